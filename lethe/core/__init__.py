@@ -1,0 +1,1 @@
+"""Types, splits, seeds and pure mathematics; imports torch and numpy only."""

@@ -1,0 +1,158 @@
+"""Examples in memory: `Split` (a named set of examples) and `Batch` (some of them, ready for the model)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lethe.errors import DataError, EmptySplit, WrongColumn
+
+
+@dataclass
+class Batch:
+    """Some examples of a split. Columns are attributes: `batch.x`, `batch.y`; `batch.index` [n] is the position of each
+    example in its split. `drawn` tells that the columns hold random draws (noise, augmentation), so that what the
+    original model says about them cannot be cached."""
+
+    columns: dict[str, Tensor]
+    index: Tensor
+    drawn: bool = False
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self.__dict__["columns"][name]
+        except KeyError:
+            raise AttributeError(f"batch has no column {name!r}; it has {', '.join(self.columns)}") from None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def replace(self, drawn: bool | None = None, **columns: Tensor) -> Batch:
+        """The same examples with some columns replaced."""
+        return Batch({**self.columns, **columns}, self.index, self.drawn if drawn is None else drawn)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch({k: v.to(device, non_blocking=True) for k, v in self.columns.items()}, self.index, self.drawn)
+
+    def pieces(self, count: int) -> Iterator[Batch]:
+        """The batch cut into at most `count` consecutive pieces (gradient accumulation)."""
+        for part in torch.arange(len(self)).chunk(count):
+            yield Batch({k: v[part] for k, v in self.columns.items()}, self.index[part], self.drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A named, ordered set of examples.
+
+    columns  tensors that share their first dimension n
+    ids      n stable identifiers of the records (what a deletion request names); `name:position` when None
+    meta     further columns that only selectors and reports read: strings, dates, entities
+    padding  column -> pad value, for sequence columns [n, T]; batches are cut to their longest example, `length` [n]
+    """
+
+    columns: Mapping[str, Tensor]
+    name: str = "train"
+    ids: np.ndarray = None  # type: ignore[assignment]
+    meta: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    padding: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = {key: len(value) for key, value in self.columns.items()}
+        if not sizes or len(set(sizes.values())) != 1:
+            raise DataError(f"columns of split {self.name!r} have lengths {sizes}, so examples cannot be told apart. "
+                            "Give every column the same length.")
+        if self.ids is None:
+            object.__setattr__(self, "ids", np.array([f"{self.name}:{i}" for i in range(len(self))]))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """[n] lengths of sequence examples, or None."""
+        return self.columns["length"] if self.padding else None
+
+    def batch(self, index: Tensor | Sequence[int]) -> Batch:
+        """The examples at these positions."""
+        index = torch.as_tensor(index, dtype=torch.long)
+        columns = {key: value[index] for key, value in self.columns.items()}
+        if self.padding:
+            longest = int(columns["length"].max())
+            columns = {key: value[:, :longest] if key in self.padding else value for key, value in columns.items()}
+        return Batch(columns, index)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples in order; sequences sorted by length, so that little is padding (`index` tells the place)."""
+        order = torch.arange(len(self)) if self.lengths is None else torch.argsort(self.lengths, stable=True)
+        for part in order.split(size):
+            yield self.batch(part)
+
+    def subset(self, index: Tensor | np.ndarray | Sequence[int], name: str) -> Split:
+        """The examples at these positions, as a split of its own."""
+        index = np.asarray(index)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        where = torch.from_numpy(index)
+        return Split(
+            {key: value[where] for key, value in self.columns.items()},
+            name,
+            self.ids[index],
+            {key: [values[i] for i in index] for key, values in self.meta.items()},
+            self.padding,
+        )
+
+    def column(self, name: str) -> Sequence[Any]:
+        """A column of `columns`, `meta`, or the ids, by name."""
+        if name == "id":
+            return self.ids
+        if name in self.meta:
+            return self.meta[name]
+        if name in self.columns:
+            return self.columns[name].numpy()
+        known = ["id", *self.meta, *self.columns]
+        raise WrongColumn(f"there is no column {name!r} in {self.name!r}, so nothing can be selected by it. "
+                          f"Columns: {', '.join(known)}.")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over contents and ids (not the name)."""
+        state = hashlib.sha256()
+        for key in sorted(self.columns):
+            value = self.columns[key].contiguous()
+            state.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+            state.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else value.numpy().tobytes())
+        state.update("\x1f".join(map(str, self.ids)).encode())
+        return state.hexdigest()[:16]
+
+    def contents(self) -> list[bytes]:
+        """One digest per example over its columns; equal digests mean equal examples."""
+        rows = [value.contiguous().view(len(self), -1).numpy() for value in self.columns.values()]
+        return [hashlib.blake2b(b"".join(row[i].tobytes() for row in rows), digest_size=8).digest() for i in range(len(self))]
+
+    def require_examples(self, remedy: str) -> Split:
+        """Itself, or EmptySplit with the remedy."""
+        if not len(self):
+            raise EmptySplit(f"the {self.name} set is empty, so there is nothing to work on. {remedy}")
+        return self
+
+
+def concat(splits: Sequence[Split], name: str) -> Split:
+    """The examples of several splits, one after the other; sequence columns are padded to the longest."""
+    first = splits[0]
+    columns = {}
+    for key in first.columns:
+        parts = [split.columns[key] for split in splits]
+        if key in first.padding:
+            width = max(part.shape[1] for part in parts)
+            parts = [
+                torch.nn.functional.pad(part, (0, width - part.shape[1]), value=first.padding[key]) for part in parts
+            ]
+        columns[key] = torch.cat(parts)
+    meta = {key: [value for split in splits for value in split.meta[key]] for key in first.meta}
+    return Split(columns, name, np.concatenate([split.ids for split in splits]), meta, first.padding)

@@ -1,0 +1,89 @@
+"""Files that appear whole or not at all: write beside, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lethe.errors import DiskFull, OutputExists
+
+
+@contextmanager
+def space(path: Path) -> Iterator[None]:
+    """Turn 'no space left' into DiskFull with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing partial was "
+                           "left. Free some space and repeat the command: it resumes.") from error
+        raise
+    except Exception as error:  # safetensors reports I/O errors as its own exception type
+        if "No space left" in str(error):
+            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing partial was "
+                           "left. Free some space and repeat the command: it resumes.") from error
+        raise
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with space(path):
+            yield beside
+            with open(beside, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(beside, path)
+            sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` when the block ends well. OutputExists if `path` is there."""
+    if path.exists():
+        raise OutputExists(f"{path} exists; it is never overwritten, so nothing was written. Choose another folder or move "
+                           "this one away.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    beside.mkdir()
+    try:
+        with space(path):
+            yield beside
+            for file in beside.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+            os.rename(beside, path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as beside:
+        beside.write_text(text)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,94 @@
+"""Helpers on `nn.Module` that know no family."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lethe.errors import ModelError, NotFinite
+
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def copied(model: nn.Module, trainable: bool) -> nn.Module:
+    """A deep copy that shares no storage with `model`; frozen and in eval mode unless `trainable`."""
+    twin = copy.deepcopy(model)
+    twin.train(trainable)
+    if not trainable:
+        twin.requires_grad_(False)
+    return twin
+
+
+def reinitialised(model: nn.Module, seed: int) -> nn.Module:
+    """A copy with freshly drawn weights.
+
+    Raises ModelError when a parameter belongs to a module without `reset_parameters` or `_init_weights` of a parent:
+    keeping its trained values would make "retrained" untrue (the SSD repository's retrain baseline has this fault).
+    """
+    twin = copied(model, trainable=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if hasattr(twin, "_init_weights") and hasattr(twin, "config"):  # transformers: the class knows its scheme
+            return type(twin)(twin.config).train()
+        missed = []
+        for name, module in twin.named_modules():
+            own = [key for key, _ in module.named_parameters(recurse=False)]
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]
+            elif own:
+                missed += [f"{name}.{key}".lstrip(".") for key in own]
+        if missed:
+            raise ModelError(
+                f"parameters {', '.join(missed[:5])} belong to modules without reset_parameters(), so a model rebuilt from "
+                "scratch would keep their trained values. Give `build=`, a function that returns a fresh model."
+            )
+    return twin
+
+
+def state_fingerprint(model: nn.Module) -> str:
+    """16 hex digits over names, shapes, types and bytes of parameters and buffers."""
+    state = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()[:16]
+
+
+def require_finite(model: nn.Module, what: str) -> None:
+    """NotFinite when a weight is NaN or infinite."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise NotFinite(f"{what}: {count} values of {name!r} are NaN or infinite, so every result would be. "
+                            "Load a sound checkpoint.")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; restores the mode of every submodule."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Put batch-norm layers in eval mode: running statistics are used and stay as they are."""
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            module.eval()
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

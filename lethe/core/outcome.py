@@ -1,0 +1,48 @@
+"""Outcome: what a method returns, honest about its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from lethe.core.task import Task
+
+
+@dataclass
+class Cost:
+    """What a run took. seconds: wall time of the method alone; passes: examples sent forward with gradients."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    steps: int = 0
+    examples: int = 0
+    peak_memory_mb: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """The result of a method.
+
+    kind  weights (changed), adapter (can be taken off again) or guard (at inference; the weights still know)
+    """
+
+    model: nn.Module
+    method: str = ""
+    kind: str = "weights"
+    cost: Cost = field(default_factory=Cost)
+    config: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)   # warnings a reader must see: stopped early, floor reached
+    task: Task | None = None
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model in the format it came in, atomically; an existing folder is an error."""
+        from lethe.core.files import new_folder
+
+        assert self.task is not None
+        with new_folder(Path(folder)) as place:
+            self.task.save_model(self.model, place)
+        return Path(folder)

@@ -1,0 +1,96 @@
+"""`@method` and `@audit`: one decorated function per file is the whole registration.
+
+The name is the file's name. `lethe.core.catalogue` finds the files; there is no list to edit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published idea: a frozen config and a procedure `run(cfg, task, loop) -> Outcome`."""
+
+    name: str
+    config: type
+    run: Callable[..., Any]
+    needs: frozenset[str]
+    families: frozenset[str]
+    doc: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that an audit reports. `better` is 'match' (the retrained value is the target), 'lower' or 'higher'.
+
+    tier  the family of hypotheses corrected together by Holm: forgetting | utility | cost
+    null  value of a model that never saw the data, where one is known without retraining (0.5 for an AUC)
+    """
+
+    definition: str
+    range: tuple[float, float] = (0.0, 1.0)
+    better: str = "match"
+    tier: str = "forgetting"
+    version: int = 1
+    unit: str = ""
+    null: float | None = None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A measurement `measure(cfg, subject, panel) -> list[Value]` of one model, with the metrics that it reports."""
+
+    name: str
+    config: type
+    measure: Callable[..., Any]
+    needs: frozenset[str]
+    families: frozenset[str]
+    depth: str
+    metrics: dict[str, Metric]
+    blind: str
+    doc: str
+
+
+def method(*, needs: Iterable[str], families: Iterable[str]) -> Callable[[Callable[..., Any]], Method]:
+    """Register `run(cfg: Config, task, loop) -> Outcome`.
+
+    needs     what the Task hands out: forget, retain, holdout, test, original, recipe; a '?' makes it optional
+    families  classification, lm, diffusion, …; {'any'} for methods that use the general operations only
+    """
+
+    def wrap(run: Callable[..., Any]) -> Method:
+        name, cfg, doc = _identity(run)
+        return Method(name, cfg, run, frozenset(needs), frozenset(families), doc)
+
+    return wrap
+
+
+def audit(
+    *, metrics: dict[str, Metric], families: Iterable[str], needs: Iterable[str] = (), depth: str = "quick", blind: str
+) -> Callable[[Callable[..., Any]], Audit]:
+    """Register `measure(cfg: Config, subject, panel) -> list[Value]`.
+
+    metrics   every value it may report; a name ending in '*' stands for a group ('*' replaced by a split or label)
+    needs     splits, and 'references' (retrained models) or 'recipe' where it cannot do without
+    depth     the first depth at which it runs: quick | standard | deep
+    blind     what it cannot see, in one sentence; printed in every report
+    """
+
+    def wrap(measure: Callable[..., Any]) -> Audit:
+        name, cfg, doc = _identity(measure)
+        return Audit(name, cfg, measure, frozenset(needs), frozenset(families), depth, metrics, blind, doc)
+
+    return wrap
+
+
+def _identity(function: Callable[..., Any]) -> tuple[str, type, str]:
+    module = inspect.getmodule(function)
+    first = next(iter(inspect.signature(function).parameters))
+    cfg = typing.get_type_hints(function)[first]
+    name = function.__module__.rsplit(".", 1)[-1]
+    return name, cfg, inspect.getdoc(module) or ""

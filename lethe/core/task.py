@@ -1,0 +1,242 @@
+"""Task: what is to be forgotten from which model. The only thing through which methods and audits see model and data.
+
+A family (`lethe/models/<family>.py`) subclasses `Task` and implements the operations marked abstract, per example and
+batched. A method that uses only these runs on every family.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.data import Batch, Split
+from lethe.core.modules import copied, reinitialised, require_finite, state_fingerprint
+from lethe.errors import NeedsUnmet, NotFinite, NotGranted, SplitsOverlap
+
+SPLITS = ("forget", "retain", "holdout", "test")
+
+
+@config
+class Recipe:
+    """How the original model was trained, so that it can be retrained without the forget set."""
+
+    epochs: Positive = 10.0      # passes over the training set
+    lr: Positive = 1e-3          # peak learning rate
+    batch_size: Count = 64       # examples per step
+    optimiser: str = "adamw"     # sgd | adam | adamw
+    weight_decay: NonNegative = 0.0
+    momentum: NonNegative = 0.9  # sgd only
+    schedule: str = "constant"   # constant | linear | cosine | onecycle
+    augment: str = "none"        # a family's augmentation, e.g. flip_crop
+
+
+class Task(ABC):
+    """A model, its data and the request.
+
+    original  the trained model; a private frozen copy is kept and never written
+    splits    forget (to be removed), retain (to be kept), holdout (never seen, same distribution as the training data:
+              the audits' non-members), test (never seen; utility). holdout and test may be missing.
+    recipe    how it was trained; with it exact retraining and reference models are possible
+    build     seed -> fresh model, the starting point of `recipe`; default: a copy with re-drawn weights
+    """
+
+    family: ClassVar[str]
+    score_name: ClassVar[str] = "score"          # what `score` measures, e.g. accuracy; higher is better
+    distinct: ClassVar[bool] = True              # whether two equal examples mean that data leaked between splits
+    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __init__(
+        self,
+        original: nn.Module,
+        splits: dict[str, Split],
+        recipe: Recipe | None = None,
+        build: Callable[[int], nn.Module] | None = None,
+        name: str = "task",
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.name, self._recipe, self._build = name, recipe, build
+        self._splits = {key: split for key, split in splits.items() if split is not None}
+        self._original = copied(original, trainable=False)
+        self._granted: frozenset[str] | None = None
+        self.facts = facts or {}   # what the report should say about where model and data came from
+        self._check()
+
+    # -- what the family implements -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def nll(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The training loss of each example.  -> [n]"""
+
+    @abstractmethod
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the model says about each example, as `divergence` compares it.  -> [n, ...]"""
+
+    @abstractmethod
+    def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """Divergence of outputs q from outputs p (p is the fixed side).  [n, ...], [n, ...] -> [n]"""
+
+    @abstractmethod
+    def features(self, model: nn.Module, batch: Batch) -> Tensor:
+        """A representation of each example.  -> [n, d]"""
+
+    @abstractmethod
+    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """The same inputs with other targets: other labels, other answers, an anchor prompt."""
+
+    @abstractmethod
+    def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Everything audits need, from one forward pass: at least nll [n], score [n] and signal [n] (higher is more
+        member-like); families add logits, token log-probabilities, features."""
+
+    @abstractmethod
+    def save_model(self, model: nn.Module, folder: Path) -> None:
+        """Write the model in the format it came in; it loads with its own library, without Lethe."""
+
+    def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
+        """Add what is random about an example (noise, augmentation when `train`); nothing by default."""
+        return batch
+
+    def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Parameters that may move, by name: those that require gradients in the original as it was given."""
+        return dict(model.named_parameters())
+
+    def check_family(self) -> None:
+        """Family-specific checks of data and model before any work starts."""
+
+    def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
+        """What a person looks at: a few seeded, unpicked examples with the model's answer; for the report."""
+        return []
+
+    # -- data and models ------------------------------------------------------------------------------------------
+
+    @property
+    def forget(self) -> Split:
+        return self._split("forget")
+
+    @property
+    def retain(self) -> Split:
+        return self._split("retain")
+
+    @property
+    def holdout(self) -> Split:
+        return self._split("holdout")
+
+    @property
+    def test(self) -> Split:
+        return self._split("test")
+
+    @property
+    def original(self) -> nn.Module:
+        """The frozen original, in eval mode. Do not write to it."""
+        self._require("original")
+        return self._original
+
+    @property
+    def recipe(self) -> Recipe:
+        self._require("recipe")
+        assert self._recipe is not None
+        return self._recipe
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Every split that exists and may be touched."""
+        return {key: value for key, value in self._splits.items() if self.has(key)}
+
+    def has(self, what: str) -> bool:
+        """Whether the task has it and, for a method's view, whether it was granted."""
+        present = what == "original" or (self._recipe is not None if what == "recipe" else what in self._splits)
+        return present and (self._granted is None or what in self._granted)
+
+    def copy_of_original(self) -> nn.Module:
+        """A trainable copy of the original, sharing no storage with it."""
+        twin = copied(self._original, trainable=True)
+        twin.requires_grad_(True)
+        return twin
+
+    def build(self, seed: int) -> nn.Module:
+        """A fresh model: what the recipe starts from. The same seed gives the same weights."""
+        if self._build is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return self._build(seed)
+        return reinitialised(self._original, seed)
+
+    def granted(self, needs: Iterable[str]) -> Task:
+        """A view that hands out only `needs`; a name that ends in '?' is optional.
+
+        Raises NeedsUnmet when something required is missing.
+        """
+        needs = set(needs)
+        required = {need for need in needs if not need.endswith("?")}
+        for need in sorted(required):
+            if not self.has(need):
+                raise NeedsUnmet(missing(need))
+        view = copy.copy(self)
+        view._granted = frozenset(need.rstrip("?") for need in needs)
+        return view
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Fingerprints of the original's weights and of every split."""
+        prints = {key: split.fingerprint for key, split in self._splits.items()}
+        return {"original": state_fingerprint(self._original), **prints}
+
+    def _require(self, what: str) -> None:
+        if self._granted is not None and what not in self._granted:
+            raise NotGranted(f"the method touched {what!r} without declaring it; its result could not be trusted to be "
+                             f"independent of it. Add {what!r} to needs=.")
+        if not self.has(what):
+            raise NeedsUnmet(missing(what))
+
+    def _split(self, name: str) -> Split:
+        self._require(name)
+        return self._splits[name]
+
+    def _check(self) -> None:
+        require_finite(self._original, "the original model")
+        for name, split in self._splits.items():
+            remedy = "Check the forget selection." if name in ("forget", "retain") else f"Leave {name} out or fill it."
+            split.require_examples(remedy)
+            for key, value in split.columns.items():
+                if value.is_floating_point() and not torch.isfinite(value).all():
+                    bad = (~torch.isfinite(value)).flatten(1).any(1) if value.dim() > 1 else ~torch.isfinite(value)
+                    place = int(bad.nonzero()[0])
+                    raise NotFinite(f"column {key!r} of {name!r} has NaN or infinity in {int(bad.sum())} examples (first: "
+                                    f"id {split.ids[place]}), so losses would be NaN. Remove or impute them.")
+        owners = {name: {str(i) for i in split.ids} for name, split in self._splits.items()}
+        for left, right in (("forget", "holdout"), ("forget", "retain"), ("retain", "holdout"), ("forget", "test"),
+                            ("retain", "test")):
+            shared = owners.get(left, set()) & owners.get(right, set())
+            if shared:
+                some = ", ".join(sorted(shared)[:3])
+                raise SplitsOverlap(f"{left} and {right} share {len(shared)} examples (ids {some}), so the audit would call "
+                                    "seen data unseen. Remove them from one of the two.")
+        if self.distinct and {"forget", "holdout"} <= self._splits.keys():
+            shared_contents = set(self._splits["forget"].contents()) & set(self._splits["holdout"].contents())
+            if shared_contents:
+                raise SplitsOverlap(f"{len(shared_contents)} examples stand in forget and in holdout with equal content, so the "
+                                    "audit would call seen data unseen. Remove the duplicates from holdout.")
+        self.check_family()
+
+
+def missing(what: str) -> str:
+    """Message for something a task does not have."""
+    remedy = {
+        "retain": "Give retain data, or choose a method that works without it: lethe methods --without retain.",
+        "holdout": "Give never-seen data of the same distribution as holdout.",
+        "recipe": "Give recipe= (how the model was trained), so that it can be retrained.",
+    }.get(what, f"Give {what}.")
+    return f"the task has no {what}, which is needed here, so nothing was started. {remedy}"
+
+
+def labels_array(values: Any) -> np.ndarray:
+    """Labels as int64."""
+    return np.asarray(values).astype(np.int64)

@@ -1,0 +1,131 @@
+"""What is to be forgotten: by index, id, label, column query, entity, text, or a random share."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from lethe.core.config import Natural, build, config
+from lethe.core.data import Split
+from lethe.core.seeds import numpy_generator
+from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn
+
+
+@config
+class Where:
+    """Which examples; all given conditions must hold. `fraction` or `count` then takes a seeded random part of them."""
+
+    label: int | tuple[int, ...] | None = None            # class number(s) in column y
+    index: tuple[int, ...] | None = None                  # positions in the source
+    ids: tuple[str, ...] | None = None                    # record identifiers
+    query: str | None = None                              # `column OP value [and …]`, OP one of == != < <= > >=
+    entity: str | tuple[str, ...] | None = None           # value(s) of the column `entity` (or `author`)
+    text: str | None = None                               # regular expression searched in every text column
+    column: Mapping[str, Any] | None = None               # column -> value
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None   # random share of what matches
+    count: Natural | None = None                          # random number of what matches
+    seed: int = 0
+
+    def mask(self, split: Split) -> np.ndarray:
+        """[n] booleans: which examples of `split` are meant."""
+        n = len(split)
+        chosen = np.ones(n, dtype=bool)
+        if self.label is not None:
+            labels = np.atleast_1d(self.label)
+            present = np.asarray(split.column("y"))
+            absent = sorted(set(labels.tolist()) - set(present.tolist()))
+            if absent:
+                raise EmptySplit(f"no example has label {absent[0]}, so there is nothing to forget. Labels: "
+                                 f"{', '.join(map(str, sorted(set(present.tolist()))[:20]))}.")
+            chosen &= np.isin(present, labels)
+        if self.index is not None:
+            wrong = [i for i in self.index if not 0 <= i < n]
+            if wrong:
+                raise DataError(f"index {wrong[0]} is outside 0…{n - 1}, so the record does not exist. Check forget.index.")
+            chosen &= np.isin(np.arange(n), self.index)
+        if self.ids is not None:
+            unknown = sorted(set(self.ids) - set(map(str, split.ids)))
+            if unknown:
+                raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data, so it cannot be forgotten. "
+                                "Check forget.ids, or whether it was deleted before.")
+            chosen &= np.isin(split.ids.astype(str), self.ids)
+        if self.entity is not None:
+            name = next((c for c in ("entity", "author") if c in split.meta), None)
+            if name is None:
+                raise WrongColumn("forget.entity needs a column 'entity' or 'author', which the data does not have. "
+                                  "Use forget.text or forget.column.")
+            wanted = [self.entity] if isinstance(self.entity, str) else list(self.entity)
+            chosen &= np.isin(np.asarray([str(v) for v in split.meta[name]]), wanted)
+        if self.text is not None:
+            pattern = re.compile(self.text)
+            texts = [c for c, values in split.meta.items() if len(values) and isinstance(values[0], str)]
+            if not texts:
+                raise WrongColumn("forget.text needs a text column, which the data does not have.")
+            chosen &= np.array([any(pattern.search(split.meta[c][i]) for c in texts) for i in range(n)], dtype=bool)
+        for name, value in (self.column or {}).items():
+            chosen &= np.asarray(split.column(name)) == value
+        if self.query is not None:
+            chosen &= query_mask(split, self.query)
+        return self._part(chosen)
+
+    def _part(self, chosen: np.ndarray) -> np.ndarray:
+        if self.fraction is None and self.count is None:
+            return chosen
+        places = np.flatnonzero(chosen)
+        wanted = self.count if self.count is not None else round((self.fraction or 0) * len(places))
+        if wanted > len(places):
+            raise DataError(f"forget.count = {wanted} exceeds the {len(places)} matching examples. Ask for fewer.")
+        picked = numpy_generator(self.seed, "forget").permutation(places)[:wanted]
+        part = np.zeros_like(chosen)
+        part[picked] = True
+        return part
+
+
+OPERATORS = {"==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+
+
+def query_mask(split: Split, query: str) -> np.ndarray:
+    """[n] booleans for `column OP value [and column OP value …]`; text values may be quoted."""
+    chosen = np.ones(len(split), dtype=bool)
+    for part in re.split(r"\s+and\s+", query.strip()):
+        found = re.fullmatch(r"(\w[\w.\- ]*?)\s*(==|!=|<=|>=|<|>)\s*(.+)", part.strip())
+        if not found:
+            raise RequestError(f"forget.query part {part!r} is not `column OP value`, so nothing can be selected. "
+                               f"OP is one of {', '.join(OPERATORS)}; join parts with 'and'.")
+        name, symbol, value = found.groups()
+        column = np.asarray(split.column(name))
+        wanted: Any = value.strip().strip("'\"")
+        if column.dtype.kind in "iufb":
+            try:
+                wanted = float(wanted)
+            except ValueError:
+                raise RequestError(f"forget.query compares the numeric column {name!r} with {wanted!r}; give a number.") from None
+        chosen &= OPERATORS[symbol](column, wanted)
+    return chosen
+
+
+def where(**conditions: Any) -> Where:
+    """`lethe.where(label=3)`, `where(fraction=0.1, seed=1)`, `where(query="age > 60 and sex == 'Female'")`."""
+    return build(Where, conditions)
+
+
+def divide(train: Split, forget: Where | Mapping[str, Any] | np.ndarray | Sequence[int]) -> tuple[Split, Split]:
+    """(forget, retain) parts of a training set; an empty one is an error."""
+    if isinstance(forget, Mapping):
+        forget = build(Where, forget)
+    if isinstance(forget, Where):
+        mask = forget.mask(train)
+    else:
+        mask = np.zeros(len(train), dtype=bool)
+        mask[np.asarray(forget)] = True
+    if not mask.any():
+        raise EmptySplit("the forget selection matches no example, so there is nothing to forget. Check the selection: "
+                         f"{forget if isinstance(forget, Where) else 'index'}.")
+    if mask.all():
+        raise EmptySplit("the forget selection matches every example, so nothing would be retained. Narrow the selection.")
+    return train.subset(mask, "forget"), train.subset(~mask, "retain")

@@ -1,0 +1,104 @@
+"""Checkpoints of a run: safetensors with JSON metadata and a digest; written whole or not at all.
+
+A run calls `Loop.minimise` one or more times. Each finished call leaves `call-N.safetensors` (the model after it), the
+call in progress `current.safetensors` (model, optimiser, averages, step). Resuming replays the run: finished calls are
+loaded instead of computed, the interrupted one goes on from its step. Randomness is a function of (seed, step), so the
+resumed run ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lethe.core.files import atomic
+from lethe.errors import CheckpointCorrupted
+
+
+class Checkpoints:
+    """The checkpoints in one folder; with `folder=None` nothing is kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def finished(self, call: int) -> dict[str, Tensor] | None:
+        """The model's tensors after a finished call, or None."""
+        loaded = self._load(f"call-{call}")
+        return loaded[0] if loaded else None
+
+    def finish(self, call: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        self._save(f"call-{call}", tensors, meta)
+        if self.folder is not None:
+            (self.folder / "current.safetensors").unlink(missing_ok=True)
+
+    def current(self, call: int, plan: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """State of the call in progress. CheckpointCorrupted when it belongs to a run of another plan."""
+        loaded = self._load("current")
+        if loaded is None or loaded[1]["call"] != call:
+            return None
+        if loaded[1]["plan"] != plan:
+            raise CheckpointCorrupted(f"{self.folder}/current.safetensors belongs to a run with other settings (plan "
+                                      f"{loaded[1]['plan']}, now {plan}), so it cannot be continued. Delete it to start afresh.")
+        return loaded
+
+    def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        self._save("current", tensors, meta)
+
+    def recall(self, key: str) -> dict[str, Tensor] | None:
+        """Tensors remembered under a key earlier in this run."""
+        loaded = self._load(f"kept-{key}")
+        return loaded[0] if loaded else None
+
+    def remember(self, key: str, tensors: dict[str, Tensor]) -> None:
+        self._save(f"kept-{key}", tensors, {})
+
+    def _save(self, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        if self.folder is None:
+            return
+        save_tensors(self.folder / f"{name}.safetensors", tensors, meta)
+
+    def _load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        if self.folder is None or not (self.folder / f"{name}.safetensors").exists():
+            return None
+        return load_tensors(self.folder / f"{name}.safetensors")
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write tensors and metadata atomically, with a digest of the contents."""
+    from safetensors.torch import save_file
+
+    flat = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    with atomic(path) as beside:
+        save_file(flat, beside, metadata={"lethe": json.dumps(meta), "digest": _digest(flat)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and metadata; CheckpointCorrupted when the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = handle.metadata() or {}
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+        meta = json.loads(header["lethe"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointCorrupted(f"{path} cannot be read ({error}), so the run cannot go on from it. "
+                                  "Delete the file and repeat the command: the run starts afresh.") from error
+    if _digest(tensors) != header.get("digest"):
+        raise CheckpointCorrupted(f"{path} does not match its digest: some bytes changed on disk. "
+                                  "Delete the file and repeat the command: the run starts afresh.")
+    return tensors, meta
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    state = hashlib.sha256()
+    for key in sorted(tensors):
+        value = tensors[key].contiguous()
+        state.update(key.encode())
+        state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return state.hexdigest()

@@ -1,0 +1,64 @@
+"""What a run says while it works: progress on stderr, a log as JSON lines, TensorBoard on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Log and progress of one run. Lines carry (call, step), so that a resumed run drops what it will repeat."""
+
+    def __init__(self, folder: Path | None, progress: bool, tensorboard: bool = False, title: str = "") -> None:
+        self.folder, self.title = folder, title
+        self.lines: list[dict[str, Any]] = []
+        self._show = progress and sys.stderr.isatty()
+        self._bar: Any = None
+        self._last = 0.0
+        self._writer: Any = None
+        if tensorboard and folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+        if folder is not None and (folder / "log.jsonl").exists():
+            self.lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if line]
+
+    def begin(self, call: int, step: int, total: int) -> None:
+        """A call of `minimise` starts or goes on at `step`."""
+        self.lines = [line for line in self.lines if (line["call"], line["step"]) < (call, step)]
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        if self._show:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._id = self._bar.add_task(self.title, total=total, completed=step)
+
+    def write(self, **line: Any) -> None:
+        """One line of the log."""
+        self.lines.append(line)
+        if self.folder is not None:
+            with open(self.folder / "log.jsonl", "a") as handle:
+                handle.write(json.dumps(line) + "\n")
+        if self._writer is not None:
+            for key, value in line.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{self.title}/{line['call']}/{key}", value, line["step"])
+
+    def advance(self, step: int) -> None:
+        if self._bar is not None and time.monotonic() - self._last > 0.1:
+            self._last = time.monotonic()
+            self._bar.update(self._id, completed=step)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._writer is not None:
+            self._writer.flush()

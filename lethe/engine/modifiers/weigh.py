@@ -1,0 +1,48 @@
+"""weigh: how much does each example count? A member's `weights(losses, term)` returns [n] weights with mean 1, constant
+for the gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lethe.core.config import NonNegative, Positive, config
+
+
+@config
+class Uniform:
+    """Every example counts the same."""
+
+    def weights(self, losses: Tensor, term: str) -> Tensor:
+        return torch.ones_like(losses)
+
+
+@config
+class Loss:
+    """Weight ∝ 1/|loss|^power within a batch of the named term: what is not forgotten yet is pushed harder.
+
+    The adaptive coefficient of SFRon (Huang et al. 2024, arXiv:2409.19732); the idea of LoReUn (arXiv:2507.22499).
+    """
+
+    power: NonNegative = 0.5    # 0 is uniform                                          [SFRon official code: 0.5]
+    term: str = "forget"        # the term that is weighed
+    floor: Positive = 1e-15     # added to |loss|^power                                 [SFRon official code]
+
+    def weights(self, losses: Tensor, term: str) -> Tensor:
+        if term != self.term:
+            return torch.ones_like(losses)
+        raw = 1.0 / (losses.detach().abs().float() ** self.power + self.floor)
+        return raw * (len(raw) / raw.sum())
+
+
+@config
+class Exponential:
+    """Weight ∝ exp(−loss/τ) within a batch of the named term. LoReUn, arXiv:2507.22499 (form from its abstract)."""
+
+    temperature: Positive = 1.0
+    term: str = "forget"
+
+    def weights(self, losses: Tensor, term: str) -> Tensor:
+        if term != self.term:
+            return torch.ones_like(losses)
+        return torch.softmax(-losses.detach().abs().float() / self.temperature, 0) * len(losses)

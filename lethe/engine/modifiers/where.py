@@ -1,0 +1,108 @@
+"""where: which parameters move? A member's `select(model, task, loop)` returns the parameters, and masks for some of them.
+
+It may also change the model in place (LoRA adds adapters).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from lethe.core.config import Count, Fraction, Positive, config
+from lethe.core.importance import gradient_sum, largest
+from lethe.core.task import Task
+from lethe.errors import RequestError
+
+if TYPE_CHECKING:
+    from lethe.engine.loop import Loop
+
+
+@dataclass
+class Selection:
+    """Parameters that move, by name, and for some of them a boolean mask of the entries that do."""
+
+    params: dict[str, nn.Parameter]
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    kind: str = "weights"
+
+
+@config
+class All:
+    """Every trainable parameter."""
+
+    def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
+        return Selection(task.trainable(model))
+
+
+@config
+class Names:
+    """Parameters whose name matches one of the patterns, e.g. `layer4.*`, `*.attn2.*`."""
+
+    patterns: tuple[str, ...]  # shell-style patterns over parameter names
+
+    def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
+        everything = task.trainable(model)
+        chosen = {name: p for name, p in everything.items() if any(fnmatch.fnmatch(name, q) for q in self.patterns)}
+        if not chosen:
+            raise RequestError(f"where.patterns = {list(self.patterns)} match no parameter, so nothing could move. "
+                               f"Names look like: {', '.join(list(everything)[:6])}.")
+        return Selection(chosen)
+
+
+@config
+class Lora:
+    """Low-rank adapters on linear (and 1×1…k×k convolution) layers through PEFT; the base stays bit-identical.
+
+    Hu et al. 2021, arXiv:2106.09685. The outcome is an adapter that can be taken off again.
+    """
+
+    rank: Count = 8             # inner dimension of the adapters                       [paper, §4.2]
+    alpha: Positive = 16.0      # scale is alpha / rank                                 [PEFT examples]
+    dropout: Fraction = 0.0     # on the adapters' input                                [ours: unlearning sets are small]
+    targets: tuple[str, ...] = ()  # module-name endings; empty: every linear layer but the last
+
+    def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError:
+            raise RequestError("where=lora needs PEFT, which is not installed. pip install 'lethe[lm]'") from None
+        linear = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+        chosen = [n for n in linear if n.endswith(self.targets)] if self.targets else linear[:-1] or linear
+        if not chosen:
+            raise RequestError(f"where.targets = {list(self.targets)} match no linear layer. Layers: {', '.join(linear[:6])}.")
+        settings = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=chosen)
+        inject_adapter_in_model(settings, model)
+        params = {name: p for name, p in model.named_parameters() if "lora_" in name}
+        return Selection(params, kind="adapter")
+
+
+@config
+class Saliency:
+    """The entries with the largest |Σ ∇ of the forget loss| at the original, one global threshold.
+
+    Fan et al. 2024 (SalUn), arXiv:2310.12508. Batch gradients are weighted by batch size, so that the mask does not depend
+    on a short last batch.
+    """
+
+    density: Fraction = 0.5     # share of entries that may move                        [paper]
+    batch_size: Count = 256     # examples per gradient                                 [official code]
+
+    def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
+        params = task.trainable(model)
+        batches = loop.drawn(task.forget, self.batch_size, "saliency")
+        scores = gradient_sum(model, params, batches, lambda m, b: task.nll(m, b))
+        return Selection(params, largest({name: value.abs() for name, value in scores.items()}, self.density))
+
+
+@config
+class Magnitude:
+    """The entries with the largest |θ|, one global threshold; what a magnitude-pruned network would keep."""
+
+    density: Fraction = 0.1     # share of entries that may move                        [Jia et al. 2023: sparsity 0.9–0.95]
+
+    def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
+        params = task.trainable(model)
+        return Selection(params, largest({name: p.detach().abs() for name, p in params.items()}, self.density))

@@ -1,0 +1,44 @@
+"""The order of examples, as a pure function of (seed, epoch): a resumed run needs only its step."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from lethe.core.data import Split
+from lethe.core.seeds import derive, generator
+
+BUCKET = 32  # batches that are sorted by length together
+
+
+def batches_per_epoch(split: Split, size: int) -> int:
+    return math.ceil(len(split) / size)
+
+
+class Order:
+    """Which examples the k-th draw from a split takes. Every epoch visits every example once, in a new random order;
+    sequences are grouped by length within `BUCKET` batches, and the batches are shuffled again."""
+
+    def __init__(self, split: Split, size: int, *seed: object) -> None:
+        self.split, self.size, self.count = split, min(size, len(split)), batches_per_epoch(split, min(size, len(split)))
+        root = derive(0, *seed)
+
+        @lru_cache(maxsize=2)
+        def epoch(number: int) -> list[Tensor]:
+            rng = generator(root, number)
+            order = torch.randperm(len(split), generator=rng)
+            if split.lengths is None:
+                return list(order.split(self.size))
+            parts = [part[torch.argsort(split.lengths[part], stable=True)] for part in order.split(self.size * BUCKET)]
+            batches = [batch for part in parts for batch in part.split(self.size)]
+            return [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
+
+        self._epoch = epoch
+
+    def draw(self, k: int) -> Tensor:
+        """Positions of the k-th batch, k = 0, 1, …"""
+        batches = self._epoch(k // self.count)
+        return batches[k % len(batches)]

@@ -1,0 +1,122 @@
+"""Every error that Lethe raises on purpose.
+
+    LetheError
+    ├── RequestError (ValueError)       what was asked cannot be done as written
+    │   ├── UnknownKey                  an option that does not exist; proposes the nearest one
+    │   ├── UnknownName                 a method, audit, modifier or source that does not exist
+    │   ├── OutOfRange                  a value outside its range or of the wrong type
+    │   └── NeedsUnmet                  the method or audit needs what the task does not have
+    ├── DataError (ValueError)          the data cannot be used
+    │   ├── EmptySplit · SplitsOverlap · WrongColumn · LabelOutOfRange · NotFinite
+    ├── ModelError (ValueError)         the model cannot be used
+    │   └── OutputShape · PickleRefused
+    ├── NotGranted (PermissionError)    a method touched data it did not declare
+    ├── Diverged (ArithmeticError)      the run produced NaN, or utility fell below the floor
+    └── StorageError (OSError)          files
+        └── OutputExists (FileExistsError) · CheckpointCorrupted · DiskFull
+
+A message gives the offending value, the consequence and the remedy, in this order. The command line turns any of these
+into one line on stderr and exit status 2; anything else is a defect and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LetheError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class RequestError(LetheError, ValueError):
+    """What was asked cannot be done as written."""
+
+
+class UnknownKey(RequestError):
+    """An option that does not exist."""
+
+
+class UnknownName(RequestError):
+    """A method, audit, modifier, source or preset that does not exist."""
+
+
+class OutOfRange(RequestError):
+    """A value outside its range or of the wrong type."""
+
+
+class NeedsUnmet(RequestError):
+    """The method or audit needs something that the task does not have."""
+
+
+class DataError(LetheError, ValueError):
+    """The data cannot be used."""
+
+
+class EmptySplit(DataError):
+    """A split without examples."""
+
+
+class SplitsOverlap(DataError):
+    """Splits that must be disjoint share examples."""
+
+
+class WrongColumn(DataError):
+    """A column that the data does not have."""
+
+
+class LabelOutOfRange(DataError):
+    """A label that the model has no output for."""
+
+
+class NotFinite(DataError):
+    """NaN or infinity in data or weights."""
+
+
+class ModelError(LetheError, ValueError):
+    """The model cannot be used."""
+
+
+class OutputShape(ModelError):
+    """The model's output does not have the shape that its family requires."""
+
+
+class PickleRefused(ModelError):
+    """A file that can run code when it is loaded."""
+
+
+class NotGranted(LetheError, PermissionError):
+    """A method touched data that it did not declare."""
+
+
+class Diverged(LetheError, ArithmeticError):
+    """The run produced NaN or infinity."""
+
+
+class StorageError(LetheError, OSError):
+    """Files could not be read or written."""
+
+
+class OutputExists(StorageError, FileExistsError):
+    """The output folder exists; it is never overwritten."""
+
+
+class CheckpointCorrupted(StorageError):
+    """A checkpoint that cannot be read back."""
+
+
+class DiskFull(StorageError):
+    """No space left on the device."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' for the closest known name, or an empty string."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownName:
+    """The error for a name that is not in `known`."""
+    known = sorted(known)
+    tail = remedy or f"Known: {', '.join(known)}."
+    return UnknownName(f"{name!r} is not a known {kind}{nearest(name, known)}, so nothing was started. {tail}")

@@ -1,0 +1,31 @@
+"""Retrain: exact unlearning, the model trained again from scratch without the forget set.
+
+    θ_r = recipe(initialisation(seed'), R)
+
+R retain set; the recipe is the one that made the original, with new seeds for initialisation and order.
+Needs:    retain, recipe.     Updates: everything.
+Cost:     a full training run; the reference for every other method's cost.
+Limits:   exact for the data that the recipe sees; what a pre-trained starting point knows of the forget set stays.
+Fails by: cost. Two retrains differ by their seeds: compare with several (audit: the yardstick).
+"""
+
+from __future__ import annotations
+
+from lethe.core.config import config
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.core.seeds import derive
+from lethe.core.task import Task
+from lethe.engine.loop import Loop, recipe_options, recipe_terms
+
+
+@config
+class Retrain:
+    """No options: the recipe says everything."""
+
+
+@method(needs={"retain", "recipe"}, families={"any"})
+def run(cfg: Retrain, task: Task, loop: Loop) -> Outcome:
+    model = loop.start(task.build(derive(loop.seed, "retrain")))
+    loop.minimise(model, recipe_terms(task, task.retain), **recipe_options(task.recipe))
+    return loop.finish(model)

@@ -1,0 +1,162 @@
+"""Classification: any `nn.Module` that maps a batch of inputs [n, …] to logits [n, K].
+
+Saved as `model.safetensors` (the state dict): `model.load_state_dict(safetensors.torch.load_file(...))`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core import losses
+from lethe.core.data import Batch, Split
+from lethe.core.modules import evaluating
+from lethe.core.task import Recipe, Task
+from lethe.errors import LabelOutOfRange, ModelError, OutputShape, unknown_name
+
+
+class ClassificationTask(Task):
+    """Columns: `x` [n, …] (float, or uint8 images that are scaled to [0, 1]) and `y` [n] class numbers.
+
+    head  name of the module whose input is the features; default: the last linear layer that ends in K outputs
+    """
+
+    family = "classification"
+    score_name = "accuracy"
+
+    def __init__(
+        self,
+        original: nn.Module,
+        splits: dict[str, Split],
+        recipe: Recipe | None = None,
+        build: Callable[[int], nn.Module] | None = None,
+        name: str = "classification",
+        facts: dict[str, Any] | None = None,
+        classes: list[str] | None = None,
+        head: str | None = None,
+    ) -> None:
+        self._head, self.classes = head, classes
+        super().__init__(original, splits, recipe, build, name, facts)
+
+    # -- operations ------------------------------------------------------------------------------------------------
+
+    def nll(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy.  -> [n]"""
+        return losses.cross_entropy(self.outputs(model, batch), batch.y)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits.  -> [n, K]"""
+        return model(inputs(batch.x))
+
+    def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """T²·KL(p ‖ q) of the softmax distributions.  -> [n]"""
+        return losses.kl(p, q, temperature)
+
+    def features(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What enters the head.  -> [n, d]"""
+        return self._forward(model, batch)[1]
+
+    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Labels uniform over the other K − 1 classes."""
+        shift = torch.randint(1, self.class_count, (len(batch),), generator=rng).to(batch.y.device)
+        return batch.replace(y=(batch.y + shift) % self.class_count)
+
+    def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """nll, score (correct), signal and margin (logit-scaled confidence), logits [n, K], features [n, d]."""
+        logits, features = self._forward(model, batch)
+        margin = losses.margin(logits, batch.y)
+        return {
+            "nll": losses.cross_entropy(logits, batch.y),
+            "score": (logits.argmax(-1) == batch.y).float(),
+            "signal": margin.float(),
+            "margin": margin,
+            "logits": logits.float(),
+            "features": features.float(),
+            "y": batch.y,
+        }
+
+    def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
+        if not train or self._recipe is None or self._recipe.augment == "none":
+            return batch
+        return batch.replace(x=augmented(inputs(batch.x), self._recipe.augment, rng), drawn=True)
+
+    def save_model(self, model: nn.Module, folder: Path) -> None:
+        from safetensors.torch import save_model
+
+        model = model.cpu()
+        save_model(model, str(folder / "model.safetensors"))
+        about = {"family": self.family, "classes": self.class_count, "names": self.classes}
+        (folder / "lethe.json").write_text(json.dumps(about) + "\n")
+
+    # -- what only classifiers have ----------------------------------------------------------------------------------
+
+    @property
+    def class_count(self) -> int:
+        """K."""
+        return self._classes
+
+    @property
+    def head(self) -> str:
+        """Name of the module whose input is the features."""
+        if self._head is None:
+            found = [name for name, m in self._original.named_modules()
+                     if isinstance(m, nn.Linear) and m.out_features == self._classes]
+            if not found:
+                raise ModelError(f"no linear layer with {self._classes} outputs was found in {type(self._original).__name__}, so "
+                                 "its features cannot be read. Name the classifier head: head='…'.")
+            self._head = found[-1]
+        return self._head
+
+    def check_family(self) -> None:
+        """Labels and output shape, before any work starts."""
+        some = next(iter(self._splits.values())).batch([0, min(1, len(next(iter(self._splits.values()))) - 1)])
+        device = next(self._original.parameters()).device
+        with evaluating(self._original):
+            logits = self._original(inputs(some.x.to(device)))
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise OutputShape(f"the model returns {shape} for {len(some)} examples, but a classifier must return logits "
+                              f"[{len(some)}, K], so no loss can be computed. Wrap it so that forward(x) returns logits.")
+        self._classes = logits.shape[1]
+        for name, split in self._splits.items():
+            y = split.columns["y"]
+            wrong = (y < 0) | (y >= self._classes)
+            if wrong.any():
+                place = int(wrong.nonzero()[0])
+                raise LabelOutOfRange(f"label {int(y[place])} of example {split.ids[place]} in {name!r} has no output: the model has "
+                                      f"{self._classes} classes (0…{self._classes - 1}). Correct the labels or the model.")
+
+    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits and the head's input from one forward pass."""
+        caught: list[Tensor] = []
+        handle = model.get_submodule(self.head).register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        try:
+            logits = self.outputs(model, batch)
+        finally:
+            handle.remove()
+        return logits, caught[-1].flatten(1)
+
+
+def inputs(x: Tensor) -> Tensor:
+    """Images stored as bytes become floats in [0, 1]; everything else passes."""
+    return x.float().div(255) if x.dtype == torch.uint8 else x
+
+
+def augmented(x: Tensor, kind: str, rng: torch.Generator) -> Tensor:
+    """Training-time augmentation of images [n, C, H, W]. flip_crop: mirror with probability ½, shift by up to 4 pixels."""
+    if kind != "flip_crop":
+        raise unknown_name("augmentation", kind, ["none", "flip_crop"])
+    n, _, height, width = x.shape
+    flip = torch.rand(n, generator=rng) < 0.5
+    x = torch.where(flip.view(-1, 1, 1, 1).to(x.device), x.flip(-1), x)
+    padded = nn.functional.pad(x, (4, 4, 4, 4))
+    down, right = torch.randint(0, 9, (2, n), generator=rng)
+    rows = (down.view(-1, 1) + torch.arange(height)).to(x.device)
+    columns = (right.view(-1, 1) + torch.arange(width)).to(x.device)
+    which = torch.arange(n, device=x.device).view(-1, 1, 1)
+    return padded.permute(0, 2, 3, 1)[which, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
