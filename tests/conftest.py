@@ -1,0 +1,20 @@
+"""Shared fixtures: one thread, the data root, tiny tasks of every family."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real data sets: LETHE_DATA. Tests that need it are skipped when it is not given."""
+    root = os.environ.get("LETHE_DATA", "")
+    if not root or not Path(root).is_dir():
+        pytest.skip("needs the real data sets: set LETHE_DATA to their folder")
+    return Path(root)
