@@ -1,0 +1,41 @@
+"""What a family makes of a request's `model` and `data`, before anything is selected, trained or forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lethe.core.data import Split
+from lethe.core.task import Recipe, Task
+
+
+@dataclass
+class Context:
+    """Where a request is carried out. `data_root` is the user's folder of data sets; `cache` may be written."""
+
+    data_root: Path | None = None
+    cache: Path = Path(".cache/lethe")
+    allow_pickle: bool = False
+    progress: Callable[[str], None] = lambda text: None
+
+
+@dataclass
+class Opened:
+    """Splits, the model (None: the recipe trains it first) and how to make a Task of them.
+
+    splits  `train`, which the forget selection divides, or `forget` and `retain`; `holdout`, `test` where there are
+    task    (model, splits, name) -> Task of the family
+    load    folder written by `Task.save_model` -> model
+    """
+
+    splits: dict[str, Split]
+    task: Callable[[nn.Module, dict[str, Split], str], Task]
+    load: Callable[[Path], nn.Module]
+    model: nn.Module | None = None
+    recipe: Recipe | None = None
+    build: Callable[[int], nn.Module] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
