@@ -1,0 +1,42 @@
+"""Lethe removes data, classes, entities, skills and concepts from trained models, and measures how well they are gone.
+
+    task    = lethe.classification(model, train=(x, y), forget=lethe.where(label=3), holdout=(x2, y2), recipe=…)
+    outcome = lethe.forget(task, "salun", lr=0.01)
+    report  = lethe.audit(task, outcome)
+    report.save("report.html");  outcome.save("unlearned/")
+    table   = lethe.compare(task, ["finetune", "salun", "scrub", "sfron"])
+
+Names are imported when they are first used, so that `import lethe` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+PUBLIC = {
+    "classification": "lethe.models.classification",
+    "language_model": "lethe.models.lm",
+    "text_to_image": "lethe.models.diffusion",
+    "where": "lethe.data.select",
+    "forget": "lethe.api",
+    "audit": "lethe.api",
+    "compare": "lethe.api",
+    "Report": "lethe.results",
+    "Recipe": "lethe.core.task",
+    "Settings": "lethe.engine.loop",
+    "Guard": "lethe.engine.guard",
+    "Split": "lethe.core.data",
+}
+
+__all__ = ["PUBLIC", "__version__", *PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in PUBLIC:
+        return getattr(importlib.import_module(PUBLIC[name]), name)
+    if name in ("methods", "audits"):
+        return importlib.import_module(f"lethe.{name}")
+    raise AttributeError(f"module 'lethe' has no attribute {name!r}")

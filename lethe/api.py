@@ -1,0 +1,255 @@
+"""The public functions: make a task, forget, audit, compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lethe.core import catalogue
+from lethe.core.config import build, digest, plain
+from lethe.core.evidence import Evidence, conclude
+from lethe.core.outcome import Outcome
+from lethe.core.registry import Audit, Method
+from lethe.core.seeds import derive
+from lethe.core.task import Task
+from lethe.engine.auditor import ENOUGH, Subject, applicable, examine
+from lethe.engine.guard import Guard
+from lethe.engine.loop import Loop, Modifiers, Settings
+from lethe.engine.pool import Pool, train_pool
+from lethe.errors import LetheError, NeedsUnmet
+from lethe.results import Report, frame
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a comparison is carried out, apart from what is compared."""
+
+    depth: str = "standard"
+    references: int = 8
+    audits: tuple[Any, ...] = ()
+    strategy: str = "auto"
+    seeds: int = 1
+    settings: Settings = Settings()
+    modifiers: Mapping[str, Any] | None = None
+    guard: Guard | None = None
+    folder: Path | None = None        # logs, checkpoints and models of the methods
+    cache: Path | None = None         # retrained reference models
+    say: Say = lambda text: None
+    progress: bool = False
+
+
+def forget(
+    task: Task,
+    method: str | object,
+    *,
+    seed: int | None = None,
+    settings: Settings | None = None,
+    modifiers: Mapping[str, Any] | None = None,
+    guard: Guard | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Outcome:
+    """Run a method on a task.
+
+    method   a name (`lethe methods` lists them) with its options as keywords, or a config object
+    folder   where log and checkpoints go; a call that was interrupted goes on from there when it is repeated
+    Raises RequestError before any work when a name, an option or a need is wrong.
+    """
+    record, cfg = method_of(method, options)
+    if "any" not in record.families and task.family not in record.families:
+        raise NeedsUnmet(f"{record.name} is made for {', '.join(sorted(record.families))}, the task is {task.family}; nothing was "
+                         f"started. lethe methods --family {task.family} lists those that fit.")
+    chosen = settings or Settings()
+    if seed is not None:
+        chosen = replace(chosen, seed=seed)
+    view = task.granted(record.needs)
+    place = Path(folder) if folder is not None else None
+    loop = Loop(task, chosen, Modifiers(**(modifiers or {})), guard, place, progress, record.name)
+    outcome = record.run(cfg, view, loop)
+    outcome.method, outcome.task = record.name, task
+    outcome.config = {"name": record.name, **plain(cfg), "settings": plain(chosen), "modifiers": plain(dict(modifiers or {}))}
+    return outcome
+
+
+def references(task: Task, count: int, seed: int = 0, cache: Path | None = None, strategy: str = "auto",
+               say: Say = lambda text: None) -> tuple[list[Subject], Pool | None]:
+    """`count` models retrained without the forget set: the yardstick. Empty when the task has no recipe."""
+    if count == 0 or not task.has("recipe") or not task.has("retain"):
+        return [], None
+    pool = train_pool(task, count=count, seed=derive(seed, "references"), strategy=strategy, cache=cache, progress=say)
+    return [Subject(f"reference {i}", m, task, s) for i, (m, s) in enumerate(zip(pool.models, pool.seconds, strict=True))], pool
+
+
+def audit(
+    task: Task,
+    unlearned: Outcome | nn.Module,
+    *,
+    depth: str = "standard",
+    references: int = 8,
+    audits: Sequence[Any] = (),
+    seed: int = 0,
+    cache: Path | None = None,
+) -> Report:
+    """Examine one unlearned model beside the original and retrained references."""
+    outcome = unlearned if isinstance(unlearned, Outcome) else Outcome(unlearned, method="unlearned", task=task)
+    plan = Plan(depth, references, tuple(audits), settings=Settings(seed=seed), cache=cache)
+    began = time.perf_counter()
+    case = scenario(task, [("", outcome)], plan)
+    config = {"depth": depth, "references": references, "task": task.fingerprint}
+    title = f"{outcome.method or 'unlearned'} on {task.name}"
+    return _report([case], title, config, plan, time.perf_counter() - began, "lethe.audit(…)")
+
+
+def compare(
+    task: Task,
+    methods: Sequence[str | Mapping[str, Any] | object],
+    *,
+    depth: str = "standard",
+    references: int = 8,
+    seed: int = 0,
+    seeds: int = 1,
+    cache: Path | None = None,
+    title: str = "",
+) -> Report:
+    """Run several methods on the same task and hold them against the same yardstick, with doing nothing and retraining."""
+    plan = Plan(depth, references, seeds=seeds, settings=Settings(seed=seed), cache=cache)
+    began = time.perf_counter()
+    case = scenario(task, run_all(task, methods, plan), plan)
+    config = {"methods": [plain(m) for m in methods], "depth": depth, "references": references, "task": task.fingerprint}
+    return _report([case], title or f"Comparison on {task.name}", config, plan, time.perf_counter() - began, "lethe.compare(…)")
+
+
+# -- the steps, as the request runner uses them ------------------------------------------------------------------------
+
+
+def method_of(method: Any, options: Mapping[str, Any] | None = None) -> tuple[Method, Any]:
+    """The record and the checked config of a method given by name, by {name: …, option: …} or as a config object."""
+    options = dict(options or {})
+    if isinstance(method, Mapping):
+        options = {**{k: v for k, v in method.items() if k != "name"}, **options}
+        method = method["name"]
+    if isinstance(method, str):
+        record = catalogue.load("methods", method)
+        return record, build(record.config, options)
+    record = catalogue.load("methods", type(method).__module__.rsplit(".", 1)[-1])
+    return record, replace(method, **options) if options else method
+
+
+def run_all(task: Task, methods: Sequence[Any], plan: Plan) -> list[tuple[str, Outcome | LetheError]]:
+    """(label, outcome or error) of every method and seed. A method that fails does not stop the others."""
+    done: list[tuple[str, Outcome | LetheError]] = []
+    labels: dict[str, int] = {}
+    for method in methods:
+        record, cfg = method_of(method)
+        labels[record.name] = labels.get(record.name, 0) + 1
+        label = record.name if labels[record.name] == 1 else f"{record.name} ({labels[record.name]})"
+        for repeat in range(plan.seeds):
+            settings = replace(plan.settings, seed=plan.settings.seed + repeat)
+            name = label if plan.seeds == 1 else f"{label} seed {settings.seed}"
+            plan.say(f"forgetting: {name}")
+            folder = plan.folder / name.replace(" ", "-") if plan.folder else None
+            try:
+                done.append((name, forget(task, cfg, settings=settings, modifiers=plan.modifiers, guard=plan.guard,
+                                          folder=folder, progress=plan.progress)))
+            except LetheError as error:
+                done.append((name, error))
+    return done
+
+
+def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan: Plan, name: str = "", request: str = ""
+             ) -> dict[str, Any]:
+    """Audit the runs on one task: the dictionary of one scenario."""
+    device, seed = plan.settings.device, plan.settings.seed
+    plan.say("training reference models")
+    yardstick, pool = references(task, plan.references, seed, plan.cache, plan.strategy, plan.say)
+    original = Subject("original", task.granted({"original"}).original, task)
+    fresh = _retrained(task, seed, yardstick, plan)
+    good = [(label, run) for label, run in runs if isinstance(run, Outcome)]
+    subjects = [*fresh, *[Subject(label or run.method, run.model, task, run.cost.seconds) for label, run in good]]
+    for subject in [original, *yardstick, *subjects]:
+        subject.device = device
+    chosen, skipped = _audits(task, plan, len(yardstick))
+    plan.say("auditing")
+    evidence = examine(task, subjects, original, yardstick, chosen, plan.depth, seed, lambda a: plan.say(f"auditing: {a}"))
+    rows = [_row("original", "original", evidence["original"])]
+    rows += [_row(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in fresh]
+    for label, run in runs:
+        key = label or (run.method if isinstance(run, Outcome) else "")
+        if isinstance(run, Outcome):
+            row = _row(key, "method", evidence[key], run=run)
+            row["samples"] = task.samples(run.model)
+        else:
+            row = _row(key, "method", [], error=f"{type(run).__name__}: {run}")
+        rows.append(row)
+    return {
+        "name": name, "request": request, "family": task.family, "score_name": task.score_name,
+        "sizes": {key: len(split) for key, split in task.splits.items()}, "fingerprints": task.fingerprint, "facts": task.facts,
+        "references": {"count": len(yardstick), "strategy": pool.strategy if pool else "",
+                       "seconds_each": sum(pool.seconds) / len(pool.seconds) if pool else None,
+                       "reason": pool.reason if pool else "the task has no recipe, so nothing could be retrained"},
+        "subjects": rows, "not_tested": skipped,
+        "blind": [{"audit": audit.name, "text": audit.blind} for audit, _ in chosen],
+        "false_alarms": _false_alarms(evidence, yardstick),
+    }
+
+
+def _retrained(task: Task, seed: int, yardstick: list[Subject], plan: Plan) -> list[Subject]:
+    """One more retrained model, outside the yardstick: the row that a perfect method would equal."""
+    if not yardstick:
+        return []
+    pool = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="loop", cache=plan.cache, progress=plan.say)
+    return [Subject("retrained", pool.models[0], task, pool.seconds[0])]
+
+
+def _audits(task: Task, plan: Plan, count: int) -> tuple[list[tuple[Audit, Any]], list[dict[str, str]]]:
+    asked = [{"name": a} if isinstance(a, str) else dict(a) for a in plan.audits]
+    names = [a["name"] for a in asked] or list(catalogue.entries("audits"))
+    options = {a["name"]: {k: v for k, v in a.items() if k != "name"} for a in asked}
+    chosen, skipped = [], []
+    for name in names:
+        record = catalogue.load("audits", name)
+        why = applicable(record, task, count, plan.depth)
+        if why:
+            if not why.startswith("made for"):
+                skipped.append({"audit": name, "why": why})
+        else:
+            chosen.append((record, build(record.config, options.get(name))))
+    return chosen, skipped
+
+
+def _row(name: str, role: str, items: Sequence[Evidence], *, run: Outcome | None = None, seconds: float | None = None,
+         error: str | None = None) -> dict[str, Any]:
+    evidence = []
+    for item in items:
+        data = item.as_dict()
+        data["histogram"] = data["detail"].pop("histogram", None)
+        evidence.append(data)
+    ending = {"verdict": "failed", "text": error} if error else plain(conclude(items))
+    return {
+        "name": name, "role": role, "kind": run.kind if run else "weights", "config": run.config if run else {},
+        "seed": run.config.get("settings", {}).get("seed") if run else None,
+        "cost": plain(run.cost) if run else {"seconds": seconds}, "notes": list(run.notes) if run else [], "error": error,
+        "conclusion": ending, "evidence": evidence, "samples": [],
+    }
+
+
+def _false_alarms(evidence: Mapping[str, list[Evidence]], yardstick: Sequence[Subject]) -> dict[str, Any] | None:
+    """How many retrained references are called 'outside' when each is held against the others."""
+    if len(yardstick) <= ENOUGH:
+        return None
+    outside = sum(conclude(evidence[s.name]).verdict == "outside" for s in yardstick)
+    return {"outside": outside, "of": len(yardstick)}
+
+
+def _report(cases: list[dict[str, Any]], title: str, config: Mapping[str, Any], plan: Plan, seconds: float, command: str
+            ) -> Report:
+    return Report(frame(digest(config), title, command, config, cases, seconds, plan.settings.device, torch.get_num_threads()))
