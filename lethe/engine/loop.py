@@ -197,7 +197,7 @@ class Loop:
         call, self._calls = self._calls, self._calls + 1
         done = self.checkpoints.finished(call)
         if done is not None:
-            return self._load(model, done)
+            return self.restored(model, done)
         over = over or next(iter(terms))
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
         total = steps if steps is not None else math.ceil((epochs or 0) * batches_per_epoch(terms[over].split, size[over]))
@@ -213,7 +213,7 @@ class Loop:
             run.go()
         finally:
             self.journal.end()
-        self.checkpoints.finish(call, self._state(model), {"call": call}) if self.distribution.first else self._state(model)
+        self.checkpoints.finish(call, self.tensors(model), {"call": call}) if self.distribution.first else self.tensors(model)
         return model
 
     def finish(self, model: nn.Module) -> Outcome:
@@ -266,10 +266,12 @@ class Loop:
                 rows[batch.index] = said
         return rows
 
-    def _state(self, model: nn.Module) -> dict[str, Tensor]:
+    def tensors(self, model: nn.Module) -> dict[str, Tensor]:
+        """Parameters and buffers by name, whole even when sharded."""
         return {name: full(value).detach() for name, value in named_tensors(model).items()}
 
-    def _load(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    def restored(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """`model` with these tensors put in, in place."""
         with torch.no_grad():
             for name, value in named_tensors(model).items():
                 value.copy_(self.distribution.like(tensors[name].to(value.device), value))
@@ -414,7 +416,7 @@ class _Run:
     def _save(self, step: int) -> None:
         loop = self.loop
         names = list(self.params)
-        state = {f"model/{k}": v for k, v in loop._state(self.model).items()}
+        state = {f"model/{k}": v for k, v in loop.tensors(self.model).items()}
         state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, names).items()}
         state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
         if self.watch:
@@ -432,7 +434,7 @@ class _Run:
             return 0
         tensors, meta = found
         part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        loop._load(self.model, part("model/"))
+        loop.restored(self.model, part("model/"))
         state = part("opt/")
         by_name = {f"{name}/": p for name, p in self.params.items()}
         laid = {k: v if k.endswith("/step") else loop.distribution.like(v.to(p.device), p)
