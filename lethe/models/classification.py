@@ -6,7 +6,8 @@ Saved as `model.safetensors` (the state dict): `model.load_state_dict(safetensor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core import losses
+from lethe.core.config import build, config
 from lethe.core.data import Batch, Split
 from lethe.core.modules import evaluating
+from lethe.core.opened import Context, Opened
 from lethe.core.task import Recipe, Task
 from lethe.errors import LabelOutOfRange, ModelError, OutputShape, unknown_name
 
@@ -160,3 +163,65 @@ def augmented(x: Tensor, kind: str, rng: torch.Generator) -> Tensor:
     columns = (right.view(-1, 1) + torch.arange(width)).to(x.device)
     which = torch.arange(n, device=x.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[which, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
+
+
+def classification(
+    model: nn.Module,
+    train: Split | tuple[Any, Any] | Any,
+    forget: Any,
+    holdout: Split | tuple[Any, Any] | Any = None,
+    test: Split | tuple[Any, Any] | Any = None,
+    recipe: Recipe | None = None,
+    build: Callable[[int], nn.Module] | None = None,
+    name: str = "classification",
+    head: str | None = None,
+) -> ClassificationTask:
+    """A task from any classifier and data in memory.
+
+    train, holdout, test  (x, y) arrays or tensors, a torch Dataset, or a Split
+    forget                a selection (`lethe.where(label=3)`), or positions in `train`
+    build                 seed -> fresh model, for retraining; default: a copy with re-drawn weights
+    """
+    from lethe.data.arrays import split
+    from lethe.data.select import divide
+
+    forgotten, retained = divide(split(train, "train"), forget)
+    splits = {"forget": forgotten, "retain": retained}
+    for key, value in (("holdout", holdout), ("test", test)):
+        if value is not None:
+            splits[key] = split(value, key)
+    return ClassificationTask(model, splits, recipe, build, name, head=head)
+
+
+@config
+class ModelSource:
+    """`model:` of a classification request. One of zoo or code says what is built; weights (safetensors) what it knows."""
+
+    zoo: str | None = None                      # small_cnn | mlp | lenet5 | cifar_resnet
+    options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the zoo model or of the factory
+    code: str | None = None                     # path/to/file.py:factory, a function that returns the module
+    weights: str | None = None                  # safetensors state dict; none: the recipe trains the model first
+    head: str | None = None                     # name of the classifier head; default: the last linear layer with K outputs
+
+
+def open_request(request: Any, context: Context) -> Opened:
+    """Read `model` and `data` of a classification request."""
+    from lethe.data.sources import load
+    from lethe.models.load import load_classifier
+
+    source = build(ModelSource, request.model)
+    splits = load(request.data, context.data_root, context.cache)
+    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+
+    def fresh(seed: int) -> nn.Module:
+        return load_classifier(zoo=source.zoo, code=source.code, options=source.options)
+
+    def task(model: nn.Module, parts: dict[str, Split], name: str) -> ClassificationTask:
+        return ClassificationTask(model, parts, recipe, fresh, name, head=source.head)
+
+    def loaded(path: str | Path) -> nn.Module:
+        return load_classifier(zoo=source.zoo, code=source.code, options=source.options, weights=path,
+                               allow_pickle=context.allow_pickle, data_root=context.data_root)
+
+    return Opened(splits, task, lambda folder: loaded(folder / "model.safetensors"),
+                  loaded(source.weights) if source.weights else None, recipe, fresh)

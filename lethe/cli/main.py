@@ -1,0 +1,276 @@
+"""`lethe`: the command line. Data goes to stdout, progress and errors to stderr; exit status 0 means that it was done.
+
+    0 done · 2 the request, data or model cannot be used (nothing was started) · 3 done, but a method failed ·
+    1 a defect (traceback) · 130 interrupted (repeat the command to go on)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lethe.errors import LetheError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Removes data, classes, entities and concepts from trained models, and measures how well they are gone.")
+
+RequestFile = Annotated[Path, typer.Argument(metavar="REQUEST", help="Request file (YAML), e.g. presets/demo.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. method.lr=0.01 seed=3.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder of the data sets that a preset names.")]
+Again = Annotated[bool, typer.Option("--again", help="Repeat a request that is already done.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights. They can run any code: only from people "
+                                                                  "you trust as much as your own programs.")]
+
+
+@app.command()
+def run(request: RequestFile, overrides: Overrides = None, as_json: Json = False, dry_run: DryRun = False,
+        data_root: DataRoot = None, again: Again = False, allow_pickle: AllowPickle = False) -> None:
+    """Forget with the request's method, audit the result, and write the unlearned model."""
+    _work(request, overrides, as_json, dry_run, data_root, again, allow_pickle, export=True, verb="run")
+
+
+@app.command()
+def compare(request: RequestFile, overrides: Overrides = None, as_json: Json = False, dry_run: DryRun = False,
+            data_root: DataRoot = None, again: Again = False, allow_pickle: AllowPickle = False,
+            export: Annotated[bool, typer.Option("--export", help="Write every unlearned model too.")] = False) -> None:
+    """Run several methods on the same work: one table, one page, one yardstick."""
+    _work(request, overrides, as_json, dry_run, data_root, again, allow_pickle, export=export, verb="compare")
+
+
+@app.command()
+def audit(target: Annotated[Path, typer.Argument(metavar="RUN|REQUEST", help="A run folder, or a request file with --unlearned.")],
+          overrides: Overrides = None, as_json: Json = False, dry_run: DryRun = False, data_root: DataRoot = None,
+          unlearned: Annotated[Path | None, typer.Option(help="Folder of the model to audit (as Lethe or its library saves it).")]
+          = None,
+          depth: Annotated[str, typer.Option(help="quick | standard | deep")] = "standard",
+          output: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None) -> None:
+    """Audit the models of a run again, or any saved model on the task of a request."""
+    from lethe.request import read
+
+    source = target / "request.yaml" if target.is_dir() else target
+    request = read(source, overrides or [])
+    models = [unlearned] if unlearned else sorted((target / "models").glob("*")) if target.is_dir() else []
+    if not models:
+        _fail(f"{target} holds no saved model to audit; nothing was started. Give --unlearned FOLDER, or run with `lethe run`, "
+              "which saves the model.")
+    if dry_run:
+        _show({"models": [str(m) for m in models], "depth": depth, "references": request.audit.references}, as_json)
+        return
+    from lethe import runner
+
+    options = runner.Options(data_root, _command(), say=_say)
+    for model in models:
+        report = runner.audit_files(request, options, model, depth)
+        place = output or Path(f"{model.name}-audit.html")
+        report.save(place)
+        report.save(place.with_suffix(".json"))
+        print(json.dumps(report.results) if as_json else f"{report.table()}\n{place}")
+
+
+@app.command()
+def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a results.json.")],
+           output: Annotated[Path | None, typer.Option(help="Page (.html), data (.json) or table (.csv).")] = None,
+           figures: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG, PNG and CSV.")] = None,
+           as_json: Json = False) -> None:
+    """Show the results of a run, and write its page again."""
+    from lethe.results import load
+
+    found = load(_existing(target))
+    if output:
+        found.save(output)
+    if figures:
+        from lethe import report as pages
+
+        pages.figures(found.results, figures)
+    print(json.dumps(found.results) if as_json else found.table())
+
+
+@app.command()
+def methods(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
+            without: Annotated[str | None, typer.Option(help="Only those that need no retain | holdout | recipe | forget.")] = None,
+            as_json: Json = False) -> None:
+    """List the methods."""
+    _list("methods", family, without, as_json)
+
+
+@app.command()
+def audits(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
+           without: Annotated[str | None, typer.Option(help="Only those that need no holdout | references | recipe.")] = None,
+           as_json: Json = False) -> None:
+    """List the audits."""
+    _list("audits", family, without, as_json)
+
+
+@app.command()
+def describe(name: Annotated[str, typer.Argument(help="A method or an audit.")], as_json: Json = False) -> None:
+    """Everything about a method or an audit: formula, needs, options with their origin."""
+    from lethe.core.catalogue import entries
+    from lethe.errors import unknown_name
+
+    known = {**entries("audits"), **entries("methods")}
+    if name not in known:
+        raise unknown_name("method or audit", name, known, "See lethe methods and lethe audits.")
+    entry = known[name]
+    if as_json:
+        _show(_entry(entry, whole=True), True)
+        return
+    print(f"{entry.doc.strip()}\n\nFamilies: {', '.join(entry.families)}    Needs: {', '.join(entry.needs) or 'nothing'}\n")
+    for option in entry.options:
+        print(f"  {option.name}: {option.type} = {option.default:<10}  {option.comment}")
+    for metric, facts in entry.facts.get("metrics", {}).items():
+        definition = facts.get("definition") or (facts.get("args") or [""])[0]
+        print(f"  {metric}: {definition}")
+
+
+@app.command()
+def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),
+            method: Annotated[str | None, typer.Option(help="Only runs with this method.")] = None,
+            family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+            verdict: Annotated[str | None, typer.Option(help="Only rows with this verdict.")] = None,
+            export: Annotated[Path | None, typer.Option(help="Write all evidence to this .csv or .json.")] = None,
+            verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain.")] = False, as_json: Json = False) -> None:
+    """List, filter and export what was done before."""
+    from lethe.cli.ledger import show_results
+
+    show_results(output, method, family, verdict, export, verify, as_json)
+
+
+@app.command()
+def new(kind: Annotated[str, typer.Argument(help="method | audit")], name: Annotated[str, typer.Argument(help="e.g. foo")],
+        family: Annotated[str, typer.Option(help="any | classification | lm | diffusion")] = "any") -> None:
+    """Write a new method or audit and its test, running and failing on purpose."""
+    from lethe.cli.scaffold import write
+
+    for path in write(kind, name, family):
+        print(path)
+
+
+@app.command()
+def check(name: Annotated[str, typer.Argument(help="A method or an audit.")]) -> None:
+    """Check a method or an audit: documentation, golden test, layers, and the matrix on every tiny model."""
+    from lethe.cli.scaffold import check as check_one
+
+    raise typer.Exit(check_one(name))
+
+
+def main() -> None:
+    """Entry point: errors on purpose become one line and exit status 2."""
+    try:
+        app(standalone_mode=False)
+    except LetheError as error:
+        _die(f"{type(error).__name__}: {error}", 2)
+    except KeyboardInterrupt:
+        _die("Interrupted: nothing is lost. Repeat the same command to go on from the last checkpoint.", 130)
+    except typer.Exit as ending:
+        sys.exit(ending.exit_code)
+    except typer.Abort:
+        _die("Aborted.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if hasattr(error, "format_message"):   # usage errors of the command line itself
+            _die(f"{error.format_message()} See lethe --help.", 2)
+        raise
+
+
+def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool, data_root: Path | None, again: bool,
+          allow_pickle: bool, export: bool, verb: str) -> None:
+    from lethe.request import read
+
+    request = read(path, overrides or [])
+    _one_thread()
+    from lethe import runner
+
+    options = runner.Options(data_root, _command(), again, export, allow_pickle, not as_json, _say)
+    if dry_run:
+        _show(runner.dry_run(request, options), as_json)
+        return
+    report = runner.carry_out(request, options)
+    place = Path(request.output) / request.hash
+    if as_json:
+        print(json.dumps(report.results))
+    else:
+        print(report.table())
+        print(f"\nPage:    {place / 'report.html'}\nNumbers: {place / 'results.json'}")
+        if export:
+            print(f"Models:  {place / 'models'}")
+        print(f"\nYour own model: copy {path}, set model and data (lethe describe METHOD says what a method needs), then\n"
+              f"    lethe {verb} your_request.yaml")
+    if any(row["error"] for case in report.results["scenarios"] for row in case["subjects"]):
+        raise typer.Exit(3)
+
+
+def _one_thread() -> None:
+    """One thread per process unless OMP_NUM_THREADS says otherwise: results are repeatable, pools use the cores."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def _list(kind: str, family: str | None, without: str | None, as_json: bool) -> None:
+    from lethe.core.catalogue import entries
+
+    chosen = [e for e in entries(kind).values()
+              if (family is None or "any" in e.families or family in e.families) and (without is None or without not in e.needs)]
+    if as_json:
+        _show([_entry(e) for e in chosen], True)
+        return
+    width = max((len(e.name) for e in chosen), default=0)
+    for entry in sorted(chosen, key=lambda e: e.name):
+        print(f"{entry.name:<{width}}  {entry.title}\n{'':<{width}}  families: {', '.join(entry.families)};  "
+              f"needs: {', '.join(entry.needs) or 'nothing'}")
+
+
+def _entry(entry: Any, whole: bool = False) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    data = {"name": entry.name, "title": entry.title, "families": entry.families, "needs": entry.needs}
+    if whole:
+        data |= {"doc": entry.doc, "options": [asdict(o) for o in entry.options], "metrics": entry.facts.get("metrics", {})}
+    return data
+
+
+def _show(data: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(data, indent=2, default=str))
+    else:
+        import yaml
+
+        print(yaml.safe_dump(json.loads(json.dumps(data, default=str)), sort_keys=False, allow_unicode=True), end="")
+
+
+def _existing(path: Path) -> Path:
+    wanted = path / "results.json" if path.is_dir() else path
+    if not wanted.exists():
+        _fail(f"{wanted} does not exist, so there is nothing to show. lethe results lists the finished runs.")
+    return path
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["lethe", *sys.argv[1:]])
+
+
+def _fail(text: str) -> None:
+    raise LetheError(text)
+
+
+def _die(text: str, status: int) -> None:
+    print(text, file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Carry out a request: open it, train the original where it must be, forget, audit, write the run folder and the ledger.
+
+A run folder `runs/<hash>/` holds request.yaml, results.json, report.html, the unlearned models (`models/`), and logs and
+checkpoints (`work/`). It is named by the hash of the effective request: repeating a finished request shows its results,
+repeating an interrupted one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from lethe.api import Plan, Say, run_all, scenario
+from lethe.core.config import build, digest, plain
+from lethe.core.data import Split
+from lethe.core.files import write_text
+from lethe.core.opened import Context, Opened
+from lethe.core.outcome import Outcome
+from lethe.core.task import Recipe, Task
+from lethe.data.select import divide
+from lethe.engine.checkpoint import load_tensors, save_tensors
+from lethe.engine.guard import Guard
+from lethe.engine.loop import Loop, Settings, recipe_options, recipe_terms
+from lethe.errors import NeedsUnmet, RequestError
+from lethe.ledger import Ledger
+from lethe.request import Request
+from lethe.results import Report, frame, load
+
+
+@dataclass
+class Options:
+    """What the command line adds to a request; none of it changes a result."""
+
+    data_root: Path | None = None
+    command: str = "lethe"
+    again: bool = False
+    export: bool = False
+    allow_pickle: bool = False
+    progress: bool = True
+    say: Say = lambda text: None
+    cache: Path | None = None
+
+
+@dataclass
+class Prepared:
+    """An opened request with its model trained: one task per scenario."""
+
+    opened: Opened
+    tasks: dict[str, Task]
+    words: dict[str, str]
+    settings: Settings
+
+
+def open_request(request: Request, options: Options) -> Opened:
+    """Let the family read `model` and `data`."""
+    family = importlib.import_module(f"lethe.models.{request.family}")
+    context = Context(options.data_root, cache_folder(request, options), options.allow_pickle, options.say)
+    opened: Opened = family.open_request(request, context)
+    if request.recipe is not None:
+        opened.recipe = build(Recipe, request.recipe)
+    if opened.model is None and opened.recipe is None:
+        raise NeedsUnmet("the request gives neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
+                         "there is nothing to forget from. Add one of them.")
+    return opened
+
+
+def cache_folder(request: Request, options: Options) -> Path:
+    return options.cache or Path(request.output) / ".cache"
+
+
+def prepare(request: Request, options: Options) -> Prepared:
+    """Open the request, train the original if it came without weights, and make one task per scenario."""
+    opened = open_request(request, options)
+    settings = build(Settings, {**request.settings, "seed": request.seed})
+    model = opened.model
+    parts = {name: _parts(opened, selection) for name, selection in request.cases.items()}
+    if model is None:
+        options.say("training the original model")
+        model = trained(opened, settings, cache_folder(request, options))
+    tasks, words = {}, {}
+    for name, splits in parts.items():
+        tasks[name] = opened.task(model, splits, name or request.title or request.family)
+        words[name] = describe(request.cases[name], len(splits["forget"]))
+    return Prepared(opened, tasks, words, settings)
+
+
+def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
+    """The original model, trained by the recipe on everything, from the cache when it is there."""
+    assert opened.recipe is not None
+    train = opened.splits["train"]
+    start = opened.build(settings.seed) if opened.build else None
+    if start is None:
+        raise RequestError("the model came without weights and without a way to build it; nothing was started.")
+    others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
+    task = opened.task(start, {"retain": train, **others}, "training")
+    key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])
+    path = cache / "original" / f"{key}.safetensors"
+    loop = Loop(task, settings, folder=cache / "original" / key, progress=True, title="original")
+    model = loop.start(task.build(settings.seed))
+    if path.exists():
+        return loop.restored(model, load_tensors(path)[0])
+    loop.minimise(model, recipe_terms(task, train), **recipe_options(opened.recipe))
+    outcome = loop.finish(model)
+    save_tensors(path, loop.tensors(model), {"seconds": outcome.cost.seconds})
+    shutil.rmtree(cache / "original" / key, ignore_errors=True)
+    return outcome.model
+
+
+def carry_out(request: Request, options: Options) -> Report:
+    """Forget with every method of the request on every scenario, audit, write the run folder and the ledger."""
+    run = request.hash
+    folder = Path(request.output) / run
+    if (folder / "results.json").exists() and not options.again:
+        options.say(f"{folder} holds the finished run of this very request; --again repeats it")
+        return load(folder)
+    if options.again:
+        shutil.rmtree(folder, ignore_errors=True)
+    ledger = Ledger(Path(request.output) / "ledger.sqlite")
+    began = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "request.yaml", yaml.safe_dump(plain(request), sort_keys=False, allow_unicode=True))
+    try:
+        prepared = prepare(request, options)
+        cases = [_case(name, task, prepared, request, options, folder) for name, task in prepared.tasks.items()]
+    except BaseException as error:
+        ledger.record_failure(run, plain(request), options.command, f"{type(error).__name__}: {error}")
+        raise
+    title = request.title or f"{request.family}: {', '.join(m['name'] for m in request.methods)}"
+    results = frame(run, title, options.command, plain(request), cases, time.perf_counter() - began, prepared.settings.device,
+                    torch.get_num_threads())
+    report = Report(results)
+    report.save(folder / "report.html")
+    report.save(folder / "results.csv")
+    report.save(folder / "results.json")   # last: its presence says that the run is finished
+    ledger.record(results, folder)
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    return report
+
+
+def _case(name: str, task: Task, prepared: Prepared, request: Request, options: Options, folder: Path) -> dict[str, Any]:
+    plan = Plan(
+        request.audit.depth, request.audit.references, tuple(request.audit.audits), request.audit.strategy, request.seeds,
+        prepared.settings, request.modifiers, build(Guard, request.guard) if request.guard is not None else None,
+        folder / "work" / digest(name), cache_folder(request, options), options.say, options.progress,
+    )
+    runs = run_all(task, request.methods, plan)
+    if options.export:
+        for label, outcome in runs:
+            place = folder / "models" / "-".join(part for part in (name, label) if part).replace(" ", "-")
+            if isinstance(outcome, Outcome) and not place.exists():
+                outcome.save(place)
+    return scenario(task, runs, plan, name, prepared.words[name])
+
+
+def audit_files(request: Request, options: Options, unlearned: Path, depth: str) -> Report:
+    """Audit a saved model of any origin on the task of a request."""
+    prepared = prepare(request, options)
+    cases = []
+    began = time.perf_counter()
+    for name, task in prepared.tasks.items():
+        outcome = Outcome(prepared.opened.load(unlearned), method=unlearned.name, task=task)
+        plan = Plan(depth, request.audit.references, tuple(request.audit.audits), request.audit.strategy,
+                    settings=prepared.settings, cache=cache_folder(request, options), say=options.say)
+        cases.append(scenario(task, [(unlearned.name, outcome)], plan, name, prepared.words[name]))
+    results = frame(digest([request.hash, str(unlearned), depth]), f"Audit of {unlearned.name}", options.command, plain(request),
+                    cases, time.perf_counter() - began, prepared.settings.device, torch.get_num_threads())
+    return Report(results)
+
+
+def dry_run(request: Request, options: Options) -> dict[str, Any]:
+    """What a request would do: sizes, steps, parameters; nothing is trained."""
+    opened = open_request(request, options)
+    settings = build(Settings, {**request.settings, "seed": request.seed})
+    start = opened.model or (opened.build(settings.seed) if opened.build else None)
+    plans: dict[str, Any] = {}
+    for name, selection in request.cases.items():
+        splits = _parts(opened, selection)
+        plans[name or "request"] = {
+            "request": describe(selection, len(splits["forget"])),
+            "sizes": {key: len(split) for key, split in splits.items()},
+            "methods": [m["name"] for m in request.methods],
+            "references": request.audit.references,
+        }
+    parameters = sum(p.numel() for p in start.parameters()) if start is not None else None
+    return {
+        "id": request.hash, "folder": str(Path(request.output) / request.hash), "family": request.family, "parameters": parameters,
+        "trains_original": opened.model is None, "recipe": plain(opened.recipe) if opened.recipe else None, "scenarios": plans,
+        "memory_mb": None if parameters is None else round(parameters * 4 * 4 / 1e6, 1),
+    }
+
+
+def describe(selection: Any, count: int) -> str:
+    """The request in words."""
+    if isinstance(selection, Mapping):
+        inner = ", ".join(f"{key} {value}" for key, value in selection.items())
+        return f"forget {inner} ({count} examples)"
+    return f"forget {count} examples"
+
+
+def _parts(opened: Opened, selection: Any) -> dict[str, Split]:
+    others = {key: opened.splits[key] for key in ("holdout", "test") if key in opened.splits}
+    if selection is None:
+        if "forget" not in opened.splits:
+            raise RequestError("the request does not say what to forget, so nothing was started. Add forget: {label: 3}, "
+                               "{ids: […]}, {fraction: 0.1}, {query: …}, {entity: …}, {text: …}; or data.forget.")
+        return {"forget": opened.splits["forget"], **({"retain": opened.splits["retain"]} if "retain" in opened.splits else {}),
+                **others}
+    forgotten, retained = divide(opened.splits["train"], selection)
+    return {"forget": forgotten, "retain": retained, **others}
