@@ -79,8 +79,8 @@ def compared(
     return {
         "name": name, "what": what, "ratio": ratio, "spread": [min(ratios), max(ratios)], "repeats": len(ratios),
         "reference": against, "at_least": at_least, "at_most": at_most, "met": met,
-        "values": {"fast": list(fast), "reference": list(reference)}, "command": f"python -m benchmarks.{name.split('.')[0]}",
-        "versions": versions(), **detail,
+        "values": {"fast": list(fast), "reference": list(reference)},
+        "command": f"python -m benchmarks.{name.split('.')[0]}", "versions": versions(), **detail,
     }
 
 
@@ -97,8 +97,8 @@ def line(result: dict[str, Any]) -> str:
     aim = [f"{key.replace('_', ' ')} {result[key]:g}" for key in ("at_least", "at_most") if result[key] is not None]
     target = f" (target {' and '.join(aim)}: {'met' if result['met'] else 'MISSED'})" if aim else ""
     low, high = result["spread"]
-    return (f"{result['name']}: {result['what']}: {result['ratio']:.2f} × [{low:.2f}, {high:.2f}], n={result['repeats']}, "
-            f"against {result['reference']}{target}")
+    return (f"{result['name']}: {result['what']}: {result['ratio']:.2f} × [{low:.2f}, {high:.2f}], "
+            f"n={result['repeats']}, against {result['reference']}{target}")
 
 
 def save(*results: dict[str, Any], path: Path = RESULTS) -> None:
