@@ -1,0 +1,35 @@
+# make demo   sets everything up, trains a small network, forgets from it, audits, writes runs/<id>/report.html
+# make test   sets everything up, runs the suite (about 10 minutes on two cores; needs no network)
+PYTHON ?= python3
+# folder of the real data sets; tests and benchmarks that need it are skipped when it is not there
+DATA_ROOT ?= ../shared/data
+WORKERS ?= 2
+
+VENV := .venv/bin
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export LETHE_DATA ?= $(if $(wildcard $(DATA_ROOT)),$(abspath $(DATA_ROOT)),)
+
+.PHONY: setup demo test test-slow lint bench clean
+
+setup:
+	@$(PYTHON) tools/setup.py
+
+demo: setup
+	@$(VENV)/lethe compare presets/demo.yaml
+
+test: setup lint
+	$(VENV)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-slow: setup
+	$(VENV)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+
+lint: setup
+	$(VENV)/ruff check lethe tests benchmarks tools
+	$(VENV)/mypy
+
+bench: setup
+	$(VENV)/python -m benchmarks.all
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

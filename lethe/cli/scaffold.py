@@ -1,0 +1,191 @@
+"""`lethe new` and `lethe check`: the first fifteen minutes of a method or an audit."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lethe.core.catalogue import HOUSE, Entry, entries
+from lethe.core.files import write_text
+from lethe.errors import OutputExists, RequestError, unknown_name
+
+FOLDERS = {"any": "general", "classification": "classification", "lm": "lm", "diffusion": "diffusion"}
+
+METHOD = '''"""{title}: what it does in one line. Authors (year), arXiv:0000.00000.
+
+    L(θ) = E_{{x∈R}} ℓ(θ; x)  −  λ · E_{{x∈F}} ℓ(θ; x)
+
+F forget set, R retain set, ℓ the family's training loss, λ ≥ 0.
+Needs:    forget, retain.     Updates: every trainable parameter.
+Cost:     one forward/backward on F and one on R per step.
+Limits:   λ = 0 is fine-tuning on R.
+Fails by: say how, with numbers.
+Deviations: none yet.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.core.task import Task
+from lethe.engine.loop import Loop, Term
+
+
+@config
+class {cls}:
+    """Options of {title}."""
+
+    strength: NonNegative = 0.1   # λ; 0 forgets nothing                                [origin?]
+    lr: Positive = 1e-3           # AdamW                                               [origin?]
+    epochs: Positive = 1.0        # passes over F                                       [origin?]
+    batch_size: Count = 64        # of each term                                        [origin?]
+
+
+def {name}_loss(nll: Tensor, strength: float) -> Tensor:
+    """−λ·ℓ per example.  [n] -> [n]"""
+    return -strength * nll
+
+
+@method(needs={{"forget", "retain"}}, families={{"{family}"}})
+def run(cfg: {cls}, task: Task, loop: Loop) -> Outcome:
+    model = loop.start()
+    terms = {{
+        "forget": Term(task.forget, lambda m, b: {name}_loss(task.nll(m, b), cfg.strength)),
+        "retain": Term(task.retain, task.nll),
+    }}
+    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size)
+    return loop.finish(model)
+'''
+
+METHOD_TEST = '''"""{title}: golden number and limits. What every method must do besides is in test_matrix.py."""
+
+import torch
+
+from {module} import {name}_loss
+
+
+def test_golden_number() -> None:
+    # −0.5 · 2.0 = −1.0; write the paper's own formula here with its arithmetic
+    assert {name}_loss(torch.tensor([2.0]), 0.5).item() == -1.0
+
+
+def test_limit() -> None:
+    raise AssertionError("state a limit of {name} (what happens at strength 0?) and assert it")
+'''
+
+AUDIT = '''"""{title}: what it measures in one line. Authors (year), arXiv:0000.00000.
+
+    value = mean over the forget set of the family's score
+
+Range: 0 to 1. A retrained model scores its own value: the yardstick says which.
+Blind to: say what it cannot see.
+"""
+
+from __future__ import annotations
+
+from lethe.core.config import Fraction, config
+from lethe.core.evidence import Value
+from lethe.core.registry import Metric, audit
+from lethe.core.statistics import mean_interval
+from lethe.engine.auditor import Panel, Subject
+
+
+@config
+class {cls}:
+    """Options of {title}."""
+
+    threshold: Fraction = 0.5     # what counts as known                                [origin?]
+
+
+@audit(
+    metrics={{"{name}": Metric("share of the forget set that is still known")}},
+    families={{"{family}"}},
+    needs={{"forget"}},
+    depth="quick",
+    blind="Anything that does not show in the score of the forget examples themselves.",
+)
+def measure(cfg: {cls}, subject: Subject, panel: Panel) -> list[Value]:
+    known = (subject.seen(panel.task.forget)["score"] >= cfg.threshold).double().numpy()
+    low, high = mean_interval(known)
+    return [Value("{name}", float(known.mean()), low, high, len(known))]
+'''
+
+AUDIT_TEST = '''"""{title}: a known answer, a model that must fail it and one that must pass."""
+
+
+def test_known_answer() -> None:
+    raise AssertionError("compute {name} by hand for three examples and compare")
+
+
+def test_controls() -> None:
+    raise AssertionError("show that the original fails {name} and a retrained model passes")
+'''
+
+
+def write(kind: str, name: str, family: str) -> list[Path]:
+    """The two files of a new method or audit."""
+    if kind not in ("method", "audit"):
+        raise RequestError(f"{kind!r} cannot be made; nothing was written. lethe new method NAME, or lethe new audit NAME.")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise RequestError(f"{name!r} is not a file name in snake case (a-z, 0-9, _); nothing was written.")
+    if family not in FOLDERS:
+        raise unknown_name("family", family, FOLDERS)
+    folder = HOUSE / f"{kind}s" / (FOLDERS[family] if kind == "method" else "" if family == "any" else family)
+    path, test = folder / f"{name}.py", HOUSE.parent / "tests" / f"{kind}s" / f"test_{name}.py"
+    for place in (path, test):
+        if place.exists():
+            raise OutputExists(f"{place} exists; it is not overwritten, so nothing was written. Choose another name.")
+    if name in entries(f"{kind}s"):
+        raise OutputExists(f"{kind} {name!r} exists already; nothing was written. Choose another name.")
+    words = {"name": name, "cls": "".join(w.title() for w in name.split("_")), "title": name.replace("_", " ").capitalize(),
+             "family": family, "module": "lethe." + ".".join(path.relative_to(HOUSE).with_suffix("").parts)}
+    write_text(path, (METHOD if kind == "method" else AUDIT).format(**words))
+    write_text(test, (METHOD_TEST if kind == "method" else AUDIT_TEST).format(**words))
+    return [path, test]
+
+
+def check(name: str) -> int:
+    """Print what is missing and run its tests; 0 when everything holds."""
+    known = {**entries("audits"), **entries("methods")}
+    if name not in known:
+        raise unknown_name("method or audit", name, known, "See lethe methods and lethe audits.")
+    entry = known[name]
+    faults = documentation_faults(entry)
+    for fault in faults:
+        print(f"✗ {fault}")
+    if not faults:
+        print("✓ documentation: sections, and an origin for every default")
+    tests = HOUSE.parent / "tests"
+    own = tests / entry.kind / f"test_{name}.py"
+    if not own.exists():
+        print(f"✗ no test file {own.name}: a golden number and a limit belong there")
+        return 1
+    if importlib.util.find_spec("pytest") is None:
+        raise RequestError("lethe check needs pytest, which is not installed. pip install 'lethe[dev]'")
+    python = [sys.executable, "-m", "pytest", "-m", "", "-q"]
+    done = [subprocess.run([*python, str(own), str(tests / "test_layers.py")], cwd=HOUSE.parent, check=False).returncode]
+    if entry.kind == "methods":
+        matrix = [*python, str(tests / "test_matrix.py"), "-k", name]
+        done.append(subprocess.run(matrix, cwd=HOUSE.parent, check=False).returncode)
+    return int(bool(faults) or any(done))
+
+
+def documentation_faults(entry: Entry) -> list[str]:
+    """What the docstring and the options lack."""
+    faults = []
+    wanted = ("Needs:", "Updates:", "Cost:", "Limits:", "Fails by:") if entry.kind == "methods" else ()
+    faults += [f"{entry.name}: the docstring has no section {section!r}" for section in wanted if section not in entry.doc]
+    if not re.search(r"\b(19|20)\d\d\b", entry.doc):
+        faults.append(f"{entry.name}: the docstring names no source (authors, year, arXiv number)")
+    for option in entry.options:
+        if not option.comment:
+            faults.append(f"{entry.name}.{option.name}: no comment (unit, direction, origin)")
+        elif "origin?" in option.comment:
+            faults.append(f"{entry.name}.{option.name}: a default without an origin is a rumour")
+    return faults

@@ -1,0 +1,87 @@
+"""The table of layers: what each part of the house may import. Read from the source, so that a stray import cannot hide."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parent.parent / "lethe"
+FREE = {"lethe.errors"}
+MAY = {
+    "core": {"core"},
+    "engine": {"core", "engine"},
+    "data": {"core", "data"},
+    "models": {"core", "data", "models"},
+    "methods": {"core", "engine"},
+    "audits": {"core", "engine"},
+    "ledger": {"core.files", "core.config", "core.evidence", "ledger"},
+    "report": {"core.files", "core.config", "core.evidence", "report"},
+}
+TORCH_FREE = ["ledger", "report", "request.py", "results.py", "cli", "core/catalogue.py", "core/config.py", "core/evidence.py",
+              "core/files.py", "errors.py", "__init__.py"]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "lethe" else {node.module}
+    return found
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """Modules imported when the file is imported."""
+    tree = ast.parse(path.read_text())
+    tree.body = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return {
+        name
+        for node in tree.body
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+
+
+@pytest.mark.parametrize("layer", MAY)
+def test_layer_imports_only_what_it_may(layer: str) -> None:
+    for path in (HOUSE / layer).rglob("*.py"):
+        for name in imports(path):
+            if name.split(".")[0] == "lethe" and name not in FREE and name != "lethe":
+                inner = name.removeprefix("lethe.")
+                allowed = any(inner == a or inner.startswith(f"{a}.") for a in MAY[layer])
+                assert allowed, f"{path.relative_to(HOUSE)} imports {name}, which {layer} may not"
+
+
+def test_methods_and_audits_never_meet() -> None:
+    for layer, other in (("methods", "audits"), ("audits", "methods")):
+        for path in (HOUSE / layer).rglob("*.py"):
+            assert not any(name.startswith(f"lethe.{other}") for name in imports(path)), path
+            siblings = {n for n in imports(path) if n.startswith(f"lethe.{layer}.")}
+            assert not siblings, f"{path.relative_to(HOUSE)} imports its neighbours {siblings}"
+
+
+@pytest.mark.parametrize("place", TORCH_FREE)
+def test_what_needs_no_torch_does_not_import_it(place: str) -> None:
+    heavy = {"torch", "transformers", "diffusers", "peft", "scipy", "sklearn", "matplotlib", "sqlalchemy"}
+    paths = (HOUSE / place).rglob("*.py") if (HOUSE / place).is_dir() else [HOUSE / place]
+    for path in paths:
+        loaded = {name.split(".")[0] for name in top_level_imports(path)}
+        assert not loaded & heavy, f"{path.relative_to(HOUSE)} imports {loaded & heavy} when it is imported"
+
+
+def test_model_libraries_are_imported_only_where_they_are_needed() -> None:
+    for path in HOUSE.rglob("*.py"):
+        inner = path.relative_to(HOUSE).as_posix()
+        for name in imports(path):
+            root = name.split(".")[0]
+            if root in ("transformers", "diffusers"):
+                assert inner.startswith("models/"), f"{inner} imports {root}"
+        assert not {n.split(".")[0] for n in top_level_imports(path)} & {"transformers", "diffusers", "peft", "pandas"}, inner
+
+
+def test_files_stay_short() -> None:
+    long = {p.relative_to(HOUSE).as_posix(): n for p in HOUSE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
+    assert not long, f"files over 400 lines hide an idea that wants its own file: {long}"
