@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.errors import DataError, EmptySplit, WrongColumn
+from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 
 @dataclass
@@ -65,11 +65,14 @@ class Split:
 
     def __post_init__(self) -> None:
         sizes = {key: len(value) for key, value in self.columns.items()}
-        if not sizes or len(set(sizes.values())) != 1:
+        told = {key: len(value) for key, value in self.meta.items()} | ({} if self.ids is None else {"ids": len(self.ids)})
+        if not sizes or len({*sizes.values(), *told.values()}) != 1:
+            sizes |= told
             raise DataError(f"columns of split {self.name!r} have lengths {sizes}, so examples cannot be told apart. "
                             "Give every column the same length.")
         if self.ids is None:
-            object.__setattr__(self, "ids", np.array([f"{self.name}:{i}" for i in range(len(self))]))
+            object.__setattr__(self, "ids", np.array([f"{self.name}:{i}" for i in range(len(self))], dtype=str))
+        object.__setattr__(self, "ids", np.asarray(self.ids))
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -116,8 +119,8 @@ class Split:
         if name in self.columns:
             return self.columns[name].numpy()
         known = ["id", *self.meta, *self.columns]
-        raise WrongColumn(f"there is no column {name!r} in {self.name!r}, so nothing can be selected by it. "
-                          f"Columns: {', '.join(known)}.")
+        raise WrongColumn(f"there is no column {name!r} in {self.name!r}{nearest(name, known)}, so nothing can be selected by "
+                          f"it. Columns: {', '.join(known)}.")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -131,10 +134,21 @@ class Split:
         return state.hexdigest()[:16]
 
     def contents(self) -> list[bytes]:
-        """One digest per example over its columns; equal digests mean equal examples."""
-        rows = [value.contiguous().view(len(self), -1).numpy() for value in self.columns.values()]
-        return [hashlib.blake2b(b"".join(row[i].tobytes() for row in rows), digest_size=8).digest() for i in range(len(self))]
-
+        """One digest per example over its columns; equal digests mean equal examples, whatever they are padded to."""
+        rows = []
+        for key in sorted(self.columns):
+            value = self.columns[key].contiguous()
+            width = value[0].numel() * value.element_size() if len(value) else 0
+            data = memoryview(value.reshape(-1).view(torch.uint8).numpy()) if width else memoryview(b"")
+            used = (self.columns["length"] * (width // max(value.shape[1], 1))).tolist() if key in self.padding else None
+            rows.append((data, width, used))
+        digests = []
+        for i in range(len(self)):
+            state = hashlib.blake2b(digest_size=8)
+            for data, width, used in rows:
+                state.update(data[i * width : i * width + (used[i] if used else width)])
+            digests.append(state.digest())
+        return digests
     def require_examples(self, remedy: str) -> Split:
         """Itself, or EmptySplit with the remedy."""
         if not len(self):
