@@ -65,7 +65,9 @@ class Split:
 
     def __post_init__(self) -> None:
         sizes = {key: len(value) for key, value in self.columns.items()}
-        told = {key: len(value) for key, value in self.meta.items()} | ({} if self.ids is None else {"ids": len(self.ids)})
+        told = {key: len(value) for key, value in self.meta.items()}
+        if self.ids is not None:
+            told["ids"] = len(self.ids)
         if not sizes or len({*sizes.values(), *told.values()}) != 1:
             sizes |= told
             raise DataError(f"columns of split {self.name!r} have lengths {sizes}, so examples cannot be told apart. "
@@ -119,8 +121,8 @@ class Split:
         if name in self.columns:
             return self.columns[name].numpy()
         known = ["id", *self.meta, *self.columns]
-        raise WrongColumn(f"there is no column {name!r} in {self.name!r}{nearest(name, known)}, so nothing can be selected by "
-                          f"it. Columns: {', '.join(known)}.")
+        raise WrongColumn(f"there is no column {name!r} in {self.name!r}{nearest(name, known)}, so nothing can be selected "
+                          f"by it. Columns: {', '.join(known)}.")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -139,8 +141,10 @@ class Split:
         for key in sorted(self.columns):
             value = self.columns[key].contiguous()
             width = value[0].numel() * value.element_size() if len(value) else 0
-            data = memoryview(value.reshape(-1).view(torch.uint8).numpy()) if width else memoryview(b"")
-            used = (self.columns["length"] * (width // max(value.shape[1], 1))).tolist() if key in self.padding else None
+            data = value.reshape(-1).view(torch.uint8).numpy().data if width else memoryview(b"")
+            used = None
+            if key in self.padding and width:
+                used = (self.columns["length"] * (width // value.shape[1])).tolist()
             rows.append((data, width, used))
         digests = []
         for i in range(len(self)):
