@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INSIDE, OUTSIDE, NO_POWER, NO_YARDSTICK, SHOWN = "inside", "outside", "not enough power", "no yardstick", "shown"
+STILL_KNOWS, OVER_FORGOTTEN, DIFFERS = "still knows", "over-forgotten", "differs"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Evidence:
     verdict     inside | outside | not enough power | no yardstick | shown (reported, not judged)
     side        '+' or '−' when outside: above or below the yardstick
     p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and Holm-corrected in its tier
-    original    the same value of the untouched model: the positive control
+    original    the same value of the untouched model: the positive control; `original_outside`: whether it was found out
+    distance    how far from retraining, without telling in which direction
     """
 
     audit: str
@@ -68,12 +70,89 @@ class Evidence:
     note: str = ""
     per_sample: Sequence[float] | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    distance: bool = False
+
+    @property
+    def gap(self) -> float | None:
+        """Signed distance to the mean of the retrained models."""
+        return None if self.yardstick is None else self.value - self.yardstick.mean
+
+    @property
+    def direction(self) -> str:
+        """Of a value that is outside: 'still knows' on the side of an original that was found out, else 'over-forgotten';
+        'differs' for a distance, which has no sides."""
+        gap = self.gap
+        if self.verdict != OUTSIDE or gap is None:
+            return ""
+        if self.distance or not math.isfinite(gap):
+            return DIFFERS
+        if not self.original_outside or self.original is None or self.yardstick is None:
+            return OVER_FORGOTTEN
+        return STILL_KNOWS if gap * (self.original - self.yardstick.mean) > 0 else OVER_FORGOTTEN
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without per-sample values; NaN and infinity become None."""
         data = dataclasses.asdict(dataclasses.replace(self, per_sample=None))
         data.pop("per_sample")
         return _finite(data)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What the evidence on one model comes to: a verdict and one plain sentence."""
+
+    verdict: str
+    text: str
+
+
+def conclude(items: Sequence[Evidence]) -> Conclusion:
+    """The verdict on one model, in this order: forgetting outside, utility outside, no yardstick at all, no power at all,
+    inside. 'Inside' says that no test told the model from retrained ones, which is not a proof that none could."""
+    judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility")]
+    forgetting = [e for e in judged if e.tier == "forgetting"]
+    utility = [e for e in judged if e.tier == "utility"]
+    outside = [e for e in forgetting if e.verdict == OUTSIDE]
+    worse = [e for e in utility if e.verdict == OUTSIDE]
+    loss = f"Utility is worse than after retraining: {_strongest(worse)}" if worse else ""
+    if outside:
+        return Conclusion(OUTSIDE, _direction(outside, len(forgetting)) + (f" {loss}." if loss else ""))
+    if worse:
+        return Conclusion(OUTSIDE, f"{loss}; {_outside_none(forgetting)}.")
+    if not judged or all(e.verdict == NO_YARDSTICK for e in judged):
+        return Conclusion(NO_YARDSTICK, "No retrained models to compare with, so the values are shown without a verdict.")
+    inside = [e for e in forgetting if e.verdict == INSIDE]
+    if not inside:
+        return Conclusion(NO_POWER, "Not enough power: no test of forgetting could tell even the untouched original from "
+                                    "retrained models.")
+    weak = sum(e.verdict == NO_POWER for e in forgetting)
+    tail = f"; {weak} more had not enough power" if weak else ""
+    return Conclusion(INSIDE, f"Not told from retrained models by the {len(inside)} tests of forgetting that find the original "
+                              f"out{tail}; utility is not worse.")
+
+
+def _direction(outside: list[Evidence], count: int) -> str:
+    for direction, text in ((STILL_KNOWS, "Still knows the forget set"), (OVER_FORGOTTEN, "Over-forgotten: further from the "
+                            "original than retraining goes"), (DIFFERS, "Differs from retrained models")):
+        these = [e for e in outside if e.direction == direction]
+        if these:
+            return f"{text}: {_strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
+    raise AssertionError("an outside verdict has a direction")
+
+
+def _strongest(items: list[Evidence]) -> str:
+    """The item furthest from the yardstick in its own spread, in words."""
+    def far(e: Evidence) -> float:
+        width = (e.yardstick.high - e.yardstick.low) if e.yardstick else 0.0
+        return math.inf if width == 0 or not math.isfinite(e.value) else abs(e.gap or 0.0) / width
+
+    e = max(items, key=far)
+    assert e.yardstick is not None
+    return f"{e.metric} is {e.value:.3g}, retrained models have {e.yardstick.low:.3g} to {e.yardstick.high:.3g}"
+
+
+def _outside_none(forgetting: list[Evidence]) -> str:
+    inside = any(e.verdict == INSIDE for e in forgetting)
+    return "forgetting is not told from retraining" if inside else "the tests of forgetting had not enough power"
 
 
 def _finite(value: Any) -> Any:

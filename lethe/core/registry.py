@@ -30,6 +30,7 @@ class Metric:
 
     tier  the family of hypotheses corrected together by Holm: forgetting | utility | cost
     null  value of a model that never saw the data, where one is known without retraining (0.5 for an AUC)
+    distance  tells how far from retraining, not in which direction
     """
 
     definition: str
@@ -39,6 +40,7 @@ class Metric:
     version: int = 1
     unit: str = ""
     null: float | None = None
+    distance: bool = False
 
 
 @dataclass(frozen=True)
