@@ -59,8 +59,9 @@ class Settings:
 class Term:
     """One part of the objective: the mean over a batch of `split` of `loss` [n], times `weight`.
 
-    weight  a number, or a function of the share of the run that is done (0 to 1)
-    every   the term takes part in every so many steps
+    weight   a number, or a function of the share of the run that is done (0 to 1)
+    every    the term takes part in every so many steps
+    prepare  (batch, rng) -> batch, before anything else sees the batch; `task.relabel` draws new targets at every step
     """
 
     split: Split
@@ -68,6 +69,7 @@ class Term:
     weight: float | Callable[[float], float] = 1.0
     every: int = 1
     batch_size: int | None = None
+    prepare: Callable[[Batch, torch.Generator], Batch] | None = None
 
 
 @dataclass
@@ -135,6 +137,17 @@ class Loop:
         assert self._selection is not None, "call loop.start() first"
         names = self._selection.params
         return {name: p for name, p in model.named_parameters() if name in names}
+
+    def assign(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+        """Give parameters new values by name, where the `where` modifier lets them move; the rest stays bit-identical."""
+        moving = self.selected(model)
+        masks = self._joined(None, moving)
+        with torch.no_grad():
+            for name, p in moving.items():
+                if name in values:
+                    value = self.distribution.like(values[name].to(p.device, p.dtype), p)
+                    p.copy_(torch.where(masks[name], value, p) if name in masks else value)
+        return model
 
     def drawn(self, split: Split, batch_size: int, *purpose: object, train: bool = False) -> Iterator[Batch]:
         """Every example of a split once, in order, with its random draws (noise) for this purpose, on the device."""
@@ -344,6 +357,8 @@ class _Run:
             index = self.orders[name].draw(k)
             batch = term.split.batch(loop.distribution.share(index))
             rng = generator(loop.seed, "draw", self.call, name, step, loop.distribution.rank)
+            if term.prepare is not None:
+                batch = term.prepare(batch, rng).replace(drawn=True)
             batches[name] = (loop.task.draw(batch, rng, self.augment).to(loop.settings.device), len(index))
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(step)
