@@ -108,11 +108,11 @@ class Split:
             {key: value[where] for key, value in self.columns.items()},
             name,
             self.ids[index],
-            {key: [values[i] for i in index] for key, values in self.meta.items()},
+            {key: [values[i] for i in index.tolist()] for key, values in self.meta.items()},
             self.padding,
         )
 
-    def column(self, name: str) -> Sequence[Any]:
+    def column(self, name: str) -> Sequence[Any] | np.ndarray:
         """A column of `columns`, `meta`, or the ids, by name."""
         if name == "id":
             return self.ids
@@ -121,8 +121,8 @@ class Split:
         if name in self.columns:
             return self.columns[name].numpy()
         known = ["id", *self.meta, *self.columns]
-        raise WrongColumn(f"there is no column {name!r} in {self.name!r}{nearest(name, known)}, so nothing can be selected "
-                          f"by it. Columns: {', '.join(known)}.")
+        raise WrongColumn(f"there is no column {name!r} in {self.name!r}{nearest(name, known)}, so nothing can be "
+                          f"selected by it. Columns: {', '.join(known)}.")
 
     @cached_property
     def fingerprint(self) -> str:
