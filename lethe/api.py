@@ -195,7 +195,7 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
         "sizes": {key: len(split) for key, split in task.splits.items()}, "fingerprints": task.fingerprint, "facts": task.facts,
         "references": {"count": len(yardstick), "strategy": pool.strategy if pool else "",
                        "seconds_each": sum(pool.seconds) / len(pool.seconds) if pool else None,
-                       "reason": pool.reason if pool else "the task has no recipe, so nothing could be retrained"},
+                       "reason": pool.reason if pool else task.facts.get("no_retraining", "no recipe or no references asked for")},
         "subjects": rows, "not_tested": skipped,
         "blind": [{"audit": audit.name, "text": audit.blind} for audit, _ in chosen],
         "false_alarms": _false_alarms(evidence, yardstick),

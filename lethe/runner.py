@@ -89,6 +89,9 @@ def prepare(request: Request, options: Options) -> Prepared:
     tasks, words = {}, {}
     for name, splits in parts.items():
         tasks[name] = opened.task(model, splits, name or request.title or request.family)
+        tasks[name].facts.update(opened.facts)
+        if opened.unrepeatable:
+            tasks[name].unrepeatable(opened.unrepeatable)
         words[name] = describe(request.cases[name], len(splits["forget"]))
     return Prepared(opened, tasks, words, settings)
 

@@ -38,4 +38,5 @@ class Opened:
     model: nn.Module | None = None
     recipe: Recipe | None = None
     build: Callable[[int], nn.Module] | None = None
+    unrepeatable: str = ""      # why training again without the forget set would not be exact; empty when it is
     facts: dict[str, Any] = field(default_factory=dict)

@@ -169,6 +169,12 @@ class Task(ABC):
                 return self._build(seed)
         return reinitialised(self._original, seed)
 
+    def unrepeatable(self, reason: str) -> Task:
+        """Itself without the recipe: training again would not be exact (a pre-trained start that knows the forget set)."""
+        self._recipe = None
+        self.facts["no_retraining"] = reason
+        return self
+
     def granted(self, needs: Iterable[str]) -> Task:
         """A view that hands out only `needs`; a name that ends in '?' is optional.
 

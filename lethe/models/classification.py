@@ -201,6 +201,7 @@ class ModelSource:
     options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the zoo model or of the factory
     code: str | None = None                     # path/to/file.py:factory, a function that returns the module
     weights: str | None = None                  # safetensors state dict; none: the recipe trains the model first
+    start: str | None = None                    # weights from which the recipe starts (fine-tuning); retraining is not exact then
     head: str | None = None                     # name of the classifier head; default: the last linear layer with K outputs
 
 
@@ -214,7 +215,7 @@ def open_request(request: Any, context: Context) -> Opened:
     recipe = build(Recipe, request.recipe) if request.recipe is not None else None
 
     def fresh(seed: int) -> nn.Module:
-        return load_classifier(zoo=source.zoo, code=source.code, options=source.options)
+        return loaded(source.start) if source.start else load_classifier(zoo=source.zoo, code=source.code, options=source.options)
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> ClassificationTask:
         return ClassificationTask(model, parts, recipe, fresh, name, head=source.head)
@@ -224,4 +225,5 @@ def open_request(request: Any, context: Context) -> Opened:
                                allow_pickle=context.allow_pickle, data_root=context.data_root)
 
     return Opened(splits, task, lambda folder: loaded(folder / "model.safetensors"),
-                  loaded(source.weights) if source.weights else None, recipe, fresh)
+                  loaded(source.weights) if source.weights else None, recipe, fresh,
+                  "the starting weights have seen the forget data" if source.start else "")
