@@ -11,6 +11,7 @@
     ├── ModelError (ValueError)         the model cannot be used
     │   └── OutputShape · PickleRefused
     ├── NotGranted (PermissionError)    a method touched data it did not declare
+    ├── WorkerDied (RuntimeError)       a worker process ended before its work was done
     ├── Diverged (ArithmeticError)      the run produced NaN, or utility fell below the floor
     └── StorageError (OSError)          files
         └── OutputExists (FileExistsError) · CheckpointCorrupted · DiskFull
@@ -91,6 +92,10 @@ class NotGranted(LetheError, PermissionError):
 
 class Diverged(LetheError, ArithmeticError):
     """The run produced NaN or infinity."""
+
+
+class WorkerDied(LetheError, RuntimeError):
+    """A worker process ended before its work was done."""
 
 
 class StorageError(LetheError, OSError):
