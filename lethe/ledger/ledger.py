@@ -1,0 +1,277 @@
+"""The ledger: an append-only chain of what was started, finished and failed, with the evidence of every run.
+
+    hash_k = SHA-256(canonical JSON of entry k with its subjects, evidence, artefacts and failures, and hash_{k−1})
+
+Changing or removing anything breaks the chain from there on, and `verify` names the first broken link. What a chain
+alone cannot show is that its newest entries were cut off, or that all of it was made anew: keep `head()` elsewhere (in
+a signed certificate) and give it to `verify`. No record content is stored: no samples, no prompts, no per-example
+values, and not the values by which a request names records (`lethe.ledger.discretion`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import chain as chained
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from lethe.core.files import csv_text
+from lethe.errors import OutOfRange, unknown_name
+from lethe.ledger.discretion import discreet, secrets, without
+from lethe.ledger.migrations import CHILDREN, now
+from lethe.ledger.rows import (
+    Row,
+    case_row,
+    content_hash,
+    csv_lines,
+    digests,
+    evidence_row,
+    opened,
+    subject_row,
+    to_json,
+    typed,
+)
+from lethe.ledger.store import Store
+
+GENESIS = "0" * 64
+FOUND_BY_TEXT = ("run", "title", "command", "folder", "scenarios")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The first entry at which the chain does not hold, and why."""
+
+    entry: int
+    reason: str
+
+
+class Ledger:
+    """A ledger in a file (SQLite) or behind a database URL (PostgreSQL); made when it does not exist."""
+
+    def __init__(self, path_or_url: str | Path):
+        self.store = Store(path_or_url)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def started(self, run: str, title: str = "", command: str = "", config: Mapping[str, Any] | None = None) -> int:
+        """Note that a run begins; its entry number. A run that is killed leaves this entry as its trace."""
+        words = secrets(config)
+        return self._append({
+            "run": run, "event": "started", "title": without(title, words), "command": without(command, words),
+            "config": to_json(discreet(config or {})),
+        })
+
+    def record(self, results: Mapping[str, Any], folder: str | Path | None = None) -> int:
+        """Note a finished run: conclusions, evidence, costs, SHA-256 of every file in `folder`. Its entry number."""
+        words = secrets(results.get("config"))
+        scenarios = results.get("scenarios", [])
+        subjects = [subject_row(case, subject, words) for case in scenarios for subject in case.get("subjects", [])]
+        evidence = [evidence_row(case, subject, item) for case in scenarios for subject in case.get("subjects", [])
+                    for item in subject.get("evidence") or []]
+        entry = {
+            "run": results["id"], "event": "finished", "title": without(results.get("title"), words),
+            "command": without(results.get("command"), words), "seconds": results.get("seconds"),
+            "folder": None if folder is None else str(folder), "config": to_json(discreet(results.get("config"))),
+            "versions": to_json(results.get("versions")),
+            "scenarios": to_json([case_row(case, words) for case in scenarios]),
+        }
+        artefacts = [] if folder is None else digests(Path(folder))
+        return self._append(entry, {"subjects": subjects, "evidence": evidence, "artefacts": artefacts})
+
+    def record_failure(self, run: str, config: Mapping[str, Any] | None, command: str, error: str,
+                       resume: str | None = None) -> int:
+        """Note a run that ended with an error, and the command that goes on from there (default: the same one)."""
+        words = secrets(config)
+        entry = {"run": run, "event": "failed", "command": without(command, words),
+                 "config": to_json(discreet(config or {}))}
+        failure = {"error": without(error, words), "resume": without(command if resume is None else resume, words)}
+        return self._append(entry, {"failures": [failure]})
+
+    def _append(self, entry: Row, children: Mapping[str, list[Row]] | None = None) -> int:
+        tables = self.store.tables.tables
+        rows = {name: [typed(tables[name], {**row, "entry": 0, "place": place}) for place, row in enumerate(items)]
+                for name, items in (children or {}).items()}
+        with self.store.writing() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE")
+            number, previous = self._end(connection)
+            number += 1
+            entry = typed(tables["runs"], {**entry, "entry": number, "at": now(), "previous": previous})
+            for row in chained.from_iterable(rows.values()):
+                row["entry"] = number
+            entry["hash"] = content_hash(entry, rows)
+            connection.execute(tables["runs"].insert(), entry)
+            for name, items in rows.items():
+                if items:
+                    connection.execute(tables[name].insert(), items)
+        return number
+
+    def _end(self, connection: Connection) -> tuple[int, str]:
+        runs = self.store.tables.tables["runs"]
+        last = connection.execute(sa.select(runs.c.entry, runs.c.hash).order_by(runs.c.entry.desc()).limit(1)).first()
+        return (last.entry, last.hash) if last else (0, GENESIS)
+
+    # -- trust ---------------------------------------------------------------------------------------------------------
+
+    def head(self) -> str:
+        """'number:hash' of the newest entry: kept elsewhere, it shows when the ledger was shortened or made anew."""
+        with self.store.reading() as connection:
+            number, value = self._end(connection)
+        return f"{number}:{value}"
+
+    def verify(self, head: str | None = None) -> Broken | None:
+        """The first broken link, or None when the chain holds. `head`: an earlier `head()` that must still be in it."""
+        wanted = _parse_head(head)
+        tables = self.store.tables.tables
+        with self.store.reading() as connection:
+            entries = [dict(row) for row in connection.execute(sa.select(tables["runs"]).order_by("entry")).mappings()]
+            children: dict[int, dict[str, list[Row]]] = defaultdict(lambda: {name: [] for name in CHILDREN})
+            for name in CHILDREN:
+                for row in connection.execute(sa.select(tables[name]).order_by("entry", "place")).mappings():
+                    children[row["entry"]][name].append(dict(row))
+        previous = GENESIS
+        for number, entry in enumerate(entries, start=1):
+            if entry["entry"] != number:
+                return Broken(number, f"entry {number} is missing: the next one is {entry['entry']}")
+            if entry["previous"] != previous:
+                return Broken(number, f"entry {number} does not follow from entry {number - 1}")
+            stored = entry.pop("hash")
+            if content_hash(entry, children.pop(number, {})) != stored:
+                return Broken(number, f"the content of entry {number} was changed after it was written")
+            if wanted and wanted[0] == number and wanted[1] != stored:
+                return Broken(number, f"entry {number} is not the one of the given head: the ledger was made anew")
+            previous = stored
+        if children:
+            return Broken(min(children), f"rows belong to entry {min(children)}, which does not exist")
+        if wanted and wanted[0] > len(entries):
+            return Broken(len(entries) + 1, f"entries {len(entries) + 1} to {wanted[0]} were cut off")
+        return None
+
+    def changed_artefacts(self, run: str | int) -> list[str]:
+        """Files of a run that are missing or differ from what was recorded."""
+        entry = self.run(run)
+        if not entry["artefacts"]:
+            return []
+        present = {row["path"]: row["sha256"] for row in digests(Path(entry["folder"]))}
+        return [row["path"] for row in entry["artefacts"] if present.get(row["path"]) != row["sha256"]]
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def runs(self, *, method: str | None = None, family: str | None = None, verdict: str | None = None,
+             since: str | date | None = None, text: str | None = None, limit: int | None = None) -> list[Row]:
+        """Entries, newest first, each with its methods and verdicts. All given filters must hold.
+
+        method, family, verdict   of one and the same method of the run
+        since                     ISO date or time (UTC where it names no zone)
+        text                      anywhere in title, command, folder, request or error
+        A 'started' entry is listed only while nothing later is known of its run: it runs, or it was killed.
+        """
+        tables = self.store.tables.tables
+        runs, subjects, failures = tables["runs"], tables["subjects"], tables["failures"]
+        later = runs.alias("later")
+        query = sa.select(runs).order_by(runs.c.entry.desc()).limit(limit).where(
+            (runs.c.event != "started")
+            | ~sa.exists().where(later.c.run == runs.c.run, later.c.entry > runs.c.entry))
+        asked = {"method": method, "family": family, "verdict": verdict}
+        wanted = [subjects.c[key] == value for key, value in asked.items() if value is not None]
+        if wanted:
+            wanted += [subjects.c.entry == runs.c.entry, subjects.c.role == "method"]
+            query = query.where(sa.exists().where(*wanted))
+        if since is not None:
+            query = query.where(runs.c.at >= _moment(since))
+        if text is not None:
+            said = failures.c.error.icontains(text, autoescape=True)
+            inside = [runs.c[key].icontains(text, autoescape=True) for key in FOUND_BY_TEXT]
+            query = query.where(sa.or_(sa.exists().where(failures.c.entry == runs.c.entry, said), *inside))
+        with self.store.reading() as connection:
+            found = [opened(dict(row)) for row in connection.execute(query).mappings()]
+            methods = self._children(connection, "subjects", found)
+            errors = self._children(connection, "failures", found)
+        for entry in found:
+            entry["methods"] = [{key: row[key] for key in ("scenario", "family", "name", "seed", "verdict", "text")}
+                                for row in methods[entry["entry"]] if row["role"] == "method"]
+            entry["failure"] = next(({k: r[k] for k in ("error", "resume")} for r in errors[entry["entry"]]), None)
+        return found
+
+    def run(self, run: str | int) -> Row:
+        """One entry with all but its evidence: by entry number, or the newest one of a run id (or its beginning)."""
+        table = self.store.tables.tables["runs"]
+        chosen = table.c.entry == run if isinstance(run, int) else table.c.run.startswith(run, autoescape=True)
+        with self.store.reading() as connection:
+            rows = connection.execute(sa.select(table).where(chosen).order_by(table.c.entry.desc())).mappings().all()
+            if not rows:
+                known = [str(row) for row in connection.execute(sa.select(table.c.run).distinct()).scalars()]
+                raise unknown_name("run", str(run), known, "See them with: lethe results.")
+            several = len({row["run"] for row in rows})
+            if several > 1:
+                raise OutOfRange(f"{run!r} is the beginning of {several} runs, so none was chosen. Give more of it.")
+            entry = opened(dict(rows[0]))
+            for name in ("subjects", "artefacts", "failures"):
+                entry[name] = [opened(row) for row in self._children(connection, name, [entry])[entry["entry"]]]
+        return entry
+
+    def finished(self, run: str) -> bool:
+        """Whether this very run id is finished: the same configuration hash means 'already done'."""
+        table = self.store.tables.tables["runs"]
+        query = sa.select(table.c.entry).where(table.c.run == run, table.c.event == "finished").limit(1)
+        with self.store.reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def evidence(self, run: str | int) -> list[Row]:
+        """Every measured value of a run (of its newest entry)."""
+        entry = self.run(run)
+        with self.store.reading() as connection:
+            return self._children(connection, "evidence", [entry])[entry["entry"]]
+
+    def export(self, form: str = "json") -> str:
+        """The whole ledger: 'json' (every entry with everything that belongs to it) or 'csv' (one line per value)."""
+        if form not in ("json", "csv"):
+            raise OutOfRange(f"export form {form!r} is neither json nor csv; nothing was exported.")
+        table = self.store.tables.tables["runs"]
+        with self.store.reading() as connection:
+            entries = [dict(row) for row in connection.execute(sa.select(table).order_by(table.c.entry)).mappings()]
+            parts = {name: self._children(connection, name, None) for name in CHILDREN}
+        if form == "json":
+            for entry in entries:
+                entry.update({name: [opened(row) for row in parts[name][entry["entry"]]] for name in CHILDREN})
+            return json.dumps([opened(entry) for entry in entries], indent=2, ensure_ascii=False) + "\n"
+        return csv_text(list(chained.from_iterable(csv_lines(entry, parts) for entry in entries)))
+
+    def _children(self, connection: Connection, name: str, entries: list[Row] | None) -> dict[int, list[Row]]:
+        table = self.store.tables.tables[name]
+        query = sa.select(table).order_by(table.c.entry, table.c.place)
+        if entries is not None:
+            query = query.where(table.c.entry.in_([entry["entry"] for entry in entries]))
+        found: dict[int, list[Row]] = defaultdict(list)
+        for row in connection.execute(query).mappings():
+            found[row["entry"]].append(dict(row))
+        return found
+
+
+def _moment(since: str | date) -> str:
+    if isinstance(since, str):
+        try:
+            since = datetime.fromisoformat(since)
+        except ValueError:
+            raise OutOfRange(f"since = {since!r} is not a date, so nothing was listed. Write for instance "
+                             "2026-01-31.") from None
+    elif not isinstance(since, datetime):
+        since = datetime(since.year, since.month, since.day)
+    aware = since if since.tzinfo else since.replace(tzinfo=UTC)
+    return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _parse_head(head: str | None) -> tuple[int, str] | None:
+    if head is None:
+        return None
+    number, _, value = head.partition(":")
+    if not number.isdigit() or not value:
+        raise OutOfRange(f"head {head!r} is not 'number:hash', so nothing was verified. Give what `head()` gave.")
+    return int(number), value

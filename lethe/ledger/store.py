@@ -1,0 +1,106 @@
+"""The database under the ledger: SQLite in WAL mode (or PostgreSQL), one connection per operation, clear errors.
+
+One connection per operation (1 ms) is safe with threads and forked workers. A SQLite ledger belongs on a local disk:
+write-ahead logging does not work across machines; several machines share a PostgreSQL ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
+
+from lethe.core.files import space
+from lethe.errors import DiskFull, StorageError
+from lethe.ledger.migrations import migrate
+
+PATIENCE = 60.0   # seconds that a writer waits for another one
+
+
+class Store:
+    """An open ledger database: `reading()` and `writing()` give connections, `tables` the reflected schema."""
+
+    def __init__(self, path_or_url: str | Path):
+        text = str(path_or_url)
+        self.sqlite = "://" not in text
+        self.where = text if self.sqlite else text.rsplit("@", 1)[-1]   # without user and password
+        if self.sqlite:
+            with space(Path(text)):
+                Path(text).parent.mkdir(parents=True, exist_ok=True)
+        self.engine = self._engine(f"sqlite:///{text}" if self.sqlite else text)
+        self.tables = MetaData()
+        with self.writing() as connection:
+            migrate(connection, self.where)
+            self.tables.reflect(connection)
+
+    def _engine(self, url: str) -> sa.Engine:
+        options: dict[str, Any] = {"poolclass": NullPool}
+        if self.sqlite:
+            options["connect_args"] = {"timeout": PATIENCE}
+        try:
+            engine = sa.create_engine(url, **options)
+        except ImportError as error:
+            raise StorageError(f"the ledger {self.where} needs the database driver {error.name!r}, which is not "
+                               "installed, so it was not opened. For PostgreSQL: pip install \"psycopg[binary]\", and "
+                               "write postgresql+psycopg://user@host/name.") from None
+        except ArgumentError:
+            raise StorageError(f"{self.where!r} is neither a path nor a database URL, so no ledger was opened. Give a "
+                               "file, or postgresql+psycopg://user@host/name.") from None
+        if self.sqlite:
+            sa.event.listen(engine, "connect", _prepare)
+            sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one consistent state."""
+        with self._clear_errors(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that holds the only pen; everything in it happens or nothing does."""
+        with self._clear_errors(), self.engine.execution_options(writes=True).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            text = str(error.orig)
+            if "is full" in text or "No space left" in text:
+                raise DiskFull(f"no space left for the ledger {self.where}; the entry was not written, all earlier "
+                               "ones stand. Free some space and repeat the command.") from error
+            if "not a database" in text or "malformed" in text:
+                raise StorageError(f"{self.where} is not a ledger ({text}), so nothing was read or written. Move it "
+                                   "away or give another path; a damaged ledger comes back from a backup.") from error
+            if "locked" in text:
+                raise StorageError(f"another process has been writing to the ledger {self.where} for {PATIENCE:.0f} s, "
+                                   "so nothing was written. Wait for it, then repeat the command.") from error
+            if "unable to open" in text or "readonly" in text:
+                raise StorageError(f"the ledger {self.where} cannot be opened for writing ({text}). Check the folder "
+                                   "and its permissions.") from error
+            if error.connection_invalidated or "connect" in text:
+                reason = text.strip().splitlines()[0]
+                raise StorageError(f"no connection to the ledger {self.where} ({reason}), so nothing was read or "
+                                   "written. Check that the server runs.") from error
+            raise
+
+
+def _prepare(connection: Any, record: Any) -> None:
+    connection.isolation_level = None   # sqlite3 must not begin transactions by itself: _begin does
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin(connection: Connection) -> None:
+    # IMMEDIATE: a reader that later writes could find the chain's end moved, and fail without waiting
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
