@@ -1,0 +1,55 @@
+"""A small tokenizer and a small Llama, trained from scratch offline: for presets, tests and people without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lethe.core.config import Count, config
+from lethe.errors import RequestError
+
+
+@config
+class TinyLlama:
+    """`model.tiny:` of a request: sizes of a Llama with rotary positions, tied embeddings, SwiGLU. The defaults: 0.9 M."""
+
+    vocabulary: Count = 1500     # byte-level BPE merges learnt from the training texts
+    width: Count = 128           # hidden size
+    inner: Count = 384           # MLP size
+    layers: Count = 4
+    heads: Count = 4
+    positions: Count = 512       # longest sequence
+    attention: str = "sdpa"      # sdpa | eager; second derivatives on CPU need eager
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int = 1500) -> Any:
+    """A byte-level BPE tokenizer with <begin>, <end> and <pad>, learnt from `texts`; the same texts give the same one."""
+    try:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from transformers import PreTrainedTokenizerFast
+    except ImportError:
+        raise RequestError("language models need transformers, which is not installed. pip install 'lethe[lm]'") from None
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=["<pad>", "<begin>", "<end>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<begin>", eos_token="<end>",
+                                   clean_up_tokenization_spaces=False)
+
+
+def llama(cfg: TinyLlama, tokenizer: Any) -> nn.Module:
+    """A Llama with fresh weights from torch's global generator."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=cfg.width, intermediate_size=cfg.inner, num_hidden_layers=cfg.layers,
+        num_attention_heads=cfg.heads, num_key_value_heads=cfg.heads, max_position_embeddings=cfg.positions,
+        tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, attn_implementation=cfg.attention,
+    ))
