@@ -41,10 +41,15 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         return Batch({k: v.to(device, non_blocking=True) for k, v in self.columns.items()}, self.index, self.drawn)
 
+    def part(self, which: slice | Tensor) -> Batch:
+        """Some of the examples."""
+        return Batch({k: v[which] for k, v in self.columns.items()}, self.index[which], self.drawn)
+
     def pieces(self, count: int) -> Iterator[Batch]:
         """The batch cut into at most `count` consecutive pieces (gradient accumulation)."""
-        for part in torch.arange(len(self)).chunk(count):
-            yield Batch({k: v[part] for k, v in self.columns.items()}, self.index[part], self.drawn)
+        width = max(1, -(-len(self) // count))
+        for start in range(0, len(self), width):
+            yield self.part(slice(start, start + width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +158,7 @@ class Split:
                 state.update(data[i * width : i * width + (used[i] if used else width)])
             digests.append(state.digest())
         return digests
+
     def require_examples(self, remedy: str) -> Split:
         """Itself, or EmptySplit with the remedy."""
         if not len(self):

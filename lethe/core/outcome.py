@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ class Cost:
 class Outcome:
     """The result of a method.
 
-    kind  weights (changed), adapter (can be taken off again) or guard (at inference; the weights still know)
+    kind    weights (changed), adapter (can be taken off again) or guard (at inference; the weights still know)
+    export  (outcome, folder): writes what is not a plain model of the family; None: `task.save_model`
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Outcome:
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)   # warnings a reader must see: stopped early, floor reached
     task: Task | None = None
+    export: Callable[[Outcome, Path], None] | None = None
 
     def save(self, folder: str | Path) -> Path:
         """Write the model in the format it came in, atomically; an existing folder is an error."""
@@ -44,5 +47,8 @@ class Outcome:
 
         assert self.task is not None
         with new_folder(Path(folder)) as place:
-            self.task.save_model(self.model, place)
+            if self.export is not None:
+                self.export(self, place)
+            else:
+                self.task.save_model(self.model, place)
         return Path(folder)

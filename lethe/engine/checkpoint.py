@@ -26,10 +26,9 @@ class Checkpoints:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def finished(self, call: int) -> dict[str, Tensor] | None:
+    def finished(self, call: int, plan: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The model's tensors after a finished call, or None."""
-        loaded = self._load(f"call-{call}")
-        return loaded[0] if loaded else None
+        return self._of_plan(f"call-{call}", plan)
 
     def finish(self, call: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         self._save(f"call-{call}", tensors, meta)
@@ -38,13 +37,8 @@ class Checkpoints:
 
     def current(self, call: int, plan: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """State of the call in progress. CheckpointCorrupted when it belongs to a run of another plan."""
-        loaded = self._load("current")
-        if loaded is None or loaded[1]["call"] != call:
-            return None
-        if loaded[1]["plan"] != plan:
-            raise CheckpointCorrupted(f"{self.folder}/current.safetensors belongs to a run with other settings (plan "
-                                      f"{loaded[1]['plan']}, now {plan}), so it cannot be continued. Delete it to start afresh.")
-        return loaded
+        loaded = self._of_plan("current", plan, call)
+        return loaded if loaded and loaded[1]["call"] == call else None
 
     def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         self._save("current", tensors, meta)
@@ -61,6 +55,14 @@ class Checkpoints:
         if self.folder is None:
             return
         save_tensors(self.folder / f"{name}.safetensors", tensors, meta)
+
+    def _of_plan(self, name: str, plan: str, call: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        loaded = self._load(name)
+        if loaded and loaded[1]["plan"] != plan and call in (None, loaded[1]["call"]):
+            raise CheckpointCorrupted(f"{self.folder}/{name}.safetensors belongs to a run with other settings or data (plan "
+                                      f"{loaded[1]['plan']}, now {plan}), so it cannot be continued. Delete the folder's "
+                                      "checkpoints to start afresh, or choose another folder.")
+        return loaded
 
     def _load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if self.folder is None or not (self.folder / f"{name}.safetensors").exists():

@@ -11,6 +11,8 @@ from lethe.core.config import Count, Fraction, config
 from lethe.core.modules import evaluating
 from lethe.core.seeds import generator
 from lethe.core.task import Task
+from lethe.engine.distribute import full
+from lethe.errors import NeedsUnmet
 
 
 @config
@@ -23,35 +25,53 @@ class Guard:
 
 
 class Watch:
-    """The guard at work in one run. `best` holds the moved parameters at the last sound look."""
+    """The guard at work in one run. `sound` holds what moves (and buffers) as it was at the last sound look."""
 
     def __init__(self, guard: Guard, task: Task, device: str, seed: int) -> None:
         self.guard, self.task, self.device = guard, task, device
-        split = task.splits.get("retain") or task.splits["holdout"]
+        split = task.splits.get("retain") or task.splits.get("holdout")
+        if split is None:
+            raise NeedsUnmet("the guard looks at retained (or holdout) data, and the task has neither, so nothing was started. "
+                             "Give retain data, or run without a guard.")
         order = torch.randperm(len(split), generator=generator(seed, "guard"))[: guard.examples]
         self.split = split.subset(order.numpy(), "guard")
-        self.before = self._score(task.original)
-        self.best: dict[str, Tensor] = {}
-        self.now = self.before
+        self.now = self.before = self._score(task.original.to(device))
+        self.moving: Mapping[str, Tensor] = {}
+        self.sound: dict[str, Tensor] = {}
+
+    def begin(self, moving: Mapping[str, Tensor]) -> None:
+        """A call starts with these tensors; where it starts is sound."""
+        self.moving = moving
+        self._keep()
 
     def due(self, step: int, total: int) -> bool:
         return step % max(1, total // self.guard.checks) == 0 or step == total
 
-    def fell(self, model: nn.Module, params: Mapping[str, nn.Parameter]) -> bool:
-        """Whether the score is below the floor; then the last sound point is put back."""
+    def fell(self, model: nn.Module) -> bool:
+        """Whether the score is below the floor or a weight is not finite; then the last sound point is put back."""
         self.now = self._score(model)
-        sound = self.now >= self.guard.floor * self.before if self.before > 0 else self.now >= self.before / self.guard.floor
-        if sound:
-            self.best = {name: p.detach().clone() for name, p in params.items()}
+        fell = self.now < self.floor or not all(bool(full(value).isfinite().all()) for value in self.moving.values())
+        if not fell:
+            self._keep()
         else:
             with torch.no_grad():
-                for name, value in self.best.items():
-                    params[name].copy_(value)
-        return not sound
+                for name, value in self.sound.items():
+                    self.moving[name].copy_(value)
+        return fell
+
+    @property
+    def floor(self) -> float:
+        """Scores below this are unsound. A score may be negative (a negated error): then the allowed error is before/floor."""
+        if self.before > 0:
+            return self.guard.floor * self.before
+        return self.before / self.guard.floor if self.guard.floor else float("-inf")
 
     def message(self, step: int) -> str:
-        return (f"stopped at step {step}: {self.task.score_name} on retained data fell to {self.now:.3f}, below "
-                f"{self.guard.floor:g} of the original's {self.before:.3f}; the last sound point was kept")
+        return (f"stopped at step {step}: {self.task.score_name} on retained data was {self.now:.3f}, below {self.guard.floor:g} "
+                f"of the original's {self.before:.3f} or with weights that are not finite; the last sound point was kept")
+
+    def _keep(self) -> None:
+        self.sound = {name: value.detach().clone() for name, value in self.moving.items()}
 
     def _score(self, model: nn.Module) -> float:
         total, count = 0.0, 0

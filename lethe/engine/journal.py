@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lethe.core.files import write_text
+from lethe.errors import RequestError
+
 
 class Journal:
     """Log and progress of one run. Lines carry (call, step), so that a resumed run drops what it will repeat."""
@@ -15,23 +18,28 @@ class Journal:
     def __init__(self, folder: Path | None, progress: bool, tensorboard: bool = False, title: str = "") -> None:
         self.folder, self.title = folder, title
         self.lines: list[dict[str, Any]] = []
+        self._resumed = True   # what stands in the file has not been looked through yet
         self._show = progress and sys.stderr.isatty()
         self._bar: Any = None
         self._last = 0.0
         self._writer: Any = None
         if tensorboard and folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise RequestError("tensorboard=true needs TensorBoard, which is not installed, so nothing was started. "
+                                   "pip install 'lethe[track]'") from None
             self._writer = SummaryWriter(str(folder / "tensorboard"))
         if folder is not None and (folder / "log.jsonl").exists():
-            self.lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if line]
+            whole = (folder / "log.jsonl").read_text().rpartition("\n")[0]   # a kill may have torn the last line
+            self.lines = [json.loads(line) for line in whole.splitlines()]
 
     def begin(self, call: int, step: int, total: int) -> None:
         """A call of `minimise` starts or goes on at `step`."""
-        self.lines = [line for line in self.lines if (line["call"], line["step"]) < (call, step)]
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        kept = [line for line in self.lines if (line["call"], line["step"]) <= (call, step)]
+        if self.folder is not None and (len(kept) < len(self.lines) or not (self.folder / "log.jsonl").exists() or self._resumed):
+            write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        self.lines, self._resumed = kept, False
         if self._show:
             from rich.console import Console
             from rich.progress import Progress

@@ -12,7 +12,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config, digest
+from lethe.core.config import Count, NonNegative, Positive, config, digest, plain
 from lethe.core.data import Batch, Split
-from lethe.core.modules import evaluating, freeze_batch_norm, named_tensors
+from lethe.core.modules import evaluating, named_tensors
 from lethe.core.outcome import Cost, Outcome
 from lethe.core.seeds import derive, generator
 from lethe.core.task import Recipe, Task
@@ -32,8 +32,9 @@ from lethe.engine.distribute import Distribution, full
 from lethe.engine.guard import Guard, Watch
 from lethe.engine.journal import Journal
 from lethe.engine.modifiers import resolve
-from lethe.engine.modifiers.where import All, Selection
-from lethe.engine.order import Order, batches_per_epoch
+from lethe.engine.modifiers.where import All, Selection, save_adapter
+from lethe.engine.order import batches_per_epoch
+from lethe.engine.run import Run
 from lethe.errors import Diverged, RequestError
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -101,16 +102,22 @@ class Loop:
     title: str = ""
 
     def __post_init__(self) -> None:
-        if self.settings.precision not in ("float32", "bfloat16"):
-            raise RequestError(f"precision = {self.settings.precision!r} is neither float32 nor bfloat16; nothing was started.")
-        self.distribution = Distribution(self.settings.distribution)
+        settings = self.settings
+        if settings.precision not in ("float32", "bfloat16"):
+            raise RequestError(f"precision = {settings.precision!r} is neither float32 nor bfloat16; nothing was started.")
+        if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
+            raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. Use device='cpu'.")
+        self.distribution = Distribution(settings.distribution, settings.device)
         lead = self.distribution.first
         self.checkpoints = Checkpoints(self.folder)
-        self.journal = Journal(self.folder if lead else None, self.progress and lead, self.settings.tensorboard, self.title)
-        self.cost, self.notes, self.kind = Cost(), [], "weights"
+        self.journal = Journal(self.folder if lead else None, self.progress and lead, settings.tensorboard, self.title)
+        self.cost, self.kind = Cost(), "weights"
+        self.notes: list[str] = []
         self._calls = 0
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
         self._selection: Selection | None = None
+        self._watch: Watch | None = None
+        self._fresh = False
 
     # -- what methods use ------------------------------------------------------------------------------------------
 
@@ -126,6 +133,7 @@ class Loop:
         """A trainable copy of the original on the device, with what `where` adds to it; or `fresh`, all of which moves."""
         model = (self.task.copy_of_original() if fresh is None else fresh).to(self.settings.device)
         where = self.modifiers.where if fresh is None else All()
+        self._fresh = fresh is not None
         self._selection = where.select(model, self.task, self)
         self.kind = self._selection.kind
         for name, p in model.named_parameters():
@@ -163,17 +171,28 @@ class Loop:
         original = self.task.original.to(self.settings.device)
 
         def now(batch: Batch) -> Tensor:
-            with evaluating(original), self._autocast():
+            with evaluating(original), self.autocast():
                 return ask(original, batch)
 
-        kept = self.checkpoints.recall(key)
+        name = f"{key}-{split.fingerprint}" if self.folder is not None else key
+        kept = self.checkpoints.recall(name)
         table = kept["table"] if kept else self._table(now, split, batch_size)
-        if table is not None and kept is None and self.distribution.first:
-            self.checkpoints.remember(key, {"table": table})
         if table is None:
             return now
+        if kept is None and self.distribution.first:
+            self.checkpoints.remember(name, {"table": table})
         table = table.to(self.settings.device)
-        return lambda batch: now(batch) if batch.drawn else table[batch.index.to(table.device)]
+        shorter = self._shorter(now, split)
+
+        def looked_up(batch: Batch) -> Tensor:
+            if batch.drawn:
+                return now(batch)
+            rows = table[batch.index.to(table.device)]
+            if shorter is None:
+                return rows
+            return rows[:, : batch.columns[next(iter(split.padding))].shape[1] - shorter]
+
+        return looked_up
 
     def minimise(
         self,
@@ -207,26 +226,38 @@ class Loop:
         batch_norm  frozen: running statistics are used and kept; update: training mode
         augment     whether batches are drawn as in training
         """
+        if steps is None and epochs is None:
+            raise ValueError("minimise needs epochs or steps; neither was given, so nothing would be trained")
         call, self._calls = self._calls, self._calls + 1
-        done = self.checkpoints.finished(call)
-        if done is not None:
-            return self.restored(model, done)
         over = over or next(iter(terms))
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
         total = steps if steps is not None else math.ceil((epochs or 0) * batches_per_epoch(terms[over].split, size[over]))
         moving = self.selected(model)
-        run = _Run(self, model, terms, moving, self._joined(masks, moving), total, size, call)
-        run.optimiser = optimise.optimiser(optimiser, moving, lr, weight_decay, momentum)
-        run.rate = lambda step: lr * optimise.factor(schedule, step, total, warmup)
-        run.clip, run.penalty, run.augment, run.batch_norm = clip, penalty, augment, batch_norm
-        run.combine = self.modifiers.combine or resolve("combine", combine)
-        run.weigh = self.modifiers.weigh or resolve("weigh", weigh)
-        run.plan = digest([total, lr, size, optimiser, weight_decay, momentum, schedule, sorted(moving), self.seed])
+        combined, weighed = self.modifiers.combine or resolve("combine", combine), self.modifiers.weigh or resolve("weigh", weigh)
+        options = [total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, batch_norm, augment, sorted(moving)]
+        plan = self._plan(terms, size, [*options, _named(combined), _named(weighed)])
+        done = self.checkpoints.finished(call, plan)
+        if done is not None:
+            self.resume_from(done[1])
+            return self.restored(model, done[0])
+        if self.guard and not self._fresh and self._watch is None:   # a fresh model has nothing to fall from
+            self._watch = Watch(self.guard, self.task, self.settings.device, self.seed)
+        run = Run(
+            self, model, terms, moving, self._joined(masks, moving), total, size, call,
+            optimise.optimiser(optimiser, moving, lr, weight_decay, momentum),
+            lambda step: lr * optimise.factor(schedule, step, total, warmup),
+            clip, penalty, augment, batch_norm, combined, weighed, None if self._fresh else self._watch, plan,
+        )
+        cuda = range(torch.cuda.device_count()) if torch.device(self.settings.device).type == "cuda" else []
         try:
-            run.go()
+            with torch.random.fork_rng(devices=cuda):   # the caller's random state is left as it was
+                run.go()
         finally:
             self.journal.end()
-        self.checkpoints.finish(call, self.tensors(model), {"call": call}) if self.distribution.first else self.tensors(model)
+        tensors = self.tensors(model)
+        if self.distribution.first:
+            self.checkpoints.finish(call, tensors, {"call": call, "plan": plan, **self.standing()})
+        self.distribution.barrier()
         return model
 
     def finish(self, model: nn.Module) -> Outcome:
@@ -236,18 +267,55 @@ class Loop:
                 raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower method.lr, "
                                "set a clip, or give guard.floor so that the run stops at its last sound point.")
         model.requires_grad_(True)
-        self.cost.seconds += time.perf_counter() - self._began
-        self.cost.cpu_seconds += time.process_time() - self._cpu_began
-        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        self.resume_from(self.standing())
         self.cost.peak_memory_mb = peak_memory_mb()
-        return Outcome(model.eval(), kind=self.kind, cost=self.cost, notes=self.notes, task=self.task)
+        model = self.distribution.gathered(model).eval()
+        export = save_adapter if self.kind == "adapter" else None
+        return Outcome(model, kind=self.kind, cost=self.cost, notes=self.notes, task=self.task, export=export)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of forward passes."""
         if self.settings.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(torch.device(self.settings.device).type, torch.bfloat16)
+
+    def on_device(self, batch: Batch) -> Batch:
+        return batch if self.settings.device == "cpu" else batch.to(self.settings.device)
+
+    def reseed(self, *purpose: object) -> None:
+        """Set torch's own generators, from which dropout draws."""
+        seed = derive(self.seed, *purpose)
+        torch.default_generator.manual_seed(seed)   # torch.manual_seed walks every back end: 10 times slower
+        if torch.device(self.settings.device).type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def elapsed(self) -> float:
+        """Seconds of work on this run so far, those before a resume included."""
+        return self.cost.seconds + time.perf_counter() - self._began
+
+    def standing(self) -> dict[str, Any]:
+        """What the run has cost and said so far; `resume_from` goes on from it."""
+        return {"steps": self.cost.steps, "examples": self.cost.examples, "seconds": self.elapsed(), "notes": list(self.notes),
+                "cpu_seconds": self.cost.cpu_seconds + time.process_time() - self._cpu_began}
+
+    def resume_from(self, standing: Mapping[str, Any]) -> None:
+        cost = self.cost
+        cost.steps, cost.examples, cost.seconds = standing["steps"], standing["examples"], standing["seconds"]
+        cost.cpu_seconds, self.notes[:] = standing["cpu_seconds"], standing["notes"]
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+
+    def _plan(self, terms: Mapping[str, Term], size: Mapping[str, int], options: list[Any]) -> str:
+        """A digest of what determines the result of a call, so that a checkpoint of another run is not taken for it."""
+        if self.folder is None:
+            return ""
+        settings = self.settings
+        parts = [[name, size[name], term.every, term.split.fingerprint, "" if callable(term.weight) else term.weight]
+                 for name, term in terms.items()]
+        shared = [settings.seed, settings.precision, settings.accumulate, settings.max_steps, settings.max_minutes]
+        modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb", "average")]
+        return digest([parts, options, shared, modifiers, _named(self.guard)])
 
     def _joined(self, masks: Mapping[str, Tensor] | None, moving: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         assert self._selection is not None
@@ -279,6 +347,14 @@ class Loop:
                 rows[batch.index] = said
         return rows
 
+    def _shorter(self, now: Callable[[Batch], Tensor], split: Split) -> int | None:
+        """By how much the original's answers are shorter than their sequences; None when their width is fixed."""
+        if split.lengths is None:
+            return None
+        short, long = split.batch([int(split.lengths.argmin())]), split.batch([int(split.lengths.argmax())])
+        widths = [said.shape[1] if said.dim() > 1 else 0 for said in (now(self.on_device(b)) for b in (short, long))]
+        return None if widths[0] == widths[1] else int(split.lengths.min()) - widths[0]
+
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Parameters and buffers by name, whole even when sharded."""
         return {name: full(value).detach() for name, value in named_tensors(model).items()}
@@ -291,177 +367,8 @@ class Loop:
         return model
 
 
-@dataclass
-class _Run:
-    """One call of `minimise` in progress."""
-
-    loop: Loop
-    model: nn.Module
-    terms: Mapping[str, Term]
-    params: dict[str, nn.Parameter]
-    masks: dict[str, Tensor]
-    total: int
-    size: dict[str, int]
-    call: int
-    optimiser: torch.optim.Optimizer = field(init=False)
-    rate: Callable[[int], float] = field(init=False)
-    clip: float | None = None
-    penalty: Callable[[nn.Module, float], Tensor] | None = None
-    augment: bool = False
-    batch_norm: str = "frozen"
-    combine: Any = None
-    weigh: Any = None
-    plan: str = ""
-
-    def go(self) -> None:
-        loop, journal = self.loop, self.loop.journal
-        self.frozen = {name: self.params[name].detach().clone() for name in self.masks}
-        average = loop.modifiers.average
-        self.slow = {name: p.detach().clone() for name, p in self.params.items()} if average.keeps else {}
-        self.orders = {
-            name: Order(term.split, self.size[name], loop.seed, self.call, name) for name, term in self.terms.items()
-        }
-        self.watch = Watch(loop.guard, loop.task, loop.settings.device, loop.seed) if loop.guard else None
-        step = self._resume()
-        journal.begin(self.call, step, self.total)
-        self._last_save, self._losses = time.monotonic(), {}
-        while step < self.total and not self._over_budget():
-            self._step(step)
-            if average.keeps:
-                average.update(self.slow, self.params, step)
-            step += 1
-            loop.cost.steps += 1
-            journal.advance(step)
-            self._log(step)
-            if self.watch and self.watch.due(step, self.total) and self.watch.fell(self.model, self.params):
-                loop.notes.append(self.watch.message(step))
-                break
-            if loop.checkpoints.folder and time.monotonic() - self._last_save >= loop.settings.checkpoint_seconds:
-                self._save(step)
-        if average.keeps:
-            with torch.no_grad():
-                for name, p in self.params.items():
-                    p.copy_(self.slow[name])
-
-    def _step(self, step: int) -> None:
-        loop = self.loop
-        torch.manual_seed(derive(loop.seed, "step", self.call, step))   # dropout
-        self.model.train()
-        if self.batch_norm == "frozen":
-            freeze_batch_norm(self.model)
-        share = step / max(self.total, 1)
-        active = [name for name, term in self.terms.items() if step % term.every == 0]
-        batches = {}
-        for name in active:
-            term, k = self.terms[name], step // self.terms[name].every
-            index = self.orders[name].draw(k)
-            batch = term.split.batch(loop.distribution.share(index))
-            rng = generator(loop.seed, "draw", self.call, name, step, loop.distribution.rank)
-            if term.prepare is not None:
-                batch = term.prepare(batch, rng).replace(drawn=True)
-            batches[name] = (loop.task.draw(batch, rng, self.augment).to(loop.settings.device), len(index))
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(step)
-
-        def gradients(names: Sequence[str]) -> list[Tensor]:
-            return loop.modifiers.perturb.gradients(
-                list(self.params.values()), lambda: self._backward({n: batches[n] for n in names}, share)
-            )
-
-        self.combine.step(active, gradients, self._apply)
-
-    def _backward(self, batches: Mapping[str, tuple[Batch, int]], share: float) -> list[Tensor]:
-        loop = self.loop
-        for p in self.params.values():
-            p.grad = None
-        for name, (batch, whole) in batches.items():
-            term = self.terms[name]
-            weight = term.weight(share) if callable(term.weight) else term.weight
-            for piece in batch.pieces(loop.settings.accumulate) if loop.settings.accumulate > 1 else [batch]:
-                if not len(piece):
-                    continue
-                with loop._autocast():
-                    losses = term.loss(self.model, piece)
-                counted = losses * self.weigh.weights(losses, name)
-                (weight * loop.distribution.loss_scale / whole * counted.sum()).backward()
-                seen = self._losses.setdefault(name, [0.0, 0])
-                seen[0], seen[1] = seen[0] + losses.detach().float().sum(), seen[1] + len(piece)
-            loop.cost.examples += whole
-        if self.penalty is not None and next(iter(self.terms)) in batches:
-            scale = loop.distribution.loss_scale / loop.distribution.size
-            (scale * self.penalty(self.model, share)).backward()
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params.values()]
-        loop.distribution.sum(grads)
-        return grads
-
-    def _apply(self, grads: list[Tensor]) -> None:
-        for (name, p), g in zip(self.params.items(), grads, strict=True):
-            p.grad = g * self.masks[name] if name in self.masks else g
-        if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.clip)
-        self.optimiser.step()
-        with torch.no_grad():   # momentum and weight decay move masked entries; they are put back bit for bit
-            for name, mask in self.masks.items():
-                self.params[name].copy_(torch.where(mask, self.params[name], self.frozen[name]))
-
-    def _log(self, step: int) -> None:
-        if step % max(1, min(50, self.total // 20)) and step != self.total:
-            return
-        means = {name: float(total) / max(count, 1) for name, (total, count) in self._losses.items()}
-        self._losses = {}
-        self.loop.journal.write(call=self.call, step=step, lr=self.rate(step - 1), **means)
-        for name, value in means.items():
-            if not math.isfinite(value) and self.watch is None:
-                raise Diverged(f"the {name} loss became {value} before step {step}, so the model would be useless and was not "
-                               "saved. Lower method.lr, set a clip, or give guard.floor to stop at the last sound point.")
-
-    def _over_budget(self) -> bool:
-        loop, settings = self.loop, self.loop.settings
-        reason = ""
-        if settings.max_steps is not None and loop.cost.steps >= settings.max_steps:
-            reason = f"budget of {settings.max_steps} steps"
-        elif settings.max_minutes is not None:
-            spent = loop.cost.seconds + time.perf_counter() - loop._began
-            if spent >= 60 * settings.max_minutes:
-                reason = f"budget of {settings.max_minutes:g} minutes"
-        if reason and not any(reason in note for note in loop.notes):
-            loop.notes.append(f"stopped early by the {reason}")
-        return bool(reason)
-
-    def _save(self, step: int) -> None:
-        loop = self.loop
-        names = list(self.params)
-        state = {f"model/{k}": v for k, v in loop.tensors(self.model).items()}
-        state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, names).items()}
-        state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
-        if self.watch:
-            state |= {f"best/{k}": full(v) for k, v in self.watch.best.items()}
-        meta = {"call": self.call, "step": step, "plan": self.plan, "steps": loop.cost.steps, "examples": loop.cost.examples,
-                "seconds": loop.cost.seconds + time.perf_counter() - loop._began, "notes": loop.notes}
-        if loop.distribution.first:
-            loop.checkpoints.save(state, meta)
-        self._last_save = time.monotonic()
-
-    def _resume(self) -> int:
-        loop = self.loop
-        found = loop.checkpoints.current(self.call, self.plan)
-        if found is None:
-            return 0
-        tensors, meta = found
-        part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        loop.restored(self.model, part("model/"))
-        state = part("opt/")
-        by_name = {f"{name}/": p for name, p in self.params.items()}
-        laid = {k: v if k.endswith("/step") else loop.distribution.like(v.to(p.device), p)
-                for k, v in state.items() for prefix, p in by_name.items() if k.rsplit("/", 1)[0] + "/" == prefix}
-        optimise.load_state(self.optimiser, list(self.params), laid)
-        for name, value in part("slow/").items():
-            self.slow[name].copy_(loop.distribution.like(value, self.slow[name]))
-        if self.watch:
-            self.watch.best = part("best/")
-        loop.cost.steps, loop.cost.examples, loop.cost.seconds = meta["steps"], meta["examples"], meta["seconds"]
-        loop.notes[:] = meta["notes"]
-        return int(meta["step"])
+def _named(modifier: Any) -> list[Any]:
+    return [type(modifier).__name__, plain(modifier)]
 
 
 def recipe_terms(task: Task, split: Split) -> dict[str, Term]:

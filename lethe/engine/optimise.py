@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,10 @@ SCHEDULES = ("constant", "linear", "cosine", "onecycle")
 def optimiser(
     name: str, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """An optimiser over named parameters. Fused kernels: 9 ms against 22 ms for the loop form on 10.5 M parameters (AdamW)."""
+    """An optimiser over named parameters. Fused kernels: 9 ms against 22 ms for the loop form (AdamW, 10.5 M parameters)."""
     tensors = list(params.values())
     fused = all(type(p) in (nn.Parameter, Tensor) and p.is_floating_point() for p in tensors)
-    options = {"fused": True} if fused else {"foreach": False}
+    options: dict[str, Any] = {"fused": True} if fused else {"foreach": False}
     if name == "sgd":
         return torch.optim.SGD(tensors, lr=lr, momentum=momentum, weight_decay=weight_decay, **options)
     if name == "adam":
@@ -56,13 +57,18 @@ def state_tensors(opt: torch.optim.Optimizer, names: list[str]) -> dict[str, Ten
     return flat
 
 
-def load_state(opt: torch.optim.Optimizer, names: list[str], flat: Mapping[str, Tensor]) -> None:
-    """Put `state_tensors` back."""
+def load_state(
+    opt: torch.optim.Optimizer, names: list[str], flat: Mapping[str, Tensor], laid: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Put `state_tensors` back; `laid(value, parameter)` brings a value to the parameter's device and layout."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for path, value in flat.items():
+        name, key = path.rsplit("/", 1)
+        by_name.setdefault(name, {})[key] = value
     for name, p in zip(names, opt.param_groups[0]["params"], strict=True):
-        found = {key.rsplit("/", 1)[1]: value for key, value in flat.items() if key.rsplit("/", 1)[0] == name}
-        for key, value in found.items():
+        for key, value in by_name.get(name, {}).items():
             if key != "step" and value.shape != p.shape:
                 raise CheckpointCorrupted(f"optimiser state {name}/{key} has shape {tuple(value.shape)}, the parameter "
                                           f"{tuple(p.shape)}: the checkpoint is of another model. Delete the run folder.")
-        if found:
-            opt.state[p] = {key: value.clone() for key, value in found.items()}
+            fused_step = p.device if opt.defaults.get("fused") else torch.device("cpu")
+            opt.state[p][key] = value.to(fused_step) if key == "step" else laid(value, p).clone()

@@ -125,7 +125,7 @@ class Stack:
         if self.plain:
             return {k: v[index].to(self.device) for k, v in self.splits[0].columns.items()}, index
         drawn = [
-            self.task.draw(split.batch(i), generator(seed, "draw", 0, "train", step, 0), self.augment)
+            self.task.draw(split.batch(i), generator(seed, "draw", 0, "train", step), self.augment)
             for split, i, seed in zip(self.splits, index, self.seeds, strict=True)
         ]
         return {k: torch.stack([b.columns[k] for b in drawn]).to(self.device) for k in drawn[0].columns}, index

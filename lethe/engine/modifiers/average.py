@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lethe.core.config import config
+from lethe.core.config import Natural, config
 
 
 @config
@@ -40,14 +40,11 @@ class Ema:
 class Swa:
     """Mean of the weights over the last part of the run. Izmailov et al. 2018, arXiv:1803.05407."""
 
-    start: int = 0              # first step that enters the mean
+    start: Natural = 0          # first step that enters the mean
     keeps: bool = True
 
     def update(self, slow: dict[str, Tensor], params: Mapping[str, Tensor], step: int) -> None:
-        if step < self.start:
-            weight = 1.0
-        else:
-            weight = 1.0 / (step - self.start + 1)
+        weight = 1.0 if step < self.start else 1.0 / (step - self.start + 1)
         with torch.no_grad():
             for name, p in params.items():
                 slow[name].lerp_(p.detach(), weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from lethe.core.config import config
@@ -35,18 +36,21 @@ class Alternate:
 
 @config
 class Surgery:
-    """The first term's gradient loses its part against the sum of the others before they are added.
+    """One term's gradient loses its part against the sum of the others before they are added.
 
-    PCGrad, Yu et al. 2020, arXiv:2001.06782, with the projection one-sided: only the first term (forget) gives way.
+    PCGrad, Yu et al. 2020, arXiv:2001.06782, with the projection one-sided: only the term `yields` gives way.
     """
+
+    yields: str = "forget"      # the term that gives way; without a term of this name, the first
 
     def step(
         self, terms: Sequence[str], gradients: Callable[[Sequence[str]], Gradients], apply: Callable[[Gradients], None]
     ) -> None:
         if len(terms) < 2:
             return apply(gradients(terms))
-        first, others = gradients(terms[:1]), gradients(terms[1:])
-        dot = sum((a * b).sum() for a, b in zip(first, others, strict=True))
-        square = sum(b.square().sum() for b in others)
-        scale = (dot.clamp(max=0) / square.clamp(min=1e-30)) if isinstance(dot, Tensor) else 0.0  # type: ignore[union-attr]
-        apply([a - scale * b + b for a, b in zip(first, others, strict=True)])
+        yields = self.yields if self.yields in terms else terms[0]
+        own, others = gradients([yields]), gradients([term for term in terms if term != yields])
+        dot = torch.stack([(a * b).sum() for a, b in zip(own, others, strict=True)]).sum()
+        square = torch.stack([b.square().sum() for b in others]).sum()
+        scale = dot.clamp(max=0) / square.clamp(min=1e-30)
+        apply([a - scale * b + b for a, b in zip(own, others, strict=True)])

@@ -1,5 +1,6 @@
 """weigh: how much does each example count? A member's `weights(losses, term)` returns [n] weights with mean 1, constant
-for the gradient."""
+for the gradient, or None when all count the same. The mean is taken over what is seen at once: a batch, or a piece of it
+when batches are cut (`accumulate`) or shared among processes."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from lethe.core.config import NonNegative, Positive, config
 class Uniform:
     """Every example counts the same."""
 
-    def weights(self, losses: Tensor, term: str) -> Tensor:
-        return torch.ones_like(losses)
+    def weights(self, losses: Tensor, term: str) -> None:
+        return None
 
 
 @config
@@ -28,9 +29,9 @@ class Loss:
     term: str = "forget"        # the term that is weighed
     floor: Positive = 1e-15     # added to |loss|^power                                 [SFRon official code]
 
-    def weights(self, losses: Tensor, term: str) -> Tensor:
+    def weights(self, losses: Tensor, term: str) -> Tensor | None:
         if term != self.term:
-            return torch.ones_like(losses)
+            return None
         raw = 1.0 / (losses.detach().abs().float() ** self.power + self.floor)
         return raw * (len(raw) / raw.sum())
 
@@ -42,7 +43,7 @@ class Exponential:
     temperature: Positive = 1.0
     term: str = "forget"
 
-    def weights(self, losses: Tensor, term: str) -> Tensor:
+    def weights(self, losses: Tensor, term: str) -> Tensor | None:
         if term != self.term:
-            return torch.ones_like(losses)
+            return None
         return torch.softmax(-losses.detach().abs().float() / self.temperature, 0) * len(losses)
