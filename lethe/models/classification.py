@@ -182,14 +182,14 @@ def classification(
     forget                a selection (`lethe.where(label=3)`), or positions in `train`
     build                 seed -> fresh model, for retraining; default: a copy with re-drawn weights
     """
-    from lethe.data.arrays import split
+    from lethe.data.arrays import as_split
     from lethe.data.select import divide
 
-    forgotten, retained = divide(split(train, "train"), forget)
+    forgotten, retained = divide(as_split(train, "train"), forget)
     splits = {"forget": forgotten, "retain": retained}
     for key, value in (("holdout", holdout), ("test", test)):
         if value is not None:
-            splits[key] = split(value, key)
+            splits[key] = as_split(value, key)
     return ClassificationTask(model, splits, recipe, build, name, head=head)
 
 
@@ -207,11 +207,11 @@ class ModelSource:
 
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
-    from lethe.data.sources import load
+    from lethe.data.load import load
     from lethe.models.load import load_classifier
 
     source = build(ModelSource, request.model)
-    splits = load(request.data, context.data_root, context.cache)
+    splits = load(request.data, context)
     recipe = build(Recipe, request.recipe) if request.recipe is not None else None
 
     def fresh(seed: int) -> nn.Module:
