@@ -65,7 +65,7 @@ class Split:
     columns: Mapping[str, Tensor]
     name: str = "train"
     ids: np.ndarray = None  # type: ignore[assignment]
-    meta: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    meta: Mapping[str, Sequence[Any] | np.ndarray] = field(default_factory=dict)
     padding: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -113,7 +113,8 @@ class Split:
             {key: value[where] for key, value in self.columns.items()},
             name,
             self.ids[index],
-            {key: [values[i] for i in index.tolist()] for key, values in self.meta.items()},
+            {key: values[index] if isinstance(values, np.ndarray) else [values[i] for i in index.tolist()]
+             for key, values in self.meta.items()},
             self.padding,
         )
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lethe.errors import DiskFull, OutputExists
+from lethe.errors import DiskFull, OutputExists, PickleRefused
 
 
 @contextmanager
@@ -24,12 +24,14 @@ def space(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing partial was "
+            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing "
+                           "partial was "
                            "left. Free some space and repeat the command: it resumes.") from error
         raise
     except Exception as error:  # safetensors reports I/O errors as its own exception type
         if "No space left" in str(error):
-            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing partial was "
+            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing "
+                           "partial was "
                            "left. Free some space and repeat the command: it resumes.") from error
         raise
 
@@ -52,9 +54,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` when the block ends well. OutputExists if `path` is there."""
+    """A temporary folder beside `path` that becomes `path` when the block ends well. OutputExists if `path` exists."""
     if path.exists():
-        raise OutputExists(f"{path} exists; it is never overwritten, so nothing was written. Choose another folder or move "
+        raise OutputExists(f"{path} exists; it is never overwritten, so nothing was written. Choose another folder or "
+                           "move "
                            "this one away.")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -70,6 +73,14 @@ def new_folder(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_pickle(path: Path, instead: str, allowed: bool) -> None:
+    """PickleRefused unless the user allowed it."""
+    if not allowed:
+        raise PickleRefused(f"{path} is a pickle: loading it can run any code that its author put in, so it was not "
+                            "opened. "
+                            f"{instead}, or give allow_pickle: true if you trust its origin.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,14 +13,14 @@ from pydantic import Field
 from lethe.core.config import Natural, build, config
 from lethe.core.data import Split
 from lethe.core.seeds import numpy_generator
-from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn
+from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
 
 
 @config
 class Where:
     """Which examples; all given conditions must hold. `fraction` or `count` then takes a seeded random part of them."""
 
-    label: int | tuple[int, ...] | None = None            # class number(s) in column y
+    label: int | str | tuple[int | str, ...] | None = None   # class number(s), or name(s) of the column `class`
     index: tuple[int, ...] | None = None                  # positions in the source
     ids: tuple[str, ...] | None = None                    # record identifiers
     query: str | None = None                              # `column OP value [and …]`, OP one of == != < <= > >=
@@ -36,22 +36,14 @@ class Where:
         n = len(split)
         chosen = np.ones(n, dtype=bool)
         if self.label is not None:
-            labels = np.atleast_1d(self.label)
-            present = np.asarray(split.column("y"))
-            absent = sorted(set(labels.tolist()) - set(present.tolist()))
-            if absent:
-                raise EmptySplit(f"no example has label {absent[0]}, so there is nothing to forget. Labels: "
-                                 f"{', '.join(map(str, sorted(set(present.tolist()))[:20]))}.")
-            chosen &= np.isin(present, labels)
+            chosen &= label_mask(split, self.label if isinstance(self.label, tuple) else (self.label,))
         if self.index is not None:
-            wrong = [i for i in self.index if not 0 <= i < n]
-            if wrong:
-                raise DataError(f"index {wrong[0]} is outside 0…{n - 1}, so the record does not exist. Check forget.index.")
-            chosen &= np.isin(np.arange(n), self.index)
+            chosen &= position_mask(split, self.index)
         if self.ids is not None:
             unknown = sorted(set(self.ids) - set(map(str, split.ids)))
             if unknown:
-                raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data, so it cannot be forgotten. "
+                raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data, so it cannot be "
+                                "forgotten. "
                                 "Check forget.ids, or whether it was deleted before.")
             chosen &= np.isin(split.ids.astype(str), self.ids)
         if self.entity is not None:
@@ -60,9 +52,20 @@ class Where:
                 raise WrongColumn("forget.entity needs a column 'entity' or 'author', which the data does not have. "
                                   "Use forget.text or forget.column.")
             wanted = [self.entity] if isinstance(self.entity, str) else list(self.entity)
-            chosen &= np.isin(np.asarray([str(v) for v in split.meta[name]]), wanted)
+            values = np.asarray([str(v) for v in split.meta[name]])
+            for value in wanted:
+                if value not in values:
+                    raise EmptySplit(f"no example has {name} {value!r}{nearest(value, set(values.tolist()))}, so there "
+                                     "is nothing "
+                                     "to forget. Correct forget.entity.")
+            chosen &= np.isin(values, wanted)
         if self.text is not None:
-            pattern = re.compile(self.text)
+            try:
+                pattern = re.compile(self.text)
+            except re.error as error:
+                raise RequestError(f"forget.text = {self.text!r} is no regular expression ({error}), so nothing was "
+                                   "selected. "
+                                   "Put a backslash before ( ) [ ] . * + ? to mean the sign itself.") from None
             texts = [c for c, values in split.meta.items() if len(values) and isinstance(values[0], str)]
             if not texts:
                 raise WrongColumn("forget.text needs a text column, which the data does not have.")
@@ -86,7 +89,28 @@ class Where:
         return part
 
 
-OPERATORS = {"==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+OPERATORS = {"==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt,
+             ">": operator.gt}
+
+
+def label_mask(split: Split, labels: Sequence[int | str]) -> np.ndarray:
+    """[n] booleans: which examples carry one of the labels, given as numbers (column y) or names (column `class`)."""
+    numbers = split.columns["y"].numpy() if "y" in split.columns else np.asarray(split.column("y"))
+    chosen = np.zeros(len(split), dtype=bool)
+    for label in labels:
+        named = isinstance(label, str)
+        present = np.asarray(split.column("class")).astype(str) if named else numbers
+        found = present == label
+        if not found.any():
+            known = sorted(set(present.tolist()))
+            close = nearest(label, known) if isinstance(label, str) else ""
+            raise EmptySplit(f"no example has label {label}{close}, so there is nothing to forget. Labels: "
+                             f"{', '.join(map(str, known[:20]))}.")
+        if named and not (numbers[found] == numbers[found][0]).all():
+            raise DataError(f"class {label!r} belongs to several label numbers, so column 'class' does not name the "
+                            "labels. Select with forget.column, or give the label's number.")
+        chosen |= found
+    return chosen
 
 
 def query_mask(split: Split, query: str) -> np.ndarray:
@@ -104,7 +128,8 @@ def query_mask(split: Split, query: str) -> np.ndarray:
             try:
                 wanted = float(wanted)
             except ValueError:
-                raise RequestError(f"forget.query compares the numeric column {name!r} with {wanted!r}; give a number.") from None
+                raise RequestError(f"forget.query compares the numeric column {name!r} with {wanted!r}; give a "
+                                   "number.") from None
         chosen &= OPERATORS[symbol](column, wanted)
     return chosen
 
@@ -114,18 +139,30 @@ def where(**conditions: Any) -> Where:
     return build(Where, conditions)
 
 
+def position_mask(split: Split, index: np.ndarray | Sequence[int]) -> np.ndarray:
+    """[n] booleans from positions, or from n booleans."""
+    places, n = np.asarray(index), len(split)
+    if places.dtype == bool and places.shape == (n,):
+        return places
+    if places.size and places.dtype.kind not in "iu":
+        raise DataError(f"the forget selection holds {places.dtype} values of shape {places.shape}, so records cannot "
+                        "be told. Give "
+                        f"positions 0…{n - 1}, or {n} booleans.")
+    wrong = [i for i in places.reshape(-1).tolist() if not 0 <= i < n]
+    if wrong:
+        raise DataError(f"index {wrong[0]} is outside 0…{n - 1}, so the record does not exist. Check forget.index.")
+    return np.isin(np.arange(n), places)
+
+
 def divide(train: Split, forget: Where | Mapping[str, Any] | np.ndarray | Sequence[int]) -> tuple[Split, Split]:
     """(forget, retain) parts of a training set; an empty one is an error."""
     if isinstance(forget, Mapping):
         forget = build(Where, forget)
-    if isinstance(forget, Where):
-        mask = forget.mask(train)
-    else:
-        mask = np.zeros(len(train), dtype=bool)
-        mask[np.asarray(forget)] = True
+    mask = forget.mask(train) if isinstance(forget, Where) else position_mask(train, forget)
     if not mask.any():
         raise EmptySplit("the forget selection matches no example, so there is nothing to forget. Check the selection: "
                          f"{forget if isinstance(forget, Where) else 'index'}.")
     if mask.all():
-        raise EmptySplit("the forget selection matches every example, so nothing would be retained. Narrow the selection.")
+        raise EmptySplit("the forget selection matches every example, so nothing would be retained. Narrow the "
+                         "selection.")
     return train.subset(mask, "forget"), train.subset(~mask, "retain")

@@ -1,0 +1,181 @@
+"""One entry for data of every kind: `load({'kind': 'table', 'path': 'adult.csv', 'label': 'income', 'holdout': 0.2})`.
+
+A kind is a file in `lethe/data/sources`; its options are the fields of its config. Holdout and test come from the
+source itself, from elsewhere (a path, or options that replace those of the source), or are split off by a seeded
+fraction, before statistics are computed and before anything is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from lethe.core.config import Count, build, config
+from lethe.core.data import Split
+from lethe.core.opened import Context
+from lethe.core.seeds import numpy_generator
+from lethe.data.paths import existing
+from lethe.errors import DataError, EmptySplit, RequestError, UnknownKey, WrongColumn, nearest, unknown_name
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+SUFFIXES = {
+    ".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "npz", ".npy": "npy",
+    ".pkl": "pickled", ".pickle": "pickled", ".joblib": "pickled", ".pt": "pickled", ".pth": "pickled",
+}
+
+
+@config
+class Parts:
+    """Options that every kind of source has."""
+
+    holdout: Share | str | Mapping[str, Any] | None = None   # never-seen data: share of train, path, or options
+    test: Share | str | Mapping[str, Any] | None = None      # data for utility: the same
+    limit: Count | None = None           # at most so many examples of every part, a seeded choice
+    drop_duplicates: bool = False        # leave out of holdout and test what equals a training example
+    seed: int = 0                        # of the shares and the limit
+
+
+def load(source: str | Path | Mapping[str, Any], context: Context | None = None) -> dict[str, Split]:
+    """The parts of a source: `train`, and `holdout` and `test` where there are; columns x [n, …], y [n], ids, meta.
+
+    source  a path, a kind's name, or a mapping with `kind` (or a `path` that tells it) and options
+    """
+    context = context or Context()
+    options = _described(source)
+    kind = options.pop("kind")
+    module, cfg_type = _kind(kind)
+    shared = {f.name for f in dataclasses.fields(Parts)}  # type: ignore[arg-type]
+    own = {f.name for f in dataclasses.fields(cfg_type)}
+    for key in options:
+        if key not in shared | own:
+            raise UnknownKey(f"data.{key} is not an option of {kind} data{nearest(key, shared | own)}, so nothing was "
+                             "read. "
+                             f"Options: {', '.join(sorted(own) + sorted(shared))}.")
+    parts = build(Parts, {k: v for k, v in options.items() if k in shared})
+    inner = {k: v for k, v in options.items() if k in own}
+    cfg: Any = build(cfg_type, inner)
+    splits = module.read(cfg, context, "train")
+    if "train" not in splits:
+        raise DataError(f"the source has the parts {', '.join(splits)} but no train, so there is nothing to forget "
+                        "from. Name its "
+                        "training part train.")
+    for name in ("holdout", "test"):
+        wish = getattr(parts, name)
+        if wish is not None and name in splits:
+            raise RequestError(f"data.{name} = {wish!r}, but the source has a {name} part of its own "
+                               f"({len(splits[name])} examples), so "
+                               f"it is not clear which is meant. Leave data.{name} out.")
+        if isinstance(wish, (str, Mapping)):
+            other = {**inner, **({"path": wish} if isinstance(wish, str) else wish)}
+            found = module.read(build(cfg_type, other), context, name)
+            if name not in found:
+                raise DataError(f"data.{name} = {wish!r} has the parts {', '.join(found)} but no {name}. Give a source "
+                                "without parts.")
+            splits[name] = found[name]
+    splits = limited(divided(splits, parts), parts)
+    if hasattr(module, "encode"):
+        splits = module.encode(cfg, splits)
+    _check(splits)
+    return without_duplicates(splits, context) if parts.drop_duplicates else splits
+
+
+def kinds() -> list[str]:
+    """The kinds of sources: the files in `sources`."""
+    return sorted(p.stem for p in (Path(__file__).parent / "sources").glob("*.py") if not p.name.startswith("_"))
+
+
+def divided(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
+    """Holdout and test split off from train where a share is asked for; within a part the order stays."""
+    train = splits["train"].require_examples("Give a source with examples.")
+    order = numpy_generator(parts.seed, "parts").permutation(len(train))
+    shares = {name: wish for name in ("holdout", "test") if isinstance(wish := getattr(parts, name), float)}
+    size = {name: round(shares.get(name, 0) * len(train)) for name in ("holdout", "test")}
+    for name, count in size.items():
+        if name in shares and (not count or sum(size.values()) >= len(train)):
+            raise EmptySplit(f"data.{name} = {shares[name]} of {len(train)} examples leaves train with "
+                             f"{len(train) - sum(size.values())} and {name} with {count}, and neither may be empty. "
+                             "Change the share.")
+    # test from the front and holdout from the back: giving one of them does not change the other
+    chosen = {"test": order[: size["test"]], "holdout": order[len(order) - size["holdout"] :]}
+    out = dict(splits)
+    for name, index in chosen.items():
+        if len(index):
+            out[name] = train.subset(np.sort(index), name)
+    if any(size.values()):
+        out["train"] = train.subset(np.sort(order[size["test"] : len(order) - size["holdout"]]), "train")
+    return out
+
+
+def limited(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
+    """At most `parts.limit` examples of every part."""
+    if parts.limit is None:
+        return splits
+    out = {}
+    for name, split in splits.items():
+        index = numpy_generator(parts.seed, "limit", name).permutation(len(split))[: parts.limit]
+        out[name] = split.subset(np.sort(index), name)
+    return out
+
+
+def without_duplicates(splits: dict[str, Split], context: Context) -> dict[str, Split]:
+    """Holdout and test without the examples whose content stands in train, too."""
+    seen = set(splits["train"].contents())
+    out = dict(splits)
+    for name in ("holdout", "test"):
+        if name in splits:
+            fresh = np.array([content not in seen for content in splits[name].contents()], dtype=bool)
+            out[name] = splits[name].subset(fresh, name).require_examples(f"All of {name} stands in train; give other "
+                                                                          "data.")
+            context.progress(f"left {int((~fresh).sum())} duplicates of training examples out of {name}")
+    return out
+
+
+def _described(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The source as options with a kind."""
+    if isinstance(source, Mapping):
+        if "kind" in source:
+            return dict(source)
+        if "path" not in source:
+            raise RequestError("data has neither kind nor path, so nothing can be read. Give data.kind, one of "
+                               f"{', '.join(kinds())}.")
+        return {**_described(source["path"]), **source}
+    if str(source) in kinds():
+        return {"kind": str(source)}
+    path = Path(source).expanduser()
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix in SUFFIXES:
+        return {"kind": SUFFIXES[suffix], "path": str(path)}
+    if path.is_dir():
+        arrow = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
+        return {"kind": "dataset" if arrow else "images", "path": str(path)}
+    if path.suffix or len(path.parts) > 1:
+        existing(path)
+    raise unknown_name("kind of data", str(source), kinds())
+
+
+def _kind(name: str) -> tuple[ModuleType, type]:
+    if name not in kinds():
+        raise unknown_name("kind of data", name, kinds())
+    module = importlib.import_module(f"lethe.data.sources.{name}")
+    return module, typing.get_type_hints(module.read)["cfg"]
+
+
+def _check(splits: dict[str, Split]) -> None:
+    """Inputs of all parts have the shape that a model of the training part takes."""
+    shapes = {name: tuple(split.columns["x"].shape[1:]) for name, split in splits.items() if "x" in split.columns}
+    for name, shape in shapes.items():
+        if shape != shapes["train"]:
+            raise DataError(f"examples of {name} have shape {shape}, those of train {shapes['train']}, so no model "
+                            "takes both. Give both "
+                            "with the same size and colours.")
+    missing = [name for name, split in splits.items() if not {"x", "y"} <= split.columns.keys()]
+    if missing:
+        raise WrongColumn(f"{missing[0]} has no columns x and y, so inputs and targets cannot be told.")

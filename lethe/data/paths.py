@@ -1,0 +1,51 @@
+"""Files of a data source: found or refused before anything is read, and decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lethe.core.files import atomic
+from lethe.core.opened import Context
+from lethe.errors import DataError, NeedsUnmet, nearest
+
+
+def existing(path: str | Path, option: str = "data.path") -> Path:
+    """The path, or DataError that proposes the nearest name beside it."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        beside = [p.name for p in found.parent.iterdir()] if found.parent.is_dir() else []
+        raise DataError(f"{found} does not exist{nearest(found.name, beside)}, so there is nothing to read. Correct "
+                        f"{option}.")
+    return found
+
+
+def from_root(context: Context, given: str, usual: str) -> Path:
+    """`given` when there is one, else `usual` below the folder of data sets."""
+    if given:
+        return existing(given)
+    if context.data_root is None:
+        raise NeedsUnmet(f"{Path(usual).name} is looked for in the folder of data sets, and none was named, so nothing "
+                         "was read. "
+                         "Give data.path.")
+    return existing(context.data_root / usual)
+
+
+def cached(context: Context, source: Path, what: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array that `make` computes from `source`, kept as .npy in the cache folder under the file's digest."""
+    with open(source, "rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+    place = context.cache / "data" / f"{source.stem}-{what}-{digest}.npy"
+    if place.exists():
+        try:
+            return np.load(place, allow_pickle=False)
+        except (ValueError, EOFError):   # a damaged cache entry costs a decode, nothing else
+            context.progress(f"{place} is damaged; made again")
+    context.progress(f"decoding {source.name}, once")
+    array = make()
+    with atomic(place) as beside, open(beside, "wb") as handle:
+        np.save(handle, array)
+    return array

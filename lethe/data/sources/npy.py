@@ -1,0 +1,44 @@
+"""Two .npy files: inputs and labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lethe.core.config import config
+from lethe.core.data import Split
+from lethe.core.files import refuse_pickle
+from lethe.core.opened import Context
+from lethe.data.arrays import from_columns
+from lethe.data.paths import existing
+from lethe.data.sources.npz import channelled
+from lethe.errors import DataError
+
+
+@config
+class Npy:
+    """Arrays x [n, …] and y [n] in files of their own."""
+
+    x: str                         # file of the inputs
+    y: str                         # file of the labels or targets
+    channels: str = "first"        # where images keep them: first (as it is), last [n, H, W, C], none [n, H, W]
+    allow_pickle: bool = False     # open files that hold pickled objects, which can run code
+
+
+def read(cfg: Npy, context: Context, name: str) -> dict[str, Split]:
+    allowed = cfg.allow_pickle or context.allow_pickle
+    x, y = (_array(path, option, allowed) for path, option in ((cfg.x, "data.x"), (cfg.y, "data.y")))
+    return {name: from_columns({"x": channelled(x, cfg.channels), "y": y}, name)}
+
+
+def _array(path: str, option: str, allowed: bool) -> np.ndarray:
+    place = existing(path, option)
+    try:
+        return np.load(place, allow_pickle=allowed)
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            refuse_pickle(place, "Store plain numbers in it (object arrays are pickles)", allowed)
+        raise DataError(f"{place} cannot be read as .npy ({error}), so there are no data. Write it with "
+                        "numpy.save.") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{place} cannot be read as .npy ({error}), so there are no data. Write it with "
+                        "numpy.save.") from None

@@ -1,0 +1,76 @@
+"""A .npz archive of arrays: inputs, labels, and anything else of the same length to select by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lethe.core.config import config
+from lethe.core.data import Split
+from lethe.core.files import refuse_pickle
+from lethe.core.opened import Context
+from lethe.data.arrays import from_columns
+from lethe.data.paths import existing
+from lethe.errors import DataError, WrongColumn, nearest
+
+LAYOUTS = ("first", "last", "none")
+
+
+@config
+class Npz:
+    """Arrays x [n, …] and y [n] of one archive. Test data under other names: test: {x: x_test, y: y_test}."""
+
+    path: str                      # the archive
+    x: str = "x"                   # name of the inputs
+    y: str = "y"                   # name of the labels or targets
+    ids: str = ""                  # name of an array of record identifiers
+    channels: str = "first"        # where images keep them: first (as it is), last [n, H, W, C], none [n, H, W]
+    allow_pickle: bool = False     # open archives that hold pickled objects, which can run code
+
+
+def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
+    archive = opened(existing(cfg.path), cfg.allow_pickle or context.allow_pickle)
+    for wanted in filter(None, (cfg.x, cfg.y, cfg.ids)):
+        if wanted not in archive:
+            raise WrongColumn(f"{Path(cfg.path).name} has no array {wanted!r}{nearest(wanted, archive)}, so nothing "
+                              "was read. Arrays: "
+                              f"{', '.join(archive)}; name them with data.x and data.y.")
+    n = len(archive[cfg.x])
+    columns: dict[str, Any] = {key: value for key, value in archive.items() if value.ndim == 1 and len(value) == n}
+    columns[cfg.x] = channelled(archive[cfg.x], cfg.channels)
+    columns[cfg.y] = archive[cfg.y]
+    if cfg.ids:
+        columns["ids"] = columns.pop(cfg.ids)
+    return {name: from_columns(columns, name, cfg.x, cfg.y)}
+
+
+def opened(path: Path, allow_pickle: bool) -> Mapping[str, np.ndarray]:
+    """Every array of the archive, read once."""
+    try:
+        with np.load(path, allow_pickle=allow_pickle) as archive:
+            return {key: archive[key] for key in archive.files}
+    except ValueError as error:
+        if "pickle" not in str(error).lower():
+            raise DataError(f"{path} cannot be read as .npz ({error}), so there are no data. Write it with "
+                            "numpy.savez.") from None
+        refuse_pickle(path, "Store plain numbers and text in it (object arrays are pickles)", allow_pickle)
+        raise
+    except (OSError, EOFError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read as .npz ({error}), so there are no data. Write it with "
+                        "numpy.savez.") from None
+
+
+def channelled(x: np.ndarray, channels: str) -> np.ndarray:
+    """Images with their channels first."""
+    if channels not in LAYOUTS:
+        raise DataError(f"data.channels = {channels!r} is none of {', '.join(LAYOUTS)}{nearest(channels, LAYOUTS)}; "
+                        "nothing was read.")
+    wanted = {"first": None, "last": 4, "none": 3}[channels]
+    if wanted is not None and x.ndim != wanted:
+        raise DataError(f"x has shape {x.shape}, but data.channels = {channels} means {wanted} dimensions, so images "
+                        "cannot be told. "
+                        "Correct data.channels.")
+    return x.transpose(0, 3, 1, 2) if channels == "last" else x[:, None] if channels == "none" else x

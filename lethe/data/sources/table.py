@@ -1,0 +1,145 @@
+"""A table: .csv, .tsv (also .gz) or .parquet, one row per example.
+
+Numbers are standardised with the mean and deviation of the training part, text becomes one input per category of the
+training part. Every column, used as input or not, can be selected by.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lethe.core.config import Count, config
+from lethe.core.data import Split
+from lethe.core.opened import Context
+from lethe.data import encode as encoding
+from lethe.data.paths import existing
+from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
+
+
+@config
+class Table:
+    """Inputs [n, d] float32, targets [n]."""
+
+    path: str                              # .csv, .tsv, .parquet
+    label: str                             # the target column
+    target: str = "class"                  # class | number (regression)
+    features: tuple[str, ...] = ()         # input columns; empty: every column but label, id, part and drop
+    drop: tuple[str, ...] = ()             # columns that are no inputs
+    categorical: tuple[str, ...] = ()      # numeric columns that stand for categories
+    classes: tuple[str, ...] = ()          # order of the class numbers for text labels; empty: sorted labels of train
+    id: str = ""                           # column of record identifiers; empty: the row number
+    part: str = ""                         # column that says train, test or holdout
+    impute: bool = False                   # fill missing values: median of train, or a category of its own
+    missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")   # texts that mean no value
+    max_categories: Count = 200            # a text column with more is refused: each is one input
+
+
+def read(cfg: Table, context: Context, name: str) -> dict[str, Split]:
+    path = existing(cfg.path)
+    columns = parquet(path) if path.suffix == ".parquet" else separated(path, set(cfg.missing))
+    for option in ("label", "id", "part"):
+        wanted = getattr(cfg, option)
+        if wanted and wanted not in columns:
+            raise WrongColumn(f"data.{option} = {wanted!r} is not a column of {path.name}{nearest(wanted, columns)}, "
+                              "so nothing was "
+                              f"read. Columns: {', '.join(columns)}.")
+    ids = None
+    if cfg.id:
+        ids = np.array([encoding.text_of(v) for v in columns[cfg.id]])
+        if len(set(ids.tolist())) < len(ids):
+            raise DataError(f"column {cfg.id!r} names {len(ids) - len(set(ids.tolist()))} rows twice, so a record "
+                            "could not be told by "
+                            "its id. Leave data.id out and select with forget.column.")
+    whole = encoding.rows(columns, name, ids)
+    if not cfg.part:
+        return {name: whole}
+    labels = np.array([encoding.text_of(v) for v in columns[cfg.part]])
+    other = sorted(set(labels.tolist()) - {"train", "test", "holdout"})
+    if other:
+        raise DataError(f"column {cfg.part!r} holds {other[0]!r}, which is none of train, test, holdout, so the row "
+                        "belongs nowhere. "
+                        "Correct it.")
+    return {part: whole.subset(labels == part, part) for part in ("train", "holdout", "test") if (labels == part).any()}
+
+
+def encode(cfg: Table, splits: dict[str, Split]) -> dict[str, Split]:
+    left_out = {cfg.label, cfg.id, cfg.part, *cfg.drop}
+    for column in (*cfg.drop, *cfg.categorical):
+        encoding.known(column, splits, "data.drop" if column in cfg.drop else "data.categorical")
+    names = cfg.features or [column for column in splits["train"].meta if column not in left_out]
+    if cfg.label in names:
+        raise DataError(f"data.features contains the label {cfg.label!r}, so the model would read the answer. Leave it "
+                        "out.")
+    splits = encoding.targets(splits, cfg.label, cfg.target, cfg.classes)   # before features: `class` is no input
+    return encoding.features(splits, names, cfg.categorical, cfg.impute, cfg.max_categories)
+
+
+def separated(path: Path, missing: set[str]) -> dict[str, Any]:
+    """Columns of a .csv or .tsv file: arrays where every value is a number, else lists of str or None."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    separator = "\t" if ".tsv" in path.suffixes else ","
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as handle:
+            lines = csv.reader(handle, delimiter=separator, strict=True)
+            header = next(lines, [])
+            body = [row for row in lines if row]
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a table ({error}), so there are no data. Save it as UTF-8 "
+                        "text.") from None
+    if not body:
+        raise EmptySplit(f"{path} has no rows below its header, so there is nothing to work on. Give a table with "
+                         "rows.")
+    if len(set(header)) < len(header):
+        twice = next(h for h in header if header.count(h) > 1)
+        raise DataError(f"{path.name} has two columns named {twice!r}, so they cannot be told apart. Rename one.")
+    for number, row in enumerate(body, 2):
+        if len(row) != len(header):
+            raise DataError(f"row {number} of {path.name} has {len(row)} values for {len(header)} columns, so they "
+                            "cannot be assigned. "
+                            "Correct the row, or quote values that hold the separator.")
+    return {name: _typed([value.strip() for value in column], missing)
+            for name, column in zip(header, zip(*body, strict=True), strict=True)}
+
+
+def parquet(path: Path) -> dict[str, Any]:
+    """Columns of a .parquet file, as `separated` gives them."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path.name} needs pyarrow, which is not installed, so it was not read. pip install "
+                        "'lethe[data]'") from None
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet ({error}), so there are no data. Write it again.") from None
+    if not table.num_rows:
+        raise EmptySplit(f"{path} has no rows, so there is nothing to work on. Give a table with rows.")
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        values = table.column(name).to_pylist()
+        if all(v is None or isinstance(v, (int, float)) for v in values) and any(v is not None for v in values):
+            columns[name] = _whole(np.array([np.nan if v is None else v for v in values], dtype=np.float64))
+        else:
+            columns[name] = [None if v is None else str(v) for v in values]
+    return columns
+
+
+def _typed(values: list[str], missing: set[str]) -> Any:
+    gaps = [value in missing for value in values]
+    try:
+        present = ["nan" if gap else value for value, gap in zip(values, gaps, strict=True)]
+        numbers = np.array(present).astype(np.float64)
+    except ValueError:
+        return [None if gap else value for value, gap in zip(values, gaps, strict=True)]
+    return [None] * len(values) if all(gaps) else _whole(numbers)
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    """int64 when every value is a whole number."""
+    whole = np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all() and (abs(numbers) < 2**53).all()
+    return numbers.astype(np.int64) if whole else numbers
