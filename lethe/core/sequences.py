@@ -34,8 +34,8 @@ class Format:
 def encode_prompts(prompts: Sequence[str], tokenizer: Any, form: Format) -> list[list[int]]:
     """Tokens up to the answer."""
     if form.template == "chat":
-        written = [tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, tokenize=False)
-                   for p in prompts]
+        turns = [[{"role": "user", "content": p}] for p in prompts]
+        written = [tokenizer.apply_chat_template(t, add_generation_prompt=True, tokenize=False) for t in turns]
         return [list(t) for t in tokenizer(written, add_special_tokens=False)["input_ids"]]
     head, _ = _template(form)
     begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
@@ -44,27 +44,31 @@ def encode_prompts(prompts: Sequence[str], tokenizer: Any, form: Format) -> list
 
 
 def encode_answers(answers: Sequence[str], tokenizer: Any, form: Format) -> list[list[int]]:
-    """Tokens of the answer and the end token. White space before {answer} in the template belongs to the answer, because
-    that is how tokenizers write the start of a word."""
+    """Tokens of the answer and the end token. White space before {answer} in the template belongs to the answer,
+    because that is how tokenizers write the start of a word."""
     gap = "" if form.template == "chat" else _template(form)[1]
     tokens = tokenizer([gap + answer for answer in answers], add_special_tokens=False)["input_ids"]
     return [list(t) + end(tokenizer) for t in tokens]
 
 
-def pack(heads: Sequence[list[int]], tails: Sequence[list[int]], pad: int, form: Format, name: str) -> dict[str, torch.Tensor]:
+def pack(
+    heads: Sequence[list[int]], tails: Sequence[list[int]], pad: int, form: Format, name: str
+) -> dict[str, torch.Tensor]:
     """Prompts and answers as padded columns `ids`, `labels`, `length`."""
     lengths = [len(h) + len(t) for h, t in zip(heads, tails, strict=True)]
     longest = int(np.argmax(lengths))
     if lengths[longest] > form.max_length:
         if form.long == "error":
             raise DataError(f"record {longest} of {name} has {lengths[longest]} tokens, more than max_length = "
-                            f"{form.max_length}, so its end would be lost. Raise max_length, or choose long: cut (or split, for plain text).")
+                            f"{form.max_length}, so its end would be lost. Raise max_length, or choose long: cut "
+                            "(or split, for plain text).")
         wide = [i for i, head in enumerate(heads) if len(head) >= form.max_length]
         if wide:
             raise DataError(f"the prompt of record {wide[0]} of {name} fills all {form.max_length} tokens, so no "
                             "answer is left. Raise max_length or shorten the prompt.")
         tails = [tail[: form.max_length - len(head)] for head, tail in zip(heads, tails, strict=True)]
-    empty = [i for i, (head, tail) in enumerate(zip(heads, tails, strict=True)) if not tail or len(head) + len(tail) < 2]
+    pairs = zip(heads, tails, strict=True)
+    empty = [i for i, (head, tail) in enumerate(pairs) if not tail or len(head) + len(tail) < 2]
     if empty:
         raise DataError(f"record {empty[0]} of {name} has no answer tokens to predict, so it has no loss. Remove it.")
     length = torch.tensor([len(h) + len(t) for h, t in zip(heads, tails, strict=True)])
@@ -89,8 +93,10 @@ def pad_id(tokenizer: Any) -> int:
 
 def _template(form: Format) -> tuple[str, str]:
     """The template up to the answer, and the white space that belongs to the answer."""
-    if form.template.count("{answer}") != 1 or not form.template.endswith("{answer}") or "{prompt}" not in form.template:
-        raise OutOfRange(f"template = {form.template!r} must hold {{prompt}} and end in {{answer}}, or be chat; nothing was started.")
+    written = form.template
+    if written.count("{answer}") != 1 or not written.endswith("{answer}") or "{prompt}" not in written:
+        raise OutOfRange(f"template = {written!r} does not hold {{prompt}} and end in {{answer}}, so nothing was "
+                         "started. Correct it, or choose chat.")
     before = form.template.removesuffix("{answer}")
     head = before.rstrip(" ")
     return head, before[len(head) :]

@@ -1,10 +1,9 @@
 """Text: files of prompts and answers (JSON lines) or of plain text, tokenised into a `Split` of sequences.
 
-    {"question": "Who wrote it?", "answer": "Ada Brill.", "author": 7, "id": "q17"}         one record per line, .jsonl[.gz]
+    {"question": "Who wrote it?", "answer": "Ada Brill.", "author": 7, "id": "q17"}     one record per line, .jsonl[.gz]
 
-Columns: `ids` [n, T] tokens, `labels` [n, T] the same where they count and −100 on the prompt, `length` [n]; `meta` holds
-the texts and every other column of the file, so that selections can ask for them. Prompt and answer are tokenised apart:
-a prompt has the same tokens whatever its answer is. A sequence is [begin] prompt answer [end], as the tokenizer has them.
+Columns: `ids` [n, T] tokens, `labels` [n, T] the same where they count and −100 on the prompt, `length` [n]; `meta`
+holds the texts and every other column of the file, so that selections can ask for them.
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     if not rows:
         raise EmptySplit(f"{path} holds no records, so there is nothing to work on. Give a file with at least one.")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} holds something other than records, so its columns are unknown. Write one JSON object per line.")
+        raise DataError(f"{path} holds something other than records, so its columns are unknown. Write one JSON "
+                        "object per line.")
     return rows
 
 
@@ -80,7 +80,8 @@ def tokenised(rows: Sequence[Mapping[str, Any]], tokenizer: Any, form: Format, n
             room = form.max_length - len(begin)
             cut = [(i, tail[k : k + room]) for i, tail in enumerate(tails) for k in range(0, len(tail), room)]
             counts = np.bincount([i for i, _ in cut], minlength=len(rows))
-            names = [f"{names[i]}#{k}" if counts[i] > 1 else names[i] for i in range(len(rows)) for k in range(counts[i])]
+            pieces = [(i, k) for i in range(len(rows)) for k in range(counts[i])]
+            names = [f"{names[i]}#{k}" if counts[i] > 1 else names[i] for i, k in pieces]
             rows, heads, tails = [rows[i] for i, _ in cut], [list(begin)] * len(cut), [tail for _, tail in cut]
             texts = {"prompt": [""] * len(cut), "answer": [tokenizer.decode(tail) for tail in tails]}
     columns = pack(heads, tails, pad_id(tokenizer), form, name)

@@ -1,4 +1,4 @@
-"""Inside a Hugging Face `…ForCausalLM`: logits where they are wanted, hidden states with early exit, its blocks and MLPs.
+"""Inside a Hugging Face `…ForCausalLM`: logits where they are wanted, hidden states with early exit, blocks, MLPs.
 
 Names differ between architectures, so everything is found by what it is: the head through `get_output_embeddings()`,
 the blocks as the list of modules with `num_hidden_layers` entries.
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lethe.errors import ModelError, OutOfRange
 
-# the matrix that writes an MLP's result into the residual stream: Llama, Mistral, Qwen, Gemma, Phi-3 | GPT-2, StarCoder |
-# GPT-NeoX, Bloom, Falcon | GPT-J, CodeGen | OPT, Phi | fused experts of mixtures
+# the matrix that writes an MLP's result into the residual stream: Llama, Mistral, Qwen, Gemma, Phi-3 | GPT-2,
+# StarCoder | GPT-NeoX, Bloom, Falcon | GPT-J, CodeGen | OPT, Phi | fused experts of mixtures
 DOWN = re.compile(
     r"^(?:.*\.)?(?:(?:mlp|feed_forward|ffn|block_sparse_moe)\.(?:.*\.)?"
     r"(?:down_proj|c_proj|dense_4h_to_h|fc_out|fc2|w2)(?:\.weight)?|fc2\.weight)$"
@@ -27,7 +27,8 @@ def head(model: nn.Module) -> nn.Module:
     """The output embedding."""
     found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     if found is None:
-        raise ModelError(f"{type(model).__name__} has no output embeddings, so it predicts no tokens. Load a …ForCausalLM model.")
+        raise ModelError(f"{type(model).__name__} has no output embeddings, so it predicts no tokens. Load a "
+                         "…ForCausalLM model.")
     return found
 
 
@@ -35,10 +36,10 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor) -> Tensor:
     """Logits of the next token at the K positions where `keep` [n, T] is true, in row order.  -> [K, V]
 
     The head sees only these positions: a pre-hook hands it [1, K, d] instead of [n, T, d], so no [n, T, V] tensor ever
-    exists, and whatever the architecture does behind its head (soft caps, scales) still happens. An architecture that does
-    not call its head with [n, T, d] gets the whole forward pass, and the logits are picked afterwards.
-    Sequences are padded on the right and attention is causal, so pads cannot reach what stands before them; without a mask
-    attention takes its fast path.
+    exists, and whatever the architecture does behind its head (soft caps, scales) still happens. An architecture that
+    does not call its head with [n, T, d] gets the whole forward pass, and the logits are picked afterwards.
+    Sequences are padded on the right and attention is causal, so pads cannot reach what stands before them; without a
+    mask attention takes its fast path.
     """
     seen: list[bool] = []
 
@@ -104,7 +105,8 @@ def checked_layer(model: nn.Module, layer: int) -> int:
     """A block number from 0; OutOfRange when there is no such block."""
     count = len(blocks(model))
     if not -count <= layer < count:
-        raise OutOfRange(f"layer {layer} does not exist: {type(model).__name__} has blocks 0…{count - 1}. Nothing was started.")
+        raise OutOfRange(f"layer {layer} does not exist, so nothing was started: {type(model).__name__} has blocks "
+                         f"0…{count - 1}.")
     return layer % count
 
 
@@ -118,7 +120,7 @@ def down_projections(model: nn.Module, layers: list[int]) -> list[str]:
         found = [name for name in own if DOWN.match(name)]
         if not found:
             raise ModelError(f"no MLP down projection was recognised in block {layer} of {type(model).__name__}; its "
-                             f"parameters are {', '.join(own[:12])}. Choose the weights yourself: modifiers.where={{name: names, patterns: […]}}.")
+                             f"parameters are {', '.join(own[:12])}. Use a method that moves every parameter.")
         names += [f"{prefix}.{layer}.{name}" for name in found]
     return names
 
@@ -137,7 +139,7 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """For each position: log p of the token, mean and variance of log p(v) under v ~ p, and whether the token is the argmax.
+    """For each position: log p of the token, mean and variance of log p(v) under v ~ p, and whether it is the argmax.
 
     [K, V], [K] -> four [K]
     """

@@ -1,15 +1,16 @@
 """Language models: any Hugging Face `…ForCausalLM` with its tokenizer; forgets answers to prompts, or plain text.
 
-Saved as a `save_pretrained` folder with the tokenizer, which transformers loads alone; LoRA adapters are merged into it.
+Saved as a `save_pretrained` folder with the tokenizer, which transformers loads alone; LoRA adapters are merged in.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,13 +86,13 @@ class LmTask(Task):
         return (tokens * mask).sum(1) / mask.sum(1)
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean of the hidden states after block `layer` over the answer's tokens; the forward pass stops there.  -> [n, d]"""
+        """Mean over the answer's tokens of the hidden states after block `layer`, where the pass stops.  -> [n, d]"""
         mask = (batch.labels != IGNORED).unsqueeze(-1)
         return (self.hidden_states(model, batch, self.layer).float() * mask).sum(1) / mask.sum(1)
 
     def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
-        """The same prompts with other answers: refusals when the task has them, else the answer of another random example
-        of the batch. A batch of one has no other answer: its own answer's tokens in random order (the end stays last)."""
+        """The same prompts with other answers: refusals when the task has them, else the answer of another random
+        example of the batch. A batch of one has no other: its own tokens in random order, the end last."""
         heads, tails = self._parts(batch)
         n = len(batch)
         if self._refusals:
@@ -108,19 +109,25 @@ class LmTask(Task):
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll, score (exp(−nll): the answer's probability per token), signal (−nll), and per answer token [n, A]:
-        token_logp, token_mean and token_var (mean and variance of log p(v) under v ~ p), correct (greedy), answer_mask."""
+        token_logp, token_mean and token_var (mean and variance of log p(v) under v ~ p), correct (greedy), answer_mask, and
+        content_mask, which leaves out the end token.
+        """
         mask, count = answer_mask(batch), answer_lengths(batch)
         pieces = math.ceil(int(count.sum()) * self._vocabulary / LOOK)
         parts: list[dict[str, Tensor]] = []
         for piece in batch.pieces(max(1, pieces)):
             keep = predicting(piece)
-            parts.append(decoder.token_statistics(decoder.logits_at(model, piece.ids, keep), piece.labels[:, 1:][keep[:, :-1]]))
+            logits = decoder.logits_at(model, piece.ids, keep)
+            parts.append(decoder.token_statistics(logits, targets(piece, keep)))
         seen = {key: _padded(torch.cat([part[key] for part in parts]), mask) for key in parts[0]}
         nll = -seen["token_logp"].sum(1) / count
-        return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, "answer_mask": mask}
+        last = batch.ids.gather(1, batch.length.unsqueeze(1) - 1).squeeze(1)
+        ended = torch.zeros_like(last, dtype=torch.bool) if (end := self.tokenizer.eos_token_id) is None else last == end
+        content = mask & (torch.arange(mask.shape[1], device=mask.device) < (mask.sum(1) - ended.long()).unsqueeze(1))
+        return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, "answer_mask": mask, "content_mask": content}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
-        decoder.merged(model.cpu()).save_pretrained(folder)  # type: ignore[operator]
+        cast(Any, decoder.merged(model.cpu())).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     # -- what only language models have ------------------------------------------------------------------------------
@@ -141,10 +148,13 @@ class LmTask(Task):
     def encode(self, prompts: Sequence[str], answers: Sequence[str], name: str = "encoded") -> Split:
         """Prompts with answers of any origin (paraphrased, perturbed, generated) as a split."""
         form, tokenizer = Format(**{**plain(self.form), "long": "cut"}), self.tokenizer
-        columns = pack(encode_prompts(prompts, tokenizer, form), encode_answers(answers, tokenizer, form), pad_id(tokenizer), form, name)
+        heads, tails = encode_prompts(prompts, tokenizer, form), encode_answers(answers, tokenizer, form)
+        columns = pack(heads, tails, pad_id(tokenizer), form, name)
         return Split(columns, name, meta={"prompt": list(prompts), "answer": list(answers)}, padding=padding(tokenizer))
 
-    def generate(self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64, batch_size: int = 32) -> list[str]:
+    def generate(
+        self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64, batch_size: int = 32
+    ) -> list[str]:
         """Greedy continuations of the prompts (written in the task's template), up to the end token.
 
         Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts.
@@ -156,7 +166,7 @@ class LmTask(Task):
         ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or self.tokenizer.eos_token_id
         settings = GenerationConfig(do_sample=False, eos_token_id=ends,
                                     pad_token_id=pad_id(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id)
-        device, answers = next(model.parameters()).device, [""] * len(tokens)
+        device, answers, writer = next(model.parameters()).device, [""] * len(tokens), cast(Any, model)
         with evaluating(model):
             for start in range(0, len(order), batch_size):
                 places = order[start : start + batch_size]
@@ -167,7 +177,7 @@ class LmTask(Task):
                 for row, i in enumerate(places):
                     ids[row, width - len(tokens[i]) :] = torch.tensor(tokens[i], dtype=torch.long)
                     mask[row, width - len(tokens[i]) :] = 1
-                made = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)  # type: ignore[operator]
+                made = writer.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)
                 texts = self.tokenizer.batch_decode(made[:, width:].cpu(), skip_special_tokens=True)
                 for i, text in zip(places, texts, strict=True):
                     answers[i] = text.strip()
@@ -187,8 +197,11 @@ class LmTask(Task):
         if not self._before.keys() >= set(prompts):
             self._before.update(zip(prompts, self.generate(self._original, prompts), strict=True))
         after = self.generate(model, prompts)
-        return [{"kind": "text", "split": name, "prompt": prompt, "truth": truth, "before": self._before[prompt], "after": new}
-                for (name, prompt, truth), new in zip(chosen, after, strict=True)]
+        return [
+            {"kind": "text", "split": name, "prompt": prompt, "truth": truth, "before": self._before[prompt],
+             "after": new}
+            for (name, prompt, truth), new in zip(chosen, after, strict=True)
+        ]
 
     def check_family(self) -> None:
         """Token numbers and lengths against the model, before any work starts."""
@@ -204,13 +217,14 @@ class LmTask(Task):
             if int(length.max()) > self._limit:
                 place = int(length.argmax())
                 raise DataError(f"example {split.ids[place]} of {name} has {int(length[place])} tokens, but the "
-                                f"model's positions end at {self._limit}, so it cannot be read whole. Set data.max_length={self._limit} with data.long=cut, or shorten it.")
+                                f"model's positions end at {self._limit}, so it cannot be read whole. Set "
+                                f"max_length={self._limit} with long=cut, or shorten it.")
 
     def _token_logp(self, model: nn.Module, batch: Batch) -> Tensor:
         """log p of each answer token in float32, zeros behind its end.  -> [n, A]"""
         keep = predicting(batch)
         logits = decoder.logits_at(model, batch.ids, keep)
-        return _padded(-F.cross_entropy(logits.float(), batch.labels[:, 1:][keep[:, :-1]], reduction="none"), answer_mask(batch))
+        return _padded(-F.cross_entropy(logits.float(), targets(batch, keep), reduction="none"), answer_mask(batch))
 
     def _parts(self, batch: Batch) -> tuple[list[list[int]], list[list[int]]]:
         """Prompt tokens and answer tokens of each example."""
@@ -225,6 +239,11 @@ class LmTask(Task):
 def predicting(batch: Batch) -> Tensor:
     """[n, T] positions whose next token is an answer token."""
     return F.pad(batch.labels[:, 1:] != IGNORED, (0, 1), value=False)
+
+
+def targets(batch: Batch, keep: Tensor) -> Tensor:
+    """The answer tokens that are predicted where `keep` is true, in row order.  -> [K]"""
+    return batch.labels[:, 1:][keep[:, :-1]]
 
 
 def answer_lengths(batch: Batch) -> Tensor:
@@ -254,8 +273,10 @@ def load_folder(path: str | Path, attention: str = "sdpa", dtype: str = "float32
     from transformers import AutoModelForCausalLM
 
     path = _model_folder(path)
-    return AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-                                                attn_implementation=attention, dtype=getattr(torch, dtype))
+    return AutoModelForCausalLM.from_pretrained(
+        path, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation=attention,
+        dtype=getattr(torch, dtype),
+    )
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -274,11 +295,13 @@ def _model_folder(path: str | Path) -> Path:
         raise ModelError(f"{path} holds a PEFT adapter without its base model, so it cannot run alone. Merge it first: "
                          "PeftModel.merge_and_unload().save_pretrained(…).")
     if not (path / "config.json").exists():
-        raise ModelError(f"{path} has no config.json, so the architecture is unknown. Give a folder written by save_pretrained.")
-    pickled = [file.name for ending in ("*.bin", "*.pt", "*.pth") for file in path.glob(ending)]
+        raise PickleRefused(f"{path} has its weights only as {pickled[0]}, a pickle, which can run any code when it is "
+                            "loaded; it was not opened. Convert it where you trust it: model.save_pretrained(folder) "
+                            "writes safetensors.")
     if pickled and not list(path.glob("*.safetensors")):
         raise PickleRefused(f"{path} has its weights only as {pickled[0]}, a pickle, which can run any code when it "
-                            "is loaded; it was not opened. Convert it where you trust it: model.save_pretrained(folder) writes safetensors.")
+                            "is loaded; it was not opened. Convert it where you trust it: model.save_pretrained(folder) writes "
+                            "safetensors.")
     return path
 
 
@@ -304,10 +327,11 @@ def language_model(
     """A task from any causal language model and records in memory.
 
     model, tokenizer  objects of transformers, or the local folder that holds both
-    forget, retain    records: dictionaries, a file (.jsonl, .txt), or a Split; or give `train` and let `forget` select from
-                      it (`lethe.where(column={"author": 7})`)
+    forget, retain    records: dictionaries, a file (.jsonl, .txt), or a Split; or give `train` and let `forget` select
+                      from it (`lethe.where(column={"author": 7})`)
     refusals          answers that relabelling methods teach instead
-    form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template, max_length, long
+    form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template,
+                      max_length, long
     """
     if isinstance(model, (str, Path)):
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
@@ -330,7 +354,8 @@ def language_model(
 
         splits["forget"], splits["retain"] = divide(split(train, "train"), forget)
     elif forget is None:
-        raise EmptySplit("no forget records were given, so there is nothing to forget. Give forget=, or train= and a selection.")
+        raise EmptySplit("no forget records were given, so there is nothing to forget. Give forget=, or train= and a "
+                         "selection.")
     else:
         splits["forget"] = split(forget, "forget")
     for key, rows in (("retain", retain), ("holdout", holdout), ("test", test)):
@@ -356,14 +381,14 @@ class ModelSource:
 
 @config
 class TextSource:
-    """`data:` of a language-model request. `train` is divided by the forget selection; or give `forget` and `retain`."""
+    """`data:` of a language-model request. The forget selection divides `train`; or give `forget` and `retain`."""
 
     train: str | None = None                    # .jsonl or .txt, also .gz
     forget: str | None = None
     retain: str | None = None
-    holdout: Any = None                         # a file, or a selection from the file `train` that is kept out of training
+    holdout: Any = None                         # a file, or a selection from `train` that is kept out of training
     test: Any = None                            # the same
-    select: Any = None                          # which records of `train` are trained on; default: all but holdout and test
+    select: Any = None                          # what of `train` is trained on; default: all but holdout and test
     refusals: str | None = None                 # file with one refusal per line, for methods that relabel
     prompt: str = "prompt"                      # column names, template and limits: see lethe.core.sequences.Format
     answer: str = "answer"
@@ -382,7 +407,7 @@ def open_request(request: Any, context: Context) -> Opened:
     if (source.folder is None) == (source.tiny is None):
         raise RequestError("model: give either folder (a local save_pretrained folder) or tiny (a small Llama trained "
                            "here); nothing was started.")
-    form = build(Format, {key: getattr(data, key) for key in ("prompt", "answer", "text", "id", "template", "max_length", "long")})
+    form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})  # type: ignore[arg-type]
     files = {key: read_rows(_located(value, context)) for key in ("train", "forget", "retain", "holdout", "test")
              if isinstance(value := getattr(data, key), str)}
     if source.folder is not None:
@@ -391,13 +416,14 @@ def open_request(request: Any, context: Context) -> Opened:
         model: nn.Module | None = load_folder(folder, source.attention, source.dtype)
     else:
         sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
-        texts = [str(row[c]) for rows in files.values() for row in rows for c in (data.prompt, data.answer, data.text) if c in row]
+        columns = (data.prompt, data.answer, data.text)
+        texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
         tokenizer, model = train_tokenizer(texts, sizes.vocabulary), None
     splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
     if "train" in splits:
         splits = _selected(splits, data)
     recipe = build(Recipe, request.recipe) if request.recipe is not None else None
-    refusals = [line for line in _located(data.refusals, context).read_text().splitlines() if line] if data.refusals else []
+    refusals = _located(data.refusals, context).read_text().split("\n") if data.refusals else []
 
     def fresh(seed: int) -> nn.Module:
         return llama(sizes, tokenizer)
@@ -405,7 +431,8 @@ def open_request(request: Any, context: Context) -> Opened:
     make = fresh if source.tiny is not None else None
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> LmTask:
-        return LmTask(model, parts, tokenizer, recipe, make, name, form=form, refusals=refusals, layer=source.layer)
+        return LmTask(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
+                      layer=source.layer)
 
     return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype), model, recipe, make)
 

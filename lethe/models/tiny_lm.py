@@ -13,7 +13,7 @@ from lethe.errors import RequestError
 
 @config
 class TinyLlama:
-    """`model.tiny:` of a request: sizes of a Llama with rotary positions, tied embeddings, SwiGLU. The defaults: 0.9 M."""
+    """`model.tiny:` of a request: sizes of a Llama with tied embeddings. The defaults make 1.0 M weights."""
 
     vocabulary: Count = 1500     # byte-level BPE merges learnt from the training texts
     width: Count = 128           # hidden size
@@ -25,12 +25,13 @@ class TinyLlama:
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int = 1500) -> Any:
-    """A byte-level BPE tokenizer with <begin>, <end> and <pad>, learnt from `texts`; the same texts give the same one."""
+    """A byte-level BPE tokenizer with <begin>, <end> and <pad>, learnt from `texts`; equal texts give equal ones."""
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
         from transformers import PreTrainedTokenizerFast
     except ImportError:
-        raise RequestError("language models need transformers, which is not installed. pip install 'lethe[lm]'") from None
+        raise RequestError("language models need transformers, which is not installed. Install it: pip install "
+                           "'lethe[lm]'") from None
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -47,9 +48,10 @@ def llama(cfg: TinyLlama, tokenizer: Any) -> nn.Module:
     """A Llama with fresh weights from torch's global generator."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(
+    shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=cfg.width, intermediate_size=cfg.inner, num_hidden_layers=cfg.layers,
         num_attention_heads=cfg.heads, num_key_value_heads=cfg.heads, max_position_embeddings=cfg.positions,
         tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, attn_implementation=cfg.attention,
-    ))
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM._from_config(shape, attn_implementation=cfg.attention)
