@@ -1,0 +1,51 @@
+"""Random labels: teach other targets for the forgotten inputs, and the true ones for the rest.
+
+Golatkar, Achille & Soatto (2020), arXiv:1911.04933; Graves, Nagisetty & Ganesh (2021), arXiv:2010.10981 (amnesiac
+unlearning, its label part).
+
+    L(θ) = E_{x∈F} ℓ(θ; x, y')  +  α · E_{(x,y)∈R} ℓ(θ; x, y)
+
+F forget set, R retain set, ℓ the family's training loss, y' a random other target (classes: uniform over the other K − 1),
+drawn anew at every step; the minimiser over F therefore says "any of the others", not one memorised wrong answer.
+Needs:    forget, retain.     Updates: every trainable parameter.
+Cost:     one forward/backward on F and one on R per step.
+Limits:   α = 0 drops the retain term; without steps it is the original.
+Fails by: answering unlike a model that never saw F: flat over wrong classes, where a retrained one has an opinion. On
+          unremarkable examples, which a retrained model gets right, it is further from retraining than doing nothing.
+Deviations: amnesiac unlearning also subtracts logged updates of the training run, which needs cooperation at training time.
+          F and R are drawn side by side with equal batch sizes, F cycled; the sources pass over their union, which weighs F
+          by its size. The true label is never drawn.
+"""
+
+from __future__ import annotations
+
+from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.core.task import Task
+from lethe.engine.loop import Loop, Term
+
+
+@config
+class RandomLabel:
+    """Options of random labels."""
+
+    alpha: NonNegative = 1.0           # weight of the retain term                           [SalUn, arXiv:2310.12508]
+    lr: Positive = 1e-2                # SGD; smaller for larger forget sets                 [SalUn official code: 0.013]
+    epochs: Positive = 10.0            # passes over R                                       [SalUn official code]
+    batch_size: Count = 64             # examples of each term per step                      [ours]
+    optimiser: str = "sgd"             # sgd | adam | adamw                                  [SalUn official code]
+    weight_decay: NonNegative = 5e-4   # pull towards 0                                      [SalUn official code]
+    clip: Positive | None = None       # largest gradient norm; null: none                   [SalUn official code: none]
+
+
+@method(needs={"forget", "retain"}, families={"any"})
+def run(cfg: RandomLabel, task: Task, loop: Loop) -> Outcome:
+    model = loop.start()
+    terms = {
+        "retain": Term(task.retain, task.nll, cfg.alpha),
+        "forget": Term(task.forget, task.nll, prepare=task.relabel),
+    }
+    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
+                  weight_decay=cfg.weight_decay, clip=cfg.clip)
+    return loop.finish(model)

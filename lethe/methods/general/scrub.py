@@ -1,0 +1,104 @@
+"""SCRUB (+R): disobey the original on forgotten data, obey it on retained data, in alternating passes. Kurmanji,
+Triantafillou, Hayes & Triantafillou (2023), arXiv:2302.09880.
+
+    epoch e = 1…E:   if e ≤ M:  one pass over F minimising  − E_{x∈F} D_T(θ_0 ‖ θ)
+                     then       one pass over R minimising  α · E_{x∈R} D_T(θ_0 ‖ θ)  +  γ · E_{x∈R} ℓ(θ; x)
+
+F forget set, R retain set, D_T the family's divergence at temperature T (classes: T²·KL of softened predictions), ℓ its
+training loss, θ_0 the original (frozen teacher), M ascent epochs.
++R: keep the weights after every epoch and return those whose mean loss on F is closest to the mean loss on holdout of the
+last ones, so that the loss on F is just high enough to look unseen.
+Needs:    forget, retain, original; holdout for +R.     Updates: every trainable parameter.
+Cost:     one forward/backward per step; the teacher's answers are computed once. +R keeps E copies of the weights.
+Limits:   M = 0 and α = 0 is `finetune`; E = 0 is not allowed. At θ_0 the gradient of D is zero: the first pass gets under way
+          by the rounding of its own momentum only where a retain pass came before; its strength grows by the step.
+Fails by: the unbounded ascent: a few steps too many and the retained data go as well. Spread over seeds is large where
+          single memorised examples are to be forgotten. +R needs holdout of the same mix as F, or it rewinds to a wrong point.
+Deviations: each pass starts with fresh optimiser state (no ascent momentum runs into the retain pass). The gradient norm is
+          clipped. +R compares losses, which every family has, not error rates. The moving-average smoothing term of the
+          official code is the `average` modifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.data import Batch, Split
+from lethe.core.modules import evaluating
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.core.task import Task
+from lethe.engine.loop import Loop, Term
+
+
+@config
+class Scrub:
+    """Options of SCRUB."""
+
+    alpha: NonNegative = 0.1           # weight of the divergence on R                       [official code: 0.001–0.5]
+    gamma: NonNegative = 1.0           # weight of the training loss on R                    [official code: 0.99–1]
+    temperature: Positive = 4.0        # T; softens both sides                               [official code: 2 small, 4 large]
+    ascent_epochs: Natural = 2         # M, epochs that begin with a pass over F             [official code: 2–3]
+    epochs: Count = 6                  # E, passes over R                                    [ours, digits CNN; official 10]
+    lr: Positive = 5e-3                # SGD                                                 [ours, digits CNN; official 5e-4]
+    batch_size: Count = 64             # examples per retain step                            [ours]
+    forget_batch_size: Count = 64      # examples per forget step; smaller means more ascent [official code: 16–512]
+    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    weight_decay: NonNegative = 5e-4   # pull towards 0                                      [official code]
+    clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
+    rewind: bool = False               # SCRUB+R; needs holdout                              [paper: for privacy]
+
+
+def rewind_point(forget: Sequence[float], holdout: float) -> int:
+    """The epoch whose forget loss is closest to the loss on holdout; the later of two equals.
+
+    rewind_point([0.1, 2.5, 1.1], 1.0) == 2: the distances are 0.9, 1.5, 0.1.
+    """
+    return min(range(len(forget)), key=lambda e: (abs(forget[e] - holdout), -e))
+
+
+def mean_nll(task: Task, loop: Loop, model: nn.Module, split: Split) -> float:
+    """Mean training loss over a split, in eval mode, with the same draws at every call."""
+    total = torch.zeros((), dtype=torch.float64)
+    with evaluating(model):
+        for batch in loop.drawn(split, 256, "rewind", split.name):
+            total += task.nll(model, batch).double().sum().cpu()
+    return float(total) / len(split)
+
+
+@method(needs={"forget", "retain", "original", "holdout?"}, families={"any"})
+def run(cfg: Scrub, task: Task, loop: Loop) -> Outcome:
+    holdout = task.holdout if cfg.rewind else None   # refused before any work when it is missing
+    model = loop.start()
+    on_forget = loop.reference("scrub-forget", task.outputs, task.forget) if cfg.ascent_epochs else None
+    on_retain = loop.reference("scrub-retain", task.outputs, task.retain) if cfg.alpha else None
+
+    def disobey(m: nn.Module, batch: Batch) -> Tensor:
+        assert on_forget is not None
+        return -task.divergence(on_forget(batch), task.outputs(m, batch), batch, cfg.temperature)
+
+    def obey(m: nn.Module, batch: Batch) -> Tensor:
+        loss = cfg.gamma * task.nll(m, batch) if cfg.gamma else 0.0
+        if on_retain is not None:
+            loss = loss + cfg.alpha * task.divergence(on_retain(batch), task.outputs(m, batch), batch, cfg.temperature)
+        return loss
+
+    points: list[tuple[float, dict[str, Tensor]]] = []
+    for epoch in range(cfg.epochs):
+        for name, split, loss, size in (("forget", task.forget, disobey, cfg.forget_batch_size),
+                                        ("retain", task.retain, obey, cfg.batch_size)):
+            if name == "retain" or epoch < cfg.ascent_epochs:
+                loop.minimise(model, {name: Term(split, loss)}, lr=cfg.lr, epochs=1, batch_size=size, optimiser=cfg.optimiser,
+                              weight_decay=cfg.weight_decay, clip=cfg.clip)
+        if holdout is not None:
+            kept = {key: value.cpu().clone() for key, value in loop.tensors(model).items()}
+            points.append((mean_nll(task, loop, model, task.forget), kept))
+    if holdout is not None:
+        chosen = rewind_point([loss for loss, _ in points], mean_nll(task, loop, model, holdout))
+        loop.restored(model, points[chosen][1])
+        loop.notes.append(f"rewound to epoch {chosen + 1} of {cfg.epochs}")
+    return loop.finish(model)
