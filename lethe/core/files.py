@@ -25,14 +25,12 @@ def space(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing "
-                           "partial was "
-                           "left. Free some space and repeat the command: it resumes.") from error
+                           "partial was left. Free some space and repeat the command: it resumes.") from error
         raise
     except Exception as error:  # safetensors reports I/O errors as its own exception type
         if "No space left" in str(error):
             raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing "
-                           "partial was "
-                           "left. Free some space and repeat the command: it resumes.") from error
+                           "partial was left. Free some space and repeat the command: it resumes.") from error
         raise
 
 
@@ -57,8 +55,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that becomes `path` when the block ends well. OutputExists if `path` exists."""
     if path.exists():
         raise OutputExists(f"{path} exists; it is never overwritten, so nothing was written. Choose another folder or "
-                           "move "
-                           "this one away.")
+                           "move this one away.")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     beside.mkdir()
@@ -79,8 +76,7 @@ def refuse_pickle(path: Path, instead: str, allowed: bool) -> None:
     """PickleRefused unless the user allowed it."""
     if not allowed:
         raise PickleRefused(f"{path} is a pickle: loading it can run any code that its author put in, so it was not "
-                            "opened. "
-                            f"{instead}, or give allow_pickle: true if you trust its origin.")
+                            f"opened. {instead}, or give allow_pickle: true if you trust its origin.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -34,8 +34,7 @@ def as_split(data: Any, name: str = "train", x: str = "x", y: str = "y") -> Spli
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return _from_items(data, name, x, y)
     raise DataError(f"{name} is a {type(data).__name__}, from which examples cannot be read one by one. Give (x, y), a "
-                    "mapping of "
-                    "columns, or a Dataset with __len__ and __getitem__.")
+                    "mapping of columns, or a Dataset with __len__ and __getitem__.")
 
 
 def from_columns(columns: dict[str, Any], name: str, x: str = "x", y: str = "y") -> Split:
@@ -43,8 +42,7 @@ def from_columns(columns: dict[str, Any], name: str, x: str = "x", y: str = "y")
     for wanted in (x, y):
         if wanted not in columns:
             raise WrongColumn(f"{name} has no column {wanted!r}{nearest(wanted, columns)}, so inputs and targets "
-                              "cannot be told. "
-                              f"Columns: {', '.join(map(str, columns))}; name them with x= and y=.")
+                              f"cannot be told. Columns: {', '.join(map(str, columns))}; name them with x= and y=.")
     inputs, targets = x_tensor(columns.pop(x), name), y_tensor(columns.pop(y), name)
     ids = columns.pop("ids", None)
     meta = {str(key): value.tolist() if isinstance(value, (np.ndarray, Tensor)) else list(value)
@@ -70,8 +68,7 @@ def y_tensor(values: Any, name: str) -> Tensor:
         return tensor.float().contiguous()
     if tensor.dim() != 1:
         raise DataError(f"y of {name} has shape {tuple(tensor.shape)}, but class numbers are [n], so labels cannot be "
-                        "read. "
-                        "Give y.argmax(1) for one-hot labels, y[:, 0] for a single column.")
+                        "read. Give y.argmax(1) for one-hot labels, y[:, 0] for a single column.")
     return tensor.long().contiguous()
 
 
@@ -86,8 +83,7 @@ def _tensor(values: Any, what: str) -> Tensor:
     if array.dtype.kind not in "iufb":
         some = array.reshape(-1)[0] if array.size else ""
         raise DataError(f"{what} holds {array.dtype} values such as {str(some)[:40]!r}, which are not numbers. Give "
-                        "numbers; for text "
-                        "labels np.unique(labels, return_inverse=True)[1] gives class numbers.")
+                        "numbers; for text labels np.unique(labels, return_inverse=True)[1] gives class numbers.")
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
@@ -99,14 +95,13 @@ def _from_items(data: Any, name: str, x: str, y: str) -> Split:
         return from_columns({key: _joined([item[key] for item in items], name) for key in items[0]}, name, x, y)
     if not isinstance(items[0], Sequence) or len(items[0]) != 2:
         raise DataError(f"items of {name} are {type(items[0]).__name__}, so inputs and targets cannot be told. Let the "
-                        "Dataset give "
-                        "(x, y) or a mapping.")
+                        "Dataset give (x, y) or a mapping.")
     split = Split({"x": x_tensor(_joined([item[0] for item in items], name), name),
                    "y": y_tensor(_joined([item[1] for item in items], name), name)}, name)
     if not torch.equal(x_tensor(_joined([data[0][0]], name), name), split.columns["x"][:1]):
         raise DataError(f"example 0 of {name} is different each time it is read, so what is audited would not be what "
-                        "was trained. "
-                        "Give the Dataset without random transforms, and name the augmentation in the recipe.")
+                        "was trained. Give the Dataset without random transforms, and name the augmentation in the "
+                        "recipe.")
     return split
 
 
@@ -122,6 +117,5 @@ def _joined(values: list[Any], name: str) -> Any:
     if len({tuple(v.shape) for v in values}) > 1:
         shapes = sorted({tuple(v.shape) for v in values})
         raise DataError(f"examples of {name} have different shapes, such as {shapes[0]} and {shapes[-1]}, so they do "
-                        "not fit into one "
-                        "tensor. Resize or pad them in the Dataset.")
+                        "not fit into one tensor. Resize or pad them in the Dataset.")
     return torch.stack([torch.as_tensor(v) for v in values])

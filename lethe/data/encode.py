@@ -42,8 +42,7 @@ def known(column: str, splits: Splits, option: str) -> None:
     for name, split in splits.items():
         if column not in split.meta:
             raise WrongColumn(f"{option} = {column!r} is not a column of {name}{nearest(column, split.meta)}, so "
-                              "nothing was read. "
-                              f"Columns: {', '.join(split.meta)}.")
+                              f"nothing was read. Columns: {', '.join(split.meta)}.")
 
 
 def number_array(values: Values) -> np.ndarray | None:
@@ -65,8 +64,8 @@ def features(splits: Splits, names: Sequence[str], categorical: Sequence[str] = 
             if gaps.any() and not impute:
                 raise DataError(f"column {name!r} has {int(gaps.sum())} missing values in {part} (first: id "
                                 f"{split.ids[int(gaps.argmax())]}), so its inputs would be NaN. Leave it out with "
-                                f"drop: [{name}], "
-                                "or give impute: true (numbers: training median; text: a category of its own).")
+                                f"drop: [{name}], or give impute: true (numbers: training median; text: a category of "
+                                "its own).")
     plan = [_fit(splits["train"].meta[name], name, name in categorical, max_categories) for name in names]
     return {part: with_column(split, "x", torch.from_numpy(np.concatenate([_apply(f, split, part) for f in plan], 1)))
             for part, split in splits.items()}
@@ -91,8 +90,8 @@ def targets(splits: Splits, label: str, target: str, classes: Sequence[str] = ()
             if values is None:
                 texts = [v for v in splits[part].meta[label] if isinstance(v, str)]
                 raise DataError(f"label column {label!r} holds text such as {texts[0]!r} in {len(texts)} rows of "
-                                f"{part}, so it is no "
-                                "regression target. Name a numeric column as label, or give target: class.")
+                                f"{part}, so it is no regression target. Name a numeric column as label, or give "
+                                "target: class.")
         return {part: with_column(split, "y", torch.from_numpy(found[part]).float()) for part, split in splits.items()}
     if target != "class":
         raise DataError(f"target = {target!r} is neither class nor number{nearest(target, ['class', 'number'])}; "
@@ -103,8 +102,8 @@ def targets(splits: Splits, label: str, target: str, classes: Sequence[str] = ()
             odd = (values != np.floor(values)) | (values < 0)
             if odd.any():
                 raise LabelOutOfRange(f"label {values[odd][0]:g} in column {label!r} of {part} is not a class number "
-                                      "0, 1, …, so it has "
-                                      "no output. Give classes: [...] (their order), or target: number for regression.")
+                                      "0, 1, …, so it has no output. Give classes: [...] (their order), or target: "
+                                      "number for regression.")
         return {part: with_column(split, "y", torch.from_numpy(found[part]).long()) for part, split in splits.items()}
     text = {part: [text_of(v) for v in split.meta[label]] for part, split in splits.items()}
     order = {name: k for k, name in enumerate(map(str, classes) if classes else sorted(set(text["train"])))}
@@ -126,8 +125,7 @@ def _fit(values: Values, name: str, categorical: bool, max_categories: int) -> F
         present = numbers[~np.isnan(numbers)]
         if np.isinf(present).any():
             raise NotFinite(f"column {name!r} has {int(np.isinf(present).sum())} infinite values in train, so every "
-                            "standardised input "
-                            "would be NaN. Remove or cap them.")
+                            "standardised input would be NaN. Remove or cap them.")
         if not len(present):
             raise DataError(f"column {name!r} has no value at all in train, so it cannot be standardised. Leave it "
                             f"out: drop: [{name}].")
@@ -136,8 +134,8 @@ def _fit(values: Values, name: str, categorical: bool, max_categories: int) -> F
     found = sorted({text_of(v) for v in values})
     if len(found) > max_categories:
         raise DataError(f"text column {name!r} has {len(found)} different values, more than max_categories = "
-                        f"{max_categories}, and each "
-                        f"would be one input. Leave it out: drop: [{name}] (it can still be selected by), or raise "
+                        f"{max_categories}, and each would be one input. Leave it out: drop: [{name}] (it can still be "
+                        "selected by), or raise "
                         "max_categories.")
     return Feature(name, "", categories=tuple(found))
 
@@ -155,8 +153,7 @@ def _apply(feature: Feature, split: Split, part: str) -> np.ndarray:
     if numbers is None:
         text = next(v for v in values if isinstance(v, str))
         raise DataError(f"column {feature.name!r} is numeric in train but holds {text!r} in {part}, so it cannot be "
-                        "standardised. "
-                        "Correct it, or list the column under categorical.")
+                        "standardised. Correct it, or list the column under categorical.")
     numbers = np.where(np.isnan(numbers), feature.fill, numbers)
     return ((numbers - feature.mean) / feature.deviation)[:, None].astype(np.float32)
 

@@ -57,22 +57,20 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
     for key in options:
         if key not in shared | own:
             raise UnknownKey(f"data.{key} is not an option of {kind} data{nearest(key, shared | own)}, so nothing was "
-                             "read. "
-                             f"Options: {', '.join(sorted(own) + sorted(shared))}.")
+                             f"read. Options: {', '.join(sorted(own) + sorted(shared))}.")
     parts = build(Parts, {k: v for k, v in options.items() if k in shared})
     inner = {k: v for k, v in options.items() if k in own}
     cfg: Any = build(cfg_type, inner)
     splits = module.read(cfg, context, "train")
     if "train" not in splits:
         raise DataError(f"the source has the parts {', '.join(splits)} but no train, so there is nothing to forget "
-                        "from. Name its "
-                        "training part train.")
+                        "from. Name its training part train.")
     for name in ("holdout", "test"):
         wish = getattr(parts, name)
         if wish is not None and name in splits:
             raise RequestError(f"data.{name} = {wish!r}, but the source has a {name} part of its own "
-                               f"({len(splits[name])} examples), so "
-                               f"it is not clear which is meant. Leave data.{name} out.")
+                               f"({len(splits[name])} examples), so it is not clear which is meant. Leave data.{name} "
+                               "out.")
         if isinstance(wish, (str, Mapping)):
             other = {**inner, **({"path": wish} if isinstance(wish, str) else wish)}
             found = module.read(build(cfg_type, other), context, name)
@@ -174,8 +172,7 @@ def _check(splits: dict[str, Split]) -> None:
     for name, shape in shapes.items():
         if shape != shapes["train"]:
             raise DataError(f"examples of {name} have shape {shape}, those of train {shapes['train']}, so no model "
-                            "takes both. Give both "
-                            "with the same size and colours.")
+                            "takes both. Give both with the same size and colours.")
     missing = [name for name, split in splits.items() if not {"x", "y"} <= split.columns.keys()]
     if missing:
         raise WrongColumn(f"{missing[0]} has no columns x and y, so inputs and targets cannot be told.")

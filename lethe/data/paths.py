@@ -29,8 +29,7 @@ def from_root(context: Context, given: str, usual: str) -> Path:
         return existing(given)
     if context.data_root is None:
         raise NeedsUnmet(f"{Path(usual).name} is looked for in the folder of data sets, and none was named, so nothing "
-                         "was read. "
-                         "Give data.path.")
+                         "was read. Give data.path.")
     return existing(context.data_root / usual)
 
 

@@ -43,8 +43,7 @@ class Where:
             unknown = sorted(set(self.ids) - set(map(str, split.ids)))
             if unknown:
                 raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data, so it cannot be "
-                                "forgotten. "
-                                "Check forget.ids, or whether it was deleted before.")
+                                "forgotten. Check forget.ids, or whether it was deleted before.")
             chosen &= np.isin(split.ids.astype(str), self.ids)
         if self.entity is not None:
             name = next((c for c in ("entity", "author") if c in split.meta), None)
@@ -56,16 +55,15 @@ class Where:
             for value in wanted:
                 if value not in values:
                     raise EmptySplit(f"no example has {name} {value!r}{nearest(value, set(values.tolist()))}, so there "
-                                     "is nothing "
-                                     "to forget. Correct forget.entity.")
+                                     "is nothing to forget. Correct forget.entity.")
             chosen &= np.isin(values, wanted)
         if self.text is not None:
             try:
                 pattern = re.compile(self.text)
             except re.error as error:
                 raise RequestError(f"forget.text = {self.text!r} is no regular expression ({error}), so nothing was "
-                                   "selected. "
-                                   "Put a backslash before ( ) [ ] . * + ? to mean the sign itself.") from None
+                                   "selected. Put a backslash before ( ) [ ] . * + ? to mean the sign "
+                                   "itself.") from None
             texts = [c for c, values in split.meta.items() if len(values) and isinstance(values[0], str)]
             if not texts:
                 raise WrongColumn("forget.text needs a text column, which the data does not have.")
@@ -146,8 +144,7 @@ def position_mask(split: Split, index: np.ndarray | Sequence[int]) -> np.ndarray
         return places
     if places.size and places.dtype.kind not in "iu":
         raise DataError(f"the forget selection holds {places.dtype} values of shape {places.shape}, so records cannot "
-                        "be told. Give "
-                        f"positions 0…{n - 1}, or {n} booleans.")
+                        f"be told. Give positions 0…{n - 1}, or {n} booleans.")
     wrong = [i for i in places.reshape(-1).tolist() if not 0 <= i < n]
     if wrong:
         raise DataError(f"index {wrong[0]} is outside 0…{n - 1}, so the record does not exist. Check forget.index.")

@@ -43,8 +43,7 @@ def read(cfg: Dataset, context: Context, name: str) -> dict[str, Split]:
         unknown = [part for part in parts if part not in PARTS]
         if unknown:
             raise DataError(f"{root} has a part {unknown[0]!r}, which is none of {', '.join(PARTS)}, so its use is not "
-                            "clear. Save the "
-                            "data set with these names.")
+                            "clear. Save the data set with these names.")
         return {PARTS[part]: _part(cfg, root / part, PARTS[part]) for part in parts}
     if not (root / "state.json").exists():
         raise DataError(f"{root} has no state.json, so it is no data set on disk. Make one with "
@@ -112,8 +111,7 @@ def _inputs(cfg: Dataset, column: Any, name: str) -> Any:
         images = column.to_pylist()
         if "bytes" not in images[0] or any(i["bytes"] is None for i in images):
             raise DataError(f"column {cfg.x!r} of {name} holds no image bytes, so there is nothing to decode. Save the "
-                            "data set with its "
-                            "images embedded.")
+                            "data set with its images embedded.")
         names = [f"{name} image {i}" for i in range(len(images))]
         size = (cfg.size, cfg.size) if isinstance(cfg.size, int) else cfg.size
         return stacked([opened(i["bytes"], n) for i, n in zip(images, names, strict=True)], names, size, cfg.colour)
@@ -125,8 +123,7 @@ def _inputs(cfg: Dataset, column: Any, name: str) -> Any:
         lengths = set(pyarrow.compute.list_value_length(array).to_pylist())
         if len(lengths) > 1:
             raise DataError(f"column {cfg.x!r} of {name} has rows of {len(lengths)} lengths ({min(lengths)} to "
-                            f"{max(lengths)}), so they do "
-                            "not fit into one tensor. Pad or cut them.")
+                            f"{max(lengths)}), so they do not fit into one tensor. Pad or cut them.")
         array = array.flatten()
         shape.append(lengths.pop())
     values = array.to_numpy(zero_copy_only=False)

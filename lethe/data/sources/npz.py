@@ -36,8 +36,7 @@ def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
     for wanted in filter(None, (cfg.x, cfg.y, cfg.ids)):
         if wanted not in archive:
             raise WrongColumn(f"{Path(cfg.path).name} has no array {wanted!r}{nearest(wanted, archive)}, so nothing "
-                              "was read. Arrays: "
-                              f"{', '.join(archive)}; name them with data.x and data.y.")
+                              f"was read. Arrays: {', '.join(archive)}; name them with data.x and data.y.")
     n = len(archive[cfg.x])
     columns: dict[str, Any] = {key: value for key, value in archive.items() if value.ndim == 1 and len(value) == n}
     columns[cfg.x] = channelled(archive[cfg.x], cfg.channels)
@@ -71,6 +70,5 @@ def channelled(x: np.ndarray, channels: str) -> np.ndarray:
     wanted = {"first": None, "last": 4, "none": 3}[channels]
     if wanted is not None and x.ndim != wanted:
         raise DataError(f"x has shape {x.shape}, but data.channels = {channels} means {wanted} dimensions, so images "
-                        "cannot be told. "
-                        "Correct data.channels.")
+                        "cannot be told. Correct data.channels.")
     return x.transpose(0, 3, 1, 2) if channels == "last" else x[:, None] if channels == "none" else x

@@ -46,15 +46,13 @@ def read(cfg: Table, context: Context, name: str) -> dict[str, Split]:
         wanted = getattr(cfg, option)
         if wanted and wanted not in columns:
             raise WrongColumn(f"data.{option} = {wanted!r} is not a column of {path.name}{nearest(wanted, columns)}, "
-                              "so nothing was "
-                              f"read. Columns: {', '.join(columns)}.")
+                              f"so nothing was read. Columns: {', '.join(columns)}.")
     ids = None
     if cfg.id:
         ids = np.array([encoding.text_of(v) for v in columns[cfg.id]])
         if len(set(ids.tolist())) < len(ids):
             raise DataError(f"column {cfg.id!r} names {len(ids) - len(set(ids.tolist()))} rows twice, so a record "
-                            "could not be told by "
-                            "its id. Leave data.id out and select with forget.column.")
+                            "could not be told by its id. Leave data.id out and select with forget.column.")
     whole = encoding.rows(columns, name, ids)
     if not cfg.part:
         return {name: whole}
@@ -62,8 +60,7 @@ def read(cfg: Table, context: Context, name: str) -> dict[str, Split]:
     other = sorted(set(labels.tolist()) - {"train", "test", "holdout"})
     if other:
         raise DataError(f"column {cfg.part!r} holds {other[0]!r}, which is none of train, test, holdout, so the row "
-                        "belongs nowhere. "
-                        "Correct it.")
+                        "belongs nowhere. Correct it.")
     return {part: whole.subset(labels == part, part) for part in ("train", "holdout", "test") if (labels == part).any()}
 
 
@@ -100,8 +97,7 @@ def separated(path: Path, missing: set[str]) -> dict[str, Any]:
     for number, row in enumerate(body, 2):
         if len(row) != len(header):
             raise DataError(f"row {number} of {path.name} has {len(row)} values for {len(header)} columns, so they "
-                            "cannot be assigned. "
-                            "Correct the row, or quote values that hold the separator.")
+                            "cannot be assigned. Correct the row, or quote values that hold the separator.")
     return {name: _typed([value.strip() for value in column], missing)
             for name, column in zip(header, zip(*body, strict=True), strict=True)}
 

@@ -1,0 +1,213 @@
+"""A user's classifier: the code that makes it, or a name of the zoo, and its weights.
+
+    load_classifier(code="net.py:make", weights="model.safetensors")
+    load_classifier(zoo="cifar_resnet", weights="resnet20.npz", options={"blocks": 3})
+
+`code` is run, as any program of yours would be. Weights are plain numbers: safetensors, or .npz by parameter name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lethe.core.config import build, config
+from lethe.core.files import refuse_pickle
+from lethe.errors import ModelError, RequestError, nearest, unknown_name
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+
+
+@config
+class Source:
+    """Where a classifier comes from: `code` or `zoo`; without `weights` it is as its code makes it."""
+
+    code: str = ""                 # path/to/file.py:factory, or package.module:factory; called with `options`
+    zoo: str = ""                  # a model of the zoo
+    options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the factory
+    weights: str = ""              # .safetensors, or .npz with one array per parameter
+    prefix: str = ""               # beginning of the names in `weights` that the model does not have, e.g. module.
+    allow_pickle: bool = False     # read .pt/.pth although a pickle can run code: only if its origin is trusted
+
+
+def load_classifier(
+    code: str = "", weights: str | Path = "", zoo: str = "", options: Mapping[str, Any] | None = None, prefix: str = "",
+    allow_pickle: bool = False,
+) -> nn.Module:
+    """The model, on the CPU, with its weights."""
+    return loaded(Source(code, zoo, options or {}, str(weights), prefix, allow_pickle))
+
+
+def loaded(source: Source | Mapping[str, Any]) -> nn.Module:
+    """The model that a source describes."""
+    source = source if isinstance(source, Source) else build(Source, source)
+    model = factory(source)()
+    if source.weights:
+        put(model, read_weights(source.weights, source.allow_pickle), source.weights, source.prefix)
+    return model
+
+
+def factory(source: Source) -> Callable[[], nn.Module]:
+    """The function that makes the model with fresh weights; the recipe retrains from what it returns."""
+    if bool(source.code) == bool(source.zoo):
+        both = "both code and zoo" if source.code else "neither code nor zoo"
+        raise RequestError(f"the model has {both}, so it is not clear what it is; nothing was started. Give model.code "
+                           "= path/to/file.py:factory, or model.zoo = a name.")
+    make, name = _from_code(source.code) if source.code else (_from_zoo(source.zoo), source.zoo)
+    try:
+        inspect.signature(make).bind(**source.options)
+    except TypeError as error:
+        known = list(inspect.signature(make).parameters)
+        wrong = next((key for key in source.options if key not in known), "")
+        raise RequestError(f"{name} cannot be called with model.options {dict(source.options)}: "
+                           f"{error}{nearest(wrong, known)}; nothing was started. It takes: "
+                           f"{', '.join(known) or 'no options'}.") from None
+
+    def fresh() -> nn.Module:
+        model = make(**source.options)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"{name} returned a {type(model).__name__}, which cannot be trained. Let it return a "
+                             "torch.nn.Module.")
+        return model
+
+    return fresh
+
+
+def read_weights(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """Tensors by name from .safetensors or .npz; from a pickle only when allowed, tensors alone."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ModelError(f"{path} does not exist{nearest(path.name, beside)}, so there are no weights. Correct "
+                         "model.weights.")
+    if path.suffix in PICKLED:
+        refuse_pickle(path, "Convert it where it was made: safetensors.torch.save_file(model.state_dict(), "
+                            "'model.safetensors')",
+                      allow_pickle)
+        return _pickled(path)
+    if path.suffix == ".npz":
+        return _arrays(path)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is no sound safetensors file ({error}), so its weights cannot be trusted. Copy it "
+                         "again.") from None
+
+
+def put(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, prefix: str = "") -> None:
+    """Weights into the model; every name and every shape must fit. Names that share one tensor may be given once."""
+    named = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    own = model.state_dict()
+    for name, value in named.items():
+        if name not in own:
+            raise ModelError(f"{origin} has {name!r}, which {type(model).__name__} does not have{nearest(name, own)}, "
+                             "so the weights belong to another model. Correct model.code or model.options, or strip a "
+                             "beginning with "
+                             "model.prefix.")
+        if value.shape != own[name].shape:
+            raise ModelError(f"{name!r} is {tuple(value.shape)} in {origin} and {tuple(own[name].shape)} in "
+                             f"{type(model).__name__}, so the weights belong to another model. Correct model.options.")
+    places = {own[name].data_ptr() for name in named}
+    absent = [name for name, value in own.items()
+              if name not in named and (not value.numel() or value.data_ptr() not in places)]
+    if absent:
+        raise ModelError(f"{origin} lacks {len(absent)} tensors of {type(model).__name__}, the first is {absent[0]!r}"
+                         f"{nearest(absent[0], named)}, so they would stay random. Give the whole state dict.")
+    model.load_state_dict(named, strict=False)
+
+
+def _from_zoo(name: str) -> Callable[..., Any]:
+    from lethe.models.zoo import ZOO
+
+    if name not in ZOO:
+        raise unknown_name("model of the zoo", name, ZOO)
+    return ZOO[name]
+
+
+def _from_code(code: str) -> tuple[Callable[..., Any], str]:
+    where, colon, name = code.rpartition(":")
+    if not colon or not where or not name:
+        raise RequestError(f"model.code = {code!r} names no factory, so nothing was started. Write "
+                           "path/to/file.py:factory.")
+    module = _imported(where)
+    if not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise RequestError(f"{where} has no {name!r}{nearest(name, known)}, so no model can be made. It has: "
+                           f"{', '.join(known) or 'nothing callable'}.")
+    return getattr(module, name), code
+
+
+def _imported(where: str) -> ModuleType:
+    """The module of a file, whose folder is searched for what it imports, or of a package."""
+    path = Path(where).expanduser()
+    if path.suffix != ".py":
+        try:
+            return importlib.import_module(where)
+        except ImportError as error:
+            raise ModelError(f"{where} is no .py file and cannot be imported ({error}), so no model can be made. "
+                             "Correct model.code.") from None
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ModelError(f"{path} does not exist{nearest(path.name, beside)}, so no model can be made. Correct "
+                         "model.code.")
+    text = path.read_bytes()
+    key = f"lethe_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode() + text).hexdigest()[:8]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module   # so that its classes can be found by copy and pickle
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[key]
+        raise ModelError(f"{path} cannot be run ({type(error).__name__}: {error}), so no model can be made. Correct "
+                         "it.") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        held = torch.load(path, map_location="cpu", weights_only=False)
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ModelError(f"{path} cannot be read ({error}), so there are no weights. Copy it again.") from None
+    held = held.state_dict() if isinstance(held, nn.Module) else held
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            held = held[key]
+            break
+    if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise ModelError(f"{path} holds no state dict, so there are no weights to take. Save model.state_dict() as "
+                         "safetensors.")
+    return dict(held)
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: torch.from_numpy(archive[key]) for key in archive.files}
+    except (ValueError, OSError, EOFError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read as arrays ({error}), so there are no weights. Save one array per "
+                         "parameter.") from None
