@@ -109,8 +109,8 @@ class LmTask(Task):
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll, score (exp(−nll): the answer's probability per token), signal (−nll), and per answer token [n, A]:
-        token_logp, token_mean and token_var (mean and variance of log p(v) under v ~ p), correct (greedy), answer_mask, and
-        content_mask, which leaves out the end token.
+        token_logp, token_mean and token_var (mean and variance of log p(v) under v ~ p), correct (greedy), answer_mask,
+        and content_mask, which leaves out the end token.
         """
         mask, count = answer_mask(batch), answer_lengths(batch)
         pieces = math.ceil(int(count.sum()) * self._vocabulary / LOOK)
@@ -124,7 +124,8 @@ class LmTask(Task):
         last = batch.ids.gather(1, batch.length.unsqueeze(1) - 1).squeeze(1)
         ended = torch.zeros_like(last, dtype=torch.bool) if (end := self.tokenizer.eos_token_id) is None else last == end
         content = mask & (torch.arange(mask.shape[1], device=mask.device) < (mask.sum(1) - ended.long()).unsqueeze(1))
-        return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, "answer_mask": mask, "content_mask": content}
+        masks = {"answer_mask": mask, "content_mask": content}
+        return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, **masks}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         cast(Any, decoder.merged(model.cpu())).save_pretrained(folder)
@@ -295,13 +296,13 @@ def _model_folder(path: str | Path) -> Path:
         raise ModelError(f"{path} holds a PEFT adapter without its base model, so it cannot run alone. Merge it first: "
                          "PeftModel.merge_and_unload().save_pretrained(…).")
     if not (path / "config.json").exists():
+        raise ModelError(f"{path} has no config.json, so the architecture is unknown. Give a folder written by "
+                         "save_pretrained.")
+    pickled = [file.name for ending in ("*.bin", "*.pt", "*.pth") for file in path.glob(ending)]
+    if pickled and not list(path.glob("*.safetensors")):
         raise PickleRefused(f"{path} has its weights only as {pickled[0]}, a pickle, which can run any code when it is "
                             "loaded; it was not opened. Convert it where you trust it: model.save_pretrained(folder) "
                             "writes safetensors.")
-    if pickled and not list(path.glob("*.safetensors")):
-        raise PickleRefused(f"{path} has its weights only as {pickled[0]}, a pickle, which can run any code when it "
-                            "is loaded; it was not opened. Convert it where you trust it: model.save_pretrained(folder) writes "
-                            "safetensors.")
     return path
 
 
