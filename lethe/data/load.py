@@ -2,7 +2,8 @@
 
 A kind is a file in `lethe/data/sources`; its options are the fields of its config. Holdout and test come from the
 source itself, from elsewhere (a path, or options that replace those of the source), or are split off by a seeded
-fraction, before statistics are computed and before anything is trained.
+fraction, before statistics are computed and before anything is trained. `holdout: test` takes a seeded half of the
+source's own test part.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SUFFIXES = {
 class Parts:
     """Options that every kind of source has."""
 
-    holdout: Share | str | Mapping[str, Any] | None = None   # never-seen data: share of train, path, or options
+    holdout: Share | str | Mapping[str, Any] | None = None   # never-seen data: share of train, path, options, `test`
     test: Share | str | Mapping[str, Any] | None = None      # data for utility: the same
     limit: Count | None = None           # at most so many examples of every part, a seeded choice
     drop_duplicates: bool = False        # leave out of holdout and test what equals a training example
@@ -71,7 +72,9 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
             raise RequestError(f"data.{name} = {wish!r}, but the source has a {name} part of its own "
                                f"({len(splits[name])} examples), so it is not clear which is meant. Leave data.{name} "
                                "out.")
-        if isinstance(wish, (str, Mapping)):
+        if (name, wish) == ("holdout", "test"):
+            splits = halved(splits, parts)
+        elif isinstance(wish, (str, Mapping)):
             other = {**inner, **({"path": wish} if isinstance(wish, str) else wish)}
             found = module.read(build(cfg_type, other), context, name)
             if name not in found:
@@ -110,6 +113,18 @@ def divided(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
     if any(size.values()):
         out["train"] = train.subset(np.sort(order[size["test"] : len(order) - size["holdout"]]), "train")
     return out
+
+
+def halved(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
+    """The test part of the source in two: holdout and test."""
+    if "test" not in splits or len(splits["test"]) < 2:
+        raise RequestError("data.holdout = 'test', but the source has no test part to take it from; nothing was read. "
+                           "Give a share "
+                           "of train: holdout: 0.2.")
+    order = numpy_generator(parts.seed, "halves").permutation(len(splits["test"]))
+    cut = len(order) // 2
+    return {**splits, "holdout": splits["test"].subset(np.sort(order[:cut]), "holdout"),
+            "test": splits["test"].subset(np.sort(order[cut:]), "test")}
 
 
 def limited(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:

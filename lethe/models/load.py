@@ -15,7 +15,6 @@ import inspect
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,60 +23,60 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import build, config
 from lethe.core.files import refuse_pickle
 from lethe.errors import ModelError, RequestError, nearest, unknown_name
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
-@config
-class Source:
-    """Where a classifier comes from: `code` or `zoo`; without `weights` it is as its code makes it."""
-
-    code: str = ""                 # path/to/file.py:factory, or package.module:factory; called with `options`
-    zoo: str = ""                  # a model of the zoo
-    options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the factory
-    weights: str = ""              # .safetensors, or .npz with one array per parameter
-    prefix: str = ""               # beginning of the names in `weights` that the model does not have, e.g. module.
-    allow_pickle: bool = False     # read .pt/.pth although a pickle can run code: only if its origin is trusted
-
-
 def load_classifier(
-    code: str = "", weights: str | Path = "", zoo: str = "", options: Mapping[str, Any] | None = None, prefix: str = "",
+    *,
+    zoo: str | None = None,
+    code: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    prefix: str = "",
     allow_pickle: bool = False,
+    data_root: Path | None = None,
 ) -> nn.Module:
-    """The model, on the CPU, with its weights."""
-    return loaded(Source(code, zoo, options or {}, str(weights), prefix, allow_pickle))
+    """The model, on the CPU.
 
-
-def loaded(source: Source | Mapping[str, Any]) -> nn.Module:
-    """The model that a source describes."""
-    source = source if isinstance(source, Source) else build(Source, source)
-    model = factory(source)()
-    if source.weights:
-        put(model, read_weights(source.weights, source.allow_pickle), source.weights, source.prefix)
+    code, zoo     path/to/file.py:factory or package.module:factory; or a model of the zoo
+    options       arguments of the factory
+    weights       .safetensors, or .npz with one array per parameter; a relative path may be below `data_root`; without
+                  it the model is as its code makes it
+    prefix        beginning of the names in `weights` that the model does not have, e.g. module.
+    allow_pickle  read .pt and .pth although a pickle can run code: only if its origin is trusted
+    """
+    model = factory(zoo, code, options)()
+    if weights:
+        path = Path(weights).expanduser()
+        if data_root is not None and not path.exists() and (data_root / path).exists():
+            path = data_root / path
+        put(model, read_weights(path, allow_pickle), path.name, prefix)
     return model
 
 
-def factory(source: Source) -> Callable[[], nn.Module]:
+def factory(zoo: str | None = None, code: str | None = None, options: Mapping[str, Any] | None = None
+            ) -> Callable[[], nn.Module]:
     """The function that makes the model with fresh weights; the recipe retrains from what it returns."""
-    if bool(source.code) == bool(source.zoo):
-        both = "both code and zoo" if source.code else "neither code nor zoo"
+    options = dict(options or {})
+    if bool(code) == bool(zoo):
+        both = "both code and zoo" if code else "neither code nor zoo"
         raise RequestError(f"the model has {both}, so it is not clear what it is; nothing was started. Give model.code "
                            "= path/to/file.py:factory, or model.zoo = a name.")
-    make, name = _from_code(source.code) if source.code else (_from_zoo(source.zoo), source.zoo)
+    make, name = _from_code(code) if code else _from_zoo(zoo or "")
     try:
-        inspect.signature(make).bind(**source.options)
+        inspect.signature(make).bind(**options)
     except TypeError as error:
         known = list(inspect.signature(make).parameters)
-        wrong = next((key for key in source.options if key not in known), "")
-        raise RequestError(f"{name} cannot be called with model.options {dict(source.options)}: "
+        wrong = next((key for key in options if key not in known), "")
+        raise RequestError(f"{name} cannot be called with model.options {options}: "
                            f"{error}{nearest(wrong, known)}; nothing was started. It takes: "
                            f"{', '.join(known) or 'no options'}.") from None
 
     def fresh() -> nn.Module:
-        model = make(**source.options)
+        model = make(**options)
         if not isinstance(model, nn.Module):
             raise ModelError(f"{name} returned a {type(model).__name__}, which cannot be trained. Let it return a "
                              "torch.nn.Module.")
@@ -132,12 +131,12 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, prefix: st
     model.load_state_dict(named, strict=False)
 
 
-def _from_zoo(name: str) -> Callable[..., Any]:
+def _from_zoo(name: str) -> tuple[Callable[..., Any], str]:
     from lethe.models.zoo import ZOO
 
     if name not in ZOO:
         raise unknown_name("model of the zoo", name, ZOO)
-    return ZOO[name]
+    return ZOO[name], name
 
 
 def _from_code(code: str) -> tuple[Callable[..., Any], str]:
