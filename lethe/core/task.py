@@ -151,9 +151,11 @@ class Task(ABC):
         return {key: value for key, value in self._splits.items() if self.has(key)}
 
     def has(self, what: str) -> bool:
-        """Whether the task has it and, for a method's view, whether it was granted."""
+        """Whether the task has it and, for a method's view, whether it was granted. `forget.entity`: a column of a split."""
+        what, _, column = what.partition(".")
         present = what == "original" or (self._recipe is not None if what == "recipe" else what in self._splits)
-        return present and (self._granted is None or what in self._granted)
+        inside = not column or (present and column in {**self._splits[what].meta, **self._splits[what].columns})
+        return present and inside and (self._granted is None or what in self._granted)
 
     def copy_of_original(self) -> nn.Module:
         """A trainable copy of the original, sharing no storage with it."""
