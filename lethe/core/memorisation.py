@@ -2,7 +2,7 @@
 
 Carlini et al. 2021, arXiv:2012.07805 (extraction); Dorna et al. 2025, arXiv:2506.12618 (OpenUnlearning, whose
 definitions these are).
-Arrays are [n, T]: `right` where the arg-max is the true token, `inside` where a token counts (the answer, no end token).
+Arrays are [n, T]: `right` where the arg-max is the true token, `inside` where a token counts (not the end token).
 """
 
 from __future__ import annotations

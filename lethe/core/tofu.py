@@ -68,13 +68,36 @@ def model_utility(terms: Sequence[float]) -> float:
     return float(len(values) / (1.0 / values).sum()) if (values > 0).all() else 0.0
 
 
+def model_utility_interval(samples: Sequence[Array], level: float = 0.95) -> tuple[float, float, float]:
+    """(low, utility, high) from per-example terms, one array [n, terms] per data set; delta method.
+
+    With H = K/Σ 1/m_j, ∂H/∂m_j = H²/(K·m_j²); the terms of one example are correlated, so the variance is that of their
+    weighted sum. A utility of 0 has no interval but (0, 0).
+    """
+    from scipy.stats import norm
+
+    means = [np.asarray(sample, dtype=np.float64).mean(0) for sample in samples]
+    value = model_utility(np.concatenate(means).tolist())
+    if value == 0.0:
+        return 0.0, 0.0, 0.0
+    count = sum(map(len, means))
+    effects = [(sample * (value**2 / (count * mean**2))).sum(1) for sample, mean in zip(samples, means, strict=True)]
+    half = float(norm.ppf((1 + level) / 2)) * math.sqrt(sum(float(e.var(ddof=1)) / len(e) for e in effects))
+    return max(0.0, value - half), value, min(1.0, value + half)
+
+
 @dataclass(frozen=True)
 class ForgetQuality:
-    """Two-sample Kolmogorov–Smirnov test. p depends on the sample size, the statistic does not in expectation."""
+    """Two-sample Kolmogorov–Smirnov test. p falls with the sample size, the statistic does not.
+
+    margin  the statistic is that of the populations within ± margin with 95 % probability (at least: the Dvoretzky–
+            Kiefer–Wolfowitz bound holds for independent samples, those of one set of questions are closer)
+    """
 
     p: float
     log10_p: float
     statistic: float
+    margin: float
 
 
 def forget_quality(ratio: Array, retrained: Array) -> ForgetQuality:
@@ -89,7 +112,7 @@ def forget_quality(ratio: Array, retrained: Array) -> ForgetQuality:
     p, d = float(found.pvalue), float(found.statistic)
     effective = len(ratio) * len(retrained) / (len(ratio) + len(retrained))
     tail = (math.log(2) - 2 * d * d * effective) / math.log(10)
-    return ForgetQuality(p, math.log10(p) if p > 0 else tail, d)
+    return ForgetQuality(p, math.log10(p) if p > 0 else tail, d, math.sqrt(math.log(2 / 0.05) / (2 * effective)))
 
 
 def words(text: str) -> list[str]:
