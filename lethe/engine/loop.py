@@ -129,10 +129,14 @@ class Loop:
         """A generator for one purpose of this run."""
         return generator(self.seed, *purpose)
 
-    def start(self, fresh: nn.Module | None = None) -> nn.Module:
-        """A trainable copy of the original on the device, with what `where` adds to it; or `fresh`, all of which moves."""
+    def start(self, fresh: nn.Module | None = None, where: Any = None) -> nn.Module:
+        """A trainable copy of the original on the device, with what `where` adds to it; or `fresh`, all of which moves.
+
+        where  what the method itself moves (a name or a member), when the `where` modifier is left at "all"
+        """
         model = (self.task.copy_of_original() if fresh is None else fresh).to(self.settings.device)
-        where = self.modifiers.where if fresh is None else All()
+        asked = self.modifiers.where if fresh is None else All()
+        where = resolve("where", where) if where is not None and asked == All() else asked
         self._fresh = fresh is not None
         self._selection = where.select(model, self.task, self)
         self.kind = self._selection.kind

@@ -47,11 +47,13 @@ class All:
 class Names:
     """Parameters whose name matches one of the patterns, e.g. `layer4.*`, `*.attn2.*`."""
 
-    patterns: tuple[str, ...]  # shell-style patterns over parameter names
+    patterns: tuple[str, ...]        # shell-style patterns over parameter names
+    without: tuple[str, ...] = ()    # patterns of those that stay all the same
 
     def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
         everything = task.trainable(model)
-        chosen = {name: p for name, p in everything.items() if any(fnmatch.fnmatch(name, q) for q in self.patterns)}
+        chosen = {name: p for name, p in everything.items() if any(fnmatch.fnmatch(name, q) for q in self.patterns)
+                  and not any(fnmatch.fnmatch(name, q) for q in self.without)}
         if not chosen:
             raise RequestError(f"where.patterns = {list(self.patterns)} match no parameter, so nothing could move. "
                                f"Names look like: {', '.join(list(everything)[:6])}.")
