@@ -41,4 +41,33 @@ def classification(forget: Where = Where(label=3)) -> Task:
     return ClassificationTask(loop.finish(model).model, {"forget": forget_split, "retain": retain, "holdout": holdout}, recipe, build)
 
 
-TASKS: dict[str, Callable[[], Task]] = {"classification": classification}
+@cache
+def diffusion() -> Task:
+    """A text-conditional UNet on coloured shapes, trained too briefly to draw well; "disk" is to be forgotten."""
+    from lethe.data.shapes import COLOURS, caption, captions, shapes
+    from lethe.models import tiny_diffusion
+    from lethe.models.diffusion import captioned, text_to_image
+
+    recipe = Recipe(epochs=8, lr=3e-3, batch_size=32, augment="drop_prompt")
+    parts, train, holdout = tiny_diffusion.pipeline(width=16), shapes(64), shapes(32, name="holdout")
+
+    def build(seed: int) -> torch.nn.Module:
+        return tiny_diffusion.unet(width=16)
+
+    keep = [text for text in captions() if "disk" not in text]
+
+    def task(images: Split | None) -> Task:
+        return text_to_image(
+            parts, "disk", keep[::2], [caption(colour, "disk") for colour in COLOURS], keep[1::2], images, holdout,
+            recipe=recipe, build=build, judge=tiny_diffusion.judge(steps=100), steps=4, guidance=1.0,
+        )
+
+    first = task(train)
+    loop = Loop(first)
+    model = loop.start(first.build(0))
+    loop.minimise(model, recipe_terms(first, captioned(parts, train, "train")), **recipe_options(recipe))
+    parts.unet = loop.finish(model).model
+    return task(train)
+
+
+TASKS: dict[str, Callable[[], Task]] = {"classification": classification, "diffusion": diffusion}

@@ -1,0 +1,106 @@
+"""UCE: edit keys and values of cross-attention in closed form. Gandikota et al. 2024, arXiv:2308.14761.
+
+    W = argmin_W  a Σ_i ‖W c_i − W_0 g_i‖² + b Σ_j ‖W k_j − W_0 k_j‖² + λ ‖W − W_0‖²_F
+      = W_0 · (λI + a Σ g_i c_iᵀ + b Σ k_j k_jᵀ) · (λI + a Σ c_i c_iᵀ + b Σ k_j k_jᵀ)⁻¹
+
+for every W_0 of attn2.to_k and attn2.to_v; c_i text states of prompts with the concept, g_i those of the guide that
+takes their place, k_j those of prompts to be preserved; a, b, λ > 0 weights.
+Needs:    original, and prompts; no pictures, no steps.     Updates: to_k and to_v of cross-attention.
+Cost:     one solve of the text width, shared by all layers, in float64; under a second.
+Limits:   a = b = 0 changes nothing; λ → 0 with one pair gives W c = W_0 g exactly; the residual on preserved states
+          falls as b grows.
+Fails by: leaving other tokens of the prompt (end and padding) that carry the concept when only the last subject token
+          is edited (tokens=all edits them); dragging unlisted neighbours along.
+Deviations: the right factor does not depend on the layer, so it is solved once instead of once per layer. The "tensor"
+          variant (orthogonal values) and debiasing are not here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lethe.core.config import NonNegative, Positive, config
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.core.task import Task
+from lethe.engine.loop import Loop
+from lethe.engine.modifiers.where import Names
+from lethe.errors import RequestError
+
+KEYS = Names(("*attn2.to_k.weight", "*attn2.to_v.weight"))
+
+
+@config
+class UCE:
+    """Options of UCE."""
+
+    guide: str = ""                   # the prompt that takes the concept's place       [official code: " ", "art"]
+    preserve: bool = True             # hold the task's "keep" prompts in place         [official code]
+    erase_scale: NonNegative = 1.0    # a; larger erases more                           [official code]
+    preserve_scale: NonNegative = 1.0  # b; larger keeps more                           [official code]
+    lamb: Positive = 0.5              # λ; larger changes less                          [official code]
+    tokens: Literal["last_subject", "subject_to_end", "all", "eos"] = "last_subject"   # states used [official code]
+
+
+def uce_map(erase: Tensor, guide: Tensor, keep: Tensor, a: float, b: float, lamb: float) -> Tensor:
+    """The right factor T of W = W_0 T, in float64.  [m, d], [m, d], [k, d] -> [d, d]
+
+    d = 1, c = 1, g = 2, k = 3, a = 1, b = 1, λ = 2: (2 + 2 + 9)/(2 + 1 + 9) = 13/12.
+    """
+    c, g, k = erase.double(), guide.double(), keep.double()
+    ridge = lamb * torch.eye(c.shape[1], dtype=torch.float64, device=c.device) + b * k.T @ k
+    left, right = ridge + a * g.T @ c, ridge + a * c.T @ c
+    return torch.linalg.solve(right, left.T).T   # left · right⁻¹; right is symmetric
+
+
+@method(needs={"original"}, families={"diffusion"})
+def run(cfg: UCE, task: Task, loop: Loop) -> Outcome:
+    seen: Any = task
+    if not seen.prompts.get("forget"):
+        raise RequestError("the task names no prompts with the concept, so there is nothing to edit; nothing was "
+                           "started. Give prompts.")
+    model = loop.start(where=KEYS)
+    moving = loop.selected(model)
+    projections = {name: p for name, p in moving.items() if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    if not projections:
+        raise RequestError(f"where={loop.modifiers.where} leaves no key or value projection of cross-attention to "
+                           "edit, so nothing would change. Use where=all.")
+    began = time.perf_counter()
+    forget = seen.prompts["forget"]
+    erase, guide = pairs(seen, forget, [cfg.guide] * len(forget), cfg.tokens)
+    keep = seen.prompts.get("keep", []) if cfg.preserve else []
+    kept = pairs(seen, keep, keep, cfg.tokens)[0] if keep else erase[:0]
+    factor = uce_map(erase, guide, kept, cfg.erase_scale, cfg.preserve_scale, cfg.lamb)
+    with torch.no_grad():
+        for p in projections.values():
+            p.copy_((p.double() @ factor.to(p.device)).to(p.dtype))
+    loop.notes.append(f"{len(projections)} projections edited in closed form in {time.perf_counter() - began:.2f} s")
+    return loop.finish(model)
+
+
+def pairs(task: Any, old: Sequence[str], new: Sequence[str], policy: str) -> tuple[Tensor, Tensor]:
+    """Text states of old and new prompts at the tokens that the policy names, aligned.  -> [m, d] ×2"""
+    ids = [task.tokens(list(prompts)) for prompts in (old, new)]
+    states = [task.text(tokens) for tokens in ids]
+    end = task.pipeline.tokenizer.eos_token_id
+    ends = [(tokens == end).int().argmax(1) for tokens in ids]   # the first end token; the rest is padding
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for i in range(len(old)):
+        a, b = (int(e[i]) for e in ends)
+        if policy == "all":
+            spans = [slice(None), slice(None)]
+        elif policy == "eos":
+            spans = [slice(a, a + 1), slice(b, b + 1)]
+        elif policy == "last_subject":
+            spans = [slice(a - 1, a), slice(b - 1, b)]   # before the end; for the empty prompt that is the start token
+        else:
+            length = states[0].shape[1] - max(a, b) + 1   # to the end of both, cut to equal length
+            spans = [slice(a - 1, a - 1 + length), slice(b - 1, b - 1 + length)]
+        for where, state, span in zip(found, states, spans, strict=True):
+            where.append(state[i, span])
+    return torch.cat(found[0]), torch.cat(found[1])

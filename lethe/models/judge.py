@@ -1,0 +1,50 @@
+"""Judge: a closed-set classifier that tells what a generated picture shows, one answer per attribute."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.modules import evaluating
+
+
+@dataclass(eq=False)
+class Judge:
+    """`model` maps pixels [n, C, H, W] in [−1, 1] to logits [n, ΣK], the attributes' values one after the other.
+
+    attributes  attribute -> its values, e.g. {"colour": ("red", …), "shape": ("disk", …)}
+    accuracy    share of held-out real pictures read correctly, by attribute; what its verdicts are worth
+    """
+
+    model: nn.Module
+    attributes: Mapping[str, Sequence[str]]
+    accuracy: Mapping[str, float] | None = None
+
+    def read(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Position of the seen value by attribute, and what enters the last linear layer.  -> {name: [n]}, [n, d]"""
+        last = [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
+        caught: list[Tensor] = []
+        handle = last.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        device = next(self.model.parameters()).device
+        try:
+            with evaluating(self.model):
+                logits = torch.cat([self.model(part.to(device)) for part in pixels.split(512)]).cpu()
+        finally:
+            handle.remove()
+        sizes = [len(values) for values in self.attributes.values()]
+        seen = {name: part.argmax(1) for name, part in zip(self.attributes, logits.split(sizes, 1), strict=True)}
+        return seen, torch.cat(caught).flatten(1).float().cpu()
+
+    def attribute_of(self, concept: str) -> str | None:
+        """The attribute that has `concept` among its values, or None."""
+        return next((name for name, values in self.attributes.items() if concept in values), None)
+
+    def expected(self, prompt: str) -> dict[str, int]:
+        """What a prompt asks for: attribute -> position of the value that it names; other attributes are absent."""
+        words = re.findall(r"\w+", prompt.lower())
+        named = ((name, place, value) for name, values in self.attributes.items() for place, value in enumerate(values))
+        return {name: place for name, place, value in named if value in words}
