@@ -17,6 +17,7 @@ from lethe.core.seeds import derive
 from lethe.engine import optimise
 from lethe.engine.distribute import full
 from lethe.engine.guard import Watch
+from lethe.engine.interrupt import Interrupt
 from lethe.engine.order import Order
 from lethe.errors import Diverged
 
@@ -66,20 +67,24 @@ class Run:
         step = self._resume()
         loop.journal.begin(self.call, step, self.total)
         self.saved = time.monotonic()
-        while step < self.total and not self._over_budget():
-            self._step(step)
-            if average.keeps:
-                average.update(self.slow, self.params, step)
-            step += 1
-            loop.cost.steps += 1
-            loop.journal.advance(step)
-            self._log(step)
-            if self.watch and self.watch.due(step, self.total):
-                fell = self.watch.fell(self.model)
-                if fell:
-                    loop.notes.append(self.watch.message(step))
-                    break
-            self._checkpoint(step)
+        with Interrupt() as interrupt:
+            while step < self.total and not self._over_budget():
+                self._step(step)
+                if average.keeps:
+                    average.update(self.slow, self.params, step)
+                step += 1
+                loop.cost.steps += 1
+                loop.journal.advance(step)
+                self._log(step)
+                if self.watch and self.watch.due(step, self.total):
+                    fell = self.watch.fell(self.model)
+                    if fell:
+                        loop.notes.append(self.watch.message(step))
+                        break
+                stopped = loop.distribution.agree(interrupt.asked)
+                self._checkpoint(step, stopped)
+                if stopped:
+                    raise KeyboardInterrupt(f"stopped after step {step} of {self.total}")
         if average.keeps and not fell:   # after a fall the sound point stays: the average holds unsound ones
             with torch.no_grad():
                 for name, p in self.params.items():
@@ -195,11 +200,12 @@ class Run:
             loop.notes.append(f"stopped early by the {reason}")
         return bool(reason)
 
-    def _checkpoint(self, step: int) -> None:
+    def _checkpoint(self, step: int, now: bool = False) -> None:
         loop = self.loop
         if loop.checkpoints.folder is None:
             return
-        if not loop.distribution.agree(time.monotonic() - self.saved >= loop.settings.checkpoint_seconds):
+        due = now or time.monotonic() - self.saved >= loop.settings.checkpoint_seconds
+        if not loop.distribution.agree(due):
             return
         state = {f"model/{k}": v for k, v in loop.tensors(self.model).items()}
         state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, list(self.params)).items()}
