@@ -1,0 +1,182 @@
+"""Bring your own model: each comes in, is worked on through the command line, and goes out in the format it came in,
+loadable with its own library in a process that never imports Lethe."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import yaml
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+NET = '''
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, inputs=6, classes=4):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(inputs, 16), torch.nn.ReLU())
+        self.out = torch.nn.Linear(16, classes)
+
+    def forward(self, x):
+        return self.out(self.body(x.flatten(1)))
+
+def make(inputs=6, classes=4):
+    return Net(inputs, classes)
+'''
+
+
+def lethe(*arguments: str | Path, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line and check its exit status."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-m", "lethe", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
+                          env=environment, check=False)
+    assert done.returncode == status, done.stderr[-3000:]
+    return done
+
+
+def without_lethe(code: str, cwd: Path) -> str:
+    """Run code where importing lethe fails."""
+    guard = "import sys; sys.modules['lethe'] = None\n"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", guard + code], cwd=cwd, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def request(folder: Path, **content: object) -> Path:
+    path = folder / "request.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def only(folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """A user's own model file and its weights, trained on blobs."""
+    (tmp_path / "net.py").write_text(NET)
+    namespace: dict[str, object] = {}
+    exec(NET, namespace)
+    torch.manual_seed(0)
+    model = namespace["make"]()   # type: ignore[operator]
+    data = tiny.blobs(160, 0, "train").columns
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(model(data["x"]), data["y"]).backward()
+        optimiser.step()
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    return tmp_path
+
+
+MODEL = {"code": "net.py:make", "weights": "net.safetensors"}
+RECIPE = {"epochs": 10, "lr": 1e-2, "batch_size": 32}
+
+
+def test_arrays_and_a_state_dict(net: Path) -> None:
+    train, holdout = tiny.blobs(160, 0, "train").columns, tiny.blobs(80, 1, "holdout").columns
+    np.savez(net / "train.npz", x=train["x"].numpy(), y=train["y"].numpy())
+    np.savez(net / "holdout.npz", x=holdout["x"].numpy(), y=holdout["y"].numpy())
+    before = (net / "net.safetensors").read_bytes()
+    path = request(net, family="classification", model=MODEL, recipe=RECIPE, forget={"label": 3}, audit={"references": 3},
+                   data={"kind": "npz", "path": "train.npz", "holdout": "holdout.npz"}, method="neggrad_plus")
+    plan = json.loads(lethe("run", path, "--dry-run", "--json", cwd=net).stdout)
+    assert not plan["trains_original"] and not (net / "runs").exists()
+    results = json.loads(lethe("run", path, "--json", cwd=net).stdout)
+    rows = {row["name"]: row for row in results["scenarios"][0]["subjects"]}
+    assert {"original", "retrained", "neggrad_plus"} <= rows.keys()
+    assert rows["original"]["conclusion"]["verdict"] == "outside"
+    saved = only(net, "runs/*/models/*/model.safetensors")
+    code = f"from net import make; import safetensors.torch as s; m = make(); m.load_state_dict(s.load_file({str(saved)!r})); print('ok')"
+    assert without_lethe(code, net) == "ok"
+    assert (net / "net.safetensors").read_bytes() == before
+    again = lethe("run", path, cwd=net)
+    assert "finished run" in again.stderr and "neggrad_plus" in again.stdout
+    run = only(net, "runs/*/results.json").parent
+    page = (run / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page
+    assert "neggrad_plus" in lethe("report", run, cwd=net).stdout
+    assert json.loads(lethe("results", "--json", cwd=net).stdout)
+    assert "whole" in lethe("results", "--verify", cwd=net).stdout
+    audit = json.loads(lethe("audit", run, "--depth", "quick", "--json", cwd=net).stdout)
+    assert audit["scenarios"][0]["subjects"]
+
+
+def test_a_table_with_a_column_query(net: Path) -> None:
+    columns = tiny.blobs(160, 0, "train").columns
+    rows = [[*map(float, x), int(y), ["north", "south"][i % 2]] for i, (x, y) in enumerate(zip(columns["x"], columns["y"], strict=True))]
+    with open(net / "people.csv", "w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["a", "b", "c", "d", "e", "f", "label", "region"])
+        writer.writerows(rows)
+    path = request(net, family="classification", model={"code": "net.py:make"}, recipe=RECIPE, method="retrain",
+                   data={"kind": "table", "path": "people.csv", "label": "label", "features": list("abcdef"), "holdout": 0.2},
+                   forget={"query": "region == 'north' and a > 0"}, audit={"references": 0, "depth": "quick"})
+    results = json.loads(lethe("run", path, "--json", cwd=net).stdout)
+    assert results["scenarios"][0]["subjects"][0]["conclusion"]["verdict"] == "no yardstick"
+    assert only(net, "runs/*/models/*/model.safetensors").exists()
+
+
+def test_an_image_folder(net: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for place, name in enumerate(["cats", "dogs", "owls"]):
+        (net / "pictures" / name).mkdir(parents=True)
+        for i in range(12):
+            picture = rng.integers(0, 80, (8, 8), dtype=np.uint8) + np.uint8(80 * place)
+            Image.fromarray(picture).save(net / "pictures" / name / f"{i:02}.png")
+    path = request(net, family="classification", model={"code": "net.py:make", "options": {"inputs": 64, "classes": 3}},
+                   recipe=RECIPE, data={"kind": "images", "path": "pictures", "holdout": 0.25}, method="neggrad_plus",
+                   forget={"text": "cats"}, audit={"references": 0, "depth": "quick"})
+    described = json.loads(lethe("run", path, "--dry-run", "--json", cwd=net, status=0).stdout)
+    assert described["scenarios"]["request"]["sizes"]["forget"] > 0
+    lethe("run", path, "--json", cwd=net)
+    assert only(net, "runs/*/models/*/model.safetensors").exists()
+
+
+def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
+    task = tiny.TASKS["lm"]()
+    (tmp_path / "model").mkdir()
+    task.save_model(task.copy_of_original(), tmp_path / "model")
+    for name in ("forget", "retain"):
+        split = task.splits[name]
+        with open(tmp_path / f"{name}.jsonl", "w") as handle:
+            for i in range(min(len(split), 12)):
+                handle.write(json.dumps({"prompt": split.meta["prompt"][i], "answer": split.meta["answer"][i], "id": f"{name}-{i}"}) + "\n")
+    path = request(tmp_path, family="lm", model={"folder": "model"}, method={"name": "npo", "lr": 1e-3, "epochs": 2},
+                   data={"forget": "forget.jsonl", "retain": "retain.jsonl", "id": "id"}, audit={"depth": "quick", "references": 0})
+    lethe("run", path, "--json", cwd=tmp_path)
+    saved = only(tmp_path, "runs/*/models/*/config.json").parent
+    code = (f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; m = M.from_pretrained({str(saved)!r}); "
+            f"t = T.from_pretrained({str(saved)!r}); print(m.generate(**t('a', return_tensors='pt'), max_new_tokens=2).shape[0])")
+    assert without_lethe(code, tmp_path).splitlines()[-1] == "1"
+
+
+def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
+    from lethe.models import tiny_diffusion
+
+    tiny_diffusion.save_stable_diffusion(tmp_path / "pipeline")
+    path = request(tmp_path, family="diffusion", model={"folder": "pipeline"}, method="uce",
+                   data={"concept": "disk", "prompts": ["a red disk"], "keep": ["a red square"], "per_prompt": 2, "steps": 2,
+                         "guidance": 1.0},
+                   audit={"depth": "quick", "references": 0})
+    lethe("run", path, "--json", cwd=tmp_path)
+    saved = only(tmp_path, "runs/*/models/*/model_index.json").parent
+    code = (f"from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained({str(saved)!r}); "
+            "print(p('a red disk', num_inference_steps=1, output_type='np').images.shape[0])")
+    assert without_lethe(code, tmp_path).splitlines()[-1] == "1"
