@@ -42,7 +42,10 @@ def config(cls: type[T]) -> type[T]:
             strict_init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(p) for i, p in enumerate(first["loc"]) if i == 0 or isinstance(p, int))  # no type tags
+            if first["type"] in ("missing", "missing_argument"):
+                raise OutOfRange(f"{option_name(made)} needs {where!r}, which was not given. Nothing was started; give "
+                                 "it.") from None
             raise OutOfRange(
                 f"{option_name(made)}.{where} = {first.get('input')!r}: {first['msg'].lower()}. Nothing was started; "
                 "give a value in range."

@@ -37,10 +37,10 @@ def space(path: Path) -> Iterator[None]:
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with space(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
             with open(beside, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -56,11 +56,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise OutputExists(f"{path} exists; it is never overwritten, so nothing was written. Choose another folder or "
                            "move this one away.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    beside.mkdir()
     try:
         with space(path):
+            beside.mkdir(parents=True)
             yield beside
             for file in beside.rglob("*"):
                 if file.is_file():

@@ -34,7 +34,7 @@ SUFFIXES = {
 
 
 @config
-class Parts:
+class Data:
     """Options that every kind of source has."""
 
     holdout: Share | str | Mapping[str, Any] | None = None   # never-seen data: share of train, path, options, `test`
@@ -53,13 +53,13 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
     options = _described(source)
     kind = options.pop("kind")
     module, cfg_type = _kind(kind)
-    shared = {f.name for f in dataclasses.fields(Parts)}  # type: ignore[arg-type]
+    shared = {f.name for f in dataclasses.fields(Data)}  # type: ignore[arg-type]
     own = {f.name for f in dataclasses.fields(cfg_type)}
     for key in options:
         if key not in shared | own:
             raise UnknownKey(f"data.{key} is not an option of {kind} data{nearest(key, shared | own)}, so nothing was "
                              f"read. Options: {', '.join(sorted(own) + sorted(shared))}.")
-    parts = build(Parts, {k: v for k, v in options.items() if k in shared})
+    wanted = build(Data, {k: v for k, v in options.items() if k in shared})
     inner = {k: v for k, v in options.items() if k in own}
     cfg: Any = build(cfg_type, inner)
     splits = module.read(cfg, context, "train")
@@ -67,25 +67,25 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
         raise DataError(f"the source has the parts {', '.join(splits)} but no train, so there is nothing to forget "
                         "from. Name its training part train.")
     for name in ("holdout", "test"):
-        wish = getattr(parts, name)
+        wish = getattr(wanted, name)
         if wish is not None and name in splits:
             raise RequestError(f"data.{name} = {wish!r}, but the source has a {name} part of its own "
                                f"({len(splits[name])} examples), so it is not clear which is meant. Leave data.{name} "
                                "out.")
         if (name, wish) == ("holdout", "test"):
-            splits = halved(splits, parts)
+            splits = halved(splits, wanted)
         elif isinstance(wish, (str, Mapping)):
             other = {**inner, **({"path": wish} if isinstance(wish, str) else wish)}
             found = module.read(build(cfg_type, other), context, name)
             if name not in found:
                 raise DataError(f"data.{name} = {wish!r} has the parts {', '.join(found)} but no {name}. Give a source "
-                                "without parts.")
+                                "without wanted.")
             splits[name] = found[name]
-    splits = limited(divided(splits, parts), parts)
+    splits = limited(divided(splits, wanted), wanted)
     if hasattr(module, "encode"):
         splits = module.encode(cfg, splits)
     _check(splits)
-    return without_duplicates(splits, context) if parts.drop_duplicates else splits
+    return without_duplicates(splits, context) if wanted.drop_duplicates else splits
 
 
 def kinds() -> list[str]:
@@ -93,11 +93,11 @@ def kinds() -> list[str]:
     return sorted(p.stem for p in (Path(__file__).parent / "sources").glob("*.py") if not p.name.startswith("_"))
 
 
-def divided(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
+def divided(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
     """Holdout and test split off from train where a share is asked for; within a part the order stays."""
     train = splits["train"].require_examples("Give a source with examples.")
-    order = numpy_generator(parts.seed, "parts").permutation(len(train))
-    shares = {name: wish for name in ("holdout", "test") if isinstance(wish := getattr(parts, name), float)}
+    order = numpy_generator(wanted.seed, "parts").permutation(len(train))
+    shares = {name: wish for name in ("holdout", "test") if isinstance(wish := getattr(wanted, name), float)}
     size = {name: round(shares.get(name, 0) * len(train)) for name in ("holdout", "test")}
     for name, count in size.items():
         if name in shares and (not count or sum(size.values()) >= len(train)):
@@ -115,25 +115,25 @@ def divided(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
     return out
 
 
-def halved(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
+def halved(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
     """The test part of the source in two: holdout and test."""
     if "test" not in splits or len(splits["test"]) < 2:
         raise RequestError("data.holdout = 'test', but the source has no test part to take it from; nothing was read. "
                            "Give a share "
                            "of train: holdout: 0.2.")
-    order = numpy_generator(parts.seed, "halves").permutation(len(splits["test"]))
+    order = numpy_generator(wanted.seed, "halves").permutation(len(splits["test"]))
     cut = len(order) // 2
     return {**splits, "holdout": splits["test"].subset(np.sort(order[:cut]), "holdout"),
             "test": splits["test"].subset(np.sort(order[cut:]), "test")}
 
 
-def limited(splits: dict[str, Split], parts: Parts) -> dict[str, Split]:
-    """At most `parts.limit` examples of every part."""
-    if parts.limit is None:
+def limited(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
+    """At most `wanted.limit` examples of every part."""
+    if wanted.limit is None:
         return splits
     out = {}
     for name, split in splits.items():
-        index = numpy_generator(parts.seed, "limit", name).permutation(len(split))[: parts.limit]
+        index = numpy_generator(wanted.seed, "limit", name).permutation(len(split))[: wanted.limit]
         out[name] = split.subset(np.sort(index), name)
     return out
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lethe.core.files import write_text
+from lethe.core.files import space, write_text
 from lethe.errors import RequestError
 
 
@@ -52,7 +52,7 @@ class Journal:
         """One line of the log."""
         self.lines.append(line)
         if self.folder is not None:
-            with open(self.folder / "log.jsonl", "a") as handle:
+            with space(self.folder / "log.jsonl"), open(self.folder / "log.jsonl", "a") as handle:
                 handle.write(json.dumps(line) + "\n")
         if self._writer is not None:
             for key, value in line.items():
