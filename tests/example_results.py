@@ -212,7 +212,8 @@ def _subject(case: str, name: str, role: str, rng: random.Random) -> dict[str, A
 def _evidence(case: str, name: str, role: str, metric: tuple, rng: random.Random) -> dict[str, Any]:
     label, audit, tier, better, bounds, n, definition = metric
     mean, sd, before = RETRAINED[case][label]
-    values = [rng.gauss(mean, sd) for _ in range(8)]
+    drawn = random.Random(f"{case} {label}")  # the same retrained models for every row
+    values = [drawn.gauss(mean, sd) for _ in range(8)]
     centre = sum(values) / 8
     spread = (sum((v - centre) ** 2 for v in values) / 7) ** 0.5
     low, high = centre - 2.51 * spread, centre + 2.51 * spread  # t quantile 2.365 · √(1 + 1/8)
@@ -227,26 +228,13 @@ def _evidence(case: str, name: str, role: str, metric: tuple, rng: random.Random
     else:
         value = before + CHARACTER[name][0] * (mean - before) + rng.gauss(0, sd / 2)
     value = max(bounds[0], value if bounds[1] is None else min(bounds[1], value))
-    half = (
-        None
-        if n is None
-        else 0.04
-        if label.endswith("auc")
-        else (value * (1 - value) / n) ** 0.5 * 2
-        if bounds[1] == 1
-        else 0.2
-    )
+    half = None if n is None else 0.2
+    if bounds[1] == 1.0:
+        half = 0.04 if label.endswith("auc") else 2 * (value * (1 - value) / n) ** 0.5
     side = "−" if value < low else "+" if value > high and better == "match" else ""
     before_outside = not low <= before <= high
-    verdict = (
-        SHOWN
-        if tier == "cost"
-        else OUTSIDE
-        if side
-        else NO_POWER
-        if tier == "forgetting" and not before_outside
-        else INSIDE
-    )
+    verdict = OUTSIDE if side else NO_POWER if tier == "forgetting" and not before_outside else INSIDE
+    verdict = SHOWN if tier == "cost" else verdict
     return {
         "audit": audit,
         "metric": label,

@@ -41,7 +41,7 @@ from lethe.ledger.rows import (
 from lethe.ledger.store import Store
 
 GENESIS = "0" * 64
-FOUND_BY_TEXT = ("run", "title", "command", "folder", "scenarios")
+FOUND_BY_TEXT = ("id", "title", "command", "folder", "scenarios")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Ledger:
         """Note that a run begins; its entry number. A run that is killed leaves this entry as its trace."""
         words = secrets(config)
         return self._append({
-            "run": run, "event": "started", "title": without(title, words), "command": without(command, words),
+            "id": run, "status": "started", "title": without(title, words), "command": without(command, words),
             "config": to_json(discreet(config or {})),
         })
 
@@ -76,7 +76,7 @@ class Ledger:
         evidence = [evidence_row(case, subject, item) for case in scenarios for subject in case.get("subjects", [])
                     for item in subject.get("evidence") or []]
         entry = {
-            "run": results["id"], "event": "finished", "title": without(results.get("title"), words),
+            "id": results["id"], "status": "finished", "title": without(results.get("title"), words),
             "command": without(results.get("command"), words), "seconds": results.get("seconds"),
             "folder": None if folder is None else str(folder), "config": to_json(discreet(results.get("config"))),
             "versions": to_json(results.get("versions")),
@@ -89,7 +89,7 @@ class Ledger:
                        resume: str | None = None) -> int:
         """Note a run that ended with an error, and the command that goes on from there (default: the same one)."""
         words = secrets(config)
-        entry = {"run": run, "event": "failed", "command": without(command, words),
+        entry = {"id": run, "status": "failed", "command": without(command, words),
                  "config": to_json(discreet(config or {}))}
         failure = {"error": without(error, words), "resume": without(command if resume is None else resume, words)}
         return self._append(entry, {"failures": [failure]})
@@ -103,7 +103,7 @@ class Ledger:
                 connection.exec_driver_sql("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE")
             number, previous = self._end(connection)
             number += 1
-            entry = typed(tables["runs"], {**entry, "entry": number, "at": now(), "previous": previous})
+            entry = typed(tables["runs"], {**entry, "entry": number, "created": now(), "previous": previous})
             for row in chained.from_iterable(rows.values()):
                 row["entry"] = number
             entry["hash"] = content_hash(entry, rows)
@@ -166,7 +166,7 @@ class Ledger:
 
     def runs(self, *, method: str | None = None, family: str | None = None, verdict: str | None = None,
              since: str | date | None = None, text: str | None = None, limit: int | None = None) -> list[Row]:
-        """Entries, newest first, each with its methods and verdicts. All given filters must hold.
+        """Entries, newest first, each with family, methods, verdicts and failure. All given filters must hold.
 
         method, family, verdict   of one and the same method of the run
         since                     ISO date or time (UTC where it names no zone)
@@ -177,15 +177,15 @@ class Ledger:
         runs, subjects, failures = tables["runs"], tables["subjects"], tables["failures"]
         later = runs.alias("later")
         query = sa.select(runs).order_by(runs.c.entry.desc()).limit(limit).where(
-            (runs.c.event != "started")
-            | ~sa.exists().where(later.c.run == runs.c.run, later.c.entry > runs.c.entry))
+            (runs.c.status != "started")
+            | ~sa.exists().where(later.c.id == runs.c.id, later.c.entry > runs.c.entry))
         asked = {"method": method, "family": family, "verdict": verdict}
         wanted = [subjects.c[key] == value for key, value in asked.items() if value is not None]
         if wanted:
             wanted += [subjects.c.entry == runs.c.entry, subjects.c.role == "method"]
             query = query.where(sa.exists().where(*wanted))
         if since is not None:
-            query = query.where(runs.c.at >= _moment(since))
+            query = query.where(runs.c.created >= _moment(since))
         if text is not None:
             said = failures.c.error.icontains(text, autoescape=True)
             inside = [runs.c[key].icontains(text, autoescape=True) for key in FOUND_BY_TEXT]
@@ -197,19 +197,20 @@ class Ledger:
         for entry in found:
             entry["methods"] = [{key: row[key] for key in ("scenario", "family", "name", "seed", "verdict", "text")}
                                 for row in methods[entry["entry"]] if row["role"] == "method"]
+            entry["family"] = ", ".join(dict.fromkeys(str(case["family"]) for case in entry["scenarios"] or []))
             entry["failure"] = next(({k: r[k] for k in ("error", "resume")} for r in errors[entry["entry"]]), None)
         return found
 
     def run(self, run: str | int) -> Row:
         """One entry with all but its evidence: by entry number, or the newest one of a run id (or its beginning)."""
         table = self.store.tables.tables["runs"]
-        chosen = table.c.entry == run if isinstance(run, int) else table.c.run.startswith(run, autoescape=True)
+        chosen = table.c.entry == run if isinstance(run, int) else table.c.id.startswith(run, autoescape=True)
         with self.store.reading() as connection:
             rows = connection.execute(sa.select(table).where(chosen).order_by(table.c.entry.desc())).mappings().all()
             if not rows:
-                known = [str(row) for row in connection.execute(sa.select(table.c.run).distinct()).scalars()]
+                known = [str(row) for row in connection.execute(sa.select(table.c.id).distinct()).scalars()]
                 raise unknown_name("run", str(run), known, "See them with: lethe results.")
-            several = len({row["run"] for row in rows})
+            several = len({row["id"] for row in rows})
             if several > 1:
                 raise OutOfRange(f"{run!r} is the beginning of {several} runs, so none was chosen. Give more of it.")
             entry = opened(dict(rows[0]))
@@ -220,7 +221,7 @@ class Ledger:
     def finished(self, run: str) -> bool:
         """Whether this very run id is finished: the same configuration hash means 'already done'."""
         table = self.store.tables.tables["runs"]
-        query = sa.select(table.c.entry).where(table.c.run == run, table.c.event == "finished").limit(1)
+        query = sa.select(table.c.entry).where(table.c.id == run, table.c.status == "finished").limit(1)
         with self.store.reading() as connection:
             return connection.execute(query).first() is not None
 

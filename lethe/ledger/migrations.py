@@ -1,6 +1,6 @@
 """The ledger's schema: an ordered list of numbered functions. It changes only by adding one at the end of `MIGRATIONS`.
 
-    runs       one row per event (started | finished | failed): position in the chain, content, hash of the one before
+    runs       one row per status (started | finished | failed): position in the chain, content, hash of the one before
     subjects   rows of a finished run: each method, the original, the retrained model; conclusion, cost, configuration
     evidence   one row per measured value: interval, yardstick, verdict
     artefacts  files of the run folder: path, SHA-256, bytes
@@ -29,9 +29,9 @@ def create(connection: Connection) -> None:
     place = "entry INTEGER NOT NULL REFERENCES runs(entry), place INTEGER NOT NULL, PRIMARY KEY (entry, place)"
     real = "DOUBLE PRECISION"
     for statement in (
-        f"CREATE TABLE runs (entry INTEGER PRIMARY KEY, run TEXT NOT NULL, event TEXT NOT NULL, at TEXT NOT NULL, "
-        f"title TEXT, command TEXT, seconds {real}, folder TEXT, config TEXT, versions TEXT, scenarios TEXT, "
-        f"previous TEXT NOT NULL UNIQUE, hash TEXT NOT NULL UNIQUE)",
+        f"CREATE TABLE runs (entry INTEGER PRIMARY KEY, id TEXT NOT NULL, status TEXT NOT NULL, "
+        f"created TEXT NOT NULL, title TEXT, command TEXT, seconds {real}, folder TEXT, config TEXT, versions TEXT, "
+        f"scenarios TEXT, previous TEXT NOT NULL UNIQUE, hash TEXT NOT NULL UNIQUE)",
         f"CREATE TABLE subjects (scenario TEXT, family TEXT, name TEXT, method TEXT, role TEXT, kind TEXT, "
         f"seed INTEGER, config TEXT, cost TEXT, notes TEXT, error TEXT, verdict TEXT, text TEXT, {place})",
         f"CREATE TABLE evidence (scenario TEXT, subject TEXT, audit TEXT, metric TEXT, value {real}, low {real}, "
@@ -40,7 +40,7 @@ def create(connection: Connection) -> None:
         f"yardstick_low {real}, yardstick_high {real}, {place})",
         f"CREATE TABLE artefacts (path TEXT, sha256 TEXT, bytes BIGINT, {place})",
         f"CREATE TABLE failures (error TEXT, resume TEXT, {place})",
-        "CREATE INDEX runs_by_run ON runs (run)",
+        "CREATE INDEX runs_by_id ON runs (id)",
         "CREATE INDEX subjects_by_method ON subjects (method)",
     ):
         connection.exec_driver_sql(statement)

@@ -70,7 +70,7 @@ def evidence_row(case: Mapping[str, Any], subject: Mapping[str, Any], item: Mapp
 def csv_lines(entry: Row, parts: Mapping[str, Mapping[int, list[Row]]]) -> list[Row]:
     """Lines of the CSV: an entry beside each of its values; subjects without values and failures get a line, too."""
     number = entry["entry"]
-    base = {key: entry[key] for key in ("entry", "run", "event", "at", "title", "hash")}
+    base = {key: entry[key] for key in ("entry", "id", "status", "created", "title", "hash")}
     error = {"error": parts["failures"][number][0]["error"]} if parts["failures"][number] else {"error": None}
     lines = []
     for subject in parts["subjects"][number] or [{}]:

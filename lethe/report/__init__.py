@@ -1,0 +1,27 @@
+"""Reports: one self-contained page, a table for the terminal, CSV, and figures. No torch; heavy parts come when used.
+
+    render(results) -> str             the HTML page            save(results, path)          the same, atomically
+    terminal_table(results) -> str     for the command line     to_csv(results) -> str       one line per value
+    figures(results, folder) -> paths  every figure as SVG, PNG and CSV
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lethe.report.folder import figures
+    from lethe.report.page import render, save
+    from lethe.report.table import terminal_table, to_csv
+
+__all__ = ["figures", "render", "save", "terminal_table", "to_csv"]
+
+# the modules are not named like the functions: an imported submodule would take the name
+HOMES = {"figures": "folder", "render": "page", "save": "page", "terminal_table": "table", "to_csv": "table"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(importlib.import_module(f"lethe.report.{HOMES[name]}"), name)
+    raise AttributeError(f"module 'lethe.report' has no attribute {name!r}")

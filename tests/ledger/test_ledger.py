@@ -51,7 +51,7 @@ def test_a_run_comes_back_as_it_was_recorded(ledger: Ledger, tmp_path: Path) -> 
     data = results()
     number = ledger.record(data, run_folder(tmp_path))
     entry = ledger.run(number)
-    assert (entry["run"], entry["event"], entry["title"]) == (data["id"], "finished", data["title"])
+    assert (entry["id"], entry["status"], entry["title"]) == (data["id"], "finished", data["title"])
     assert [s["name"] for s in entry["subjects"]][:3] == ["original", "retrained", "finetune"]
     assert entry["subjects"][2]["cost"] == data["scenarios"][0]["subjects"][2]["cost"]
     # SHA-256 of ten zero bytes and of the three bytes '<p>', by sha256sum
@@ -159,7 +159,7 @@ def test_failures_and_killed_runs_stay_visible(ledger: Ledger) -> None:
     ledger.started("done", "Forget a class", "lethe run done.yaml")
     ledger.record(other(results(), "done"))
     listed = ledger.runs()
-    assert [(r["run"], r["event"]) for r in listed] == [
+    assert [(r["id"], r["status"]) for r in listed] == [
         ("done", "finished"),
         ("failed", "failed"),
         ("killed", "started"),
@@ -195,7 +195,7 @@ def test_filters(ledger: Ledger) -> None:
     ledger.record_failure("bad", {}, "lethe run bad.yaml", "NeedsUnmet: needs retain")
 
     def found(**filters: object) -> list[str]:
-        return [r["run"] for r in ledger.runs(**filters)]  # type: ignore[arg-type]
+        return [r["id"] for r in ledger.runs(**filters)]  # type: ignore[arg-type]
 
     assert found() == ["bad", "lm1", data["id"]]
     assert found(method="npo") == ["lm1"] and found(method="salun") == [data["id"]] and found(method="original") == []
@@ -227,7 +227,7 @@ def test_export(ledger: Ledger) -> None:
     ledger.record(data)
     ledger.record_failure("bad", {}, "lethe run bad.yaml", "Diverged: NaN")
     whole = json.loads(ledger.export("json"))
-    assert [e["run"] for e in whole] == [data["id"], "bad"]
+    assert [e["id"] for e in whole] == [data["id"], "bad"]
     assert whole[0]["scenarios"][0]["sizes"]["forget"] == 120 and whole[1]["failures"][0]["error"] == "Diverged: NaN"
     lines = list(csv.DictReader(io.StringIO(ledger.export("csv"))))
     # 2 scenarios × (9 subjects with 9 metrics + 1 failed) + 1 failure
@@ -266,12 +266,13 @@ def test_a_killed_writer_leaves_no_half_entry(tmp_path: Path) -> None:
         "import os, sys; from lethe.ledger import Ledger; import lethe.ledger.ledger as m\n"
         f"l = Ledger({str(tmp_path / 'ledger.sqlite')!r})\n"
         "with l.store.writing() as c:\n"
-        "    c.exec_driver_sql(\"INSERT INTO runs (entry, run, event, at, previous, hash) VALUES (2,'x','x','x','x','x')\")\n"
+        "    c.exec_driver_sql(\"INSERT INTO runs (entry, id, status, created, previous, hash) \"\n"
+        "                      \"VALUES (2, 'x', 'x', 'x', 'x', 'x')\")\n"
         "    os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 9
     ledger.started("b")
-    assert [r["run"] for r in ledger.runs()] == ["b", "a"] and ledger.verify() is None
+    assert [r["id"] for r in ledger.runs()] == ["b", "a"] and ledger.verify() is None
 
 
 def test_a_full_disk_leaves_the_ledger_intact(ledger: Ledger) -> None:

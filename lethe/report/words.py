@@ -1,0 +1,79 @@
+"""Words, numbers and signs of the report: what a verdict is called, how a number is written."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, SHOWN
+
+FAILED = "failed"
+
+# verdict -> (sign, word in tables): the sign differs in shape, so that nothing depends on colour
+SIGNS = {
+    INSIDE: ("✓", "inside"), OUTSIDE: ("✗", "outside"), NO_POWER: ("○", "no power"),
+    NO_YARDSTICK: ("–", "no yardstick"), SHOWN: ("", ""), FAILED: ("!", "failed"),
+}
+SEVERITY = (INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, FAILED)   # from best to worst, the order of rows
+
+SPOKEN = {   # of a whole model
+    INSIDE: "not told apart from retraining", OUTSIDE: "told apart from retraining", NO_POWER: "tests had no power",
+    NO_YARDSTICK: "nothing to compare with", FAILED: "failed",
+}
+DIRECTION = {
+    "match": "target: like retrained models", "higher": "higher is better", "lower": "lower is better",
+}
+
+
+def sign(verdict: str, side: str = "") -> str:
+    """'✓ inside', '▲ outside', '▼ outside': above or below the yardstick."""
+    mark, word = SIGNS.get(verdict, ("", verdict))
+    if verdict == OUTSIDE and side:
+        mark = "▲" if side == "+" else "▼"
+    return f"{mark} {word}".strip()
+
+
+def number(value: Any) -> str:
+    """Three significant digits where they fit, a true minus sign, '–' for what is absent."""
+    if value is None or isinstance(value, str) or not math.isfinite(value):
+        return "–" if value is None else str(value)
+    size = abs(value)
+    if isinstance(value, int) or size >= 1000:
+        text = f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    elif size == 0:
+        text = "0"
+    elif size < 0.001:
+        text = f"{value:.1e}"
+    else:
+        text = f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+    return text.replace("-", "−")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """'0.93 to 0.99', or nothing."""
+    return "" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def duration(seconds: float | None) -> str:
+    """'0.4 s', '3.5 min', '2.1 h'."""
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{number(float(seconds))} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def spaced(name: str) -> str:
+    """`forget_accuracy` -> 'forget accuracy'."""
+    return name.replace("_", " ")
+
+
+def listed(names: list[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1] if names else "") if part)
+
+
+def printable(text: Any) -> str:
+    """`text` without control characters, which could write over a terminal or break a drawing."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "�" for c in str(text))
