@@ -21,7 +21,7 @@ class Value:
     low: float | None = None
     high: float | None = None
     n: int | None = None
-    per_sample: Sequence[float] | None = None   # kept out of JSON summaries; the report draws histograms from it
+    per_sample: Any = None   # [n] numbers; kept out of JSON summaries; the report draws histograms from it
     detail: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,7 +44,8 @@ class Evidence:
     verdict     inside | outside | not enough power | no yardstick | shown (reported, not judged)
     side        '+' or '−' when outside: above or below the yardstick
     p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and Holm-corrected in its tier
-    original    the same value of the untouched model: the positive control; `original_outside`: whether it was found out
+    original    the same value of the untouched model: the positive control
+    original_outside  whether the control was found out
     distance    how far from retraining, without telling in which direction
     """
 
@@ -68,7 +69,7 @@ class Evidence:
     original_outside: bool | None = None
     seconds: float = 0.0
     note: str = ""
-    per_sample: Sequence[float] | None = None
+    per_sample: Any = None
     detail: dict[str, Any] = field(default_factory=dict)
     distance: bool = False
 
@@ -79,8 +80,10 @@ class Evidence:
 
     @property
     def direction(self) -> str:
-        """Of a value that is outside: 'still knows' on the side of an original that was found out, else 'over-forgotten';
-        'differs' for a distance, which has no sides."""
+        """Of a value outside: 'still knows' on the side of an original that was found out, else 'over-forgotten'.
+
+        'differs' for a distance, which has no sides.
+        """
         gap = self.gap
         if self.verdict != OUTSIDE or gap is None:
             return ""
@@ -106,8 +109,10 @@ class Conclusion:
 
 
 def conclude(items: Sequence[Evidence]) -> Conclusion:
-    """The verdict on one model, in this order: forgetting outside, utility outside, no yardstick at all, no power at all,
-    inside. 'Inside' says that no test told the model from retrained ones, which is not a proof that none could."""
+    """The verdict on one model: forgetting outside, else utility outside, no yardstick, no power, or inside.
+
+    'Inside' says that no test told the model from retrained ones, which is not a proof that none could.
+    """
     judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility")]
     forgetting = [e for e in judged if e.tier == "forgetting"]
     utility = [e for e in judged if e.tier == "utility"]
@@ -119,24 +124,23 @@ def conclude(items: Sequence[Evidence]) -> Conclusion:
     if worse:
         return Conclusion(OUTSIDE, f"{loss}; {_outside_none(forgetting)}.")
     if not judged or all(e.verdict == NO_YARDSTICK for e in judged):
-        return Conclusion(NO_YARDSTICK, "No retrained models to compare with, so the values are shown without a verdict.")
+        return Conclusion(NO_YARDSTICK, "No retrained models to compare with: the values are shown without a verdict.")
     inside = [e for e in forgetting if e.verdict == INSIDE]
     if not inside:
-        return Conclusion(NO_POWER, "Not enough power: no test of forgetting could tell even the untouched original from "
+        return Conclusion(NO_POWER, "Not enough power: no test of forgetting told even the untouched original from "
                                     "retrained models.")
     weak = sum(e.verdict == NO_POWER for e in forgetting)
     tail = f"; {weak} more had not enough power" if weak else ""
-    return Conclusion(INSIDE, f"Not told from retrained models by the {len(inside)} tests of forgetting that find the original "
-                              f"out{tail}; utility is not worse.")
+    return Conclusion(INSIDE, f"Not told from retrained models by the {len(inside)} tests of forgetting that find the "
+                              f"original out{tail}; utility is not worse.")
 
 
 def _direction(outside: list[Evidence], count: int) -> str:
-    for direction, text in ((STILL_KNOWS, "Still knows the forget set"), (OVER_FORGOTTEN, "Over-forgotten: further from the "
-                            "original than retraining goes"), (DIFFERS, "Differs from retrained models")):
-        these = [e for e in outside if e.direction == direction]
-        if these:
-            return f"{text}: {_strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
-    raise AssertionError("an outside verdict has a direction")
+    words = {STILL_KNOWS: "Still knows the forget set", DIFFERS: "Differs from retrained models",
+             OVER_FORGOTTEN: "Over-forgotten, beyond what retraining does"}
+    found = next(d for d in (STILL_KNOWS, OVER_FORGOTTEN, DIFFERS) if any(e.direction == d for e in outside))
+    these = [e for e in outside if e.direction == found]
+    return f"{words[found]}: {_strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
 
 
 def _strongest(items: list[Evidence]) -> str:

@@ -1,11 +1,20 @@
-"""Statistics of reporting: intervals, ROC, bootstrap, multiplicity. numpy and (lazily) scipy; vectorised, seeded."""
+"""Statistics of reporting: intervals, ROC, bootstrap, multiplicity. numpy and (lazily) scipy; vectorised, seeded.
+
+Coverage of nominal 95 % intervals in 2000 simulated audits (normal scores; the standard error of these shares is 0.5 %):
+AUC 94.5–95.9 % for true AUC 0.5 to 0.92 with 25–100 members and 40–800 others, but 92.3 % at AUC 0.98 with 60; TPR at
+1 and 5 % FPR 94.1–98.5 %; mean of exponential draws 91.5 % (n = 20), 94.1 % (60), 95.6 % (400), of normal draws 94–95 %;
+Wilson 94–97 % and Clopper–Pearson 96–99 % (n = 60, 400); prediction interval from 4, 8, 16 references 94.8–95.3 %.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+Floats = Sequence[float] | np.ndarray
 
 
 def prediction_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float, float]:
@@ -61,3 +70,148 @@ def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> 
         return float("nan"), float("nan")
     half = float(t.ppf((1 + level) / 2, len(x) - 1)) * float(x.std(ddof=1)) / math.sqrt(len(x))
     return float(x.mean()) - half, float(x.mean()) + half
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a proportion: never less than `level`, wider than Wilson's."""
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
+    high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
+    return low, high
+
+
+def sampling_p(value: float, others: Floats, low: float | None, high: float | None) -> float:
+    """Two-sided p-value of value − mean(others) when only the finite sample behind the values varies.
+
+    z = (value − mean) / (u·√(1 + 1/R)), u = (high − low) / 2z_{0.975} from the value's own 95 % interval, R others.
+    0 where there is no interval: nothing is known of the sampling error, and nothing is excused by it.
+    """
+    from scipy.stats import norm
+
+    if low is None or high is None or not high > low:
+        return 0.0
+    spread = (high - low) / (2 * float(norm.ppf(0.975))) * math.sqrt(1 + 1 / len(others))
+    return float(2 * norm.sf(abs(value - float(np.mean(others))) / spread))
+
+
+def paired_p(differences: Floats) -> float:
+    """Two-sided p-value of the mean of paired differences being 0 (t-test over the sample)."""
+    from scipy.stats import t
+
+    d = np.asarray(differences, dtype=float)
+    mean, sd = float(d.mean()), float(d.std(ddof=1)) if len(d) > 1 else math.nan
+    if not sd > 0:   # all equal, or a single example: the sample tells nothing about its own spread
+        return 1.0 if mean == 0 or len(d) < 2 else 0.0
+    return float(2 * t.sf(abs(mean) / (sd / math.sqrt(len(d))), len(d) - 1))
+
+
+# -- attacks: members against non-members, a higher score is more member-like --------------------------------------
+
+
+def auc(members: Floats, others: Floats) -> float:
+    """P(member's score > other's) + ½·P(equal). 0.5 is chance; negating the scores gives 1 − AUC."""
+    return float(placements(members, others).mean())
+
+
+def placements(members: Floats, others: Floats) -> np.ndarray:
+    """For each member the share of `others` that scores lower, ties by half; their mean is the AUC.  [m], [n] -> [m]"""
+    x, ordered = np.asarray(members, dtype=float), np.sort(np.asarray(others, dtype=float))
+    return (np.searchsorted(ordered, x, "left") + np.searchsorted(ordered, x, "right")) / (2 * len(ordered))
+
+
+def auc_interval(members: Floats, others: Floats, level: float = 0.95) -> tuple[float, float, float]:
+    """(AUC, low, high) by DeLong et al. 1988: Var = Var(V₁₀)/m + Var(V₀₁)/n of the placements, on the logit scale.
+
+    At 0 or 1, where that variance vanishes, Wilson's interval with the smaller of m and n.
+    """
+    from scipy.stats import norm
+
+    v10, v01 = placements(members, others), 1 - placements(others, members)
+    area, m, n = float(v10.mean()), len(v10), len(v01)
+    if min(m, n) < 2 or area in (0.0, 1.0):
+        return area, *wilson(area * min(m, n), min(m, n), level)
+    se = math.sqrt(v10.var(ddof=1) / m + v01.var(ddof=1) / n)
+    centre, half = math.log(area / (1 - area)), float(norm.ppf((1 + level) / 2)) * se / (area * (1 - area))
+    return area, 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-centre - half))
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Shares of members (`tpr`) and of others (`fpr`) that score at least each threshold, which fall from +∞."""
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    threshold: np.ndarray
+
+
+def roc(members: Floats, others: Floats) -> Roc:
+    """The attack's ROC, one point per distinct score."""
+    x, y = np.sort(np.asarray(members, dtype=float)), np.sort(np.asarray(others, dtype=float))
+    cut = np.concatenate([[np.inf], np.unique(np.concatenate([x, y]))[::-1]])
+    return Roc(1 - np.searchsorted(y, cut, "left") / len(y), 1 - np.searchsorted(x, cut, "left") / len(x), cut)
+
+
+@dataclass(frozen=True)
+class TprAtFpr:
+    """True-positive rate at the lowest threshold whose false-positive rate is at most alpha, with its counts."""
+
+    tpr: float
+    low: float
+    high: float
+    hits: int           # members above the threshold
+    false_alarms: int   # others above the threshold
+    threshold: float
+
+
+def tpr_at_fpr(
+    members: Floats, others: Floats, alpha: float, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> TprAtFpr | None:
+    """TPR at FPR ≤ alpha, never interpolated; None when alpha < 1/n: n others cannot resolve it.
+
+    The threshold is the k-th largest of the others, k = ⌊alpha·n⌋ + 1; hits score strictly more. Interval: stratified
+    bootstrap that chooses the threshold anew in each resample, joined with Clopper–Pearson, which it falls below near 0
+    and 1. No resample is drawn: its k-th largest is the ⌈n·U⌉-th largest of the others, U ~ Beta(k, n − k + 1), and its
+    hits are binomial. Equal in distribution to `reference_bootstrap`, 0.7 ms instead of 29 ms (2000 resamples, 100
+    members, 800 others, one core, median of 7).
+    """
+    x, y = np.sort(np.asarray(members, dtype=float)), np.sort(np.asarray(others, dtype=float))[::-1]
+    m, n = len(x), len(y)
+    if alpha < 1 / n:
+        return None
+    k = min(int(alpha * n + 1e-9) + 1, n)
+    threshold = float(y[k - 1])
+    hits = m - int(np.searchsorted(x, threshold, "right"))
+    rng = np.random.default_rng(seed)
+    place = np.minimum((n * rng.beta(k, n - k + 1, resamples)).astype(int), n - 1)
+    drawn = rng.binomial(m, (m - np.searchsorted(x, y[place], "right")) / m) / m
+    tail = (1 - level) / 2
+    low, high = (float(q) for q in np.quantile(drawn, [tail, 1 - tail]))
+    exact = clopper_pearson(hits, m, level)
+    false_alarms = int((y > threshold).sum())
+    return TprAtFpr(hits / m, min(low, exact[0]), max(high, exact[1]), hits, false_alarms, threshold)
+
+
+def reference_bootstrap(members: np.ndarray, others: np.ndarray, alpha: float, resamples: int, seed: int) -> np.ndarray:
+    """TPR at FPR ≤ alpha of `resamples` stratified resamples, drawn as index: what `tpr_at_fpr` shortens.  -> [B]"""
+    rng = np.random.default_rng(seed)
+    k = min(int(alpha * len(others) + 1e-9) + 1, len(others))
+    y = np.sort(others[rng.integers(0, len(others), (resamples, len(others)))], 1)[:, -k]
+    return (members[rng.integers(0, len(members), (resamples, len(members)))] > y[:, None]).mean(1)
+
+
+def student_predictive(draws: np.ndarray, prior: float = 2.0) -> tuple[np.ndarray, np.ndarray, float]:
+    """(location, scale, degrees of freedom) of the next draw per column, from few.  [k, n] -> [n], [n], scalar
+
+    Normal likelihood, Normal-Inverse-Gamma prior on each column's (μ, σ²) fitted to all columns: shape a₀ = `prior`,
+    b₀ = (a₀ − 1)·pooled variance, and a flat prior on μ:
+        a = a₀ + (k − 1)/2,  b = b₀ + ½ Σ (x − x̄)²,  next draw ~ t_{2a}(x̄, b/a·(1 + 1/k)).
+    A bridge between one variance for all (a₀ → ∞) and each column's own (a₀ → 0: the usual prediction interval).
+    """
+    k = len(draws)
+    mean = draws.mean(0)
+    squares = ((draws - mean) ** 2).sum(0)
+    pooled = float(squares.mean() / max(k - 1, 1))
+    a, b = prior + (k - 1) / 2, (prior - 1) * pooled + squares / 2
+    return mean, np.sqrt(np.maximum(b / a * (1 + 1 / k), 1e-24)), 2 * a

@@ -1,19 +1,20 @@
-"""The auditor: looks at models once, asks every audit, holds each value against the yardstick, and gives verdicts.
+"""The auditor: looks at models once, asks every audit, holds values against the yardstick, gives verdicts.
 
-An audit measures *one* model (`Subject`) beside a `Panel` (the original and the retrained references). The auditor calls
-it for the unlearned model, for the original (positive control), and for every reference against the other references
-(the yardstick and negative control), and turns the values into Evidence.
+An audit measures *one* model (`Subject`) beside a `Panel` (the original and the retrained references). The auditor
+calls it for the unlearned model, for the original (positive control), and for every reference against the other
+references (the yardstick and negative control), and turns the values into Evidence.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,13 +22,14 @@ from lethe.core.data import Split
 from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, SHOWN, Evidence, Value, Yardstick
 from lethe.core.modules import copied, evaluating
 from lethe.core.registry import Audit, Metric
-from lethe.core.seeds import generator
-from lethe.core.statistics import holm, prediction_interval, prediction_p
+from lethe.core.seeds import generator, numpy_generator
+from lethe.core.statistics import holm, paired_p, prediction_interval, prediction_p, sampling_p
 from lethe.core.task import Task
 from lethe.engine.loop import Loop, Settings
 
 DEPTHS = ("quick", "standard", "deep")
 ENOUGH = 3   # references below which no prediction interval is given
+LEVEL = 0.05   # of the joint verdict on one tier
 
 
 @dataclass(eq=False)
@@ -41,7 +43,8 @@ class Subject:
     device: str = "cpu"
     batch_size: int = 256
     settings: Settings = field(default_factory=Settings)
-    _seen: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    siblings: Sequence[Subject] = ()   # models made by the same procedure with other seeds
+    _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
 
     def seen(self, split: Split) -> dict[str, Tensor]:
         """`task.observe` over the whole split, in its order: key -> [n, …] on the CPU. One pass per (model, split)."""
@@ -53,9 +56,12 @@ class Subject:
                     drawn = self.task.draw(batch, generator(0, "audit", split.name, number), False).to(self.device)
                     parts.append((batch.index, {k: v.cpu() for k, v in self.task.observe(model, drawn).items()}))
             order = torch.argsort(torch.cat([index for index, _ in parts]))
-            self._seen[id(split)] = {key: _stack([seen[key] for _, seen in parts])[order] for key in parts[0][1]}
-            self._kept = [*getattr(self, "_kept", []), split]   # id() stays unique while the split lives
-        return self._seen[id(split)]
+            self._seen[id(split)] = split, {k: _stack([seen[k] for _, seen in parts])[order] for k in parts[0][1]}
+        return self._seen[id(split)][1]
+
+    def numbers(self, split: Split, key: str) -> np.ndarray:
+        """One column of `seen` as float64."""
+        return self.seen(split)[key].double().numpy()
 
     def copy(self) -> nn.Module:
         """A trainable copy, for attacks that change the model."""
@@ -76,12 +82,58 @@ class Panel:
     depth: str = "standard"
     seed: int = 0
     published: dict[str, Any] = field(default_factory=dict)   # audits keep what is the same for all subjects here
+    retrained: bool = False                                   # whether the subject is itself one of the references
 
     def once(self, key: str, make: Any) -> Any:
         """`make()` computed once for all subjects."""
         if key not in self.published:
             self.published[key] = make()
         return self.published[key]
+
+    def part(self, split: Split, limit: int) -> Split:
+        """A seeded sample of at most `limit` examples, the same for all subjects."""
+        if len(split) <= limit:
+            return split
+
+        def draw() -> Split:
+            rng = numpy_generator(self.seed, "audit part", split.name, limit)
+            return split.subset(np.sort(rng.permutation(len(split))[:limit]), split.name)
+
+        return self.once(f"part {split.name} {limit}", draw)
+
+    def ensembles(self, subject: Subject, count: int) -> tuple[list[Subject], list[Subject]]:
+        """(`count` models made like the subject, itself included; `count` references that are not among them).
+
+        For a reference the others are divided at random. Two empty lists when there are too few on either side.
+        """
+        mine, pool = [subject, *subject.siblings], list(self.references)
+        if self.retrained:
+            order = numpy_generator(self.seed, "ensembles", subject.name).permutation(len(pool))
+            pool = [pool[i] for i in order]
+            mine, pool = [subject, *pool[: count - 1]], pool[count - 1 :]
+        return (mine[:count], pool[:count]) if min(len(mine), len(pool)) >= count else ([], [])
+
+    def removed(self, split: Split) -> np.ndarray:
+        """Which examples of `split` have a label that is to vanish: it is in the forget set and not retained.  [n]"""
+        if not self._labelled or not self.task.has("retain"):
+            return np.zeros(len(split), dtype=bool)
+        gone = set(self.task.forget.columns["y"].tolist()) - set(self.task.retain.columns["y"].tolist())
+        return np.isin(split.columns["y"].numpy(), list(gone))
+
+    def unseen(self) -> np.ndarray:
+        """Which holdout examples are like the forget set but never seen: those with a label that occurs in it.  [n]
+
+        An attack that compares a forgotten class with holdout examples of other classes sees the class, not memory.
+        """
+        if not self._labelled:
+            return np.ones(len(self.task.holdout), dtype=bool)
+        return np.isin(self.task.holdout.columns["y"].numpy(), self.task.forget.columns["y"].unique().numpy())
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether examples have class labels."""
+        y = self.task.forget.columns.get("y")
+        return y is not None and y.dim() == 1 and not y.is_floating_point()
 
 
 def examine(
@@ -99,62 +151,95 @@ def examine(
     audits  (Audit, config) pairs; those that the task or the references cannot serve are skipped (see `applicable`)
     """
     shared: dict[str, Any] = {}
-
-    def panel(without: Subject | None) -> Panel:
-        return Panel(task, original, [r for r in references if r is not without], depth, seed, shared)
-
-    evidence: dict[str, list[Evidence]] = {s.name: [] for s in [*subjects, original, *references]}
+    everyone = [original, *references, *subjects]
+    found: dict[str, list[Evidence]] = {s.name: [] for s in everyone}
     for audit, cfg in audits:
         progress(audit.name)
-        yard: dict[str, list[float]] = {}
-        own: dict[str, list[Value]] = {}
-        for reference in references:
-            own[reference.name] = audit.measure(cfg, reference, panel(reference))
-            for value in own[reference.name]:
-                yard.setdefault(value.metric, []).append(value.value)
-        before = {v.metric: v.value for v in audit.measure(cfg, original, panel(None))}
-        for subject in [*subjects, original, *references]:
+        values: dict[str, dict[str, Value]] = {}
+        seconds = {}
+        for subject in everyone:
             began = time.perf_counter()
-            values = own.get(subject.name) or audit.measure(cfg, subject, panel(None))
-            seconds = time.perf_counter() - began
-            for value in values:
-                others = list(yard.get(value.metric, []))
-                if subject.name in own:   # leave one out: a reference is held against the others
-                    others.remove(value.value)
-                evidence[subject.name].append(judge(audit, value, others, before.get(value.metric), seconds))
-    return {name: corrected(items) for name, items in evidence.items()}
+            others = [r for r in references if r is not subject]
+            panel = Panel(task, original, others, depth, seed, shared, retrained=len(others) < len(references))
+            measured = audit.measure(cfg, subject, panel)
+            values[subject.name] = {value.metric: value for value in measured}
+            seconds[subject.name] = time.perf_counter() - began
+        for subject in everyone:
+            for metric, value in values[subject.name].items():
+                yard = [values[r.name][metric] for r in references if r is not subject and metric in values[r.name]]
+                before = values[original.name].get(metric)
+                found[subject.name].append(judge(audit, value, yard, before, seconds[subject.name]))
+    controls = corrected(found[original.name])
+    outside = {(e.audit, e.metric): e.verdict == OUTSIDE for e in controls if e.p is not None}
+    return {name: controlled(corrected(items), outside) for name, items in found.items()}
 
 
-def judge(audit: Audit, value: Value, others: list[float], before: float | None, seconds: float = 0.0) -> Evidence:
-    """Hold one value against the same value of retrained models, and say what follows.
+def judge(audit: Audit, value: Value, others: list[Value], before: Value | None, seconds: float = 0.0) -> Evidence:
+    """Hold one value against the same value of retrained models.
 
-    not enough power: the original itself lies inside the yardstick, so the audit could not have told the difference.
+    Two things make one retrained model differ from others: its seeds, and the finite sample it is measured on.
+    p = max(p_seeds, p_sample): a value is outside only when neither explains it. p_seeds is Student's prediction for
+    one more retrained model; where all references agree exactly it is 0 for any difference, and p_sample decides.
+    Utility is one-sided: more than retraining has is no fault (p = 1). So is a distance, and it is judged by its
+    logarithm: distances of retrained models are positive and skewed.
     """
     metric = metric_of(audit, value.metric)
-    yardstick, p, verdict, side, outside_before = None, None, SHOWN, "", None
-    if len(others) >= ENOUGH:
-        mean, sd, low, high = prediction_interval(others)
-        yardstick = Yardstick(mean, sd, len(others), low, high, tuple(others))
+    yardstick, p, verdict, side = None, None, SHOWN, ""
+    numbers = [v.value for v in others if math.isfinite(v.value)]
+    if len(numbers) >= ENOUGH:
+        yardstick = Yardstick(float(np.mean(numbers)), float(np.std(numbers, ddof=1)), len(numbers),
+                              *predicted(numbers, metric), tuple(numbers))
     if metric.better == "match" or metric.tier == "utility":
         if yardstick is None:
             verdict = NO_YARDSTICK
         else:
-            p = prediction_p(value.value, others)
-            low_ok, high_ok = value.value >= yardstick.low, value.value <= yardstick.high
-            if metric.better == "higher":   # utility: more than retrained is no fault
-                high_ok = True
-            if metric.better == "lower":
-                low_ok = True
-            side = "−" if not low_ok else "+" if not high_ok else ""
-            outside_before = None if before is None else not yardstick.low <= before <= yardstick.high
-            verdict = OUTSIDE if side else INSIDE
-            if verdict == INSIDE and metric.tier == "forgetting" and outside_before is False:
-                verdict = NO_POWER
+            gap = value.value - yardstick.mean
+            below = metric.better == "lower" or metric.distance
+            fine = (metric.better == "higher" and gap >= 0) or (below and gap <= 0)
+            p = 1.0 if fine else difference_p(value, others, metric.distance)
+            verdict = OUTSIDE if p <= LEVEL else INSIDE
+            side = "" if verdict == INSIDE else "+" if gap > 0 else "−"
     return Evidence(
-        audit.name, value.metric, value.value, value.low, value.high, value.n, metric.definition, metric.range, metric.better,
-        metric.tier, metric.version, verdict, side, p, None, yardstick, before, outside_before, seconds, audit.blind,
-        value.per_sample, value.detail,
+        audit.name, value.metric, value.value, value.low, value.high, value.n, metric.definition, metric.range,
+        metric.better, metric.tier, metric.version, verdict, side, p, None, yardstick, before.value if before else None,
+        None, seconds, audit.blind, value.per_sample, value.detail, metric.distance,
     )
+
+
+def predicted(numbers: Sequence[float], metric: Metric) -> tuple[float, float]:
+    """The 95 % prediction interval, of the logarithm for distances, within the metric's range."""
+    if metric.distance and min(numbers) > 0:
+        low, high = (math.exp(x) for x in prediction_interval([math.log(x) for x in numbers])[2:])
+    else:
+        low, high = prediction_interval(numbers)[2:]
+    return max(low, min(metric.range[0], *numbers)), min(high, max(metric.range[1], *numbers))
+
+
+def difference_p(value: Value, others: Sequence[Value], distance: bool = False) -> float:
+    """max(p_seeds, p_sample) as in `judge`; 0 for NaN and infinity, which no retrained model has.
+
+    p_sample pairs the model with the mean reference example by example where all values are means over the same
+    examples; otherwise it is taken from the value's own interval.
+    """
+    numbers = [v.value for v in others if math.isfinite(v.value)]
+    if not math.isfinite(value.value):
+        return 0.0
+    if distance and min(value.value, *numbers) > 0:
+        seeds = prediction_p(math.log(value.value), [math.log(x) for x in numbers])
+    else:
+        seeds = prediction_p(value.value, numbers)
+    rows = [row for v in [value, *others] if (row := _means(v)) is not None and len(row) == value.n]
+    if len(rows) == 1 + len(others):
+        return max(seeds, paired_p(rows[0] - np.mean(rows[1:], 0)))
+    return max(seeds, sampling_p(value.value, numbers, value.low, value.high))
+
+
+def _means(value: Value) -> np.ndarray | None:
+    """The per-example values when the value is their mean."""
+    if value.per_sample is None or not len(value.per_sample):
+        return None
+    row = np.asarray(value.per_sample, dtype=float)
+    return row if math.isclose(float(row.mean()), value.value, rel_tol=1e-6, abs_tol=1e-9) else None
 
 
 def corrected(items: list[Evidence]) -> list[Evidence]:
@@ -163,12 +248,22 @@ def corrected(items: list[Evidence]) -> list[Evidence]:
     for tier in {e.tier for e in items}:
         places = [i for i, e in enumerate(items) if e.tier == tier and e.p is not None]
         for i, p in zip(places, holm([items[i].p or 0.0 for i in places]), strict=True):
-            e = items[i]
-            verdict, side = e.verdict, e.side
-            if verdict == OUTSIDE and p > 0.05:
-                powerless = e.tier == "forgetting" and e.original_outside is False
-                verdict, side = (NO_POWER if powerless else INSIDE), ""
-            result[i] = replace(e, p_holm=p, verdict=verdict, side=side)
+            kept = items[i].verdict == OUTSIDE and p <= LEVEL
+            side = items[i].side if kept else ""
+            result[i] = replace(items[i], p_holm=p, verdict=OUTSIDE if kept else INSIDE, side=side)
+    return result
+
+
+def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool]) -> list[Evidence]:
+    """Not enough power: 'inside' counts for forgetting only where the positive control, the original, was found out.
+
+    outside  (audit, metric) -> whether the original is outside, after Holm's correction
+    """
+    result = []
+    for e in items:
+        control = outside.get((e.audit, e.metric)) if e.p is not None else None
+        powerless = e.tier == "forgetting" and e.verdict == INSIDE and not control
+        result.append(replace(e, original_outside=control, verdict=NO_POWER if powerless else e.verdict))
     return result
 
 

@@ -1,0 +1,102 @@
+"""Divergence: how differently the model answers from retrained models, beside how they differ among themselves.
+
+    JS(x) = mean_j JS(p_j(x), p(x)) in bits;     KL(x) = mean_j KL(p_j(x) ‖ p(x)) in nats, j over the retrained models
+    agreement(x) = share of retrained models with the same most likely class
+    activation(x) = mean_j ‖p_j(x) − p(x)‖₂
+
+p the model's class probabilities (Chundawat et al. 2023, arXiv:2205.08096, use JS and the activation distance of
+Golatkar et al. 2020, arXiv:1911.04933, with one retrained model). Other families report `output_divergence`, their own.
+The target is what one retrained model has to the others, not 0: JS on the forget set is held against that yardstick,
+the rest is shown beside it.
+Needs:    references.     Cost: none beyond the forward passes for classifiers; else one pass over `limit` examples.
+Limits:   a distance has no direction: it cannot tell remembered from over-forgotten (see `scores`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lethe.core import losses
+from lethe.core.config import Count, config
+from lethe.core.data import Split
+from lethe.core.evidence import Value
+from lethe.core.measured import mean_value
+from lethe.core.modules import evaluating
+from lethe.core.registry import Metric, audit
+from lethe.core.seeds import generator
+from lethe.engine.auditor import Panel, Subject
+
+
+@config
+class Divergence:
+    """Options of the divergence audit."""
+
+    limit: Count = 1000       # examples per split at most, a seeded sample                                       [ours]
+    batch_size: Count = 64    # of families whose outputs are not kept and are asked again                        [ours]
+
+
+@audit(
+    metrics={
+        "js_forget": Metric("mean Jensen–Shannon divergence to retrained models, forget set, bits", distance=True),
+        "js_holdout": Metric("mean Jensen–Shannon divergence to retrained models, holdout, bits", better="lower"),
+        "kl_*": Metric("mean KL(retrained ‖ model), nats", (0.0, math.inf), "lower"),
+        "agreement_*": Metric("share of retrained models that give the same class", better="higher"),
+        "activation_distance_*": Metric("mean L2 distance of class probabilities to retrained models",
+                                        (0.0, math.sqrt(2)), "lower"),
+        "output_divergence_forget": Metric("mean divergence of outputs to retrained models, forget set",
+                                           (0.0, math.inf), distance=True),
+        "output_divergence_holdout": Metric("mean divergence of outputs to retrained models, holdout",
+                                            (0.0, math.inf), "lower"),
+    },
+    families={"any"},
+    needs={"forget", "references"},
+    blind="It sees outputs at the given examples, in no direction: what the model still knows inside is not looked at.",
+)
+def measure(cfg: Divergence, subject: Subject, panel: Panel) -> list[Value]:
+    values = []
+    for name in ("forget", "holdout"):
+        if not panel.task.has(name):
+            continue
+        split = panel.part(getattr(panel.task, name), cfg.limit)
+        seen = subject.seen(split)
+        if "logits" in seen and seen["logits"].dim() == 2:
+            logits = torch.stack([r.seen(split)["logits"] for r in panel.references])
+            found = compared(seen["logits"], logits)
+        else:
+            found = {"output_divergence": _asked(cfg, split, subject, panel)}
+        values += [mean_value(f"{key}_{name}", x) for key, x in found.items()]
+    return values
+
+
+def compared(logits: Tensor, references: Tensor) -> dict[str, np.ndarray]:
+    """Per-example distances to the references, averaged over them.  [n, K], [R, n, K] -> name -> [n]"""
+    here, p = logits.unsqueeze(0).expand_as(references), references
+    distance = (p.double().softmax(-1) - here.double().softmax(-1)).pow(2).sum(-1).sqrt()
+    same = p.argmax(-1) == here.argmax(-1)
+    found = {"js": losses.jensen_shannon(p, here), "kl": losses.kl(p, here), "agreement": same.double(),
+             "activation_distance": distance}
+    return {key: value.double().mean(0).numpy() for key, value in found.items()}
+
+
+def _asked(cfg: Divergence, split: Split, subject: Subject, panel: Panel) -> np.ndarray:
+    """The family's divergence of the subject's outputs from each reference's, averaged.  [n]
+
+    All models see the same draws (noise).
+    """
+    rows = np.zeros(len(split))
+    for number, batch in enumerate(split.batches(cfg.batch_size)):
+        rng = generator(panel.seed, "divergence", split.name, number)
+        drawn = panel.task.draw(batch, rng, False).to(subject.device)
+        with evaluating(subject.model):
+            here = panel.task.outputs(subject.model.to(subject.device), drawn)
+        total = torch.zeros(len(batch), dtype=torch.float64)
+        for reference in panel.references:
+            with evaluating(reference.model):
+                there = panel.task.outputs(reference.model.to(subject.device), drawn)
+                total += panel.task.divergence(there, here, drawn).double().cpu()
+        rows[batch.index.numpy()] = (total / len(panel.references)).numpy()
+    return rows

@@ -1,0 +1,115 @@
+"""KLoM: divergence of margins between unlearned and retrained models. Georgiev et al. 2024, arXiv:2410.23232.
+
+    KLoM(x) = KL(P_x ‖ Q_x),  P_x margins of k retrained models at x, Q_x margins of k models unlearned with other seeds
+    margin φ_x = z_y − log Σ_{j≠y} e^{z_j}
+
+An ensemble is compared with an ensemble, so KLoM needs k unlearned models (`siblings`). One model has no distribution;
+for it the audit reports the distance of its margin from the retrained models' in their own spread,
+    z(x) = |φ_x − m_x| / s_x,    m_x, s_x location and scale of the references' t-predictive (`student_predictive`)
+(z²/2 is the Gaussian KLoM of a Q_x centred at φ_x that is as wide as P_x).
+Reported per split: the median of z, always; median and 95th percentile of KLoM with k models on each side. On the
+forget set the medians are held against the yardstick, the rest is shown.
+Estimators of KLoM: Gaussian, ½[log(s_Q²/s_P²) + (s_P² + (m_P − m_Q)²)/s_Q² − 1]; `bins` is the 20-bin histogram of the
+published benchmark. Both are biased upwards for small k, so k is fixed, and the yardstick (the null) are retrained
+models against other retrained models, k on each side: a value means something only beside it.
+Needs:    forget, references (2k for KLoM); siblings of the subject for KLoM.
+Limits:   the null's splits share models, so they vary less than independent ones would.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lethe.core.config import Count, config
+from lethe.core.data import Split
+from lethe.core.evidence import Value
+from lethe.core.registry import Metric, audit
+from lethe.core.statistics import student_predictive
+from lethe.engine.auditor import Panel, Subject
+
+
+@config
+class Klom:
+    """Options of KLoM."""
+
+    models: Count = 4      # models on each side; values for other numbers are not comparable   [ours: 8 references]
+    limit: Count = 4000    # examples per split at most; a seeded sample                        [ours]
+    floor: float = 1e-3    # smallest standard deviation of a margin                            [ours]
+
+
+def gaussian_kl(p: np.ndarray, q: np.ndarray, floor: float = 1e-3) -> np.ndarray:
+    """KL(N_P ‖ N_Q) per column, moments of the rows.  [k, n], [l, n] -> [n]"""
+    var_p, var_q = (np.maximum(x.var(0, ddof=1), floor**2) for x in (p, q))
+    return 0.5 * (np.log(var_q / var_p) + (var_p + (p.mean(0) - q.mean(0)) ** 2) / var_q - 1)
+
+
+def binned_kl(p: np.ndarray, q: np.ndarray, bins: int = 20, clip: float = 100.0, floor: float = 1e-5) -> np.ndarray:
+    """KL(P ‖ Q) of histograms per column.  [k, n], [l, n] -> [n]
+
+    Margins clipped to ±clip, equal bins over the pooled range, Q raised to `floor` where P has mass, both normalised.
+    As in the published code the largest pooled value falls behind the last edge and is dropped.
+    """
+    p, q = np.clip(p, -clip, clip), np.clip(q, -clip, clip)
+    low, high = np.minimum(p.min(0), q.min(0)), np.maximum(p.max(0), q.max(0))
+    width = np.where(high > low, high - low, 1.0) / bins
+
+    def counts(x: np.ndarray) -> np.ndarray:
+        place = np.floor((x - low) / width).astype(int)                       # [k, n]; the maximum lands in `bins`
+        table = np.zeros((x.shape[1], bins + 1))
+        np.add.at(table, (np.arange(x.shape[1]), np.minimum(place, bins)), 1.0)
+        inside = table[:, :bins]
+        return inside / np.maximum(inside.sum(1, keepdims=True), 1)
+
+    a, b = counts(p), counts(q)
+    b = np.where(a > 0, np.maximum(b, floor), b)
+    b = b / b.sum(1, keepdims=True)
+    return np.where(a > 0, a * np.log(np.where(a > 0, a, 1) / np.where(a > 0, b, 1)), 0.0).sum(1)
+
+
+@audit(
+    metrics={
+        "margin_shift_forget": Metric("median |margin − retrained mean| / predictive scale on the forget set",
+                                      (0.0, math.inf), distance=True),
+        "margin_shift_*": Metric("median |margin − retrained mean| / predictive scale", (0.0, math.inf), "lower"),
+        "klom_bins_*": Metric("median 20-bin KLoM (for comparison with published numbers)", (0.0, math.inf), "lower"),
+        "klom_p95_*": Metric("95th percentile over examples of Gaussian KLoM", (0.0, math.inf), "lower"),
+        "klom_forget": Metric("median Gaussian KLoM on the forget set", (0.0, math.inf), distance=True),
+        "klom_*": Metric("median over examples of Gaussian KLoM", (0.0, math.inf), "lower"),
+    },
+    families={"classification"},
+    needs={"forget", "references"},
+    depth="standard",
+    blind="It compares margins at the given examples only; two models can agree there and differ elsewhere.",
+)
+def measure(cfg: Klom, subject: Subject, panel: Panel) -> list[Value]:
+    values = []
+    for name in ("forget", "retain", "holdout"):
+        if not panel.task.has(name):
+            continue
+        split = panel.part(getattr(panel.task, name), cfg.limit)
+        values.append(_shift(name, split, subject, panel))
+        values += _klom(cfg, name, split, subject, panel)
+    return values
+
+
+def _shift(name: str, split: Split, subject: Subject, panel: Panel) -> Value:
+    location, scale, _ = student_predictive(np.stack([r.numbers(split, "margin") for r in panel.references]))
+    shift = np.abs(subject.numbers(split, "margin") - location) / scale
+    return Value(f"margin_shift_{name}", float(np.median(shift)), n=len(shift), per_sample=shift)
+
+
+def _klom(cfg: Klom, name: str, split: Split, subject: Subject, panel: Panel) -> list[Value]:
+    """Nothing when there are not k models on each side."""
+    ours, theirs = panel.ensembles(subject, cfg.models)
+    if not ours:
+        return []
+    p, q = (np.stack([m.numbers(split, "margin") for m in side]) for side in (theirs, ours))
+    exact, bins = gaussian_kl(p, q, cfg.floor), binned_kl(p, q)
+    detail = {"models": cfg.models}
+    return [
+        Value(f"klom_{name}", float(np.median(exact)), n=len(exact), per_sample=exact, detail=detail),
+        Value(f"klom_p95_{name}", float(np.quantile(exact, 0.95)), n=len(exact), detail=detail),
+        Value(f"klom_bins_{name}", float(np.median(bins)), n=len(bins), detail=detail),
+    ]

@@ -1,0 +1,145 @@
+"""Relearn: how fast what was forgotten comes back. Golatkar et al. 2020, arXiv:1911.04933.
+
+    s(M, t) = mean score on F₂ after t steps of fine-tuning a copy of M on F₁;     F₁, F₂ a random halving of F
+    relearn = ∫ s d(log t) / log T over the checkpoints,     relearn_gain = relearn − s(M, 0)
+    AIN = (1 + rt(M)) / geometric mean over retrained models of 1 + rt,  rt = first t with s ≥ (1 − α)·s(original, 0)
+
+F₂ is never trained on, so a retrained model can only generalise to it; a model that merely suppresses its answers gets
+them back. AIN 1 is ideal; much below 1 the knowledge comes back too fast, much above 1 the model was harmed (rt is
+interpolated between checkpoints and censored at T + 1, counted in the detail).
+Same data order, optimiser and steps for all models: Adam, fixed lr, batch-norm statistics frozen.
+AIN, the anamnesis index, is from Chundawat et al. 2023, arXiv:2201.05629.
+Needs:    forget (≥ 4 examples), references.     Cost: T steps for every model.
+Limits:   for random examples a retrained model knows F₂ before the first step; then the curve has nothing to gain.
+Deviations: both papers train and measure on all of F; their step counts are then dominated by learning F anew.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from lethe.core.config import Count, Fraction, Positive, config
+from lethe.core.data import Split
+from lethe.core.evidence import Value
+from lethe.core.modules import evaluating, freeze_batch_norm
+from lethe.core.registry import Metric, audit
+from lethe.core.seeds import derive, generator, numpy_generator
+from lethe.engine.auditor import Panel, Subject
+from lethe.engine.optimise import optimiser
+from lethe.engine.order import Order
+
+
+@config
+class Relearn:
+    """Options of the relearn audit."""
+
+    steps: Count = 32            # T; checkpoints at 0, 1, 2, 4, … T                [ours: the original is back at once]
+    lr: Positive = 1e-3          # Adam; smaller for large models                   [the AIN code]
+    batch_size: Count = 32       # of F₁                                            [ours]
+    alpha: Fraction = 0.05       # AIN: how near to the original's score            [the AIN code]
+
+
+@audit(
+    metrics={
+        "relearn": Metric("mean score on half of the forget set while relearning the other half, over log steps"),
+        "relearn_gain": Metric("that mean minus the score before relearning", (-1.0, 1.0), "lower"),
+        "ain": Metric("steps to relearn / steps of retrained models (anamnesis index)", (0.0, math.inf), "higher"),
+    },
+    families={"any"},
+    needs={"forget", "references"},
+    depth="standard",
+    blind="It relearns with one optimiser for few steps; a patient attacker may get back what did not come back here.",
+)
+def measure(cfg: Relearn, subject: Subject, panel: Panel) -> list[Value]:
+    if len(panel.task.forget) < 4:
+        return []
+    mine = _curve(cfg, subject, panel)
+    steps = checkpoints(cfg.steps)
+    area = log_mean(steps, mine)
+    target = (1 - cfg.alpha) * float(_curve(cfg, panel.original, panel)[0].mean())
+    mean = mine.mean(1)
+    theirs = [relearn_time(steps, _curve(cfg, r, panel).mean(1), target) for r in panel.references]
+    own = relearn_time(steps, mean, target)
+    ratio = (1 + own) / math.exp(float(np.mean(np.log1p(theirs))))   # 1 + rt: 0 steps happen
+    curve = {"steps": steps, "score": mean.tolist()}
+    never = sum(t > cfg.steps for t in theirs)
+    censored = {"censored": own > cfg.steps, "censored_references": never, "target": target}
+    gain = area - mine[0]
+    return [
+        Value("relearn", float(area.mean()), n=len(area), per_sample=area, detail=curve),
+        Value("relearn_gain", float(gain.mean()), n=len(gain), per_sample=gain),
+        Value("ain", ratio, n=len(area), detail=censored),
+    ]
+
+
+def checkpoints(steps: int) -> list[int]:
+    """0, 1, 2, 4, … and `steps`."""
+    return sorted({0, steps, *(2**i for i in range(steps.bit_length()) if 2**i < steps)})
+
+
+def log_mean(steps: list[int], curve: np.ndarray) -> np.ndarray:
+    """Mean over log(1 + t) by the trapezoid rule, per example.  [T], [T, n] -> [n]"""
+    at = np.log1p(steps)
+    return np.trapezoid(curve, at, axis=0) / (at[-1] - at[0])
+
+
+def relearn_time(steps: list[int], curve: np.ndarray, target: float) -> float:
+    """First step at which the curve reaches the target, interpolated; last step + 1 when it never does.  [T], [T]"""
+    reached = np.flatnonzero(curve >= target)
+    if not len(reached):
+        return steps[-1] + 1.0
+    i = int(reached[0])
+    if i == 0:
+        return 0.0
+    share = (target - curve[i - 1]) / (curve[i] - curve[i - 1])
+    return steps[i - 1] + float(share) * (steps[i] - steps[i - 1])
+
+
+def _curve(cfg: Relearn, subject: Subject, panel: Panel) -> np.ndarray:
+    """Scores on F₂ at each checkpoint, once per model.  [T, n₂]"""
+    return panel.once(f"relearn {id(subject)} {cfg}", lambda: _relearned(cfg, subject, panel))
+
+
+def _halves(panel: Panel) -> tuple[Split, Split]:
+    def draw() -> tuple[Split, Split]:
+        forget = panel.task.forget
+        order = numpy_generator(panel.seed, "relearn halves").permutation(len(forget))
+        middle = len(forget) // 2
+        return forget.subset(np.sort(order[:middle]), "relearn"), forget.subset(np.sort(order[middle:]), "relearn test")
+
+    return panel.once("relearn halves", draw)
+
+
+def _relearned(cfg: Relearn, subject: Subject, panel: Panel) -> np.ndarray:
+    task, (learned, tested) = panel.task, _halves(panel)
+    model = subject.copy().to(subject.device)
+    params = dict(model.named_parameters())
+    adam = optimiser("adam", params, cfg.lr, 0.0, 0.0)
+    order = Order(learned, cfg.batch_size, panel.seed, "relearn")
+    points, rows = checkpoints(cfg.steps), []
+    for step in range(cfg.steps + 1):
+        if step in points:
+            rows.append(_scores(model, tested, subject, panel))
+        if step == cfg.steps:
+            break
+        torch.manual_seed(derive(panel.seed, "relearn", step))   # dropout
+        model.train()
+        freeze_batch_norm(model)
+        batch = task.draw(learned.batch(order.draw(step)), generator(panel.seed, "relearn", step), False)
+        adam.zero_grad()
+        task.nll(model, batch.to(subject.device)).mean().backward()
+        adam.step()
+    return np.stack(rows)
+
+
+def _scores(model: torch.nn.Module, split: Split, subject: Subject, panel: Panel) -> np.ndarray:
+    """The family's score of each example.  [n]"""
+    score = np.zeros(len(split))
+    with evaluating(model):
+        for number, batch in enumerate(split.batches(subject.batch_size)):
+            drawn = panel.task.draw(batch, generator(panel.seed, "relearn test", number), False).to(subject.device)
+            score[batch.index.numpy()] = panel.task.observe(model, drawn)["score"].double().cpu().numpy()
+    return score

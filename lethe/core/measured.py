@@ -1,0 +1,42 @@
+"""Values with their intervals from per-example numbers: what most audits return."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lethe.core.evidence import Value
+from lethe.core.statistics import auc_interval, mean_interval, tpr_at_fpr, wilson
+
+RATES = (0.01, 0.05, 0.1)   # false-positive rates at which attacks are reported
+
+
+def mean_value(metric: str, x: np.ndarray) -> Value:
+    """The mean of per-example values: Wilson's interval when all are 0 or 1, else the t-interval.  [n] -> Value"""
+    low, high = wilson(float(x.sum()), len(x)) if np.isin(x, (0.0, 1.0)).all() else mean_interval(x)
+    known = math.isfinite(low) and math.isfinite(high)
+    return Value(metric, float(x.mean()), low if known else None, high if known else None, len(x), x)
+
+
+def auc_value(metric: str, members: np.ndarray, others: np.ndarray) -> Value:
+    """AUC of an attack with DeLong's interval; n is the smaller of the two counts.  [m], [n] -> Value"""
+    area, low, high = auc_interval(members, others)
+    return Value(metric, area, low, high, min(len(members), len(others)),
+                 detail={"members": len(members), "others": len(others)})
+
+
+def tpr_values(
+    name: str, members: np.ndarray, others: np.ndarray, resamples: int = 2000, rates: Sequence[float] = RATES
+) -> list[Value]:
+    """`{name}_tpr_at_1` … `_10`: TPR at FPR ≤ 1, 5, 10 % with the counts behind it; rates below 1/n are left out."""
+    values = []
+    for rate in rates:
+        found = tpr_at_fpr(members, others, rate, resamples)
+        if found is not None:
+            detail = {"hits": found.hits, "members": len(members), "false_alarms": found.false_alarms,
+                      "others": len(others)}
+            values.append(Value(f"{name}_tpr_at_{rate * 100:g}", found.tpr, found.low, found.high, len(members),
+                                detail=detail))
+    return values
