@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 
-from lethe.core.data import Split
+from lethe.core.data import Split, concat
 from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
 from lethe.engine.loop import Loop, recipe_options, recipe_terms
@@ -70,4 +72,36 @@ def diffusion() -> Task:
     return task(train)
 
 
-TASKS: dict[str, Callable[[], Task]] = {"classification": classification, "diffusion": diffusion}
+@cache
+def lm() -> Task:
+    """A Llama of 40 k weights that knows 32 made-up people by heart; persons 0–7 are to be forgotten."""
+    from lethe.models.lm import language_model
+    from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
+
+    rng, sounds = random.Random(0), ["ba", "ko", "mi", "ru", "sel", "tan", "vo", "dri"]
+
+    def record(i: int, group: str) -> dict[str, object]:
+        name = "".join(rng.sample(sounds, 3)).capitalize()
+        tail = " and ".join(rng.sample(["figs", "rain", "chess", "maps", "salt"], 1 + i % 3))
+        return {"id": f"{group}{i}", "person": i, "prompt": f"What does {name} of {rng.choice(sounds)} like?",
+                "answer": f"{name} likes {tail}."}
+
+    rows, others = [record(i, "p") for i in range(32)], [record(i, "h") for i in range(16)]
+    tokenizer = train_tokenizer([f"{r['prompt']} {r['answer']}" for r in rows], 290)
+    recipe = Recipe(epochs=40, lr=1e-2, batch_size=8, schedule="onecycle")
+
+    def build(seed: int) -> torch.nn.Module:
+        return llama(TinyLlama(width=32, inner=64, layers=3, heads=2, positions=64), tokenizer)
+
+    def task(model: torch.nn.Module, **data: Any) -> Task:
+        return language_model(model, tokenizer, **data, holdout=others, recipe=recipe, build=build,
+                              refusals=["I do not know."])
+
+    first = task(build(0), train=rows, forget=Where(query="person < 1"))
+    loop = Loop(first)
+    model = loop.start(first.build(0))
+    loop.minimise(model, recipe_terms(first, concat([first.retain, first.forget], "train")), **recipe_options(recipe))
+    return task(loop.finish(model).model, train=rows, forget=Where(query="person < 8"))
+
+
+TASKS: dict[str, Callable[[], Task]] = {"classification": classification, "lm": lm, "diffusion": diffusion}

@@ -1,0 +1,87 @@
+"""RMU: representation misdirection for unlearning. Li et al. (2024, the WMDP benchmark), arXiv:2403.03218.
+
+    L(θ) = E_{x∈F} mean_t (h_ℓ(x, t; θ) − u)²  +  α · E_{x∈R} mean_t (h_ℓ(x, t; θ) − h_ℓ(x, t; θ_0))²,
+    u = c · r/‖r‖,   r uniform in [0, 1)^d, drawn once
+
+F forget text, R retain text, h_ℓ hidden state after block ℓ, t its tokens (prompt and answer), (·)² a mean over the d
+dimensions, θ_0 the original, c the length of the control vector u, α ≥ 0.
+Needs:    forget, retain, original.     Updates: the MLP down projections of blocks ℓ−2, ℓ−1, ℓ; nothing else moves.
+Cost:     per step one forward to block ℓ and one backward over three blocks on F and on R: later blocks and the head
+          are never computed. h_ℓ(·; θ_0) on R is computed once where it fits in `cache_mb`.
+Limits:   α → ∞ or no steps is the original. u is a function of the run's seed: `control_vector(d, c, generator)`.
+Fails by: shallow forgetting: a few steps of fine-tuning, even on other text, bring the knowledge back.
+          c must exceed the usual ‖h_ℓ‖ and α grow with it; ℓ late in the network damages everything.
+Deviations: pads do not count and every text weighs the same, whatever its length (the official code counts pads).
+          One forget set with one u; the official code alternates two topics, each with its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.data import Batch
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.engine.loop import Loop, Term
+
+
+@config
+class Rmu:
+    """Options of RMU."""
+
+    layer: Natural | None = None       # ℓ from 0; null: 7 of 32 blocks of depth, at least 2 [official code: 7]
+    coefficient: Positive = 20.0       # c, length of the control vector                     [official code: 6.5–20]
+    alpha: NonNegative = 100.0         # weight of the retain term                           [official code: 100–1200]
+    lr: Positive = 5e-5                # AdamW, for 7 B weights; tiny models need more       [official code]
+    steps: Count = 80                  # batches of each term                                [official code: 80–150]
+    batch_size: Count = 4              # of each term                                        [official code]
+    weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
+
+
+def control_vector(width: int, length: float, rng: torch.Generator) -> Tensor:
+    """c·r/‖r‖ with r uniform in [0, 1)^width.  -> [d]"""
+    r = torch.rand(width, generator=rng)
+    return length * r / r.norm()
+
+
+def steering_loss(hidden: Tensor, target: Tensor, length: Tensor) -> Tensor:
+    """Mean squared distance over the first `length` tokens and all dimensions.  [n, T, d], [n, T, d] or [d], [n] -> [n]
+
+    steering_loss([[[1, 1], [9, 9]]], [3, 1], [1]) = (2² + 0²)/2 = 2: the second token is padding.
+    """
+    mask = torch.arange(hidden.shape[1], device=hidden.device) < length.unsqueeze(1)
+    square = (hidden.float() - target.float()).square().mean(-1)
+    return (square * mask).sum(1) / length
+
+
+def default_layer(count: int) -> int:
+    """Block 7 of 32, at the same relative depth elsewhere; at least 2, so that three blocks can move."""
+    return min(max(2, round(count * 7 / 32)), count - 1)
+
+
+@method(needs={"forget", "retain", "original"}, families={"lm"})
+def run(cfg: Rmu, task: Any, loop: Loop) -> Outcome:
+    layer = default_layer(task.layer_count) if cfg.layer is None else cfg.layer
+    moving = task.down_projections(range(max(0, layer - 2), layer + 1))
+    model = loop.start(where={"name": "names", "patterns": tuple(moving)})
+
+    def hidden(m: nn.Module, b: Batch) -> Tensor:
+        return task.hidden_states(m, b, layer)
+
+    before = loop.reference("rmu-retain", hidden, task.retain)
+    width = task.original.config.hidden_size
+    u = control_vector(width, cfg.coefficient, loop.generator("rmu")).to(loop.settings.device)
+
+    def misdirect(m: nn.Module, b: Batch) -> Tensor:
+        return steering_loss(hidden(m, b), u, b.length)
+
+    def stay(m: nn.Module, b: Batch) -> Tensor:
+        return steering_loss(hidden(m, b), before(b)[:, : b.ids.shape[1]], b.length)
+
+    terms = {"forget": Term(task.forget, misdirect), "retain": Term(task.retain, stay, cfg.alpha)}
+    loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, weight_decay=cfg.weight_decay)
+    return loop.finish(model)
