@@ -151,14 +151,19 @@ class Loop:
         return {name: p for name, p in model.named_parameters() if name in names}
 
     def assign(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-        """Give parameters new values by name, where the `where` modifier lets them move; the rest stays bit-identical."""
+        """Give parameters new values by name, where `where` lets them move; taken back when the guard finds them unsound."""
         moving = self.selected(model)
         masks = self._joined(None, moving)
+        watch = Watch(self.guard, self.task, self.settings.device, self.seed) if self.guard else None
+        if watch:
+            watch.begin(moving)
         with torch.no_grad():
             for name, p in moving.items():
                 if name in values:
                     value = self.distribution.like(values[name].to(p.device, p.dtype), p)
                     p.copy_(torch.where(masks[name], value, p) if name in masks else value)
+        if watch and watch.fell(model):
+            self.notes.append(watch.message(1))
         return model
 
     def drawn(self, split: Split, batch_size: int, *purpose: object, train: bool = False) -> Iterator[Batch]:
