@@ -56,12 +56,14 @@ class Checkpoints:
             return
         save_tensors(self.folder / f"{name}.safetensors", tensors, meta)
 
-    def _of_plan(self, name: str, plan: str, call: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def _of_plan(
+        self, name: str, plan: str, call: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         loaded = self._load(name)
         if loaded and loaded[1]["plan"] != plan and call in (None, loaded[1]["call"]):
-            raise CheckpointCorrupted(f"{self.folder}/{name}.safetensors belongs to a run with other settings or data (plan "
-                                      f"{loaded[1]['plan']}, now {plan}), so it cannot be continued. Delete the folder's "
-                                      "checkpoints to start afresh, or choose another folder.")
+            raise CheckpointCorrupted(f"{self.folder}/{name}.safetensors belongs to a run with other settings or data "
+                                      f"(plan {loaded[1]['plan']}, now {plan}), so it cannot be continued. Delete the "
+                                      "folder's checkpoints to start afresh, or choose another folder.")
         return loaded
 
     def _load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -48,8 +48,8 @@ class Distribution:
         return self.rank == 0
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Shard the model in place (fsdp), block by block where it has lists of blocks; replicas start equal because every
-        process makes the same model."""
+        """Shard the model in place (fsdp), block by block where it has lists of blocks; replicas start equal because
+        every process makes the same model."""
         if self.kind == "fsdp":
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard

@@ -31,8 +31,8 @@ class Watch:
         self.guard, self.task, self.device = guard, task, device
         split = task.splits.get("retain") or task.splits.get("holdout")
         if split is None:
-            raise NeedsUnmet("the guard looks at retained (or holdout) data, and the task has neither, so nothing was started. "
-                             "Give retain data, or run without a guard.")
+            raise NeedsUnmet("the guard looks at retained (or holdout) data, and the task has neither, so nothing was "
+                             "started. Give retain data, or run without a guard.")
         order = torch.randperm(len(split), generator=generator(seed, "guard"))[: guard.examples]
         self.split = split.subset(order.numpy(), "guard")
         self.now = self.before = self._score(task.original.to(device))
@@ -61,14 +61,15 @@ class Watch:
 
     @property
     def floor(self) -> float:
-        """Scores below this are unsound. A score may be negative (a negated error): then the allowed error is before/floor."""
+        """Scores below this are unsound. Of a negative score (a negated error), the allowed one is before/floor."""
         if self.before > 0:
             return self.guard.floor * self.before
         return self.before / self.guard.floor if self.guard.floor else float("-inf")
 
     def message(self, step: int) -> str:
-        return (f"stopped at step {step}: {self.task.score_name} on retained data was {self.now:.3f}, below {self.guard.floor:g} "
-                f"of the original's {self.before:.3f} or with weights that are not finite; the last sound point was kept")
+        return (f"stopped at step {step}: {self.task.score_name} on retained data was {self.now:.3f}, below "
+                f"{self.guard.floor:g} of the original's {self.before:.3f}, or weights were not finite; the last sound "
+                "point was kept")
 
     def _keep(self) -> None:
         self.sound = {name: value.detach().clone() for name, value in self.moving.items()}

@@ -31,13 +31,14 @@ class Journal:
                                    "pip install 'lethe[track]'") from None
             self._writer = SummaryWriter(str(folder / "tensorboard"))
         if folder is not None and (folder / "log.jsonl").exists():
-            whole = (folder / "log.jsonl").read_text().rpartition("\n")[0]   # a kill may have torn the last line
+            # a kill may have torn the last line
+            whole = (folder / "log.jsonl").read_text().rpartition("\n")[0]
             self.lines = [json.loads(line) for line in whole.splitlines()]
 
     def begin(self, call: int, step: int, total: int) -> None:
         """A call of `minimise` starts or goes on at `step`."""
         kept = [line for line in self.lines if (line["call"], line["step"]) <= (call, step)]
-        if self.folder is not None and (len(kept) < len(self.lines) or not (self.folder / "log.jsonl").exists() or self._resumed):
+        if self.folder is not None and (self._resumed or len(kept) < len(self.lines)):
             write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         self.lines, self._resumed = kept, False
         if self._show:

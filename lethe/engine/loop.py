@@ -104,9 +104,11 @@ class Loop:
     def __post_init__(self) -> None:
         settings = self.settings
         if settings.precision not in ("float32", "bfloat16"):
-            raise RequestError(f"precision = {settings.precision!r} is neither float32 nor bfloat16; nothing was started.")
+            raise RequestError(f"precision = {settings.precision!r} is neither float32 nor bfloat16; nothing was "
+                               "started. Choose one of them.")
         if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
-            raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. Use device='cpu'.")
+            raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
+                               "Use device='cpu'.")
         self.distribution = Distribution(settings.distribution, settings.device)
         lead = self.distribution.first
         self.checkpoints = Checkpoints(self.folder)
@@ -240,11 +242,15 @@ class Loop:
         call, self._calls = self._calls, self._calls + 1
         over = over or next(iter(terms))
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
-        total = steps if steps is not None else math.ceil((epochs or 0) * batches_per_epoch(terms[over].split, size[over]))
+        per_epoch = batches_per_epoch(terms[over].split, size[over])
+        total = steps if steps is not None else math.ceil((epochs or 0) * per_epoch)
         moving = self.selected(model)
-        combined, weighed = self.modifiers.combine or resolve("combine", combine), self.modifiers.weigh or resolve("weigh", weigh)
-        options = [total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, batch_norm, augment, sorted(moving)]
-        plan = self._plan(terms, size, [*options, _named(combined), _named(weighed)])
+        combined = self.modifiers.combine or resolve("combine", combine)
+        weighed = self.modifiers.weigh or resolve("weigh", weigh)
+        plan = self._plan(terms, size, [
+            total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, batch_norm, augment, sorted(moving),
+            _named(combined), _named(weighed),
+        ])
         done = self.checkpoints.finished(call, plan)
         if done is not None:
             self.resume_from(done[1])
@@ -306,8 +312,9 @@ class Loop:
 
     def standing(self) -> dict[str, Any]:
         """What the run has cost and said so far; `resume_from` goes on from it."""
-        return {"steps": self.cost.steps, "examples": self.cost.examples, "seconds": self.elapsed(), "notes": list(self.notes),
-                "cpu_seconds": self.cost.cpu_seconds + time.process_time() - self._cpu_began}
+        cpu_seconds = self.cost.cpu_seconds + time.process_time() - self._cpu_began
+        return {"steps": self.cost.steps, "examples": self.cost.examples, "seconds": self.elapsed(),
+                "cpu_seconds": cpu_seconds, "notes": list(self.notes)}
 
     def resume_from(self, standing: Mapping[str, Any]) -> None:
         cost = self.cost

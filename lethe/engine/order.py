@@ -23,7 +23,8 @@ class Order:
     sequences are grouped by length within `BUCKET` batches, and the batches are shuffled again."""
 
     def __init__(self, split: Split, size: int, *seed: object) -> None:
-        self.split, self.size, self.count = split, min(size, len(split)), batches_per_epoch(split, min(size, len(split)))
+        self.split, self.size = split, min(size, len(split))
+        self.count = batches_per_epoch(split, self.size)
         root = derive(0, *seed)
 
         @lru_cache(maxsize=2)

@@ -6,8 +6,8 @@ Model i is exactly what the method `retrain` makes with seed `member_seed(seed, 
     processes   one single-threaded worker per core, each as in `loop`: the same bits as `loop` on one thread
     vmap        all at once: weights stacked to [N, …], one forward and backward for all; equal to `loop` up to rounding
 
-`auto` measures every way that applies for a moment and takes the fastest. Finished models lie in the cache under a digest
-of everything that determines them, so a second call trains nothing, and a killed pool goes on with what is missing.
+`auto` measures every way that applies for a moment and takes the fastest. Finished models lie in the cache under a
+digest of everything that determines them: a second call trains nothing, a killed pool goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def train_pool(
         own, split = member_seed(seed, number), split_of(number)
         members.append(Member(number, own, split, fingerprint(task, split, own, device)))
     with ExitStack() as stack:
-        folder = cache / "pool" if cache is not None else Path(stack.enter_context(TemporaryDirectory(prefix="lethe-pool-")))
+        scratch = "" if cache else stack.enter_context(TemporaryDirectory(prefix="lethe-pool-"))
+        folder = (cache or Path(scratch)) / "pool"
         missing = [m for m in members if not _file(folder, m).exists()]
         if not missing:
             chosen, reason = "cache", f"all {count} models were in the cache"
@@ -104,7 +105,10 @@ def train_pool(
             progress(f"training {len(missing)} of {count} models: {reason}")
             _train(task, missing, chosen, device, folder, progress)
         loaded = [load_tensors(_file(folder, m)) for m in members]
-    models = [_filled(task.build(derive(m.seed, "retrain")), tensors) for m, (tensors, _) in zip(members, loaded, strict=True)]
+    models = [
+        _filled(task.build(derive(member.seed, "retrain")), tensors)
+        for member, (tensors, _) in zip(members, loaded, strict=True)
+    ]
     return Pool(models, [meta["seconds"] for _, meta in loaded], chosen, reason, len(missing))
 
 
@@ -116,7 +120,9 @@ def fingerprint(task: Task, split: Split, seed: int, device: str) -> str:
     return digest([task.family, split.fingerprint, task.recipe, seed, architecture, code])
 
 
-def train_one(task: Task, split: Split, seed: int, device: str = "cpu", seconds: float | None = None) -> tuple[Loop, nn.Module]:
+def train_one(
+    task: Task, split: Split, seed: int, device: str = "cpu", seconds: float | None = None
+) -> tuple[Loop, nn.Module]:
     """One model as `retrain` makes it; with `seconds`, only as far as that gets (at least one step)."""
     limit = None if seconds is None else seconds / 60
     loop = Loop(task, Settings(seed=seed, device=device, max_minutes=limit))
@@ -125,7 +131,7 @@ def train_one(task: Task, split: Split, seed: int, device: str = "cpu", seconds:
     return loop, loop.finish(model).model
 
 
-# -- choosing ------------------------------------------------------------------------------------------------------------
+# -- choosing ----------------------------------------------------------------------------------------------------------
 
 
 def _choose(task: Task, missing: Sequence[Member], steps: int, asked: str, device: str) -> tuple[str, str]:
@@ -133,8 +139,7 @@ def _choose(task: Task, missing: Sequence[Member], steps: int, asked: str, devic
     obstacles = {"processes": why_no_processes(device), "vmap": why_no_vmap(task, [m.split for m in missing], device)}
     if asked != "auto":
         if obstacles.get(asked):
-            raise RequestError(f"strategy = {asked!r} cannot be used: {obstacles[asked]}; nothing was started. "
-                               "Use strategy='auto', which takes what applies.")
+            raise _refused(asked, obstacles[asked])
         return asked, f"{asked} was asked for"
     if len(missing) == 1:
         return "loop", "loop: a single model"
@@ -165,11 +170,16 @@ def _seconds_per_step(task: Task, member: Member, device: str) -> float:
     return (time.perf_counter() - began) / loop.cost.steps
 
 
+def _refused(strategy: str, why: str) -> RequestError:
+    return RequestError(f"strategy = {strategy!r} cannot be used: {why}; nothing was trained. "
+                        "Use strategy='auto', which takes what applies.")
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-# -- training ------------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
 def _train(
@@ -177,6 +187,8 @@ def _train(
 ) -> None:
     if strategy == "vmap":
         stack = Stack(task, [m.split for m in missing], [m.seed for m in missing], device)
+        if why := stack.disagreement():
+            raise _refused(strategy, why)
         began = time.perf_counter()
         trained = stack.train()
         share = (time.perf_counter() - began) / len(missing)

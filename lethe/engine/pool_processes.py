@@ -66,8 +66,8 @@ def in_processes(
                 try:
                     good, value = ready.recv()
                 except EOFError:
-                    raise WorkerDied(f"a worker died while on job {job + 1} of {len(jobs)} (out of memory, or killed); jobs that "
-                                     "were finished are kept where there is a cache. Repeat the command to go on.") from None
+                    raise WorkerDied(f"a worker died while on job {job + 1} of {len(jobs)} (out of memory, or killed); "
+                                     "finished jobs are kept where there is a cache. Repeat the command.") from None
                 if not good:
                     raise value
                 results[job], done = value, done + 1
@@ -90,7 +90,7 @@ def in_processes(
 def _serve(jobs: Sequence[Callable[[], Any]], line: Connection, *others: Any) -> None:
     """A worker: number in, (worked, value or exception) out, until None or until the parent's end is closed."""
     torch.set_num_threads(1)
-    for other in (others[0], *others[1]):   # copies of the parent's ends, inherited by the fork: they would hide its death
+    for other in (others[0], *others[1]):   # the parent's ends, inherited by the fork: they would hide its death
         other.close()
     try:
         while (job := line.recv()) is not None:
@@ -99,7 +99,7 @@ def _serve(jobs: Sequence[Callable[[], Any]], line: Connection, *others: Any) ->
             except Exception as error:
                 answer = (False, _portable(error))
             line.send(answer)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass
 
 

@@ -1,7 +1,7 @@
 """Many small models of one architecture trained at once: weights stacked to [N, …], `torch.func.vmap` over the models.
 
 Each model sees its own batches in its own order, and the optimiser works elementwise, so every model moves as it would
-alone. On CPUs this gains for nets of linear layers; convolutions over stacked weights are slower than one after the other.
+alone. On CPUs this gains for nets of linear layers; convolutions over stacked weights are slower than a loop.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lethe.engine.loop import recipe_options
 from lethe.engine.order import Order, batches_per_epoch
 
 LAYERS = (
-    nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid,
-    nn.Softplus, nn.LayerNorm,
+    nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten, nn.LayerNorm,
+    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus,
 )
 
 
@@ -33,7 +33,8 @@ def why_no_vmap(task: Task, splits: Sequence[Split], device: str) -> str:
     layers = (*LAYERS, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) if torch.device(device).type == "cuda" else LAYERS
     for name, module in fresh.named_modules():
         if not list(module.children()) and not isinstance(module, layers):
-            return f"{name or 'the model'} is a {type(module).__name__}, and only linear and activation layers gain on {device}"
+            kind = type(module).__name__
+            return f"{name or 'the model'} is a {kind}, and only linear and activation layers gain on {device}"
     if any(True for _ in fresh.buffers()):
         return "the model has buffers, which every model would have to update for itself"
     if any(split.padding for split in splits):
@@ -70,7 +71,9 @@ class Stack:
         self.orders = [Order(split, self.size, seed, 0, "train") for split, seed in zip(splits, seeds, strict=True)]
         self.augment = options["augment"]
         self.rate = lambda step: recipe.lr * optimise.factor(recipe.schedule, step, self.total)
-        self.optimiser = optimise.optimiser(recipe.optimiser, self.params, recipe.lr, recipe.weight_decay, recipe.momentum)
+        self.optimiser = optimise.optimiser(
+            recipe.optimiser, self.params, recipe.lr, recipe.weight_decay, recipe.momentum
+        )
         probe = splits[0].batch([0])
         self.plain = task.draw(probe, generator(0), self.augment) is probe and all(s is splits[0] for s in splits)
         self._losses = vmap(lambda p, columns, index: functional_call(self.shell, p, (columns, index)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """The state of one call. Every random draw is a function of (seed, call, step), so only this state is checkpointed."""
+    """The state of one call. Random draws are functions of (seed, call, step), so this state is all of a checkpoint."""
 
     loop: Loop
     model: nn.Module
@@ -186,8 +186,9 @@ class Run:
         self.loop.journal.write(call=self.call, step=step, lr=self.rate(step - 1), **means)
         for name, value in means.items():
             if not math.isfinite(value) and self.watch is None:
-                raise Diverged(f"the {name} loss became {value} before step {step}, so the model would be useless and was "
-                               "not saved. Lower method.lr, set a clip, or give guard.floor to stop at the last sound point.")
+                raise Diverged(f"the {name} loss became {value} before step {step}, so the model would be useless and "
+                               "was not saved. Lower method.lr, set a clip, or give guard.floor to stop at the last "
+                               "sound point.")
 
     def _over_budget(self) -> bool:
         loop, settings = self.loop, self.loop.settings
@@ -215,7 +216,8 @@ class Run:
             state |= {f"sound/{k}": full(v) for k, v in self.watch.sound.items()}
         counts = {name: count for name, (_, count) in self.seen.items()}
         if loop.distribution.first:
-            loop.checkpoints.save(state, {"call": self.call, "step": step, "plan": self.plan, "seen": counts, **loop.standing()})
+            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts}
+            loop.checkpoints.save(state, place | loop.standing())
         self.saved = time.monotonic()
 
     def _resume(self) -> int:

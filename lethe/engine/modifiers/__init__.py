@@ -1,5 +1,5 @@
 """The five open seams of the loop. A member is a frozen config with one or two methods; `resolve` finds it by its name
-in snake case. A new member is one class in the file of its seam; an object from elsewhere can be passed instead of a name."""
+in snake case. A new member is one class in the file of its seam; an object from elsewhere can stand for a name."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """weigh: how much does each example count? A member's `weights(losses, term)` returns [n] weights with mean 1, constant
-for the gradient, or None when all count the same. The mean is taken over what is seen at once: a batch, or a piece of it
-when batches are cut (`accumulate`) or shared among processes."""
+for the gradient, or None when all count the same. The mean is taken over what is seen at once: a batch, or a piece of
+it when batches are cut (`accumulate`) or shared among processes."""
 
 from __future__ import annotations
 

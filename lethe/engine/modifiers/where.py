@@ -1,4 +1,4 @@
-"""where: which parameters move? A member's `select(model, task, loop)` returns the parameters, and masks for some of them.
+"""where: which parameters move? A member's `select(model, task, loop)` returns them, and masks for some of them.
 
 It may also change the model in place (LoRA adds adapters).
 """
@@ -121,8 +121,8 @@ def save_adapter(outcome: Outcome, folder: Path) -> None:
 class Saliency:
     """The entries with the largest |Σ ∇ of the forget loss| at the original, one global threshold.
 
-    Fan et al. 2024 (SalUn), arXiv:2310.12508. Batch gradients are weighted by batch size, so that the mask does not depend
-    on a short last batch.
+    Fan et al. 2024 (SalUn), arXiv:2310.12508. Batch gradients are weighted by batch size, so that the mask does not
+    depend on a short last batch.
     """
 
     density: Fraction = 0.5     # share of entries that may move                        [paper]
@@ -139,7 +139,7 @@ class Saliency:
 class Magnitude:
     """The entries with the largest |θ|, one global threshold; what a magnitude-pruned network would keep."""
 
-    density: Fraction = 0.1     # share of entries that may move                        [Jia et al. 2023: sparsity 0.9–0.95]
+    density: Fraction = 0.1     # share of entries that may move                        [Jia et al. 2023: 0.05–0.1]
 
     def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
         params = task.trainable(model)
