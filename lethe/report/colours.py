@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#999933", "#44AA99",
            "#AA4499")
-MARKERS = ("o", "s", "^", "v", "P", "<", ">", "p", "h", "*", "d", "8", "H")   # X and D are the original and retrained
+MARKERS = ("o", "s", "^", "v", "P", "<", ">", "p", "h", "8")   # X and D: original, retrained
 ORIGINAL, RETRAINED, BAND = "#555555", "#000000", "#d9d9d9"
 
 

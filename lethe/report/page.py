@@ -17,7 +17,7 @@ from typing import Any
 from lethe.core.files import write_text
 from lethe.errors import RequestError
 from lethe.report import plots, words
-from lethe.report.view import Case, Row, answer, cases, spoken
+from lethe.report.view import Case, Row, answer, cases, expected
 
 PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")   # base64 of the eight bytes every PNG begins with
 
@@ -47,8 +47,9 @@ def render(results: Mapping[str, Any]) -> str:
     style = Markup((house / "page.css").read_text("utf-8"))
     return environment.from_string((house / "page.html.j2").read_text("utf-8")).render(
         results=results, scenarios=scenarios, style=style,
-        created=_when(results.get("created")), config=_pretty(results.get("config")), spoken=spoken, sign=words.sign,
-        direction=words.DIRECTION, listed=words.listed, tone=_tone,
+        created=_when(results.get("created")), config=_pretty(results.get("config")), expected=expected,
+        spoken=lambda row: words.SPOKEN.get(row.verdict, row.verdict), sign=words.sign, direction=words.DIRECTION,
+        tone=_tone,
     )
 
 

@@ -19,7 +19,7 @@ from lethe.core.evidence import INSIDE
 from lethe.errors import RequestError
 from lethe.report.colours import BAND, ORIGINAL, RETRAINED, Look, looks
 from lethe.report.view import Case, Cell, Column, Row
-from lethe.report.words import DIRECTION, FAILED, listed, number, printable, sign, spaced
+from lethe.report.words import DIRECTION, FAILED, heading, listed, number, printable, sign, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def tradeoff(case: Case) -> Drawing | None:
     count, failed = (x.yardstick or {}).get("n", 0), case.named(FAILED)
     caption = (f"Grey box: where one more retrained model falls with probability 95 % in each direction; small "
                f"diamonds: the {count} retrained models. Bars: 95 % intervals, or the range over seeds. Last panel: "
-               f"time of each method beside one retraining.{f' Failed, not drawn: {listed(failed)}.' if failed else ''}")
+               f"time of each method beside one retraining.{f' Failed, not drawn: {listed(failed)}.' * bool(failed)}")
     numbers = [_numbers(row, column, row.cells[column.key]) for row in shown for column in (x, y)]
     return Drawing("tradeoff", title, caption, figure, numbers)
 
@@ -136,7 +136,7 @@ def strip(case: Case, column: Column) -> Drawing | None:
     size = max(row.cells[column.key].n or 0 for row in rows)
     axes.set_xlabel(_axis(column) + (f", n = {number(size)}" if size else ""))
     title = _finding(case, column)
-    axes.set_title(_wrapped(title, 70), loc="left", x=0)
+    figure.suptitle(_wrapped(title, 68), x=0.01, ha="left", fontsize=12, fontweight="bold")
     caption = ("Grey band: where one more retrained model falls with probability 95 %. " if yard else
                "No retrained models to compare with. ") + "Dashed: the untouched model."
     return Drawing(f"{column.audit}-{column.metric}", title, caption, figure,
@@ -219,8 +219,9 @@ def _region(axes: Axes, x: Column, y: Column) -> None:
         return
     axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, facecolor=BAND, edgecolor="#888888", zorder=0,
                              linewidth=0.8))
-    axes.plot(list(x.yardstick.get("values") or []), list(y.yardstick.get("values") or []), "D", color=RETRAINED, markersize=3.5, alpha=0.5,
-              zorder=2)
+    across, up = list(x.yardstick.get("values") or []), list(y.yardstick.get("values") or [])
+    if len(across) == len(up):
+        axes.plot(across, up, "D", color=RETRAINED, markersize=3.5, alpha=0.5, zorder=2)
 
 
 def _zoom(rows: list[Row], x: Column, y: Column) -> tuple[tuple[float, float], tuple[float, float]] | None:
@@ -256,7 +257,7 @@ def _costs(axes: Axes, rows: list[Row], look: dict[str, Look]) -> None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.margins(x=0.3)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("time / one retraining (lower is better)")
+    axes.set_xlabel("time beside one retraining\n(lower is better)")
 
 
 def _point(axes: Axes, row: Row, x: Column, y: Column, look: Look) -> None:
@@ -293,14 +294,14 @@ def _axis(column: Column) -> str:
 
 
 def _finding(case: Case, column: Column) -> str:
-    name = spaced(column.metric)
+    name = heading(column.metric)
     judged = [row for row in case.methods if column.key in row.cells]
     inside = [row for row in judged if row.cells[column.key].verdict == INSIDE]
     if column.yardstick is None or column.tier not in ("forgetting", "utility"):
-        return name[:1].upper() + name[1:]
+        return name
     if column.tier == "forgetting" and column.powered is False:
-        return f"{name[:1].upper() + name[1:]} cannot tell the untouched model from retrained ones"
-    return f"{name[:1].upper() + name[1:]}: {len(inside)} of {len(judged)} methods like retrained models"
+        return f"{name} cannot tell the untouched model from retrained ones"
+    return f"{name}: {len(inside)} of {len(judged)} methods like retrained models"
 
 
 def _numbers(row: Row, column: Column, cell: Cell) -> dict[str, Any]:

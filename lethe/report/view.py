@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE
-from lethe.report.words import FAILED, SEVERITY, SPOKEN, listed
+from lethe.report.words import FAILED, SEVERITY, listed, number
 
 NAMES = {"original": "original (do nothing)", "retrained": "retrained (reference)"}
 FORGETTING, UTILITY = 4, 2   # main metrics shown of each tier
@@ -183,6 +183,15 @@ def answer(case: Case) -> Answer:
             if names and not (verdict == NO_YARDSTICK and len(names) == count):
                 verb = ("was " if len(names) == 1 else "were ") if verdict == OUTSIDE else ""
                 sentences.append(f"{listed(names)} {verb}{words}.")
+    quick = [row for row in case.methods if row.verdict == INSIDE and row.ratio is not None]
+    if quick:
+        fastest = min(quick, key=lambda row: row.ratio or 0.0)
+        which = f"The quickest of them, {fastest.label}," if len(quick) > 1 else "It"
+        percent = number(round(100 * (fastest.ratio or 0.0), 1))
+        sentences.insert(0, f"{which} took {percent} % of the time of training again from scratch.")
+    if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
+        sentences.append("Check of the tests: the untouched model was told apart, as it must be; a freshly retrained "
+                         "one was not.")
     level = ("good" if len(good) == count else "mixed" if good else "bad" if case.named(OUTSIDE) or case.named(FAILED)
              else "none")
     return Answer(headline, tuple(sentences), tuple(_warnings(case)), level if count else "none")
@@ -275,10 +284,9 @@ def _far(row: Row) -> int:
     return sum(cell.verdict == OUTSIDE for cell in row.cells.values())
 
 
-def spoken(row: Row) -> str:
-    """The verdict on a row in words; controls say whether they behave as they must."""
-    words = SPOKEN.get(row.verdict, row.verdict)
-    expected = {"original": OUTSIDE, "retrained": INSIDE}.get(row.role)
-    if expected is None or row.verdict == NO_YARDSTICK:
-        return words
-    return f"{words}, as it must be" if row.verdict == expected else f"{words}, though it should not be"
+def expected(row: Row) -> str:
+    """Whether a control behaves: the original must be told apart, the retrained model must not."""
+    wanted = {"original": OUTSIDE, "retrained": INSIDE}.get(row.role)
+    if wanted is None or row.verdict == NO_YARDSTICK:
+        return ""
+    return "as it must be" if row.verdict == wanted else "though it should not be"

@@ -21,6 +21,10 @@ SPOKEN = {   # of a whole model
     INSIDE: "not told apart from retraining", OUTSIDE: "told apart from retraining", NO_POWER: "tests had no power",
     NO_YARDSTICK: "nothing to compare with", FAILED: "failed",
 }
+SHORT = {   # words of metric names that are abbreviations
+    "ain": "AIN", "auc": "AUC", "fid": "FID", "fpr": "FPR", "js": "JS", "kl": "KL", "klom": "KLoM", "lira": "LiRA",
+    "mia": "MIA", "mu": "MU", "nll": "NLL", "rmia": "RMIA", "rouge": "ROUGE", "tofu": "TOFU", "tpr": "TPR", "u": "U",
+}
 DIRECTION = {
     "match": "target: like retrained models", "higher": "higher is better", "lower": "lower is better",
 }
@@ -65,8 +69,14 @@ def duration(seconds: float | None) -> str:
 
 
 def spaced(name: str) -> str:
-    """`forget_accuracy` -> 'forget accuracy'."""
-    return name.replace("_", " ")
+    """`forget_accuracy` -> 'forget accuracy', `mia_auc` -> 'MIA AUC'."""
+    return " ".join(SHORT.get(word, word) for word in str(name).split("_"))
+
+
+def heading(name: str) -> str:
+    """The same as the beginning of a sentence."""
+    first, _, rest = spaced(name).partition(" ")
+    return f"{first if first in SHORT.values() else first[:1].upper() + first[1:]} {rest}".strip()
 
 
 def listed(names: list[str]) -> str:
