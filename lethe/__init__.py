@@ -31,7 +31,7 @@ PUBLIC = {
     "Split": "lethe.core.data",
 }
 
-__all__ = ["PUBLIC", "__version__", *PUBLIC]  # noqa: PLE0604
+__all__ = ["PUBLIC", "__version__", *PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Plan:
     audits: tuple[Any, ...] = ()
     strategy: str = "auto"
     seeds: int = 1
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
     modifiers: Mapping[str, Any] | None = None
     guard: Guard | None = None
     folder: Path | None = None        # logs, checkpoints and models of the methods
@@ -66,8 +66,8 @@ def forget(
     """
     record, cfg = method_of(method, options)
     if "any" not in record.families and task.family not in record.families:
-        raise NeedsUnmet(f"{record.name} is made for {', '.join(sorted(record.families))}, the task is {task.family}; nothing was "
-                         f"started. lethe methods --family {task.family} lists those that fit.")
+        raise NeedsUnmet(f"{record.name} is made for {', '.join(sorted(record.families))}, the task is {task.family}; "
+                         f"nothing was started. lethe methods --family {task.family} lists those that fit.")
     chosen = settings or Settings()
     if seed is not None:
         chosen = replace(chosen, seed=seed)
@@ -195,7 +195,7 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
         "sizes": {key: len(split) for key, split in task.splits.items()}, "fingerprints": task.fingerprint, "facts": task.facts,
         "references": {"count": len(yardstick), "strategy": pool.strategy if pool else "",
                        "seconds_each": sum(pool.seconds) / len(pool.seconds) if pool else None,
-                       "reason": pool.reason if pool else task.facts.get("no_retraining", "no recipe or no references asked for")},
+                       "reason": pool.reason if pool else task.facts.get("no_retraining", "no recipe, or none asked for")},
         "subjects": rows, "not_tested": skipped,
         "blind": [{"audit": audit.name, "text": audit.blind} for audit, _ in chosen],
         "false_alarms": _false_alarms(evidence, yardstick),

@@ -116,8 +116,8 @@ def _check(request: Request) -> None:
             raise RequestError(f"method {asked} has no name, so nothing was started. Write method: {{name: salun, lr: 0.01}}.")
         found = entry("methods", asked["name"])
         if "any" not in found.families and request.family not in found.families:
-            raise RequestError(f"method {found.name!r} is made for {', '.join(found.families)}, not for {request.family}; nothing "
-                               f"was started. lethe methods --family {request.family} lists those that fit.")
+            raise RequestError(f"method {found.name!r} is made for {', '.join(found.families)}, not for {request.family}; "
+                               f"nothing was started. lethe methods --family {request.family} lists those that fit.")
         _check_options(f"method {found.name}", asked, [o.name for o in found.options], f"lethe describe {found.name}")
     for asked in request.audit.audits:
         audit = {"name": asked} if isinstance(asked, str) else asked

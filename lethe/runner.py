@@ -195,7 +195,8 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
         }
     parameters = sum(p.numel() for p in start.parameters()) if start is not None else None
     return {
-        "id": request.hash, "folder": str(Path(request.output) / request.hash), "family": request.family, "parameters": parameters,
+        "id": request.hash, "folder": str(Path(request.output) / request.hash), "family": request.family,
+        "parameters": parameters,
         "trains_original": opened.model is None, "recipe": plain(opened.recipe) if opened.recipe else None, "scenarios": plans,
         "memory_mb": None if parameters is None else round(parameters * 4 * 4 / 1e6, 1),
     }
@@ -210,12 +211,11 @@ def describe(selection: Any, count: int) -> str:
 
 
 def _parts(opened: Opened, selection: Any) -> dict[str, Split]:
-    others = {key: opened.splits[key] for key in ("holdout", "test") if key in opened.splits}
+    others: dict[str, Split] = {str(key): opened.splits[key] for key in ("holdout", "test") if key in opened.splits}
     if selection is None:
         if "forget" not in opened.splits:
             raise RequestError("the request does not say what to forget, so nothing was started. Add forget: {label: 3}, "
                                "{ids: […]}, {fraction: 0.1}, {query: …}, {entity: …}, {text: …}; or data.forget.")
-        return {"forget": opened.splits["forget"], **({"retain": opened.splits["retain"]} if "retain" in opened.splits else {}),
-                **others}
+        return {**{key: opened.splits[key] for key in ("forget", "retain") if key in opened.splits}, **others}
     forgotten, retained = divide(opened.splits["train"], selection)
     return {"forget": forgotten, "retain": retained, **others}

@@ -62,7 +62,8 @@ def install_torch() -> None:
 
 
 def has_gpu() -> bool:
-    return shutil.which("nvidia-smi") is not None and subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+    asked = ["nvidia-smi", "-L"]
+    return shutil.which(asked[0]) is not None and not subprocess.run(asked, capture_output=True, check=False).returncode
 
 
 def pip(*arguments: str) -> None:

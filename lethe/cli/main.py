@@ -45,7 +45,7 @@ def compare(request: RequestFile, overrides: Overrides = None, as_json: Json = F
 
 
 @app.command()
-def audit(target: Annotated[Path, typer.Argument(metavar="RUN|REQUEST", help="A run folder, or a request file with --unlearned.")],
+def audit(target: Annotated[Path, typer.Argument(metavar="RUN|REQUEST", help="A run folder, or a request with --unlearned.")],
           overrides: Overrides = None, as_json: Json = False, dry_run: DryRun = False, data_root: DataRoot = None,
           unlearned: Annotated[Path | None, typer.Option(help="Folder of the model to audit (as Lethe or its library saves it).")]
           = None,
@@ -94,7 +94,7 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
 @app.command()
 def methods(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
-            without: Annotated[str | None, typer.Option(help="Only those that need no retain | holdout | recipe | forget.")] = None,
+            without: Annotated[str | None, typer.Option(help="Only those without retain | holdout | recipe | forget.")] = None,
             as_json: Json = False) -> None:
     """List the methods."""
     _list("methods", family, without, as_json)
@@ -135,7 +135,8 @@ def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")
             family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
             verdict: Annotated[str | None, typer.Option(help="Only rows with this verdict.")] = None,
             export: Annotated[Path | None, typer.Option(help="Write all evidence to this .csv or .json.")] = None,
-            verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain.")] = False, as_json: Json = False) -> None:
+            verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain.")] = False,
+            as_json: Json = False) -> None:
     """List, filter and export what was done before."""
     from lethe.cli.ledger import show_results
 

@@ -108,7 +108,7 @@ class Task(ABC):
         """Parameters that may move, by name: those that require gradients in the original as it was given."""
         return dict(model.named_parameters())
 
-    def check_family(self) -> None:
+    def check_family(self) -> None:  # noqa: B027 (a hook: most families need it, none must)
         """Family-specific checks of data and model before any work starts."""
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int = 64, hidden: tuple[int, ...] = (128, 128), classes: int = 10) -> None:
         super().__init__()
         sizes = (inputs, *hidden)
-        self.body = nn.Sequential(*[m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())])
+        self.body = nn.Sequential(*[m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())])
         self.head = nn.Linear(sizes[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,6 +82,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int = 3, classes: int = 10) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)

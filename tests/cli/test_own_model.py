@@ -101,7 +101,8 @@ def test_arrays_and_a_state_dict(net: Path) -> None:
     assert {"original", "retrained", "neggrad_plus"} <= rows.keys()
     assert rows["original"]["conclusion"]["verdict"] == "outside"
     saved = only(net, "runs/*/models/*/model.safetensors")
-    code = f"from net import make; import safetensors.torch as s; m = make(); m.load_state_dict(s.load_file({str(saved)!r})); print('ok')"
+    code = ("from net import make; import safetensors.torch as s; m = make(); "
+            f"m.load_state_dict(s.load_file({str(saved)!r})); print('ok')")
     assert without_lethe(code, net) == "ok"
     assert (net / "net.safetensors").read_bytes() == before
     again = lethe("run", path, cwd=net)
@@ -118,7 +119,8 @@ def test_arrays_and_a_state_dict(net: Path) -> None:
 
 def test_a_table_with_a_column_query(net: Path) -> None:
     columns = tiny.blobs(160, 0, "train").columns
-    rows = [[*map(float, x), int(y), ["north", "south"][i % 2]] for i, (x, y) in enumerate(zip(columns["x"], columns["y"], strict=True))]
+    pairs = zip(columns["x"], columns["y"], strict=True)
+    rows = [[*map(float, x), int(y), ["north", "south"][i % 2]] for i, (x, y) in enumerate(pairs)]
     with open(net / "people.csv", "w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(["a", "b", "c", "d", "e", "f", "label", "region"])
@@ -157,9 +159,11 @@ def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
         split = task.splits[name]
         with open(tmp_path / f"{name}.jsonl", "w") as handle:
             for i in range(min(len(split), 12)):
-                handle.write(json.dumps({"prompt": split.meta["prompt"][i], "answer": split.meta["answer"][i], "id": f"{name}-{i}"}) + "\n")
+                row = {"prompt": split.meta["prompt"][i], "answer": split.meta["answer"][i], "id": f"{name}-{i}"}
+                handle.write(json.dumps(row) + "\n")
     path = request(tmp_path, family="lm", model={"folder": "model"}, method={"name": "npo", "lr": 1e-3, "epochs": 2},
-                   data={"forget": "forget.jsonl", "retain": "retain.jsonl", "id": "id"}, audit={"depth": "quick", "references": 0})
+                   data={"forget": "forget.jsonl", "retain": "retain.jsonl", "id": "id"},
+                   audit={"depth": "quick", "references": 0})
     lethe("run", path, "--json", cwd=tmp_path)
     saved = only(tmp_path, "runs/*/models/*/config.json").parent
     code = (f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; m = M.from_pretrained({str(saved)!r}); "
