@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from lethe.core.evidence import Value
-from lethe.core.statistics import auc_interval, mean_interval, tpr_at_fpr, wilson
+from lethe.core.statistics import auc_interval, mean_interval, roc, tpr_at_fpr, wilson
 
 RATES = (0.01, 0.05, 0.1)   # false-positive rates at which attacks are reported
+POINTS = 60                 # of a ROC that are kept
 
 
 def mean_value(metric: str, x: np.ndarray) -> Value:
@@ -21,10 +22,13 @@ def mean_value(metric: str, x: np.ndarray) -> Value:
 
 
 def auc_value(metric: str, members: np.ndarray, others: np.ndarray) -> Value:
-    """AUC of an attack with DeLong's interval; n is the smaller of the two counts.  [m], [n] -> Value"""
+    """AUC of an attack with DeLong's interval; n is the smaller count, `detail` has the ROC.  [m], [n] -> Value"""
     area, low, high = auc_interval(members, others)
-    return Value(metric, area, low, high, min(len(members), len(others)),
-                 detail={"members": len(members), "others": len(others)})
+    curve = roc(members, others)
+    some = np.unique(np.linspace(0, len(curve.fpr) - 1, POINTS).astype(int))
+    detail = {"members": len(members), "others": len(others),
+              "roc": {"fpr": curve.fpr[some].round(4).tolist(), "tpr": curve.tpr[some].round(4).tolist()}}
+    return Value(metric, area, low, high, min(len(members), len(others)), detail=detail)
 
 
 def tpr_values(

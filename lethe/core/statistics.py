@@ -1,9 +1,10 @@
 """Statistics of reporting: intervals, ROC, bootstrap, multiplicity. numpy and (lazily) scipy; vectorised, seeded.
 
-Coverage of nominal 95 % intervals in 2000 simulated audits (normal scores; the standard error of these shares is 0.5 %):
-AUC 94.5–95.9 % for true AUC 0.5 to 0.92 with 25–100 members and 40–800 others, but 92.3 % at AUC 0.98 with 60; TPR at
-1 and 5 % FPR 94.1–98.5 %; mean of exponential draws 91.5 % (n = 20), 94.1 % (60), 95.6 % (400), of normal draws 94–95 %;
-Wilson 94–97 % and Clopper–Pearson 96–99 % (n = 60, 400); prediction interval from 4, 8, 16 references 94.8–95.3 %.
+Coverage of nominal 95 % intervals in 2000 simulated audits (normal scores; standard error of these shares 0.5 %): AUC
+94.5–95.9 % for true AUC 0.5 to 0.92 with 25–100 members and 40–800 others, but 92.3 % at AUC 0.98 with 60; TPR at
+1 and 5 % FPR 94.1–98.5 %; mean of exponential draws 91.5 % (n = 20), 94.1 % (60), 95.6 % (400), of normal draws
+94–95 %; Wilson 94–97 % and Clopper–Pearson 96–99 % (n = 60, 400); prediction interval from 4, 8, 16 references
+94.8–95.3 %.
 """
 
 from __future__ import annotations

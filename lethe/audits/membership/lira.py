@@ -3,11 +3,11 @@
     Λ(x) = −log P(T_x ≥ s_x),    T_x ~ t_{2a}(m_x, scale_x²)  the predictive of s_x over the references
 
 The references are the models that never saw x. s_x is the model's membership signal (logit-scaled confidence for
-classifiers), m_x and scale_x come from the references' signals on the same x (`student_predictive`: Normal-Inverse-Gamma,
-because a pool of 8 has no reliable variance per example). Every example has its own threshold: one that all models find
-easy is not held against the model, one that only this model knows is. Reported: AUC of Λ on F against Λ on holdout
-examples with labels that occur in F, and TPR at 1, 5, 10 % FPR. A retrained model has AUC 0.5; it is left out of the pool
-that judges it.
+classifiers), m_x and scale_x come from the references' signals on the same x (`student_predictive`: a prior on the
+variance, because a pool of 8 has no reliable one per example). Every example has its own threshold: one that all models
+find easy is not held against the model, one that only this model knows is. Reported: AUC of Λ on F against Λ on holdout
+examples with labels that occur in F, and TPR at 1, 5, 10 % FPR. A retrained model has AUC 0.5; it is left out of the
+pool that judges it.
 Needs:    forget, holdout, references.       Cost: none beyond the forward passes.
 Limits:   offline: there are no models of the other world (trained with x, then unlearned), so the attack is weaker than
           U-LiRA; its threshold is one-sided, so abnormally low confidence is not called member.
