@@ -102,8 +102,8 @@ def divided(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
     for name, count in size.items():
         if name in shares and (not count or sum(size.values()) >= len(train)):
             raise EmptySplit(f"data.{name} = {shares[name]} of {len(train)} examples leaves train with "
-                             f"{len(train) - sum(size.values())} and {name} with {count}, and neither may be empty. "
-                             "Change the share.")
+                             f"{max(0, len(train) - sum(size.values()))} and {name} with {count}, and neither may be "
+                             "empty. Change the share.")
     # test from the front and holdout from the back: giving one of them does not change the other
     chosen = {"test": order[: size["test"]], "holdout": order[len(order) - size["holdout"] :]}
     out = dict(splits)

@@ -20,7 +20,7 @@ from lethe.core.data import Batch, Split
 from lethe.core.modules import evaluating
 from lethe.core.opened import Context, Opened
 from lethe.core.task import Recipe, Task
-from lethe.errors import LabelOutOfRange, ModelError, OutputShape, unknown_name
+from lethe.errors import DataError, LabelOutOfRange, ModelError, NotFinite, OutputShape, WrongColumn, unknown_name
 
 
 class ClassificationTask(Task):
@@ -110,29 +110,58 @@ class ClassificationTask(Task):
             found = [name for name, m in self._original.named_modules()
                      if isinstance(m, nn.Linear) and m.out_features == self._classes]
             if not found:
-                raise ModelError(f"no linear layer with {self._classes} outputs was found in {type(self._original).__name__}, so "
-                                 "its features cannot be read. Name the classifier head: head='…'.")
+                raise ModelError(f"no linear layer with {self._classes} outputs was found in "
+                                 f"{type(self._original).__name__}, so its features cannot be read. Name the "
+                                 "classifier head: head='…'.")
             self._head = found[-1]
         return self._head
 
     def check_family(self) -> None:
         """Labels and output shape, before any work starts."""
+        for name, split in self._splits.items():
+            for column in ("x", "y"):
+                if column not in split.columns:
+                    raise WrongColumn(f"{name} has no column {column!r}, so there is no "
+                                      f"{'input' if column == 'x' else 'label'}. Columns: {', '.join(split.columns)}; "
+                                      "name them x and y.")
+            if split.columns["y"].dtype != torch.int64 or split.columns["y"].dim() != 1:
+                y = split.columns["y"]
+                raise DataError(f"y of {name!r} is {str(y.dtype).removeprefix('torch.')} {list(y.shape)}, but class "
+                                "numbers are int64 [n], so no loss can be computed. Give y.long(), or y.argmax(1) for "
+                                "one-hot labels.")
+        parameter = next(self._original.parameters(), None)
+        if parameter is None:
+            raise ModelError(f"{type(self._original).__name__} has no parameters, so there is nothing to unlearn. Give "
+                             "the trained module itself.")
         some = next(iter(self._splits.values())).batch([0, min(1, len(next(iter(self._splits.values()))) - 1)])
-        device = next(self._original.parameters()).device
-        with evaluating(self._original):
-            logits = self._original(inputs(some.x.to(device)))
+        try:
+            with evaluating(self._original):
+                logits = self._original(inputs(some.x.to(parameter.device)))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ModelError(f"the model cannot take inputs {list(some.x.shape)} "
+                             f"({str(some.x.dtype).removeprefix('torch.')}): {str(error).splitlines()[0]}. Nothing was "
+                             "started; bring the inputs to the shape it was "
+                             "trained on.") from error
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise OutputShape(f"the model returns {shape} for {len(some)} examples, but a classifier must return logits "
-                              f"[{len(some)}, K], so no loss can be computed. Wrap it so that forward(x) returns logits.")
+            raise OutputShape(f"the model returns {shape} for {len(some)} examples, but a classifier must return "
+                              f"logits [{len(some)}, K], so no loss can be computed. Wrap it so that forward(x) "
+                              "returns "
+                              "logits.")
+        if logits.isnan().any():
+            raise NotFinite("the model returns NaN for examples "
+                            f"{', '.join(map(str, next(iter(self._splits.values())).ids[:2]))}, so "
+                            "every result would be NaN. Check its inputs (scaling) and its weights.")
         self._classes = logits.shape[1]
         for name, split in self._splits.items():
             y = split.columns["y"]
             wrong = (y < 0) | (y >= self._classes)
             if wrong.any():
                 place = int(wrong.nonzero()[0])
-                raise LabelOutOfRange(f"label {int(y[place])} of example {split.ids[place]} in {name!r} has no output: the model has "
-                                      f"{self._classes} classes (0…{self._classes - 1}). Correct the labels or the model.")
+                raise LabelOutOfRange(f"label {int(y[place])} of example {split.ids[place]} in {name!r} has no output: "
+                                      f"the model has {self._classes} classes (0…{self._classes - 1}). Correct the "
+                                      "labels or the "
+                                      "model.")
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits and the head's input from one forward pass."""

@@ -1,0 +1,414 @@
+"""Bad input, as a table: what is given, the error it must raise, and the words of value, consequence and remedy.
+
+Every case also checks that the original model is left as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import blobs
+from torch import Tensor, nn
+
+import lethe.engine.checkpoint as checkpoint
+from lethe import api, errors, request
+from lethe.core import catalogue, files
+from lethe.core.data import Split
+from lethe.core.modules import state_fingerprint
+from lethe.core.outcome import Outcome
+from lethe.core.task import Recipe, Task
+from lethe.data.arrays import as_split
+from lethe.data.load import load
+from lethe.data.select import Where, divide, where
+from lethe.engine.loop import Loop, Modifiers, Settings
+from lethe.methods.general.neggrad_plus import NegGradPlus
+from lethe.models.classification import ClassificationTask
+from lethe.models.load import load_classifier
+from lethe.models.zoo import MLP
+
+TRAIN, HOLDOUT = blobs(40, 0, "train"), blobs(40, 1, "holdout")
+
+
+def model() -> MLP:
+    torch.manual_seed(0)
+    return MLP(6, (16,), 4)
+
+
+def task(net: nn.Module, forget: Any = Where(label=3), train: Split = TRAIN, **parts: Split) -> Task:
+    forgotten, retained = divide(train, forget)
+    splits = {"forget": forgotten, "retain": retained, "holdout": HOLDOUT, **parts}
+    return ClassificationTask(net, splits, Recipe(epochs=1))
+
+
+def changed(split: Split, **columns: Tensor) -> Split:
+    return Split({**split.columns, **columns}, split.name, split.ids, split.meta)
+
+
+def with_nan(tensor: Tensor) -> Tensor:
+    tensor = tensor.clone()
+    tensor[5] = float("nan")
+    return tensor
+
+
+class Wrapped(nn.Module):
+    """The model with its output changed."""
+
+    def __init__(self, inner: nn.Module, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.inner, self.change = inner, change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change(self.inner(x))
+
+
+def poisoned(net: nn.Module) -> Task:
+    import copy
+
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        twin.head.bias[0] = float("nan")  # type: ignore[union-attr]
+    return task(twin)
+
+
+def pickled(folder: Path) -> Path:
+    path = folder / "data.pkl"
+    path.write_bytes(pickle.dumps({"x": [[1.0]], "y": [0]}))
+    return path
+
+
+def saved(folder: Path, content: object, name: str) -> Path:
+    path = folder / name
+    torch.save(content, path)
+    return path
+
+
+def objects(folder: Path) -> Path:
+    np.savez(folder / "objects.npz", x=np.array([{}, {}], dtype=object), y=np.array([0, 1]))
+    return folder / "objects.npz"
+
+
+def table(folder: Path, text: str) -> str:
+    (folder / "table.csv").write_text(text)
+    return str(folder / "table.csv")
+
+
+def read(**options: Any) -> request.Request:
+    return request.parse({"family": "classification", "model": {"zoo": "mlp"}, "data": {"kind": "digits"}, **options})
+
+
+def existing(folder: Path) -> Path:
+    place = folder / "unlearned"
+    place.mkdir()
+    return place
+
+
+ROWS = "age,city,label\n30,Ulm,0\n40,Bonn,1\n50,Ulm,0\n"
+GAPS = "age,city,label\n30,Ulm,0\n,Bonn,1\n50,Ulm,0\n"
+
+# name: (what is done with the original and a folder, the error, words of value · consequence · remedy)
+Case = tuple[Callable[[nn.Module, Path], Any], type[Exception], tuple[str, ...]]
+CASES: dict[str, Case] = {
+    # -- what is to be forgotten
+    "empty forget set": (lambda m, _: task(m, Where(query="y > 7")), errors.EmptySplit,
+                         ("y > 7", "nothing to forget", "Check the selection")),
+    "forget selects all": (lambda m, _: task(m, Where(query="y >= 0")), errors.EmptySplit,
+                           ("every example", "nothing would be retained", "Narrow")),
+    "no condition at all": (lambda m, _: task(m, where()), errors.EmptySplit,
+                            ("every example", "nothing would be retained", "Narrow")),
+    "label that does not exist": (lambda m, _: task(m, Where(label=9)), errors.EmptySplit,
+                                  ("label 9", "nothing to forget", "Labels: 0, 1, 2, 3")),
+    "index out of range": (lambda m, _: task(m, Where(index=(0, 40))), errors.DataError,
+                           ("index 40", "0…39", "does not exist", "forget.index")),
+    "negative position": (lambda m, _: task(m, [-1]), errors.DataError, ("index -1", "does not exist", "forget.index")),
+    "booleans of the wrong length": (lambda m, _: task(m, np.ones(3, dtype=bool)), errors.DataError,
+                                     ("(3,)", "cannot be told", "40 booleans")),
+    "unknown id": (lambda m, _: task(m, Where(ids=("train:3", "bob"))), errors.DataError,
+                   ("'bob'", "cannot be forgotten", "forget.ids")),
+    "wrong column in a query": (lambda m, _: task(m, Where(query="agee > 3"), Split(
+        TRAIN.columns, "train", meta={"age": list(range(40))})), errors.WrongColumn,
+        ("'agee'", "did you mean age?", "nothing can be selected", "Columns: ")),
+    "query that is none": (lambda m, _: task(m, Where(query="age > ")), errors.RequestError, ("'age >'", "OP is one "
+                                                                                                         "of")),
+    "bad regular expression": (lambda m, _: task(m, Where(text="("), Split(
+        TRAIN.columns, "train", meta={"note": ["a"] * 40})), errors.RequestError, ("'('", "nothing was "
+                                                                                          "selected", "backslash")),
+    "unknown entity": (lambda m, _: task(m, Where(entity="Bop"), Split(
+        TRAIN.columns, "train", meta={"entity": ["Bob", "Eve"] * 20})), errors.EmptySplit,
+        ("'Bop'", "did you mean Bob?", "nothing to forget", "forget.entity")),
+    "no column of entities": (lambda m, _: task(m, Where(entity="Bob")), errors.WrongColumn,
+                              ("forget.entity", "does not have", "forget.column")),
+    "unknown class name": (lambda m, _: task(m, Where(label="cst"), Split(
+        TRAIN.columns, "train", meta={"class": ["dog", "cat", "cow", "pig"] * 10})), errors.EmptySplit,
+        ("label cst", "did you mean cat?", "nothing to forget", "Labels: ")),
+    "more than there are": (lambda m, _: task(m, Where(label=3, count=11)),
+                            errors.DataError, ("11", "10 matching", "fewer")),
+    # -- data
+    "forget in holdout by id": (lambda m, _: task(m, holdout=Split(
+        HOLDOUT.columns, "holdout", ids=np.array([f"train:{i}" for i in range(40)]))), errors.SplitsOverlap,
+        ("10 examples", "train:", "seen data unseen", "Remove")),
+    "forget in holdout by content": (lambda m, _: task(m, holdout=Split(
+        {k: v[:8] for k, v in TRAIN.columns.items()}, "holdout")), errors.SplitsOverlap,
+        ("2 examples", "equal content", "seen data unseen", "Remove the duplicates")),
+    "label out of range": (lambda m, _: task(m, train=changed(TRAIN, y=TRAIN.columns["y"] * 2), forget=Where(label=6)),
+                           errors.LabelOutOfRange, ("label 6", "no output", "4 classes (0…3)", "Correct")),
+    "labels that are no integers": (lambda m, _: task(m, [0], changed(TRAIN, y=TRAIN.columns["y"].float())),
+                                    errors.DataError,
+                                    ("float32 [1]", "no loss", "y.long()")),
+    "no column y": (lambda m, _: task(m, [0], Split({"x": TRAIN.columns["x"]})), errors.WrongColumn,
+                    ("'y'", "no label", "Columns: x")),
+    "NaN in data": (lambda m, _: task(m, train=changed(TRAIN, x=with_nan(TRAIN.columns["x"]))), errors.NotFinite,
+                    ("'x'", "1 examples", "id train:5", "losses would be NaN", "Remove or impute")),
+    "columns of different lengths": (lambda m, _: Split({"x": torch.zeros(3, 2), "y": torch.zeros(2)}),
+                                     errors.DataError,
+                                     ("'x': 3", "'y': 2", "cannot be told apart", "same length")),
+    "ids of another length": (lambda m, _: Split({"x": torch.zeros(3, 2)}, ids=np.array(["a"])), errors.DataError,
+                              ("'ids': 1", "cannot be told apart")),
+    "text labels in memory": (lambda m, _: as_split((np.zeros((2, 3)), np.array(["a", "b"]))), errors.DataError,
+                              ("'a'", "not numbers", "np.unique")),
+    "one-hot labels": (lambda m, _: as_split((np.zeros((2, 3)), np.eye(2, dtype=int))), errors.DataError,
+                       ("(2, 2)", "cannot be read", "argmax")),
+    "rows of different lengths": (lambda m, _: as_split(([[1, 2], [3]], [0, 1])), errors.DataError,
+                                  ("different shapes", "one tensor", "one shape")),
+    # -- files of data
+    "file that does not exist": (lambda m, p: load({"kind": "npz", "path": str(p / "nix.npz")}), errors.DataError,
+                                 ("nix.npz", "nothing to read", "data.path")),
+    "wrong label column": (lambda m, p: load({"path": table(p, ROWS), "label": "lable"}), errors.WrongColumn,
+                           ("'lable'", "did you mean label?", "nothing was read", "Columns: age, city, label")),
+    "missing values": (lambda m, p: load({"path": table(p, GAPS), "label": "label"}), errors.DataError,
+                       ("'age'", "1 missing", "train:1", "NaN", "impute: true")),
+    "text as a regression target": (lambda m, p: load({"path": table(p, ROWS), "label": "city", "target": "number"}),
+                                    errors.DataError, ("'city'", "'Ulm'", "no regression target", "target: class")),
+    "unknown data option": (lambda m, p: load({"kind": "digits", "holdot": 0.1}), errors.UnknownKey,
+                            ("data.holdot", "did you mean holdout?", "nothing was read", "Options: ")),
+    "unknown kind of data": (lambda m, p: load({"kind": "tabel"}), errors.UnknownName,
+                             ("'tabel'", "did you mean table?", "nothing was started", "Known: ")),
+    "required option left out": (lambda m, p: load({"path": table(p, ROWS)}), errors.OutOfRange,
+                                 ("'label'", "not given", "Nothing was started")),
+    "share of everything": (lambda m, p: load({"kind": "digits", "holdout": 1.0}), errors.OutOfRange,
+                            ("data.holdout = 1.0", "less than 1", "Nothing was started")),
+    "shares that leave nothing": (lambda m, p: load({"kind": "digits", "holdout": 0.5, "test": 0.6}), errors.EmptySplit,
+                                  ("0.5 of 1797", "leaves train with", "Change the share")),
+    # -- pickles
+    "pickled data": (lambda m, p: load(pickled(p)), errors.PickleRefused,
+                     ("data.pkl", "any code", "not opened", "npz", "allow_pickle: true")),
+    "torch.save of data": (lambda m, p: load(saved(p, (torch.zeros(2), torch.zeros(2)), "d.pt")), errors.PickleRefused,
+                           ("d.pt", "any code", "allow_pickle: true")),
+    "npz with objects": (lambda m, p: load(objects(p)), errors.PickleRefused,
+                         ("objects.npz", "any code", "object arrays", "allow_pickle: true")),
+    "pickled weights": (lambda m, p: load_classifier(zoo="mlp", weights=saved(p, m.state_dict(), "net.pt")),
+                        errors.PickleRefused,
+                        ("net.pt", "any code", "safetensors", "allow_pickle: true")),
+    # -- the model
+    "NaN in weights": (lambda m, _: poisoned(m), errors.NotFinite, ("'head.bias'", "1 values", "sound checkpoint")),
+    "outputs of the wrong shape": (lambda m, _: task(Wrapped(m, lambda y: y[:, 0])), errors.OutputShape,
+                                   ("(2,)", "[2, K]", "no loss", "forward(x) returns logits")),
+    "outputs that are no tensor": (lambda m, _: task(Wrapped(m, lambda y: {"logits": y})), errors.OutputShape,
+                                   ("dict", "no loss", "forward(x) returns logits")),
+    "outputs that are NaN": (lambda m, _: task(Wrapped(m, lambda y: y * float("nan"))), errors.NotFinite,
+                             ("NaN", "every result", "Check its inputs")),
+    "inputs of another shape": (lambda m, _: task(m, [0], changed(TRAIN, x=TRAIN.columns["x"][:, :3]),
+                                                  holdout=changed(HOLDOUT, x=HOLDOUT.columns["x"][:, :3])),
+                                errors.ModelError, ("[2, 3]", "cannot take", "Nothing was started")),
+    "weights of another model": (lambda m, p: load_classifier(zoo="lenet5", weights=weights(m, p)), errors.ModelError,
+                                 ("LeNet5", "belong to another model", "Correct")),
+    "two models at once": (lambda m, p: load_classifier(zoo="mlp", code="net.py:make"), errors.RequestError,
+                           ("both code and zoo", "nothing was started", "path/to/file.py:factory")),
+    # -- what is asked for
+    "unknown method": (lambda m, _: api.forget(task(m), "neggrad_pls"), errors.UnknownName,
+                       ("'neggrad_pls'", "did you mean neggrad_plus?", "nothing was started", "lethe methods")),
+    "unknown method in a request": (lambda m, _: read(method="neggrad_pls"), errors.UnknownName, ("did you mean "
+                                                                                                  "neggrad_plus?",)),
+    "unknown audit": (lambda m, _: catalogue.entry("audits", next(iter(catalogue.entries("audits"))) + "z"),
+                      errors.UnknownName,
+                      ("did you mean", "nothing was started", "lethe audits")),
+    "unknown audit in a request": (lambda m, _: read(audit={"audits": [next(iter(catalogue.entries("audits"))) + "z"]}),
+                                   errors.UnknownName, ("did you mean", "nothing was started")),
+    "unknown modifier": (lambda m, _: Modifiers(perturb="samm"), errors.UnknownName,
+                         ("'samm'", "did you mean sam?", "nothing was started", "Known: ")),
+    "unknown option": (lambda m, _: api.forget(task(m), "neggrad_plus", lrr=0.1), errors.UnknownKey,
+                       ("'lrr'", "neggrad_plus", "did you mean lr?", "nothing was started", "Options: ")),
+    "unknown option in a request": (lambda m, _: read(method={"name": "neggrad_plus", "lrr": 0.1}), errors.UnknownKey,
+                                    ("'lrr'", "did you mean lr?", "nothing was started", "lethe describe")),
+    "value out of range": (lambda m, _: api.forget(task(m), "neggrad_plus", lr=-1.0), errors.OutOfRange,
+                           ("neggrad_plus.lr = -1.0", "greater than", "Nothing was started", "in range")),
+    "value of the wrong type": (lambda m, _: Settings(seed="many"), errors.OutOfRange,  # type: ignore[arg-type]
+                                ("settings.seed = 'many'", "integer", "Nothing was started")),
+    "need that is not met": (lambda m, _: api.forget(ClassificationTask(m, {"forget": TRAIN}), "neggrad_plus"),
+                             errors.NeedsUnmet,
+                             ("no retain", "nothing was started", "Give retain")),
+    # -- files
+    "output folder exists": (lambda m, p: Outcome(m, task=task(m)).save(existing(p)), errors.OutputExists,
+                             ("unlearned", "never overwritten", "nothing was written", "another folder")),
+}
+
+
+def weights(net: nn.Module, folder: Path) -> Path:
+    from safetensors.torch import save_file
+
+    save_file(net.state_dict(), folder / "w.safetensors")
+    return folder / "w.safetensors"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused_with_value_consequence_and_remedy(name: str, tmp_path: Path) -> None:
+    act, kind, words = CASES[name]
+    original = model()
+    before = state_fingerprint(original)
+    with pytest.raises(kind) as caught:
+        act(original, tmp_path)
+    assert type(caught.value) is kind, f"{type(caught.value).__name__} instead of {kind.__name__}"
+    message = str(caught.value)
+    assert "\n" not in message
+    missing = [word for word in words if word not in message]
+    assert not missing, f"{missing} not in: {message}"
+    assert state_fingerprint(original) == before
+    assert original.training and all(p.requires_grad for p in original.parameters())
+
+
+def test_errors_inherit_from_what_a_caller_would_expect() -> None:
+    for kind in (errors.WrongColumn, errors.OutOfRange, errors.PickleRefused):
+        assert issubclass(kind, ValueError) and issubclass(kind, errors.LetheError)
+    assert issubclass(errors.OutputExists, FileExistsError) and issubclass(errors.DiskFull, OSError)
+
+
+def test_a_pickle_that_would_run_code_does_not_run_it(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "sprung",)
+
+    for name in ("data.pkl", "net.pt"):
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+    np.savez(tmp_path / "data.npz", x=np.array([Trap()], dtype=object), y=np.array([0]))
+    for act in (lambda: load(tmp_path / "data.pkl"), lambda: load(tmp_path / "data.npz"),
+                lambda: load_classifier(zoo="mlp", weights=tmp_path / "net.pt")):
+        with pytest.raises(errors.PickleRefused):
+            act()
+    assert not (tmp_path / "sprung").exists()
+
+
+# -- files that are damaged, and a disk that is full -------------------------------------------------------------------
+
+
+def checkpointed(folder: Path) -> Path:
+    checkpoint.save_tensors(folder / "current.safetensors", {"model/w": torch.arange(64.0)}, {"call": 0, "step": 3})
+    return folder / "current.safetensors"
+
+
+def flipped(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "a flipped byte among the weights": lambda p: flipped(p, -7),
+    "a flipped byte in the header": lambda p: flipped(p, 20),
+    "a truncated file": lambda p: p.write_bytes(p.read_bytes()[:-100]),
+    "only the beginning": lambda p: p.write_bytes(p.read_bytes()[:5]),
+    "an empty file": lambda p: p.write_bytes(b""),
+    "another program's file": lambda p: p.write_bytes(b"PK\x03\x04" + bytes(300)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
+    path = checkpointed(tmp_path)
+    tensors, meta = checkpoint.load_tensors(path)
+    assert torch.equal(tensors["model/w"], torch.arange(64.0)) and meta == {"call": 0, "step": 3}
+    DAMAGE[damage](path)
+    with pytest.raises(errors.CheckpointCorrupted, match=r"current\.safetensors .*Delete the file and repeat the "
+                                                         r"command"):
+        checkpoint.load_tensors(path)
+
+
+def test_a_damaged_checkpoint_stops_the_run_and_leaves_the_original(tmp_path: Path) -> None:
+    net = model()
+    made = task(net)
+    checkpointed(tmp_path)
+    flipped(tmp_path / "current.safetensors", -1)
+    before = made.fingerprint
+    with pytest.raises(errors.CheckpointCorrupted):
+        api.forget(made, NegGradPlus(epochs=1.0), folder=tmp_path, progress=False)
+    assert made.fingerprint == before
+
+
+def full_disk(path: Any, *rest: Any, **more: Any) -> None:
+    """What a write does on a full disk: some bytes, then ENOSPC."""
+    Path(path).write_bytes(b"partial")
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_partial(tmp_path: Path) -> None:
+    target = tmp_path / "results.json"
+    files.write_json(target, {"old": 1})
+    with pytest.raises(errors.DiskFull, match=r"results\.json.*untouched.*Free some "
+                                              r"space"), files.atomic(target) as beside:
+        full_disk(beside)
+    assert json.loads(target.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_full_disk_leaves_no_output_folder(tmp_path: Path) -> None:
+    with pytest.raises(errors.DiskFull, match="unlearned"), files.new_folder(tmp_path / "unlearned") as place:
+        (place / "lethe.json").write_text("{}")
+        full_disk(place / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("raised", [
+    OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
+    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                               raised: Exception) -> None:
+    path = checkpointed(tmp_path)
+    before = path.read_bytes()
+
+    def save_file(tensors: dict[str, Tensor], place: Path, metadata: dict[str, str]) -> None:
+        Path(place).write_bytes(b"partial")
+        raise raised
+
+    monkeypatch.setattr("safetensors.torch.save_file", save_file)
+    with pytest.raises(errors.DiskFull):
+        checkpoint.save_tensors(path, {"model/w": torch.zeros(64)}, {"call": 0, "step": 4})
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_disk_that_fills_up_during_a_run_stops_it_and_the_repeat_resumes(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task(model())
+    before, folder = made.fingerprint, tmp_path / "run"
+    settings = Settings(checkpoint_seconds=0.0)
+    cfg = NegGradPlus(epochs=4.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", lambda tensors, place, metadata: full_disk(place))
+        with pytest.raises(errors.DiskFull, match="it resumes"):
+            api.forget(made, cfg, settings=settings, folder=folder, progress=False)
+    assert made.fingerprint == before
+    assert not list(folder.glob(".*.tmp")) and not list(folder.glob("*.safetensors"))
+    repeated = api.forget(made, cfg, settings=settings, folder=folder, progress=False)
+    undisturbed = api.forget(made, cfg, settings=settings, progress=False)
+    assert state_fingerprint(repeated.model) == state_fingerprint(undisturbed.model)
+
+
+def test_a_full_disk_while_saving_the_model_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = model()
+    before = state_fingerprint(net)
+    outcome = Outcome(net, task=task(net))
+    monkeypatch.setattr("safetensors.torch.save_model", lambda module, place: full_disk(place))
+    with pytest.raises(errors.DiskFull):
+        outcome.save(tmp_path / "unlearned")
+    assert not list(tmp_path.iterdir()) and state_fingerprint(net) == before
+
+
+def test_nothing_is_opened_for_a_run_that_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.RequestError):
+        Loop(task(model()), Settings(precision="float8"), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
