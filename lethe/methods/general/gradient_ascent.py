@@ -25,7 +25,7 @@ from lethe.engine.loop import Loop, Term
 class GradientAscent:
     """Options of gradient ascent."""
 
-    lr: Positive = 1e-3                # SGD; the knob: below nothing, above collapse        [ours, digits CNN]
+    lr: Positive = 3e-3                # SGD; the knob: below nothing, above collapse        [ours, digits CNN]
     epochs: Positive = 5.0             # passes over F                                       [arXiv:2304.04934]
     batch_size: Count = 64             # examples per step                                   [ours]
     optimiser: str = "sgd"             # sgd | adam | adamw                                  [arXiv:2304.04934]

@@ -31,7 +31,7 @@ from lethe.engine.loop import Loop, Term
 class L1Sparse:
     """Options of ℓ1-sparse."""
 
-    alpha: NonNegative = 2e-3          # weight of ‖θ‖₁ at the start; 1e-5–2e-3              [ours, digits CNN; paper 5e-4]
+    alpha: NonNegative = 1e-3          # weight of ‖θ‖₁ at the start; 1e-5–2e-3              [ours, digits CNN; paper 5e-4]
     exclude: tuple[Literal["norm", "bias"], ...] = ()  # kept out of the penalty: norm layers, biases    [paper: none]
     plain_epochs: NonNegative = 0.0    # epochs at the end without penalty                   [official code: no_l1_epochs]
     lr: Positive = 5e-2                # SGD                                                 [ours, digits CNN; paper 0.01]

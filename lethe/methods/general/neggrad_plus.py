@@ -22,13 +22,13 @@ from lethe.engine.loop import Loop, Term
 class NegGradPlus:
     """Options of NegGrad+."""
 
-    beta: Fraction = 0.9          # weight of the retain term; 0.9–0.999               [paper; baselines card]
-    lr: Positive = 1e-2           # SGD                                                [ours, digits CNN]
-    epochs: Positive = 5.0        # passes over R                                      [official code: 5–10]
-    batch_size: Count = 64        # of each term                                       [ours]
-    optimiser: str = "sgd"        # sgd | adam | adamw
-    weight_decay: NonNegative = 5e-4   #                                               [baselines card]
-    clip: Positive = 1.0          # gradient norm; ascent is unbounded                 [ours]
+    beta: Fraction = 0.98              # weight of the retain term; 0.9–0.999                [ours, digits CNN]
+    lr: Positive = 1e-2                # SGD                                                 [ours, digits CNN]
+    epochs: Positive = 5.0             # passes over R                                       [official code: 5–10]
+    batch_size: Count = 64             # examples of each term per step                      [ours]
+    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    weight_decay: NonNegative = 5e-4   # pull towards 0                                      [official code]
+    clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 
 
 @method(needs={"forget", "retain"}, families={"any"})

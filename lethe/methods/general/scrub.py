@@ -42,14 +42,14 @@ class Scrub:
     alpha: NonNegative = 0.1           # weight of the divergence on R                       [official code: 0.001–0.5]
     gamma: NonNegative = 1.0           # weight of the training loss on R                    [official code: 0.99–1]
     temperature: Positive = 4.0        # T; softens both sides                               [official code: 2 small, 4 large]
-    ascent_epochs: Natural = 2         # M, epochs that begin with a pass over F             [official code: 2–3]
+    ascent_epochs: Natural = 3         # M, epochs that begin with a pass over F             [official code: 2–3]
     epochs: Count = 6                  # E, passes over R                                    [ours, digits CNN; official 10]
     lr: Positive = 5e-3                # SGD                                                 [ours, digits CNN; official 5e-4]
     batch_size: Count = 64             # examples per retain step                            [ours]
-    forget_batch_size: Count = 64      # examples per forget step; smaller means more ascent [official code: 16–512]
+    forget_batch_size: Count = 16      # examples per forget step; smaller means more ascent [official code: 16–512]
     optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [official code]
-    clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
+    clip: Positive | None = 5.0        # largest gradient norm; bounds the ascent            [ours, digits CNN; official none]
     rewind: bool = False               # SCRUB+R; needs holdout                              [paper: for privacy]
 
 

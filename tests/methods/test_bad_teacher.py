@@ -1,0 +1,34 @@
+"""Bad teacher: ignorance on forget, the original on retain."""
+
+from __future__ import annotations
+
+import torch
+from running import run
+from tiny import classification
+
+from lethe.methods.general.bad_teacher import forget_weight
+
+
+def test_weight_is_that_of_one_pass_over_the_union() -> None:
+    assert forget_weight(1, 3) == 0.25   # 1 of 4 examples
+
+
+def test_it_is_ignorant_of_forget_and_knows_retain() -> None:
+    task = classification()
+    model = run("bad_teacher", task, lr=1e-2, epochs=40, retain_share=1.0).model
+    with torch.no_grad():
+        scores = {name: task.observe(model, s.batch(range(len(s)))) for name, s in task.splits.items()}
+    assert float(scores["retain"]["score"].mean()) > 0.9
+    chance = torch.log(torch.tensor(4.0))
+    assert float(scores["forget"]["nll"].mean()) > 0.6 * float(chance)
+
+
+def test_labels_are_not_read() -> None:
+    from lethe.core.data import Split
+    from lethe.core.modules import state_fingerprint
+    from lethe.models.classification import ClassificationTask
+
+    task = classification()
+    blind = {n: Split({**s.columns, "y": torch.zeros_like(s.columns["y"])}, s.name, s.ids) for n, s in task.splits.items()}
+    other = ClassificationTask(task.original, blind)
+    assert state_fingerprint(run("bad_teacher", other).model) == state_fingerprint(run("bad_teacher", task).model)
