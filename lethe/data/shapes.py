@@ -63,7 +63,8 @@ def shapes(n: int, seed: int = 0, name: str = "train", side: int = 8, noise: flo
     shift = torch.randint(0, side - SIZE + 1, (n, 2), generator=rng).tolist()
     pairs = [(colour, shape) for shape in SHAPES for colour in COLOURS]
     chosen = [pairs[i % len(pairs)] for i in order]
-    images = torch.stack([render(*pair, down, right, side) for pair, (down, right) in zip(chosen, shift, strict=True)])
+    placed = zip(chosen, shift, strict=True)
+    images = torch.stack([render(colour, shape, down, right, side) for (colour, shape), (down, right) in placed])
     if noise:
         images = (images + noise * torch.randn(images.shape, generator=rng)).clamp(-1, 1)
     meta = {

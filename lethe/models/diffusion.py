@@ -102,12 +102,11 @@ def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], nam
 def drawn(task: DiffusionTask, prompts: Sequence[str], per_prompt: int, seed: int, name: str) -> Split:
     """Pictures that the original draws for prompts, as a split."""
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
-    tokens, parts = task.tokens(captions), []
-    with torch.no_grad():
-        for number, some in enumerate(tokens.split(64)):
-            *_, (_, x) = task.denoise(task.original, some, derive(seed, number), task.steps, task.guidance)
-            parts.append(x.clamp(-1, 1) if task.pipeline.vae is None else x)
-    return Split({"image": torch.cat(parts), "tokens": tokens}, name, meta={"caption": captions})
+    tokens = task.tokens(captions)
+    images = task.draw_from(task.original, task.text(tokens), seed)
+    if task.pipeline.vae is None:
+        images = images.clamp(-1, 1)
+    return Split({"image": images, "tokens": tokens}, name, meta={"caption": captions})
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------

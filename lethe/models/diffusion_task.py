@@ -26,6 +26,7 @@ from lethe.models.diffusion_pipeline import Pipeline, Texts, require_diffusers, 
 from lethe.models.judge import Judge
 
 LOOKS = 4            # fixed (t, noise) pairs at which `observe` looks at every example
+TOGETHER = 64        # pictures that are sampled at once
 DROPPED = 0.1        # share of prompts that the recipe's augmentation "drop_prompt" empties        [Ho & Salimans 2022]
 
 
@@ -149,10 +150,10 @@ class DiffusionTask(Task):
         return shown
 
     def has(self, what: str) -> bool:
-        """Besides splits, original and recipe: "judge" and "prompts", which audits may need."""
-        if what in ("judge", "prompts"):
-            return self.judge is not None if what == "judge" else bool(self.prompts.get("forget"))
-        return super().has(what)
+        """Besides splits, original and recipe: "prompts", and a "judge" that can see the concept, for audits."""
+        if what == "judge":
+            return self.judge is not None and self.judge.attribute_of(self.concept) is not None
+        return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
 
     # -- what only diffusion models have -----------------------------------------------------------------------------
 
@@ -196,21 +197,21 @@ class DiffusionTask(Task):
         return signal * said + noise * x_t
 
     def denoise(
-        self, model: nn.Module, tokens: Tensor, seed: int, steps: int, guidance: float
+        self, model: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
     ) -> Iterator[tuple[int, Tensor]]:
-        """The points (t, x_t) of the DDIM trajectories (η = 0) from pure noise, and last (−1, x_0).
+        """The points (t, x_t) of the DDIM trajectories (η = 0) from pure noise, and last (−1, x_0); text [n, L, d].
 
-        Picture i starts from noise that depends on (seed, i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)).
+        Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)).
         """
         scheduler = require_diffusers().DDIMScheduler.from_config(self.pipeline.scheduler.config)
         scheduler.set_timesteps(steps)
-        device = next(model.parameters()).device
-        noise = [torch.randn(self.shape, generator=generator(seed, "sample", i)) for i in range(len(tokens))]
-        x, text = torch.stack(noise).to(device), self.text(tokens.to(device))
+        device, count = next(model.parameters()).device, len(text)
+        noise = [torch.randn(self.shape, generator=generator(seed, "sample", first + i)) for i in range(count)]
+        x, text = torch.stack(noise).to(device), text.to(device)
         empty = self.text(self.tokens([""]).to(device)).expand_as(text)
         for t in scheduler.timesteps.tolist():
             yield t, x
-            when = torch.full((len(tokens),), t, device=device)
+            when = torch.full((count,), t, device=device)
             said = self._predict(model, x, when, text)
             if guidance != 1.0:
                 free = self._predict(model, x, when, empty)
@@ -218,15 +219,25 @@ class DiffusionTask(Task):
             x = scheduler.step(said, t, x).prev_sample
         yield -1, x
 
+    def draw_from(
+        self, model: nn.Module, text: Tensor, seed: int = 0, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """What the model draws for text states, as the UNet sees it.  [n, L, d] -> [n, C, H, W]"""
+        steps, guidance = steps or self.steps, self.guidance if guidance is None else guidance
+        parts = []
+        with evaluating(model):
+            for number, some in enumerate(text.split(TOGETHER)):
+                *_, (_, x) = self.denoise(model, some, seed, steps, guidance, number * TOGETHER)
+                parts.append(x.cpu())
+        return torch.cat(parts)
+
     def sample(
         self, model: nn.Module, prompts: Sequence[str], seed: int = 0, steps: int | None = None,
         guidance: float | None = None,
     ) -> Tensor:
         """Pictures for prompts; equal seeds give equal starting noise for every model.  -> [n, 3, H, W] in [−1, 1]"""
-        steps, guidance = steps or self.steps, self.guidance if guidance is None else guidance
-        with evaluating(model):
-            *_, (_, x) = self.denoise(model, self.tokens(prompts), seed, steps, guidance)
-            return self.decode(x).cpu()
+        drawn = self.draw_from(model, self.text(self.tokens(prompts)), seed, steps, guidance)
+        return torch.cat([self.decode(some) for some in drawn.split(TOGETHER)])
 
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
         """The key and value projections of cross-attention, by name: all that touches the text."""

@@ -19,7 +19,7 @@ Deviations: the paper takes x_t from the model that is being edited, its later c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -108,7 +108,7 @@ class Edit:
         seed = derive(self.loop.seed, "esd")
         prompts, concepts = self.tokens(self.prompts, cfg.trajectories), self.tokens(self.concepts, cfg.trajectories)
         with torch.no_grad():
-            for t, x in self.task.denoise(self.original, prompts, seed, cfg.sampler_steps, cfg.start_guidance):
+            for t, x in self._path(self.original, prompts, seed):
                 if t >= 0:
                     when = torch.full((len(x),), t, device=x.device)
                     rows.append((x.cpu(), when.cpu(), prompts.cpu(), self.target(x, when, concepts, prompts).cpu()))
@@ -133,8 +133,11 @@ class Edit:
         cfg = self.cfg
         stop, seed = (int(torch.randint(high, ())) for high in (cfg.sampler_steps, 2**31))   # the loop seeds every step
         with torch.no_grad():
-            path = self.task.denoise(model, batch.tokens, seed, cfg.sampler_steps, cfg.start_guidance)
-            t, x = next(islice(path, stop, None))
+            t, x = next(islice(self._path(model, batch.tokens, seed), stop, None))
         when = torch.full((len(x),), t, device=x.device)
         said = self.task.predict_noise(model, x, when, self.task.text(batch.tokens))
         return squared_distance(said, self.target(x, when, batch.concept, batch.tokens))
+
+    def _path(self, model: nn.Module, tokens: Tensor, seed: int) -> Iterator[tuple[int, Tensor]]:
+        text = self.task.text(tokens)
+        return self.task.denoise(model, text, seed, self.cfg.sampler_steps, self.cfg.start_guidance)

@@ -1,0 +1,112 @@
+"""Is the concept gone from the pictures, and is everything else still there? Read by the task's judge.
+
+The model draws `per_prompt` seeded pictures for every prompt; the judge says what each shows. With a the concept's
+attribute (its shape, say) and the other attributes b (its colour):
+
+    unlearning_accuracy    prompts with the concept: share of pictures whose a is not the concept
+    forget_other_accuracy  the same pictures: share whose b is what the prompt says
+    kept_accuracy          kept prompts: share whose a is what the prompt says
+    kept_other_accuracy    kept prompts: share whose b is what the prompt says
+    outside_accuracy       prompts that no method was given: share whose a is what the prompt says
+    prevalence             empty prompt: share that shows the concept. A method that maps the concept to the original's
+                           unconditional pictures can reach an unlearning accuracy of 1 − prevalence, no more
+    frechet_kept           Fréchet distance of the judge's features of pictures for kept prompts and of retained ones
+
+UA, IRA and CRA of UnlearnCanvas (Zhang et al. 2024, arXiv:2402.11846) are unlearning_accuracy, kept_accuracy and
+kept_other_accuracy. Intervals: Wilson over pictures; the retrained references carry the spread over models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lethe.core.config import Count, Natural, config
+from lethe.core.evidence import Value
+from lethe.core.frechet import frechet_of
+from lethe.core.registry import Metric, audit
+from lethe.core.statistics import wilson
+from lethe.engine.auditor import Panel, Subject
+
+INF = float("inf")
+
+
+@config
+class Erasure:
+    """Options of the erasure audit."""
+
+    per_prompt: Count = 8         # pictures per prompt                                 [ours]
+    empty: Natural = 64           # pictures without a prompt, for the prevalence       [ours]
+    retained: Count = 512         # retained pictures that the Fréchet distance sees    [ours]
+
+
+@audit(
+    metrics={
+        "unlearning_accuracy": Metric("share of pictures for the concept's prompts that do not show it"),
+        "forget_other_accuracy": Metric("share of pictures for the concept's prompts whose other attributes are right"),
+        "kept_accuracy": Metric("share of pictures for kept prompts that show what is asked", (0.0, 1.0), "higher",
+                                "utility"),
+        "kept_other_accuracy": Metric("share of pictures for kept prompts whose other attributes are right", (0.0, 1.0),
+                                      "higher", "utility"),
+        "outside_accuracy": Metric("share of pictures for prompts that no method saw that show what is asked",
+                                   (0.0, 1.0), "higher", "utility"),
+        "prevalence": Metric("share of pictures without a prompt that show the concept"),
+        "frechet_kept": Metric("Fréchet distance between pictures for kept prompts and retained pictures", (0.0, INF),
+                               "lower", "utility"),
+    },
+    families={"diffusion"},
+    needs={"prompts", "judge", "retain?"},
+    blind="Paraphrases, adversarial prompts and pictures that continue a given one may still show it; the judge "
+          "always names a value that it knows, so a blank or broken picture counts as what it resembles most.",
+)
+def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
+    task: Any = panel.task
+    judge, prompts = task.judge, task.prompts
+    attribute = judge.attribute_of(task.concept)
+    others = [name for name in judge.attributes if name != attribute]
+    gone = list(judge.attributes[attribute]).index(task.concept)
+
+    def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
+        asked = [prompt for prompt in group for _ in range(count)]
+        seen, features = judge.read(task.sample(subject.model, asked, seed=panel.seed))
+        return seen, features, [judge.expected(prompt) for prompt in asked]
+
+    def right(seen: dict[str, Tensor], wanted: list[dict[str, int]], names: Sequence[str]) -> list[float]:
+        """One entry per picture and named attribute: 1 when the judge sees what the prompt says."""
+        return [float(seen[a][i] == want[a]) for i, want in enumerate(wanted) for a in names if a in want]
+
+    values = []
+    seen, _, wanted = look(prompts["forget"], cfg.per_prompt)
+    values.append(share("unlearning_accuracy", (seen[attribute] != gone).float().tolist()))
+    values.append(share("forget_other_accuracy", right(seen, wanted, others)))
+    if prompts.get("keep"):
+        seen, features, wanted = look(prompts["keep"], cfg.per_prompt)
+        values.append(share("kept_accuracy", right(seen, wanted, [attribute])))
+        values.append(share("kept_other_accuracy", right(seen, wanted, others)))
+        if task.has("retain") and len(features) > 1:
+            real = panel.once("erasure/retained", lambda: retained(task, cfg.retained))
+            if len(real) > 1:
+                values.append(Value("frechet_kept", frechet_of(features, real), n=len(features)))
+    if prompts.get("outside"):
+        seen, _, wanted = look(prompts["outside"], cfg.per_prompt)
+        values.append(share("outside_accuracy", right(seen, wanted, [attribute])))
+    if cfg.empty:
+        seen, _, _ = look([""], cfg.empty)
+        values.append(share("prevalence", (seen[attribute] == gone).float().tolist()))
+    return [value for value in values if value.n]
+
+
+def share(metric: str, hits: Sequence[float]) -> Value:
+    """A share with Wilson's interval; n = 0 when nothing was asked."""
+    if not hits:
+        return Value(metric, float("nan"), n=0)
+    low, high = wilson(sum(hits), len(hits))
+    return Value(metric, sum(hits) / len(hits), low, high, len(hits), hits)
+
+
+def retained(task: Any, limit: int) -> Tensor:
+    """The judge's features of the first retained pictures.  -> [n, d]"""
+    images = task.retain.columns["image"][:limit]
+    return task.judge.read(task.decode(images))[1]
