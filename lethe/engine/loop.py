@@ -26,7 +26,7 @@ from lethe.core.modules import evaluating, named_tensors
 from lethe.core.outcome import Cost, Outcome
 from lethe.core.seeds import derive, generator
 from lethe.core.task import Recipe, Task
-from lethe.engine import optimise
+from lethe.engine import optimise, table
 from lethe.engine.checkpoint import Checkpoints
 from lethe.engine.distribute import Distribution, full
 from lethe.engine.guard import Guard, Watch
@@ -185,25 +185,19 @@ class Loop:
             with evaluating(original), self.autocast():
                 return ask(original, batch)
 
+        def prepare(batch: Batch) -> Batch:
+            return self.on_device(self.task.draw(batch, self.generator("reference"), False))
+
         name = f"{key}-{split.fingerprint}" if self.folder is not None else key
         kept = self.checkpoints.recall(name)
-        table = kept["table"] if kept else self._table(now, split, batch_size)
-        if table is None:
+        rows = kept["table"] if kept else table.fill(now, prepare, split, batch_size, self.settings.cache_mb)
+        if not isinstance(rows, Tensor):
+            self.notes += [rows] if rows else []
             return now
         if kept is None and self.distribution.first:
-            self.checkpoints.remember(name, {"table": table})
-        table = table.to(self.settings.device)
-        shorter = self._shorter(now, split)
-
-        def looked_up(batch: Batch) -> Tensor:
-            if batch.drawn:
-                return now(batch)
-            rows = table[batch.index.to(table.device)]
-            if shorter is None:
-                return rows
-            return rows[:, : batch.columns[next(iter(split.padding))].shape[1] - shorter]
-
-        return looked_up
+            self.checkpoints.remember(name, {"table": rows})
+        rows, less = rows.to(self.settings.device), table.shorter(now, prepare, split)
+        return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, less)
 
     def minimise(
         self,
@@ -341,35 +335,6 @@ class Loop:
             if name in moving:
                 joined[name] = mask & joined[name] if name in joined else mask
         return {name: self.distribution.like(mask, moving[name]) for name, mask in joined.items()}
-
-    def _table(self, now: Callable[[Batch], Tensor], split: Split, batch_size: int) -> Tensor | None:
-        rows: Tensor | None = None
-        for batch in split.batches(batch_size):
-            drawn = self.task.draw(batch, self.generator("reference"), False)
-            if drawn.drawn:
-                return None
-            said = now(drawn.to(self.settings.device)).cpu()
-            if rows is None:
-                if said.numel() / len(batch) * len(split) * said.element_size() > self.settings.cache_mb * 1e6:
-                    self.notes.append(f"what the original says about {split.name} is larger than cache_mb="
-                                      f"{self.settings.cache_mb:g}; it is asked at every step")
-                    return None
-                rows = said.new_zeros((len(split), *said.shape[1:]))
-            if said.dim() > 1 and said.shape[1] > rows.shape[1]:   # sequences come sorted by length
-                rows = torch.cat([rows, rows.new_zeros((len(rows), said.shape[1] - rows.shape[1], *rows.shape[2:]))], 1)
-            if said.dim() > 1:
-                rows[batch.index, : said.shape[1]] = said
-            else:
-                rows[batch.index] = said
-        return rows
-
-    def _shorter(self, now: Callable[[Batch], Tensor], split: Split) -> int | None:
-        """By how much the original's answers are shorter than their sequences; None when their width is fixed."""
-        if split.lengths is None:
-            return None
-        short, long = split.batch([int(split.lengths.argmin())]), split.batch([int(split.lengths.argmax())])
-        widths = [said.shape[1] if said.dim() > 1 else 0 for said in (now(self.on_device(b)) for b in (short, long))]
-        return None if widths[0] == widths[1] else int(split.lengths.min()) - widths[0]
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Parameters and buffers by name, whole even when sharded."""
