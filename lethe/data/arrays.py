@@ -84,7 +84,7 @@ def _tensor(values: Any, what: str) -> Tensor:
         some = array.reshape(-1)[0] if array.size else ""
         raise DataError(f"{what} holds {array.dtype} values such as {str(some)[:40]!r}, which are not numbers. Give "
                         "numbers; for text labels np.unique(labels, return_inverse=True)[1] gives class numbers.")
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))   # a copy of what is read-only
 
 
 def _from_items(data: Any, name: str, x: str, y: str) -> Split:

@@ -23,7 +23,7 @@ def opened(source: bytes | Path, name: str) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(f"{name} cannot be decoded ({error}), so the data would have a hole. Repair or remove "

@@ -14,6 +14,8 @@ import importlib.util
 import inspect
 import pickle
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -205,8 +207,8 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {key: torch.from_numpy(archive[key]) for key in archive.files}
-    except (ValueError, OSError, EOFError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{path} cannot be read as arrays ({error}), so there are no weights. Save one array per "
                          "parameter.") from None

@@ -34,11 +34,8 @@ def _array(path: str, option: str, allowed: bool) -> np.ndarray:
     place = existing(path, option)
     try:
         return np.load(place, allow_pickle=allowed)
-    except ValueError as error:
-        if "pickle" in str(error).lower():
+    except (ValueError, OSError, EOFError) as error:
+        if "allow_pickle" in str(error):
             refuse_pickle(place, "Store plain numbers in it (object arrays are pickles)", allowed)
-        raise DataError(f"{place} cannot be read as .npy ({error}), so there are no data. Write it with "
-                        "numpy.save.") from None
-    except (OSError, EOFError) as error:
         raise DataError(f"{place} cannot be read as .npy ({error}), so there are no data. Write it with "
                         "numpy.save.") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,15 +51,11 @@ def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
 def opened(path: Path, allow_pickle: bool) -> Mapping[str, np.ndarray]:
     """Every array of the archive, read once."""
     try:
-        with np.load(path, allow_pickle=allow_pickle) as archive:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=allow_pickle) as archive:
             return {key: archive[key] for key in archive.files}
-    except ValueError as error:
-        if "pickle" not in str(error).lower():
-            raise DataError(f"{path} cannot be read as .npz ({error}), so there are no data. Write it with "
-                            "numpy.savez.") from None
-        refuse_pickle(path, "Store plain numbers and text in it (object arrays are pickles)", allow_pickle)
-        raise
-    except (OSError, EOFError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            refuse_pickle(path, "Store plain numbers and text in it (object arrays are pickles)", allow_pickle)
         raise DataError(f"{path} cannot be read as .npz ({error}), so there are no data. Write it with "
                         "numpy.savez.") from None
 
