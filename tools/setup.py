@@ -25,7 +25,7 @@ PIN = (ROOT / "constraints.txt").read_text().splitlines()[0]   # torch==…
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (run by whatever python3 is there)
         sys.exit(f"Lethe needs Python 3.11 or newer, this is {platform.python_version()}. Run: make PYTHON=python3.11")
     sources = max((ROOT / name).stat().st_mtime for name in ("pyproject.toml", "constraints.txt"))
     if STAMP.exists() and STAMP.stat().st_mtime > sources:

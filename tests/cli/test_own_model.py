@@ -172,9 +172,11 @@ def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
 
 
 def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
-    from lethe.models import tiny_diffusion
+    from lethe.models.diffusion_pipeline import save_pipeline
+    from lethe.models.tiny_diffusion import pipeline
 
-    tiny_diffusion.save_stable_diffusion(tmp_path / "pipeline")
+    (tmp_path / "pipeline").mkdir()
+    save_pipeline(pipeline(latent=True), tmp_path / "pipeline")
     path = request(tmp_path, family="diffusion", model={"folder": "pipeline"}, method="uce",
                    data={"concept": "disk", "prompts": ["a red disk"], "keep": ["a red square"], "per_prompt": 2, "steps": 2,
                          "guidance": 1.0},
