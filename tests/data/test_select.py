@@ -1,0 +1,61 @@
+"""Selections: what is meant is taken, nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lethe.core.data import Split
+from lethe.data.select import divide, where
+from lethe.errors import DataError, RequestError
+
+SPLIT = Split(
+    {"x": torch.zeros(6, 2), "y": torch.tensor([0, 1, 2, 0, 1, 2])}, "train", np.array(list("abcdef")),
+    {"age": np.array([10, 20, 30, 40, 50, 60]), "class": ["cat", "dog", "cow"] * 2, "text": ["a b", "b", "c", "A", "ab", "b c"],
+     "author": ["Ann", "Bob", "Ann", "Eve", "Eve", "Ann"]},
+)
+
+
+def taken(**conditions: object) -> str:
+    return "".join(SPLIT.ids[where(**conditions).mask(SPLIT)])
+
+
+def test_every_kind_of_condition() -> None:
+    assert taken(label=1) == "be" and taken(label=(0, 2)) == "acdf"
+    assert taken(label="dog") == "be" and taken(label=("cat", 1)) == "abde"
+    assert taken(index=(0, 5)) == "af" and taken(ids=("c", "a")) == "ac"
+    assert taken(entity="Eve") == "de" and taken(entity=("Bob", "Eve")) == "bde"
+    assert taken(text="^b") == "bf" and taken(column={"author": "Ann", "age": 30}) == "c"
+    assert taken(query="age >= 30 and author == 'Ann'") == "cf" and taken(query="class != cat") == "bcef"
+    assert taken(label=1, query="age < 30") == "b"
+
+
+def test_a_share_is_a_seeded_part_of_what_matches() -> None:
+    assert len(taken(fraction=0.5)) == 3 and taken(fraction=0.5) == taken(fraction=0.5)
+    assert set(taken(label=0, count=1)) < set("ad")
+    assert len({taken(fraction=0.5, seed=s) for s in range(10)}) > 1
+
+
+def test_parts_are_disjoint_and_complete_and_carry_everything() -> None:
+    forget, retain = divide(SPLIT, {"label": 1})
+    assert list(forget.ids) == ["b", "e"] and list(retain.ids) == ["a", "c", "d", "f"]
+    assert list(forget.meta["age"]) == [20, 50] and forget.meta["author"] == ["Bob", "Eve"]
+    assert [list(part.ids) for part in divide(SPLIT, [4, 1])] == [list(forget.ids), list(retain.ids)]
+    assert [list(part.ids) for part in divide(SPLIT, SPLIT.columns["y"].numpy() == 1)] == [list(forget.ids), list(retain.ids)]
+
+
+def test_a_column_class_that_does_not_name_the_labels_is_not_used_as_such() -> None:
+    other = Split(SPLIT.columns, meta={"class": ["first", "second"] * 3})
+    with pytest.raises(DataError, match="'first' belongs to several label numbers"):
+        where(label="first").mask(other)
+
+
+def test_a_table_column_named_y_does_not_hide_the_labels() -> None:
+    other = Split(SPLIT.columns, meta={"y": ["p", "q"] * 3})
+    assert where(label=1).mask(other).tolist() == [False, True, False, False, True, False]
+
+
+def test_a_number_is_compared_with_a_number() -> None:
+    with pytest.raises(RequestError, match="numeric column 'age' with 'old'"):
+        where(query="age > old").mask(SPLIT)
