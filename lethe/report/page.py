@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def render(results: Mapping[str, Any]) -> str:
     house = files("lethe.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.ChainableUndefined)
-    environment.filters.update(number=words.number, interval=words.interval, duration=words.duration,
-                               spaced=words.spaced)
+    for written in (words.number, words.interval, words.duration, words.spaced):   # what is absent is shown as such
+        environment.filters[written.__name__] = partial(_present, jinja2.Undefined, written)
     with plots.drawing():
         scenarios = [_scenario(case, place) for place, case in enumerate(cases(results), start=1)]
     from markupsafe import Markup
@@ -71,6 +72,10 @@ def _scenario(case: Case, place: int) -> dict[str, Any]:
         "gallery": [(row, shown) for row in case.methods if (shown := _samples(row))],
         "fingerprints": _pretty(case.raw.get("fingerprints")), "facts": _pretty(case.raw.get("facts")),
     }
+
+
+def _present(undefined: type, written: Callable[..., str], *values: Any) -> str:
+    return written(*[None if isinstance(value, undefined) else value for value in values])
 
 
 def _drawn(made: plots.Drawing | None) -> dict[str, Any] | None:

@@ -139,8 +139,10 @@ class Case:
         return chosen + _main(self.columns.values(), "utility", [f"test_{score}", f"retain_{score}"], UTILITY)
 
     def first(self, tier: str) -> Column | None:
-        """The leading main metric of a tier."""
-        return next((column for column in self.main if column.tier == tier), None)
+        """The leading main metric of a tier; of forgetting the first with power, which is decided by the controls."""
+        mine = [column for column in self.main if column.tier == tier]
+        strong = [column for column in mine if tier != "forgetting" or column.powered is not False]
+        return next(iter(strong or mine), None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,301 @@
+"""The report: what it says, what it escapes, that nothing is fetched, that every number is in it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_results import METHODS, results
+
+from lethe import report
+from lethe.errors import RequestError
+from lethe.report import plots, view
+from lethe.report.colours import looks
+from lethe.report.words import duration, heading, interval, number, printable, sign
+
+EVIL = '<script>alert("x")</script>'
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return report.render(results())
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """One scenario, one metric of each tier, to keep drawing short."""
+    data = results()
+    data["scenarios"] = data["scenarios"][:1]
+    for subject in data["scenarios"][0]["subjects"]:
+        subject["evidence"] = [e for e in subject["evidence"] if e["metric"] in ("forget_accuracy", "test_accuracy")]
+    data.update(changes)
+    return data
+
+
+def only(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    case = data["scenarios"][0]
+    case["subjects"] = [s for s in case["subjects"] if s["role"] != "method" or s["name"] in names]
+    return data
+
+
+class Reader(HTMLParser):
+    """Text of a page, its tags, and its attributes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_the_answer_comes_first_in_plain_words(page: str) -> None:
+    text = Reader(page[page.index("<body>") :]).text
+    first = text[:900]
+    assert "3 of 8 methods gave a model that was not told apart from one that never saw the data" in first
+    assert "bad_teacher failed" in first and "the untouched model was told apart, as it must be" in first
+    assert text.index("What was not tested") > text.index("Audit: accuracy")
+
+
+def test_the_page_holds_every_part(page: str) -> None:
+    text = Reader(page).text
+    data = results()
+    for part in (data["command"], data["title"], data["id"], "2.13.0+cpu", "runs at depth deep", "one memorised record can hide",
+                 "original (do nothing)", "retrained (reference)", "In Kuwait City.", "stopped early", "1 of 8 retrained models",
+                 *METHODS):
+        assert part in text, part
+    for case in view.cases(data):
+        for row in case.rows:
+            for cell in row.cells.values():
+                for item in cell.items:
+                    assert number(item["value"]) in text
+    assert page.count('src="data:image/png;base64,') == 2 * 2 * 7   # scenarios × before and after × methods that did not fail
+    assert page.count("<svg") == 2 * (1 + 9 + 1)                    # overview, strips, one histogram
+
+
+def test_the_yardstick_stands_in_the_header_and_signs_do_not_need_colour(page: str) -> None:
+    head = page[page.index("<thead>") : page.index("</thead>")]
+    yard = results()["scenarios"][0]["subjects"][0]["evidence"][0]["yardstick"]
+    assert yard["low"] < 0   # an accuracy: shown as 0
+    assert f"0 to {number(yard['high'])}" in head and "8 retrained models" in head
+    for words in ("✓ inside", "▲ outside", "▼ outside", "! failed", "○ no power"):
+        assert words in page
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: str) -> None:
+    reader = Reader(page)
+    assert "script" not in reader.tags and "link" not in reader.tags and "iframe" not in reader.tags
+    for name, value in reader.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href"):
+            assert (value or "").startswith(("#", "data:image/png")), value
+    assert not re.findall(r"url\((?!#)|@import|@font-face", page)
+    ids = [value for name, value in reader.attributes if name == "id"]
+    assert len([i for i in ids if re.match(r"(figure|axes|patch|text)_", i or "")]) == 0
+
+
+def test_what_users_write_is_escaped_everywhere() -> None:
+    data = small(title=EVIL, command=EVIL)
+    case = data["scenarios"][0]
+    case.update(name=EVIL, request=EVIL, blind=[{"audit": EVIL, "text": EVIL}], not_tested=[{"audit": EVIL, "why": EVIL}])
+    case["fingerprints"] = {EVIL: EVIL}
+    data["config"] = {EVIL: [EVIL]}
+    data["versions"] = {EVIL: EVIL}
+    for subject in case["subjects"]:
+        if subject["role"] == "method":
+            subject.update(name=f"{subject['name']} {EVIL} $x_", notes=[EVIL], config={"lr": EVIL})
+            subject["conclusion"]["text"] = EVIL
+            subject["samples"] = [
+                {"kind": "text", "prompt": EVIL, "truth": EVIL, "before": EVIL, "after": EVIL},
+                {"kind": "image", "caption": EVIL, "before": f'"><{EVIL}', "after": "AAAA"},
+            ]
+        for item in subject["evidence"]:
+            item["definition"] = EVIL
+            item["metric"] = f"{item['metric']}{EVIL}"
+    text = report.render(data)
+    reader = Reader(text)
+    assert "script" not in reader.tags
+    assert "<script" not in text.lower() and text.count("&lt;script&gt;") > 20
+    assert "unreadable picture" in text and 'src="data' not in text   # neither is a PNG
+
+
+def test_a_terminal_cannot_be_written_over() -> None:
+    data = small()
+    data["scenarios"][0]["subjects"][2]["name"] = "evil\x1b[2J[red]\x07"
+    table = report.terminal_table(data)
+    assert "\x1b" not in table and "\x07" not in table and "evil�[2J[red]�" in table
+
+
+def test_the_terminal_table() -> None:
+    table = report.terminal_table(results())
+    assert "\x1b" not in table   # not a terminal: plain
+    lines = table.splitlines()
+    row = next(line for line in lines if line.startswith("sfron"))
+    assert "✓ inside" in row and "(0.232×)" in row   # 5.5 s / 23.7 s
+    assert "0 to 0.039" in table and table.count("original (do nothing)") == 2
+    narrow = report.terminal_table(results(), width=70)
+    assert "no room for" in narrow and max(map(len, narrow.splitlines())) <= 70
+    assert "\x1b[" in report.terminal_table(small(), colour=True)
+
+
+def test_csv_holds_every_value() -> None:
+    data = results()
+    data["scenarios"][0]["subjects"][2]["name"] = "=cmd()"
+    lines = list(csv.DictReader(io.StringIO(report.to_csv(data))))
+    assert len(lines) == 2 * (9 * 9 + 1)
+    first = data["scenarios"][0]["subjects"][0]["evidence"][0]
+    assert float(lines[0]["value"]) == first["value"] and float(lines[0]["yardstick_sd"]) == first["yardstick"]["sd"]
+    assert [line["conclusion"] for line in lines if line["subject"] == "bad_teacher"] == ["failed"] * 2
+    assert any(line["subject"] == "'=cmd()" for line in lines)
+
+
+def test_figures_are_written_with_the_data_behind_them(tmp_path: Path) -> None:
+    written = report.figures(small(), tmp_path / "figures")
+    assert {p.name for p in written} == {
+        f"class-{name}.{ending}" for name in ("tradeoff", "accuracy-forget_accuracy", "accuracy-test_accuracy")
+        for ending in ("svg", "png", "csv")}
+    assert all(p.stat().st_size > 200 for p in written) and len(list((tmp_path / "figures").iterdir())) == 9
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "figures" / "class-accuracy-forget_accuracy.csv").read_text())))
+    assert {line["row"] for line in lines} == {"original (do nothing)", "retrained (reference)", *METHODS} - {"bad_teacher"}
+    again = report.figures(small(), tmp_path / "again")
+    assert [p.read_bytes() for p in written] == [p.read_bytes() for p in again]   # same bytes on every run
+
+
+def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = report.save(small(), tmp_path / "new" / "report.html")
+    before = path.read_text()
+    assert before.startswith("<!doctype html>") and list(path.parent.iterdir()) == [path]
+    monkeypatch.setattr("lethe.core.files.os.replace", lambda a, b: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="no"):
+        report.save(small(title="other"), path)
+    assert path.read_text() == before and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "words", "level"), [
+    ("sfron", "sfron: this model was not told apart from one that never saw the data.", "good"),
+    ("finetune", "finetune: this model was told apart from one that never saw the data.", "bad"),
+    ("bad_teacher", "bad_teacher: the method failed, so there is no model.", "bad"),
+])
+def test_the_answer_on_a_single_method(name: str, words: str, level: str) -> None:
+    found = view.answer(view.cases(only(small(), name))[0])
+    assert (found.headline, found.level) == (words, level)
+
+
+def test_a_powerless_test_is_not_called_a_success() -> None:
+    data = only(small(), "sfron", "scrub")
+    for subject in data["scenarios"][0]["subjects"]:
+        subject["conclusion"]["verdict"] = "not enough power"
+    found = view.answer(view.cases(data)[0])
+    assert found.level == "none" and "No method can be judged" in found.headline
+    assert any("untouched model was not told apart either" in w for w in found.warnings)
+
+
+def test_a_control_that_misbehaves_is_announced() -> None:
+    data = small()
+    data["scenarios"][0]["subjects"][1]["conclusion"]["verdict"] = "outside"
+    data["scenarios"][0]["false_alarms"] = {"outside": 3, "of": 8}
+    found = view.answer(view.cases(data)[0])
+    assert any("never saw the data, was told apart as well" in w for w in found.warnings)
+    assert any("3 of 8 retrained models" in w for w in found.warnings)
+    assert not any("Check of the tests" in s for s in found.sentences)
+
+
+def test_without_retrained_models_there_is_no_verdict() -> None:
+    data = small()
+    case = data["scenarios"][0]
+    case["references"] = {"count": 0, "seconds_each": None, "strategy": "", "reason": "the task has no recipe"}
+    case["subjects"] = [s for s in case["subjects"] if s["role"] != "retrained"]
+    case["false_alarms"] = None
+    for subject in case["subjects"]:
+        if subject["name"] != "bad_teacher":
+            subject["conclusion"] = {"verdict": "no yardstick", "text": "No retrained models."}
+        for item in subject["evidence"]:
+            item.update(verdict="no yardstick", side="", yardstick=None, p=None, p_holm=None, original_outside=None)
+    text = Reader(report.render(data)).text
+    assert "the task has no recipe" in text and "– no yardstick" in text and "bad_teacher failed" in text
+    assert "not told apart from one" not in text
+
+
+def test_the_overview_figure_uses_a_metric_with_power() -> None:
+    with plots.drawing():
+        made = [plots.tradeoff(case) for case in view.cases(results())]
+    assert [m.rows[0]["metric"] for m in made if m] == ["forget_accuracy", "klom_forget"]   # accuracy has no power there
+    assert [m.title for m in made if m] == [
+        "By forget accuracy and test accuracy, neggrad_plus, sfron and scrub lie where retrained models lie",
+        "By KLoM forget and test accuracy, neggrad_plus, salun, sfron and scrub lie where retrained models lie"]
+
+
+def test_seeds_become_one_row_with_the_worst_verdict() -> None:
+    data = only(small(), "sfron")
+    case = data["scenarios"][0]
+    one = next(s for s in case["subjects"] if s["name"] == "sfron")
+    two = copy.deepcopy(one)
+    one["name"], two["name"] = "sfron seed 0", "sfron seed 1"
+    one["evidence"][0]["value"], two["evidence"][0]["value"] = 0.02, 0.04
+    two["evidence"][0].update(verdict="outside", side="+")
+    two["conclusion"] = {"verdict": "outside", "text": "Still knows."}
+    case["subjects"].append(two)
+    row = view.cases(data)[0].methods[0]
+    cell = row.cells["accuracy", "forget_accuracy"]
+    assert len(view.cases(data)[0].methods) == 1 and row.label == "sfron"
+    assert (cell.value, cell.low, cell.high, cell.seeds) == (pytest.approx(0.03), 0.02, 0.04, 2)
+    assert (cell.verdict, row.verdict, row.text) == ("outside", "outside", "1 of 2 seeds: Still knows.")
+    assert "over 2 seeds" in report.render(data)
+
+
+def test_bare_and_empty_results_are_shown() -> None:
+    bare = {"id": "x", "title": "t", "scenarios": [{"name": "", "subjects": []}]}
+    assert "No method was run" in report.render(bare) and "No method was run" in report.terminal_table(bare)
+    assert "<html" in report.render({"id": "x", "title": "nothing", "scenarios": []})
+
+
+def test_numbers_and_words() -> None:
+    assert [number(v) for v in (0.0, 0.98765, -0.5, 12.345, 123.4, 12345, 0.00012, None, 7)] == [
+        "0", "0.988", "−0.500", "12.3", "123", "12\u202f345", "1.2e−04", "–", "7"]
+    assert (interval(0.1, 0.2), interval(None, 0.2)) == ("0.100 to 0.200", "")
+    assert [duration(s) for s in (None, 0.4, 59.0, 150.0, 7200.0)] == ["–", "0.400 s", "59.0 s", "2.5 min", "2.0 h"]
+    assert (sign("outside", "+"), sign("outside", "−"), sign("inside")) == ("▲ outside", "▼ outside", "✓ inside")
+    assert (heading("mia_auc"), heading("forget_accuracy")) == ("MIA AUC", "Forget accuracy")
+    assert printable("a\x1b[0m\u202eb") == "a�[0m�b"
+
+
+def test_methods_keep_their_look() -> None:
+    many = looks([f"method{i}" for i in range(60)])
+    assert len({(look.colour, look.marker) for look in many.values()}) == 60
+    assert looks(["salun", "sfron"])["salun"] == looks(["sfron", "salun"])["salun"]
+    assert looks(["salun"])["salun"] == looks(["salun", "finetune"])["salun"]   # no clash between these two
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(RequestError, match=r"lethe\[report\]"):
+        report.render(small())
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(RequestError, match=r"jinja2.*lethe\[report\]"):
+        report.render(small())
+    assert "sfron" in report.terminal_table(small()) and "sfron" in report.to_csv(small())
+
+
+def test_tables_need_neither_torch_nor_matplotlib() -> None:
+    code = ("import sys; sys.path.insert(0, 'tests'); from example_results import results; from lethe import report; "
+            "report.terminal_table(results()); report.to_csv(results()); "
+            "bad = {'torch', 'matplotlib', 'jinja2', 'sqlalchemy'} & set(sys.modules); assert not bad, bad")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[2])
