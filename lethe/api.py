@@ -80,12 +80,12 @@ def forget(
     return outcome
 
 
-def references(task: Task, count: int, seed: int = 0, cache: Path | None = None, strategy: str = "auto",
-               say: Say = lambda text: None) -> tuple[list[Subject], Pool | None]:
-    """`count` models retrained without the forget set: the yardstick. Empty when the task has no recipe."""
-    if count == 0 or not task.has("recipe") or not task.has("retain"):
+def references(task: Task, plan: Plan) -> tuple[list[Subject], Pool | None]:
+    """Models retrained without the forget set: the yardstick. Empty when the task has no recipe."""
+    if plan.references == 0 or not task.has("recipe") or not task.has("retain"):
         return [], None
-    pool = train_pool(task, count=count, seed=derive(seed, "references"), strategy=strategy, cache=cache, progress=say)
+    pool = train_pool(task, count=plan.references, seed=derive(plan.settings.seed, "references"), strategy=plan.strategy,
+                      cache=plan.cache, progress=plan.say, device=plan.settings.device)
     return [Subject(f"reference {i}", m, task, s) for i, (m, s) in enumerate(zip(pool.models, pool.seconds, strict=True))], pool
 
 
@@ -170,7 +170,7 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
     """Audit the runs on one task: the dictionary of one scenario."""
     device, seed = plan.settings.device, plan.settings.seed
     plan.say("training reference models")
-    yardstick, pool = references(task, plan.references, seed, plan.cache, plan.strategy, plan.say)
+    yardstick, pool = references(task, plan)
     original = Subject("original", task.granted({"original"}).original, task)
     fresh = _retrained(task, seed, yardstick, plan)
     good = [(label, run) for label, run in runs if isinstance(run, Outcome)]
@@ -206,7 +206,8 @@ def _retrained(task: Task, seed: int, yardstick: list[Subject], plan: Plan) -> l
     """One more retrained model, outside the yardstick: the row that a perfect method would equal."""
     if not yardstick:
         return []
-    pool = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="loop", cache=plan.cache, progress=plan.say)
+    pool = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="loop", cache=plan.cache, progress=plan.say,
+                      device=plan.settings.device)
     return [Subject("retrained", pool.models[0], task, pool.seconds[0])]
 
 

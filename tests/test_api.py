@@ -1,0 +1,88 @@
+"""The public functions, as a person uses them from Python."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import lethe
+from lethe.core.modules import state_fingerprint
+from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
+from lethe.models.zoo import MLP
+
+
+@pytest.fixture(scope="module")
+def report() -> lethe.Report:
+    return lethe.compare(tiny.classification(), ["finetune", {"name": "neggrad_plus", "epochs": 3}], references=4, seed=1)
+
+
+def test_a_comparison_holds_the_controls_and_every_method(report: lethe.Report) -> None:
+    assert [row["name"] for row in report.rows()] == ["original", "retrained", "finetune", "neggrad_plus"]
+    assert report.verdict("original") == "outside"
+    assert report.value("original", "forget_accuracy") > 0.9 > report.value("retrained", "forget_accuracy")
+    assert report.results["scenarios"][0]["references"]["count"] == 4
+    assert all(row["cost"]["seconds"] > 0 for row in report.rows() if row["role"] == "method")
+
+
+def test_a_report_is_saved_in_three_forms(report: lethe.Report, tmp_path: Path) -> None:
+    for name in ("page.html", "numbers.json", "table.csv"):
+        assert report.save(tmp_path / name).stat().st_size > 500
+    assert "neggrad_plus" in report.table()
+
+
+def test_a_method_that_fails_stands_in_the_table_and_stops_nobody() -> None:
+    found = lethe.compare(tiny.classification(), [{"name": "gradient_ascent", "lr": 1e38}, "finetune"], references=0, depth="quick")
+    failed = next(row for row in found.rows() if row["name"] == "gradient_ascent")
+    assert failed["conclusion"]["verdict"] == "failed" and "Lower method.lr" in failed["error"]
+    assert found.verdict("finetune") == "no yardstick"
+
+
+def test_the_whole_way_with_ones_own_arrays(tmp_path: Path) -> None:
+    train, holdout = tiny.blobs(160, 0, "train").columns, tiny.blobs(80, 1, "holdout").columns
+    torch.manual_seed(0)
+    model = MLP(6, (16,), 4)
+    before = state_fingerprint(model)
+    task = lethe.classification(
+        model, train=(train["x"], train["y"]), holdout=(holdout["x"].numpy(), holdout["y"].numpy()),
+        forget=lethe.where(label=3), recipe=lethe.Recipe(epochs=5, lr=1e-2),
+    )
+    outcome = lethe.forget(task, lethe.methods.NegGradPlus(beta=0.8), epochs=1, progress=False)
+    assert outcome.config["beta"] == 0.8 and outcome.config["epochs"] == 1
+    assert lethe.audit(task, outcome, references=3, depth="quick").verdict("neggrad_plus") in ("outside", "inside", "not enough power")
+    outcome.save(tmp_path / "unlearned")
+    assert (tmp_path / "unlearned" / "model.safetensors").exists()
+    assert state_fingerprint(model) == before
+
+
+def test_an_audit_of_a_model_of_unknown_origin() -> None:
+    task = tiny.classification()
+    assert lethe.audit(task, task.copy_of_original(), references=4).verdict("unlearned") == "outside"
+
+
+def test_options_are_checked_before_work_starts() -> None:
+    task = tiny.classification()
+    with pytest.raises(UnknownKey, match=r"did you mean lr\?|Options:"):
+        lethe.forget(task, "neggrad_plus", learning_rate=0.1)
+    with pytest.raises(OutOfRange, match="beta"):
+        lethe.forget(task, "neggrad_plus", beta=2)
+    with pytest.raises(UnknownName, match="did you mean scrub"):
+        lethe.forget(task, "scrab")
+    with pytest.raises(NeedsUnmet, match="made for lm"):
+        lethe.forget(task, "npo")
+
+
+def test_several_seeds_are_several_rows() -> None:
+    found = lethe.compare(tiny.classification(), [lethe.methods.NegGradPlus(epochs=1)], references=0, depth="quick", seeds=2)
+    assert [r["name"] for r in found.rows() if r["role"] == "method"] == ["neggrad_plus seed 0", "neggrad_plus seed 1"]
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    task = tiny.classification()
+    prints = {state_fingerprint(lethe.forget(task, "neggrad_plus", epochs=1, seed=5, progress=False).model) for _ in range(2)}
+    assert len(prints) == 1
+    other = lethe.forget(task, replace(lethe.methods.NegGradPlus(), epochs=1), seed=6, progress=False)
+    assert state_fingerprint(other.model) not in prints
