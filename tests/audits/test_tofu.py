@@ -16,6 +16,7 @@ from lethe.core.data import Split
 from lethe.core.evidence import INSIDE, OUTSIDE, Evidence, Value
 from lethe.core.sequences import Format
 from lethe.core.task import Recipe
+from lethe.core.tofu import model_utility
 from lethe.data.text import tokenised
 from lethe.engine.auditor import Panel, Subject, applicable, examine
 from lethe.engine.loop import Loop, recipe_options, recipe_terms
@@ -91,11 +92,17 @@ def test_every_metric_equals_the_one_by_one_form() -> None:
     assert {metric: found[metric].value for metric in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def test_nine_terms_when_real_authors_and_world_facts_are_there() -> None:
+def test_nine_terms_when_real_authors_and_world_facts_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = [{k: v for k, v in row.items() if k != "paraphrased_answer"} for row in people()[:5]]
     facts = [{**row, "id": f"fact {i}"} for i, row in enumerate(facts)]
-    found = measured("tofu", untrained(people(), real_authors=facts, world_facts=facts), new_tokens=2)
-    assert found["model_utility"].value == 0.0   # random weights say nothing right: ROUGE is 0
+    task = untrained(people(), real_authors=facts, world_facts=facts)
+    told = {row["prompt"]: row["answer"] for row in people()}
+    monkeypatch.setattr(task, "generate", lambda model, prompts, max_new_tokens: [told[p] for p in prompts])
+    found = measured("tofu", task)
+    sets = ("retain", "real_authors", "world_facts")
+    terms = [found[f"{term}_{name}"].value for name in sets for term in ("probability", "rouge_l", "truth_ratio")]
+    assert found["model_utility"].value == pytest.approx(model_utility(terms)) and min(terms) > 0
+    assert found["mu_retain"].value == pytest.approx(model_utility(terms[:3]))
     assert 0.2 < found["probability_real_authors"].value < 0.3   # one of four options
     assert "model_utility" not in measured("tofu", untrained(people()), new_tokens=2)
 
@@ -157,6 +164,7 @@ def verdicts(name: str) -> dict[str, str]:
 def test_untouched_is_found_out() -> None:
     found = verdicts("untouched")
     assert found["forget_quality_statistic"] == OUTSIDE
+    assert next(e.value for e in examined()["untouched"] if e.metric == "forget_quality") < 1e-3
     for metric in ("probability_forget", "extraction_strength_forget", "exact_memorisation_forget"):
         assert found[metric] == OUTSIDE
 
