@@ -13,6 +13,10 @@ Needs:    forget, retain.     Updates: the selected weights.
 Cost:     one gradient pass over D and one over F (`sample`: one backward per example); no optimisation.
 Limits:   α → ∞ or λ → ∞ changes nothing; what has no importance for either stays (0 > 0 is false).
 Fails by: scattered single examples: their important weights are everybody's, and the network collapses. Too small α destroys.
+Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
+          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 96.4/0/96.6, 0.23 ± 0.05. 134 memorised wrong
+          labels (untouched 0.92, retrained pair 0.01): 28.3/11/27.4, 0.69 ± 0.06: collapse. `guard.floor` takes the collapse
+          back.
 Deviations: D and F use the same batch size, and D is shuffled (seeded); the official code takes F in batches of another size,
           so that its α means something else for every forget set. Weighted by batch size, eval mode.
 """
