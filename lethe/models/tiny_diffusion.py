@@ -10,6 +10,7 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -94,6 +95,7 @@ def pipeline(seed: int = 0, latent: bool = False, width: int = 32, length: int =
     return Pipeline(denoiser, text, words, scheduler, vae)
 
 
+@cache
 def judge(seed: int = 0, steps: int = 300, side: int = 8) -> Judge:
     """A small CNN trained on rendered pictures to read colour and shape; its accuracy on other pictures is recorded."""
     attributes = {"colour": COLOURS, "shape": SHAPES}

@@ -1,0 +1,70 @@
+"""UCE: the algebra of the closed form, and which text states enter it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny import TASKS
+
+from lethe.api import forget
+from lethe.errors import RequestError
+from lethe.methods.diffusion.uce import UCE, pairs, uce_map
+
+
+def states(seed: int, n: int = 3, d: int = 8) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_golden_number() -> None:
+    c, g, k = (torch.tensor([[value]]) for value in (1.0, 2.0, 3.0))
+    assert math.isclose(float(uce_map(c, g, k, 1.0, 1.0, 2.0)), (2 + 2 + 9) / (2 + 1 + 9))
+
+
+def test_it_minimises_the_objective() -> None:
+    c, g, k, old = states(0), states(1), states(2), states(3, 5)
+    a, b, lamb = 0.7, 1.3, 0.4
+    new = (old @ uce_map(c, g, k, a, b, lamb)).requires_grad_(True)
+    objective = (a * (c @ new.T - g @ old.T).square().sum() + b * (k @ (new - old).T).square().sum()
+                 + lamb * (new - old).square().sum())
+    objective.backward()
+    assert new.grad is not None and float(new.grad.abs().max()) < 1e-10
+
+
+def test_limits() -> None:
+    c, g, k, old = states(0, 1), states(1, 1), states(2), states(3, 5)
+    assert torch.allclose(uce_map(c, g, k, 0.0, 0.0, 0.5), torch.eye(8).double())
+    new = old @ uce_map(c, g, k[:0], 1.0, 0.0, 1e-9)
+    assert torch.allclose(new @ c[0], old @ g[0], atol=1e-6)
+    residuals = [float((k @ (old @ uce_map(c, g, k, 1.0, b, 0.5) - old).T).norm()) for b in (0.0, 0.1, 1.0, 10.0, 100.0)]
+    assert residuals == sorted(residuals, reverse=True) and residuals[-1] < 0.1 * residuals[0]
+
+
+def test_only_keys_and_values_move_and_no_pictures_are_needed() -> None:
+    task = TASKS["diffusion"]()
+    outcome = forget(task, UCE(), progress=False)
+    before = dict(task.original.named_parameters())
+    moved = {name for name, p in outcome.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {f"{name}.weight" for name in task.attention_projections(task.original)}
+    assert outcome.cost.steps == 0
+    same = forget(task, UCE(erase_scale=0.0, preserve_scale=0.0), progress=False)
+    for name, p in same.model.named_parameters():
+        assert torch.allclose(p, before[name], atol=1e-6)
+
+
+def test_token_policies_pick_their_states() -> None:
+    task = TASKS["diffusion"]()
+    text = task.text(task.tokens(["a red disk", ""]))   # start a red disk end …; start end …
+    old, new = pairs(task, ["a red disk"], [""], "last_subject")
+    assert torch.equal(old[0], text[0, 3]) and torch.equal(new[0], text[1, 0])
+    old, new = pairs(task, ["a red disk"], [""], "eos")
+    assert torch.equal(old[0], text[0, 4]) and torch.equal(new[0], text[1, 1])
+    old, new = pairs(task, ["a red disk"], [""], "subject_to_end")
+    assert torch.equal(old, text[0, 3:8]) and torch.equal(new, text[1, 0:5])
+    assert len(pairs(task, ["a red disk"], [""], "all")[0]) == 8
+
+
+def test_without_projections_it_says_so() -> None:
+    with pytest.raises(RequestError, match="where=all"):
+        forget(TASKS["diffusion"](), UCE(), progress=False, modifiers={"where": {"name": "names", "patterns": ["conv_in.*"]}})
