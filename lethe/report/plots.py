@@ -101,7 +101,7 @@ def tradeoff(case: Case) -> Drawing | None:
         title = _finding(case, x)
     if x.yardstick is None or y.yardstick is None:
         title = "What each method forgets and keeps (no retrained models to compare with)"
-    figure.suptitle(_wrapped(title, 100), x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.suptitle(_wrapped(title, 120 if zoom else 95), x=0.01, ha="left", fontsize=12, fontweight="bold")
     count, failed = (x.yardstick or {}).get("n", 0), case.named(FAILED)
     caption = (f"Grey box: where one more retrained model falls with probability 95 % in each direction; small "
                f"diamonds: the {count} retrained models. Bars: 95 % intervals, or the range over seeds. Last panel: "
@@ -242,7 +242,7 @@ def _zoom(rows: list[Row], x: Column, y: Column) -> tuple[tuple[float, float], t
         if low is None or high is None:
             return None
         values = [low, high, *(row.cells[column.key].value or 0.0 for row in rows)]
-        margin = max(high - low, 0.01 * (max(values) - min(values)), 1e-9)
+        margin = max(high - low, 0.05 * (max(values) - min(values)), 1e-9)
         small = small or 6 * (high - low) < max(values) - min(values)
         floor, ceiling = column.bounds
         limits.append((low - margin if floor is None else max(low - margin, floor - margin / 4),

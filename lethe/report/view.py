@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE
+from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, SHOWN
 from lethe.report.words import FAILED, SEVERITY, listed, number
 
 NAMES = {"original": "original (do nothing)", "retrained": "retrained (reference)"}
@@ -48,6 +48,7 @@ class Column:
     yardstick: Mapping[str, Any] | None
     original: float | None
     powered: bool | None      # whether the untouched model lies outside the yardstick; None where that is unknown
+    judged: bool              # False: reported, never held against the yardstick
 
     @property
     def key(self) -> Key:
@@ -136,7 +137,8 @@ class Case:
         """The few metrics of the overview: the score first, then one of each audit, those with power first."""
         score = self.raw.get("score_name") or "accuracy"
         chosen = _main(self.columns.values(), "forgetting", [f"forget_{score}"], FORGETTING)
-        return chosen + _main(self.columns.values(), "utility", [f"test_{score}", f"retain_{score}"], UTILITY)
+        return chosen + _main(self.columns.values(), "utility", [f"test_{score}", f"holdout_{score}",
+                                                                    f"retain_{score}"], UTILITY)
 
     def first(self, tier: str) -> Column | None:
         """The leading main metric of a tier; of forgetting the first with power, which is decided by the controls."""
@@ -173,6 +175,10 @@ def answer(case: Case) -> Answer:
         sentences = []
     elif all(row.verdict == NO_YARDSTICK for row in case.methods):
         headline, sentences = "No verdict: there is no retrained model to compare with.", []
+    elif case.named(OUTSIDE) and case.named(NO_POWER):
+        told = len(case.named(OUTSIDE))
+        headline = f"{told} of {count} methods gave a model that was told apart; {len(case.named(NO_POWER))} cannot be judged."
+        sentences = []
     elif case.named(OUTSIDE):
         headline = "No method gave a model that could not be told apart from one that never saw the data."
         sentences = []
@@ -248,7 +254,7 @@ def _column(item: Mapping[str, Any]) -> Column:
     low, high = item.get("range") or (None, None)
     return Column(item["audit"], item["metric"], item.get("tier", ""), item.get("better", ""),
                   item.get("definition", ""), item.get("version", 1), (low, high), item.get("yardstick"),
-                  item.get("original"), item.get("original_outside"))
+                  item.get("original"), item.get("original_outside"), item.get("verdict") != SHOWN)
 
 
 def _cells(members: list[Mapping[str, Any]]) -> dict[Key, Cell]:
@@ -272,7 +278,8 @@ def _cell(items: list[Mapping[str, Any]]) -> Cell:
 
 def _main(columns: Iterable[Column], tier: str, wanted: list[str], limit: int) -> list[Column]:
     mine = [c for c in columns if c.tier == tier]
-    mine.sort(key=lambda c: (wanted.index(c.metric) if c.metric in wanted else len(wanted), c.powered is False))
+    mine.sort(key=lambda c: (wanted.index(c.metric) if c.metric in wanted else len(wanted), not c.judged,
+                             c.powered is False, not c.metric.startswith(c.audit)))
     leading = {c.audit: c for c in reversed(mine)}
     front = [c for c in mine if c.metric in wanted or leading[c.audit] is c]
     return (front + [c for c in mine if c not in front])[:limit]

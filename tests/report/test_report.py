@@ -208,6 +208,25 @@ def test_a_powerless_test_is_not_called_a_success() -> None:
     assert any("untouched model was not told apart either" in w for w in found.warnings)
 
 
+def test_values_that_are_only_shown_do_not_lead() -> None:
+    data = small()
+    for subject in data["scenarios"][0]["subjects"]:
+        for item in list(subject["evidence"]):
+            if item["tier"] == "forgetting":
+                shown = {**item, "audit": "lira", "metric": "lira_tpr_at_5", "verdict": "shown", "original_outside": None}
+                subject["evidence"] += [shown, {**item, "audit": "lira", "metric": "best_auc"},
+                                        {**item, "audit": "lira", "metric": "lira_auc"}]
+    assert [c.metric for c in view.cases(data)[0].main] == [
+        "forget_accuracy", "lira_auc", "best_auc", "lira_tpr_at_5", "test_accuracy"]
+
+
+def test_told_apart_and_not_judged_are_counted_apart() -> None:
+    data = only(small(), "sfron", "finetune", "ssd")
+    next(s for s in data["scenarios"][0]["subjects"] if s["name"] == "sfron")["conclusion"]["verdict"] = "not enough power"
+    found = view.answer(view.cases(data)[0])
+    assert found.headline == "2 of 3 methods gave a model that was told apart; 1 cannot be judged." and found.level == "bad"
+
+
 def test_a_control_that_misbehaves_is_announced() -> None:
     data = small()
     data["scenarios"][0]["subjects"][1]["conclusion"]["verdict"] = "outside"
