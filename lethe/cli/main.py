@@ -164,15 +164,17 @@ def check(name: Annotated[str, typer.Argument(help="A method or an audit.")]) ->
 def main() -> None:
     """Entry point: errors on purpose become one line and exit status 2."""
     try:
-        app(standalone_mode=False)
+        ending = app(standalone_mode=False)   # typer turns Exit and Ctrl-C into a returned status, older ones into Abort
+        if ending == 130:
+            raise KeyboardInterrupt
+        if isinstance(ending, int) and ending:
+            sys.exit(ending)
     except LetheError as error:
         _die(f"{type(error).__name__}: {error}", 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _die("Interrupted: nothing is lost. Repeat the same command to go on from the last checkpoint.", 130)
-    except typer.Exit as ending:
-        sys.exit(ending.exit_code)
-    except typer.Abort:
-        _die("Aborted.", 130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
