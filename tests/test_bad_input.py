@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -412,3 +416,30 @@ def test_nothing_is_opened_for_a_run_that_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.RequestError):
         Loop(task(model()), Settings(precision="float8"), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+REALLY_FULL = """
+import pathlib, sys
+import torch
+from lethe import errors
+from lethe.engine import checkpoint
+folder = pathlib.Path(sys.argv[1])
+checkpoint.save_tensors(folder / "a.safetensors", {"w": torch.ones(1000)}, {})
+before = (folder / "a.safetensors").read_bytes()
+try:
+    checkpoint.save_tensors(folder / "a.safetensors", {"w": torch.ones(10**6)}, {})
+except errors.DiskFull:
+    print((folder / "a.safetensors").read_bytes() == before, [p.name for p in folder.iterdir()])
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o size=512k tmpfs '{tmp_path}'"
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("needs a small file system of its own: unshare and mount are not permitted here")
+    (tmp_path.parent / "full.py").write_text(REALLY_FULL)
+    inside = f"{mount} && exec '{sys.executable}' '{tmp_path.parent / 'full.py'}' '{tmp_path}'"
+    said = subprocess.run(["unshare", "-rm", "sh", "-c", inside], capture_output=True, text=True, timeout=100,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"})
+    assert said.stdout == "True ['a.safetensors']\n", said.stderr
