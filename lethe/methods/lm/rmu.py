@@ -66,7 +66,7 @@ def default_layer(count: int) -> int:
 @method(needs={"forget", "retain", "original"}, families={"lm"})
 def run(cfg: Rmu, task: Any, loop: Loop) -> Outcome:
     layer = default_layer(task.layer_count) if cfg.layer is None else cfg.layer
-    moving = task.down_projections(range(max(0, layer - 2), layer + 1))
+    moving = task.down_projections(range(layer, max(-1, layer - 3), -1))
     model = loop.start(where={"name": "names", "patterns": tuple(moving)})
 
     def hidden(m: nn.Module, b: Batch) -> Tensor:

@@ -1,0 +1,60 @@
+"""GradDiff: the bound, its limits against gradient ascent, and which terms take part."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+import lethe
+from lethe.errors import RequestError
+from lethe.methods.lm.grad_diff import ascent_loss
+
+
+def test_golden() -> None:
+    nll = torch.tensor([1.0, 5.0], requires_grad=True)
+    loss = ascent_loss(nll, 4.0)
+    assert loss.tolist() == [-1.0, -4.0] and ascent_loss(nll, None).tolist() == [-1.0, -5.0]
+    loss.sum().backward()
+    assert nll.grad.tolist() == [-1.0, 0.0]   # what is beyond the bound is not pushed
+
+
+def test_without_retain_terms_it_is_gradient_ascent() -> None:
+    task = tiny.lm()
+    options = {"lr": 1e-3, "epochs": 3, "batch_size": 4, "optimiser": "adamw", "weight_decay": 0.0, "clip": None}
+    ours = lethe.forget(task, "grad_diff", alpha=0, progress=False, **options).model
+    ascent = lethe.forget(task, "gradient_ascent", progress=False, **options).model
+    for a, b in zip(ours.parameters(), ascent.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_zero_bound_leaves_the_model_alone() -> None:
+    task = tiny.lm()
+    model = lethe.forget(task, "grad_diff", alpha=0, bound=0.0, lr=1e-2, weight_decay=0.0, progress=False).model
+    for a, b in zip(model.parameters(), task.original.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_bound_prevents_collapse() -> None:
+    task = tiny.lm()
+    batch = task.forget.batch(range(8))
+    ended = {}
+    for bound in (None, 3.0):
+        model = lethe.forget(task, "grad_diff", bound=bound, lr=3e-3, epochs=40, weight_decay=0.0, progress=False).model
+        with torch.no_grad():
+            ended[bound] = float(task.nll(model, batch).mean())
+    assert ended[None] > 3 * ended[3.0] > 6
+
+
+def test_staying_near_the_original_is_kl() -> None:
+    task = tiny.lm()
+    outcome = lethe.forget(task, "grad_diff", gamma=0, alpha=0, kl=1.0, lr=1e-3, epochs=3, weight_decay=0.0, progress=False)
+    batch = task.retain.batch(range(24))
+    with torch.no_grad():   # KL is 0 with a zero gradient at θ_0; only rounding moves anything
+        moved = task.divergence(task.outputs(task.original, batch), task.outputs(outcome.model, batch), batch)
+    assert float(moved.max()) < 1e-2
+
+
+def test_nothing_to_do_is_refused() -> None:
+    with pytest.raises(RequestError, match="nothing would move"):
+        lethe.forget(tiny.lm(), "grad_diff", gamma=0, alpha=0, progress=False)

@@ -1,0 +1,79 @@
+"""RMU: golden numbers, what moves and what does not, and that the early exit changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+import lethe
+from lethe.core.seeds import generator
+from lethe.errors import OutOfRange
+from lethe.methods.lm.rmu import control_vector, default_layer, steering_loss
+from lethe.models import decoder
+
+
+def test_golden() -> None:
+    hidden = torch.tensor([[[1.0, 1.0], [9.0, 9.0]], [[3.0, 1.0], [5.0, 1.0]]])
+    target = torch.tensor([3.0, 1.0])
+    # first: one token counts, (2² + 0²)/2 = 2; second: two tokens, (0 + (2² + 0)/2)/2 = 1
+    assert steering_loss(hidden, target, torch.tensor([1, 2])).tolist() == [2.0, 1.0]
+    assert steering_loss(hidden, hidden, torch.tensor([1, 2])).tolist() == [0.0, 0.0]
+
+
+def test_control_vector_is_a_function_of_the_seed() -> None:
+    u = control_vector(64, 20.0, generator(3, "rmu"))
+    assert torch.equal(u, control_vector(64, 20.0, generator(3, "rmu")))
+    assert not torch.equal(u, control_vector(64, 20.0, generator(4, "rmu")))
+    torch.testing.assert_close(u.norm(), torch.tensor(20.0))
+    assert (u >= 0).all()   # r is uniform in [0, 1)
+
+
+def test_default_layer() -> None:
+    assert [default_layer(n) for n in (32, 16, 12, 4, 3, 2, 1)] == [7, 4, 3, 2, 2, 1, 0]
+
+
+OPTIONS = {"layer": 1, "coefficient": 4.0, "alpha": 1.0, "lr": 1e-2, "steps": 60, "weight_decay": 0.0, "progress": False}
+
+
+def test_only_three_matrices_move_and_hidden_states_turn() -> None:
+    task = tiny.lm()
+    model = lethe.forget(task, "rmu", **OPTIONS).model
+    moved = [name for name, p in model.named_parameters() if not torch.equal(p, task.original.get_parameter(name))]
+    assert moved == ["model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight"]
+    u = control_vector(32, 4.0, generator(0, "rmu"))
+
+    def cosine(m: torch.nn.Module, split) -> float:
+        batch = split.batch(range(8))
+        mask = torch.arange(batch.ids.shape[1]) < batch.length.unsqueeze(1)
+        with torch.no_grad():
+            return float(torch.cosine_similarity(task.hidden_states(m, batch, 1)[mask], u, dim=-1).mean())
+
+    assert cosine(model, task.forget) > 0.8 > 0.3 > abs(cosine(task.original, task.forget))
+
+
+def test_early_exit_gives_the_updates_of_the_full_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny.lm()
+    quick = lethe.forget(task, "rmu", **OPTIONS).model
+
+    def whole(model: torch.nn.Module, ids: torch.Tensor, layer: int) -> torch.Tensor:
+        return model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[layer + 1]
+
+    monkeypatch.setattr(decoder, "hidden_after", whole)
+    slow = lethe.forget(task, "rmu", **OPTIONS).model
+    for a, b in zip(quick.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_a_where_modifier_replaces_the_choice_of_weights() -> None:
+    task = tiny.lm()
+    where = {"name": "names", "patterns": ["*layers.0.self_attn*"]}
+    model = lethe.forget(task, "rmu", modifiers={"where": where}, **OPTIONS).model
+    moved = {name.split(".mlp")[0] for name, p in model.named_parameters()
+             if not torch.equal(p, task.original.get_parameter(name))}
+    assert moved and all("layers.0.self_attn" in name for name in moved)
+
+
+def test_absent_layer_is_refused() -> None:
+    with pytest.raises(OutOfRange, match="layer 5 does not exist"):
+        lethe.forget(tiny.lm(), "rmu", layer=5, progress=False)
