@@ -16,6 +16,8 @@ Deviations: Gaussian with global or per-example variance in the paper: `variance
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from lethe.core.config import Count, config
@@ -24,22 +26,15 @@ from lethe.core.measured import auc_value, tpr_values
 from lethe.core.registry import Metric, audit
 from lethe.core.statistics import student_predictive
 from lethe.engine.auditor import Panel, Subject
-from lethe.errors import unknown_name
-
-VARIANCES = ("predictive", "fixed", "point")
 
 
 @config
 class Lira:
     """Options of LiRA."""
 
-    variance: str = "predictive"   # predictive (Student t) | fixed (one Gaussian variance) | point (one per example)
-    resamples: Count = 2000        # bootstrap resamples of TPR                     [usual]
-    fewest: Count = 10             # unseen examples below which nothing is reported  [ours]
-
-    def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise unknown_name("lira.variance", self.variance, VARIANCES)
+    variance: Literal["predictive", "fixed", "point"] = "predictive"   # Student t | one Gaussian | one per example  [ours]
+    resamples: Count = 2000   # bootstrap resamples of TPR                          [usual]
+    fewest: Count = 10        # unseen examples below which nothing is reported     [ours: AUC ± 0.2 at 10]
 
 
 def surprise(signal: np.ndarray, pool: np.ndarray, variance: str = "predictive") -> np.ndarray:

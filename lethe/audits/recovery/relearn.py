@@ -27,6 +27,7 @@ from lethe.core.evidence import Value
 from lethe.core.modules import evaluating, freeze_batch_norm
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive, generator, numpy_generator
+from lethe.core.task import Task
 from lethe.engine.auditor import Panel, Subject
 from lethe.engine.optimise import optimiser
 from lethe.engine.order import Order
@@ -37,7 +38,7 @@ class Relearn:
     """Options of the relearn audit."""
 
     steps: Count = 32            # T; checkpoints at 0, 1, 2, 4, … T                [ours: the original is back at once]
-    lr: Positive = 1e-3          # Adam; smaller for large models                   [the AIN code]
+    lr: Positive | None = None   # Adam; None: the recipe's if that is Adam(W), else 1e-3   [ours; 1e-3 in the AIN code]
     batch_size: Count = 32       # of F₁                                            [ours]
     alpha: Fraction = 0.05       # AIN: how near to the original's score            [the AIN code]
 
@@ -117,7 +118,7 @@ def _relearned(cfg: Relearn, subject: Subject, panel: Panel) -> np.ndarray:
     task, (learned, tested) = panel.task, _halves(panel)
     model = subject.copy().to(subject.device)
     params = dict(model.named_parameters())
-    adam = optimiser("adam", params, cfg.lr, 0.0, 0.0)
+    adam = optimiser("adam", params, cfg.lr or _rate(task), 0.0, 0.0)
     order = Order(learned, cfg.batch_size, panel.seed, "relearn")
     points, rows = checkpoints(cfg.steps), []
     for step in range(cfg.steps + 1):
@@ -133,6 +134,11 @@ def _relearned(cfg: Relearn, subject: Subject, panel: Panel) -> np.ndarray:
         task.nll(model, batch.to(subject.device)).mean().backward()
         adam.step()
     return np.stack(rows)
+
+
+def _rate(task: Task) -> float:
+    """An attacker trains as the owner did."""
+    return task.recipe.lr if task.has("recipe") and task.recipe.optimiser in ("adam", "adamw") else 1e-3
 
 
 def _scores(model: torch.nn.Module, split: Split, subject: Subject, panel: Panel) -> np.ndarray:
