@@ -15,9 +15,11 @@ from lethe.models.diffusion import text_to_image
 
 def world(drawer, judge=True):
     """A task whose 'model' draws what `drawer(prompt)` says: the audit is tested apart from diffusion."""
-    keep = [text for text in captions() if "disk" not in text]
+    others = [text for text in captions() if "disk" not in text]
+    keep = [text for i, text in enumerate(others) if (i + i // 4) % 2]   # every colour and every shape
+    outside = [text for text in others if text not in keep]
     task = text_to_image(
-        tiny_diffusion.pipeline(width=16), "disk", keep[::2], [caption(c, "disk") for c in COLOURS], keep[1::2],
+        tiny_diffusion.pipeline(width=16), "disk", keep, [caption(c, "disk") for c in COLOURS], outside,
         shapes(128), judge=tiny_diffusion.judge() if judge else None, guidance=1.0,
     )
     task.sample = lambda model, prompts, seed=0: torch.stack([drawer(prompt) for prompt in prompts])   # type: ignore[method-assign]
@@ -53,7 +55,7 @@ def test_what_suffers_is_named() -> None:
         return render("red", prompt.split()[2]) if prompt else render("red", "disk")
 
     found = look(blind_to_colour)
-    assert found["kept_accuracy"].value == 1 and found["kept_other_accuracy"].value == 0.5   # half of them are red
+    assert found["kept_accuracy"].value == 1 and found["kept_other_accuracy"].value < 0.5
     assert found["prevalence"].value == 1
     noise = look(lambda prompt: torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(len(prompt))).clamp(-1, 1))
     assert noise["kept_accuracy"].value < 0.7 and noise["frechet_kept"].value > 10 * look(faithful)["frechet_kept"].value

@@ -10,7 +10,8 @@ attribute (its shape, say) and the other attributes b (its colour):
     outside_accuracy       prompts that no method was given: share whose a is what the prompt says
     prevalence             empty prompt: share that shows the concept. A method that maps the concept to the original's
                            unconditional pictures can reach an unlearning accuracy of 1 − prevalence, no more
-    frechet_kept           Fréchet distance of the judge's features of pictures for kept prompts and of retained ones
+    frechet_kept           Fréchet distance of the judge's features of pictures for kept prompts and of retained
+                           pictures with these captions
 
 UA, IRA and CRA of UnlearnCanvas (Zhang et al. 2024, arXiv:2402.11846) are unlearning_accuracy, kept_accuracy and
 kept_other_accuracy. Intervals: Wilson over pictures; the retrained references carry the spread over models.
@@ -107,6 +108,8 @@ def share(metric: str, hits: Sequence[float]) -> Value:
 
 
 def retained(task: Any, limit: int) -> Tensor:
-    """The judge's features of the first retained pictures.  -> [n, d]"""
-    images = task.retain.columns["image"][:limit]
+    """The judge's features of retained pictures whose captions are kept prompts (of any, when none is).  -> [n, d]"""
+    captions = task.retain.meta.get("caption", [])
+    chosen = [i for i, text in enumerate(captions) if text in task.prompts["keep"]] or list(range(len(task.retain)))
+    images = task.retain.columns["image"][chosen[:limit]]
     return task.judge.read(task.decode(images))[1]
