@@ -86,7 +86,7 @@ def run(cfg: Scrub, task: Task, loop: Loop) -> Outcome:
         return -task.divergence(on_forget(batch), task.outputs(m, batch), batch, cfg.temperature)
 
     def obey(m: nn.Module, batch: Batch) -> Tensor:
-        loss = cfg.gamma * task.nll(m, batch) if cfg.gamma else 0.0
+        loss = cfg.gamma * task.nll(m, batch)
         if on_retain is not None:
             loss = loss + cfg.alpha * task.divergence(on_retain(batch), task.outputs(m, batch), batch, cfg.temperature)
         return loss
