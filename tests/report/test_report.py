@@ -121,7 +121,7 @@ def test_what_users_write_is_escaped_everywhere() -> None:
     data["versions"] = {EVIL: EVIL}
     for subject in case["subjects"]:
         if subject["role"] == "method":
-            subject.update(name=f"{subject['name']} {EVIL} $x_", notes=[EVIL], config={"lr": EVIL})
+            subject.update(name=f"{subject['name']} {EVIL} $\\frac$", notes=[EVIL], config={"lr": EVIL})
             subject["conclusion"]["text"] = EVIL
             subject["samples"] = [
                 {"kind": "text", "prompt": EVIL, "truth": EVIL, "before": EVIL, "after": EVIL},
@@ -206,6 +206,8 @@ def test_a_powerless_test_is_not_called_a_success() -> None:
     found = view.answer(view.cases(data)[0])
     assert found.level == "none" and "No method can be judged" in found.headline
     assert any("untouched model was not told apart either" in w for w in found.warnings)
+    data["scenarios"][0]["subjects"][1]["conclusion"]["verdict"] = "inside"   # the retrained one alone proves nothing
+    assert not any("Check of the tests" in sentence for sentence in view.answer(view.cases(data)[0]).sentences)
 
 
 def test_values_that_are_only_shown_do_not_lead() -> None:
