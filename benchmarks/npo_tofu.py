@@ -5,7 +5,7 @@ them), forget forget05 (200 questions and answers) with equally many retained on
 the same order and the same AdamW steps. Tokens: a byte-level BPE of 4,096, learnt from TOFU's text.
 
     plain   a second, frozen model in memory that is asked at every step; every sequence padded to the longest of TOFU
-            (183 tokens, 67 in the mean); logits for every position; one backward pass for both terms
+            (183 tokens; 67 in the mean); logits for every position; one backward pass for both terms
     Lethe   `lethe.methods.lm.npo` through the Loop: the original asked once, batches of similar length cut to their
             own longest, the head only on answer tokens
 
@@ -192,7 +192,7 @@ def operations(forget: Split, retain: Split) -> dict[str, float]:
             found["plain"] += passes * (body(torch.full_like(length, longest)) + head(len(index) * longest))
             found["lethe"] += 3 * (body(torch.full_like(length, float(length.max()))) + head(answers))
             found["unpadded"] += passes * (body(length) + head(answers))
-    for batch in forget.batches(256):
+    for batch in forget.sweep(256):
         found["lethe"] += body(torch.full((len(batch),), float(batch.ids.shape[1]), dtype=torch.float64))
         found["lethe"] += head(int((batch.labels >= 0).sum()))
     return found

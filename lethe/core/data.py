@@ -104,6 +104,18 @@ class Split:
         for part in order.split(size):
             yield self.batch(part)
 
+    def sweep(self, size: int) -> Iterator[Batch]:
+        """As `batches`, for passes whose result does not depend on how the examples are batched.
+
+        A batch of sequences ends early, before one that is more than a quarter longer than its first.
+        """
+        if self.lengths is None:
+            yield from self.batches(size)
+        else:
+            order = torch.argsort(self.lengths, stable=True)
+            for part in order.split(cuts(self.lengths[order].tolist(), size)):
+                yield self.batch(part)
+
     def subset(self, index: Tensor | np.ndarray | Sequence[int], name: str) -> Split:
         """The examples at these positions, as a split of its own."""
         index = np.asarray(index)
@@ -165,6 +177,15 @@ class Split:
         if not len(self):
             raise EmptySplit(f"the {self.name} set is empty, so there is nothing to work on. {remedy}")
         return self
+
+
+def cuts(lengths: Sequence[int], size: int) -> list[int]:
+    """Sizes of consecutive batches of sequences with these ascending lengths, see `Split.sweep`."""
+    starts = [0]
+    for place, length in enumerate(lengths):
+        if place - starts[-1] == size or length > 1.25 * lengths[starts[-1]]:
+            starts.append(place)
+    return [end - start for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True)]
 
 
 def concat(splits: Sequence[Split], name: str) -> Split:

@@ -52,7 +52,7 @@ class Subject:
             parts: list[tuple[Tensor, dict[str, Tensor]]] = []
             model = self.model.to(self.device)
             with evaluating(model):
-                for number, batch in enumerate(split.batches(self.batch_size)):
+                for number, batch in enumerate(split.sweep(self.batch_size)):
                     drawn = self.task.draw(batch, generator(0, "audit", split.name, number), False).to(self.device)
                     parts.append((batch.index, {k: v.cpu() for k, v in self.task.observe(model, drawn).items()}))
             order = torch.argsort(torch.cat([index for index, _ in parts]))
