@@ -21,6 +21,7 @@ from lethe.core.task import Task
 from lethe.engine.auditor import ENOUGH, Subject, applicable, examine
 from lethe.engine.guard import Guard
 from lethe.engine.loop import Loop, Modifiers, Settings
+from lethe.engine.modifiers import resolved
 from lethe.engine.pool import Pool, train_pool
 from lethe.errors import LetheError, NeedsUnmet
 from lethe.results import Report, frame
@@ -73,7 +74,7 @@ def forget(
         chosen = replace(chosen, seed=seed)
     view = task.granted(record.needs)
     place = Path(folder) if folder is not None else None
-    loop = Loop(task, chosen, Modifiers(**(modifiers or {})), guard, place, progress, record.name)
+    loop = Loop(task, chosen, Modifiers(**resolved(modifiers)), guard, place, progress, record.name)
     outcome = record.run(cfg, view, loop)
     outcome.method, outcome.task = record.name, task
     outcome.config = {"name": record.name, **plain(cfg), "settings": plain(chosen), "modifiers": plain(dict(modifiers or {}))}
@@ -144,6 +145,16 @@ def method_of(method: Any, options: Mapping[str, Any] | None = None) -> tuple[Me
     return record, replace(method, **options) if options else method
 
 
+def audits_of(asked: Sequence[Any]) -> list[tuple[Audit, Any]]:
+    """Records and checked configs of audits given by name or {name: …, option: …}; all of them when none is given."""
+    found = []
+    for item in asked or list(catalogue.entries("audits")):
+        options = {"name": item} if isinstance(item, str) else dict(item)
+        record = catalogue.load("audits", options.pop("name"))
+        found.append((record, build(record.config, options)))
+    return found
+
+
 def run_all(task: Task, methods: Sequence[Any], plan: Plan) -> list[tuple[str, Outcome | LetheError]]:
     """(label, outcome or error) of every method and seed. A method that fails does not stop the others."""
     done: list[tuple[str, Outcome | LetheError]] = []
@@ -212,18 +223,13 @@ def _retrained(task: Task, seed: int, yardstick: list[Subject], plan: Plan) -> l
 
 
 def _audits(task: Task, plan: Plan, count: int) -> tuple[list[tuple[Audit, Any]], list[dict[str, str]]]:
-    asked = [{"name": a} if isinstance(a, str) else dict(a) for a in plan.audits]
-    names = [a["name"] for a in asked] or list(catalogue.entries("audits"))
-    options = {a["name"]: {k: v for k, v in a.items() if k != "name"} for a in asked}
     chosen, skipped = [], []
-    for name in names:
-        record = catalogue.load("audits", name)
+    for record, cfg in audits_of(plan.audits):
         why = applicable(record, task, count, plan.depth)
-        if why:
-            if not why.startswith("made for"):
-                skipped.append({"audit": name, "why": why})
-        else:
-            chosen.append((record, build(record.config, options.get(name))))
+        if not why:
+            chosen.append((record, cfg))
+        elif not why.startswith("made for"):
+            skipped.append({"audit": record.name, "why": why})
     return chosen, skipped
 
 

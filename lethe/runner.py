@@ -8,10 +8,11 @@ repeating an interrupted one goes on where it stopped.
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import torch
 import yaml
 from torch import nn
 
-from lethe.api import Plan, Say, run_all, scenario
+from lethe.api import Plan, Say, audits_of, method_of, run_all, scenario
 from lethe.core.config import build, digest, plain
 from lethe.core.data import Split
 from lethe.core.files import write_text
+from lethe.core.modules import named_tensors
 from lethe.core.opened import Context, Opened
 from lethe.core.outcome import Outcome
 from lethe.core.task import Recipe, Task
@@ -30,6 +32,7 @@ from lethe.data.select import divide
 from lethe.engine.checkpoint import load_tensors, save_tensors
 from lethe.engine.guard import Guard
 from lethe.engine.loop import Loop, Settings, recipe_options, recipe_terms
+from lethe.engine.modifiers import resolved
 from lethe.errors import NeedsUnmet, RequestError
 from lethe.ledger import Ledger
 from lethe.request import Request
@@ -113,32 +116,42 @@ def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
         return loop.restored(model, load_tensors(path)[0])
     loop.minimise(model, recipe_terms(task, train), **recipe_options(opened.recipe))
     outcome = loop.finish(model)
-    save_tensors(path, loop.tensors(model), {"seconds": outcome.cost.seconds})
-    shutil.rmtree(cache / "original" / key, ignore_errors=True)
+    if loop.distribution.first:
+        save_tensors(path, named_tensors(outcome.model), {"seconds": outcome.cost.seconds})
+        shutil.rmtree(cache / "original" / key, ignore_errors=True)
     return outcome.model
 
 
-def carry_out(request: Request, options: Options) -> Report:
-    """Forget with every method of the request on every scenario, audit, write the run folder and the ledger."""
-    run = request.hash
+def carry_out(request: Request, options: Options) -> Report | None:
+    """Forget with every method of the request on every scenario, audit, write the run folder and the ledger.
+
+    Under torchrun every process trains and forgets; the first one audits and writes, the others return None.
+    """
+    run, leads = request.hash, os.environ.get("RANK", "0") == "0"
     folder = Path(request.output) / run
     if (folder / "results.json").exists() and not options.again:
         options.say(f"{folder} holds the finished run of this very request; --again repeats it")
         return load(folder)
+    plan = plan_of(request, options)
+    if not leads:
+        for name, task in prepare(request, options).tasks.items():
+            run_all(task, request.methods, replace(plan, folder=_work(folder, name)))
+        return None
     if options.again:
         shutil.rmtree(folder, ignore_errors=True)
     ledger = Ledger(Path(request.output) / "ledger.sqlite")
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "request.yaml", yaml.safe_dump(plain(request), sort_keys=False, allow_unicode=True))
+    ledger.started(run, request.title, options.command, plain(request))
     try:
         prepared = prepare(request, options)
-        cases = [_case(name, task, prepared, request, options, folder) for name, task in prepared.tasks.items()]
+        cases = [_case(name, task, prepared, plan, request, options, folder) for name, task in prepared.tasks.items()]
     except BaseException as error:
         ledger.record_failure(run, plain(request), options.command, f"{type(error).__name__}: {error}")
         raise
     title = request.title or f"{request.family}: {', '.join(m['name'] for m in request.methods)}"
-    results = frame(run, title, options.command, plain(request), cases, time.perf_counter() - began, prepared.settings.device,
+    results = frame(run, title, options.command, plain(request), cases, time.perf_counter() - began, plan.settings.device,
                     torch.get_num_threads())
     report = Report(results)
     report.save(folder / "report.html")
@@ -149,19 +162,34 @@ def carry_out(request: Request, options: Options) -> Report:
     return report
 
 
-def _case(name: str, task: Task, prepared: Prepared, request: Request, options: Options, folder: Path) -> dict[str, Any]:
-    plan = Plan(
+def plan_of(request: Request, options: Options) -> Plan:
+    """Everything that the request says beside model and data, checked before any work starts."""
+    for method in request.methods:
+        method_of(method)
+    audits_of(request.audit.audits)
+    resolved(request.modifiers)
+    return Plan(
         request.audit.depth, request.audit.references, tuple(request.audit.audits), request.audit.strategy, request.seeds,
-        prepared.settings, request.modifiers, build(Guard, request.guard) if request.guard is not None else None,
-        folder / "work" / digest(name), cache_folder(request, options), options.say, options.progress,
+        build(Settings, {**request.settings, "seed": request.seed}), request.modifiers,
+        build(Guard, request.guard) if request.guard is not None else None, None, cache_folder(request, options), options.say,
+        options.progress,
     )
-    runs = run_all(task, request.methods, plan)
+
+
+def _case(name: str, task: Task, prepared: Prepared, plan: Plan, request: Request, options: Options, folder: Path
+          ) -> dict[str, Any]:
+    runs = run_all(task, request.methods, replace(plan, folder=_work(folder, name)))
     if options.export:
         for label, outcome in runs:
             place = folder / "models" / "-".join(part for part in (name, label) if part).replace(" ", "-")
             if isinstance(outcome, Outcome) and not place.exists():
                 outcome.save(place)
     return scenario(task, runs, plan, name, prepared.words[name])
+
+
+def _work(folder: Path, scenario_name: str) -> Path:
+    """Where logs and checkpoints of a scenario stand while it is worked on."""
+    return folder / "work" / digest(scenario_name)
 
 
 def audit_files(request: Request, options: Options, unlearned: Path, depth: str) -> Report:
@@ -171,8 +199,7 @@ def audit_files(request: Request, options: Options, unlearned: Path, depth: str)
     began = time.perf_counter()
     for name, task in prepared.tasks.items():
         outcome = Outcome(prepared.opened.load(unlearned), method=unlearned.name, task=task)
-        plan = Plan(depth, request.audit.references, tuple(request.audit.audits), request.audit.strategy,
-                    settings=prepared.settings, cache=cache_folder(request, options), say=options.say)
+        plan = replace(plan_of(request, options), depth=depth)
         cases.append(scenario(task, [(unlearned.name, outcome)], plan, name, prepared.words[name]))
     results = frame(digest([request.hash, str(unlearned), depth]), f"Audit of {unlearned.name}", options.command, plain(request),
                     cases, time.perf_counter() - began, prepared.settings.device, torch.get_num_threads())
@@ -181,8 +208,8 @@ def audit_files(request: Request, options: Options, unlearned: Path, depth: str)
 
 def dry_run(request: Request, options: Options) -> dict[str, Any]:
     """What a request would do: sizes, steps, parameters; nothing is trained."""
+    settings = plan_of(request, options).settings
     opened = open_request(request, options)
-    settings = build(Settings, {**request.settings, "seed": request.seed})
     start = opened.model or (opened.build(settings.seed) if opened.build else None)
     plans: dict[str, Any] = {}
     for name, selection in request.cases.items():

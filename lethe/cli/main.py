@@ -196,6 +196,8 @@ def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool,
         _show(runner.dry_run(request, options), as_json)
         return
     report = runner.carry_out(request, options)
+    if report is None:   # a follower under torchrun: the first process reports
+        return
     place = Path(request.output) / request.hash
     if as_json:
         print(json.dumps(report.results))

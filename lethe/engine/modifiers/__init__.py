@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lethe.core.config import build, snake
-from lethe.errors import RequestError, unknown_name
+from lethe.errors import RequestError, UnknownKey, nearest, unknown_name
 
 SEAMS = ("where", "combine", "perturb", "average", "weigh")
 
@@ -34,3 +34,12 @@ def resolve(seam: str, value: Any) -> Any:
     if name not in known:
         raise unknown_name(f"{seam} modifier", name, known)
     return build(known[name], options)
+
+
+def resolved(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Members for the seams that `options` names; a seam that does not exist is an error."""
+    for seam in options or {}:
+        if seam not in SEAMS:
+            raise UnknownKey(f"modifiers.{seam} is not a seam of the loop{nearest(seam, SEAMS)}, so nothing was started. "
+                             f"Seams: {', '.join(SEAMS)}.")
+    return {seam: resolve(seam, value) for seam, value in (options or {}).items() if value is not None}
