@@ -183,7 +183,7 @@ def test_floors_of_negative_scores() -> None:
 def test_divergence_is_an_error_and_names_the_loss() -> None:
     work = task()
     loop = Loop(work)
-    with pytest.raises(Diverged, match="the up loss became .* before step"):
+    with pytest.raises(Diverged, match=r"the up loss became .* before step"):
         ascend(loop, lr=1e25, optimiser="sgd")
 
 
