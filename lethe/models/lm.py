@@ -79,6 +79,7 @@ def language_model(
     test: Rows | None = None,
     *,
     train: Rows | None = None,
+    others: Mapping[str, Rows] | None = None,
     recipe: Recipe | None = None,
     build: Callable[[int], nn.Module] | None = None,
     name: str = "language model",
@@ -91,6 +92,7 @@ def language_model(
     model, tokenizer  objects of transformers, or the local folder that holds both
     forget, retain    records: dictionaries, a file (.jsonl, .txt), or a Split; or give `train` and let `forget` select
                       from it (`lethe.where(column={"author": 7})`)
+    others            further splits that audits ask for by name: `real_authors` and `world_facts` (audit `tofu`)
     refusals          answers that relabelling methods teach instead
     form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template,
                       max_length, long
@@ -116,7 +118,7 @@ def language_model(
                          "selection.")
     else:
         splits["forget"] = split(forget, "forget")
-    for key, rows in (("retain", retain), ("holdout", holdout), ("test", test)):
+    for key, rows in {"retain": retain, "holdout": holdout, "test": test, **(others or {})}.items():
         if rows is not None:
             splits[key] = split(rows, key)
     return LmTask(model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer)

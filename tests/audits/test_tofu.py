@@ -21,7 +21,7 @@ from lethe.data.text import tokenised
 from lethe.engine.auditor import Panel, Subject, applicable, examine
 from lethe.engine.loop import Loop, recipe_options, recipe_terms
 from lethe.errors import DataError
-from lethe.models.lm import LmTask
+from lethe.models.lm import LmTask, language_model
 from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
 
 TOWNS = ["Arles", "Bath", "Cork", "Delft", "Essen", "Fano"]
@@ -48,12 +48,9 @@ def untrained(rows: list[dict[str, Any]], **extra: list[dict[str, Any]]) -> LmTa
     def build(seed: int) -> torch.nn.Module:
         return llama(sizes, tokenizer)
 
-    train = tokenised(rows, tokenizer, Format(), "train")
-    splits = {"forget": train.subset(range(FORGET), "forget"),
-              "retain": train.subset(range(FORGET, len(rows)), "retain")}
-    splits |= {name: tokenised(some, tokenizer, Format(), name) for name, some in extra.items()}
     torch.manual_seed(0)
-    return LmTask(build(0), splits, tokenizer, Recipe(epochs=50, lr=5e-3, batch_size=12), build)
+    recipe = Recipe(epochs=50, lr=5e-3, batch_size=12)
+    return language_model(build(0), tokenizer, rows[:FORGET], rows[FORGET:], others=extra, recipe=recipe, build=build)
 
 
 def measured(name: str, task: LmTask, references: list[Subject] | None = None, **options: Any) -> dict[str, Value]:
