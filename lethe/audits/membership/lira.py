@@ -9,6 +9,8 @@ find easy is not held against the model, one that only this model knows is. Repo
 examples with labels that occur in F, and TPR at 1, 5, 10 % FPR. A retrained model has AUC 0.5; it is left out of the
 pool that judges it.
 Needs:    forget, holdout, references.       Cost: none beyond the forward passes.
+Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget, 24 references: doing nothing has AUC 0.65 and
+          TPR 0.32 at 5 % FPR, references 0.50 ± 0.04 and 0.05; the population attack has 0.54 beside 0.50 ± 0.01.
 Limits:   offline: there are no models of the other world (trained with x, then unlearned), so the attack is weaker than
           U-LiRA; its threshold is one-sided, so abnormally low confidence is not called member.
 Deviations: Gaussian with global or per-example variance in the paper: `variance='fixed'` and `'point'`.

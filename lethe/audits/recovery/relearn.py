@@ -1,7 +1,7 @@
 """Relearn: how fast what was forgotten comes back. Golatkar et al. 2020, arXiv:1911.04933.
 
     s(M, t) = mean score on F₂ after t steps of fine-tuning a copy of M on F₁;     F₁, F₂ a random halving of F
-    relearn = ∫ s d(log t) / log T over the checkpoints,     relearn_gain = relearn − s(M, 0)
+    relearn = mean of s over log(1 + t) at the checkpoints 0, 1, 2, 4, … T,     relearn_gain = relearn − s(M, 0)
     AIN = (1 + rt(M)) / geometric mean over retrained models of 1 + rt,  rt = first t with s ≥ (1 − α)·s(original, 0)
 
 F₂ is never trained on, so a retrained model can only generalise to it; a model that merely suppresses its answers gets
@@ -10,7 +10,9 @@ interpolated between checkpoints and censored at T + 1, counted in the detail).
 Same data order, optimiser and steps for all models: Adam, fixed lr, batch-norm statistics frozen.
 AIN, the anamnesis index, is from Chundawat et al. 2023, arXiv:2201.05629.
 Needs:    forget (≥ 4 examples), references.     Cost: T steps for every model.
-Limits:   for random examples a retrained model knows F₂ before the first step; then the curve has nothing to gain.
+Limits:   for random examples a retrained model knows F₂ before the first step; the curve has nothing to gain. What is
+          buried deep takes more than T steps: digits CNN without class 3, 8 retrained models 0.28–0.46, original 1.00;
+          with the original's bias for class 3 lowered by 8 nats 0.89, by 15 0.66, by 30 0.46 (no longer found).
 Deviations: both papers train and measure on all of F; their step counts are then dominated by learning F anew.
 """
 
