@@ -28,7 +28,6 @@ def forget(task: Task, kind: str, case: str, folder: Path | None) -> Outcome:
             average={"name": "ema", "decay": 0.5},
         ),
         "lora": Modifiers(where={"name": "lora", "rank": 2}),
-        "lm_plain": Modifiers(),
     }[case]
     accumulate = 2 if case == "modified" else 1
     settings = Settings(distribution=kind, checkpoint_seconds=0, accumulate=accumulate)
@@ -49,7 +48,7 @@ def main() -> None:
     for work in works:
         kind, case, folder = [*work.split(":"), ""][:3]
         task = tiny.TASKS["lm" if case.startswith("lm") else "classification"]()
-        outcome = forget(task, kind, case, Path(folder) if folder else None)
+        outcome = forget(task, kind, case.removeprefix("lm_"), Path(folder) if folder else None)
         world = torch.distributed.get_world_size()
         if torch.distributed.get_rank() == 0:
             meta = {"notes": outcome.notes, "size": world}

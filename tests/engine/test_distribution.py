@@ -29,7 +29,7 @@ def torchrun(out: Path, *works: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-WORKS = [(kind, case) for kind in ("ddp", "fsdp") for case in ("plain", "modified", "lora")]
+WORKS = [(kind, case) for kind in ("ddp", "fsdp") for case in ("plain", "modified", "lora", "lm_plain")]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 @pytest.mark.parametrize(("kind", "case"), WORKS)
 def test_two_processes_equal_one(kind: str, case: str, pairs: Path) -> None:
     """Sums over two halves differ from one sum by rounding alone (float32: 1e-7 per step)."""
-    task = tiny.TASKS["classification"]()
-    alone = forget(task, "none", case, None)
+    task = tiny.TASKS["lm" if case.startswith("lm") else "classification"]()
+    alone = forget(task, "none", case.removeprefix("lm_"), None)
     together, meta = load_tensors(pairs / f"{kind}-{case}.safetensors")
     assert meta["size"] == 2
     assert meta["notes"] == alone.notes
