@@ -32,9 +32,11 @@ class Numbers:
     families={"any"}, blind="everything",
 )
 def measure(cfg: Numbers, subject: Subject, panel: Panel) -> list[Value]:
+    PANELS[subject.name] = [r.name for r in panel.references]
     return [Value(metric, value) for metric, value in SAID[subject.name].items()]
 
 
+PANELS: dict[str, list[str]] = {}        # the references that each model was seen beside
 SAID: dict[str, dict[str, float]] = {}   # what each model of a test says
 
 
@@ -98,6 +100,12 @@ def test_references_that_agree_exactly_do_not_condemn_a_single_example(hits, ver
     assert judge(measure, value(hits), [value(0)] * 8, value(100)).verdict == verdict
 
 
+def test_what_the_seeds_explain_is_inside_however_sure_the_examples_are():
+    """Every example differs by the same amount, so the paired test has p = 0; retrained models differ as much."""
+    rows = [mean_value("known", np.full(50, x) + 1e-6 * np.arange(50)) for x in [0.13, *SPREAD]]
+    assert judge(measure, rows[0], rows[1:], rows[0]).verdict == INSIDE
+
+
 def test_false_alarms_stay_below_the_level_for_counts_and_for_normal_values():
     """Where all references have 0 of 100, Student's prediction alone has p = 0 for 1 of 100: 4 % false alarms at 0.5 %."""
     rng, alarms, plain = np.random.default_rng(0), 0, 0
@@ -141,6 +149,7 @@ def test_each_reference_is_held_against_the_others():
     found = exam({"known": 0.11}, {"known": 0.9}, [{"known": x} for x in [*SPREAD, 0.8]])
     last = found["r8"][0]
     assert last.yardstick.values == tuple(SPREAD) and last.verdict == OUTSIDE
+    assert "r8" not in PANELS["r8"] and len(PANELS["r8"]) == 8 and len(PANELS["model"]) == 9
     assert found["r0"][0].yardstick.n == 8 and found["model"][0].yardstick.n == 9
 
 
@@ -149,6 +158,7 @@ def test_direction():
     assert exam({"known": 0.8}, {"known": 0.9}, low)["model"][0].direction == "still knows"
     assert exam({"known": 1.0}, {"known": 0.9}, low)["model"][0].direction == "still knows"
     assert exam({"known": 0.0}, {"known": 0.9}, low)["model"][0].direction == "over-forgotten"
+    assert exam({"known": 0.0}, {"known": 0.01}, low)["model"][0].direction == "still knows"
     assert exam({"far": 0.9}, {"far": 0.9}, [{"far": x} for x in SPREAD])["model"][0].direction == "differs"
     assert exam({"known": 0.11}, {"known": 0.9}, low)["model"][0].direction == ""
 

@@ -71,5 +71,7 @@ def test_an_ensemble_has_klom():
     for group in (same, moved):
         group[0].siblings = group[1:]
     assert values(klom, moved[0], pool)["klom_forget"].value > 5 * values(klom, same[0], pool)["klom_forget"].value
+    p, q = (np.stack([m.numbers(task.forget, "margin") for m in group]) for group in (pool[:4], moved))
+    assert values(klom, moved[0], pool)["klom_forget"].value == pytest.approx(np.median(gaussian_kl(p, q)))
     assert values(klom, same[0], pool)["klom_bins_forget"].detail == {"models": 4}
     assert "klom_forget" not in values(klom, same[0], pool[:3])

@@ -12,10 +12,10 @@ from panels import pool, silenced, values
 from lethe.core.catalogue import load
 from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
-from lethe.engine.auditor import Subject
+from lethe.engine.auditor import Panel, Subject
 
 relearn = load("audits", "relearn")
-from lethe.audits.recovery.relearn import checkpoints, log_mean, relearn_time  # noqa: E402
+from lethe.audits.recovery.relearn import _halves, checkpoints, log_mean, relearn_time  # noqa: E402
 
 
 def test_checkpoints_are_log_spaced_and_end_at_the_last_step():
@@ -45,6 +45,13 @@ def test_silenced_knowledge_comes_back_and_models_are_left_alone():
     assert curve[0] < 0.2 and curve[-1] == 1
     assert found["relearn_gain"].value == pytest.approx(found["relearn"].value - curve[0])
     assert (state_fingerprint(quiet.model), state_fingerprint(references[0].model)) == before
+
+
+def test_halves_are_disjoint_and_the_same_for_all():
+    task = tiny.classification(Where(label=3))
+    panel = Panel(task, Subject("o", task.original, task), [])
+    learned, tested = _halves(panel)
+    assert sorted([*learned.ids, *tested.ids]) == sorted(task.forget.ids) and _halves(panel)[1] is tested
 
 
 def test_ain_of_a_model_that_knows_is_one_step_against_all_of_theirs():
