@@ -16,6 +16,10 @@ memory  peak resident size of that process minus its resident size just before t
 bound   the ratio of floating-point operations in matrix products, counted over the real batches (`operations`): what
         the speed-up would be if every operation took the same time and everything else none
 losses  the largest difference between the losses of both ways over all steps; float rounding, nothing else
+
+Measured (2 cores shared with other work, one thread, torch 2.13 CPU, 3 pairs): CPU time 3.24 × [3.13, 3.25] against a
+bound of 2.90 × (the plain way's softmax over all positions costs time that the bound does not count), memory 0.36 ×
+[0.34, 0.38], losses of 13 steps equal within 8e-6. Wall time 2.90 × [2.46, 3.19], disturbed by the other work.
 """
 
 from __future__ import annotations
