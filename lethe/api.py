@@ -184,13 +184,15 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
     yardstick, pool = references(task, plan)
     original = Subject("original", task.granted({"original"}).original, task)
     fresh = _retrained(task, seed, yardstick, plan)
-    good = [(label, run) for label, run in runs if isinstance(run, Outcome)]
-    subjects = [*fresh, *[Subject(label or run.method, run.model, task, run.cost.seconds) for label, run in good]]
+    subjects = [*fresh, *_subjects(task, runs)]
     for subject in [original, *yardstick, *subjects]:
         subject.device = device
     chosen, skipped = _audits(task, plan, len(yardstick))
     plan.say("auditing")
     evidence = examine(task, subjects, original, yardstick, chosen, plan.depth, seed, lambda a: plan.say(f"auditing: {a}"))
+    skipped += [{"audit": f"{audit.name}: {name}", "why": f"needs {metric.asks}"} for audit, _ in chosen
+                for name, metric in audit.metrics.items()
+                if metric.asks and not any(e.metric == name for s in subjects for e in evidence[s.name])]
     rows = [_row("original", "original", evidence["original"])]
     rows += [_row(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in fresh]
     for label, run in runs:
@@ -220,6 +222,19 @@ def _retrained(task: Task, seed: int, yardstick: list[Subject], plan: Plan) -> l
     pool = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="loop", cache=plan.cache, progress=plan.say,
                       device=plan.settings.device)
     return [Subject("retrained", pool.models[0], task, pool.seconds[0])]
+
+
+def _subjects(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]]) -> list[Subject]:
+    """The runs that ended well; runs of one method that differ only in their seed are siblings."""
+    groups: dict[str, list[Subject]] = {}
+    for label, run in runs:
+        if isinstance(run, Outcome):
+            group = groups.setdefault(label.split(" seed ")[0], [])
+            group.append(Subject(label or run.method, run.model, task, run.cost.seconds))
+    for group in groups.values():
+        for subject in group:
+            subject.siblings = [other for other in group if other is not subject]
+    return [subject for group in groups.values() for subject in group]
 
 
 def _audits(task: Task, plan: Plan, count: int) -> tuple[list[tuple[Audit, Any]], list[dict[str, str]]]:

@@ -31,6 +31,7 @@ class Metric:
     tier  the family of hypotheses corrected together by Holm: forgetting | utility | cost
     null  value of a model that never saw the data, where one is known without retraining (0.5 for an AUC)
     distance  tells how far from retraining, not in which direction
+    asks  what it needs beyond the audit's own needs, in words; said in the report when it could not be computed
     """
 
     definition: str
@@ -41,6 +42,7 @@ class Metric:
     unit: str = ""
     null: float | None = None
     distance: bool = False
+    asks: str = ""
 
 
 @dataclass(frozen=True)
