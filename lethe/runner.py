@@ -11,7 +11,7 @@ import importlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def _case(name: str, task: Task, prepared: Prepared, plan: Plan, request: Reques
     runs = run_all(task, request.methods, replace(plan, folder=_work(folder, name)))
     if options.export:
         for label, outcome in runs:
-            place = folder / "models" / "-".join(part for part in (name, label) if part).replace(" ", "-")
+            place = models_folder(folder, name) / label.replace(" ", "-")
             if isinstance(outcome, Outcome) and not place.exists():
                 outcome.save(place)
     return scenario(task, runs, plan, name, prepared.words[name])
@@ -192,18 +192,35 @@ def _work(folder: Path, scenario_name: str) -> Path:
     return folder / "work" / digest(scenario_name)
 
 
-def audit_files(request: Request, options: Options, unlearned: Path, depth: str) -> Report:
-    """Audit a saved model of any origin on the task of a request."""
-    prepared = prepare(request, options)
-    cases = []
+def audit_files(request: Request, options: Options, models: Mapping[str, Sequence[Path]], depth: str) -> Report:
+    """Audit saved models of any origin, by scenario, on the tasks of a request."""
+    plan = replace(plan_of(request, options), depth=depth)
     began = time.perf_counter()
-    for name, task in prepared.tasks.items():
-        outcome = Outcome(prepared.opened.load(unlearned), method=unlearned.name, task=task)
-        plan = replace(plan_of(request, options), depth=depth)
-        cases.append(scenario(task, [(unlearned.name, outcome)], plan, name, prepared.words[name]))
-    results = frame(digest([request.hash, str(unlearned), depth]), f"Audit of {unlearned.name}", options.command, plain(request),
-                    cases, time.perf_counter() - began, prepared.settings.device, torch.get_num_threads())
+    prepared = prepare(request, options)
+    cases, names = [], [str(path) for paths in models.values() for path in paths]
+    for name, paths in models.items():
+        task = prepared.tasks[name]
+        runs = [(f"model {path.name}" if path.name in CONTROLS else path.name,
+                 Outcome(prepared.opened.load(path), method=path.name, task=task)) for path in paths]
+        cases.append(scenario(task, runs, plan, name, prepared.words[name]))
+    title = f"Audit ({depth}) of {', '.join(names)}"
+    results = frame(digest([request.hash, names, depth]), title, options.command, plain(request), cases,
+                    time.perf_counter() - began, plan.settings.device, torch.get_num_threads())
     return Report(results)
+
+
+CONTROLS = {"original", "retrained"}   # names of the rows that stand in every table
+
+
+def saved_models(request: Request, folder: Path) -> dict[str, list[Path]]:
+    """The models that a run has written, by scenario."""
+    found = {name: sorted(p for p in models_folder(folder, name).glob("*") if p.is_dir()) for name in request.cases}
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def models_folder(folder: Path, scenario_name: str) -> Path:
+    """Where the models of a scenario are written."""
+    return folder / "models" / scenario_name.replace(" ", "-")
 
 
 def dry_run(request: Request, options: Options) -> dict[str, Any]:

@@ -54,24 +54,23 @@ def audit(target: Annotated[Path, typer.Argument(metavar="RUN|REQUEST", help="A 
     """Audit the models of a run again, or any saved model on the task of a request."""
     from lethe.request import read
 
-    source = target / "request.yaml" if target.is_dir() else target
-    request = read(source, overrides or [])
-    models = [unlearned] if unlearned else sorted((target / "models").glob("*")) if target.is_dir() else []
+    request = read(target / "request.yaml" if target.is_dir() else target, overrides or [])
+    _one_thread()
+    from lethe import runner
+
+    models = {name: [unlearned] for name in request.cases} if unlearned else runner.saved_models(request, target)
     if not models:
         _fail(f"{target} holds no saved model to audit; nothing was started. Give --unlearned FOLDER, or run with `lethe run`, "
               "which saves the model.")
     if dry_run:
-        _show({"models": [str(m) for m in models], "depth": depth, "references": request.audit.references}, as_json)
+        plan = {name or "request": [str(path) for path in paths] for name, paths in models.items()}
+        _show({"models": plan, "depth": depth, "references": request.audit.references}, as_json)
         return
-    from lethe import runner
-
-    options = runner.Options(data_root, _command(), say=_say)
-    for model in models:
-        report = runner.audit_files(request, options, model, depth)
-        place = output or Path(f"{model.name}-audit.html")
-        report.save(place)
-        report.save(place.with_suffix(".json"))
-        print(json.dumps(report.results) if as_json else f"{report.table()}\n{place}")
+    found = runner.audit_files(request, runner.Options(data_root, _command(), say=_say), models, depth)
+    place = output or (target / f"audit-{depth}.html" if target.is_dir() else Path(f"{target.stem}-audit.html"))
+    found.save(place)
+    found.save(place.with_suffix(".json"))
+    print(json.dumps(found.results) if as_json else f"{found.table()}\n\nPage:    {place}")
 
 
 @app.command()
