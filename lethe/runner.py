@@ -255,7 +255,7 @@ def describe(selection: Any, count: int) -> str:
 
 
 def _parts(opened: Opened, selection: Any) -> dict[str, Split]:
-    others: dict[str, Split] = {str(key): opened.splits[key] for key in ("holdout", "test") if key in opened.splits}
+    others = {key: split for key, split in opened.splits.items() if key not in ("train", "forget", "retain")}
     if selection is None:
         if "forget" not in opened.splits:
             raise RequestError("the request does not say what to forget, so nothing was started. Add forget: {label: 3}, "
