@@ -1,0 +1,119 @@
+"""Erasing "disk" on the preset's model: the methods' claims. One trained model, three seeds of the edit.
+
+The model is trained once (about 3 CPU minutes) and kept in pytest's cache folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+
+from lethe.api import forget
+from lethe.audits.diffusion.concept_inversion import ConceptInversion
+from lethe.audits.diffusion.concept_inversion import measure as concept_inversion
+from lethe.audits.diffusion.erasure import Erasure
+from lethe.audits.diffusion.erasure import measure as erasure
+from lethe.audits.diffusion.pointwise_mi import PointwiseMi
+from lethe.audits.diffusion.pointwise_mi import measure as pointwise_mi
+from lethe.core.task import Task
+from lethe.engine.auditor import Panel, Subject
+from lethe.request import read
+from lethe.runner import Options, prepare
+
+PRESET = Path(__file__).resolve().parents[2] / "presets" / "shapes_erase.yaml"
+SEEDS = (0, 1, 2)
+OPTIONS = {
+    "mim_mu": {"lr": 3e-4, "epochs": 12, "batch_size": 16},
+    "sdd": {"lr": 3e-4, "epochs": 12, "batch_size": 16},
+    "esd": {"lr": 3e-4, "steps": 100, "batch_size": 16, "sampler_steps": 20, "start_guidance": 1.0},
+}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def task(request: pytest.FixtureRequest) -> Task:
+    cache = request.config.cache.mkdir("lethe")
+    return prepare(read(PRESET), Options(cache=cache, progress=False)).tasks[""]
+
+
+def seen(task: Task, model: torch.nn.Module) -> dict[str, float]:
+    subject = Subject("model", model, task)
+    panel = Panel(task, Subject("original", task.original, task), [])
+    values = erasure.measure(Erasure(per_prompt=16), subject, panel) + pointwise_mi.measure(PointwiseMi(), subject, panel)
+    found = {value.metric: value.value for value in values}
+    print({name: round(value, 3) for name, value in found.items()})
+    return found
+
+
+@pytest.fixture(scope="module")
+def original(task: Task) -> dict[str, float]:
+    return seen(task, task.original)
+
+
+@pytest.fixture(scope="module")
+def table(task: Task) -> dict[str, list[dict[str, float]]]:
+    return {name: [seen(task, forget(task, name, seed=s, progress=False, **options).model) for s in SEEDS]
+            for name, options in OPTIONS.items()}
+
+
+def mean(rows: list[dict[str, float]], metric: str) -> float:
+    return fmean(row[metric] for row in rows)
+
+
+def test_the_original_is_found_out(original: dict[str, float]) -> None:
+    assert original["unlearning_accuracy"] < 0.15
+    assert min(original[k] for k in ("kept_accuracy", "kept_other_accuracy", "outside_accuracy")) > 0.9
+
+
+def test_noise_fails_utility(task: Task) -> None:
+    model = task.copy_of_original().eval()
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * p.std() * 0.5 if p.numel() > 1 else 0)
+    assert seen(task, model)["kept_accuracy"] < 0.6
+
+
+def test_a_retrained_model_passes_and_is_hard_to_invert(task: Task) -> None:
+    model = forget(task, "retrain", progress=False).model
+    found = seen(task, model)
+    assert found["unlearning_accuracy"] > 0.9 and found["kept_accuracy"] > 0.9 and found["prevalence"] < 0.1
+    panel = Panel(task, Subject("original", task.original, task), [])
+    recovered = [concept_inversion.measure(ConceptInversion(), Subject("model", m, task), panel)[0].value
+                 for m in (task.original, model)]
+    assert recovered[0] > 0.8 and recovered[1] < recovered[0] - 0.3
+
+
+def test_mim_mu_and_esd_erase_as_far_as_the_unconditional_law_allows(
+    table: dict[str, list[dict[str, float]]], original: dict[str, float]
+) -> None:
+    reachable = 1 - original["prevalence"]
+    for name in ("mim_mu", "esd"):   # sdd does not: its unconditional pictures turn into the concept
+        assert mean(table[name], "unlearning_accuracy") >= reachable - 0.05, name
+
+
+def test_a_frozen_target_keeps_more_than_a_moving_one(table: dict[str, list[dict[str, float]]]) -> None:
+    kept = {name: mean(rows, "kept_accuracy") for name, rows in table.items()}
+    assert kept["mim_mu"] >= kept["esd"] > kept["sdd"]
+    colours = {name: mean(rows, "kept_other_accuracy") for name, rows in table.items()}
+    assert min(colours["mim_mu"], colours["esd"]) > colours["sdd"]
+
+
+def test_preserved_prompts_help_uce(task: Task) -> None:
+    with_keep, without = (
+        seen(task, forget(task, "uce", tokens="all", preserve=keep, progress=False).model) for keep in (True, False)
+    )
+    assert with_keep["kept_accuracy"] >= without["kept_accuracy"] + 0.1
+    assert with_keep["kept_other_accuracy"] >= without["kept_other_accuracy"] + 0.1
+
+
+def test_moving_everything_else_changes_unconditional_pictures_more(task: Task) -> None:
+    empty = [""] * 64
+    before = task.sample(task.original, empty)   # type: ignore[attr-defined]
+    options = {**OPTIONS["esd"], "steps": 60}
+    moved = {v: (task.sample(forget(task, "esd", variant=v, progress=False, **options).model, empty) - before).abs().mean()  # type: ignore[attr-defined]
+             for v in ("x", "u")}
+    assert moved["u"] > moved["x"]
