@@ -7,6 +7,9 @@ I-MMSE identity, Guo, Shamai & Verdú 2005; for diffusion Kong et al. 2023, arXi
 over pixels. The form with the difference of predictions has less variance than that with the difference of errors, and
 is never negative. The integral is a trapezoid sum over `levels` noise levels between the shares `low` and `high` of the
 schedule, with the same noise for all examples: a lower bound of the whole integral.
+
+Low is not the target, the retrained value is: on the preset shapes_erase a retrained model scores higher on forget
+pictures than the original (21.2 against 9.4 nats, n = 1), because it is surely wrong about them.
 """
 
 from __future__ import annotations
