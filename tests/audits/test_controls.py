@@ -98,7 +98,6 @@ def retrained(task: Task, count: int) -> list[Subject]:
     return [Subject(f"r{i}", m, task, s) for i, (m, s) in enumerate(zip(found.models, found.seconds, strict=True))]
 
 
-@pytest.mark.slow
 def test_class_removal_from_digits():
     task = digits("small_cnn", where(label=3), noise=0.0, epochs=15)
     fresh, *references = retrained(task, 9)
@@ -110,7 +109,6 @@ def test_class_removal_from_digits():
     assert by_metric(found["original"])["mia_auc"].verdict == NO_POWER   # a class is no matter of membership
 
 
-@pytest.mark.slow
 def test_doing_nothing_is_seen_by_the_attack_per_example_and_not_by_one_threshold():
     task = digits("mlp", where(count=60), noise=0.05, epochs=60, hidden=(128, 128))
     fresh, *references = retrained(task, 9)
@@ -121,7 +119,6 @@ def test_doing_nothing_is_seen_by_the_attack_per_example_and_not_by_one_threshol
     assert by_metric(found["fresh"])["lira_auc"].verdict == INSIDE
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["class", "random"])
 def test_false_alarms_among_sixteen_references(kind):
     """Each of 16 references against the other 15, Holm per tier at 5 %: 0.8 expected in each tier; 3 or more has p < 0.05."""

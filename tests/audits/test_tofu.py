@@ -157,7 +157,6 @@ def verdicts(name: str) -> dict[str, str]:
     return {e.metric: e.verdict for e in examined()[name] if e.p is not None}
 
 
-@pytest.mark.slow
 def test_untouched_is_found_out() -> None:
     found = verdicts("untouched")
     assert found["forget_quality_statistic"] == OUTSIDE
@@ -166,13 +165,11 @@ def test_untouched_is_found_out() -> None:
         assert found[metric] == OUTSIDE
 
 
-@pytest.mark.slow
 def test_retrained_passes() -> None:
     found = verdicts("retrained")
     assert OUTSIDE not in found.values() and found["extraction_strength_forget"] == INSIDE
 
 
-@pytest.mark.slow
 def test_noise_fails_utility() -> None:
     found = verdicts("noise")
     assert {found[m] for m in ("probability_retain", "rouge_l_retain", "exact_memorisation_retain")} == {OUTSIDE}

@@ -115,7 +115,6 @@ def test_extraction_strength_constructed() -> None:
     assert exact_memorisation(right, inside).tolist() == [1.0, 0.75, 0.75, 0.75, 0.0]
 
 
-@pytest.mark.slow
 def test_model_utility_interval_covers() -> None:
     """1,000 draws of three correlated terms of 60 examples: 95 % intervals cover the truth 93–97 % of the time."""
     rng, truth, hits = np.random.default_rng(0), tofu.model_utility([0.6, 0.3, 0.5]), 0

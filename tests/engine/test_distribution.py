@@ -46,7 +46,6 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
     return max(float((one[name] - other[name]).abs().max().detach()) for name in one)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "case"), WORKS)
 def test_two_processes_equal_one(kind: str, case: str, pairs: Path) -> None:
     """Sums over two halves differ from one sum by rounding alone (float32: 1e-7 per step)."""
@@ -62,7 +61,6 @@ def test_two_processes_equal_one(kind: str, case: str, pairs: Path) -> None:
         assert largest_difference(expected, start) > 1e-2   # the run did something
 
 
-@pytest.mark.slow
 def test_a_sharded_run_goes_on_from_the_checkpoint_of_one_process(pairs: Path) -> None:
     """Checkpoints hold whole tensors, so the number of processes may change between a kill and the resume."""
     whole = forget(tiny.TASKS["classification"](), "none", "modified", None)

@@ -84,7 +84,6 @@ loop.minimise(loop.start(), {"retain": Term(task.retain, loss)}, lr=1e-2, steps=
 """
 
 
-@pytest.mark.slow
 def test_a_process_that_gets_sigint_ends_with_a_readable_checkpoint(tmp_path: Path) -> None:
     from lethe.engine.checkpoint import load_tensors
 

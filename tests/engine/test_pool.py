@@ -124,7 +124,6 @@ train_pool(mlp_task(), count=6, strategy=sys.argv[2], cache=Path(sys.argv[1]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["loop", "processes"])
 def test_a_killed_pool_goes_on_with_what_is_missing(strategy: str, tmp_path: Path) -> None:
     here = Path(__file__).parent

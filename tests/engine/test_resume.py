@@ -36,7 +36,6 @@ def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.slow
 def test_a_run_killed_twice_ends_in_the_same_bits(tmp_path: Path) -> None:
     """kill -9 at two unforeseen moments, one in the first turn of ascent and one in the second."""
     whole = run(dropping(), None)
