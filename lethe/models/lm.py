@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def _form(options: Mapping[str, Any]) -> Format:
 class ModelSource:
     """`model:` of a language-model request: a local folder, or a small Llama that the recipe trains on the data."""
 
-    folder: str | None = None                   # written by save_pretrained; safetensors
+    folder: str | None = None                   # the model: written by save_pretrained; safetensors
+    base: str | None = None                     # what the recipe fine-tuned to get it: allows retraining without the forget set
     tiny: Mapping[str, Any] | None = None       # sizes of lethe.models.tiny_lm.TinyLlama; {} for the defaults
     attention: str = "sdpa"                     # sdpa | eager; second derivatives on CPU need eager
     dtype: str = "float32"                      # of the folder's weights in memory
@@ -149,6 +151,7 @@ class TextSource:
     holdout: Any = None                         # a file, or a selection from `train` that is kept out of training
     test: Any = None                            # the same
     select: Any = None                          # what of `train` is trained on; default: all but holdout and test
+    others: Mapping[str, str] = field(default_factory=dict)   # further splits by name, e.g. real_authors and world_facts of TOFU
     refusals: str | None = None                 # file with one refusal per line, for methods that relabel
     prompt: str = "prompt"                      # column names, template and limits: see lethe.core.sequences.Format
     answer: str = "answer"
@@ -166,8 +169,9 @@ def open_request(request: Any, context: Context) -> Opened:
         raise RequestError("model: give either folder (a local save_pretrained folder) or tiny (a small Llama trained "
                            "here); nothing was started.")
     form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})  # type: ignore[arg-type]
-    files = {key: read_rows(_located(value, context)) for key in ("train", "forget", "retain", "holdout", "test")
-             if isinstance(value := getattr(data, key), str)}
+    named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
+    files = {key: read_rows(_located(value, context)) for key, value in {**named, **data.others}.items()
+             if isinstance(value, str)}
     if source.folder is not None:
         folder = _located(source.folder, context)
         tokenizer: Any = load_tokenizer(folder)
@@ -177,6 +181,7 @@ def open_request(request: Any, context: Context) -> Opened:
         columns = (data.prompt, data.answer, data.text)
         texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
         tokenizer, model = train_tokenizer(texts, sizes.vocabulary), None
+    base = _located(source.base, context) if source.base is not None else None
     splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
     if "train" in splits:
         splits = _selected(splits, data)
@@ -184,15 +189,16 @@ def open_request(request: Any, context: Context) -> Opened:
     refusals = _located(data.refusals, context).read_text().split("\n") if data.refusals else []
 
     def fresh(seed: int) -> nn.Module:
-        return llama(sizes, tokenizer)
+        return load_folder(base, source.attention, source.dtype) if base is not None else llama(sizes, tokenizer)
 
-    make = fresh if source.tiny is not None else None
+    make = fresh if source.tiny is not None or base is not None else None
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> LmTask:
         return LmTask(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
                       layer=source.layer)
 
-    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype), model, recipe, make)
+    exact = "" if make is not None else "what the model was fine-tuned from is not given (model.base), so it cannot be retrained"
+    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype), model, recipe, make, exact)
 
 
 def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:

@@ -161,10 +161,12 @@ def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
             for i in range(min(len(split), 12)):
                 row = {"prompt": split.meta["prompt"][i], "answer": split.meta["answer"][i], "id": f"{name}-{i}"}
                 handle.write(json.dumps(row) + "\n")
-    path = request(tmp_path, family="lm", model={"folder": "model"}, method={"name": "npo", "lr": 1e-3, "epochs": 2},
-                   data={"forget": "forget.jsonl", "retain": "retain.jsonl", "id": "id"},
-                   audit={"depth": "quick", "references": 0})
-    lethe("run", path, "--json", cwd=tmp_path)
+    path = request(tmp_path, family="lm", model={"folder": "model", "base": "model"}, recipe={"epochs": 1, "lr": 1e-3},
+                   data={"forget": "forget.jsonl", "retain": "retain.jsonl", "id": "id", "others": {"kin": "retain.jsonl"}},
+                   method={"name": "npo", "lr": 1e-3, "epochs": 2}, audit={"depth": "quick", "references": 3})
+    case = json.loads(lethe("run", path, "--json", cwd=tmp_path).stdout)["scenarios"][0]
+    assert case["references"]["count"] == 3 and case["sizes"]["kin"] == case["sizes"]["retain"]
+    assert all(sample["kind"] == "text" for sample in case["subjects"][-1]["samples"])
     saved = only(tmp_path, "runs/*/models/*/config.json").parent
     code = (f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; m = M.from_pretrained({str(saved)!r}); "
             f"t = T.from_pretrained({str(saved)!r}); print(m.generate(**t('a', return_tensors='pt'), max_new_tokens=2).shape[0])")
