@@ -120,12 +120,12 @@ def test_false_alarms_stay_below_the_level_for_counts_and_for_normal_values():
     assert 5 <= normal <= 26      # binomial(300, 0.05): 15 ± 3.8
 
 
-def test_holm_corrects_each_tier_alone():
-    p = [0.02, 0.04, 0.03]
+def test_holm_corrects_each_tier_and_both_share_the_level():
+    p = [0.01, 0.02, 0.02]   # Holm: 0.02, 0.02 | 0.02; two tiers: times 2
     items = [Evidence("a", str(i), 1, None, None, 1, "", (0, 1), "match", tier, 1, OUTSIDE, "+", p[i])
              for i, tier in enumerate(["forgetting", "forgetting", "utility"])]
     done = corrected(items)
-    assert [e.p_holm for e in done] == pytest.approx([0.04, 0.04, 0.03])
+    assert [e.p_holm for e in done] == pytest.approx([0.04, 0.04, 0.04])
     assert [e.verdict for e in done] == [OUTSIDE, OUTSIDE, OUTSIDE]
     assert [e.verdict for e in corrected([*items, items[1]])] == [INSIDE, INSIDE, OUTSIDE, INSIDE]
     assert holm([0.02, 0.04, 0.04]) == pytest.approx([0.06, 0.08, 0.08])

@@ -43,7 +43,7 @@ class Evidence:
 
     verdict     inside | outside | not enough power | no yardstick | shown (reported, not judged)
     side        '+' or '−' when outside: above or below the yardstick
-    p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and Holm-corrected in its tier
+    p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and corrected (Holm in its tier, times tiers)
     original    the same value of the untouched model: the positive control
     original_outside  whether the control was found out
     distance    how far from retraining, without telling in which direction

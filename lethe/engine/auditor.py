@@ -25,11 +25,10 @@ from lethe.core.registry import Audit, Metric
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.statistics import holm, paired_p, prediction_interval, prediction_p, sampling_p
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Settings
 
 DEPTHS = ("quick", "standard", "deep")
 ENOUGH = 3   # references below which no prediction interval is given
-LEVEL = 0.05   # of the joint verdict on one tier
+LEVEL = 0.05   # of the joint verdict on a model
 
 
 @dataclass(eq=False)
@@ -42,7 +41,6 @@ class Subject:
     seconds: float | None = None     # wall time of making it, where known
     device: str = "cpu"
     batch_size: int = 256
-    settings: Settings = field(default_factory=Settings)
     siblings: Sequence[Subject] = ()   # models made by the same procedure with other seeds
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
 
@@ -66,10 +64,6 @@ class Subject:
     def copy(self) -> nn.Module:
         """A trainable copy, for attacks that change the model."""
         return copied(self.model, trainable=True).requires_grad_(True)
-
-    def loop(self, seed: int = 0) -> Loop:
-        """A loop for attacks that train."""
-        return Loop(self.task, replace(self.settings, seed=seed, max_steps=None, max_minutes=None))
 
 
 @dataclass(eq=False)
@@ -243,11 +237,14 @@ def _means(value: Value) -> np.ndarray | None:
 
 
 def corrected(items: list[Evidence]) -> list[Evidence]:
-    """Holm's correction over the judged values of each tier; an 'outside' that does not survive it becomes 'inside'."""
+    """Holm's correction over the judged values of each tier, times the number of judged tiers; an 'outside' that does
+    not survive it becomes 'inside'. So a retrained model is called outside anywhere with probability at most `LEVEL`."""
     result = list(items)
-    for tier in {e.tier for e in items}:
+    tiers = {e.tier for e in items if e.p is not None}
+    for tier in tiers:
         places = [i for i, e in enumerate(items) if e.tier == tier and e.p is not None]
-        for i, p in zip(places, holm([items[i].p or 0.0 for i in places]), strict=True):
+        for i, alone in zip(places, holm([items[i].p or 0.0 for i in places]), strict=True):
+            p = min(1.0, len(tiers) * alone)
             kept = items[i].verdict == OUTSIDE and p <= LEVEL
             side = items[i].side if kept else ""
             result[i] = replace(items[i], p_holm=p, verdict=OUTSIDE if kept else INSIDE, side=side)
