@@ -15,7 +15,7 @@ from lethe.models.classification import ClassificationTask
 from lethe.models.zoo import MLP, SmallCNN
 
 COUNT, REPEATS = 16, 3
-RECIPES = {"mlp": Recipe(epochs=10, lr=1e-3, batch_size=64), "cnn": Recipe(epochs=3, lr=2e-3, batch_size=64)}
+RECIPES = {"mlp": Recipe(epochs=40, lr=1e-3, batch_size=64), "cnn": Recipe(epochs=15, lr=2e-3, batch_size=64)}
 NETS = {"mlp": MLP, "cnn": SmallCNN}
 
 

@@ -117,6 +117,23 @@ def test_arrays_and_a_state_dict(net: Path) -> None:
     assert audit["scenarios"][0]["subjects"]
 
 
+def test_exit_statuses_tell_the_truth(net: Path) -> None:
+    train = tiny.blobs(160, 0, "train").columns
+    np.savez(net / "train.npz", x=train["x"].numpy(), y=train["y"].numpy())
+    path = request(net, family="classification", model=MODEL, data={"kind": "npz", "path": "train.npz", "holdout": 0.2},
+                   forget={"label": 3}, audit={"references": 0, "depth": "quick"}, method={"name": "gradient_ascent", "lr": 1e38})
+    failed = lethe("run", path, cwd=net, status=3)
+    assert "gradient_ascent" in failed.stdout
+    refused = lethe("run", path, "method.lr=-1", cwd=net, status=2)
+    assert "OutOfRange" in refused.stderr and "Traceback" not in refused.stderr
+    assert "forget.label" not in lethe("run", path, "forget={label: 9}", cwd=net, status=2).stdout
+    lethe("run", "missing.yaml", cwd=net, status=2)
+    lethe("describe", "nothing_like_it", cwd=net, status=2)
+    lethe("rum", cwd=net, status=2)
+    failures = json.loads(lethe("results", "--json", cwd=net).stdout)
+    assert {run["status"] for run in failures} >= {"finished", "failed"}
+
+
 def test_a_table_with_a_column_query(net: Path) -> None:
     columns = tiny.blobs(160, 0, "train").columns
     pairs = zip(columns["x"], columns["y"], strict=True)
