@@ -1,4 +1,5 @@
-"""Scores: how well a model does on each split, beside models retrained without the forget set.
+"""Scores: how well a model does on each split, beside models retrained without the forget set. The readouts of Golatkar
+et al. 2020, arXiv:1911.04933; unlearning, retain and test accuracy of Jia et al. 2023, arXiv:2304.04934.
 
     forget_s = mean_{x∈F} score(x);   retain_s, holdout_s, test_s likewise;   *_loss = mean training loss
 

@@ -1,4 +1,4 @@
-"""Runtime: what the method took, as a share of retraining.
+"""Runtime: what the method took, as a share of retraining. Run-time efficiency in Jia et al. 2023, arXiv:2304.04934.
 
     runtime = seconds of making the model / mean seconds of retraining once
 
