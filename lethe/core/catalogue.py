@@ -91,6 +91,14 @@ def load(kind: str, name: str) -> Any:
     return getattr(module, DECORATED[kind])
 
 
+def config_class(kind: str, name: str) -> Any:
+    """The config class of this name, e.g. `SalUn`: what `lethe.methods.SalUn` gives."""
+    for found in entries(kind).values():
+        if found.config == name:
+            return getattr(importlib.import_module(found.module), name)
+    raise AttributeError(f"module 'lethe.{kind}' has no {kind[:-1]} config {name!r}")
+
+
 DECORATED = {"methods": "run", "audits": "measure"}
 
 

@@ -22,13 +22,9 @@ def space(path: Path) -> Iterator[None]:
     """Turn 'no space left' into DiskFull with a remedy."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing "
-                           "partial was left. Free some space and repeat the command: it resumes.") from error
-        raise
-    except Exception as error:  # safetensors reports I/O errors as its own exception type
-        if "No space left" in str(error):
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error):   # safetensors reports I/O errors as its own exception type
             raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing "
                            "partial was left. Free some space and repeat the command: it resumes.") from error
         raise

@@ -70,7 +70,8 @@ def run(cfg: UCE, task: Task, loop: Loop) -> Outcome:
                            "started. Give prompts.")
     model = loop.start(where=KEYS)
     moving = loop.selected(model)
-    projections = {name: p for name, p in moving.items() if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    keys = {f"{name}.weight" for name in seen.attention_projections(model)}
+    projections = {name: p for name, p in moving.items() if name in keys}
     if not projections:
         raise RequestError(f"where={loop.modifiers.where} leaves no key or value projection of cross-attention to "
                            "edit, so nothing would change. Use where=all.")
