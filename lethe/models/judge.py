@@ -43,6 +43,11 @@ class Judge:
         """The attribute that has `concept` among its values, or None."""
         return next((name for name, values in self.attributes.items() if concept in values), None)
 
+    def shows(self, seen: Mapping[str, Tensor], concept: str) -> Tensor:
+        """Which pictures show `concept`, a value of one of the attributes.  {name: [n]} -> [n]"""
+        name, values = next(item for item in self.attributes.items() if concept in item[1])
+        return seen[name] == list(values).index(concept)
+
     def expected(self, prompt: str) -> dict[str, int]:
         """What a prompt asks for: attribute -> position of the value that it names; other attributes are absent."""
         words = re.findall(r"\w+", prompt.lower())

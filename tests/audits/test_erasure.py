@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from lethe.audits.diffusion.erasure import Erasure, measure, share
+from lethe.audits.diffusion.erasure import Erasure, measure
 from lethe.core.evidence import Value
+from lethe.core.measured import mean_value
 from lethe.data.shapes import COLOURS, caption, captions, render, shapes
 from lethe.engine.auditor import Panel, Subject, applicable
 from lethe.models import tiny_diffusion
@@ -62,9 +64,10 @@ def test_what_suffers_is_named() -> None:
 
 
 def test_shares_carry_wilsons_interval() -> None:
-    value = share("kept_accuracy", [1, 1, 1, 0])
+    value = mean_value("kept_accuracy", np.array([1.0, 1.0, 1.0, 0.0]))
     assert value.value == 0.75 and value.low == pytest.approx(0.3006, abs=1e-4)   # Wilson's formula at 3 of 4, by hand
-    assert share("kept_accuracy", []).n == 0
+    found = look(lambda prompt: faithful(prompt.replace("disk", "cross")))["unlearning_accuracy"]
+    assert (found.low, found.high) == (pytest.approx(0.8928, abs=1e-4), 1.0)      # 32 of 32: 1 / (1 + 1.96² / 32)
 
 
 def test_without_a_judge_the_audit_says_so() -> None:

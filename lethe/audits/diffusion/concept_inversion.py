@@ -17,10 +17,10 @@ import torch
 
 from lethe.core.config import Count, Positive, config
 from lethe.core.evidence import Value
+from lethe.core.measured import mean_value
 from lethe.core.modules import copied
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
-from lethe.core.statistics import wilson
 from lethe.engine.auditor import Panel, Subject
 
 
@@ -56,7 +56,4 @@ def measure(cfg: ConceptInversion, subject: Subject, panel: Panel) -> list[Value
         optimiser.step()
     drawn = task.draw_from(model, states.detach().expand(cfg.pictures, -1, -1), panel.seed)
     seen, _ = task.judge.read(task.decode(drawn))
-    attribute = task.judge.attribute_of(task.concept)
-    gone = list(task.judge.attributes[attribute]).index(task.concept)
-    hits = (seen[attribute] == gone).float().tolist()
-    return [Value("recovered", sum(hits) / len(hits), *wilson(sum(hits), len(hits)), len(hits), hits)]
+    return [mean_value("recovered", task.judge.shows(seen, task.concept).double().numpy())]

@@ -22,13 +22,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from lethe.core.config import Count, Natural, config
 from lethe.core.evidence import Value
 from lethe.core.frechet import frechet_of
+from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
-from lethe.core.statistics import wilson
 from lethe.engine.auditor import Panel, Subject
 
 INF = float("inf")
@@ -67,7 +68,6 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
     judge, prompts = task.judge, task.prompts
     attribute = judge.attribute_of(task.concept)
     others = [name for name in judge.attributes if name != attribute]
-    gone = list(judge.attributes[attribute]).index(task.concept)
 
     def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
         asked = [prompt for prompt in group for _ in range(count)]
@@ -80,31 +80,23 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
 
     values = []
     seen, _, wanted = look(prompts["forget"], cfg.per_prompt)
-    values.append(share("unlearning_accuracy", (seen[attribute] != gone).float().tolist()))
-    values.append(share("forget_other_accuracy", right(seen, wanted, others)))
+    shares = {"unlearning_accuracy": (~judge.shows(seen, task.concept)).tolist(),
+              "forget_other_accuracy": right(seen, wanted, others)}
     if prompts.get("keep"):
         seen, features, wanted = look(prompts["keep"], cfg.per_prompt)
-        values.append(share("kept_accuracy", right(seen, wanted, [attribute])))
-        values.append(share("kept_other_accuracy", right(seen, wanted, others)))
+        shares["kept_accuracy"] = right(seen, wanted, [attribute])
+        shares["kept_other_accuracy"] = right(seen, wanted, others)
         if task.has("retain") and len(features) > 1:
             real = panel.once("erasure/retained", lambda: retained(task, cfg.retained))
             if len(real) > 1:
                 values.append(Value("frechet_kept", frechet_of(features, real), n=len(features)))
     if prompts.get("outside"):
         seen, _, wanted = look(prompts["outside"], cfg.per_prompt)
-        values.append(share("outside_accuracy", right(seen, wanted, [attribute])))
+        shares["outside_accuracy"] = right(seen, wanted, [attribute])
     if cfg.empty:
         seen, _, _ = look([""], cfg.empty)
-        values.append(share("prevalence", (seen[attribute] == gone).float().tolist()))
-    return [value for value in values if value.n]
-
-
-def share(metric: str, hits: Sequence[float]) -> Value:
-    """A share with Wilson's interval; n = 0 when nothing was asked."""
-    if not hits:
-        return Value(metric, float("nan"), n=0)
-    low, high = wilson(sum(hits), len(hits))
-    return Value(metric, sum(hits) / len(hits), low, high, len(hits), hits)
+        shares["prevalence"] = judge.shows(seen, task.concept).tolist()
+    return [mean_value(name, np.array(hits, dtype=float)) for name, hits in shares.items() if hits] + values
 
 
 def retained(task: Any, limit: int) -> Tensor:

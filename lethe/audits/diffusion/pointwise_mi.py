@@ -22,10 +22,10 @@ from torch import Tensor
 from lethe.core.config import Count, Fraction, config
 from lethe.core.data import Batch, Split
 from lethe.core.evidence import Value
+from lethe.core.measured import mean_value
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
-from lethe.core.statistics import mean_interval
 from lethe.engine.auditor import Panel, Subject
 
 INF = float("inf")
@@ -57,8 +57,7 @@ def measure(cfg: PointwiseMi, subject: Subject, panel: Panel) -> list[Value]:
     values = []
     for name in ("forget", "retain"):
         if task.has(name):
-            found = informations(cfg, task, subject, task.splits[name]).tolist()
-            values.append(Value(f"mi_{name}", sum(found) / len(found), *mean_interval(found), len(found), found))
+            values.append(mean_value(f"mi_{name}", informations(cfg, task, subject, task.splits[name]).numpy()))
     return values
 
 
