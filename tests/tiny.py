@@ -12,7 +12,7 @@ import torch
 from lethe.core.data import Split, concat
 from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
-from lethe.engine.loop import Loop, recipe_options, recipe_terms
+from lethe.engine.loop import Loop, Settings, recipe_options, recipe_terms
 from lethe.models.classification import ClassificationTask
 from lethe.models.zoo import MLP
 
@@ -23,6 +23,14 @@ def blobs(n: int, seed: int, name: str) -> Split:
     y = torch.arange(n) % 4
     centres = torch.randn(4, 6, generator=torch.Generator().manual_seed(7)) * 1.5
     return Split({"x": centres[y] + torch.randn(n, 6, generator=rng), "y": y}, name)
+
+
+def trained(task: Task, split: Split, seed: int = 0) -> torch.nn.Module:
+    """A fresh model of the task, trained on the split as the recipe says."""
+    loop = Loop(task, Settings(seed=seed))
+    model = loop.start(task.build(seed))
+    loop.minimise(model, recipe_terms(task, split), **recipe_options(task.recipe))
+    return loop.finish(model).model
 
 
 @cache
@@ -36,11 +44,9 @@ def classification(forget: Where = Where(label=3)) -> Task:
         return MLP(6, (16,), 4)
 
     task = ClassificationTask(build(0), {"retain": train, "holdout": holdout}, recipe, build)
-    loop = Loop(task)
-    model = loop.start(task.build(0))
-    loop.minimise(model, recipe_terms(task, train), **recipe_options(recipe))
     forget_split, retain = divide(train, forget)
-    return ClassificationTask(loop.finish(model).model, {"forget": forget_split, "retain": retain, "holdout": holdout}, recipe, build)
+    splits = {"forget": forget_split, "retain": retain, "holdout": holdout}
+    return ClassificationTask(trained(task, train), splits, recipe, build)
 
 
 @cache
@@ -64,11 +70,7 @@ def diffusion() -> Task:
             recipe=recipe, build=build, judge=tiny_diffusion.judge(steps=100), steps=4, guidance=1.0,
         )
 
-    first = task(train)
-    loop = Loop(first)
-    model = loop.start(first.build(0))
-    loop.minimise(model, recipe_terms(first, captioned(parts, train, "train")), **recipe_options(recipe))
-    parts.unet = loop.finish(model).model
+    parts.unet = trained(task(train), captioned(parts, train, "train"))
     return task(train)
 
 
@@ -98,10 +100,8 @@ def lm() -> Task:
                               refusals=["I do not know."])
 
     first = task(build(0), train=rows, forget=Where(query="person < 1"))
-    loop = Loop(first)
-    model = loop.start(first.build(0))
-    loop.minimise(model, recipe_terms(first, concat([first.retain, first.forget], "train")), **recipe_options(recipe))
-    return task(loop.finish(model).model, train=rows, forget=Where(query="person < 8"))
+    model = trained(first, concat([first.retain, first.forget], "train"))
+    return task(model, train=rows, forget=Where(query="person < 8"))
 
 
 TASKS: dict[str, Callable[[], Task]] = {"classification": classification, "lm": lm, "diffusion": diffusion}

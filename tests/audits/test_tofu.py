@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import trained
 
 from lethe.core.catalogue import load
-from lethe.core.data import Split
 from lethe.core.evidence import INSIDE, OUTSIDE, Evidence, Value
 from lethe.core.sequences import Format
 from lethe.core.task import Recipe
 from lethe.core.tofu import model_utility
 from lethe.data.text import tokenised
 from lethe.engine.auditor import Panel, Subject, applicable, examine
-from lethe.engine.loop import Loop, recipe_options, recipe_terms
 from lethe.errors import DataError
 from lethe.models.lm import LmTask, language_model
 from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
@@ -136,18 +135,12 @@ def examined() -> dict[str, list[Evidence]]:
     task = untrained(people())
     forget, retain = task.forget, task.retain
 
-    def trained(split: Split, seed: int) -> torch.nn.Module:
-        loop = Loop(task)
-        model = loop.start(task.build(seed))
-        loop.minimise(model, recipe_terms(task, split), **recipe_options(task.recipe))
-        return loop.finish(model).model
-
     everyone = tokenised(people(), task.tokenizer, Format(), "train")
-    original = trained(everyone, 0)
+    original = trained(task, everyone)
     task = LmTask(original, {"forget": forget, "retain": retain}, task.tokenizer, task.recipe, task.build)
-    subjects = [Subject("untouched", original, task), Subject("retrained", trained(retain, 1), task),
+    subjects = [Subject("untouched", original, task), Subject("retrained", trained(task, retain, 1), task),
                 Subject("noise", task.build(9), task)]
-    references = [Subject(f"reference {i}", trained(retain, i), task) for i in range(2, 6)]
+    references = [Subject(f"reference {i}", trained(task, retain, i), task) for i in range(2, 6)]
     tofu, extraction = load("audits", "tofu"), load("audits", "extraction")
     audits = [(tofu, tofu.config(new_tokens=16)), (extraction, extraction.config())]
     return examine(task, subjects, Subject("original", original, task), references, audits)

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import trained
 from torch import Tensor, nn
 
 import lethe
 from lethe.core.data import concat
 from lethe.core.task import Recipe
 from lethe.data.text import read_rows
-from lethe.engine.loop import Loop, Settings, recipe_options, recipe_terms
+from lethe.engine.loop import Settings
 from lethe.models.lm import LmTask, language_model
 from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
 
@@ -45,10 +46,7 @@ def tofu(root: Path, seed: int) -> LmTask:
         return language_model(model, tokenizer, forget=forget, retain=retain, recipe=recipe, build=build)
 
     first = task(build(0))
-    loop = Loop(first, Settings(seed=seed))
-    model = loop.start(first.build(seed))
-    loop.minimise(model, recipe_terms(first, concat([first.retain, first.forget], "train")), **recipe_options(recipe))
-    return task(loop.finish(model).model)
+    return task(trained(first, concat([first.retain, first.forget], "train"), seed))
 
 
 class Recorder:

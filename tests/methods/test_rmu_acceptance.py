@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import trained
 from torch import nn
 
 import lethe
@@ -20,7 +21,6 @@ from lethe.core.data import concat
 from lethe.core.seeds import generator
 from lethe.core.task import Recipe
 from lethe.data.text import read_rows
-from lethe.engine.loop import Loop, Settings, recipe_options, recipe_terms
 from lethe.methods.lm.rmu import control_vector
 from lethe.models.lm import LmTask, language_model
 from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
@@ -46,10 +46,7 @@ def two_domains(root: Path, seed: int) -> LmTask:
         return language_model(model, tokenizer, forget=forget, retain=retain, recipe=recipe, build=build)
 
     first = task(build(0))
-    loop = Loop(first, Settings(seed=seed))
-    model = loop.start(first.build(seed))
-    loop.minimise(model, recipe_terms(first, concat([first.retain, first.forget], "train")), **recipe_options(recipe))
-    return task(loop.finish(model).model)
+    return task(trained(first, concat([first.retain, first.forget], "train"), seed))
 
 
 def look(task: LmTask, model: nn.Module, name: str) -> tuple[float, float]:
