@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread, the data root, tiny tasks of every family."""
+"""One thread, and the folder of the real data sets. Tiny tasks of every family are in tiny.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers on `nn.Module` that know no family."""
+"""What can be done to any `nn.Module`, whatever its family."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +19,6 @@ from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.data import Batch, Split
 from lethe.core.modules import copied, reinitialised, require_finite, state_fingerprint
 from lethe.errors import NeedsUnmet, NotFinite, NotGranted, SplitsOverlap
-
-SPLITS = ("forget", "retain", "holdout", "test")
 
 
 @config
@@ -51,7 +48,6 @@ class Task(ABC):
     family: ClassVar[str]
     score_name: ClassVar[str] = "score"          # what `score` measures, e.g. accuracy; higher is better
     distinct: ClassVar[bool] = True              # whether two equal examples mean that data leaked between splits
-    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __init__(
         self,
@@ -243,8 +239,3 @@ def missing(what: str) -> str:
         "recipe": "Give recipe= (how the model was trained), so that it can be retrained.",
     }.get(what, f"Give {what}.")
     return f"the task has no {what}, which is needed here, so nothing was started. {remedy}"
-
-
-def labels_array(values: Any) -> np.ndarray:
-    """Labels as int64."""
-    return np.asarray(values).astype(np.int64)

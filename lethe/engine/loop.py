@@ -273,8 +273,9 @@ class Loop:
         """The outcome: the model in eval mode, and what the run cost."""
         for name, p in model.named_parameters():
             if not torch.isfinite(full(p)).all():
-                raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower method.lr, "
-                               "set a clip, or give guard.floor so that the run stops at its last sound point.")
+                raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower "
+                               "method.lr, set a clip, or give guard.floor so that the run stops at its last sound "
+                               "point.")
         model.requires_grad_(True)
         self.resume_from(self.standing())
         self.cost.peak_memory_mb = peak_memory_mb()

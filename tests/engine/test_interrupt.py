@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import classification
 
 from lethe.core.modules import state_fingerprint
 from lethe.core.task import Task
 from lethe.engine.interrupt import Interrupt
 from lethe.engine.loop import Loop, Settings, Term
-from tiny import classification
 
 STEPS = 30
 
