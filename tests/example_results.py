@@ -255,7 +255,6 @@ def _evidence(case: str, name: str, role: str, metric: tuple, rng: random.Random
         "original": before,
         "original_outside": before_outside,
         "seconds": 0.2,
-        "note": "",
         "detail": {},
         "histogram": _histogram(value, rng) if label == "mia_auc" else None,
     }

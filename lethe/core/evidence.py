@@ -43,7 +43,8 @@ class Evidence:
 
     verdict     inside | outside | not enough power | no yardstick | shown (reported, not judged)
     side        '+' or '−' when outside: above or below the yardstick
-    p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and corrected (Holm in its tier, times tiers)
+    p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and corrected (Holm in its tier,
+                times the number of tiers)
     original    the same value of the untouched model: the positive control
     original_outside  whether the control was found out
     distance    how far from retraining, without telling in which direction
@@ -68,7 +69,6 @@ class Evidence:
     original: float | None = None
     original_outside: bool | None = None
     seconds: float = 0.0
-    note: str = ""
     per_sample: Any = None
     detail: dict[str, Any] = field(default_factory=dict)
     distance: bool = False

@@ -39,7 +39,6 @@ class Metric:
     better: str = "match"
     tier: str = "forgetting"
     version: int = 1
-    unit: str = ""
     null: float | None = None
     distance: bool = False
     asks: str = ""

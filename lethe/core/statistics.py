@@ -140,18 +140,17 @@ def auc_interval(members: Floats, others: Floats, level: float = 0.95) -> tuple[
 
 @dataclass(frozen=True)
 class Roc:
-    """Shares of members (`tpr`) and of others (`fpr`) that score at least each threshold, which fall from +∞."""
+    """Shares of members (`tpr`) and of others (`fpr`) that score at least each threshold; thresholds fall from +∞."""
 
     fpr: np.ndarray
     tpr: np.ndarray
-    threshold: np.ndarray
 
 
 def roc(members: Floats, others: Floats) -> Roc:
     """The attack's ROC, one point per distinct score."""
     x, y = np.sort(np.asarray(members, dtype=float)), np.sort(np.asarray(others, dtype=float))
     cut = np.concatenate([[np.inf], np.unique(np.concatenate([x, y]))[::-1]])
-    return Roc(1 - np.searchsorted(y, cut, "left") / len(y), 1 - np.searchsorted(x, cut, "left") / len(x), cut)
+    return Roc(1 - np.searchsorted(y, cut, "left") / len(y), 1 - np.searchsorted(x, cut, "left") / len(x))
 
 
 @dataclass(frozen=True)

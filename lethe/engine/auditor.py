@@ -198,7 +198,7 @@ def judge(audit: Audit, value: Value, others: list[Value], before: Value | None,
     return Evidence(
         audit.name, value.metric, value.value, value.low, value.high, value.n, metric.definition, metric.range,
         metric.better, metric.tier, metric.version, verdict, side, p, None, yardstick, before.value if before else None,
-        None, seconds, audit.blind, value.per_sample, value.detail, metric.distance,
+        None, seconds, value.per_sample, value.detail, metric.distance,
     )
 
 

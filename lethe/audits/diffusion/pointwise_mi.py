@@ -43,9 +43,9 @@ class PointwiseMi:
 
 @audit(
     metrics={
-        "mi_forget": Metric("mean information of the prompt about forget pictures", (0.0, INF), unit="nats"),
-        "mi_retain": Metric("mean information of the prompt about retained pictures", (0.0, INF), "higher", "utility",
-                            unit="nats"),
+        "mi_forget": Metric("mean information of the prompt about forget pictures, in nats", (0.0, INF)),
+        "mi_retain": Metric("mean information of the prompt about retained pictures, in nats", (0.0, INF), "higher",
+                            "utility"),
     },
     families={"diffusion"},
     needs={"forget", "retain?"},
