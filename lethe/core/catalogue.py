@@ -46,7 +46,9 @@ class Entry:
 
     @property
     def title(self) -> str:
-        return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
+        """The first sentence of the docstring: what it does, without the source."""
+        paragraph = " ".join(self.doc.strip().split("\n\n")[0].split())
+        return re.split(r"(?<=[.?!])\s", paragraph, maxsplit=1)[0]
 
     @property
     def needs(self) -> list[str]:
