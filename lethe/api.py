@@ -186,7 +186,7 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
     fresh = _retrained(task, seed, yardstick, plan)
     subjects = [*fresh, *_subjects(task, runs)]
     for subject in [original, *yardstick, *subjects]:
-        subject.device, subject.settings = device, replace(plan.settings, distribution="none")
+        subject.device = device
     chosen, skipped = _audits(task, plan, len(yardstick))
     plan.say("auditing")
     evidence = examine(task, subjects, original, yardstick, chosen, plan.depth, seed, lambda a: plan.say(f"auditing: {a}"))

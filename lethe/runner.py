@@ -157,8 +157,8 @@ def carry_out(request: Request, options: Options) -> Report | None:
     report.save(folder / "report.html")
     report.save(folder / "results.csv")
     report.save(folder / "results.json")   # last: its presence says that the run is finished
-    ledger.record(results, folder)
     shutil.rmtree(folder / "work", ignore_errors=True)
+    ledger.record(results, folder)
     return report
 
 

@@ -18,9 +18,13 @@ def show_results(output: Path, method: str | None, family: str | None, verdict: 
     ledger = Ledger(path)
     if verify:
         broken = ledger.verify()
-        print("the chain is whole" if broken is None else f"broken: {broken}")
         if broken is not None:
             raise RequestError(f"the ledger was changed after it was written: {broken}. Compare with a backup.")
+        changed = [path for run in ledger.runs() for path in ledger.changed_artefacts(run["id"])]
+        if changed:
+            raise RequestError(f"the chain is whole, but {len(changed)} files of its runs are gone or changed: "
+                               f"{', '.join(changed[:5])}. Compare with a backup, or repeat these runs with --again.")
+        print("the chain is whole, and so are the files of its runs")
         return
     runs = ledger.runs(method=method, family=family, verdict=verdict)
     if export is not None:

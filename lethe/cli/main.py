@@ -110,13 +110,9 @@ def audits(family: Annotated[str | None, typer.Option(help="Only those that run 
 @app.command()
 def describe(name: Annotated[str, typer.Argument(help="A method or an audit.")], as_json: Json = False) -> None:
     """Everything about a method or an audit: formula, needs, options with their origin."""
-    from lethe.core.catalogue import entries
-    from lethe.errors import unknown_name
+    from lethe.core.catalogue import find
 
-    known = {**entries("audits"), **entries("methods")}
-    if name not in known:
-        raise unknown_name("method or audit", name, known, "See lethe methods and lethe audits.")
-    entry = known[name]
+    entry = find(name)
     if as_json:
         _show(_entry(entry, whole=True), True)
         return

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lethe.core.catalogue import HOUSE, Entry, entries
+from lethe.core.catalogue import HOUSE, Entry, entries, find
 from lethe.core.files import write_text
 from lethe.errors import OutputExists, RequestError, unknown_name
 
@@ -152,10 +152,7 @@ def write(kind: str, name: str, family: str) -> list[Path]:
 
 def check(name: str) -> int:
     """Print what is missing and run its tests; 0 when everything holds."""
-    known = {**entries("audits"), **entries("methods")}
-    if name not in known:
-        raise unknown_name("method or audit", name, known, "See lethe methods and lethe audits.")
-    entry = known[name]
+    entry = find(name)
     faults = documentation_faults(entry)
     for fault in faults:
         print(f"✗ {fault}")

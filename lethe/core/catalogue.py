@@ -87,6 +87,14 @@ def entry(kind: str, name: str) -> Entry:
     return known[name]
 
 
+def find(name: str) -> Entry:
+    """A method or an audit by its name."""
+    known = {**entries("audits"), **entries("methods")}
+    if name not in known:
+        raise unknown_name("method or audit", name, known, "See lethe methods and lethe audits.")
+    return known[name]
+
+
 def load(kind: str, name: str) -> Any:
     """The `Method` or `Audit` record behind a name; imports its module."""
     module = importlib.import_module(entry(kind, name).module)

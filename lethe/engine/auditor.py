@@ -25,7 +25,6 @@ from lethe.core.registry import Audit, Metric
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.statistics import holm, paired_p, prediction_interval, prediction_p, sampling_p
 from lethe.core.task import Task
-from lethe.engine.loop import Settings
 
 DEPTHS = ("quick", "standard", "deep")
 ENOUGH = 3   # references below which no prediction interval is given
@@ -42,7 +41,6 @@ class Subject:
     seconds: float | None = None     # wall time of making it, where known
     device: str = "cpu"
     batch_size: int = 256
-    settings: Settings = field(default_factory=Settings)
     siblings: Sequence[Subject] = ()   # models made by the same procedure with other seeds
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
 
