@@ -24,7 +24,7 @@ from lethe.api import Plan, Say, audits_of, method_of, run_all, scenario
 from lethe.core.config import build, digest, plain
 from lethe.core.data import Split
 from lethe.core.files import write_text
-from lethe.core.modules import named_tensors
+from lethe.core.modules import named_tensors, seeded
 from lethe.core.opened import Context, Opened
 from lethe.core.outcome import Outcome
 from lethe.core.task import Recipe, Task
@@ -103,9 +103,9 @@ def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
     """The original model, trained by the recipe on everything, from the cache when it is there."""
     assert opened.recipe is not None
     train = opened.splits["train"]
-    start = opened.build(settings.seed) if opened.build else None
-    if start is None:
+    if opened.build is None:
         raise RequestError("the model came without weights and without a way to build it; nothing was started.")
+    start = seeded(opened.build, settings.seed)
     others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
     task = opened.task(start, {"retain": train, **others}, "training")
     key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])

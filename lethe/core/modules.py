@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +22,13 @@ def copied(model: nn.Module, trainable: bool) -> nn.Module:
     if not trainable:
         twin.requires_grad_(False)
     return twin
+
+
+def seeded(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    """`build(seed)` with torch's generator at this seed too: the same weights at every call, in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(seed)
 
 
 def reinitialised(model: nn.Module, seed: int) -> nn.Module:

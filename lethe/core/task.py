@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.data import Batch, Split
-from lethe.core.modules import copied, reinitialised, require_finite, state_fingerprint
+from lethe.core.modules import copied, reinitialised, require_finite, seeded, state_fingerprint
 from lethe.errors import NeedsUnmet, NotFinite, NotGranted, SplitsOverlap
 
 
@@ -162,9 +162,7 @@ class Task(ABC):
     def build(self, seed: int) -> nn.Module:
         """A fresh model: what the recipe starts from. The same seed gives the same weights."""
         if self._build is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                return self._build(seed)
+            return seeded(self._build, seed)
         return reinitialised(self._original, seed)
 
     def unrepeatable(self, reason: str) -> Task:

@@ -205,3 +205,15 @@ def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
     code = (f"from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained({str(saved)!r}); "
             "print(p('a red disk', num_inference_steps=1, output_type='np').images.shape[0])")
     assert without_lethe(code, tmp_path).splitlines()[-1] == "1"
+
+
+def test_the_trained_original_is_found_again_by_another_process(net: Path) -> None:
+    """The cache is named by what determines the weights, so a killed run does not train its original twice."""
+    columns = tiny.blobs(160, 0, "train").columns
+    np.savez(net / "train.npz", x=columns["x"].numpy(), y=columns["y"].numpy())
+    path = request(net, family="classification", model={"code": "net.py:make"}, recipe=RECIPE, method="finetune",
+                   data={"kind": "npz", "path": "train.npz", "holdout": 0.2}, forget={"label": 3},
+                   audit={"references": 0, "depth": "quick"})
+    for method in ("finetune", "gradient_ascent"):
+        lethe("run", path, f"method={method}", "--json", cwd=net)
+    assert only(net, "runs/.cache/original/*.safetensors").exists()
