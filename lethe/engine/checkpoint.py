@@ -90,7 +90,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = handle.metadata() or {}
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
         meta = json.loads(header["lethe"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
         raise CheckpointCorrupted(f"{path} cannot be read ({error}), so the run cannot go on from it. "
                                   "Delete the file and repeat the command: the run starts afresh.") from error
     if _digest(tensors) != header.get("digest"):

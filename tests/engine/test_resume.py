@@ -61,7 +61,7 @@ def current(folder: Path) -> list[int] | None:
     """(call, step) of the checkpoint that stands in the folder."""
     try:
         _, meta = load_tensors(folder / "current.safetensors")
-    except CheckpointCorrupted:   # it is not there
+    except CheckpointCorrupted:   # it is not there, or was replaced while it was read
         return None
     return [meta["call"], meta["step"]]
 
