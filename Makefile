@@ -1,7 +1,7 @@
 # make demo   sets everything up, trains a small network, forgets from it, audits, writes runs/<id>/report.html
 # make test   sets everything up, runs the suite (about 10 minutes on two cores; needs no network)
 PYTHON ?= python3
-# folder of the real data sets; tests and benchmarks that need it are skipped when it is not there
+# folder of the real data sets; tests and speed that need it are skipped when it is not there
 DATA_ROOT ?= ../shared/data
 WORKERS ?= 2
 
@@ -29,11 +29,11 @@ evidence: setup
 	@$(VENV)/python tests/evidence.py
 
 lint: setup
-	$(VENV)/ruff check lethe tests benchmarks tools
+	$(VENV)/ruff check lethe tests speed tools
 	$(VENV)/mypy
 
 bench: setup
-	$(VENV)/python -m benchmarks.all
+	$(VENV)/python -m speed.all
 
 clean:
 	rm -rf .venv runs build dist *.egg-info

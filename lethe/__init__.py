@@ -17,23 +17,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 PUBLIC = {
-    "classification": "lethe.models.classification",
-    "regression": "lethe.models.regression",
-    "language_model": "lethe.models.lm",
-    "text_to_image": "lethe.models.diffusion",
+    "classification": "lethe.models.classification.open",
+    "regression": "lethe.models.regression.open",
+    "language_model": "lethe.models.lm.open",
+    "text_to_image": "lethe.models.diffusion.open",
     "where": "lethe.data.select",
-    "choose": "lethe.engine.choose",
+    "choose": "lethe.pools.choose",
     "forget": "lethe.api",
-    "triage": "lethe.engine.triage",
+    "triage": "lethe.judge.triage",
     "audit": "lethe.api",
     "compare": "lethe.api",
-    "audit_files": "lethe.outside",
-    "Files": "lethe.outside",
-    "Report": "lethe.results",
+    "audit_files": "lethe.work.files",
+    "Files": "lethe.work.files",
+    "Report": "lethe.results.report",
     "Recipe": "lethe.core.task",
-    "Settings": "lethe.engine.loop",
-    "Guard": "lethe.engine.guard",
-    "Split": "lethe.core.data",
+    "Settings": "lethe.train.loop",
+    "Watchdog": "lethe.train.watchdog",
+    "Split": "lethe.core.split",
 }
 
 __all__ = ["PUBLIC", "__version__", *PUBLIC]

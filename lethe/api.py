@@ -11,27 +11,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from lethe import auto
 from lethe.core import catalogue
 from lethe.core.config import build, digest, plain
-from lethe.core.holdout import audited, reserved
 from lethe.core.outcome import Outcome
-from lethe.core.registry import Audit, Method
+from lethe.core.registry import Audit
 from lethe.core.seeds import derive
-from lethe.core.task import Task, missing
-from lethe.engine.auditor import applicable, examine
-from lethe.engine.guard import Guard, usual
-from lethe.engine.loop import Loop, Modifiers, Settings
-from lethe.engine.modifiers import resolved
-from lethe.engine.pool import Pool, train_one, train_pool
-from lethe.engine.rashomon import neighbours
-from lethe.engine.shadows import Shadows
-from lethe.engine.sliced import require_deletable
-from lethe.engine.subject import Procedure, Subject
-from lethe.errors import LetheError, NeedsUnmet
-from lethe.request import ALL
-from lethe.results import Report, frame
-from lethe.scenario import access, declared, false_alarms, row, yardstick_warnings
+from lethe.core.task import Task
+from lethe.core.view import audited, reserved
+from lethe.errors import LetheError
+from lethe.judge.auditor import applicable, examine
+from lethe.judge.neighbours import neighbours
+from lethe.judge.selection import final
+from lethe.pools.pool import Pool, train_one, train_pool
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Procedure, Subject
+from lethe.results.report import Report, frame
+from lethe.results.rows import access, declared, false_alarms, row, yardstick_warnings
+from lethe.train.apply import all_methods, apply, method_of, require
+from lethe.train.loop import Settings
+from lethe.train.watchdog import Watchdog
+from lethe.work.request import ALL
 
 Say = Callable[[str], None]
 
@@ -48,7 +47,7 @@ class Plan:
     seeds: int = 1
     settings: Settings = field(default_factory=Settings)
     modifiers: Mapping[str, Any] | None = None
-    guard: Guard | bool | None = None   # None: the usual one where there are data for it; False: none
+    watchdog: Watchdog | bool | None = None   # None: the usual one where there are data for it; False: none
     folder: Path | None = None        # logs, checkpoints and models of the methods
     cache: Path | None = None         # retrained reference models
     say: Say = lambda text: None
@@ -65,7 +64,7 @@ def forget(
     seed: int | None = None,
     settings: Settings | None = None,
     modifiers: Mapping[str, Any] | None = None,
-    guard: Guard | bool | None = None,
+    watchdog: Watchdog | bool | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
     **options: Any,
@@ -73,8 +72,8 @@ def forget(
     """Run a method on a task.
 
     method   a name (`lethe methods` lists them) with its options as keywords, or a config object; "auto" searches
-             methods and settings, see `lethe.auto`
-    guard    None: the usual one (`lethe.engine.guard`) where there are retained or holdout data; False: none
+             methods and settings, see `lethe.methods.search.auto`
+    watchdog    None: the usual one (`lethe.train.watchdog`) where there are retained or holdout data; False: none
     folder   where log and checkpoints go; a call that was interrupted goes on from there when it is repeated
     Raises RequestError before any work when a name, an option or a need is wrong.
     """
@@ -82,52 +81,7 @@ def forget(
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     record, cfg = method_of(method, options)
-    require(task, record, cfg)
-    view = task.granted(record.needs)
-    place = Path(folder) if folder is not None else None
-    watch = guard if isinstance(guard, Guard) else None if guard is False else usual(task)
-    loop = Loop(task, chosen, Modifiers(**resolved(modifiers)), watch, place, progress, record.name)
-    outcome = record.run(cfg, view, loop)
-    outcome.method, outcome.task = record.name, task
-    outcome.unseen_used |= view.used("holdout")
-    outcome.config = {"name": record.name, **plain(cfg), "settings": plain(chosen), "modifiers": plain(dict(modifiers or {}))}
-    for candidate in outcome.search:
-        if candidate["chosen"]:
-            outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"]}
-    return outcome
-
-
-def fitting(task: Task) -> list[str]:
-    """Names of the methods that can run on a task at their defaults: made for its family, and it has all that they need."""
-    return sorted(name for name, entry in catalogue.entries("methods").items()
-                  if {"any", task.family} & set(entry.families) and not task.lacks([*entry.needs, *entry.instead]))
-
-
-def all_methods(task: Task) -> list[str]:
-    """What `all` stands for: the methods that can run on a task and forget after training.
-
-    Without those whose models are trained for it (`exact`), searching (`auto`), and retraining, which every comparison shows.
-    """
-    entries = catalogue.entries("methods")
-    return [name for name in fitting(task) if name not in ("auto", "retrain") and ".exact." not in entries[name].module]
-
-
-def require(task: Task, record: Method, cfg: Any) -> None:
-    """NeedsUnmet, with the methods that can run, when this one cannot; what is wrong with an exact model it would delete from."""
-    those = f"Methods that can run on this task: {', '.join(fitting(task)) or 'none'}."
-    if not {"any", task.family} & record.families:
-        raise NeedsUnmet(f"{record.name} is made for {', '.join(sorted(record.families))}, the task is {task.family}; "
-                         f"nothing was started. {those}")
-    for need in task.lacks(record.needs):
-        raise NeedsUnmet(f"{record.name}: {missing(need)} {those}")
-    usual = type(cfg)()
-    for need, option in record.instead.items():
-        keys = [one.partition("=")[0] for one in option.split()]
-        if not task.has(need) and any(getattr(cfg, key) == getattr(usual, key) for key in keys):
-            given = option.replace(" ", " method.")
-            raise NeedsUnmet(f"{record.name}: {missing(need)} Or set in its place method.{given}. {those}")
-    if getattr(cfg, "trained", ""):
-        require_deletable(Path(cfg.trained), record.name, task)
+    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None, progress)
 
 
 def references(task: Task, plan: Plan) -> tuple[list[Subject], Pool | None]:
@@ -168,11 +122,11 @@ def procedure_of(run: Outcome, plan: Plan) -> Procedure | None:
     settings = replace(plan.settings, max_minutes=None)
 
     def again(task: Task, seed: int) -> nn.Module:
-        return forget(task, cfg, settings=replace(settings, seed=seed), modifiers=plan.modifiers, guard=plan.guard,
+        return forget(task, cfg, settings=replace(settings, seed=seed), modifiers=plan.modifiers, watchdog=plan.watchdog,
                       progress=False).model
 
     key = digest([record.name, plain(cfg), plain(replace(settings, seed=0)), plain(dict(plan.modifiers or {})),
-                  plain(plan.guard)])
+                  plain(plan.watchdog)])
     return Procedure(key, again, weights=run.kind == "weights")
 
 
@@ -224,19 +178,6 @@ def compare(
 # -- the steps, as the request runner uses them ------------------------------------------------------------------------
 
 
-def method_of(method: Any, options: Mapping[str, Any] | None = None) -> tuple[Method, Any]:
-    """The record and the checked config of a method given by name, by {name: …, option: …} or as a config object."""
-    options = dict(options or {})
-    if isinstance(method, Mapping):
-        options = {**{k: v for k, v in method.items() if k != "name"}, **options}
-        method = method["name"]
-    if isinstance(method, str):
-        record = catalogue.load("methods", method)
-        return record, build(record.config, options)
-    record = catalogue.load("methods", type(method).__module__.rsplit(".", 1)[-1])
-    return record, replace(method, **options) if options else method
-
-
 def _named(method: Any) -> Any:
     return method.get("name") if isinstance(method, Mapping) else method
 
@@ -269,7 +210,7 @@ def run_all(task: Task, methods: Sequence[Any], plan: Plan) -> list[tuple[str, O
             plan.say(f"forgetting: {name}")
             folder = plan.folder / name.replace(" ", "-") if plan.folder else None
             try:
-                done.append((name, forget(task, cfg, settings=settings, modifiers=plan.modifiers, guard=plan.guard,
+                done.append((name, forget(task, cfg, settings=settings, modifiers=plan.modifiers, watchdog=plan.watchdog,
                                           folder=folder, progress=plan.progress)))
             except LetheError as error:
                 done.append((name, error))
@@ -283,7 +224,7 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
     if any(run.unseen_used for run in done):   # what a method learned from is no longer unseen
         task = task.replaced(task._original, holdout=audited(task.holdout), reference=reserved(task.holdout))
     if any(run.search for run in done):
-        task = auto.final(task)   # what chose may not judge
+        task = final(task)   # what chose may not judge
     device, seed = plan.settings.device, plan.settings.seed
     margins = declared(audits_of(plan.audits), plan.margins)   # before any model is looked at
     yardstick, pool = references(task, plan)

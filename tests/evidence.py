@@ -26,17 +26,18 @@ import torch
 from fakes import FAKES
 
 from lethe import api
-from lethe.core.data import Split
-from lethe.core.evidence import NO_POWER, OUTSIDE, Evidence, conclude
-from lethe.core.statistics import auc, clopper_pearson
+from lethe.core.evidence import NO_POWER, OUTSIDE, Evidence
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide, where
-from lethe.engine.auditor import applicable, examine
-from lethe.engine.pool import train_pool
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Subject
-from lethe.models.classification import ClassificationTask
+from lethe.judge.auditor import applicable, examine
+from lethe.judge.conclusions import conclude
+from lethe.maths.statistics import auc, clopper_pearson
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
+from lethe.pools.pool import train_pool
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Subject
 
 REQUESTS: dict[str, tuple[Where, float, str]] = {
     "class": (where(label=3), 0.05, "forget digit 3, 5 % wrong labels"),

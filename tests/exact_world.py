@@ -11,14 +11,14 @@ from tiny import blobs
 from torch import Tensor
 
 from lethe.core import catalogue
-from lethe.core.data import Split
-from lethe.core.ensemble import Ensemble
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.engine.loop import Loop, Settings
-from lethe.engine.sliced import Sliced
-from lethe.models.classification import ClassificationTask
+from lethe.exact.ensemble import Ensemble
+from lethe.exact.sliced import Sliced
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
+from lethe.train.loop import Loop, Settings
 
 RECIPE = Recipe(epochs=4, lr=1e-2, batch_size=16)
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lethe.core.data import Split, concat
 from lethe.core.modules import copied
+from lethe.core.split import Split, concat
 from lethe.core.task import Task
-from lethe.engine.subject import Procedure
+from lethe.pools.subject import Procedure
 
 Make = Callable[[Task, int], nn.Module]
 
@@ -166,6 +166,6 @@ def steps(model: nn.Module, params: list[nn.Parameter], loss: Callable[[], Tenso
 
 def taught(task: Task, split: Split, seed: int) -> nn.Module:
     """A model trained from scratch on the split as the recipe says."""
-    from lethe.engine.pool import train_one
+    from lethe.pools.pool import train_one
 
     return train_one(task, split, seed)[1]

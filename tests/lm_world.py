@@ -12,13 +12,14 @@ import tiny
 import torch
 
 from lethe.core.catalogue import load
-from lethe.core.data import Split
 from lethe.core.evidence import Evidence, Value
 from lethe.core.modules import copied
-from lethe.engine.auditor import examine
-from lethe.engine.pool import train_pool
-from lethe.engine.subject import Panel, Subject
-from lethe.models.lm import LmTask
+from lethe.core.split import Split
+from lethe.judge.auditor import examine
+from lethe.judge.panel import Panel
+from lethe.models.lm.open import LmTask
+from lethe.pools.pool import train_pool
+from lethe.pools.subject import Subject
 
 
 @cache

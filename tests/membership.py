@@ -9,15 +9,16 @@ import torch
 
 from lethe.api import NOTHING, RETRAIN
 from lethe.core.catalogue import load
-from lethe.core.data import Split
 from lethe.core.evidence import Value
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
-from lethe.engine.pool import train_pool
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Panel, Procedure, Subject
-from lethe.models.classification import ClassificationTask
+from lethe.judge.panel import Panel
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
+from lethe.pools.pool import train_pool
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Procedure, Subject
 
 
 def noisy_blobs(n: int, seed: int, name: str) -> Split:

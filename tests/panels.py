@@ -12,8 +12,9 @@ from torch import Tensor
 from lethe.core.modules import copied
 from lethe.core.task import Task
 from lethe.data.select import Where
-from lethe.engine.pool import train_pool
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.pool import train_pool
+from lethe.pools.subject import Subject
 
 
 def said(task: Task, name: str = "model", **splits: dict[str, object]) -> Subject:

@@ -11,12 +11,12 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
-from lethe.core.data import Split, concat
+from lethe.core.split import Split, concat
 from lethe.core.task import Recipe
 from lethe.data.shapes import COLOURS, caption, captions, shapes
-from lethe.models import tiny_diffusion
-from lethe.models.diffusion import text_to_image
-from lethe.models.diffusion_task import DiffusionTask
+from lethe.models.diffusion import small as tiny_diffusion
+from lethe.models.diffusion.open import text_to_image
+from lethe.models.diffusion.task import DiffusionTask
 
 
 class Remembers(nn.Module):

@@ -7,10 +7,10 @@ from typing import Any
 from lethe.core import catalogue
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
-from lethe.engine.guard import Guard
-from lethe.engine.loop import Loop, Settings
+from lethe.train.loop import Loop, Settings
+from lethe.train.watchdog import Watchdog
 
 
-def run(name: str, task: Task, seed: int = 0, guard: Guard | None = None, **options: Any) -> Outcome:
+def run(name: str, task: Task, seed: int = 0, watchdog: Watchdog | None = None, **options: Any) -> Outcome:
     method = catalogue.load("methods", name)
-    return method.run(method.config(**options), task.granted(method.needs), Loop(task, Settings(seed=seed), guard=guard))
+    return method.run(method.config(**options), task.granted(method.needs), Loop(task, Settings(seed=seed), watchdog=watchdog))

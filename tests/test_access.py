@@ -11,11 +11,11 @@ import yaml
 from test_matrix import OPTIONS, small
 from tiny import TASKS
 
-from lethe import api
 from lethe.core import catalogue
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Settings
 from lethe.errors import NeedsUnmet
+from lethe.train import apply
+from lethe.train.loop import Loop, Settings
 
 FAMILIES = ("classification", "regression")
 METHODS = {name: entry for name, entry in catalogue.entries("methods").items() if name != "auto"}   # auto runs the others
@@ -40,7 +40,7 @@ def without(family: str, *parts: str) -> Task:
 def run(name: str, task: Task, **options: Any) -> torch.nn.Module:
     method = catalogue.load("methods", name)
     view, cfg = task.granted(method.needs), small(method.config, {**OPTIONS.get(name, {}), **MORE.get(name, {}), **options})
-    api.require(task, method, cfg)
+    apply.require(task, method, cfg)
     return method.run(cfg, view, Loop(view, Settings(seed=5))).model
 
 
@@ -63,12 +63,12 @@ def test_errors_list_the_methods_that_can_run_and_no_other(family: str, parts: t
     task = without(family, *parts)
     able = [name for name, entry in METHODS.items() if {"any", family} & set(entry.families)
             and not {*entry.needs, *entry.instead} & set(parts)]
-    assert sorted(able) == [name for name in api.fitting(task) if name != "auto"]
+    assert sorted(able) == [name for name in apply.fitting(task) if name != "auto"]
     for name, entry in METHODS.items():
         if {"any", family} & set(entry.families) and name not in able:
             method = catalogue.load("methods", name)
             with pytest.raises(NeedsUnmet) as caught:
-                api.require(task, method, method.config())
+                apply.require(task, method, method.config())
             told = str(caught.value).split("Methods that can run on this task: ")[1].rstrip(".")
             assert set(able) <= set(told.split(", ")) and name not in told.split(", ")
 
@@ -76,6 +76,6 @@ def test_errors_list_the_methods_that_can_run_and_no_other(family: str, parts: t
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_listed_without_retained_data_runs(family: str) -> None:
     task = without(family, "retain")
-    for name in api.fitting(task):
+    for name in apply.fitting(task):
         if name != "auto":
             assert run(name, task) is not None, name

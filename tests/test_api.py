@@ -11,12 +11,12 @@ import torch
 
 import lethe
 from lethe.api import Plan, all_methods, run_all
-from lethe.core.holdout import audited, reserved
 from lethe.core.modules import state_fingerprint
-from lethe.engine.loop import Settings
+from lethe.core.view import audited, reserved
 from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
+from lethe.train.loop import Settings
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_a_report_is_saved_in_three_forms(report: lethe.Report, tmp_path: Path) 
 
 
 def test_a_method_that_fails_stands_in_the_table_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lethe.api.usual", lambda task: None)   # the usual guard would save it
+    monkeypatch.setattr("lethe.train.apply.usual", lambda task: None)   # the usual watchdog would save it
     wild = {"name": "gradient_ascent", "lr": 1e38}
     found = lethe.compare(tiny.classification(), [wild, "finetune"], references=0, depth="quick")
     failed = next(row for row in found.rows() if row["name"] == "gradient_ascent")
@@ -112,5 +112,5 @@ def test_all_stands_for_the_methods_that_forget_after_training() -> None:
     assert {"scrub", "ssd", "delete"} <= set(named) and not {"retrain", "auto", "sisa", "npo"} & set(named)
     alone = ClassificationTask(task.copy_of_original(), {"forget": task.forget})
     assert "scrub" not in all_methods(alone) and "gradient_ascent" in all_methods(alone)
-    some = run_all(alone, ["all"], Plan(guard=False, settings=Settings(max_minutes=1e-4)))
+    some = run_all(alone, ["all"], Plan(watchdog=False, settings=Settings(max_minutes=1e-4)))
     assert [name for name, _ in some] == all_methods(alone)

@@ -15,15 +15,15 @@ from tiny import trained
 from torch import Tensor, nn
 
 from lethe.core import catalogue
-from lethe.core.data import Split
-from lethe.core.importance import example_gradients
 from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.engine.loop import Loop, Settings
 from lethe.errors import LetheError
+from lethe.maths.importance import example_gradients
 from lethe.models import zoo
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.train.loop import Loop, Settings
 
 METHODS = [name for name, entry in catalogue.entries("methods").items()
            if {"any", "classification"} & set(entry.families) and name != "auto"]   # auto runs the others

@@ -9,12 +9,13 @@ import pytest
 from tiny import TASKS
 
 import lethe
-from lethe.auto import RANGES, Auto, candidates, final, parts, rounds, scorer, seconds_of
 from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
-from lethe.engine.loop import Settings
 from lethe.errors import NeedsUnmet, OutOfRange
-from lethe.models.classification import ClassificationTask
+from lethe.judge.selection import final, parts
+from lethe.methods.search.auto import RANGES, Auto, candidates, rounds, scorer, seconds_of
+from lethe.models.classification.task import ClassificationTask
+from lethe.train.loop import Settings
 
 TASK = TASKS["classification"]()
 FEW = ("finetune", "random_label", "ssd")

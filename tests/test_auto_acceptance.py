@@ -15,12 +15,13 @@ import pytest
 from torch import nn
 
 import lethe
-from lethe.auto import candidates, final
 from lethe.core.task import Task
-from lethe.engine.pool import train_pool
-from lethe.engine.subject import Subject
-from lethe.request import read
-from lethe.runner import Options, prepare
+from lethe.judge.selection import final
+from lethe.methods.search.auto import candidates
+from lethe.pools.pool import train_pool
+from lethe.pools.subject import Subject
+from lethe.work.execute import Options, prepare
+from lethe.work.request import read
 
 pytestmark = pytest.mark.slow
 

@@ -17,20 +17,21 @@ from tiny import blobs
 from torch import Tensor, nn
 
 import lethe
-from lethe import api, errors, request
+from lethe import api, errors
 from lethe.core import catalogue
-from lethe.core.data import Split
 from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.arrays import as_split
 from lethe.data.load import load
 from lethe.data.select import Where, divide, where
-from lethe.engine.loop import Modifiers, Settings
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.load import load_classifier
-from lethe.models.regression import RegressionTask
+from lethe.models.regression.task import RegressionTask
 from lethe.models.zoo import MLP
+from lethe.train.loop import Modifiers, Settings
+from lethe.work import request
 
 TRAIN, HOLDOUT = blobs(40, 0, "train"), blobs(40, 1, "holdout")
 

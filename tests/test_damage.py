@@ -17,13 +17,13 @@ import torch
 from test_bad_input import model, task
 from torch import Tensor
 
-import lethe.engine.checkpoint as checkpoint
+import lethe.train.checkpoint as checkpoint
 from lethe import api, errors
 from lethe.core import files
 from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
-from lethe.engine.loop import Loop, Settings
 from lethe.methods.general.neggrad_plus import NegGradPlus
+from lethe.train.loop import Loop, Settings
 
 
 def checkpointed(folder: Path) -> Path:

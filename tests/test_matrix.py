@@ -18,9 +18,9 @@ from lethe.core import catalogue
 from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
-from lethe.engine.journal import Journal
-from lethe.engine.loop import Loop, Modifiers, Settings
 from lethe.errors import NeedsUnmet, NotGranted
+from lethe.train.journal import Journal
+from lethe.train.loop import Loop, Modifiers, Settings
 
 SMALL = 2   # epochs or steps: enough to be interrupted between two steps
 
@@ -157,7 +157,7 @@ IN_PLACE = [pytest.param(name, id=name) for name, entry in catalogue.entries("me
 @pytest.mark.slow
 @pytest.mark.parametrize("key", TASKS)
 def test_every_method_runs_as_a_user_runs_it(key: str) -> None:
-    """By `lethe.forget`, with its defaults and the usual guard."""
+    """By `lethe.forget`, with its defaults and the usual watchdog."""
     task = TASKS[key]()
     for name in all_methods(task):
         if (name, key) not in UNFIT:

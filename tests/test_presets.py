@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lethe.request import read
-from lethe.runner import Options, carry_out, dry_run
+from lethe.work.execute import Options, carry_out, dry_run
+from lethe.work.request import read
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
 REAL = ["adult", "ag_news_topic", "bike_sharing", "etth1_forecast", "faces_identity", "mislabels", "random_share", "sst2_text",

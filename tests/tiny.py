@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from lethe.core.data import Split, concat
+from lethe.core.split import Split, concat
 from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
-from lethe.engine.loop import Loop, Settings, recipe_options, recipe_terms
-from lethe.models.classification import ClassificationTask
-from lethe.models.regression import RegressionTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.models.regression.task import RegressionTask
 from lethe.models.zoo import MLP
+from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
 
 
 def blobs(n: int, seed: int, name: str) -> Split:
@@ -78,8 +78,8 @@ def regression(forget: Where = Where(query="y > 0.9")) -> Task:
 def diffusion() -> Task:
     """A text-conditional UNet on coloured shapes, trained too briefly to draw well; "disk" is to be forgotten."""
     from lethe.data.shapes import COLOURS, caption, captions, shapes
-    from lethe.models import tiny_diffusion
-    from lethe.models.diffusion import captioned, text_to_image
+    from lethe.models.diffusion import small as tiny_diffusion
+    from lethe.models.diffusion.open import captioned, text_to_image
 
     recipe = Recipe(epochs=8, lr=3e-3, batch_size=32, augment="drop_prompt")
     parts, train, holdout = tiny_diffusion.pipeline(width=16), shapes(64), shapes(32, name="holdout")
@@ -102,8 +102,8 @@ def diffusion() -> Task:
 @cache
 def lm() -> Task:
     """A Llama of 40 k weights that knows 32 made-up people by heart; persons 0–7 are to be forgotten."""
-    from lethe.models.lm import language_model
-    from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
+    from lethe.models.lm.open import language_model
+    from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 
     rng, sounds = random.Random(0), ["ba", "ko", "mi", "ru", "sel", "tan", "vo", "dri"]
 

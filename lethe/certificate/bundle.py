@@ -26,7 +26,7 @@ from lethe.errors import RequestError, StorageError
 from lethe.ledger.discretion import secrets
 
 if TYPE_CHECKING:
-    from lethe.runner import Options
+    from lethe.work.execute import Options
 
 FORMAT = "lethe-certificate-1"
 
@@ -44,7 +44,7 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
           declare: Path | None = None, options: Options | None = None) -> Bundle:
     """Write and sign the certificate of one model of a finished run, and note it in the ledger beside the runs."""
     from lethe.ledger import Ledger
-    from lethe.results import load
+    from lethe.results.report import load
 
     ledger_file = run.parent / "ledger.sqlite"
     for needed, what in ((run / "results.json", "the run is not finished"), (run / "request.yaml", "the request is not there"),
@@ -93,7 +93,7 @@ def _documents(run: Path, results: Mapping[str, Any], case: Mapping[str, Any], r
     from lethe.certificate import execution
     from lethe.certificate.weights import weights_hash
     from lethe.ledger.rows import digests
-    from lethe.runner import Options
+    from lethe.work.execute import Options
 
     folder = execution.model_folder(run, case, row)
     if not folder.is_dir():

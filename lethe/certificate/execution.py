@@ -11,17 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lethe import runner
 from lethe.api import forget
 from lethe.certificate import merkle
 from lethe.certificate.weights import weights_hash
 from lethe.core.config import build
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.load import learns
-from lethe.engine.loop import Settings
 from lethe.errors import DataError, NeedsUnmet
-from lethe.request import Request, read
+from lethe.train.loop import Settings
+from lethe.work import execute as runner
+from lethe.work.request import Request, read
 
 
 @dataclass
@@ -60,7 +60,7 @@ def reexecute(run: Path, case: Mapping[str, Any], row: Mapping[str, Any], option
     config = dict(row["config"])
     settings, modifiers, _ = config.pop("settings"), config.pop("modifiers"), config.pop("chosen", None)
     outcome = forget(task, config.pop("name"), settings=build(Settings, settings), modifiers=modifiers, progress=False,
-                     guard=runner.guard_of(request), **config)
+                     watchdog=runner.watchdog_of(request), **config)
     return _saved_hash(task, None), _saved_hash(task, outcome)
 
 

@@ -18,8 +18,8 @@ OPTIONS = ("model", "data", "audits", "seed")
 def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, depth: str, data_root: Path | None, dry_run: bool,
                command: str, say: Say) -> tuple[Any, Path]:
     """(report, where its page goes); with `dry_run` (what would be done, …)."""
-    from lethe import runner
-    from lethe.request import read
+    from lethe.work import execute as runner
+    from lethe.work.request import read
 
     request = read(target / "request.yaml" if target.is_dir() else target, overrides)
     models = {name: [unlearned] for name in request.cases} if unlearned else runner.saved_models(request, target)
@@ -37,7 +37,7 @@ def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, d
 def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, command: str, say: Say) -> Any:
     """The report on model files and data files.
 
-    parts  paths by name, see `lethe.outside.Files`; given  model.key=value, data.key=value, audits=[…], seed=…
+    parts  paths by name, see `lethe.work.files.Files`; given  model.key=value, data.key=value, audits=[…], seed=…
     """
     options: dict[str, Any] = {"model": {}, "data": {}}
     for text in given:
@@ -53,7 +53,7 @@ def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, command
             options[first] = parsed
     if parts.get("unlearned") is None:
         raise RequestError("--forget was given without --unlearned, so there is no model to audit. Give --unlearned MODEL.")
-    from lethe.outside import Files, audit_files
+    from lethe.work.files import Files, audit_files
 
     paths = {key: str(value) if isinstance(value, Path) else value for key, value in parts.items() if value is not None}
     paths["retrained"] = tuple(str(path) for path in parts["retrained"])

@@ -12,7 +12,7 @@ from lethe.certificate.verify import FAILED, OK, Check, check
 from lethe.errors import RequestError
 
 if TYPE_CHECKING:
-    from lethe.runner import Options
+    from lethe.work.execute import Options
 
 
 def certify(run: Path, key: Path, output: Path | None, method: str | None, scenario: str | None, declare: Path | None,
@@ -58,7 +58,7 @@ def _repeated(folder: Path, run: Path, options: Options) -> Check:
     from lethe.certificate.canonical import decode
     from lethe.certificate.execution import reexecute
     from lethe.certificate.gather import chosen, procedure_hash
-    from lethe.results import load
+    from lethe.results.report import load
 
     certificate = decode((folder / "certificate.json").read_bytes(), "certificate.json")
     evidence = decode((folder / "evidence.json").read_bytes(), "evidence.json")

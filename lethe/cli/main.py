@@ -91,7 +91,7 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
            figures: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG, PNG and CSV.")] = None,
            as_json: Json = False) -> None:
     """Show the results of a run, and write its page again."""
-    from lethe.results import load
+    from lethe.results.report import load
 
     found = load(_existing(target))
     if output:
@@ -126,11 +126,11 @@ def train(request: RequestFile, overrides: Overrides = None,
           data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
     """Train a model from which records can later be deleted exactly, with a manifest of what each part has read."""
     from lethe.cli.train import train as trained
-    from lethe.request import read
+    from lethe.work.request import read
 
     asked = read(request, overrides or [])
     _one_thread()
-    from lethe.runner import Options
+    from lethe.work.execute import Options
 
     _show(trained(asked, exact, output, Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)), as_json)
 
@@ -145,11 +145,11 @@ def protect(request: RequestFile, overrides: Overrides = None,
     """Perturb images before training, so that models learn little from them, and measure how little."""
     from lethe.cli.protect import Protection
     from lethe.cli.protect import protect as protected
-    from lethe.request import read
+    from lethe.work.request import read
 
     asked = read(request, overrides or [])
     _one_thread()
-    from lethe.runner import Options
+    from lethe.work.execute import Options
 
     options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
     _show(protected(asked, output, options, Protection(bound, clusters, steps, asked.seed)), as_json)
@@ -160,11 +160,11 @@ def triage(request: RequestFile, overrides: Overrides = None, data_root: DataRoo
            as_json: Json = False) -> None:
     """Rank what is to be forgotten before it is: which records show, which others speak for, which have an equal that stays."""
     from lethe.cli.triage import table, triaged
-    from lethe.request import read
+    from lethe.work.request import read
 
     asked = read(request, overrides or [])
     _one_thread()
-    from lethe.runner import Options
+    from lethe.work.execute import Options
 
     found = triaged(asked, Options(data_root, _command(), allow_pickle=allow_pickle, say=_say))
     print(json.dumps(found) if as_json else table(found))
@@ -216,7 +216,7 @@ def certify(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder 
     from lethe.cli.certificate import certify as issue
 
     _one_thread()
-    from lethe.runner import Options
+    from lethe.work.execute import Options
 
     options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
     issue(run, key, output, method, scenario, declare, options, as_json)
@@ -236,7 +236,7 @@ def verify(certificate: Annotated[Path, typer.Argument(metavar="CERT", help="The
     options = None
     if reexecute:
         _one_thread()
-        from lethe.runner import Options
+        from lethe.work.execute import Options
 
         options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
     if not checked(certificate, public_key, model, ledger, run, options, as_json):
@@ -285,11 +285,11 @@ def main() -> None:
 
 def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool, data_root: Path | None, again: bool,
           allow_pickle: bool, export: bool, verb: str) -> None:
-    from lethe.request import read
+    from lethe.work.request import read
 
     request = read(path, overrides or [])
     _one_thread()
-    from lethe import runner
+    from lethe.work import execute as runner
 
     options = runner.Options(data_root, _command(), again, export, allow_pickle, not as_json, _say)
     if dry_run:

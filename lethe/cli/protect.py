@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lethe.core.task import Task
-    from lethe.request import Request
-    from lethe.runner import Options
+    from lethe.work.execute import Options
+    from lethe.work.request import Request
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
     import numpy as np
     import torch
 
-    from lethe import runner
     from lethe.core.config import build
-    from lethe.core.data import pixels
     from lethe.core.seeds import generator
-    from lethe.engine.loop import Settings
+    from lethe.core.split import pixels
+    from lethe.train.loop import Settings
+    from lethe.work import execute as runner
 
     opened = runner.open_request(request, options)
     train = opened.splits["train"]
@@ -95,7 +95,7 @@ def perturbations(task: Task, pictures: Tensor, how: Protection) -> tuple[Tensor
 
     from lethe.core.modules import evaluating
     from lethe.core.seeds import generator
-    from lethe.core.unlearnable import drawing, k_means, nearest_centre
+    from lethe.maths.unlearnable import drawing, k_means, nearest_centre
 
     surrogate, like = task.original, task.retain.batch([0])
 
@@ -125,7 +125,7 @@ def accuracy_after(task: Task, train: Any, unseen: Any, seed: int) -> float:
     """Accuracy on unseen images of a model trained by the recipe on `train`."""
     from lethe.core.modules import evaluating
     from lethe.core.seeds import derive
-    from lethe.engine.pool import train_one
+    from lethe.pools.pool import train_one
 
     model = train_one(task, train, derive(seed, "protect"))[1]
     with evaluating(model):

@@ -34,7 +34,7 @@ from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.train.loop import Loop, Term
 
 
 @config
@@ -92,8 +92,9 @@ from __future__ import annotations
 from lethe.core.config import Fraction, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
-from lethe.core.statistics import mean_interval
-from lethe.engine.subject import Panel, Subject
+from lethe.maths.statistics import mean_interval
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 @config

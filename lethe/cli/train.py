@@ -16,10 +16,10 @@ from lethe.core.files import new_folder
 from lethe.errors import NeedsUnmet, OutputExists, RequestError, unknown_name
 
 if TYPE_CHECKING:
-    from lethe.core.data import Split
-    from lethe.core.opened import Opened
-    from lethe.request import Request
-    from lethe.runner import Options
+    from lethe.core.split import Split
+    from lethe.models.opened import Opened
+    from lethe.work.execute import Options
+    from lethe.work.request import Request
 
 EXACT = ("s3t", "sisa")
 
@@ -37,10 +37,10 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     if output.exists():
         raise OutputExists(f"{output} exists; a trained model is never overwritten, so nothing was started. Give another "
                            "--output.")
-    from lethe import runner
     from lethe.core.modules import seeded
     from lethe.core.seeds import derive
-    from lethe.engine.loop import Loop, Settings
+    from lethe.train.loop import Loop, Settings
+    from lethe.work import execute as runner
 
     module = importlib.import_module(entry("methods", name).module)
     asked = next((one for one in request.methods if one["name"] == name), {"name": name})
@@ -77,7 +77,7 @@ def _builder(opened: Opened) -> Any:
 
 def _records(opened: Opened) -> Split:
     """All training records, divided or not."""
-    from lethe.core.data import concat
+    from lethe.core.split import concat
 
     if "train" in opened.splits:
         return opened.splits["train"]

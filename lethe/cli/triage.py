@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lethe.request import Request
-    from lethe.runner import Options
+    from lethe.work.execute import Options
+    from lethe.work.request import Request
 
 SHOWN = 12   # records of each kind that the table names
 WORDS = {
@@ -20,8 +20,8 @@ WORDS = {
 
 def triaged(request: Request, options: Options) -> dict[str, Any]:
     """scenario name -> `lethe.triage` of its task."""
-    from lethe import runner
-    from lethe.engine.triage import triage
+    from lethe.judge.triage import triage
+    from lethe.work import execute as runner
 
     return {name: triage(task, seed=request.seed) for name, task in runner.prepare(request, options).tasks.items()}
 

@@ -68,8 +68,7 @@ class Entry:
 def entries(kind: str) -> dict[str, Entry]:
     """All methods (`kind='methods'`) or audits, by name."""
     found: dict[str, Entry] = {}
-    search = [HOUSE / "auto.py"] if kind == "methods" else []   # a method that runs methods: it may not stand among them
-    for path in [*sorted((HOUSE / kind).rglob("*.py")), *search]:
+    for path in sorted((HOUSE / kind).rglob("*.py")):
         if not path.name.startswith("_"):
             module = "lethe." + ".".join(path.relative_to(HOUSE).with_suffix("").parts)
             entry = read(kind, path, module)

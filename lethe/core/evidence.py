@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,114 +125,22 @@ class Evidence:
         return _finite(data)
 
 
-HAVE = {RETRAINED: "retrained models have {low:.3g} to {high:.3g}",
-        HOLDOUT: "data never seen would give {low:.3g} to {high:.3g}",
-        RASHOMON: "models as good as the original have {low:.3g} to {high:.3g}"}
-WEAK = "No retrained models, so no verdict on likeness to retraining"
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """What the evidence on one model comes to: a verdict and one plain sentence."""
-
-    verdict: str
-    text: str
 
 
-def conclude(items: Sequence[Evidence]) -> Conclusion:
-    """The verdict on one model: forgetting outside, else utility outside, no yardstick, no power, or inside.
-
-    'Inside' says that no test told the model from retrained ones, which is not a proof that none could. Against weaker
-    yardsticks alone the verdict is 'outside' or 'no yardstick', and the sentence says what was compared.
-    """
-    judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility")]
-    forgetting = [e for e in judged if e.tier == "forgetting"]
-    outside = [e for e in forgetting if e.verdict == OUTSIDE]
-    worse = [e for e in judged if e.tier == "utility" and e.verdict == OUTSIDE]
-    weak = any(e.kind in (HOLDOUT, RASHOMON) for e in judged)
-    loss = f"Utility is worse than after retraining: {strongest(worse)}" if worse and not weak else ""
-    loss = loss or (f"Utility is worse than that of models like the original: {strongest(worse)}" if worse else "")
-    if outside:
-        caution = " There are no retrained models: one might differ from this, too." if weak else ""
-        return Conclusion(OUTSIDE, _direction(outside, len(forgetting)) + (f" {loss}." if loss else "") + caution)
-    if worse:
-        return Conclusion(OUTSIDE, f"{loss}; {_outside_none(forgetting)}.")
-    if weak:
-        return Conclusion(NO_YARDSTICK, _weaker(forgetting))
-    if not judged or all(e.verdict == NO_YARDSTICK for e in judged):
-        return Conclusion(NO_YARDSTICK, "No retrained models to compare with: the values are shown without a verdict.")
-    inside = [e for e in forgetting if e.verdict == INSIDE]
-    if not inside:
-        return Conclusion(NO_POWER, _powerless(forgetting))
-    few = sum(e.verdict == NO_POWER for e in forgetting)
-    tail = f"; {few} more had not enough power" if few else ""
-    return Conclusion(INSIDE, f"Not told from retrained models by the {len(inside)} tests of forgetting that find the "
-                              f"original out{tail}; utility is not worse.")
 
 
-def _weaker(forgetting: list[Evidence]) -> str:
-    """What weaker yardsticks say of a model that none of them found out."""
-    unseen = [e for e in forgetting if e.kind == HOLDOUT and e.verdict == INSIDE]
-    blind = [e for e in forgetting if e.kind == HOLDOUT and e.verdict == NO_POWER]
-    same = [e.metric for e in forgetting if e.kind == RASHOMON and e.verdict == NO_POWER]
-    changed = [e.metric for e in forgetting if e.kind == RASHOMON and e.verdict == NO_YARDSTICK]
-    said = [WEAK]
-    if unseen:
-        said.append(f"the forget set was not told from data never seen by {named([e.metric for e in unseen])}, which "
-                    f"{'does' if len(unseen) == 1 else 'do'} so for the original")
-    if blind and not unseen:
-        said.append(f"{named([e.metric for e in blind])} had not enough power, even for the original")
-    if same:
-        said.append(f"not changed beyond what models as good as the original differ by: {named(same)}")
-    if changed:
-        said.append(f"changed by more than that, whether as by retraining is not known: {named(changed)}")
-    return "; ".join(said) + "."
 
 
-def _powerless(forgetting: list[Evidence]) -> str:
-    """Why even the original is inside: the tests have no power, or the retrained models have seen the forget set."""
-    if forgetting and all(e.original is None for e in forgetting):
-        return ("Not enough power: without the untouched original nothing shows that these tests would find the data. "
-                "Give the original.")
-    first = "Not enough power: no test of forgetting told even the untouched original from retrained models. "
-    if not forgetting:
-        return first.strip()
-    return first + ("Either these tests cannot see this forget set, or the 'retrained' models have seen it as well: compare "
-                    "their scores on forget, retained and unseen data.")
 
 
-def _direction(outside: list[Evidence], count: int) -> str:
-    words = {STILL_KNOWS: "Still knows the forget set", DIFFERS: "Differs from retrained models",
-             OVER_FORGOTTEN: "Over-forgotten, beyond what retraining does"}
-    if all(e.kind == HOLDOUT for e in outside):
-        words[OVER_FORGOTTEN] = "The forget set stands out from data never seen, more than for the original"
-    found = next(d for d in (STILL_KNOWS, OVER_FORGOTTEN, DIFFERS) if any(e.direction == d for e in outside))
-    these = [e for e in outside if e.direction == found]
-    return f"{words[found]}: {strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
 
 
-def strongest(items: list[Evidence]) -> str:
-    """The item furthest from the yardstick in its own spread, in words."""
-    def far(e: Evidence) -> float:
-        width = (e.yardstick.high - e.yardstick.low) if e.yardstick else 0.0
-        return math.inf if width == 0 or not math.isfinite(e.value) else abs(e.gap or 0.0) / width
-
-    e = max(items, key=far)
-    assert e.yardstick is not None
-    return f"{e.metric} is {e.value:.3g}, {HAVE[e.kind].format(low=e.yardstick.low, high=e.yardstick.high)}"
 
 
-def _outside_none(forgetting: list[Evidence]) -> str:
-    if any(e.kind in (HOLDOUT, RASHOMON) for e in forgetting):
-        return _weaker(forgetting).rstrip(".").replace("No retrained", "no retrained", 1)
-    inside = any(e.verdict == INSIDE for e in forgetting)
-    return "forgetting is not told from retraining" if inside else "the tests of forgetting had not enough power"
 
 
-def named(names: Sequence[str]) -> str:
-    """'a, b and c'; of more than four the first three and a count."""
-    shown = list(names) if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _finite(value: Any) -> Any:

@@ -23,6 +23,7 @@ class Method:
     families: frozenset[str]
     doc: str
     instead: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[Any, Any], None] | None = None   # (cfg, task) -> errors that can be told before any work
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,19 @@ class Audit:
     doc: str
 
 
-def method(*, needs: Iterable[str], families: Iterable[str], instead: Mapping[str, str] | None = None
-           ) -> Callable[[Callable[..., Any]], Method]:
+def method(*, needs: Iterable[str], families: Iterable[str], instead: Mapping[str, str] | None = None,
+           check: Callable[[Any, Any], None] | None = None) -> Callable[[Callable[..., Any]], Method]:
     """Register `run(cfg: Config, task, loop) -> Outcome`.
 
     needs     what the Task hands out: forget, retain, holdout, test, original, recipe; a '?' makes it optional
     families  classification, regression, lm, diffusion, …; {'any'} for methods that use the general operations only
     instead   optional needs that can be left out only when options are set: {"retain": "scale=1"}; several: "a=1 b=2"
+    check     (cfg, task): raises what is wrong with the options, before any work
     """
 
     def wrap(run: Callable[..., Any]) -> Method:
         name, cfg, doc = _identity(run)
-        return Method(name, cfg, run, frozenset(needs), frozenset(families), doc, instead or {})
+        return Method(name, cfg, run, frozenset(needs), frozenset(families), doc, instead or {}, check)
 
     return wrap
 

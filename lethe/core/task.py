@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch, Split
-from lethe.core.holdout import reserved
 from lethe.core.modules import copied, reinitialised, require_finite, seeded, state_fingerprint
+from lethe.core.split import Batch, Split
+from lethe.core.view import reserved
 from lethe.errors import NeedsUnmet, NotFinite, NotGranted, SplitsOverlap
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 

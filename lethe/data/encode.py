@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.errors import DataError, LabelOutOfRange, NotFinite, WrongColumn, nearest
 
 NUMBERS = ("number", "standard", "log")   # targets of a regression

@@ -20,9 +20,9 @@ import numpy as np
 from pydantic import Field
 
 from lethe.core.config import Count, build, config
-from lethe.core.data import Split, concat
-from lethe.core.opened import Context
 from lethe.core.seeds import numpy_generator
+from lethe.core.split import Split, concat
+from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.data.poison import Poison, poisoned
 from lethe.errors import DataError, EmptySplit, RequestError, UnknownKey, WrongColumn, nearest, unknown_name

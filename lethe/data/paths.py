@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lethe.core.files import atomic
-from lethe.core.opened import Context
+from lethe.data.context import Context
 from lethe.errors import DataError, NeedsUnmet, nearest
 
 

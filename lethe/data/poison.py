@@ -29,8 +29,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lethe.core.config import Count, Fraction, NonNegative, config
-from lethe.core.data import Split
 from lethe.core.seeds import generator, numpy_generator
+from lethe.core.split import Split
 from lethe.errors import DataError, LabelOutOfRange, RequestError
 
 

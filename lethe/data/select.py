@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from lethe.core.config import Natural, build, config
-from lethe.core.data import Split
 from lethe.core.seeds import numpy_generator
+from lethe.core.split import Split
 from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.core.data import Split
 from lethe.core.seeds import generator
+from lethe.core.split import Split
 from lethe.errors import OutOfRange, unknown_name
 
 FIGURES = {

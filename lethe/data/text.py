@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from lethe.core.data import Split
 from lethe.core.sequences import Format, encode_answers, encode_prompts, end, pack, pad_id, padding
+from lethe.core.split import Split
 from lethe.errors import DataError, EmptySplit, OutOfRange, WrongColumn, nearest
 
 LONG = ("error", "cut", "split")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lethe.core.ensemble import Ensemble
+from lethe.exact.ensemble import Ensemble
 from lethe.models.load import factory
 
 

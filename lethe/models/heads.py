@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import build, config
-from lethe.core.data import Batch, Split, pixels
 from lethe.core.modules import evaluating
-from lethe.core.opened import Context, Opened
+from lethe.core.split import Batch, Split, pixels
 from lethe.core.task import Recipe, Task
+from lethe.data.context import Context
 from lethe.errors import ModelError, NotFinite, WrongColumn, nearest, unknown_name
+from lethe.models.opened import Opened
 
 
 class HeadTask(Task):
@@ -123,7 +124,7 @@ class HeadTask(Task):
         return some, found
 
     def check_head(self, some: Batch) -> None:
-        """ModelError unless the head is found and used: every audit and the guard read features."""
+        """ModelError unless the head is found and used: every audit and the watchdog read features."""
         with evaluating(self._original):
             self.forward(self._original, some.to(next(self._original.parameters()).device))
 

@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from test_controls import digits, retrained
 
-from lethe.core.quantise import codes, grouped, matrices, ungrouped
 from lethe.core.task import Task
 from lethe.data.select import where
-from lethe.engine.subject import Subject
+from lethe.maths.quantise import codes, grouped, matrices, ungrouped
+from lethe.pools.subject import Subject
 
 
 @cache

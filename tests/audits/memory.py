@@ -7,14 +7,15 @@ from functools import cache
 import tiny
 import torch
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import Where, divide
-from lethe.engine.pool import train_pool
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Panel, Subject
-from lethe.models.classification import ClassificationTask
+from lethe.judge.panel import Panel
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
+from lethe.pools.pool import train_pool
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Subject
 
 
 def noisy(n: int, seed: int, name: str) -> Split:

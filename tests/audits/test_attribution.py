@@ -8,7 +8,8 @@ import pytest
 
 from lethe.audits.attribution.attribution import undone
 from lethe.core.catalogue import load
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 attribution = load("audits", "attribution")
 

@@ -9,7 +9,7 @@ from panels import said
 
 from lethe.audits.membership.base import base_scores, log_true
 from lethe.audits.membership.rmia import rmia_scores
-from lethe.core.attacks import log_mean
+from lethe.maths.membership import log_mean
 
 
 def test_golden():

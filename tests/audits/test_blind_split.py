@@ -9,9 +9,9 @@ from panels import said, values
 
 from lethe.audits.membership.blind_split import blind_scores, raw
 from lethe.core.catalogue import load
-from lethe.core.data import Split
-from lethe.core.statistics import auc
+from lethe.core.split import Split
 from lethe.data.select import Where
+from lethe.maths.statistics import auc
 
 blind_split = load("audits", "blind_split")
 

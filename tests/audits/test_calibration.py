@@ -9,11 +9,11 @@ from panels import noisy, pool, said, values
 
 from lethe.core.catalogue import load
 from lethe.data.select import Where
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 calibration, multiplicity = load("audits", "calibration"), load("audits", "multiplicity")
-from lethe.audits.utility.calibration import binned, debiased_error, ece, reference_binned  # noqa: E402
-from lethe.audits.utility.multiplicity import capacity, reference_capacity  # noqa: E402
+from lethe.audits.behaviour.calibration import binned, debiased_error, ece, reference_binned  # noqa: E402
+from lethe.audits.behaviour.multiplicity import capacity, reference_capacity  # noqa: E402
 
 RNG = np.random.default_rng(0)
 

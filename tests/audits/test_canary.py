@@ -10,11 +10,11 @@ import tiny
 from lethe import api
 from lethe.core.catalogue import load
 from lethe.core.evidence import OUTSIDE
-from lethe.engine.auditor import examine
-from lethe.engine.subject import Subject
+from lethe.judge.auditor import examine
+from lethe.pools.subject import Subject
 
 audit = load("audits", "canary")
-from lethe.audits.privacy.canary import centred, mislabelled, plant, right_guesses, two_sided  # noqa: E402
+from lethe.audits.membership.canary import centred, mislabelled, plant, right_guesses, two_sided  # noqa: E402
 
 
 def test_guesses_by_hand():

@@ -12,19 +12,20 @@ import torch
 
 from lethe import api
 from lethe.core.catalogue import load
-from lethe.core.data import Split
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import divide, where
-from lethe.engine.pool import train_pool
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Panel, Procedure, Subject
-from lethe.models.classification import ClassificationTask
+from lethe.judge.panel import Panel
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
+from lethe.pools.pool import train_pool
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Procedure, Subject
 
 pytestmark = pytest.mark.slow
 audit = load("audits", "canary")
-from lethe.audits.privacy.canary import centred, mislabelled, right_guesses, two_sided  # noqa: E402
+from lethe.audits.membership.canary import centred, mislabelled, right_guesses, two_sided  # noqa: E402
 
 CHEAP = ({"name": "finetune", "epochs": 5.0}, {"name": "finetune", "epochs": 20.0, "lr": 2e-3, "optimiser": "adam"},
          {"name": "neggrad_plus"}, {"name": "scrub"})

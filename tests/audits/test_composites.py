@@ -9,10 +9,10 @@ from panels import pool, said, values
 
 from lethe.core.catalogue import load
 from lethe.data.select import Where
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 composites = load("audits", "composites")
-from lethe.audits.accuracy.composites import aus, efficacy, logistic_accuracy, tug_of_war  # noqa: E402
+from lethe.audits.behaviour.composites import aus, efficacy, logistic_accuracy, tug_of_war  # noqa: E402
 
 
 def test_aus_golden():

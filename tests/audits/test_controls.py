@@ -17,12 +17,13 @@ from evidence import digits
 from panels import noisy, pool, silenced
 
 from lethe.core.catalogue import load
-from lethe.core.evidence import INSIDE, NO_POWER, OUTSIDE, Evidence, conclude
+from lethe.core.evidence import INSIDE, NO_POWER, OUTSIDE, Evidence
 from lethe.core.task import Task
 from lethe.data.select import Where, where
-from lethe.engine.auditor import examine
-from lethe.engine.pool import train_pool
-from lethe.engine.subject import Subject
+from lethe.judge.auditor import examine
+from lethe.judge.conclusions import conclude
+from lethe.pools.pool import train_pool
+from lethe.pools.subject import Subject
 
 ALL = ("scores", "divergence", "klom", "threshold", "lira", "relearn", "runtime")
 

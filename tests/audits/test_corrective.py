@@ -10,14 +10,14 @@ from panels import values
 from running import run
 
 from lethe.core.catalogue import load
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.poison import Poison, poisoned
 from lethe.data.select import divide, where
-from lethe.engine.auditor import applicable
-from lethe.engine.subject import Subject
-from lethe.models.classification import ClassificationTask
+from lethe.judge.auditor import applicable
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
+from lethe.pools.subject import Subject
 
 corrective = load("audits", "corrective")
 

@@ -8,7 +8,7 @@ from panels import values
 from remembering import coloured, hidden, listening
 
 from lethe.audits.diffusion.blind_spots import BlindSpots, benjamini_hochberg, disparity, fitted, measure
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 
 def test_by_hand() -> None:

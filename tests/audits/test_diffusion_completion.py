@@ -7,7 +7,7 @@ from panels import values
 from remembering import coloured, hidden, listening
 
 from lethe.audits.diffusion.completion import continued, measure, noises
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 QUICK = {"pictures": 12}
 

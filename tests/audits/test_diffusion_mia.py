@@ -8,9 +8,9 @@ from panels import values
 from remembering import Remembers, digits
 
 from lethe.audits.diffusion.mia_diffusion import measure, never_seen, size, there_and_back
-from lethe.core.data import Split
-from lethe.core.ddim import ddim_step
-from lethe.engine.subject import Subject
+from lethe.core.split import Split
+from lethe.maths.ddim import ddim_step
+from lethe.pools.subject import Subject
 
 
 def test_a_step_by_hand_and_back() -> None:

@@ -7,7 +7,7 @@ from remembering import coloured, hidden, listening
 
 from lethe.audits.diffusion.random_tokens import RandomTokens, measure, misspelled, reworded
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 
 def test_misspellings_differ_from_the_word_by_one_slip() -> None:

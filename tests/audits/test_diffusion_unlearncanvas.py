@@ -9,7 +9,7 @@ from remembering import coloured, hidden, listening
 
 from lethe.audits.diffusion.unlearncanvas import measure
 from lethe.data.shapes import COLOURS, SHAPES, render
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 
 def test_controls() -> None:

@@ -8,7 +8,7 @@ from panels import values
 from remembering import coloured, hidden, listening
 
 from lethe.audits.diffusion.unlearndiffatk import divided, measure, prefixed, prefixed_text, project, table
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 QUICK = {"tokens": 1, "rounds": 3, "steps": 25, "lr": 0.1, "batch_size": 8, "per_prompt": 6, "looks": 32}
 

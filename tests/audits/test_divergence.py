@@ -12,7 +12,8 @@ from panels import pool, said, values
 
 from lethe.core.catalogue import load
 from lethe.data.select import Where
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 divergence = load("audits", "divergence")
 from lethe.audits.distance.divergence import (  # noqa: E402

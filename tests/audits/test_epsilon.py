@@ -8,11 +8,11 @@ import pytest
 
 from lethe.api import NOTHING, RETRAIN
 from lethe.core.catalogue import load
-from lethe.core.epsilon import Posterior, rates_bound
-from lethe.engine.subject import Subject
+from lethe.maths.epsilon import Posterior, rates_bound
+from lethe.pools.subject import Subject
 
 audit = load("audits", "epsilon")
-from lethe.audits.privacy.epsilon import decided, left_out  # noqa: E402
+from lethe.audits.membership.epsilon import decided, left_out  # noqa: E402
 
 
 def shadows_of(effect: float, seed: int, count: int = 16, candidates: int = 120) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,13 @@ import torch
 
 from lethe.audits.diffusion.erasure import Erasure, measure
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.data.shapes import COLOURS, caption, captions, render, shapes
-from lethe.engine.auditor import applicable
-from lethe.engine.subject import Panel, Subject
-from lethe.models import tiny_diffusion
-from lethe.models.diffusion import text_to_image
+from lethe.judge.auditor import applicable
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.models.diffusion import small as tiny_diffusion
+from lethe.models.diffusion.open import text_to_image
+from lethe.pools.subject import Subject
 
 
 def world(drawer, judge=True):

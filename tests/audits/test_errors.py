@@ -8,11 +8,11 @@ import tiny
 from panels import said, values
 
 from lethe.core.catalogue import load
-from lethe.engine.pool import train_pool
-from lethe.engine.subject import Subject
+from lethe.pools.pool import train_pool
+from lethe.pools.subject import Subject
 
 errors, predictions = load("audits", "errors"), load("audits", "predictions")
-from lethe.audits.accuracy.errors import quantile_risk  # noqa: E402
+from lethe.audits.behaviour.errors import quantile_risk  # noqa: E402
 from lethe.audits.distance.predictions import wasserstein  # noqa: E402
 
 

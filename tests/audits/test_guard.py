@@ -10,14 +10,15 @@ from panels import pool, values
 from torch import nn
 
 from lethe.core.catalogue import load
-from lethe.core.evidence import INSIDE, conclude
+from lethe.core.evidence import INSIDE
 from lethe.core.modules import copied
 from lethe.data.select import Where
-from lethe.engine.auditor import examine
-from lethe.engine.subject import Subject
+from lethe.judge.auditor import examine
+from lethe.judge.conclusions import conclude
+from lethe.pools.subject import Subject
 
 guard, scores = load("audits", "guard"), load("audits", "scores")
-from lethe.audits.trace.guard import inside, same_numbers  # noqa: E402
+from lethe.audits.behaviour.guard import inside, same_numbers  # noqa: E402
 
 
 def test_inside_finds_names_below_a_prefix_and_under_an_adapter():

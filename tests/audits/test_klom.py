@@ -14,7 +14,7 @@ from scipy.stats import entropy
 
 from lethe.api import NOTHING, RETRAIN
 from lethe.core.catalogue import load
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 klom = load("audits", "klom")
 from lethe.audits.distance.klom import binned_kl, gaussian_kl, knn_kl, permutation_p  # noqa: E402

@@ -11,11 +11,11 @@ import tiny
 from panels import said, values
 from scipy.stats import norm, t
 
-from lethe.core.attacks import best_threshold, log_ratio, reference_best_threshold, surprise
 from lethe.core.catalogue import load
-from lethe.core.statistics import auc, student_predictive
 from lethe.data.select import Where
 from lethe.errors import OutOfRange
+from lethe.maths.membership import best_threshold, log_ratio, reference_best_threshold, surprise
+from lethe.maths.statistics import auc, student_predictive
 
 lira = load("audits", "lira")
 

@@ -9,7 +9,7 @@ from lm_world import measured, pool, pushed
 
 from lethe.audits.lm.concept_vectors import ConceptVectors, attribution, columns, losses, multiplied, writers
 from lethe.core.modules import copied
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 CFG = ConceptVectors()
 

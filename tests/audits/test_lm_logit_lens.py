@@ -8,13 +8,13 @@ import torch
 from lm_world import examined, measured, pool, pushed
 
 from lethe.audits.lm.logit_lens import lens
-from lethe.core.data import Split
 from lethe.core.evidence import INSIDE, OUTSIDE
-from lethe.engine.subject import Subject
+from lethe.core.split import Split
 from lethe.errors import ModelError
-from lethe.models import decoder
-from lethe.models.lm import LmTask
-from lethe.models.tiny_lm import TinyLlama, llama
+from lethe.models.lm import decoder
+from lethe.models.lm.open import LmTask
+from lethe.models.lm.small import TinyLlama, llama
+from lethe.pools.subject import Subject
 
 
 @pytest.fixture(scope="module")

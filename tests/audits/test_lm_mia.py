@@ -14,8 +14,8 @@ from panels import said
 
 from lethe.core.evidence import INSIDE, OUTSIDE
 from lethe.core.sequences import pad_id
-from lethe.core.token_scores import mean_logp, min_k, privleak, reference_min_k, s_mia, standardised, zlib_score
-from lethe.engine.subject import Subject
+from lethe.maths.token_scores import mean_logp, min_k, privleak, reference_min_k, s_mia, standardised, zlib_score
+from lethe.pools.subject import Subject
 
 LOGP = np.array([[-1.0, -4.0, -2.0, -0.5, -9.0], [-3.0, 0.0, 0.0, 0.0, 0.0], [-7.0, 0.0, 0.0, 0.0, 0.0]])
 INSIDE_ = np.array([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=bool)   # 4 tokens, 1 token, none

@@ -8,9 +8,9 @@ from lm_world import examined, measured
 
 from lethe.audits.lm.muse import Trend, scalability, sustainability
 from lethe.core.evidence import INSIDE, OUTSIDE
-from lethe.core.texts import rouge_l_f1
-from lethe.engine.subject import Subject
 from lethe.errors import OutOfRange
+from lethe.maths.texts import rouge_l_f1
+from lethe.pools.subject import Subject
 
 
 def test_curves_golden():

@@ -9,7 +9,7 @@ from lm_world import examined, measured
 
 from lethe.core.evidence import INSIDE, OUTSIDE
 from lethe.core.modules import copied
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 
 def test_reads_what_is_said(monkeypatch: pytest.MonkeyPatch):

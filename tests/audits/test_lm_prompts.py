@@ -9,7 +9,7 @@ from lm_world import Scripted, examined, measured, roomy
 
 from lethe.audits.lm.prompts import TEMPLATES, asked
 from lethe.core.evidence import INSIDE, OUTSIDE
-from lethe.core.questions import above_chance, disjoint, options, right, transferred
+from lethe.judge.questions import above_chance, disjoint, options, right, transferred
 
 QUICK = {"wrong": 3, "shots": 3}
 

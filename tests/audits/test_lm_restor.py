@@ -10,13 +10,14 @@ import torch
 from lm_world import Scripted
 
 from lethe.core.catalogue import load
-from lethe.core.data import concat
 from lethe.core.evidence import INSIDE, OUTSIDE
 from lethe.core.modules import copied
-from lethe.engine.auditor import applicable, examine
-from lethe.engine.pool import train_pool
-from lethe.engine.subject import Panel, Subject
-from lethe.models.lm import LmTask, language_model
+from lethe.core.split import concat
+from lethe.judge.auditor import applicable, examine
+from lethe.judge.panel import Panel
+from lethe.models.lm.open import LmTask, language_model
+from lethe.pools.pool import train_pool
+from lethe.pools.subject import Subject
 
 restor = load("audits", "restor")
 

@@ -12,8 +12,9 @@ from lm_world import blend, examined, pool, pushed, steered
 
 from lethe.audits.lm.uds import Uds, depth, drops
 from lethe.core.evidence import INSIDE, OUTSIDE
-from lethe.engine.subject import Panel, Subject
-from lethe.models import decoder
+from lethe.judge.panel import Panel
+from lethe.models.lm import decoder
+from lethe.pools.subject import Subject
 
 
 def test_depth_golden():

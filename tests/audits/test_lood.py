@@ -9,11 +9,12 @@ import torch
 from panels import pool, said, values
 
 from lethe.core.catalogue import load
-from lethe.core.data import Split
-from lethe.core.kernels import targets
+from lethe.core.split import Split
 from lethe.data.select import Where
-from lethe.engine.subject import Panel, Subject
-from lethe.models.classification import ClassificationTask
+from lethe.judge.panel import Panel
+from lethe.maths.kernels import targets
+from lethe.models.classification.task import ClassificationTask
+from lethe.pools.subject import Subject
 
 lood = load("audits", "lood")
 
@@ -45,7 +46,7 @@ def test_controls_on_digits() -> None:
     """The untouched original is outside the range of six retrained models, each of which is near the others."""
     from evidence import digits
 
-    from lethe.engine.pool import train_pool
+    from lethe.pools.pool import train_pool
 
     for forget, wrong, side in ((Where(count=60), 0.15, -1), (Where(label=3), 0.05, 1)):
         task = digits(forget, wrong)

@@ -11,12 +11,13 @@ from test_controls import digits, retrained
 
 from lethe.api import NOTHING, RETRAIN
 from lethe.audits.membership.rmia import rmia_scores
-from lethe.core.attacks import log_mean, log_online, log_ratio, two_sided
 from lethe.core.catalogue import load
-from lethe.core.statistics import auc, tpr_at_fpr
 from lethe.data.select import where
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.maths.membership import log_mean, log_online, log_ratio, two_sided
+from lethe.maths.statistics import auc, tpr_at_fpr
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Subject
 
 pytestmark = pytest.mark.slow
 

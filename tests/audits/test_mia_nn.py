@@ -11,7 +11,7 @@ from panels import pool, said, silenced, values
 from lethe.audits.membership.mia_nn import nearest, neighbour_shares
 from lethe.core.catalogue import load
 from lethe.data.select import Where
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 mia_nn = load("audits", "mia_nn")
 

@@ -10,7 +10,7 @@ import pytest
 
 from lethe.api import NOTHING, RETRAIN
 from lethe.core.catalogue import load
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 audit = load("audits", "neurips")
 from lethe.audits.distance.neurips import SURE, attack_epsilon, example_epsilon, points, refuted  # noqa: E402

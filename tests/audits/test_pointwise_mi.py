@@ -8,7 +8,8 @@ import torch
 from tiny import TASKS
 
 from lethe.audits.diffusion.pointwise_mi import PointwiseMi, information, measure
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 def test_golden_number_and_order() -> None:

@@ -10,10 +10,12 @@ from hiding import digits_without_three
 from panels import pool, said, silenced, values
 
 from lethe.core.catalogue import load
-from lethe.core.evidence import INSIDE, NO_POWER, conclude
+from lethe.core.evidence import INSIDE, NO_POWER
 from lethe.data.select import Where
-from lethe.engine.auditor import examine
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.auditor import examine
+from lethe.judge.conclusions import conclude
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 head_swap, probe = load("audits", "head_swap"), load("audits", "probe")
 from lethe.audits.recovery.probe import few_of_each, prototypes  # noqa: E402

@@ -8,8 +8,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from lethe.audits.membership.quantile import excess
-from lethe.core.attacks import PENALTIES, ridge
-from lethe.core.statistics import auc
+from lethe.maths.membership import PENALTIES, ridge
+from lethe.maths.statistics import auc
 
 
 def test_ridge_equals_sklearn_and_its_leave_one_out_the_loop():

@@ -9,12 +9,13 @@ from hiding import digits_without_three, inside_the_bins
 from panels import pool, silenced, values
 
 from lethe.core.catalogue import load
-from lethe.core.evidence import INSIDE, conclude
+from lethe.core.evidence import INSIDE
 from lethe.core.modules import state_fingerprint
-from lethe.core.quantise import mapped, matrices, nearest
 from lethe.data.select import Where
-from lethe.engine.auditor import examine
-from lethe.engine.subject import Subject
+from lethe.judge.auditor import examine
+from lethe.judge.conclusions import conclude
+from lethe.maths.quantise import mapped, matrices, nearest
+from lethe.pools.subject import Subject
 
 quantise, prune, scores = load("audits", "quantise"), load("audits", "prune"), load("audits", "scores")
 

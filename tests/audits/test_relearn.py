@@ -12,7 +12,8 @@ from panels import pool, silenced, values
 from lethe.core.catalogue import load
 from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 relearn = load("audits", "relearn")
 from lethe.audits.recovery.relearn import _halves, checkpoints, log_mean, nearest_first, relearn_time  # noqa: E402

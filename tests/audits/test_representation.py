@@ -11,7 +11,7 @@ from panels import pool, silenced, values
 from lethe.core.catalogue import load
 from lethe.core.modules import copied
 from lethe.data.select import Where
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 representation, layers = load("audits", "representation"), load("audits", "layers")
 from lethe.audits.distance.layers import moved, relative  # noqa: E402

@@ -13,8 +13,8 @@ from lethe.core.catalogue import load
 from lethe.core.evidence import INSIDE
 from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
-from lethe.engine.auditor import examine
-from lethe.engine.subject import Subject
+from lethe.judge.auditor import examine
+from lethe.pools.subject import Subject
 
 residual, scores = load("audits", "residual"), load("audits", "scores")
 from lethe.audits.recovery.residual import ratio  # noqa: E402

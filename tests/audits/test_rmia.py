@@ -17,7 +17,7 @@ from lethe.audits.membership.rmia import (
     rmia_scores,
     tune_offline_a,
 )
-from lethe.core.attacks import log_mean, log_online
+from lethe.maths.membership import log_mean, log_online
 
 
 def test_golden():

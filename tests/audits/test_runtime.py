@@ -6,7 +6,7 @@ import tiny
 from panels import values
 
 from lethe.core.catalogue import load
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 runtime = load("audits", "runtime")
 

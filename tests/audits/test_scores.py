@@ -8,8 +8,8 @@ import tiny
 from panels import said, values
 
 from lethe.core.catalogue import load
-from lethe.core.statistics import mean_interval, wilson
 from lethe.data.select import Where
+from lethe.maths.statistics import mean_interval, wilson
 
 scores = load("audits", "scores")
 

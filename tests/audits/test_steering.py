@@ -13,8 +13,9 @@ from lethe.core.catalogue import load
 from lethe.core.evidence import INSIDE
 from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
-from lethe.engine.auditor import examine
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.auditor import examine
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 steering, geometry, scores = (load("audits", name) for name in ("steering", "label_geometry", "scores"))
 from lethe.audits.recovery.label_geometry import class_means, nearest, others  # noqa: E402

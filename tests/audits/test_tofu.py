@@ -16,13 +16,14 @@ from lethe.core.catalogue import load
 from lethe.core.evidence import INSIDE, OUTSIDE, Evidence, Value
 from lethe.core.sequences import Format
 from lethe.core.task import Recipe
-from lethe.core.tofu import model_utility
 from lethe.data.text import tokenised
-from lethe.engine.auditor import applicable, examine
-from lethe.engine.subject import Panel, Subject
 from lethe.errors import DataError
-from lethe.models.lm import LmTask, language_model
-from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
+from lethe.judge.auditor import applicable, examine
+from lethe.judge.panel import Panel
+from lethe.maths.tofu import model_utility
+from lethe.models.lm.open import LmTask, language_model
+from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
+from lethe.pools.subject import Subject
 
 TOWNS = ["Arles", "Bath", "Cork", "Delft", "Essen", "Fano"]
 NAMES = [a + b for a in ("Ama", "Bru", "Cle", "Dor", "Eli", "Fen") for b in ("lia", "no", "ra", "th", "wu", "xy")]

@@ -9,13 +9,14 @@ import torch
 from panels import pool, said, values
 
 from lethe.core.catalogue import load
-from lethe.core.statistics import auc
 from lethe.data.select import Where
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.maths.statistics import auc
+from lethe.pools.subject import Subject
 
 differencing, reconstruction = load("audits", "differencing"), load("audits", "reconstruction")
-from lethe.audits.trace.differencing import ordered, softmax  # noqa: E402
-from lethe.audits.trace.reconstruction import centred_cosine, cosine, reconstruct, second_moment  # noqa: E402
+from lethe.audits.recovery.differencing import ordered, softmax  # noqa: E402
+from lethe.audits.recovery.reconstruction import centred_cosine, cosine, reconstruct, second_moment  # noqa: E402
 
 
 def test_both_are_sorted_by_the_original():

@@ -12,10 +12,11 @@ import tiny
 from scipy.stats import t
 
 from lethe.audits.membership import ulira as module
-from lethe.core.attacks import log_ratio, two_sided
 from lethe.core.catalogue import load
-from lethe.core.statistics import auc, student_predictive
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.maths.membership import log_ratio, two_sided
+from lethe.maths.statistics import auc, student_predictive
+from lethe.pools.subject import Subject
 
 ulira = load("audits", "ulira")
 

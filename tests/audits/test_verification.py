@@ -8,10 +8,11 @@ import tiny
 import torch
 
 from lethe.core.catalogue import load
-from lethe.core.data import concat
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import concat
 from lethe.data.select import Where
-from lethe.engine.subject import Panel, Procedure, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Procedure, Subject
 
 verification = load("audits", "verification")
 from lethe.audits.distance.verification import twins, weight_distance, without  # noqa: E402

@@ -12,7 +12,7 @@ from panels import pool, values
 
 from lethe.core.catalogue import load
 from lethe.data.select import Where
-from lethe.engine.subject import Subject
+from lethe.pools.subject import Subject
 
 zrf_audit = load("audits", "zrf")
 from lethe.audits.distance.zrf import published, zrf  # noqa: E402

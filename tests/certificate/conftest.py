@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lethe.certificate.bundle import issue
-from lethe.request import parse
-from lethe.runner import Options, carry_out
+from lethe.work.execute import Options, carry_out
+from lethe.work.request import parse
 
 PEOPLE = [f"person{i}@example.org" for i in range(120)]
 

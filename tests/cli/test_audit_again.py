@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lethe.cli.audit import of_request
-from lethe.request import parse
-from lethe.runner import Options, carry_out
+from lethe.work.execute import Options, carry_out
+from lethe.work.request import parse
 
 
 def sizes(folder: Path, method: str) -> tuple[dict[str, int], dict[str, int]]:

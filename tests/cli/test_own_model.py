@@ -123,7 +123,7 @@ def test_exit_statuses_tell_the_truth(net: Path) -> None:
     np.savez(net / "train.npz", x=train["x"].numpy(), y=train["y"].numpy())
     path = request(net, family="classification", model=MODEL, data={"kind": "npz", "path": "train.npz", "holdout": 0.2},
                    forget={"label": 3}, audit={"references": 0, "depth": "quick"}, method={"name": "gradient_ascent", "lr": 1e38},
-                   guard=False)
+                   watchdog=False)
     failed = lethe("run", path, cwd=net, status=3)
     assert "gradient_ascent" in failed.stdout
     refused = lethe("run", path, "method.lr=-1", cwd=net, status=2)
@@ -193,8 +193,8 @@ def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
 
 
 def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
-    from lethe.models.diffusion_pipeline import save_pipeline
-    from lethe.models.tiny_diffusion import pipeline
+    from lethe.models.diffusion.pipeline import save_pipeline
+    from lethe.models.diffusion.small import pipeline
 
     (tmp_path / "pipeline").mkdir()
     save_pipeline(pipeline(latent=True), tmp_path / "pipeline")

@@ -11,8 +11,8 @@ import torch
 from lethe.cli.protect import Protection, protect
 from lethe.data.load import load
 from lethe.errors import DataError, NeedsUnmet, OutOfRange, OutputExists
-from lethe.request import Request, parse
-from lethe.runner import Options
+from lethe.work.execute import Options
+from lethe.work.request import Request, parse
 
 RECIPE = {"epochs": 3, "lr": 2e-3, "batch_size": 64}
 

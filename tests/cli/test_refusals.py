@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lethe import runner
 from lethe.errors import LetheError, ModelError, NeedsUnmet, NotFinite
 from lethe.report.view import lopsided
-from lethe.request import parse
-from lethe.runner import Options
+from lethe.work import execute as runner
+from lethe.work.execute import Options
+from lethe.work.request import parse
 
 DIGITS = {"kind": "digits", "test": 0.8}
 

@@ -13,8 +13,8 @@ from lethe.cli.main import app
 from lethe.cli.train import train
 from lethe.data.load import load
 from lethe.errors import DataError, ModelError, NeedsUnmet, OutputExists, RequestError, UnknownName
-from lethe.request import parse
-from lethe.runner import Options
+from lethe.work.execute import Options
+from lethe.work.request import parse
 
 CONTENT = {
     "family": "classification", "model": {"zoo": "mlp", "options": {"hidden": [16, 16]}}, "data": {"kind": "digits", "test": 0.8},

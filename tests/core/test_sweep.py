@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lethe.core.data import Batch, Split, cuts
-from lethe.engine.table import fill
+from lethe.core.split import Batch, Split, cuts
+from lethe.train.table import fill
 
 
 def sequences(lengths: list[int]) -> Split:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.data.arrays import as_split
 from lethe.errors import DataError, EmptySplit, WrongColumn
 

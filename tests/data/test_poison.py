@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.data.load import load
 from lethe.data.poison import Poison, patched, poisoned, trigger, warp_field, warped
 from lethe.data.select import divide, where

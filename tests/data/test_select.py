@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.data.select import divide, where
 from lethe.errors import DataError, RequestError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lethe.core.opened import Context
+from lethe.data.context import Context
 from lethe.data.load import load
 from lethe.data.sources.series import part_of, windows
 from lethe.errors import DataError, EmptySplit, WrongColumn

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lethe.core.opened import Context
+from lethe.data.context import Context
 from lethe.data.load import kinds, load
 from lethe.data.select import where
 from lethe.errors import DataError, EmptySplit, LabelOutOfRange, NeedsUnmet, NotFinite, RequestError, WrongColumn

@@ -11,7 +11,7 @@ import pytest
 from lethe.core.sequences import IGNORED, Format
 from lethe.data.text import read_rows, tokenised
 from lethe.errors import DataError, EmptySplit, OutOfRange, WrongColumn
-from lethe.models.tiny_lm import train_tokenizer
+from lethe.models.lm.small import train_tokenizer
 
 ROWS = [
     {"id": "a", "prompt": "Who?", "answer": "Ada.", "year": 1815},

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core import catalogue
-from lethe.core.data import Split
-from lethe.core.losses import jensen_shannon
 from lethe.core.modules import evaluating
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.select import divide, where
-from lethe.engine.loop import Loop, Settings
-from lethe.models.classification import ClassificationTask
+from lethe.maths.losses import jensen_shannon
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
+from lethe.train.loop import Loop, Settings
 
 pytestmark = pytest.mark.slow
 
@@ -179,13 +179,13 @@ def test_ssd_removes_a_class() -> None:
 def test_ssd_ruins_the_model_on_scattered_labels_and_the_guard_prevents_it() -> None:
     """The known failure; should it ever vanish, the documentation must change."""
     assert scores("labels", "ssd").retain < 60
-    from running import run as run_guarded
+    from running import run as run_watched
 
-    from lethe.engine.guard import Guard
+    from lethe.train.watchdog import Watchdog
 
     task = problem("labels").tasks[0]
-    guarded = run_guarded("ssd", task, guard=Guard(floor=0.9))
-    assert accuracy(task, guarded.model, task.retain) >= 90 and "below" in guarded.notes[-1]
+    watched = run_watched("ssd", task, watchdog=Watchdog(floor=0.9))
+    assert accuracy(task, watched.model, task.retain) >= 90 and "below" in watched.notes[-1]
 
 
 def test_neggrad_plus_forgets_wrong_labels() -> None:

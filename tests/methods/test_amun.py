@@ -7,11 +7,11 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
-from lethe.engine.loop import Loop
+from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.amun import Amun, adversarial, attacked, projected
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.train.loop import Loop
 
 
 def test_golden_projection() -> None:

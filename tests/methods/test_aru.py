@@ -7,12 +7,12 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
 from lethe.core.modules import state_fingerprint
-from lethe.engine.loop import Loop
+from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.aru import Aru, best_other, retain_like, triplet
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.train.loop import Loop
 
 
 def test_best_other_never_is_the_label() -> None:

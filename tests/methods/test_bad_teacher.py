@@ -24,9 +24,9 @@ def test_it_is_ignorant_of_forget_and_knows_retain() -> None:
 
 
 def test_labels_are_not_read() -> None:
-    from lethe.core.data import Split
     from lethe.core.modules import state_fingerprint
-    from lethe.models.classification import ClassificationTask
+    from lethe.core.split import Split
+    from lethe.models.classification.task import ClassificationTask
 
     task = classification()
     blind = {n: Split({**s.columns, "y": torch.zeros_like(s.columns["y"])}, s.name, s.ids) for n, s in task.splits.items()}

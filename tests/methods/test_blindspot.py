@@ -8,12 +8,12 @@ from running import run
 from tiny import TASKS
 from torch import nn
 
-from lethe.core.data import Split
 from lethe.core.modules import evaluating
+from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.errors import RequestError
 from lethe.methods.regression.blindspot import attention_distance, attention_map
-from lethe.models.regression import RegressionTask
+from lethe.models.regression.task import RegressionTask
 
 
 def test_attention_map_golden() -> None:

@@ -6,10 +6,10 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.losses import cross_entropy
-from lethe.engine.loop import Loop, Modifiers
+from lethe.maths.losses import cross_entropy
 from lethe.methods.classification.boundary_expand import BoundaryExpand, expanded
 from lethe.methods.classification.boundary_expand import run as boundary_expand
+from lethe.train.loop import Loop, Modifiers
 
 
 def test_golden_logits() -> None:

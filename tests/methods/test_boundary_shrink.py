@@ -6,9 +6,9 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.methods.classification.boundary_shrink import attacked, nearest_other
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_nearest_other_never_is_the_label() -> None:

@@ -8,11 +8,11 @@ from running import run
 from tiny import classification
 from torch import nn
 
-from lethe.core.data import Split
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split
 from lethe.errors import ModelError
 from lethe.methods.general.ct import transposed
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
 
 

@@ -14,14 +14,14 @@ from torch import nn
 
 from lethe.audits.recovery.probe import few_of_each, linear
 from lethe.core import catalogue
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.select import Where
-from lethe.engine.loop import Loop, Modifiers, Settings
 from lethe.errors import RequestError
 from lethe.methods.classification.damp import deafened, depth_scale, directions, layer_inputs, prototypes
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import SmallCNN, ViT
+from lethe.train.loop import Loop, Modifiers, Settings
 
 
 def test_golden_direction() -> None:

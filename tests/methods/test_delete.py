@@ -8,7 +8,7 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.losses import kl
+from lethe.maths.losses import kl
 from lethe.methods.classification.delete import without
 
 

@@ -10,11 +10,11 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.losses import margin
 from lethe.core.modules import evaluating
 from lethe.core.task import Task
+from lethe.maths.losses import margin
 from lethe.methods.classification.dmm import GRID, calibrated
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_calibration_golden_number() -> None:
@@ -57,9 +57,9 @@ def test_klom_on_digits() -> None:
     """Six originals and twice six retrained models; median Gaussian KLoM on 60 random examples to forget, 15 % wrong labels."""
     from evidence import digits
 
-    from lethe.core.data import concat
+    from lethe.core.split import concat
     from lethe.data.select import where
-    from lethe.engine.pool import train_pool
+    from lethe.pools.pool import train_pool
 
     task = digits(where(count=60), 0.15)
     whole = concat([task.forget, task.retain], "train")

@@ -9,7 +9,7 @@ from tiny import classification
 
 from lethe.errors import NeedsUnmet
 from lethe.methods.classification.duck import centres, distance, nearest_wrong
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_golden_centres_and_the_class_that_has_none() -> None:

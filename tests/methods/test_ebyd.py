@@ -8,17 +8,17 @@ import pytest
 import torch
 from running import run
 
-from lethe.core.data import Split
 from lethe.core.modules import evaluating, state_fingerprint
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.load import load
 from lethe.data.poison import Poison, poisoned
 from lethe.data.select import divide, where
-from lethe.engine.guard import Guard
 from lethe.methods.classification.ebyd import verdict
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build as zoo
+from lethe.train.watchdog import Watchdog
 
 
 def test_verdict_golden() -> None:
@@ -77,7 +77,7 @@ def toy() -> Task:
 
 @pytest.mark.parametrize("exposure", ["confusion", "ascent", "prune", "perturb"])
 def test_every_exposure_ends_and_the_guard_does_not_take_it_back(exposure: str) -> None:
-    outcome = run("ebyd", toy(), guard=Guard(), exposure=exposure, trigger_steps=20, epochs=2.0, floor=0.4)
+    outcome = run("ebyd", toy(), watchdog=Watchdog(), exposure=exposure, trigger_steps=20, epochs=2.0, floor=0.4)
     said = float(outcome.notes[1].split("accuracy ")[1].split()[0])
     assert said <= 0.4 and "exposed by " + exposure in outcome.notes[1]
 

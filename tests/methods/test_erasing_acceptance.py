@@ -19,9 +19,10 @@ from lethe.audits.diffusion.erasure import measure as erasure
 from lethe.audits.diffusion.pointwise_mi import PointwiseMi
 from lethe.audits.diffusion.pointwise_mi import measure as pointwise_mi
 from lethe.core.task import Task
-from lethe.engine.subject import Panel, Subject
-from lethe.request import read
-from lethe.runner import Options, prepare
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
+from lethe.work.execute import Options, prepare
+from lethe.work.request import read
 
 PRESET = Path(__file__).resolve().parents[2] / "presets" / "shapes_erase.yaml"
 SEEDS = (0, 1, 2)

@@ -9,9 +9,9 @@ import torch
 from tiny import TASKS
 
 from lethe.api import forget
-from lethe.engine.loop import Loop
 from lethe.methods.diffusion.esd import ESD, Edit, esd_target
 from lethe.methods.diffusion.mim_mu import mim_loss
+from lethe.train.loop import Loop
 
 
 def test_golden_target() -> None:
@@ -24,7 +24,7 @@ def test_golden_target() -> None:
 
 def test_without_guidance_it_is_the_target_of_mim_mu() -> None:
     said, cond, uncond = (torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    from lethe.core.losses import squared_distance
+    from lethe.maths.losses import squared_distance
 
     assert torch.equal(squared_distance(said, esd_target(cond, uncond, 0.0)), mim_loss(said, uncond))
 

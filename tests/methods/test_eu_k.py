@@ -7,10 +7,10 @@ from running import run
 from tiny import classification
 from torch import nn
 
-from lethe.core.data import Split
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_all_blocks_is_retraining() -> None:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from lethe.core.data import Split
-from lethe.core.ensemble import assembled
+from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.load import load
-from lethe.engine.loop import Loop, Settings, recipe_options, recipe_terms
-from lethe.engine.sliced import Sliced
+from lethe.exact.ensemble import assembled
+from lethe.exact.sliced import Sliced
 from lethe.methods.exact import s3t, sisa
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
+from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
 
 RECIPE = Recipe(epochs=30, lr=2e-3, batch_size=64)
 REQUESTS = (0, 1, 3, 5, 10, 15)

@@ -14,16 +14,16 @@ from tiny import blobs, waves
 from torch import nn
 
 from lethe.core import catalogue
-from lethe.core.data import Split
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.load import load
-from lethe.engine.loop import Loop
 from lethe.errors import DataError, LetheError, ModelError, NeedsUnmet, RequestError
 from lethe.methods.exact.exact_head import NEVER, head_of, sums
-from lethe.models.classification import ClassificationTask
-from lethe.models.regression import RegressionTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.models.regression.task import RegressionTask
 from lethe.models.zoo import MLP
+from lethe.train.loop import Loop
 
 GONE = list(range(0, 160, 7))
 

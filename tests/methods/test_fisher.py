@@ -7,9 +7,9 @@ from running import run
 from tiny import classification
 from torch import nn
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.methods.classification.fisher import model_fisher, variance
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_golden_variance() -> None:

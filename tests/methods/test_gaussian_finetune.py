@@ -10,8 +10,8 @@ from running import run
 from tiny import TASKS
 from torch import Tensor, nn
 
-from lethe.engine.loop import Loop, Term
 from lethe.methods.regression.gaussian_finetune import gaussian_targets
+from lethe.train.loop import Loop, Term
 
 
 def test_golden_targets() -> None:

@@ -8,7 +8,7 @@ import torch
 
 import lethe
 from lethe.errors import RequestError
-from lethe.methods.lm.grad_diff import ascent_loss
+from lethe.methods.general.grad_diff import ascent_loss
 
 
 def test_golden() -> None:
@@ -39,8 +39,8 @@ def test_bound_prevents_collapse() -> None:
     task = tiny.lm()
     batch = task.forget.batch(range(8))
     ended = {}
-    for bound in (None, 3.0):   # without the guard, which would keep either from collapse
-        model = lethe.forget(task, "grad_diff", bound=bound, lr=3e-3, epochs=40, weight_decay=0.0, guard=False,
+    for bound in (None, 3.0):   # without the watchdog, which would keep either from collapse
+        model = lethe.forget(task, "grad_diff", bound=bound, lr=3e-3, epochs=40, weight_decay=0.0, watchdog=False,
                              progress=False).model
         with torch.no_grad():
             ended[bound] = float(task.nll(model, batch).mean())

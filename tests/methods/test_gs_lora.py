@@ -8,13 +8,13 @@ from running import run
 from tiny import classification
 from torch.nn.utils import parametrize
 
-from lethe.core.data import Split
 from lethe.core.modules import state_fingerprint
-from lethe.engine.loop import Loop
+from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.gs_lora import Change, Changes, GsLora, block, changed_layers, merge, requests, short_of, shrunk
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
+from lethe.train.loop import Loop
 
 
 def images(n: int = 24) -> ClassificationTask:

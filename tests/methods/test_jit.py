@@ -9,12 +9,12 @@ from test_acceptance_digits import scores
 from tiny import classification, regression
 from torch import nn
 
-from lethe.core.data import Split
 from lethe.core.modules import evaluating, state_fingerprint
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import WrongColumn
 from lethe.methods.general.jit import roughness
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_golden_quotient_and_its_direction() -> None:

@@ -10,8 +10,8 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Batch, Split
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Batch, Split
 from lethe.methods.general.laf import bounded, drift, spread_out
 
 QUICK = {"epochs": 2, "fit_steps": 50}

@@ -18,12 +18,12 @@ from tiny import trained
 from torch import Tensor, nn
 
 import lethe
-from lethe.core.data import concat
+from lethe.core.split import concat
 from lethe.core.task import Recipe
 from lethe.data.text import read_rows
-from lethe.engine.loop import Settings
-from lethe.models.lm import LmTask, language_model
-from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
+from lethe.models.lm.open import LmTask, language_model
+from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
+from lethe.train.loop import Settings
 
 pytestmark = pytest.mark.slow
 SEEDS = (0, 1, 2)

@@ -9,7 +9,7 @@ from tiny import classification
 
 from lethe.errors import ModelError
 from lethe.methods.classification.loft import moment, projection
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_golden_moments() -> None:

@@ -9,8 +9,8 @@ from test_acceptance_digits import judged, problem, scores
 from test_acceptance_digits import run as unlearned
 from tiny import classification
 
-from lethe.core.kernels import fitted, targets
-from lethe.engine.triage import inputs
+from lethe.core.passes import inputs
+from lethe.maths.kernels import fitted, targets
 from lethe.methods.classification.lood_targets import shares
 
 

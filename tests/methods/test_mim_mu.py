@@ -6,11 +6,11 @@ import torch
 from tiny import TASKS
 
 from lethe.api import forget
-from lethe.core.data import Batch
 from lethe.core.seeds import generator
-from lethe.engine.loop import Loop
+from lethe.core.split import Batch
 from lethe.methods.diffusion.mim_mu import MimMu, banded, drift, mim_loss, unconditional
 from lethe.methods.diffusion.sdd import SDD, sdd_loss
+from lethe.train.loop import Loop
 
 
 def test_golden_numbers() -> None:

@@ -6,11 +6,11 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
-from lethe.core.importance import gradient_sum
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split
+from lethe.maths.importance import gradient_sum
 from lethe.methods.general.msg import Slowed, kernels, redrawn
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
 
 

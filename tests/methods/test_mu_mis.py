@@ -7,10 +7,10 @@ from running import run
 from tiny import classification
 from torch import Tensor, nn
 
-from lethe.core.data import Batch, Split
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Batch, Split
 from lethe.methods.classification.mu_mis import contribution, sensitivity
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_golden_contribution_and_its_bound() -> None:

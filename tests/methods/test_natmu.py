@@ -7,14 +7,14 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Settings
 from lethe.errors import DataError, NeedsUnmet
 from lethe.methods.classification.natmu import Natmu, hybrids, likely, masks
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
+from lethe.train.loop import Loop, Settings
 
 
 def squares(kind: torch.dtype = torch.float32, classes: int = 3) -> Task:

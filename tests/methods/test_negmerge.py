@@ -45,7 +45,7 @@ def test_a_search_that_finds_nothing_says_so_and_changes_nothing() -> None:
 
 def test_without_retain_the_scale_must_be_given() -> None:
     from lethe.core import catalogue
-    from lethe.engine.loop import Loop
+    from lethe.train.loop import Loop
 
     method, task = catalogue.load("methods", "negmerge"), classification().granted({"forget"})
     with pytest.raises(NotGranted):

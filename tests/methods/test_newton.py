@@ -13,14 +13,14 @@ import torch
 from running import run
 from torch import Tensor
 
-from lethe.core.certified import removal_budget, spectral_norm, worst_residual
-from lethe.core.data import Split
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import Where, divide
 from lethe.errors import RequestError
+from lethe.maths.certified import removal_budget, spectral_norm, worst_residual
 from lethe.methods.exact import newton
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
 
 RIDGE = 0.01
@@ -151,7 +151,7 @@ def test_the_squared_loss_equals_retraining_through_the_whole_method(key: str) -
     outcome = run("newton", task, loss="squared", perturbation_key=key, group=20)
     x = torch.cat([task.retain.columns["x"].double(), torch.ones(len(task.retain), 1).double()], 1)
     target = 2.0 * torch.nn.functional.one_hot(task.retain.columns["y"], 10).double() - 1
-    from lethe.engine.loop import Loop
+    from lethe.train.loop import Loop
 
     b = 3.0 * newton.perturbation(newton.Newton(perturbation_key=key), Loop(task), 10, 65)
     again = torch.stack([newton.fit(x, target[:, k], 0.01, b[k], "squared") for k in range(10)])
@@ -171,7 +171,7 @@ def test_the_scale_only_changes_the_unit(key: str) -> None:
 
 
 def test_the_noise_needs_the_key(tmp_path: Path, key: str) -> None:
-    from lethe.engine.loop import Loop
+    from lethe.train.loop import Loop
 
     cfg = newton.Newton(perturbation_key=key)
     (tmp_path / "other").write_bytes(bytes(range(1, 33)))

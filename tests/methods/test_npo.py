@@ -9,9 +9,9 @@ import tiny
 import torch
 
 import lethe
-from lethe.core.losses import npo_loss
-from lethe.engine.loop import Loop, Settings
 from lethe.errors import NeedsUnmet, OutOfRange
+from lethe.maths.losses import npo_loss
+from lethe.train.loop import Loop, Settings
 
 
 def test_golden() -> None:

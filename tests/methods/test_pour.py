@@ -10,9 +10,9 @@ from test_acceptance_digits import run as on_digits
 from tiny import classification
 
 from lethe.data.select import Where
-from lethe.engine.loop import Loop
 from lethe.errors import RequestError
 from lethe.methods.classification.pour import class_means, complement
+from lethe.train.loop import Loop
 
 
 def test_golden_complement() -> None:

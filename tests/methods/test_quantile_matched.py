@@ -10,8 +10,8 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
-from lethe.core.holdout import audited, reserved
+from lethe.core.split import Split
+from lethe.core.view import audited, reserved
 from lethe.errors import NeedsUnmet
 from lethe.methods.general.quantile_matched import matched
 

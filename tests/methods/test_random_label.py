@@ -6,9 +6,9 @@ import torch
 from running import run
 from tiny import blobs, classification
 
-from lethe.core.data import Split
+from lethe.core.split import Split
 from lethe.data.select import divide, where
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
 
 

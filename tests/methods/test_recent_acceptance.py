@@ -8,7 +8,7 @@ import pytest
 from test_acceptance_digits import accuracy, distance, judged, problem, retrained_test_accuracy, scores
 
 from lethe.core import catalogue
-from lethe.engine.loop import Loop, Settings
+from lethe.train.loop import Loop, Settings
 
 pytestmark = pytest.mark.slow
 

@@ -17,13 +17,13 @@ import torch
 from running import run
 from torch import Tensor, nn
 
-from lethe.core.data import Split
 from lethe.core.modules import evaluating
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
+from lethe.data.context import Context
 from lethe.data.load import load
 from lethe.data.select import Where, divide, where
-from lethe.models.regression import RegressionTask
+from lethe.models.regression.task import RegressionTask
 from lethe.models.zoo import build
 
 pytestmark = pytest.mark.slow

@@ -11,14 +11,14 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
-from lethe.core.holdout import audited, reserved
-from lethe.core.losses import kl
+from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
+from lethe.core.view import audited, reserved
 from lethe.data.select import Where, divide
 from lethe.errors import NeedsUnmet
+from lethe.maths.losses import kl
 from lethe.methods.classification.regun import class_means, matched
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def test_golden_mean_over_unseen_examples_of_the_same_labels() -> None:
@@ -102,8 +102,8 @@ def judged(models: list[torch.nn.Module]) -> dict[str, float]:
     """Accuracy on R, F and test in %, divergence to retrained models, and AUC of the loss against holdout that was not used."""
     from test_acceptance_digits import accuracy, distance, logits
 
-    from lethe.core.losses import cross_entropy
-    from lethe.core.statistics import auc_interval
+    from lethe.maths.losses import cross_entropy
+    from lethe.maths.statistics import auc_interval
 
     tasks, retrained = digits()
     pairs = list(zip(tasks, models, strict=True))

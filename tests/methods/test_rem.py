@@ -13,7 +13,7 @@ from torch import nn
 
 from lethe.core.modules import state_fingerprint
 from lethe.methods.classification.rem import Branch, Channel, paths
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
 
 

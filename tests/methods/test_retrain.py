@@ -8,7 +8,7 @@ from tiny import classification
 
 from lethe.core.modules import state_fingerprint
 from lethe.core.task import Recipe
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import MLP
 
 

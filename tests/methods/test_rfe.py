@@ -9,14 +9,14 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.data import Split
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.select import Where, divide
-from lethe.engine.loop import Loop
 from lethe.errors import RequestError
 from lethe.methods.general.rfe import Rfe, capped, guarded, nearness, orthogonal, parted, price
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.train.loop import Loop
 
 
 def loss(task: Task, model: torch.nn.Module, name: str) -> float:

@@ -10,7 +10,7 @@ import lethe
 from lethe.core.seeds import generator
 from lethe.errors import OutOfRange
 from lethe.methods.lm.rmu import control_vector, default_layer, steering_loss
-from lethe.models import decoder
+from lethe.models.lm import decoder
 
 
 def test_golden() -> None:

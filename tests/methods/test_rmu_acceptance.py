@@ -17,13 +17,13 @@ from tiny import trained
 from torch import nn
 
 import lethe
-from lethe.core.data import concat
 from lethe.core.seeds import generator
+from lethe.core.split import concat
 from lethe.core.task import Recipe
 from lethe.data.text import read_rows
 from lethe.methods.lm.rmu import control_vector
-from lethe.models.lm import LmTask, language_model
-from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
+from lethe.models.lm.open import LmTask, language_model
+from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 
 pytestmark = pytest.mark.slow
 SEEDS = (3, 4, 5)

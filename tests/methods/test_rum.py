@@ -13,14 +13,14 @@ from tiny import classification
 
 import lethe
 from lethe.core import catalogue
-from lethe.core.data import Split, concat
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split, concat
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Modifiers
-from lethe.engine.modifiers.where import Selection
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
 from lethe.methods.general.rum import Rum, parted, scored
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.train.loop import Loop, Modifiers
+from lethe.train.modifiers.where import Selection
 
 ALONE = {"share_low": 0.0, "share_high": 1.0}
 

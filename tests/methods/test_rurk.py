@@ -11,13 +11,13 @@ from tiny import classification, lm, regression
 from torch import Tensor, nn
 
 from lethe.core.catalogue import load
-from lethe.core.data import Batch
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.subject import Subject
 from lethe.errors import DataError
 from lethe.methods.general.rurk import pushed
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.pools.subject import Subject
 
 
 def test_golden_push_and_its_gradient() -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lethe.core.data import Split
-from lethe.core.ensemble import Ensemble
-from lethe.core.slicing import prefix
-from lethe.engine.journal import Journal
-from lethe.engine.sliced import Sliced
+from lethe.core.split import Split
 from lethe.errors import CheckpointCorrupted, DataError, LetheError, ModelError, NeedsUnmet, RequestError, StorageError
+from lethe.exact.ensemble import Ensemble
+from lethe.exact.sliced import Sliced
+from lethe.exact.slicing import prefix
 from lethe.methods.exact import s3t
+from lethe.train.journal import Journal
 
 SMALL = {"shards": 2, "slices": 3, "budget": 3, "rank": 4, "lr": 1e-2, "epochs": 2, "batch_size": 16}
 GONE = [5, 17]

@@ -11,7 +11,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.methods.classification.scar import Gaussians, correlation, mahalanobis, nearest, tukey
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 QUICK = {"count": 400, "lr": 5e-3, "epochs": 15}
 

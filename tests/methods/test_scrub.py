@@ -11,7 +11,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.methods.general.scrub import rewind_point
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 
 
 def divergence(task: Task, model: torch.nn.Module, name: str) -> float:

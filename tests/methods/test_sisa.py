@@ -8,10 +8,10 @@ from pathlib import Path
 import exact_world as world
 import pytest
 
-from lethe.core.ensemble import Ensemble
 from lethe.core.modules import named_tensors
-from lethe.engine.sliced import Sliced
 from lethe.errors import DataError, NeedsUnmet, RequestError
+from lethe.exact.ensemble import Ensemble
+from lethe.exact.sliced import Sliced
 from lethe.methods.exact.sisa import passes
 
 SMALL = {"shards": 3, "slices": 2}

@@ -7,10 +7,10 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.engine.loop import Loop, Modifiers
 from lethe.errors import RequestError
 from lethe.methods.classification.slug import Slug, front, search
 from lethe.methods.classification.slug import run as slug
+from lethe.train.loop import Loop, Modifiers
 
 
 def test_golden_front() -> None:

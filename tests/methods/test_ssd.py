@@ -15,12 +15,12 @@ from test_acceptance_digits import scores as on_digits
 from tiny import classification
 from torch import nn
 
-from lethe.core.data import Batch, Split
-from lethe.core.importance import absolute_batch_gradients
 from lethe.core.modules import state_fingerprint
-from lethe.engine.guard import Guard
+from lethe.core.split import Batch, Split
+from lethe.maths.importance import absolute_batch_gradients
 from lethe.methods.general.ssd import automatic, dampened
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
+from lethe.train.watchdog import Watchdog
 
 
 def test_golden_update() -> None:
@@ -62,7 +62,7 @@ def test_sample_importance_selects_nothing_beyond_the_share_of_the_forget_set() 
 
 def test_the_guard_takes_back_what_ruins_the_model() -> None:
     task = classification()
-    outcome = run("ssd", task, guard=Guard(), alpha=0.01, dampening=0.0)
+    outcome = run("ssd", task, watchdog=Watchdog(), alpha=0.01, dampening=0.0)
     assert state_fingerprint(outcome.model) == state_fingerprint(task.original)
 
 

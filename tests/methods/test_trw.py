@@ -15,8 +15,8 @@ from tiny import classification
 from torch import nn
 
 from lethe.audits.membership.mia_nn import neighbour_shares
-from lethe.core.losses import kl
 from lethe.core.task import Task
+from lethe.maths.losses import kl
 from lethe.methods.classification.trw import similarity, tilted
 
 NONE = torch.tensor([], dtype=torch.long)

@@ -9,12 +9,12 @@ import torch
 from running import run
 from tiny import classification
 
-from lethe.core.losses import cross_entropy
 from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
-from lethe.engine.loop import Loop
 from lethe.errors import RequestError
+from lethe.maths.losses import cross_entropy
 from lethe.methods.classification.unsir import Unsir, learned_noise, noise_loss
+from lethe.train.loop import Loop
 
 
 def test_golden_loss() -> None:

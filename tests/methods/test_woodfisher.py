@@ -8,11 +8,11 @@ from running import run
 from tiny import classification
 from torch import Tensor, nn
 
-from lethe.core.data import Split
-from lethe.core.importance import example_gradients, gradient_sum
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split
+from lethe.maths.importance import example_gradients, gradient_sum
 from lethe.methods.general.woodfisher import conjugate_gradients, reference_woodbury, woodbury
-from lethe.models.regression import RegressionTask
+from lethe.models.regression.task import RegressionTask
 
 RIDGE = 0.3
 

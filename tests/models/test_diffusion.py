@@ -10,13 +10,13 @@ import torch
 from tiny import TASKS
 
 from lethe.core.config import build
-from lethe.core.opened import Context
 from lethe.core.seeds import generator
+from lethe.data.context import Context
 from lethe.data.shapes import shapes
 from lethe.errors import DataError, ModelError, OutputShape, PickleRefused, RequestError, WrongColumn
-from lethe.models import tiny_diffusion
-from lethe.models.diffusion import DiffusionTask, captioned, open_request, text_to_image
-from lethe.models.diffusion_pipeline import load_pipeline, save_pipeline
+from lethe.models.diffusion import small as tiny_diffusion
+from lethe.models.diffusion.open import DiffusionTask, captioned, open_request, text_to_image
+from lethe.models.diffusion.pipeline import load_pipeline, save_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_text_states_are_those_of_the_encoder(task: DiffusionTask) -> None:
 def test_samples_are_seeded_one_by_one(task: DiffusionTask, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["a red disk", "a blue cross", "a green square"]
     whole = task.sample(task.original, prompts, seed=5)
-    monkeypatch.setattr("lethe.models.diffusion_task.TOGETHER", 2)
+    monkeypatch.setattr("lethe.models.diffusion.task.TOGETHER", 2)
     assert torch.allclose(task.sample(task.original, prompts, seed=5), whole, atol=1e-5)   # batch sizes differ in rounding
     assert not torch.allclose(task.sample(task.original, prompts, seed=6), whole, atol=1e-2)
     assert whole.shape == (3, 3, 8, 8) and float(whole.abs().max()) <= 1
@@ -190,7 +190,7 @@ def test_unfit_pictures_are_refused_before_work(task: DiffusionTask) -> None:
 
 
 def test_requests_open(tmp_path: Path) -> None:
-    from lethe.request import parse
+    from lethe.work.request import parse
 
     shape_request = parse({
         "family": "diffusion", "model": {"tiny": True, "width": 16}, "recipe": {"epochs": 1, "augment": "drop_prompt"},

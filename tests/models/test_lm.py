@@ -12,11 +12,12 @@ from torch import Tensor, nn
 import lethe
 from lethe.core.modules import state_fingerprint
 from lethe.core.sequences import IGNORED
-from lethe.engine.loop import Loop, Modifiers
 from lethe.errors import DataError, LabelOutOfRange, ModelError, OutOfRange, PickleRefused, RequestError
 from lethe.methods.lm.npo import Npo
-from lethe.models import decoder, lm
-from lethe.models.tiny_lm import TinyLlama, llama, train_tokenizer
+from lethe.models.lm import decoder
+from lethe.models.lm import open as lm
+from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
+from lethe.train.loop import Loop, Modifiers
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_observe_in_pieces_is_the_same(task: lm.LmTask, monkeypatch: pytest.Monk
     batch = task.retain.batch(range(9))
     with torch.no_grad():
         whole = task.observe(task.original, batch)
-        monkeypatch.setattr("lethe.models.lm_task.LOOK", 4000)
+        monkeypatch.setattr("lethe.models.lm.task.LOOK", 4000)
         pieces = task.observe(task.original, batch)
     for key, value in whole.items():
         torch.testing.assert_close(pieces[key], value, atol=1e-5, rtol=1e-5)

@@ -155,7 +155,7 @@ def test_a_pickled_module_gives_its_weights_when_allowed(tmp_path: Path) -> None
 
 
 def test_published_weights_score_as_published_on_these_pictures(data_root: Path, tmp_path: Path) -> None:
-    from lethe.core.opened import Context
+    from lethe.data.context import Context
     from lethe.data.load import load
 
     net = load_classifier(zoo="lenet5", weights=renamed(data_root, tmp_path)).eval()

@@ -13,15 +13,17 @@ from torch import nn
 
 import lethe
 from lethe.core.catalogue import load
-from lethe.core.data import Batch, Split
 from lethe.core.evidence import OUTSIDE
+from lethe.core.split import Batch, Split
 from lethe.data.select import Where
-from lethe.engine.auditor import examine
-from lethe.engine.pool import train_pool
-from lethe.engine.subject import Panel, Subject, unseen
 from lethe.errors import DataError, LetheError, OutputShape, UnknownName
-from lethe.models.regression import RegressionTask
+from lethe.judge.auditor import examine
+from lethe.judge.panel import Panel
+from lethe.models.regression.task import RegressionTask
 from lethe.models.zoo import MLP
+from lethe.pools.alike import unseen
+from lethe.pools.pool import train_pool
+from lethe.pools.subject import Subject
 
 GENERAL = ("scores", "divergence", "threshold", "lira", "relearn")
 
@@ -159,8 +161,8 @@ HOURS = {
 @pytest.mark.parametrize(("content", "file"), [(CALIFORNIA, "california_housing"), (BIKES, "bike_sharing_hourly"),
                                                 (HOURS, "etth1")])
 def test_real_data_in_a_request(data_root: Path, tmp_path: Path, content: dict, file: str) -> None:
-    from lethe import request
-    from lethe.runner import Options, prepare
+    from lethe.work import request
+    from lethe.work.execute import Options, prepare
 
     data = {**content["data"], "path": str(data_root / f"tabular/{file}.csv.gz")}
     made = prepare(request.parse({**content, "data": data}), Options(cache=tmp_path)).tasks[""]

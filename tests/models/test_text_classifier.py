@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import lethe
-from lethe.core.data import Split
 from lethe.core.modules import evaluating, state_fingerprint
+from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.load import load
 from lethe.data.sources.labelled_text import padded, vocabulary, words
 from lethe.errors import DataError, WrongColumn
-from lethe.models.classification import ClassificationTask
+from lethe.models.classification.task import ClassificationTask
 from lethe.models.zoo import build
 
 
@@ -75,13 +75,13 @@ def test_padding_changes_nothing_and_empty_texts_are_answered() -> None:
 def test_methods_run_on_texts_without_code_of_their_own(name: str) -> None:
     task = small()
     options = {"ssd": {"alpha": 0.1}, "scrub": {"epochs": 1}, "salun": {"epochs": 1}, "delete": {"epochs": 1}}.get(name, {})
-    outcome = lethe.forget(task, name, progress=False, guard=False, **options)
+    outcome = lethe.forget(task, name, progress=False, watchdog=False, **options)
     assert state_fingerprint(outcome.model) != state_fingerprint(task.original)
     assert task.features(outcome.model, task.forget.batch([0, 1])).shape == (2, 16)
 
 
 def test_the_tokenizer_of_an_encoder_is_used(tmp_path: Path) -> None:
-    from lethe.models.tiny_lm import train_tokenizer
+    from lethe.models.lm.small import train_tokenizer
 
     tokenizer = train_tokenizer(["one two three"], 300)
     tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))

@@ -17,7 +17,7 @@ from lethe.report import plots
 from lethe.report.leaderboard import FLOOR
 from lethe.report.search import searches
 from lethe.report.view import cases
-from lethe.results import Report
+from lethe.results.report import Report
 
 
 def three_seeds() -> dict[str, Any]:

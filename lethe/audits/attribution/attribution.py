@@ -5,7 +5,7 @@ Grosse et al. 2023, arXiv:2308.03296; quality by Park et al. 2023, arXiv:2303.14
     undone(Q) = Σ_{q∈Q} Δ(q)·(f_u(q) − f_0(q)) / Σ_{q∈Q} Δ(q)²       share of the prediction that has come about
 
 f margin of the label, or mean prediction of real targets; f_0 original, f_u the model; H EK-FAC on retained examples
-(`lethe.core.attribution`). Doing nothing has 0. A retrained model has what the prediction is worth (below or above 1, for it is a
+(`lethe.maths.influence`). Doing nothing has 0. A retrained model has what the prediction is worth (below or above 1, for it is a
 first-order one); that is why the yardstick decides. Q = F: its own predictions. Q = others: holdout examples that no model has
 seen and that look like F: what F taught the model about *other* data, which no test on F itself shows.
 Beside every number its quality: `lds`, mean over queries of Spearman's correlation between predicted and true f over shadow
@@ -29,13 +29,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lethe.core import attribution as a
 from lethe.core.config import Count, Fraction, Positive, config
-from lethe.core.data import Batch, Split
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Panel, Subject, labelled, valued
+from lethe.core.split import Batch, Split
+from lethe.judge.panel import Panel
+from lethe.maths import influence as a
+from lethe.pools.alike import labelled, valued
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Subject
 
 BATCH = 128
 

@@ -18,7 +18,7 @@ Finds:    digits MLP, six retrained models. 60 random examples of 15 % wrong lab
 Limits:   a Gaussian process for the network's last layers; a measure of the features, not of the head. Ratios of models of one
           architecture mean something, absolute values do not.
 Deviations: the paper asks before training, with the kernel of the untrained architecture, what a record will give away
-          (`lethe.core.kernels`: `lood_kl`, `relu_network`, `most_telling`); here the kernel is the model under examination.
+          (`lethe.maths.kernels`: `lood_kl`, `relu_network`, `most_telling`); here the kernel is the model under examination.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ import numpy as np
 
 from lethe.core.config import Count, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.kernels import fitted, joint_targets, lood_mean, lood_set, twins
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject, labelled, valued
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.kernels import fitted, joint_targets, lood_mean, lood_set, twins
+from lethe.pools.alike import labelled, valued
+from lethe.pools.subject import Subject
 
 
 @config

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive, generator
-from lethe.core.statistics import paired_p
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.statistics import paired_p
+from lethe.pools.subject import Subject
 
 
 @config

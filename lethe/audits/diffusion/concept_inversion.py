@@ -17,11 +17,12 @@ import torch
 
 from lethe.core.config import Count, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.modules import copied
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 @config

@@ -29,10 +29,11 @@ from torch import Tensor
 
 from lethe.core.config import Count, Natural, config
 from lethe.core.evidence import Value
-from lethe.core.frechet import frechet_of
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.frechet import frechet_of
+from lethe.pools.subject import Subject
 
 INF = float("inf")
 

@@ -31,14 +31,15 @@ import torch
 from torch import Tensor
 
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Batch, Split
-from lethe.core.ddim import ddim_step
 from lethe.core.evidence import Value
-from lethe.core.measured import auc_value, tpr_values
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Batch, Split
+from lethe.judge.measured import auc_value, tpr_values
+from lethe.judge.panel import Panel
+from lethe.maths.ddim import ddim_step
+from lethe.pools.subject import Subject
 
 ATTACKS = ("t_error", "clid", "secmi", "pia", "norm")
 

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Batch, Split
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Batch, Split
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 INF = float("inf")
 

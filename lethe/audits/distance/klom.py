@@ -33,12 +33,13 @@ from itertools import combinations
 import numpy as np
 
 from lethe.core.config import Count, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
-from lethe.core.statistics import student_predictive
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.panel import Panel
+from lethe.maths.statistics import student_predictive
+from lethe.pools.subject import Subject
 
 SHAPELESS = 64   # models a side from which the nearest-neighbour form is given
 

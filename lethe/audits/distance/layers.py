@@ -20,7 +20,8 @@ from torch import nn
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 @config

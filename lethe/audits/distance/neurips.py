@@ -31,12 +31,13 @@ import numpy as np
 from pydantic import Field
 
 from lethe.core.config import Count, config
-from lethe.core.epsilon import best_rule, rates_bound
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.epsilon import best_rule, rates_bound
+from lethe.pools.subject import Subject
 
 SURE = 50.0   # ε where no error was made
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 @config

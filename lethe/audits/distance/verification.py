@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, config
-from lethe.core.data import Batch, Split, concat
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive
+from lethe.core.split import Batch, Split, concat
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Settings, Term, recipe_options
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
+from lethe.train.loop import Loop, Settings, Term, recipe_options
 
 
 @config

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.core import losses
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths import losses
+from lethe.pools.subject import Subject
 
 
 @config

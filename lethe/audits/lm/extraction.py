@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.memorisation import exact_memorisation, extraction_strength, extraction_strength_floored
 from lethe.core.registry import Metric, audit
-from lethe.core.statistics import mean_interval
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.maths.memorisation import exact_memorisation, extraction_strength, extraction_strength_floored
+from lethe.maths.statistics import mean_interval
+from lethe.pools.subject import Subject
 
 
 @config

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from lethe.core.config import Count, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 @config

@@ -30,12 +30,13 @@ import numpy as np
 import torch
 
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import auc_value, tpr_values
 from lethe.core.registry import Metric, audit
-from lethe.core.token_scores import mean_logp, min_k, privleak, s_mia, standardised, zlib_score
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import auc_value, tpr_values
+from lethe.judge.panel import Panel
+from lethe.maths.token_scores import mean_logp, min_k, privleak, s_mia, standardised, zlib_score
+from lethe.pools.subject import Subject
 
 MUSE = 0.4   # share of tokens in PrivLeak
 Scores = dict[str, np.ndarray]

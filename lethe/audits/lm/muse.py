@@ -26,16 +26,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from lethe.core.config import Count, Natural, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
-from lethe.core.questions import disjoint
 from lethe.core.registry import Metric, audit
-from lethe.core.statistics import auc
-from lethe.core.texts import first_answer, rouge_l_f1
-from lethe.core.token_scores import min_k, privleak
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
 from lethe.errors import OutOfRange
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.judge.questions import disjoint
+from lethe.maths.statistics import auc
+from lethe.maths.texts import first_answer, rouge_l_f1
+from lethe.maths.token_scores import min_k, privleak
+from lethe.pools.subject import Subject
 
 SHARE = 0.4   # of the tokens in PrivLeak
 

@@ -20,11 +20,12 @@ import numpy as np
 
 from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
-from lethe.core.texts import refuses, repetition
-from lethe.core.tofu import words
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.texts import refuses, repetition
+from lethe.maths.tofu import words
+from lethe.pools.subject import Subject
 
 
 @config

@@ -20,13 +20,14 @@ from dataclasses import replace
 import numpy as np
 
 from lethe.core.config import Count, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
-from lethe.core.questions import above_chance, flat, options, right
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.judge.questions import above_chance, flat, options, right
+from lethe.pools.subject import Subject
 
 Table = dict[tuple[str, int], np.ndarray]
 

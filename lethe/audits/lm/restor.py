@@ -20,12 +20,13 @@ from __future__ import annotations
 import numpy as np
 
 from lethe.core.config import Count, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
-from lethe.core.questions import flat, options
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.judge.questions import flat, options
+from lethe.pools.subject import Subject
 
 
 @config

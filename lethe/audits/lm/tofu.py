@@ -11,7 +11,7 @@ is P(a) / (P(a) + Σ_k P(â_k)). `mu_retain` has the three retain terms alone, f
 With several retrained models forget quality is the median over them. Wrong and paraphrased answers stand in the columns
 `perturbed_answer` (a list, equally many on every record) and `paraphrased_answer`.
 
-Deviations: ROUGE does not stem (`lethe.core.tofu.rouge_l_recall` says what that changes). The official code takes the
+Deviations: ROUGE does not stem (`lethe.maths.tofu.rouge_l_recall` says what that changes). The official code takes the
 first 300 examples of a set, here it is a seeded sample. `…_geometric` is exp(ℓ(ã) − mean_k ℓ(â_k)), as in the logs
 published with the official code and in OpenUnlearning (arXiv:2506.12618); all else is the paper's arithmetic form.
 p-values of forget quality depend on the number of examples: compare with equal n, and read the statistic beside them.
@@ -24,14 +24,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.core import tofu
 from lethe.core.config import Count, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
-from lethe.core.statistics import mean_interval
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
 from lethe.errors import DataError
+from lethe.judge.panel import Panel
+from lethe.maths import tofu
+from lethe.maths.statistics import mean_interval
+from lethe.pools.subject import Subject
 
 KNOWLEDGE = ("real_authors", "world_facts")   # splits with options, beside forget and retain
 

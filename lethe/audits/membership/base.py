@@ -21,13 +21,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch.nn.functional as F
 
-from lethe.core.attacks import log_mean, log_online
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import attack_values
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import attack_values
+from lethe.judge.panel import Panel
+from lethe.maths.membership import log_mean, log_online
+from lethe.pools.subject import Subject
 
 FREE = (-math.inf, math.inf)
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from lethe.core.attacks import ridge
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Split, concat
 from lethe.core.evidence import Value
-from lethe.core.measured import auc_value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split, concat
+from lethe.judge.measured import auc_value
+from lethe.judge.panel import Panel
+from lethe.maths.membership import ridge
+from lethe.pools.subject import Subject
 
 TOKENS = 512   # bins of token counts
 

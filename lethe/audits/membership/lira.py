@@ -32,13 +32,14 @@ from typing import Literal
 
 import numpy as np
 
-from lethe.core.attacks import log_ratio, surprise
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.measured import attack_values
 from lethe.core.registry import Metric, audit
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import attack_values
+from lethe.judge.panel import Panel
+from lethe.maths.membership import log_ratio, surprise
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Subject
 
 
 @config

@@ -24,14 +24,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lethe.core.attacks import best_threshold
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import auc_value, mean_value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import auc_value, mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.membership import best_threshold
+from lethe.pools.subject import Subject
 
 
 @config

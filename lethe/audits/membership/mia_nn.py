@@ -26,9 +26,10 @@ import torch
 
 from lethe.core.config import config
 from lethe.core.evidence import Value
-from lethe.core.measured import auc_value
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import auc_value
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 @config

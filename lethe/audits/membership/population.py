@@ -30,16 +30,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lethe.core.attacks import best_threshold
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.losses import margin
-from lethe.core.measured import auc_value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
-from lethe.core.statistics import clopper_pearson, wilson
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import auc_value
+from lethe.judge.panel import Panel
+from lethe.maths.losses import margin
+from lethe.maths.membership import best_threshold
+from lethe.maths.statistics import clopper_pearson, wilson
+from lethe.pools.subject import Subject
 
 SIGNALS = ("confidence", "entropy", "mentr", "margin")
 

@@ -22,14 +22,15 @@ from typing import Literal
 
 import numpy as np
 
-from lethe.core.attacks import ridge
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
-from lethe.core.measured import attack_values
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Panel, Subject
+from lethe.core.split import Split
+from lethe.judge.measured import attack_values
+from lethe.judge.panel import Panel
+from lethe.maths.membership import ridge
+from lethe.pools.subject import Subject
 
 LOG_CHI = -1.2703628454614782   # mean of log χ² with one degree of freedom: ψ(½) + log 2
 

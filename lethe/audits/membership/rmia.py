@@ -26,14 +26,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lethe.core.attacks import log_mean, log_online
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.measured import attack_values
 from lethe.core.registry import Metric, audit
-from lethe.core.statistics import auc
-from lethe.engine.shadows import Shadows
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import attack_values
+from lethe.judge.panel import Panel
+from lethe.maths.membership import log_mean, log_online
+from lethe.maths.statistics import auc
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Subject
 
 GRID = tuple(i / 10 for i in range(11))
 

@@ -17,9 +17,10 @@ import math
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.measured import attack_values, auc_value
 from lethe.core.registry import Metric, audit
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import attack_values, auc_value
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
 
 
 @config

@@ -25,14 +25,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from lethe.core.attacks import log_ratio
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.measured import attack_values
 from lethe.core.registry import Metric, audit
-from lethe.core.statistics import auc_interval
-from lethe.engine.shadows import BLOCK, Shadows
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import attack_values
+from lethe.judge.panel import Panel
+from lethe.maths.membership import log_ratio
+from lethe.maths.statistics import auc_interval
+from lethe.pools.shadows import BLOCK, Shadows
+from lethe.pools.subject import Subject
 
 
 @config

@@ -24,11 +24,12 @@ import torch
 
 from lethe.core.config import Count, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.losses import margin
-from lethe.core.measured import mean_value
 from lethe.core.registry import Metric, audit
-from lethe.core.ridge import ridge
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.losses import margin
+from lethe.maths.ridge import ridge
+from lethe.pools.subject import Subject
 
 
 @config

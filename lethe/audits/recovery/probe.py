@@ -26,11 +26,12 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.measured import auc_value, mean_value
 from lethe.core.registry import Metric, audit
-from lethe.core.ridge import cross_fitted, one_hot, ridge_gcv
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import auc_value, mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.ridge import cross_fitted, one_hot, ridge_gcv
+from lethe.pools.subject import Subject
 
 
 @config

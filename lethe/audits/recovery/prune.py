@@ -18,10 +18,11 @@ from functools import partial
 
 from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
-from lethe.core.quantise import mapped, pruned
 from lethe.core.registry import Metric, audit
-from lethe.engine.recovery import battery, best_of
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.battery import battery, best_of
+from lethe.judge.panel import Panel
+from lethe.maths.quantise import mapped, pruned
+from lethe.pools.subject import Subject
 
 
 @config

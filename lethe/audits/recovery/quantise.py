@@ -30,11 +30,12 @@ from torch import Tensor, nn
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.modules import evaluating
-from lethe.core.quantise import calibrated, cast, equal_codes, mapped, matrices, nearest, normal_float
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
-from lethe.engine.recovery import battery, best_of
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.battery import battery, best_of
+from lethe.judge.panel import Panel
+from lethe.maths.quantise import calibrated, cast, equal_codes, mapped, matrices, nearest, normal_float
+from lethe.pools.subject import Subject
 
 
 @config

@@ -34,15 +34,16 @@ import numpy as np
 import torch
 
 from lethe.core.config import Count, Fraction, Natural, Positive, config
-from lethe.core.data import Split
 from lethe.core.evidence import Value
 from lethe.core.modules import evaluating, freeze_batch_norm
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive, generator, numpy_generator
+from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.engine.optimise import optimiser
-from lethe.engine.order import Order
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.panel import Panel
+from lethe.pools.subject import Subject
+from lethe.train.optimise import optimiser
+from lethe.train.order import Order
 
 LOOKED_AT = 2000   # retained examples among which related ones are sought
 

@@ -25,15 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Positive, config
-from lethe.core.data import Batch
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.modules import evaluating
-from lethe.core.neighbours import continuous, on_sphere, recognised
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.subject import Panel, Subject
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.neighbours import continuous, on_sphere, recognised
+from lethe.pools.subject import Subject
 
 
 @config

@@ -25,14 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch, Split, pixels
 from lethe.core.evidence import Value
-from lethe.core.measured import mean_value
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
-from lethe.core.ridge import ridge
 from lethe.core.seeds import numpy_generator
-from lethe.engine.subject import Panel, Subject, labelled
+from lethe.core.split import Batch, Split, pixels
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.maths.ridge import ridge
+from lethe.pools.alike import labelled
+from lethe.pools.subject import Subject
 
 
 @config

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import config
-from lethe.core.data import Split
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.data import encode as encoding
+from lethe.data.context import Context
 from lethe.errors import unknown_name
 
 TARGETS = {"breast_cancer": "class", "wine": "class", "iris": "class", "diabetes": "number"}

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import Count, config
-from lethe.core.data import Split
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.data import encode as encoding
 from lethe.data.arrays import x_tensor
+from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.data.pictures import opened, stacked
 from lethe.data.sources.images import PARTS

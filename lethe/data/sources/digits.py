@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from lethe.core.config import config
-from lethe.core.data import Split
-from lethe.core.opened import Context
+from lethe.core.split import Split
+from lethe.data.context import Context
 
 
 @config

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from lethe.core.config import Count, Natural, config
-from lethe.core.data import Split
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.data import encode as encoding
+from lethe.data.context import Context
 from lethe.data.paths import existing, located
 from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from lethe.core.config import config
-from lethe.core.data import Split
 from lethe.core.files import refuse_pickle
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.data.arrays import from_columns
+from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.data.sources.npz import channelled
 from lethe.errors import DataError

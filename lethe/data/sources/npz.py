@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import config
-from lethe.core.data import Split
 from lethe.core.files import refuse_pickle
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.data.arrays import from_columns
+from lethe.data.context import Context
 from lethe.data.paths import located
 from lethe.errors import DataError, WrongColumn, nearest
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from lethe.core.config import config
-from lethe.core.data import Split
 from lethe.core.files import refuse_pickle
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.data.arrays import as_split
+from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.errors import DataError
 

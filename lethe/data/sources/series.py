@@ -18,9 +18,9 @@ import torch
 from pydantic import Field
 
 from lethe.core.config import Count, Natural, config
-from lethe.core.data import Split
-from lethe.core.opened import Context
 from lethe.core.seeds import numpy_generator
+from lethe.core.split import Split
+from lethe.data.context import Context
 from lethe.data.paths import located
 from lethe.data.sources.table import parquet, separated
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import Count, config
-from lethe.core.data import Split
-from lethe.core.opened import Context
+from lethe.core.split import Split
 from lethe.data import encode as encoding
+from lethe.data.context import Context
 from lethe.data.paths import located
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from lethe.core.config import config
-from lethe.core.data import Split
-from lethe.core.opened import Context
+from lethe.core.split import Split
+from lethe.data.context import Context
 from lethe.data.paths import cached, from_root
 from lethe.data.pictures import shared_header
 from lethe.data.sources.npz import opened

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch
-from lethe.core.losses import cross_entropy
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import ModelError
+from lethe.maths.losses import cross_entropy
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -33,16 +33,16 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
-from lethe.core.data import Batch, Split
-from lethe.core.losses import cross_entropy
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.ridge import ridge
 from lethe.core.seeds import numpy_generator
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import RequestError
+from lethe.maths.losses import cross_entropy
+from lethe.maths.ridge import ridge
+from lethe.train.loop import Loop, Term
 
 
 @config

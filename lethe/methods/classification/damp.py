@@ -33,15 +33,15 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, config
-from lethe.core.data import Batch, Split, whole_classes
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.ridge import cross_fitted
 from lethe.core.seeds import numpy_generator
-from lethe.core.statistics import auc
+from lethe.core.split import Batch, Split, whole_classes
 from lethe.core.task import Task
-from lethe.engine.loop import Loop
+from lethe.maths.ridge import cross_fitted
+from lethe.maths.statistics import auc
+from lethe.train.loop import Loop
 
 
 @config

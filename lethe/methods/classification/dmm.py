@@ -5,7 +5,7 @@ Rinberg, Park, Garg, Ilyas, Madry & Neel (2024), arXiv:2410.23232.
     L(θ) = E_{x∈F} ‖f_θ(x) − f̂(x)‖²  +  E_{x∈R_s} ‖f_θ(x) − f̂(x)‖²
 
 F forget, R retain set, R_s a random part of R of `retain_multiplier`·|F| examples, f logits, f_0 those of the original, J their
-Jacobian at θ_0, H EK-FAC over R (`lethe.core.attribution`), λ its damping, μ multiplier. J(x)·v is the sum over F of all records'
+Jacobian at θ_0, H EK-FAC over R (`lethe.maths.influence`), λ its damping, μ multiplier. J(x)·v is the sum over F of all records'
 effects on all logits of x, taken at once as one directional derivative; no matrix of attributions is ever made.
 Needs:    forget, retain, original; holdout to calibrate μ.     Updates: every trainable parameter.
 Cost:     four passes over R with gradients for H, one directional derivative per target, then steps on F and R_s.
@@ -29,15 +29,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.attribution import curvature, linear_shift, removal_step
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch, Split
-from lethe.core.losses import cross_entropy
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Loss, Term
+from lethe.maths.influence import curvature, linear_shift, removal_step
+from lethe.maths.losses import cross_entropy
+from lethe.train.loop import Loop, Loss, Term
 
 GRID = torch.logspace(-3, 0.5, 141).tolist()   # multipliers that the calibration tries
 

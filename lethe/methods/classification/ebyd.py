@@ -5,7 +5,7 @@ Li et al. (2024), "Expose Before You Defend", arXiv:2410.19427; trigger recovery
                                                                ascent     minimise −ℓ(θ; x, y) (the paper's clean unlearning)
                                                                prune      the smallest weights to 0, more and more of them
                                                                perturb    θ + r·‖θ_l‖·g_l/‖g_l‖ per layer, growing r
-    2. detection  for every label t the smallest trigger that brings C to t (`lethe.core.backdoor`); target label = the smallest
+    2. detection  for every label t the smallest trigger that brings C to t (`lethe.maths.backdoor`); target label = the smallest
                   of all; verdict: a backdoor when its size ≤ ratio · median size
     3. removal    trigger    minimise E_C ℓ(θ; x, y) + E_C ℓ(θ; trigger(x), y), the recovered trigger with true labels
                   prune      switch off the units least needed to bring the clean function of θ_E back, one by one, as long as
@@ -36,16 +36,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lethe.core.backdoor import Trigger, perturbed_up, pruned_smallest, recover_trigger, unit_masks, units
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.data import Batch, Split, pixels
-from lethe.core.importance import gradient_sum
 from lethe.core.modules import copied, evaluating
-from lethe.core.neighbours import continuous
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split, pixels
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.backdoor import Trigger, perturbed_up, pruned_smallest, recover_trigger, unit_masks, units
+from lethe.maths.importance import gradient_sum
+from lethe.maths.neighbours import continuous
+from lethe.train.loop import Loop, Term
 
 
 @config
@@ -118,7 +118,7 @@ def run(cfg: Ebyd, task: Task, loop: Loop) -> Outcome:
 
 def exposure(cfg: Ebyd, task: Task, loop: Loop, clean: Split, accuracy: Callable[[nn.Module], float]) -> nn.Module:
     """A copy of the original moved until its accuracy on the clean examples is at most the floor; ruined on purpose, so it is a
-    fresh model to the loop: no guard takes it back."""
+    fresh model to the loop: no watchdog takes it back."""
     model = loop.start(task.copy_of_original())
     moving = loop.selected(model)
     start = {name: p.detach().clone() for name, p in moving.items()}

@@ -36,15 +36,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
-from lethe.core.data import Batch, Split
-from lethe.core.losses import cross_entropy, kl
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
-from lethe.engine.modifiers.where import Selection
 from lethe.errors import RequestError
+from lethe.maths.losses import cross_entropy, kl
+from lethe.train.loop import Loop, Term
+from lethe.train.modifiers.where import Selection
 
 ATTENTION = re.compile(r"(^|[._])(attn|attention|mix|qkv|[qkvo]_proj|out|query|key|value|head|classifier)([._]|$)")
 

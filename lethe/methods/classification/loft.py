@@ -30,13 +30,13 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Split
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop
 from lethe.errors import ModelError
+from lethe.train.loop import Loop
 
 WEIGHTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 

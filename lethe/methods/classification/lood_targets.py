@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch
-from lethe.core.kernels import fitted, targets
 from lethe.core.outcome import Outcome
+from lethe.core.passes import inputs, sample
 from lethe.core.registry import method
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
-from lethe.engine.triage import inputs, sample
+from lethe.maths.kernels import fitted, targets
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -30,13 +30,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.data import Batch, Split
-from lethe.core.losses import jensen_shannon
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.losses import jensen_shannon
+from lethe.train.loop import Loop, Term
 
 
 @config

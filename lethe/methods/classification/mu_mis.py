@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.data import Batch, pixels
-from lethe.core.neighbours import continuous
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, pixels
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.neighbours import continuous
+from lethe.train.loop import Loop, Term
 
 
 @config

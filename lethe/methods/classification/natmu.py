@@ -32,13 +32,13 @@ import torch
 from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Split, pixels
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Split, pixels
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import DataError, NeedsUnmet
+from lethe.train.loop import Loop, Term
 
 MASKS = 4
 

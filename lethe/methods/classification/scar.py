@@ -34,15 +34,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
-from lethe.core.data import Batch, Split, pixels
-from lethe.core.losses import kl
 from lethe.core.modules import evaluating
-from lethe.core.neighbours import continuous
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split, pixels
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import NeedsUnmet
+from lethe.maths.losses import kl
+from lethe.maths.neighbours import continuous
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -31,15 +31,15 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, config
-from lethe.core.data import Batch, Split
-from lethe.core.importance import gradient_sum
-from lethe.core.losses import margin
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop
 from lethe.errors import RequestError
+from lethe.maths.importance import gradient_sum
+from lethe.maths.losses import margin
+from lethe.train.loop import Loop
 
 
 @config

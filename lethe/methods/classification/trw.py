@@ -32,12 +32,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
-from lethe.core.data import Batch
-from lethe.core.losses import kl
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.losses import kl
+from lethe.train.loop import Loop, Term
 
 
 @config

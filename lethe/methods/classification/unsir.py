@@ -25,14 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch, Split, whole_classes
-from lethe.core.losses import cross_entropy
 from lethe.core.modules import evaluating
-from lethe.core.neighbours import continuous
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split, whole_classes
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.losses import cross_entropy
+from lethe.maths.neighbours import continuous
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -30,14 +30,14 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch, Split
-from lethe.core.losses import squared_distance
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
-from lethe.engine.modifiers.where import Names
+from lethe.maths.losses import squared_distance
+from lethe.train.loop import Loop, Term
+from lethe.train.modifiers.where import Names
 
 MOVED = {
     "x": Names(("*attn2*",)),

@@ -32,9 +32,9 @@ from lethe.core.config import NonNegative, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
-from lethe.engine.loop import Loop
-from lethe.engine.modifiers.where import Names
 from lethe.errors import RequestError
+from lethe.train.loop import Loop
+from lethe.train.modifiers.where import Names
 
 KEYS = Names(("*attn2.to_k.weight", "*attn2.to_v.weight"))
 

@@ -31,17 +31,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lethe.core import manifest
 from lethe.core.config import Positive, config
-from lethe.core.data import Split
-from lethe.core.manifest import Manifest
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Split
 from lethe.core.task import Task, missing
-from lethe.engine.checkpoint import load_tensors, save_tensors
-from lethe.engine.loop import Loop
 from lethe.errors import DataError, ModelError, NeedsUnmet, RequestError
+from lethe.exact import manifest
+from lethe.exact.manifest import Manifest
+from lethe.exact.sliced import require_deletable
+from lethe.train.checkpoint import load_tensors, save_tensors
+from lethe.train.loop import Loop
 
 Sums = dict[str, Tensor]
 FILE = "statistics.safetensors"
@@ -88,8 +89,15 @@ def head_of(total: Sums, kind: str, bits: int, ridge: float, floor: float) -> tu
     return solved[:, :-1], solved[:, -1]
 
 
+def deletable(cfg: Any, task: Task) -> None:
+    """What is wrong with a deletion from the model in `trained`, before any work."""
+    if cfg.trained:
+        require_deletable(Path(cfg.trained), "exact_head", task)
+
+
 @method(needs={"forget", "retain?", "original"}, families={"classification", "regression"},
-        instead={"retain": "statistics=FOLDER"})
+        instead={"retain": "statistics=FOLDER"},
+        check=deletable)
 def run(cfg: ExactHead, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     name: str = task.head  # type: ignore[attr-defined]
@@ -201,7 +209,7 @@ def guarantee(cfg: ExactHead, features: bool, written: bool, receipt: dict[str, 
         void = ("Not exact: the features come from layers which may have been trained on the records "
                 "(method.public_features=true says that they were not).")
     elif not written:
-        void = "Not exact: modifiers or the guard kept some of the head's weights as they were."
+        void = "Not exact: modifiers or the watchdog kept some of the head's weights as they were."
     if void:
         return {"level": "none", "void": void, "receipt": receipt}
     seen = ["What comes before the head never saw the data: the requester says so."] * features

@@ -39,16 +39,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lethe.core.certified import removal_budget, residual_bound, spectral_norm
 from lethe.core.config import Count, Positive, config
-from lethe.core.data import Split
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
+from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop
 from lethe.errors import ModelError, RequestError
+from lethe.maths.certified import removal_budget, residual_bound, spectral_norm
+from lethe.train.loop import Loop
 
 GAMMA = {"logistic": 0.25, "squared": 0.0}
 NEWTON_STEPS = 100
@@ -216,7 +216,7 @@ def guarantee(cfg: Newton, model: nn.Module, head: str, written: bool, beta: flo
         void = (f"Not certified: the features come from {len(before)} tensors before the head, which were or may have been "
                 "trained on the records (method.public_features=true says that they were not).")
     elif not written:
-        void = "Not certified: modifiers or the guard kept some of the head's weights as they were."
+        void = "Not certified: modifiers or the watchdog kept some of the head's weights as they were."
     elif beta > budget:
         void = (f"Not certified: the residual bound {beta:.3g} exceeds the budget {budget:.3g} after {within} of {count} "
                 "removals. Retrain, or give more noise (method.sigma), more ridge (method.ridge) or a larger ε.")

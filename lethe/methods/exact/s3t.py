@@ -30,24 +30,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lethe.core.config import Count, Positive, config, plain
-from lethe.core.data import Split, concat
-from lethe.core.ensemble import Ensemble, assembled, require_last
 from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive, generator
-from lethe.core.slicing import cyclic, matched
+from lethe.core.split import Split, concat
 from lethe.core.task import Task, missing
-from lethe.engine.loop import Loop
-from lethe.engine.modifiers.where import Names
-from lethe.engine.sliced import (
+from lethe.errors import ModelError, NeedsUnmet, RequestError
+from lethe.exact.ensemble import Ensemble, assembled, require_last
+from lethe.exact.sliced import (
     Sliced,
     State,
     agreed,
@@ -56,12 +54,15 @@ from lethe.engine.sliced import (
     outcome_of,
     parts,
     planned,
+    require_deletable,
     single,
     state_of,
     train_stage,
     union,
 )
-from lethe.errors import ModelError, NeedsUnmet, RequestError
+from lethe.exact.slicing import cyclic, matched
+from lethe.train.loop import Loop
+from lethe.train.modifiers.where import Names
 
 ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that say nothing about the training
 
@@ -217,7 +218,14 @@ def deleted(cfg: S3T, state: Sliced, ids: Sequence[object], retained: Split | No
     return left, dead
 
 
-@method(needs={"forget", "retain?", "original?"}, families={"classification", "regression"}, instead={"retain": "trained=FOLDER"})
+def deletable(cfg: Any, task: Task) -> None:
+    """What is wrong with a deletion from the model in `trained`, before any work."""
+    if cfg.trained:
+        require_deletable(Path(cfg.trained), "s3t", task)
+
+
+@method(needs={"forget", "retain?", "original?"}, families={"classification", "regression"}, instead={"retain": "trained=FOLDER"},
+        check=deletable)
 def run(cfg: S3T, task: Task, loop: Loop) -> Outcome:
     retained = task.retain if task.has("retain") else None
     if cfg.trained:

@@ -22,21 +22,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from lethe.core.config import Count, build, config, plain
-from lethe.core.data import Split, concat
-from lethe.core.ensemble import Ensemble, assembled, require_last
-from lethe.core.manifest import Manifest
 from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
-from lethe.core.slicing import prefix
+from lethe.core.split import Split, concat
 from lethe.core.task import Recipe, Task
-from lethe.engine.loop import Loop, recipe_options
-from lethe.engine.sliced import (
+from lethe.exact.ensemble import Ensemble, assembled, require_last
+from lethe.exact.manifest import Manifest
+from lethe.exact.sliced import (
     Sliced,
     agreed,
     guaranteed,
@@ -44,11 +43,14 @@ from lethe.engine.sliced import (
     outcome_of,
     parts,
     planned,
+    require_deletable,
     single,
     state_of,
     train_stage,
     union,
 )
+from lethe.exact.slicing import prefix
+from lethe.train.loop import Loop, recipe_options
 
 ABOUT_A_DELETION = ("trained", "public_base")   # options that say nothing about the training
 
@@ -115,8 +117,15 @@ def served(state: Sliced, base: nn.Module) -> Ensemble:
     return assembled(base, known.details["head"], members)
 
 
+def deletable(cfg: Any, task: Task) -> None:
+    """What is wrong with a deletion from the model in `trained`, before any work."""
+    if cfg.trained:
+        require_deletable(Path(cfg.trained), "sisa", task)
+
+
 @method(needs={"forget", "retain", "recipe?", "original?"}, families={"classification", "regression"},
-        instead={"recipe": "trained=FOLDER"})
+        instead={"recipe": "trained=FOLDER"},
+        check=deletable)
 def run(cfg: SISA, task: Task, loop: Loop) -> Outcome:
     if cfg.trained:
         state = opened(Path(cfg.trained), "sisa", task)

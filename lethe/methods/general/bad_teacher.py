@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.data import Batch
 from lethe.core.modules import reinitialised
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Loss, Term
+from lethe.train.loop import Loop, Loss, Term
 
 
 @config

@@ -24,8 +24,8 @@ from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import ModelError
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -14,7 +14,7 @@ Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mea
           100/0/99.0, 0.01 ± 0.00; k = 1 100/17/97.5, 0.15. Retraining itself has 0.07 on the class: two blocks, the linear ones
           with most of the weights, look like all.
 Deviations: k blocks are trained as long as the recipe says, not as long as would match their share of the cost. Batch-norm
-          statistics of the whole model follow R, as in training. The start is fresh, so `where` modifiers and the guard
+          statistics of the whole model follow R, as in training. The start is fresh, so `where` modifiers and the watchdog
           do not apply.
 """
 
@@ -29,8 +29,8 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, recipe_options, recipe_terms
-from lethe.engine.modifiers.where import Names
+from lethe.train.loop import Loop, recipe_options, recipe_terms
+from lethe.train.modifiers.where import Names
 
 
 @config

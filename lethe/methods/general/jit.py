@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Positive, config
-from lethe.core.data import Batch, pixels
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, pixels
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import WrongColumn
+from lethe.train.loop import Loop, Term
 
 
 @config

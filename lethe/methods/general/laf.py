@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
-from lethe.core.data import Batch, Split
 from lethe.core.modules import evaluating, seeded
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Loss, Term
+from lethe.train.loop import Loop, Loss, Term
 
 
 @config

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.data import Split
-from lethe.core.importance import gradient_sum, largest
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
-from lethe.engine.order import batches_per_epoch
+from lethe.maths.importance import gradient_sum, largest
+from lethe.train.loop import Loop, Term
+from lethe.train.order import batches_per_epoch
 
 Gradients = list[Tensor]
 

@@ -29,7 +29,7 @@ from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -29,12 +29,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import concat
-from lethe.core.importance import largest
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import concat
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.importance import largest
+from lethe.train.loop import Loop, Term
 
 
 @config

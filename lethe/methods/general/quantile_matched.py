@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import NeedsUnmet
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.importance import squared_batch_gradients
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.importance import squared_batch_gradients
+from lethe.train.loop import Loop, Term
 
 Gradients = list[Tensor]
 

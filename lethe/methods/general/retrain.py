@@ -17,7 +17,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, recipe_options, recipe_terms
+from lethe.train.loop import Loop, recipe_options, recipe_terms
 
 
 @config

@@ -38,13 +38,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, Positive, config
-from lethe.core.data import Batch, Split
 from lethe.core.modules import copied, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import RequestError
+from lethe.train.loop import Loop, Term
 
 Gradients = list[Tensor]
 

@@ -12,7 +12,7 @@ is answered alike by a model that never saw it), D the family's divergence. Part
 Needs:    forget, original; what the named methods need; recipe for score = memorised.     Updates: what these methods update.
 Cost:     the scores (refit: `refit_epochs` passes; memorised: 8 models, each on half of the data) and the methods on their parts.
 Limits:   one part with all of F is its method alone; "none" for every part is the original.
-Fails by: a score that ranks wrongly: what lands in a part that is left alone is not forgotten. A guard sees each part by itself.
+Fails by: a score that ranks wrongly: what lands in a part that is left alone is not forgotten. The watchdog sees each part alone.
 Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
           two retrained models. 134 memorised wrong labels and 134 right ones together (retrained 100/49/98.6, pair 0.01):
           high = SFRon 100/52/97.3, 0.05 ± 0.02 (score influential 0.06 ± 0.02), parts drawn at random 0.28 ± 0.09, SFRon on all
@@ -35,16 +35,16 @@ from torch import Tensor, nn
 
 from lethe.core import catalogue
 from lethe.core.config import Count, Fraction, Positive, build, config
-from lethe.core.data import concat
 from lethe.core.modules import copied, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method, method
 from lethe.core.seeds import derive
+from lethe.core.split import concat
 from lethe.core.task import Task, missing
-from lethe.engine.choose import SELECTORS
-from lethe.engine.loop import Loop, Modifiers, Term
-from lethe.engine.modifiers.where import All, Selection
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
+from lethe.pools.choose import SELECTORS
+from lethe.train.loop import Loop, Modifiers, Term
+from lethe.train.modifiers.where import All, Selection
 
 Named = str | Mapping[str, Any]   # a method, or {name: …, option: …}
 NONE = "none"
@@ -132,7 +132,7 @@ def refit(cfg: Rum, task: Task, loop: Loop) -> Tensor:
 
 def within(loop: Loop, task: Task, name: str, modifiers: Modifiers) -> Loop:
     """A run of its own within this one: its draws depend on its name alone, and it resumes from its own folder."""
-    return Loop(task, replace(loop.settings, seed=derive(loop.seed, "rum", name)), modifiers, loop.guard,
+    return Loop(task, replace(loop.settings, seed=derive(loop.seed, "rum", name)), modifiers, loop.watchdog,
                 loop.folder / name if loop.folder else None, title=name)
 
 

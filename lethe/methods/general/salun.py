@@ -23,11 +23,11 @@ Deviations: the signed sum runs over examples, not over batch means, so a short 
 from __future__ import annotations
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.importance import gradient_sum, largest
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.importance import gradient_sum, largest
+from lethe.train.loop import Loop, Term
 
 
 @config

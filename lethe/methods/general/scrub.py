@@ -30,11 +30,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
-from lethe.core.data import Batch
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -30,12 +30,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Split
-from lethe.core.importance import squared_batch_gradients
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.maths.importance import squared_batch_gradients
+from lethe.train.loop import Loop, Term
 
 
 @config

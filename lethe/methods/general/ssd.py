@@ -19,7 +19,7 @@ Limits:   α → ∞ or λ → ∞ changes nothing; what has no importance for e
 Fails by: scattered single examples: their important weights are everybody's, and the network collapses. Too small α destroys.
 Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
           to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 96.4/0/96.6, 0.23 ± 0.05. 134 memorised wrong
-          labels (untouched 0.92, retrained pair 0.01): 28.3/11/27.4, 0.69 ± 0.06: collapse. `guard.floor` takes the collapse
+          labels (untouched 0.92, retrained pair 0.01): 28.3/11/27.4, 0.69 ± 0.06: collapse. `watchdog.floor` takes the collapse
           back. alpha = auto: class 98.4/0/97.9, 0.12 ± 0.02 (`sample` 99.1/1/98.4, 0.14 ± 0.04); labels 91.0/66/79.8, 0.66 ±
           0.07. importance = norm: class 98.5/28/98.0, 0.26 ± 0.07, with alpha = auto 98.4/14/97.6, 0.20 ± 0.04 (α = 3: R 57 %);
           labels 100/100/93.1, 0.92 ± 0.01: no effect, with alpha = auto 99.9/97/92.5, 0.83 ± 0.03. Poison of which a tenth is
@@ -39,12 +39,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch, Split, concat
-from lethe.core.importance import absolute_batch_gradients, squared_batch_gradients, squared_example_gradients
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split, concat
 from lethe.core.task import Task
-from lethe.engine.loop import Loop
+from lethe.maths.importance import absolute_batch_gradients, squared_batch_gradients, squared_example_gradients
+from lethe.train.loop import Loop
 
 ESTIMATORS = {"batch": squared_batch_gradients, "sample": squared_example_gradients, "norm": absolute_batch_gradients}
 

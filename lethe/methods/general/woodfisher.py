@@ -32,13 +32,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lethe.core.config import Count, NonNegative, config
-from lethe.core.data import Batch, Split
-from lethe.core.importance import example_gradients, gradient_sum
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
-from lethe.engine.loop import Loop
+from lethe.maths.importance import example_gradients, gradient_sum
+from lethe.train.loop import Loop
 
 Product = Callable[[Tensor], Tensor]
 

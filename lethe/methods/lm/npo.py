@@ -26,12 +26,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch
-from lethe.core.losses import npo_loss
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.engine.loop import Loop, Term
-from lethe.engine.order import batches_per_epoch
+from lethe.core.split import Batch
+from lethe.maths.losses import npo_loss
+from lethe.train.loop import Loop, Term
+from lethe.train.order import batches_per_epoch
 
 
 @config

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
-from lethe.core.data import Batch
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.engine.loop import Loop, Term
+from lethe.core.split import Batch
+from lethe.train.loop import Loop, Term
 
 
 @config

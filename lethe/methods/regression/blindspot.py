@@ -26,14 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import Batch, concat
 from lethe.core.modules import copied, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
+from lethe.core.split import Batch, concat
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
 from lethe.errors import RequestError
+from lethe.train.loop import Loop, Term
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

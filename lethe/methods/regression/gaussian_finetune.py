@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.data import concat
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.core.split import concat
 from lethe.core.task import Task
-from lethe.engine.loop import Loop, Term
+from lethe.train.loop import Loop, Term
 
 
 @config

@@ -1,1 +1,0 @@
-"""See lethe.audits."""

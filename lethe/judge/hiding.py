@@ -1,0 +1,51 @@
+"""Is it gone, or only hidden? What behaviour, representation and recovery say together. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lethe.core.evidence import INSIDE, OUTSIDE, STILL_KNOWS, Evidence
+from lethe.judge.conclusions import named, strongest
+
+OBFUSCATION, NOT_KNOWN = "obfuscation suspected", "not known"
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """Where the forgetting happened: weights | adapter | guard | obfuscation suspected | not known, and why."""
+
+    verdict: str
+    text: str
+    metrics: tuple[str, ...] = ()
+
+
+def hiding(items: Sequence[Evidence], kind: str = "weights") -> Hiding:
+    """Whether the data are gone or only hidden, from what behaviour, representation and recovery say.
+
+    kind  what the method says of its result: weights | adapter | guard
+    Suspected: no test of behaviour finds the data, yet they are found in the representation or come back by recovery.
+    """
+    judged = [e for e in items if e.tier == "forgetting" and e.verdict in (INSIDE, OUTSIDE)]
+    shows = [e.metric for e in judged if e.aspect == "behaviour" and e.direction == STILL_KNOWS]
+    quiet = [e.metric for e in judged if e.aspect == "behaviour" and e.direction != STILL_KNOWS]
+    deeper = [e for e in judged if e.aspect in ("representation", "recovery")]
+    found = [e for e in deeper if e.direction == STILL_KNOWS]
+    if kind == "guard":
+        return Hiding("guard", "A filter at inference: the weights still know the forget set and show it without the filter.")
+    if kind == "adapter":
+        return Hiding("adapter", "An add-on to unchanged weights: taking it off brings back everything.")
+    if found and quiet and not shows:
+        names = tuple(e.metric for e in found)
+        way = "comes back by recovery" if any(e.aspect == "recovery" for e in found) else "is still found in the representation"
+        return Hiding(OBFUSCATION, f"Hiding suspected: what the model says does not show the forget set, but it {way} "
+                                   f"({strongest(found)}).", names)
+    if shows:
+        return Hiding(NOT_KNOWN, f"What the model says still shows the forget set ({named(shows)}), so nothing is hidden.",
+                      tuple(shows))
+    clear = tuple(e.metric for e in deeper if e.verdict == INSIDE)
+    if quiet and clear and not found:
+        return Hiding("weights", f"The change is in the weights: neither answers nor {named(clear)} bring the forget set back "
+                                 "more than in retrained models.", clear)
+    return Hiding(NOT_KNOWN, "No test of recovery or representation had a verdict, so data that are only hidden would not be "
+                             "noticed.")

@@ -1,0 +1,214 @@
+"""Text-to-image diffusion: making tasks from pipelines, pictures and captions, or from a request file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lethe.core.config import Count, Natural, NonNegative, build, config
+from lethe.core.seeds import derive
+from lethe.core.split import Split
+from lethe.core.task import Recipe
+from lethe.data.context import Context
+from lethe.errors import RequestError, WrongColumn
+from lethe.models.diffusion.judge import Judge
+from lethe.models.diffusion.pipeline import Pipeline, load_pipeline
+from lethe.models.diffusion.task import DiffusionTask
+from lethe.models.opened import Opened
+
+__all__ = ["DiffusionTask", "captioned", "open_request", "text_to_image"]
+
+
+def text_to_image(
+    pipeline: Pipeline | str | Path,
+    concept: str,
+    keep: Sequence[str],
+    prompts: Sequence[str] = (),
+    outside: Sequence[str] = (),
+    images: Split | Sequence[tuple[Tensor, str]] | None = None,
+    holdout: Split | Sequence[tuple[Tensor, str]] | None = None,
+    per_prompt: int = 20,
+    anchor: str = "",
+    recipe: Recipe | None = None,
+    build: Callable[[int], nn.Module] | None = None,
+    judge: Judge | None = None,
+    steps: int = 50,
+    guidance: float = 7.5,
+    seed: int = 0,
+    name: str = "text to image",
+) -> DiffusionTask:
+    """A task: forget `concept` from a pipeline.
+
+    pipeline  a diffusers folder (safetensors only) or its parts
+    concept   the words to be forgotten, e.g. "disk" or "van gogh"
+    keep      prompts without the concept whose pictures are to stay; methods may use them
+    prompts   prompts with the concept; default: the concept itself
+    outside   prompts without the concept that no method sees; audits ask whether they suffered
+    images    pictures with captions, [C, H, W] in [−1, 1]; those whose caption names the concept are the forget set.
+              None: the original draws `per_prompt` pictures for each of `prompts` (forget) and `keep` (retain)
+    steps, guidance  of sampling, here and in the audits; at guidance 1 small models draw best
+    """
+    parts = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(pipeline)
+    groups = {"forget": list(prompts) or [concept], "keep": list(keep), "outside": list(outside)}
+    for group in ("keep", "outside"):
+        naming = [prompt for prompt in groups[group] if names(prompt, concept)]
+        if naming:
+            raise RequestError(f"{group} prompt {naming[0]!r} names the concept {concept!r}, so it would be kept and "
+                               "forgotten at once. Remove it, or word the concept more narrowly.")
+    facts: dict[str, Any] = {"concept": concept}
+
+    def task(splits: dict[str, Split]) -> DiffusionTask:
+        return DiffusionTask(parts, splits, recipe, build, name, facts, concept, groups, anchor, judge, steps, guidance)
+
+    splits: dict[str, Split] = {}
+    if images is None:
+        facts["forget"] = facts["retain"] = f"drawn by the original, {per_prompt} pictures per prompt"
+        maker = task({})
+        for split, chosen in (("forget", groups["forget"]), ("retain", groups["keep"])):
+            if chosen:
+                splits[split] = drawn(maker, chosen, per_prompt, derive(seed, split), split)
+    else:
+        given = captioned(parts, images, "train")
+        mask = np.array([names(text, concept) for text in given.meta["caption"]])
+        splits = {"forget": given.subset(mask, "forget"), "retain": given.subset(~mask, "retain")}
+    if holdout is not None:
+        splits["holdout"] = captioned(parts, holdout, "holdout")
+    return task(splits)
+
+
+def names(text: str, concept: str) -> bool:
+    """Whether a caption names the concept as whole words."""
+    return re.search(rf"\b{re.escape(concept.lower())}\b", text.lower()) is not None
+
+
+def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], name: str) -> Split:
+    """Pictures in [−1, 1] with captions as the split that the UNet is trained on: encoded, and with token ids."""
+    if not isinstance(images, Split):
+        captions = [text for _, text in images]
+        images = Split({"image": torch.stack([picture for picture, _ in images])}, name, meta={"caption": captions})
+    if "caption" not in images.meta or "image" not in images.columns:
+        raise WrongColumn(f"{name!r} has no column image or caption; pictures to learn or forget need both.")
+    encoded = torch.cat([parts.encode(some) for some in images.columns["image"].split(64)])
+    columns = {"image": encoded, "tokens": parts.tokens(list(images.meta["caption"]))}
+    return Split(columns, images.name, images.ids, images.meta)
+
+
+def drawn(task: DiffusionTask, prompts: Sequence[str], per_prompt: int, seed: int, name: str) -> Split:
+    """Pictures that the original draws for prompts, as a split."""
+    captions = [prompt for prompt in prompts for _ in range(per_prompt)]
+    tokens = task.tokens(captions)
+    images = task.draw_from(task.original, task.text(tokens), seed)
+    if task.pipeline.vae is None:
+        images = images.clamp(-1, 1)
+    return Split({"image": images, "tokens": tokens}, name, meta={"caption": captions})
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+@config
+class ModelSource:
+    """`model:` of a diffusion request: a diffusers folder, or the small model of shapes that the recipe trains."""
+
+    folder: str | None = None            # diffusers folder: unet/, text_encoder/, tokenizer/, scheduler/, maybe vae/
+    tiny: bool = False                   # the 8×8 model of coloured shapes
+    width: Count = 32                    # channels of the tiny model
+    seed: Natural = 0                    # of the tiny model's frozen text encoder
+
+
+@config
+class DataSource:
+    """`data:` of a diffusion request: what is forgotten and kept, as prompts, and the pictures if there are any."""
+
+    concept: str                         # words to be forgotten
+    keep: tuple[str, ...] = ()           # prompts that methods may use to preserve
+    prompts: tuple[str, ...] = ()        # prompts with the concept; empty: the concept itself
+    outside: tuple[str, ...] = ()        # prompts that only audits see
+    shapes: Natural = 0                  # that many rendered coloured shapes as training data
+    folder: str | None = None            # pictures with captions.csv (columns file, caption)
+    per_prompt: Count = 20               # pictures drawn per prompt when there are none
+    anchor: str = ""                     # what relabelling puts in place of a caption
+    steps: Count = 50                    # of the sampler
+    guidance: NonNegative = 7.5          # of the sampler; 1 for tiny models
+    seed: Natural = 0
+
+
+def open_request(request: Any, context: Context) -> Opened:
+    """Read `model` and `data` of a diffusion request. The concept says what is forgotten; `forget:` may say it anew."""
+    source, data = build(ModelSource, request.model), build(DataSource, request.data)
+    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    if source.tiny == (source.folder is not None):
+        raise RequestError(f"model gives folder={source.folder!r} and tiny={source.tiny}, but exactly one is needed; "
+                           "nothing was started. Give model: {folder: …} for your pipeline.")
+    if data.shapes and data.folder:
+        raise RequestError("data gives both shapes and folder, so it is unclear what the pictures are; nothing was "
+                           "started. Give one of them.")
+    judge = None
+    if source.tiny:
+        from lethe.models.diffusion import small as tiny_diffusion
+
+        parts = tiny_diffusion.pipeline(source.seed, width=source.width)
+        judge = tiny_diffusion.judge()
+    else:
+        assert source.folder is not None
+        parts = load_pipeline(source.folder)
+    images = holdout = None
+    if data.shapes:
+        from lethe.data.shapes import shapes
+
+        images, holdout = shapes(data.shapes, data.seed), shapes(max(16, data.shapes // 4), data.seed, "holdout")
+    elif data.folder:
+        images = pictures(Path(data.folder), parts)
+    elif source.tiny:
+        raise RequestError("the tiny model has no trained weights, so it needs pictures to learn from; nothing was "
+                           "started. Give data.shapes: 1024.")
+
+    def fresh(seed: int) -> nn.Module:
+        return type(parts.unet).from_config(parts.unet.config)  # type: ignore[attr-defined]
+
+    whole = text_to_image(
+        parts, data.concept, data.keep, data.prompts, data.outside, images, holdout, data.per_prompt, data.anchor,
+        recipe, fresh, judge, data.steps, data.guidance, data.seed,
+    )
+    splits = dict(whole.splits)
+    if images is not None:
+        splits["train"] = captioned(parts, images, "train")
+
+    def task(model: nn.Module, given: dict[str, Split], name: str) -> DiffusionTask:
+        mine = dataclasses.replace(parts, unet=model)
+        return DiffusionTask(mine, given, recipe, fresh, name, whole.facts, whole.concept, whole.prompts, data.anchor,
+                             judge, data.steps, data.guidance)
+
+    def load(folder: Path) -> nn.Module:
+        return load_pipeline(folder).unet
+
+    return Opened(splits, task, load, None if source.tiny else parts.unet, recipe, fresh, facts=whole.facts)
+
+
+def pictures(folder: Path, parts: Pipeline) -> Split:
+    """A folder of image files with captions.csv (columns file, caption), in [−1, 1] at the pipeline's size."""
+    import csv
+
+    from PIL import Image
+
+    table = folder / "captions.csv"
+    if not table.exists():
+        raise RequestError(f"{table} does not exist, so the pictures have no captions. Write it with the columns file "
+                           "and caption.")
+    config: Any = parts.unet.config
+    side = config.sample_size * (1 if parts.vae is None else 2 ** (len(parts.vae.config.block_out_channels) - 1))
+    with open(table, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    images = []
+    for row in rows:
+        image = Image.open(folder / row["file"]).convert("RGB").resize((side, side))
+        images.append(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1)
+    meta = {"caption": [row["caption"] for row in rows]}
+    return Split({"image": torch.stack(images)}, "train", np.array([row["file"] for row in rows]), meta)

@@ -1,0 +1,230 @@
+"""Language models: any Hugging Face `…ForCausalLM` with its tokenizer; forgets answers to prompts, or plain text.
+
+    task = lethe.language_model("folder/of/the/model", train="qa.jsonl", forget=lethe.where(entity="Ada Brill"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lethe.core.config import Count, build, config
+from lethe.core.sequences import Format
+from lethe.core.split import Split
+from lethe.core.task import Recipe
+from lethe.data.context import Context
+from lethe.data.select import Where, divide
+from lethe.data.text import read_rows, tokenised
+from lethe.errors import EmptySplit, ModelError, PickleRefused, RequestError
+from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
+from lethe.models.lm.task import LmTask
+from lethe.models.opened import Opened
+
+__all__ = ["LmTask", "language_model", "load_folder", "load_tokenizer", "open_request"]
+
+
+def load_folder(path: str | Path, attention: str = "sdpa", dtype: str = "float32") -> nn.Module:
+    """A causal language model from a local `save_pretrained` folder. Safetensors only; no code of the folder is run.
+
+    attention  sdpa | eager; second derivatives on CPU need eager
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = _model_folder(path)
+    return AutoModelForCausalLM.from_pretrained(
+        path, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation=attention,
+        dtype=getattr(torch, dtype),
+    )
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of such a folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(_model_folder(path), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} holds no tokenizer that can be read ({str(error).strip().splitlines()[0]}), so no text can be "
+                         "turned into what the model reads. Save the model's own tokenizer into the folder: "
+                         "tokenizer.save_pretrained(…).") from error
+
+
+def _model_folder(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a folder, so there is no model to load; nothing is downloaded. Give a local "
+                         "folder written by save_pretrained.")
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise ModelError(f"{path} holds a PEFT adapter without its base model, so it cannot run alone. Merge it first: "
+                         "PeftModel.merge_and_unload().save_pretrained(…).")
+    if not (path / "config.json").exists():
+        raise ModelError(f"{path} has no config.json, so the architecture is unknown. Give a folder written by "
+                         "save_pretrained.")
+    pickled = [file.name for ending in ("*.bin", "*.pt", "*.pth") for file in path.glob(ending)]
+    if pickled and not list(path.glob("*.safetensors")):
+        raise PickleRefused(f"{path} has its weights only as {pickled[0]}, a pickle, which can run any code when it is "
+                            "loaded; it was not opened. Convert it where you trust it: model.save_pretrained(folder) "
+                            "writes safetensors.")
+    return path
+
+
+Rows = Sequence[Mapping[str, Any]] | Split | str | Path
+
+
+def language_model(
+    model: nn.Module | str | Path,
+    tokenizer: Any = None,
+    forget: Any = None,
+    retain: Rows | None = None,
+    holdout: Rows | None = None,
+    test: Rows | None = None,
+    *,
+    train: Rows | None = None,
+    others: Mapping[str, Rows] | None = None,
+    recipe: Recipe | None = None,
+    build: Callable[[int], nn.Module] | None = None,
+    name: str = "language model",
+    refusals: Sequence[str] = (),
+    layer: int | None = None,
+    **form: Any,
+) -> LmTask:
+    """A task from any causal language model and records in memory.
+
+    model, tokenizer  objects of transformers, or the local folder that holds both
+    forget, retain    records: dictionaries, a file (.jsonl, .txt), or a Split; or give `train` and let `forget` select
+                      from it (`lethe.where(column={"author": 7})`)
+    others            further splits that audits ask for by name: `real_authors` and `world_facts` (audit `tofu`)
+    refusals          answers that relabelling methods teach instead
+    form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template,
+                      max_length, long
+    """
+    if isinstance(model, (str, Path)):
+        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
+        model = load_folder(model)
+    if tokenizer is None:
+        raise RequestError("a language model was given without its tokenizer, so no text can be read; nothing was "
+                           "started. Give tokenizer=, or the folder that holds both.")
+    writing = _form(form)
+
+    def split(rows: Rows, part: str) -> Split:
+        if isinstance(rows, Split):
+            return rows
+        return tokenised(read_rows(rows) if isinstance(rows, (str, Path)) else rows, tokenizer, writing, part)
+
+    splits: dict[str, Split] = {}
+    if train is not None:
+        splits["forget"], splits["retain"] = divide(split(train, "train"), forget)
+    elif forget is None:
+        raise EmptySplit("no forget records were given, so there is nothing to forget. Give forget=, or train= and a "
+                         "selection.")
+    else:
+        splits["forget"] = split(forget, "forget")
+    for key, rows in {"retain": retain, "holdout": holdout, "test": test, **(others or {})}.items():
+        if rows is not None:
+            splits[key] = split(rows, key)
+    return LmTask(model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer)
+
+
+def _form(options: Mapping[str, Any]) -> Format:
+    return build(Format, options)
+
+
+@config
+class ModelSource:
+    """`model:` of a language-model request: a local folder, or a small Llama that the recipe trains on the data."""
+
+    folder: str | None = None                   # the model: written by save_pretrained; safetensors
+    base: str | None = None                     # what the recipe fine-tuned to get it: allows retraining without the forget set
+    tiny: Mapping[str, Any] | None = None       # sizes of lethe.models.lm.small.TinyLlama; {} for the defaults
+    attention: str = "sdpa"                     # sdpa | eager; second derivatives on CPU need eager
+    dtype: str = "float32"                      # of the folder's weights in memory
+    layer: int | None = None                    # block whose output is the feature; default: the middle one
+
+
+@config
+class TextSource:
+    """`data:` of a language-model request. The forget selection divides `train`; or give `forget` and `retain`."""
+
+    train: str | None = None                    # .jsonl or .txt, also .gz
+    forget: str | None = None
+    retain: str | None = None
+    holdout: Any = None                         # a file, or a selection from `train` that is kept out of training
+    test: Any = None                            # the same
+    select: Any = None                          # what of `train` is trained on; default: all but holdout and test
+    others: Mapping[str, str] = field(default_factory=dict)   # further splits by name, e.g. real_authors and world_facts of TOFU
+    refusals: str | None = None                 # file with one refusal per line, for methods that relabel
+    prompt: str = "prompt"                      # column names, template and limits: see lethe.core.sequences.Format
+    answer: str = "answer"
+    text: str = "text"
+    id: str | None = None
+    template: str = "{prompt} {answer}"
+    max_length: Count = 512
+    long: str = "error"
+
+
+def open_request(request: Any, context: Context) -> Opened:
+    """Read `model` and `data` of a language-model request."""
+    source, data = build(ModelSource, request.model), build(TextSource, request.data)
+    if (source.folder is None) == (source.tiny is None):
+        raise RequestError("model: give either folder (a local save_pretrained folder) or tiny (a small Llama trained "
+                           "here); nothing was started.")
+    form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})  # type: ignore[arg-type]
+    named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
+    files = {key: read_rows(_located(value, context)) for key, value in {**named, **data.others}.items()
+             if isinstance(value, str)}
+    if source.folder is not None:
+        folder = _located(source.folder, context)
+        tokenizer: Any = load_tokenizer(folder)
+        model: nn.Module | None = load_folder(folder, source.attention, source.dtype)
+    else:
+        sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
+        columns = (data.prompt, data.answer, data.text)
+        texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
+        tokenizer, model = train_tokenizer(texts, sizes.vocabulary), None
+    base = _located(source.base, context) if source.base is not None else None
+    splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
+    if "train" in splits:
+        splits = _selected(splits, data)
+    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    refusals = _located(data.refusals, context).read_text().split("\n") if data.refusals else []
+
+    def fresh(seed: int) -> nn.Module:
+        return load_folder(base, source.attention, source.dtype) if base is not None else llama(sizes, tokenizer)
+
+    make = fresh if source.tiny is not None or base is not None else None
+
+    def task(model: nn.Module, parts: dict[str, Split], name: str) -> LmTask:
+        return LmTask(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
+                      layer=source.layer)
+
+    exact = "" if make is not None else "what the model was fine-tuned from is not given (model.base), so it cannot be retrained"
+    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype), model, recipe, make, exact)
+
+
+def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:
+    """`holdout` and `test` that are selections are taken from `train`; `select` says what of the rest is trained on."""
+    whole = splits["train"]
+    rest = torch.ones(len(whole), dtype=torch.bool).numpy()
+    for key in ("holdout", "test"):
+        if isinstance(value := getattr(data, key), Mapping):
+            mask = build(Where, value).mask(whole)
+            splits[key] = whole.subset(mask, key)
+            rest &= ~mask
+    if data.select is not None:
+        rest &= build(Where, data.select).mask(whole)
+    splits["train"] = whole.subset(rest, "train").require_examples("Check data.select.")
+    return splits
+
+
+def _located(name: str, context: Context) -> Path:
+    """A path as it is, or under the data root."""
+    path = Path(name)
+    if not path.exists() and context.data_root is not None and (context.data_root / name).exists():
+        return context.data_root / name
+    return path

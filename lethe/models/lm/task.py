@@ -1,0 +1,318 @@
+"""What methods and audits see of a language model: losses, logits, hidden states and generations of answers to prompts.
+
+Saved as a `save_pretrained` folder with the tokenizer, which transformers loads alone; LoRA adapters are merged in.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lethe.core.config import plain
+from lethe.core.modules import evaluating
+from lethe.core.seeds import generator
+from lethe.core.sequences import IGNORED, Format, answer_offsets, encode_answers, encode_prompts, pack, pad_id, padding
+from lethe.core.split import Batch, Split
+from lethe.core.task import Recipe, Task
+from lethe.errors import DataError, LabelOutOfRange, ModelError
+from lethe.maths import losses
+from lethe.models.lm import decoder
+
+LOOK = 2**26   # most logits that `observe` holds at once
+
+
+class LmTask(Task):
+    """Columns: `ids`, `labels` [n, T] (−100 on the prompt) and `length` [n], as `lethe.data.text` makes them.
+
+    tokenizer  of the model; prompts and answers are written as `form` says
+    refusals   answers that `relabel` may give; none: other answers of the batch
+    layer      the block whose output `features` averages; default: the middle one
+    """
+
+    family = "lm"
+    score_name = "answer probability"
+
+    def __init__(
+        self,
+        original: nn.Module,
+        splits: dict[str, Split],
+        tokenizer: Any,
+        recipe: Recipe | None = None,
+        build: Callable[[int], nn.Module] | None = None,
+        name: str = "language model",
+        facts: dict[str, Any] | None = None,
+        form: Format = Format(),
+        refusals: Sequence[str] = (),
+        layer: int | None = None,
+    ) -> None:
+        self.tokenizer, self.form = tokenizer, form
+        self._refusals = encode_answers(refusals, tokenizer, form) if refusals else []
+        self.layer = layer if layer is not None else len(decoder.blocks(original)) // 2
+        super().__init__(original, splits, recipe, build, name, facts)
+
+    # -- operations ------------------------------------------------------------------------------------------------
+
+    def nll(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean negative log-probability of the answer's tokens.  -> [n]"""
+        return -self.token_logp(model, batch).sum(1) / answer_lengths(batch)
+
+    def sequence_logp(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Σ_t log p(y_t | x, y_<t): summed over the answer's tokens, the end token included.  -> [n]"""
+        return self.token_logp(model, batch).sum(1)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits where the answer's tokens are predicted, zeros behind its end.  -> [n, A, V]"""
+        logits, mask = decoder.logits_at(model, batch.ids, predicting(batch)), answer_mask(batch)
+        return logits.new_zeros((*mask.shape, logits.shape[-1])).masked_scatter(mask.unsqueeze(-1), logits)
+
+    def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """T²·KL(p ‖ q), mean over the answer's tokens; prompt and pads do not count.  [n, A', V], [n, A, V] -> [n]
+
+        A' may exceed A (a table over a whole split): what stands behind the batch's longest answer is cut.
+        """
+        mask = answer_mask(batch)
+        tokens = losses.kl(p[:, : mask.shape[1]], q[:, : mask.shape[1]], temperature)
+        return (tokens * mask).sum(1) / mask.sum(1)
+
+    def features(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean over the answer's tokens of the hidden states after block `layer`, where the pass stops.  -> [n, d]"""
+        mask = (batch.labels != IGNORED).unsqueeze(-1)
+        return (self.hidden_states(model, batch, self.layer).float() * mask).sum(1) / mask.sum(1)
+
+    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """The same prompts with other answers: refusals when the task has them, else the answer of another random
+        example of the batch. A batch of one has no other: its own tokens in random order, the end last."""
+        heads, tails = self._parts(batch)
+        n = len(batch)
+        if self._refusals:
+            tails = [self._refusals[i] for i in torch.randint(len(self._refusals), (n,), generator=rng).tolist()]
+        elif n > 1:
+            shift = torch.randint(1, n, (n,), generator=rng)
+            tails = [tails[i] for i in ((torch.arange(n) + shift) % n).tolist()]
+        else:
+            order = torch.randperm(len(tails[0]) - 1, generator=rng).tolist()
+            tails = [[tails[0][i] for i in order] + tails[0][-1:]]
+        longest = Format(max_length=max(self.form.max_length, int(batch.length.max())), long="cut")
+        columns = pack(heads, tails, pad_id(self.tokenizer), longest, "relabelled")
+        return batch.replace(drawn=True, **{key: value.to(batch.ids.device) for key, value in columns.items()})
+
+    def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """nll, score (exp(−nll): the answer's probability per token), signal (−nll), and per answer token [n, A]:
+        token_logp, token_mean and token_var (mean and variance of log p(v) under v ~ p), correct (greedy), answer_mask,
+        and content_mask, which leaves out the end token.
+        """
+        decoder.require_vocabulary(model, self._vocabulary)
+        mask, count = answer_mask(batch), answer_lengths(batch)
+        pieces = math.ceil(int(count.sum()) * self._vocabulary / LOOK)
+        parts: list[dict[str, Tensor]] = []
+        for piece in batch.pieces(max(1, pieces)):
+            keep = predicting(piece)
+            logits = decoder.logits_at(model, piece.ids, keep)
+            parts.append(decoder.token_statistics(logits, targets(piece, keep)))
+        seen = {key: _padded(torch.cat([part[key] for part in parts]), mask) for key in parts[0]}
+        nll = -seen["token_logp"].sum(1) / count
+        last = batch.ids.gather(1, batch.length.unsqueeze(1) - 1).squeeze(1)
+        end = self.tokenizer.eos_token_id
+        ended = last == (end if end is not None else IGNORED)
+        content = mask & (torch.arange(mask.shape[1], device=mask.device) < (mask.sum(1) - ended.long()).unsqueeze(1))
+        masks = {"answer_mask": mask, "content_mask": content}
+        return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, **masks}
+
+    def save_model(self, model: nn.Module, folder: Path) -> None:
+        cast(Any, decoder.merged(model.cpu())).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    # -- what only language models have ------------------------------------------------------------------------------
+
+    def hidden_states(self, model: nn.Module, batch: Batch, layer: int) -> Tensor:
+        """The residual stream after block `layer`; the forward pass stops there.  -> [n, T, d]"""
+        return decoder.hidden_after(model, batch.ids, layer)
+
+    def states(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The residual stream after every block where the answer's tokens are predicted, in row order.  -> [L, K, d]"""
+        return decoder.hidden_all(model, batch.ids, predicting(batch))
+
+    def read_out(self, model: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Per answer token what the model would say if it ended at these states [K, d]: as in `observe`.  -> [n, A] each"""
+        logits = decoder.read_out(model, hidden)
+        seen = decoder.token_statistics(logits, targets(batch, predicting(batch)))
+        return {key: _padded(value, answer_mask(batch)) for key, value in seen.items()}
+
+    def logits(self, model: nn.Module, hidden: Tensor) -> Tensor:
+        """What the model would say if it ended at these states or vectors: final norm, then the head.  [..., d] -> [..., V]"""
+        return decoder.read_out(model, hidden)
+
+    def patched(self, batch: Batch, hidden: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """A rewrite for `rewriting`: states [L, K, d] take the place of those that predict the answer's tokens."""
+        keep = predicting(batch)
+        return lambda layer, stream: stream.masked_scatter(keep.unsqueeze(-1), hidden[layer].to(stream.dtype))
+
+    def rewriting(
+        self, model: nn.Module, rewrite: Callable[[int, Tensor], Tensor], layers: Sequence[int] | None = None
+    ) -> AbstractContextManager[None]:
+        """Inside, the output h [n, T, d] of every block (or of `layers`) is replaced by `rewrite(layer, h)`."""
+        return decoder.rewriting(model, rewrite, layers)
+
+    def require_alike(self, model: nn.Module, other: nn.Module, what: str) -> None:
+        """ModelError when the two models' hidden states or tokens mean different things."""
+        decoder.require_alike(model, other, what)
+
+    def span_mask(self, split: Split, column: str) -> Tensor:
+        """Which answer tokens overlap the first occurrence of the text in a column (an entity).  -> [n, A] bool
+
+        All tokens but the end where the column is missing or empty, or its text does not stand in the answer.
+        """
+        answers = list(split.column("answer"))
+        wanted = list(split.column(column)) if column in split.meta else [""] * len(answers)
+        width = max(int((row != IGNORED).sum()) for row in split.columns["labels"])
+        mask = torch.zeros(len(answers), width, dtype=torch.bool)
+        for i, places in enumerate(answer_offsets(answers, self.tokenizer, self.form)):
+            places = places[:width]
+            start = answers[i].find(str(wanted[i])) if wanted[i] else -1
+            stop = start + len(str(wanted[i]))
+            mask[i, : len(places)] = torch.tensor([start < 0 or (a < stop and b > start) for a, b in places], dtype=torch.bool)
+        return mask
+
+    def down_projections(self, layers: Sequence[int]) -> list[str]:
+        """Names of the weights through which the MLPs of these blocks write into the residual stream."""
+        return decoder.down_projections(self._original, list(layers))
+
+    @property
+    def layer_count(self) -> int:
+        """Number of transformer blocks."""
+        return len(decoder.blocks(self._original))
+
+    def encode(self, prompts: Sequence[str], answers: Sequence[str], name: str = "encoded") -> Split:
+        """Prompts with answers of any origin (paraphrased, perturbed, generated) as a split."""
+        form, tokenizer = Format(**{**plain(self.form), "long": "cut"}), self.tokenizer
+        heads, tails = encode_prompts(prompts, tokenizer, form), encode_answers(answers, tokenizer, form)
+        columns = pack(heads, tails, pad_id(tokenizer), form, name)
+        return Split(columns, name, meta={"prompt": list(prompts), "answer": list(answers)}, padding=padding(tokenizer))
+
+    def fits(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
+        """Whether every prompt with its answer stays within `max_length` and the model's positions, so nothing is cut."""
+        heads, tails = (encode(texts, self.tokenizer, self.form)
+                        for encode, texts in ((encode_prompts, prompts), (encode_answers, answers)))
+        longest = max((len(h) + len(t) for h, t in zip(heads, tails, strict=True)), default=0)
+        return longest <= min(self.form.max_length, self._limit)
+
+    def generate(
+        self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64, batch_size: int = 32
+    ) -> list[str]:
+        """Greedy continuations of the prompts (written in the task's template), up to the end token.
+
+        Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts.
+        """
+        from transformers import GenerationConfig
+
+        tokens = encode_prompts(prompts, self.tokenizer, self.form)
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or self.tokenizer.eos_token_id
+        settings = GenerationConfig(do_sample=False, eos_token_id=ends,
+                                    pad_token_id=pad_id(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id)
+        device, answers, writer = next(model.parameters()).device, [""] * len(tokens), cast(Any, model)
+        with evaluating(model):
+            for start in range(0, len(order), batch_size):
+                places = order[start : start + batch_size]
+                width = max(len(tokens[i]) for i in places)
+                settings.max_new_tokens = max(1, min(max_new_tokens, self._limit - width))
+                ids = torch.full((len(places), width), pad_id(self.tokenizer))
+                mask = torch.zeros_like(ids)
+                for row, i in enumerate(places):
+                    ids[row, width - len(tokens[i]) :] = torch.tensor(tokens[i], dtype=torch.long)
+                    mask[row, width - len(tokens[i]) :] = 1
+                made = writer.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)
+                texts = self.tokenizer.batch_decode(made[:, width:].cpu(), skip_special_tokens=True)
+                for i, text in zip(places, texts, strict=True):
+                    answers[i] = text.strip()
+        return answers
+
+    def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
+        """Seeded, unpicked prompts of forget and retain with the answer in the data, the original's and the model's."""
+        chosen: list[tuple[str, str, str]] = []
+        for name in ("forget", "retain"):
+            split = self._splits.get(name)
+            if split is not None and "prompt" in split.meta:
+                places = torch.randperm(len(split), generator=generator(0, "samples", name))[: limit // 2].tolist()
+                chosen += [(name, str(split.meta["prompt"][i]), str(split.meta["answer"][i])) for i in places]
+        prompts = [prompt for _, prompt, _ in chosen]
+        if not prompts:
+            return []
+        if not self._before.keys() >= set(prompts):
+            self._before.update(zip(prompts, self.generate(self._original, prompts), strict=True))
+        after = self.generate(model, prompts)
+        return [
+            {"kind": "text", "split": name, "prompt": prompt, "truth": truth, "before": self._before[prompt],
+             "after": new}
+            for (name, prompt, truth), new in zip(chosen, after, strict=True)
+        ]
+
+    def check_family(self) -> None:
+        """Token numbers and lengths against the model, before any work starts."""
+        self._before: dict[str, str] = {}   # greedy answers of the original
+        decoder.head(self._original)
+        if self.tokenizer is None:
+            raise ModelError("the task has no tokenizer, so no text can be read or written. Give the one that the model was "
+                             "trained with.")
+        self._vocabulary = int(getattr(self._original.config, "vocab_size"))  # noqa: B009
+        self._limit = int(getattr(self._original.config, "max_position_embeddings", None) or sys.maxsize)
+        decoder.checked_layer(self._original, self.layer)
+        for name, split in self._splits.items():
+            top, length = int(split.columns["ids"].max()), split.columns["length"]
+            if top >= self._vocabulary:
+                raise LabelOutOfRange(f"{name} holds token {top}, but the model knows {self._vocabulary} tokens (0…"
+                                      f"{self._vocabulary - 1}). Give the tokenizer that belongs to the model.")
+            if int(length.max()) > self._limit:
+                place = int(length.argmax())
+                raise DataError(f"example {split.ids[place]} of {name} has {int(length[place])} tokens, but the "
+                                f"model's positions end at {self._limit}, so it cannot be read whole. Set "
+                                f"max_length={self._limit} with long=cut, or shorten it.")
+
+    def token_logp(self, model: nn.Module, batch: Batch) -> Tensor:
+        """log p of each answer token in float32, zeros behind its end.  -> [n, A]"""
+        keep = predicting(batch)
+        logits = decoder.logits_at(model, batch.ids, keep)
+        return _padded(-F.cross_entropy(logits.float(), targets(batch, keep), reduction="none"), answer_mask(batch))
+
+    def _parts(self, batch: Batch) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompt tokens and answer tokens of each example."""
+        heads, tails = [], []
+        for ids, labels, length in zip(batch.ids.cpu(), batch.labels.cpu(), batch.length.tolist(), strict=True):
+            start = int((labels != IGNORED).nonzero()[0])
+            heads.append(ids[:start].tolist())
+            tails.append(ids[start:length].tolist())
+        return heads, tails
+
+
+def predicting(batch: Batch) -> Tensor:
+    """[n, T] positions whose next token is an answer token."""
+    return F.pad(batch.labels[:, 1:] != IGNORED, (0, 1), value=False)
+
+
+def targets(batch: Batch, keep: Tensor) -> Tensor:
+    """The answer tokens that are predicted where `keep` is true, in row order.  -> [K]"""
+    return batch.labels[:, 1:][keep[:, :-1]]
+
+
+def answer_lengths(batch: Batch) -> Tensor:
+    """[n] number of predicted answer tokens, at least 1."""
+    return predicting(batch).sum(1).clamp(min=1)
+
+
+def answer_mask(batch: Batch) -> Tensor:
+    """[n, A] which entries of per-token values belong to an answer; A is the longest answer of the batch."""
+    count = predicting(batch).sum(1)
+    return torch.arange(int(count.max()), device=count.device) < count.unsqueeze(1)
+
+
+def _padded(values: Tensor, mask: Tensor) -> Tensor:
+    """[K] values in row order -> [n, A], zeros where `mask` is false."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)

@@ -1,0 +1,48 @@
+"""How a regressor comes in: from Python, or from a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from lethe.core.config import build
+from lethe.core.split import Split
+from lethe.core.task import Recipe
+from lethe.data.context import Context
+from lethe.models.heads import divided, opened
+from lethe.models.opened import Opened
+from lethe.models.regression.task import RegressionSource, RegressionTask, numbered
+
+
+def regression(
+    model: nn.Module,
+    train: Split | tuple[Any, Any] | Any,
+    forget: Any,
+    holdout: Split | tuple[Any, Any] | Any = None,
+    test: Split | tuple[Any, Any] | Any = None,
+    recipe: Recipe | None = None,
+    build: Callable[[int], nn.Module] | None = None,
+    name: str = "regression",
+    loss: str = "squared",
+    others: str = "gaussian",
+    head: str | None = None,
+) -> RegressionTask:
+    """A task from any regressor or forecaster and data in memory.
+
+    train, holdout, test  (x, y) arrays or tensors, y real numbers [n] or [n, h]; a torch Dataset, or a Split
+    forget                a selection (`lethe.where(query="y < 2")`), or positions in `train`
+    build                 seed -> fresh model, for retraining; default: a copy with re-drawn weights
+    loss                  squared | absolute | huber
+    """
+    splits = divided(train, forget, numbered, holdout=holdout, test=test)
+    return RegressionTask(model, splits, recipe, build, name, loss=loss, others=others, head=head)
+
+
+def open_request(request: Any, context: Context) -> Opened:
+    """Read `model` and `data` of a regression request."""
+    source = build(RegressionSource, request.model)
+    return opened(request, context, source, lambda model, parts, recipe, fresh, name: RegressionTask(
+        model, parts, recipe, fresh, name, loss=source.loss, others=source.others, head=source.head))
+

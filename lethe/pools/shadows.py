@@ -1,0 +1,174 @@
+"""Shadow models: what an attacker trains who knows the recipe and can run the unlearning procedure himself.
+
+Candidates C are the forget set F and as many never-seen holdout examples. Shadow k is trained on R ∪ A_k, A_k a random
+half of C (the next shadow takes the other half), then the procedure under audit forgets A_k. So for each candidate half
+of the shadows have seen and unlearned it, and half never saw it; the audited model itself was trained on R ∪ F and has
+unlearned F. One pool serves every attack and every procedure; it is grown as an audit asks, and
+kept on disk by the fingerprints of everything that determines a model.
+"""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lethe.core.config import digest
+from lethe.core.modules import copied, named_tensors
+from lethe.core.seeds import derive, numpy_generator
+from lethe.core.split import Split, concat
+from lethe.core.task import Task
+from lethe.maths.membership import two_sided
+from lethe.pools.alike import unseen
+from lethe.pools.backends.processes import in_processes, why_no_processes, workers_for
+from lethe.pools.pool import NUMBERS, filled, train_pool
+from lethe.pools.subject import Procedure, Subject
+from lethe.train.checkpoint import load_tensors, save_tensors
+
+BLOCK = 8   # shadows that an audit adds at a time
+
+
+@dataclass(eq=False)
+class Shadows:
+    """The shadow models of one task. `limit` is the most that an audit may ask for; it needs recipe, retain and holdout."""
+
+    task: Task
+    limit: int = 16
+    seed: int = 0
+    strategy: str = "auto"
+    device: str = "cpu"
+    cache: Path | None = None
+    say: Callable[[str], None] = lambda text: None
+    _kept: dict[Any, list[Subject]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def candidates(self) -> Split:
+        """F, then as many holdout examples like it, at most."""
+        like = np.flatnonzero(unseen(self.task))
+        order = numpy_generator(self.seed, "candidates").permutation(like)[: len(self.task.forget)]
+        order = order[: len(order) - (len(self.task.forget) + len(order)) % 2]   # an even number: halves are equal
+        return concat([self.task.forget, self.task.holdout.subset(np.sort(order), "candidates")], "candidates")
+
+    @cached_property
+    def members(self) -> np.ndarray:
+        """Which candidates the audited model was trained on.  [c] bool"""
+        return np.arange(len(self.candidates)) < len(self.task.forget)
+
+    @cached_property
+    def population(self) -> Split:
+        """Holdout examples that are no candidates: no model has seen them."""
+        return self.task.holdout.subset(~np.isin(self.task.holdout.ids, self.candidates.ids), "population")
+
+    def inside(self, count: int) -> np.ndarray:
+        """Which candidates each shadow was trained on: shadow 2j a random half of them, shadow 2j + 1 the others, so that
+        every candidate is in half of the models and every model has half of the candidates.  [count, c] bool"""
+        rows = []
+        for pair in range(-(-count // 2)):
+            order = numpy_generator(self.seed, "membership", pair).permutation(len(self.candidates))
+            half = np.isin(np.arange(len(order)), order[: len(order) // 2])
+            rows += [half, ~half]
+        return np.stack(rows)[:count]
+
+    def sides(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(inside, members, others): the latter are the candidates of each kind that have shadows on both sides.  [c] bool"""
+        inside = self.inside(count)
+        known = two_sided(inside)
+        return inside, self.members & known, ~self.members & known
+
+    def trained(self, count: int) -> list[Subject]:
+        """`count` models trained on R ∪ A_k."""
+        inside = self.inside(count)
+
+        def split_of(k: int) -> Split:
+            return concat([self.task.retain, self.candidates.subset(inside[k], "half")], "train")
+
+        return self._grown("trained", count, lambda: self._pool(count, "shadows", split_of))
+
+    def unlearned(self, procedure: Procedure, count: int) -> list[Subject]:
+        """`count` shadows after the procedure has forgotten A_k; one that retrains gives models trained on R."""
+
+        def halved(k: int) -> Task:
+            half = self.candidates.subset(self.inside(count)[k], "forget")
+            return self.task.replaced(self.trained(count)[k].model, forget=half, holdout=self.population)
+
+        return self._grown(f"unlearned {procedure.key}", count, lambda: self._processed(procedure, halved, count, "unlearned"))
+
+    def repeated(self, procedure: Procedure, count: int) -> list[Subject]:
+        """`count` models made as the audited one with other seeds: trained on R ∪ F anew, then F forgotten."""
+
+        def again(k: int) -> Task:
+            return self.task.replaced(originals[k].model)
+
+        whole = concat([self.task.retain, self.task.forget], "train")
+        originals = [] if procedure.retrains else self._grown("originals", count, lambda: self._pool(
+            count, "originals", lambda k: whole))
+        return self._grown(f"repeated {procedure.key}", count, lambda: self._processed(procedure, again, count, "repeated"))
+
+    def retrained(self, count: int) -> list[Subject]:
+        """`count` models trained on R, none of them a reference: what exact unlearning makes."""
+        return self._grown("retrained", count, lambda: self._pool(count, "retrained", lambda k: self.task.retain))
+
+    def trained_on(self, purpose: str, splits: Sequence[Split]) -> list[Subject]:
+        """A model trained by the recipe on each split, each with its own seed."""
+        return self._pool(len(splits), purpose, splits.__getitem__)
+
+    def processed(self, procedure: Procedure, tasks: Sequence[Task], seeds: Sequence[int]) -> list[nn.Module]:
+        """What the procedure makes of each task with each seed; one worker per core, from the cache where it is there."""
+        if not procedure.weights or why_no_processes(self.device):
+            return [procedure.run(task, seed) for task, seed in zip(tasks, seeds, strict=True)]
+        files = [self._folder / "shadows" / f"{self._key(procedure, task, seed)}.safetensors"
+                 for task, seed in zip(tasks, seeds, strict=True)]
+
+        def job(i: int) -> None:
+            save_tensors(files[i], named_tensors(procedure.run(tasks[i], seeds[i])), {"seed": seeds[i]})
+
+        missing = [i for i, file in enumerate(files) if not file.exists()]
+        if missing:
+            self.say(f"running the procedure on {len(missing)} shadow models")
+            in_processes([partial(job, i) for i in missing], workers_for(len(missing)))
+        return [filled(copied(task.original, trainable=False), load_tensors(file)[0])
+                for task, file in zip(tasks, files, strict=True)]
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _grown(self, key: str, count: int, make: Callable[[], list[Subject]]) -> list[Subject]:
+        have = self._kept.setdefault(key, [])
+        if len(have) < count:
+            have += make()[len(have) :]   # the models that are there keep what was seen of them
+        return have[:count]
+
+    def _processed(self, procedure: Procedure, task_of: Callable[[int], Task], count: int, purpose: str) -> list[Subject]:
+        if procedure.retrains:
+            return self._pool(count, f"{purpose} retrained", lambda k: self.task.retain)
+        seeds = [derive(self.seed, purpose, k) for k in range(count)]
+        models = self.processed(procedure, [task_of(k) for k in range(count)], seeds)
+        return [Subject(f"{purpose} {k}", model, self.task, device=self.device) for k, model in enumerate(models)]
+
+    def _pool(self, count: int, purpose: str, split_of: Callable[[int], Split]) -> list[Subject]:
+        pool = train_pool(self.task, split_of=split_of, count=count, seed=derive(self.seed, purpose), device=self.device,
+                          strategy=self.strategy, cache=self._folder, progress=self.say)
+        return [Subject(f"{purpose} {k}", model, self.task, pool.seconds[k], self.device)
+                for k, model in enumerate(pool.models)]
+
+    def _key(self, procedure: Procedure, task: Task, seed: int) -> str:
+        return digest([procedure.key, task.fingerprint, seed, NUMBERS, str(torch.__version__)])
+
+    @property
+    def _folder(self) -> Path:
+        return self.cache or self._scratch
+
+    @cached_property
+    def _scratch(self) -> Path:
+        """A folder that lives as long as the pool."""
+        place = Path(mkdtemp(prefix="lethe-shadows-"))
+        weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
+        return place

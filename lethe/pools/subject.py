@@ -1,0 +1,106 @@
+"""What an audit sees: one model (`Subject`) beside a `Panel` (the original, retrained references, shadow models)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lethe.core.modules import copied, evaluating
+from lethe.core.seeds import generator
+from lethe.core.split import Split
+from lethe.core.task import Task
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a model was made from the original, repeatable on other models, data and seeds.
+
+    key       names code and options; equal keys mean the same procedure
+    run       (task, seed) -> the unlearned model
+    retrains  whether it ignores the original and trains on the retain set
+    """
+
+    key: str
+    run: Callable[[Task, int], nn.Module]
+    retrains: bool = False
+    weights: bool = True   # whether the result has the tensors of the original, so that it can be kept as such
+
+
+@dataclass(eq=False)
+class Subject:
+    """One model under examination. `seen(split)` is everything the audits need from one forward pass, kept."""
+
+    name: str
+    model: nn.Module
+    task: Task
+    seconds: float | None = None     # wall time of making it, where known
+    device: str = "cpu"
+    batch_size: int = 256
+    siblings: Sequence[Subject] = ()   # models made by the same procedure with other seeds
+    procedure: Procedure | None = None   # how it was made, where known: shadow models are unlearned in the same way
+    kind: str = "weights"            # weights | adapter | guard: what the method says of its result
+    _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
+
+    def seen(self, split: Split) -> dict[str, Tensor]:
+        """`task.observe` over the whole split, in its order: key -> [n, …] on the CPU. One pass per (model, split)."""
+        if id(split) not in self._seen:
+            parts: list[tuple[Tensor, dict[str, Tensor]]] = []
+            model = self.model.to(self.device)
+            with evaluating(model):
+                for number, batch in enumerate(split.sweep(self.batch_size)):
+                    drawn = self.task.draw(batch, generator(0, "audit", split.name, number), False).to(self.device)
+                    parts.append((batch.index, {k: v.cpu() for k, v in self.task.observe(model, drawn).items()}))
+            order = torch.argsort(torch.cat([index for index, _ in parts]))
+            self._seen[id(split)] = split, {k: _stack([seen[k] for _, seen in parts])[order] for k in parts[0][1]}
+        return self._seen[id(split)][1]
+
+    def numbers(self, split: Split, key: str) -> np.ndarray:
+        """One column of `seen` as float64."""
+        return self.seen(split)[key].double().numpy()
+
+    def features(self, split: Split) -> np.ndarray:
+        """`task.features` of each example as float64: from `seen` where the family observes them, else one pass.  [n, d]"""
+        seen = self.seen(split)
+        if "features" not in seen:
+            parts, model = [], self.model.to(self.device)
+            with evaluating(model):
+                for number, batch in enumerate(split.batches(self.batch_size)):
+                    drawn = self.task.draw(batch, generator(0, "features", split.name, number), False).to(self.device)
+                    parts.append((batch.index, self.task.features(model, drawn).float().cpu()))
+            order = torch.argsort(torch.cat([index for index, _ in parts]))
+            seen["features"] = torch.cat([x for _, x in parts])[order]
+        return seen["features"].flatten(1).double().numpy()
+
+    def like(self, model: nn.Module, name: str) -> Subject:
+        """Another model, looked at in the same way: what an attack made of this one."""
+        return Subject(name, model, self.task, device=self.device, batch_size=self.batch_size)
+
+    def copy(self) -> nn.Module:
+        """A trainable copy, for attacks that change the model."""
+        return copied(self.model, trainable=True).requires_grad_(True)
+
+
+
+
+
+
+
+
+
+
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    """Concatenate along the first dimension, padding the second with zeros to the longest."""
+    if parts[0].dim() > 1 and len({p.shape[1] for p in parts}) > 1:
+        width = max(p.shape[1] for p in parts)
+        parts = [torch.cat([p, p.new_zeros((len(p), width - p.shape[1], *p.shape[2:]))], 1) for p in parts]
+    return torch.cat(parts)

@@ -1,0 +1,89 @@
+"""Run one method on one task: found by its name, checked, granted what it declared, carried by a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lethe.core import catalogue
+from lethe.core.config import build, plain
+from lethe.core.outcome import Outcome
+from lethe.core.registry import Method
+from lethe.core.task import Task, missing
+from lethe.errors import NeedsUnmet
+from lethe.train.loop import Loop, Modifiers, Settings
+from lethe.train.modifiers import resolved
+from lethe.train.watchdog import Watchdog, usual
+
+
+def apply(
+    task: Task,
+    record: Method,
+    cfg: Any,
+    settings: Settings,
+    modifiers: Mapping[str, Any] | None = None,
+    watchdog: Watchdog | bool | None = None,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """The outcome of a method on a task; NeedsUnmet before any work when it cannot run there."""
+    require(task, record, cfg)
+    view = task.granted(record.needs)
+    watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
+    loop = Loop(task, settings, Modifiers(**resolved(modifiers)), watch, folder, progress, record.name)
+    outcome: Outcome = record.run(cfg, view, loop)
+    outcome.method, outcome.task = record.name, task
+    outcome.unseen_used |= view.used("holdout")
+    outcome.config = {"name": record.name, **plain(cfg), "settings": plain(settings), "modifiers": plain(dict(modifiers or {}))}
+    for candidate in outcome.search:
+        if candidate["chosen"]:
+            outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"]}
+    return outcome
+
+
+def fitting(task: Task) -> list[str]:
+    """Names of the methods that can run on a task at their defaults: made for its family, and it has all that they need."""
+    return sorted(name for name, entry in catalogue.entries("methods").items()
+                  if {"any", task.family} & set(entry.families) and not task.lacks([*entry.needs, *entry.instead]))
+
+
+def all_methods(task: Task) -> list[str]:
+    """What `all` stands for: the methods that can run on a task and forget after training.
+
+    Without those whose models are trained for it (`exact`), searching (`auto`), and retraining, which every comparison shows.
+    """
+    folders = {name: entry.module.split(".")[-2] for name, entry in catalogue.entries("methods").items()}
+    return [name for name in fitting(task) if name != "retrain" and folders[name] not in ("exact", "search")]
+
+
+def require(task: Task, record: Method, cfg: Any) -> None:
+    """NeedsUnmet, with the methods that can run, when this one cannot; what is wrong with an exact model it would delete from."""
+    those = f"Methods that can run on this task: {', '.join(fitting(task)) or 'none'}."
+    if not {"any", task.family} & record.families:
+        raise NeedsUnmet(f"{record.name} is made for {', '.join(sorted(record.families))}, the task is {task.family}; "
+                         f"nothing was started. {those}")
+    for need in task.lacks(record.needs):
+        raise NeedsUnmet(f"{record.name}: {missing(need)} {those}")
+    usual = type(cfg)()
+    for need, option in record.instead.items():
+        keys = [one.partition("=")[0] for one in option.split()]
+        if not task.has(need) and any(getattr(cfg, key) == getattr(usual, key) for key in keys):
+            given = option.replace(" ", " method.")
+            raise NeedsUnmet(f"{record.name}: {missing(need)} Or set in its place method.{given}. {those}")
+    if record.check is not None:
+        record.check(cfg, task)
+
+
+def method_of(method: Any, options: Mapping[str, Any] | None = None) -> tuple[Method, Any]:
+    """The record and the checked config of a method given by name, by {name: …, option: …} or as a config object."""
+    options = dict(options or {})
+    if isinstance(method, Mapping):
+        options = {**{k: v for k, v in method.items() if k != "name"}, **options}
+        method = method["name"]
+    if isinstance(method, str):
+        record = catalogue.load("methods", method)
+        return record, build(record.config, options)
+    record = catalogue.load("methods", type(method).__module__.rsplit(".", 1)[-1])
+    return record, replace(method, **options) if options else method

@@ -1,0 +1,391 @@
+"""Loop: the one place that knows devices, precision, accumulation, progress, budgets, checkpoints, seeds, distribution.
+
+A method says *what is minimised over what*: terms, each a per-example loss over a split. The loop draws batches, joins
+gradients as the modifiers say, steps, logs, checkpoints, and watches. Every random draw is a function of (seed, call,
+step), so a run that was killed goes on to the same bits (same thread count).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.config import Count, NonNegative, Positive, config, digest, plain
+from lethe.core.modules import evaluating, named_tensors
+from lethe.core.outcome import Cost, Outcome
+from lethe.core.seeds import derive, generator
+from lethe.core.split import Batch, Split
+from lethe.core.task import Recipe, Task
+from lethe.errors import Diverged, RequestError
+from lethe.train import optimise, table
+from lethe.train.checkpoint import Checkpoints
+from lethe.train.distribute import Distribution, full
+from lethe.train.journal import Journal
+from lethe.train.modifiers import resolve
+from lethe.train.modifiers.where import All, Selection, save_adapter
+from lethe.train.order import batches_per_epoch
+from lethe.train.run import Run
+from lethe.train.step_size import StepSize
+from lethe.train.watchdog import Watch, Watchdog
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@config
+class Settings:
+    """How a run is carried out; the same for every method."""
+
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "float32"         # float32 | bfloat16 (autocast; 12–35 times slower on CPUs without bf16 units)
+    accumulate: Count = 1              # pieces that a batch is cut into; same gradient, less memory
+    distribution: str = "none"         # none | ddp | fsdp, under torchrun
+    max_steps: Count | None = None     # budget over the whole run
+    max_minutes: Positive | None = None
+    checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill
+    cache_mb: NonNegative = 1024.0     # largest table of what the original says; above it, it is asked at every step
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of the objective: the mean over a batch of `split` of `loss` [n], times `weight`.
+
+    weight   a number, or a function of the share of the run that is done (0 to 1)
+    every    the term takes part in every so many steps
+    prepare  (batch, rng) -> batch, before anything else sees the batch; `task.relabel` draws new targets at every step
+    """
+
+    split: Split
+    loss: Loss
+    weight: float | Callable[[float], float] = 1.0
+    every: int = 1
+    batch_size: int | None = None
+    prepare: Callable[[Batch, torch.Generator], Batch] | None = None
+
+
+@dataclass
+class Modifiers:
+    """The four questions that any method can be combined with, and the weights of examples."""
+
+    where: Any = "all"
+    combine: Any = None        # None: as the method says
+    perturb: Any = "none"
+    average: Any = "last"
+    weigh: Any = None          # None: as the method says
+
+    def __post_init__(self) -> None:
+        for seam in ("where", "combine", "perturb", "average", "weigh"):
+            value = getattr(self, seam)
+            setattr(self, seam, None if value is None else resolve(seam, value))
+
+
+@dataclass
+class Loop:
+    """The engine of one run on one task. Methods get it beside their view of the task."""
+
+    task: Task
+    settings: Settings = field(default_factory=Settings)
+    modifiers: Modifiers = field(default_factory=Modifiers)
+    watchdog: Watchdog | None = None
+    folder: Path | None = None
+    progress: bool = False
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        if settings.precision not in ("float32", "bfloat16"):
+            raise RequestError(f"precision = {settings.precision!r} is neither float32 nor bfloat16; nothing was "
+                               "started. Choose one of them.")
+        if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
+            raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
+                               "Use device='cpu'.")
+        self.distribution = Distribution(settings.distribution, settings.device)
+        lead = self.distribution.first
+        self.checkpoints = Checkpoints(self.folder)
+        self.journal = Journal(self.folder if lead else None, self.progress and lead, settings.tensorboard, self.title)
+        self.cost, self.kind = Cost(), "weights"
+        self.step_size = StepSize(self.watchdog.tries if self.watchdog else 0)
+        self.notes: list[str] = []
+        self._calls = 0
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        self._selection: Selection | None = None
+        self._watch: Watch | None = None
+        self._fresh = False
+
+    # -- what methods use ------------------------------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """A generator for one purpose of this run."""
+        return generator(self.seed, *purpose)
+
+    def start(self, fresh: nn.Module | None = None, where: Any = None) -> nn.Module:
+        """A trainable copy of the original on the device, with what `where` adds to it; or `fresh`, all of which moves.
+
+        where  what the method itself moves (a name or a member), when the `where` modifier is left at "all"
+        """
+        model = (self.task.copy_of_original() if fresh is None else fresh).to(self.settings.device)
+        asked = self.modifiers.where if fresh is None else All()
+        where = resolve("where", where) if where is not None and asked == All() else asked
+        self._fresh = fresh is not None
+        self._selection = where.select(model, self.task, self)
+        self.kind = self._selection.kind
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in self._selection.params)
+        return self.distribution.place(model)
+
+    def selected(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters that move, by name."""
+        assert self._selection is not None, "call loop.start() first"
+        names = self._selection.params
+        return {name: p for name, p in model.named_parameters() if name in names}
+
+    def include(self, model: nn.Module, *names: str) -> None:
+        """Parameters that the method adds to the model for the time of the run move, too, whatever `where` says."""
+        assert self._selection is not None, "call loop.start() first"
+        self._selection.params |= {name: model.get_parameter(name) for name in names}
+
+    def assign(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+        """Give parameters new values by name, where `where` lets them move; taken back when the watchdog finds them unsound."""
+        moving = self.selected(model)
+        masks = self._joined(None, moving)
+        watch = Watch(self.watchdog, self.task, self.settings.device, self.seed) if self.watchdog else None
+        if watch:
+            watch.begin(moving)
+        with torch.no_grad():
+            for name, p in moving.items():
+                if name in values:
+                    value = self.distribution.like(values[name].to(p.device, p.dtype), p)
+                    p.copy_(torch.where(masks[name], value, p) if name in masks else value)
+        if watch and watch.fell(model):
+            self.notes.append(watch.message(1))
+        return model
+
+    def drawn(self, split: Split, batch_size: int, *purpose: object, train: bool = False) -> Iterator[Batch]:
+        """Every example of a split once, in order, with its random draws (noise) for this purpose, on the device."""
+        for number, batch in enumerate(split.batches(batch_size)):
+            yield self.task.draw(batch, self.generator(*purpose, number), train).to(self.settings.device)
+
+    def mean_nll(self, model: nn.Module, split: Split, *purpose: object) -> float:
+        """Mean training loss over a split, in eval mode, with the same draws at every call for this purpose."""
+        total = torch.zeros((), dtype=torch.float64)
+        with evaluating(model):
+            for batch in self.drawn(split, 256, *purpose):
+                total += self.task.nll(model, batch).double().sum().cpu()
+        return float(total) / len(split)
+
+    def reference(self, key: str, ask: Loss, split: Split, batch_size: int = 256) -> Callable[[Batch], Tensor]:
+        """What the frozen original says about the examples of `split`: `ask(original, batch)`, computed once for all.
+
+        Examples with random draws (noise, augmentation) cannot be looked up, and tables above `cache_mb` are not kept:
+        then the original is asked at every step.
+        """
+        original = self.task.original.to(self.settings.device)
+
+        def now(batch: Batch) -> Tensor:
+            with evaluating(original), self.autocast():
+                return ask(original, batch)
+
+        def prepare(batch: Batch) -> Batch:
+            return self.on_device(self.task.draw(batch, self.generator("reference"), False))
+
+        name = f"{key}-{split.fingerprint}" if self.folder is not None else key
+        kept = self.checkpoints.recall(name)
+        rows = kept["table"] if kept else table.fill(now, prepare, split, batch_size, self.settings.cache_mb)
+        if not isinstance(rows, Tensor):
+            self.notes += [rows] if rows else []
+            return now
+        if kept is None and self.distribution.first:
+            self.checkpoints.remember(name, {"table": rows})
+        rows, less = rows.to(self.settings.device), table.shorter(now, prepare, split)
+        return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, less)
+
+    def minimise(
+        self,
+        model: nn.Module,
+        terms: Mapping[str, Term],
+        *,
+        lr: float,
+        epochs: float | None = None,
+        steps: int | None = None,
+        over: str | None = None,
+        batch_size: int = 64,
+        optimiser: str = "adamw",
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        schedule: str = "constant",
+        warmup: int = 0,
+        clip: float | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        penalty: Callable[[nn.Module, float], Tensor] | None = None,
+        combine: Any = "sum",
+        weigh: Any = "uniform",
+        batch_norm: str = "frozen",
+        augment: bool = False,
+    ) -> nn.Module:
+        """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
+
+        epochs      passes over the split of term `over` (default: the first term); or give `steps`
+        masks       boolean [shape of θ] by parameter name: entries outside stay bit-identical, whatever momentum and
+                    weight decay want; joined with the masks of the `where` modifier
+        penalty     (model, share done) -> scalar, added to the group of the first term
+        batch_norm  frozen: running statistics are used and kept; update: training mode, unless a term has one example
+        augment     whether batches are drawn as in training
+        """
+        if steps is None and epochs is None:
+            raise ValueError("minimise needs epochs or steps; neither was given, so nothing would be trained")
+        call, self._calls = self._calls, self._calls + 1
+        over = over or next(iter(terms))
+        size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
+        per_epoch = batches_per_epoch(terms[over].split, size[over])
+        total = steps if steps is not None else math.ceil((epochs or 0) * per_epoch)
+        moving = self.selected(model)
+        combined = self.modifiers.combine or resolve("combine", combine)
+        weighed = self.modifiers.weigh or resolve("weigh", weigh)
+        plan = self._plan(terms, size, [
+            total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, batch_norm, augment, sorted(moving),
+            _named(combined), _named(weighed),
+        ])
+        done = self.checkpoints.finished(call, plan)
+        if done is not None:
+            self.resume_from(done[1])
+            return self.restored(model, done[0])
+        if self.watchdog and not self._fresh and self._watch is None:   # a fresh model has nothing to fall from
+            self._watch = Watch(self.watchdog, self.task, self.settings.device, self.seed)
+        run = Run(
+            self, model, terms, moving, self._joined(masks, moving), total, size, call,
+            optimise.optimiser(optimiser, moving, lr, weight_decay, momentum),
+            lambda step: lr * optimise.factor(schedule, step, total, warmup),
+            clip, penalty, augment, batch_norm, combined, weighed, None if self._fresh else self._watch, plan,
+        )
+        cuda = range(torch.cuda.device_count()) if torch.device(self.settings.device).type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=cuda):   # the caller's random state is left as it was
+                run.go()
+        finally:
+            self.journal.end()
+        tensors = self.tensors(model)
+        if self.distribution.first:
+            self.checkpoints.finish(call, tensors, {"call": call, "plan": plan, **self.standing()})
+        self.distribution.barrier()
+        return model
+
+    def finish(self, model: nn.Module) -> Outcome:
+        """The outcome: the model in eval mode, and what the run cost."""
+        for name, p in model.named_parameters():
+            if not torch.isfinite(full(p)).all():
+                raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower "
+                               "method.lr, set a clip, or give watchdog.floor so that the run stops at its last sound "
+                               "point.")
+        model.requires_grad_(True)
+        self.resume_from(self.standing())
+        self.cost.peak_memory_mb = peak_memory_mb()
+        model = self.distribution.gathered(model).eval()
+        export = save_adapter if self.kind == "adapter" else None
+        return Outcome(model, kind=self.kind, cost=self.cost, notes=self.notes, task=self.task, export=export)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of forward passes."""
+        if self.settings.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.settings.device).type, torch.bfloat16)
+
+    def on_device(self, batch: Batch) -> Batch:
+        return batch if self.settings.device == "cpu" else batch.to(self.settings.device)
+
+    def reseed(self, *purpose: object) -> None:
+        """Set torch's own generators, from which dropout draws."""
+        seed = derive(self.seed, *purpose)
+        torch.default_generator.manual_seed(seed)   # torch.manual_seed walks every back end: 10 times slower
+        if torch.device(self.settings.device).type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def elapsed(self) -> float:
+        """Seconds of work on this run so far, those before a resume included."""
+        return self.cost.seconds + time.perf_counter() - self._began
+
+    def standing(self) -> dict[str, Any]:
+        """What the run has cost and said so far; `resume_from` goes on from it."""
+        cpu_seconds = self.cost.cpu_seconds + time.process_time() - self._cpu_began
+        return {"steps": self.cost.steps, "examples": self.cost.examples, "seconds": self.elapsed(),
+                "cpu_seconds": cpu_seconds, "notes": list(self.notes), "lowered": self.step_size.lowered}
+
+    def resume_from(self, standing: Mapping[str, Any]) -> None:
+        cost = self.cost
+        cost.steps, cost.examples, cost.seconds = standing["steps"], standing["examples"], standing["seconds"]
+        cost.cpu_seconds, self.notes[:] = standing["cpu_seconds"], standing["notes"]
+        self.step_size.lowered = standing["lowered"]
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+
+    def _plan(self, terms: Mapping[str, Term], size: Mapping[str, int], options: list[Any]) -> str:
+        """A digest of what determines the result of a call, so that a checkpoint of another run is not taken for it."""
+        if self.folder is None:
+            return ""
+        settings = self.settings
+        parts = [[name, size[name], term.every, term.split.fingerprint, "" if callable(term.weight) else term.weight]
+                 for name, term in terms.items()]
+        shared = [settings.seed, settings.precision, settings.accumulate, settings.max_steps, settings.max_minutes]
+        modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb", "average")]
+        return digest([parts, options, shared, modifiers, _named(self.watchdog)])
+
+    def _joined(self, masks: Mapping[str, Tensor] | None, moving: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        assert self._selection is not None
+        own = self._selection.masks
+        joined = {name: mask for name, mask in own.items() if name in moving}
+        for name, mask in (masks or {}).items():
+            if name in moving:
+                joined[name] = mask & joined[name] if name in joined else mask
+        return {name: self.distribution.like(mask, moving[name]) for name, mask in joined.items()}
+
+    def tensors(self, model: nn.Module) -> dict[str, Tensor]:
+        """Parameters and buffers by name, whole even when sharded."""
+        return {name: full(value).detach() for name, value in named_tensors(model).items()}
+
+    def restored(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """`model` with these tensors put in, in place."""
+        with torch.no_grad():
+            for name, value in named_tensors(model).items():
+                value.copy_(self.distribution.like(tensors[name].to(value.device), value))
+        return model
+
+
+def _named(modifier: Any) -> list[Any]:
+    return [type(modifier).__name__, plain(modifier)]
+
+
+def recipe_terms(task: Task, split: Split) -> dict[str, Term]:
+    """The objective of the recipe: the family's training loss on `split`."""
+    return {"train": Term(split, task.nll)}
+
+
+def recipe_options(recipe: Recipe) -> dict[str, Any]:
+    """`Loop.minimise` options of a recipe."""
+    return {
+        "lr": recipe.lr, "epochs": recipe.epochs, "batch_size": recipe.batch_size, "optimiser": recipe.optimiser,
+        "weight_decay": recipe.weight_decay, "momentum": recipe.momentum, "schedule": recipe.schedule,
+        "batch_norm": "update", "augment": recipe.augment != "none",
+    }
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process (or of the GPU) in MB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,265 @@
+"""One call of `Loop.minimise` at work: draw, differentiate, join, step, log, look after the model, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.modules import freeze_batch_norm
+from lethe.core.seeds import derive
+from lethe.core.split import Batch
+from lethe.errors import Diverged
+from lethe.train import optimise
+from lethe.train.distribute import full
+from lethe.train.order import Order
+from lethe.train.stop import Interrupt
+from lethe.train.watchdog import Watch
+
+if TYPE_CHECKING:
+    from lethe.train.loop import Loop, Term
+
+
+@dataclass
+class Run:
+    """The state of one call. Random draws are functions of (seed, call, step), so this state is all of a checkpoint."""
+
+    loop: Loop
+    model: nn.Module
+    terms: Mapping[str, Term]
+    params: dict[str, nn.Parameter]      # those that move
+    masks: dict[str, Tensor]
+    total: int
+    size: dict[str, int]
+    call: int
+    optimiser: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    clip: float | None
+    penalty: Callable[[nn.Module, float], Tensor] | None
+    augment: bool
+    batch_norm: str
+    combine: Any
+    weigh: Any
+    watch: Watch | None
+    plan: str
+    slow: dict[str, Tensor] = field(default_factory=dict)
+
+    def go(self) -> None:
+        """All steps from where the run stands; the model ends at the point that `average` and the watchdog say."""
+        loop = self.loop
+        average, fell = loop.modifiers.average, False
+        self.frozen = {name: self.params[name].detach().clone() for name in self.masks}
+        if average.keeps:
+            self.slow = {name: p.detach().clone() for name, p in self.params.items()}
+        self.orders = {
+            name: Order(term.split, self.size[name], loop.seed, self.call, name) for name, term in self.terms.items()
+        }
+        self.seen: dict[str, list[Any]] = {name: [torch.zeros(()), 0] for name in self.terms}   # sum of losses, count
+        self.rng = torch.Generator()
+        if self.watch:
+            self.watch.begin({**self.params, **dict(self.model.named_buffers())})
+            loop.step_size.begin(self.watch.moving)
+        self._train_mode()
+        step = self._resume()
+        loop.journal.begin(self.call, step, self.total)
+        self.saved = time.monotonic()
+        with Interrupt() as interrupt:
+            while step < self.total and not self._over_budget():
+                self._step(step)
+                if average.keeps:
+                    average.update(self.slow, self.params, step)
+                step += 1
+                loop.cost.steps += 1
+                loop.journal.advance(step)
+                self._log(step)
+                if self.watch and self.watch.due(step, self.total):
+                    fell = self.watch.fell(self.model)
+                    if fell and loop.step_size.may_lower(step, self.total):
+                        fell, step = False, self._start_again(step)
+                    elif fell:
+                        loop.notes.append(self.watch.message(step))
+                        break
+                stopped = loop.distribution.agree(interrupt.asked)
+                self._checkpoint(step, stopped)
+                if stopped:
+                    raise KeyboardInterrupt(f"stopped after step {step} of {self.total}")
+        if average.keeps and not fell:   # after a fall the sound point stays: the average holds unsound ones
+            with torch.no_grad():
+                for name, p in self.params.items():
+                    p.copy_(self.slow[name])
+
+    def _start_again(self, step: int) -> int:
+        """Everything as at the start of the call, with a lower learning rate; the step to go on from."""
+        loop, watch = self.loop, self.watch
+        assert watch is not None
+        loop.step_size.lower(watch.moving)
+        loop.notes.append(watch.message(step, self._rate(0)))
+        watch.begin(watch.moving)
+        self.optimiser.state.clear()
+        self.slow = {name: self.params[name].detach().clone() for name in self.slow}
+        self.seen = {name: [torch.zeros(()), 0] for name in self.terms}
+        loop.journal.end()
+        loop.journal.begin(self.call, 0, self.total)
+        return 0
+
+    def _rate(self, step: int) -> float:
+        return self.rate(step) * self.loop.step_size.share
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if self.batch_norm == "frozen" or any(len(term.split) == 1 for term in self.terms.values()):   # one has no variance
+            freeze_batch_norm(self.model)
+
+    def _step(self, step: int) -> None:
+        loop = self.loop
+        loop.reseed("step", self.call, step, loop.distribution.rank)   # dropout
+        share = step / self.total
+        batches = {name: self._batch(name, step) for name, term in self.terms.items() if step % term.every == 0}
+        if not batches:
+            return
+        rate = self._rate(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        params = list(self.params.values())
+
+        def gradients(names: Sequence[str]) -> list[Tensor]:
+            return loop.modifiers.perturb.gradients(
+                params, lambda: self._backward({name: batches[name] for name in names}, share)
+            )
+
+        self.combine.step(list(batches), gradients, self._apply)
+
+    def _batch(self, name: str, step: int) -> Batch:
+        """The whole batch of a term; every process draws the same and then takes its part."""
+        loop, term = self.loop, self.terms[name]
+        batch = term.split.batch(self.orders[name].draw(step // term.every))
+        rng = self.rng.manual_seed(derive(loop.seed, "draw", self.call, name, step))
+        if term.prepare is not None:
+            batch = term.prepare(batch, rng).replace(drawn=True)
+        return loop.on_device(loop.task.draw(batch, rng, self.augment))
+
+    def _backward(self, batches: Mapping[str, Batch], share: float) -> list[Tensor]:
+        """The gradient of the weighted sum of these terms, summed over pieces and processes."""
+        loop = self.loop
+        for p in self.params.values():
+            p.grad = None
+        for name, batch in batches.items():
+            term, seen = self.terms[name], self.seen[name]
+            weight = term.weight(share) if callable(term.weight) else term.weight
+            scale = weight * loop.distribution.loss_scale / len(batch)
+            for piece, counts in self._pieces(batch):
+                with loop.autocast():
+                    losses = term.loss(self.model, piece).float()
+                weights = self.weigh.weights(losses, name)
+                total = losses.sum()
+                objective = total if weights is None else (losses * weights).sum()
+                if objective.requires_grad:   # not when all that moves lies behind what the term looks at
+                    (scale * counts * objective).backward()
+                if counts:
+                    seen[0], seen[1] = seen[0] + total.detach(), seen[1] + len(piece)
+            loop.cost.examples += len(batch)
+        if self.penalty is not None and next(iter(self.terms)) in batches:
+            (loop.distribution.loss_scale / loop.distribution.size * self.penalty(self.model, share)).backward()
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params.values()]
+        loop.distribution.sum(grads)
+        return grads
+
+    def _pieces(self, batch: Batch) -> list[tuple[Batch, int]]:
+        """This process's part of a batch, cut for accumulation: (piece, 1). A sharded model runs with all its peers or
+        not at all, so a process with fewer pieces than the others runs along on an example that counts for nothing."""
+        world, cut = self.loop.distribution, self.loop.settings.accumulate
+        mine = batch if world.size == 1 else batch.part(slice(world.rank, None, world.size))
+        pieces = [(piece, 1) for piece in (mine.pieces(cut) if cut > 1 else [mine]) if len(piece)]
+        if world.kind == "fsdp":
+            most = math.ceil(len(batch) / world.size)
+            count = math.ceil(most / math.ceil(most / cut))
+            pieces += [(batch.part(slice(0, 1)), 0)] * (count - len(pieces))
+        return pieces
+
+    def _apply(self, grads: list[Tensor]) -> None:
+        for (name, p), g in zip(self.params.items(), grads, strict=True):
+            p.grad = g * self.masks[name] if name in self.masks else g
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.clip)
+        self.optimiser.step()
+        with torch.no_grad():   # momentum and weight decay move masked entries; they are put back bit for bit
+            for name, mask in self.masks.items():
+                self.params[name].copy_(torch.where(mask, self.params[name], self.frozen[name]))
+
+    # -- around the steps ------------------------------------------------------------------------------------------
+
+    def _log(self, step: int) -> None:
+        if step % max(1, min(50, self.total // 20)) and step != self.total:
+            return
+        means = {}
+        for name, (total, count) in self.seen.items():
+            summed, counted = self.loop.distribution.total(float(total), count)
+            if counted:
+                means[name] = summed / counted
+            self.seen[name] = [torch.zeros(()), 0]
+        self.loop.journal.write(call=self.call, step=step, lr=self._rate(step - 1), **means)
+        for name, value in means.items():
+            if not math.isfinite(value) and self.watch is None:
+                raise Diverged(f"the {name} loss became {value} before step {step}, so the model would be useless and "
+                               "was not saved. Lower method.lr, set a clip, or give watchdog.floor to stop at the last "
+                               "sound point.")
+
+    def _over_budget(self) -> bool:
+        loop, settings = self.loop, self.loop.settings
+        reason = ""
+        if settings.max_steps is not None and loop.cost.steps >= settings.max_steps:
+            reason = f"budget of {settings.max_steps} steps"
+        elif settings.max_minutes is not None and loop.distribution.agree(loop.elapsed() >= 60 * settings.max_minutes):
+            reason = f"budget of {settings.max_minutes:g} minutes"
+        if reason and not any(reason in note for note in loop.notes):
+            loop.notes.append(f"stopped early by the {reason}")
+        return bool(reason)
+
+    def _checkpoint(self, step: int, now: bool = False) -> None:
+        loop = self.loop
+        if loop.checkpoints.folder is None:
+            return
+        due = now or time.monotonic() - self.saved >= loop.settings.checkpoint_seconds
+        if not loop.distribution.agree(due):
+            return
+        state = {f"model/{k}": v for k, v in loop.tensors(self.model).items()}
+        state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, list(self.params)).items()}
+        state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
+        state |= {f"seen/{k}": total for k, (total, _) in self.seen.items()}
+        if self.watch:
+            state |= {f"sound/{k}": full(v) for k, v in self.watch.sound.items()}
+        counts = {name: count for name, (_, count) in self.seen.items()}
+        if loop.distribution.first:
+            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts}
+            loop.checkpoints.save(state, place | loop.standing())
+        self.saved = time.monotonic()
+
+    def _resume(self) -> int:
+        """The step to go on from, with everything put back that `_checkpoint` wrote."""
+        loop = self.loop
+        found = loop.checkpoints.current(self.call, self.plan)
+        if found is None:
+            return 0
+        tensors, meta = found
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+        def laid(value: Tensor, as_: Tensor) -> Tensor:
+            return loop.distribution.like(value.to(as_.device), as_)
+
+        loop.restored(self.model, part("model/"))
+        optimise.load_state(self.optimiser, list(self.params), part("opt/"), laid)
+        self.slow = {name: laid(value, self.params[name]).clone() for name, value in part("slow/").items()}
+        self.seen = {name: [value, meta["seen"][name]] for name, value in part("seen/").items()}
+        if self.watch:
+            self.watch.sound = {name: laid(value, self.watch.sound[name]) for name, value in part("sound/").items()}
+        loop.resume_from(meta)
+        return int(meta["step"])

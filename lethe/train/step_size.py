@@ -1,0 +1,55 @@
+"""Step size: backtracking. A learning rate that ruins the model soon after the start is lowered, and the call starts again.
+
+    η ← η/√10,  θ ← θ at the start of the call;   when the watchdog's score falls below its floor in the first WINDOW of the steps
+
+Published learning rates belong to published models; on another model (frozen batch norm, other scales) the same number can be
+far too large. Every method gets this from the loop; none has code for it.
+Where the published rate holds, nothing is repeated and the result is bit for bit that of the published rate. A fall later in
+the call says that the method has gone too far, not that its steps are too large: then the watchdog keeps the last sound point.
+Measured: ResNet-20, 3,000 pictures of CIFAR-10, one class, frozen batch norm, lr 0.01, 1 seed: random_label and salun have retain
+accuracy 0.09 after 8 steps. Lowered three times (to 3.2e-4) and twice (1e-3) they end at 0.88, the original has 0.94; 118 and
+102 steps in place of 86.
+A rate once lowered stays lowered for the later calls of the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+SHRINK = 10**-0.5   # two tries are a factor of ten                                                      [ours]
+WINDOW = 0.25       # share of a call's steps within which a fall is blamed on the learning rate         [ours]
+
+
+class StepSize:
+    """The learning rate of one run beside the one that its method asked for.
+
+    tries  how often it may be lowered
+    """
+
+    def __init__(self, tries: int = 0) -> None:
+        self.tries, self.lowered = tries, 0
+        self.start: dict[str, Tensor] = {}
+
+    @property
+    def share(self) -> float:
+        """Of the learning rate that the method asked for: SHRINK to the power of how often it was lowered."""
+        return SHRINK**self.lowered
+
+    def begin(self, moving: Mapping[str, Tensor]) -> None:
+        """A call starts with these tensors."""
+        self.start = {name: value.detach().clone() for name, value in moving.items()} if self.tries else {}
+
+    def may_lower(self, step: int, total: int) -> bool:
+        """Whether a fall at this step leads to another try."""
+        return self.lowered < self.tries and step <= math.ceil(WINDOW * total)
+
+    def lower(self, moving: Mapping[str, Tensor]) -> None:
+        """Put the start of the call back and lower the rate."""
+        self.lowered += 1
+        with torch.no_grad():
+            for name, value in self.start.items():
+                moving[name].copy_(value)

@@ -1,0 +1,140 @@
+"""Audits of models that Lethe did not unlearn: model files and data files in, a report out. No request, no training.
+
+    lethe audit --unlearned B --original A --forget F --retain R --holdout H --retrained C1 --retrained C2 …
+
+Only `unlearned` and `forget` are necessary. What is missing is said in the report and never invented: without `original`
+there is no positive control, without `retrained` no yardstick (the holdout is the weaker one), without `holdout` no
+membership attack. Where the training recipe is known, a request file (`lethe audit REQUEST --unlearned B`) gives more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lethe.api import Plan, Say, scenario
+from lethe.core.config import config, digest, plain
+from lethe.core.modules import evaluating, require_finite, state_fingerprint
+from lethe.core.outcome import Outcome
+from lethe.core.task import Task
+from lethe.errors import ModelError, RequestError, SplitsOverlap
+from lethe.results.report import Report, frame
+from lethe.train.loop import Settings
+
+PARTS = ("forget", "retain", "holdout", "test")
+
+
+@config
+class Files:
+    """Where models and data lie. Classifiers: .safetensors or .npz with `model`; language models: `save_pretrained` folders."""
+
+    unlearned: str                                              # the model to audit
+    forget: str                                                 # what it should have forgotten
+    original: str | None = None                                 # the model before
+    retrained: tuple[str, ...] = ()                             # models trained without the forget set: the yardstick
+    retain: str | None = None                                   # what it should have kept
+    holdout: str | None = None                                  # like the forget set, never seen by any of the models
+    test: str | None = None                                     # for utility
+    model: Mapping[str, Any] = field(default_factory=dict)      # classifiers: zoo or code, options, head, prefix
+    data: Mapping[str, Any] = field(default_factory=dict)       # how the data files are read: options of their kind
+    family: str | None = None                                   # default: lm for a folder with a config.json, else classification
+    allow_pickle: bool = False
+
+
+def audit_files(files: Files, depth: str = "standard", audits: Sequence[Any] = (), seed: int = 0, say: Say = lambda text: None,
+                command: str = "lethe.audit_files(…)") -> Report:
+    """Audit one saved model beside what is given of original and retrained models."""
+    began = time.perf_counter()
+    say("reading models and data")
+    task, load, first = _opened(files)
+    unlearned = first if files.original is None else _fitting(load(files.unlearned), files.unlearned, task, first)
+    retrained = [_fitting(load(path), path, task, first) for path in files.retrained]
+    for path, model in zip(files.retrained, retrained, strict=True):
+        if state_fingerprint(model) == state_fingerprint(first):
+            raise ModelError(f"{path} has the very weights of {files.original or files.unlearned}, so it was not retrained "
+                             "without the forget set and cannot be a yardstick. Give a retrained model, or leave it out.")
+    plan = Plan(depth, len(retrained), 0, tuple(audits), settings=Settings(seed=seed), say=say, retrained=tuple(retrained))
+    case = scenario(task, [(Path(files.unlearned).stem, Outcome(unlearned, method="unlearned", task=task))], plan,
+                    request=f"forget {len(task.forget)} examples of {files.forget}")
+    written = plain(files)
+    results = frame(digest([written, depth, task.fingerprint]), f"Audit of {files.unlearned}", command, written, [case],
+                    time.perf_counter() - began, plan.settings.device, torch.get_num_threads())
+    return Report(results)
+
+
+def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:
+    """The task of the files, how a model of it is read, and the original; without one the unlearned model stands in."""
+    family = files.family or ("lm" if (Path(files.unlearned) / "config.json").exists() else "classification")
+    if family not in OPENERS:
+        raise RequestError(f"models of the family {family!r} cannot be audited from files alone; nothing was read. Write a "
+                           f"request and use lethe audit REQUEST --unlearned {files.unlearned}.")
+    make, load = OPENERS[family](files)
+    first = load(files.original or files.unlearned)
+    task = make(first)
+    _apart(task)
+    return (task if files.original else task.without_original()), load, first
+
+
+def _classification(files: Files) -> tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]:
+    from lethe.data.load import load_parts
+    from lethe.models.classification.task import ClassificationTask
+    from lethe.models.load import load_classifier
+
+    options = dict(files.model)
+    head = options.pop("head", None)
+    if not options.keys() & {"zoo", "code"}:
+        raise RequestError(f"{files.unlearned} holds weights, but not what to put them into; nothing was read. Give "
+                           "model.code=path/to/file.py:factory, or model.zoo=….")
+    splits = load_parts({part: path for part in PARTS if (path := getattr(files, part))}, files.data)
+
+    def load(path: str) -> nn.Module:
+        inner = Path(path) / "model.safetensors"
+        return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
+
+    return lambda model: ClassificationTask(model, splits, None, None, "audit of files", head=head), load
+
+
+def _lm(files: Files) -> tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]:
+    from lethe.models.lm.open import language_model, load_folder, load_tokenizer
+
+    tokenizer = load_tokenizer(files.unlearned)
+    rows = {part: path for part in PARTS if (path := getattr(files, part))}
+    return (lambda model: language_model(model, tokenizer, **rows, name="audit of files", **files.data),
+            lambda path: load_folder(path, **files.model))
+
+
+OPENERS: dict[str, Callable[[Files], tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]]] = {
+    "classification": _classification, "lm": _lm}
+
+
+def _apart(task: Task) -> None:
+    """No example in two splits, whatever the files call it."""
+    contents = {name: set(split.contents()) for name, split in task.splits.items()}
+    for left, right in combinations(contents, 2):
+        if {left, right} != {"holdout", "test"} and (shared := contents[left] & contents[right]):
+            raise SplitsOverlap(f"{len(shared)} examples stand in {left} and in {right} with equal content, so one of the two is "
+                                "not what it is called and every comparison of them would be wrong. Remove them from one.")
+
+
+def _fitting(model: nn.Module, path: str, task: Task, first: nn.Module) -> nn.Module:
+    """The model, if it answers with as many outputs as the first one and without NaN."""
+    require_finite(model, path)
+    some = task.forget.batch([0])
+    with evaluating(model), evaluating(first):
+        try:
+            said, before = task.outputs(model, some), task.outputs(first, some)
+        except (RuntimeError, IndexError) as error:
+            raise ModelError(f"{path} cannot take the first example of forget ({str(error).splitlines()[0]}), so it cannot "
+                             "be compared. Give models of one family and, for language models, of one tokenizer.") from error
+    if said.shape != before.shape:
+        what = "vocabularies" if task.family == "lm" else "classes"
+        raise ModelError(f"{path} answers with {said.shape[-1]} outputs and the original with {before.shape[-1]}, so they have "
+                         f"different {what} and no example can be compared. Give models with the same {what}.")
+    return model

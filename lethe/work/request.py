@@ -1,0 +1,177 @@
+"""The request: one flat YAML file that says what is to be forgotten from which model, how, and how it is judged.
+
+    lethe run request.yaml method=salun method.lr=0.01 seed=3
+
+Order of precedence: the file, then the command line. Environment variables never change a result. No torch here, so that
+a wrong request fails in milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lethe.core.config import Count, Natural, Positive, build, config, digest, plain
+from lethe.errors import RequestError, UnknownKey, nearest
+
+FAMILIES = ("classification", "lm", "diffusion", "regression")
+ALL = "all"   # in the place of a method: every one that can run on the task (see `api.all_methods`)
+
+
+@config
+class AuditPlan:
+    """How results are judged."""
+
+    depth: str = "standard"                 # quick | standard | deep
+    references: Natural = 8                 # retrained models that form the yardstick; 0 when retraining is impossible
+    shadows: Natural = 16                   # most shadow models that an audit may train; 0: none
+    audits: tuple[Any, ...] = ()            # names or {name: …, option: …}; empty: every applicable one
+    strategy: str = "auto"                  # auto | loop | vmap | processes: how the references are trained
+    neighbours: Natural = 8                 # noisy copies of the original: a weaker yardstick where there are no references
+    margins: Mapping[str, Positive] = field(default_factory=dict)   # metric -> difference from retraining that does not matter
+
+
+@config
+class Request:
+    """The whole request. `family` decides how `model` and `data` are read; `lethe describe FAMILY` lists their options."""
+
+    family: str                                            # classification | regression | lm | diffusion
+    model: Mapping[str, Any]                               # where the model comes from
+    data: Mapping[str, Any]                                # where the data come from
+    title: str = ""
+    forget: Any = None                                     # selection: {label: 3}, {fraction: 0.1}, {worst_case: {count: 60}}, …
+    scenarios: Mapping[str, Any] = field(default_factory=dict)   # name -> {forget: …}: several requests on one model
+    recipe: Mapping[str, Any] | None = None                # how the model was (or is to be) trained
+    method: Any = "finetune"                               # name, {name: …, option: …}, a list of these, or all
+    audit: AuditPlan = field(default_factory=lambda: AuditPlan())
+    settings: Mapping[str, Any] = field(default_factory=dict)    # lethe.train.loop.Settings
+    modifiers: Mapping[str, Any] = field(default_factory=dict)   # where, combine, perturb, average, weigh
+    watchdog: Mapping[str, Any] | bool | None = None          # lethe.train.watchdog.Watchdog; false: none; null: the usual one
+    seed: int = 0
+    seeds: Count = 1                                       # repetitions of every method, with seeds seed, seed + 1, …
+    output: str = "runs"                                   # folder of run folders
+
+    @property
+    def methods(self) -> list[dict[str, Any]]:
+        """The methods asked for, each as {name: …, option: …}."""
+        given = self.method if isinstance(self.method, (list, tuple)) else [self.method]
+        return [{"name": m} if isinstance(m, str) else dict(m) for m in given]
+
+    @property
+    def cases(self) -> dict[str, Any]:
+        """Scenario name -> forget selection; one unnamed scenario when none is given."""
+        if self.scenarios:
+            return {name: (case or {}).get("forget") for name, case in self.scenarios.items()}
+        return {"": self.forget}
+
+    @property
+    def hash(self) -> str:
+        """Names the run: equal effective requests have equal hashes. Where the output goes does not matter."""
+        content = plain(self)
+        content.pop("output")
+        return digest(content)
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Request:
+    """A request from a YAML file and `key.sub=value` overrides (values are YAML). Checks names and options."""
+    path = Path(path)
+    if not path.exists():
+        raise RequestError(f"{path} does not exist, so there is nothing to run. Give a request file, or one of the presets/ .")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path} is not YAML: {str(error).splitlines()[0]}. Nothing was started; correct the file.") from None
+    if not isinstance(content, dict):
+        raise RequestError(f"{path} holds no request (a YAML mapping); nothing was started. See presets/ for examples.")
+    return parse(content, overrides, base=path.parent)
+
+
+def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path = Path(".")) -> Request:
+    """A checked request from a mapping. Relative paths in `model` and `data` are relative to `base` when they exist there."""
+    merged = _overridden(dict(content), overrides)
+    if isinstance(merged.get("audit"), Mapping):
+        merged["audit"] = build(AuditPlan, merged["audit"])
+    for section in ("model", "data"):
+        if isinstance(merged.get(section), Mapping):
+            merged[section] = {k: _located(v, base) for k, v in merged[section].items()}
+    for key in ("family", "model", "data"):
+        if key not in merged:
+            raise RequestError(f"the request has no {key!r}, so nothing was started. Required: family, model, data.")
+    request = build(Request, merged)
+    _check(request)
+    return request
+
+
+def _check(request: Request) -> None:
+    from lethe.core.catalogue import entries, entry
+
+    if request.family not in FAMILIES:
+        raise RequestError(f"family {request.family!r} is not known{nearest(request.family, FAMILIES)}, so nothing was started. "
+                           f"Families: {', '.join(FAMILIES)}.")
+    if request.audit.depth not in ("quick", "standard", "deep"):
+        raise RequestError(f"audit.depth {request.audit.depth!r} is none of quick, standard, deep; nothing was started.")
+    for asked in request.methods:
+        if "name" not in asked:
+            raise RequestError(f"method {asked} has no name, so nothing was started. Write method: {{name: salun, lr: 0.01}}.")
+        if asked["name"] == ALL:
+            _check_options("method all", asked, [], "name the methods to give them options")
+            continue
+        found = entry("methods", asked["name"])
+        if "any" not in found.families and request.family not in found.families:
+            fitting = [name for name, other in entries("methods").items() if {"any", request.family} & set(other.families)]
+            raise RequestError(f"method {found.name!r} is made for {', '.join(found.families)}, not for {request.family}; "
+                               f"nothing was started. lethe methods --family {request.family} lists those that fit: "
+                               f"{', '.join(sorted(fitting))}.")
+        _check_options(f"method {found.name}", asked, [o.name for o in found.options], f"lethe describe {found.name}")
+    for asked in request.audit.audits:
+        audit = {"name": asked} if isinstance(asked, str) else asked
+        found = entry("audits", audit["name"])
+        _check_options(f"audit {found.name}", audit, [o.name for o in found.options], f"lethe describe {found.name}")
+
+
+def _check_options(owner: str, asked: Mapping[str, Any], known: list[str], remedy: str) -> None:
+    for key in asked:
+        if key != "name" and key not in known:
+            raise UnknownKey(f"{key!r} is not an option of {owner}{nearest(key, known)}, so nothing was started. "
+                             f"Options: {', '.join(known) or 'none'}; see {remedy}.")
+
+
+def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    known = [f.name for f in dataclasses.fields(Request)]  # type: ignore[arg-type]
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise RequestError(f"{text!r} is not key=value, so nothing was started. Write for instance method.lr=0.01.")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RequestError(f"the value of {key!r} is not YAML: {value!r}; nothing was started. Quote it.") from None
+        steps = key.split(".")
+        if steps[0] not in known:
+            raise UnknownKey(f"{steps[0]!r} is not part of a request{nearest(steps[0], known)}, so nothing was started. "
+                             f"Parts: {', '.join(known)}.")
+        place: dict[str, Any] = content
+        for step in steps[:-1]:
+            inner = place.get(step)
+            if isinstance(inner, str):
+                inner = {"name": inner}
+            elif isinstance(inner, (list, tuple)):
+                raise RequestError(f"{key!r} cannot be set: {step} is a list of {len(inner)}; nothing was started. "
+                                   f"Give the whole list: {step}=[…].")
+            place[step] = dict(inner or {})
+            place = place[step]
+        place[steps[-1]] = parsed
+    return content
+
+
+def _located(value: Any, base: Path) -> Any:
+    if isinstance(value, str) and not Path(value).is_absolute():
+        name, _, tail = value.partition(":")
+        if name and (base / name).exists() and not Path(name).exists():
+            return str(base / name) + (f":{tail}" if tail else "")
+    return value

@@ -1,0 +1,236 @@
+"""The auditor: verdicts, controls, multiplicity, and the sentence that sums them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from lethe.core.config import config
+from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, SHOWN, Evidence, Value, Yardstick
+from lethe.core.registry import Metric, audit
+from lethe.errors import ModelError
+from lethe.judge.auditor import examine
+from lethe.judge.conclusions import conclude
+from lethe.judge.measured import mean_value
+from lethe.judge.panel import Panel
+from lethe.judge.verdict import controlled, corrected, difference_p, judge
+from lethe.maths.statistics import holm
+from lethe.pools.subject import Subject
+
+
+@config
+class Numbers:
+    """No options."""
+
+
+@audit(
+    metrics={
+        "known": Metric("memory"), "memory": Metric("memory", (0, math.inf)), "far": Metric("far", distance=True),
+        "skill": Metric("skill", better="higher", tier="utility"),
+        "loss_*": Metric("loss", better="lower", tier="utility"),
+        "time": Metric("time", better="lower", tier="cost"),
+        "attack": Metric("attack", null=0.5), "back": Metric("back", aspect="recovery"),
+        "forget_score": Metric("forget"), "retain_score": Metric("retain", better="higher", tier="utility"),
+        "test_score": Metric("test", better="higher", tier="utility"),
+    },
+    families={"any"}, blind="everything",
+)
+def measure(cfg: Numbers, subject: Subject, panel: Panel) -> list[Value]:
+    PANELS[subject.name] = [r.name for r in panel.references]
+    if not SAID[subject.name]:
+        raise ModelError(f"{subject.name} says nothing; it cannot be audited. Give it a voice.")
+    return [Value(metric, value) for metric, value in SAID[subject.name].items()]
+
+
+PANELS: dict[str, list[str]] = {}        # the references that each model was seen beside
+SAID: dict[str, dict[str, float]] = {}   # what each model of a test says
+
+
+def one(metric: str, value: float, others: list[float], **options: object) -> Evidence:
+    values = [Value(metric, x) for x in others]
+    return judge(measure, Value(metric, value, **options), values, Value(metric, 1.0))
+
+
+Said = dict[str, float]
+
+
+def exam(model: Said, original: Said, references: list[Said], near: Sequence[Said] = (), **options: object
+         ) -> dict[str, list[Evidence]]:
+    """Evidence when models say these numbers; `near` are the original's neighbours."""
+    task = tiny.classification()
+    SAID.clear()
+    SAID.update({"model": model, "original": original, **{f"r{i}": said for i, said in enumerate(references)},
+                 **{f"n{i}": said for i, said in enumerate(near)}})
+    subjects = {name: Subject(name, torch.nn.Identity(), task) for name in SAID}
+    pool = [subjects[f"r{i}"] for i in range(len(references))]
+    neighbours = [subjects[f"n{i}"] for i in range(len(near))]
+    return examine(task, [subjects["model"]], subjects["original"], pool, [(measure, Numbers())], neighbours=neighbours,
+                   **options)
+
+
+SPREAD = [0.10, 0.12, 0.11, 0.09, 0.13, 0.10, 0.11, 0.12]
+
+
+def test_two_sided_verdict_with_its_side():
+    assert one("known", 0.11, SPREAD).verdict == INSIDE
+    assert (one("known", 0.9, SPREAD).verdict, one("known", 0.9, SPREAD).side) == (OUTSIDE, "+")
+    assert (one("known", 0.0, SPREAD).verdict, one("known", 0.0, SPREAD).side) == (OUTSIDE, "−")
+    assert one("known", 0.9, SPREAD).gap == pytest.approx(0.79)
+
+
+def test_utility_is_one_sided():
+    assert one("skill", 0.9, SPREAD).verdict == INSIDE and one("skill", 0.0, SPREAD).verdict == OUTSIDE
+    assert one("loss_x", 0.9, SPREAD).verdict == OUTSIDE and one("loss_x", 0.0, SPREAD).verdict == INSIDE
+
+
+def test_distance_below_the_references_is_no_fault():
+    assert one("far", 0.001, SPREAD).verdict == INSIDE and one("far", 0.9, SPREAD).verdict == OUTSIDE
+    assert one("far", 0.9, SPREAD).yardstick.low > 0     # judged by its logarithm
+
+
+def test_few_references_give_no_yardstick_and_cost_is_only_shown():
+    assert one("known", 0.9, SPREAD[:2]).verdict == NO_YARDSTICK
+    assert one("time", 0.9, SPREAD).verdict == SHOWN
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_value_that_is_no_number_is_outside(bad):
+    assert one("known", bad, SPREAD).verdict == OUTSIDE
+    assert one("skill", -bad, SPREAD).verdict == OUTSIDE
+
+
+@pytest.mark.parametrize(("hits", "verdict"), [(0, INSIDE), (1, INSIDE), (3, INSIDE), (10, OUTSIDE), (100, OUTSIDE)])
+@pytest.mark.parametrize("kept", [True, False])
+def test_references_that_agree_exactly_do_not_condemn_a_single_example(hits, verdict, kept):
+    """All references 0 of 100: paired by `per_sample` or by the interval, 1 of 100 is noise, 10 of 100 is not."""
+    def value(hits: int) -> Value:
+        made = mean_value("known", (np.arange(100) < hits).astype(float))
+        return made if kept else Value("known", made.value, made.low, made.high, made.n)
+
+    assert judge(measure, value(hits), [value(0)] * 8, value(100)).verdict == verdict
+
+
+def test_what_the_seeds_explain_is_inside_however_sure_the_examples_are():
+    """Every example differs by the same amount, so the paired test has p = 0; retrained models differ as much."""
+    rows = [mean_value("known", np.full(50, x) + 1e-6 * np.arange(50)) for x in [0.13, *SPREAD]]
+    assert judge(measure, rows[0], rows[1:], rows[0]).verdict == INSIDE
+
+
+def test_false_alarms_stay_below_the_level_for_counts_and_for_normal_values():
+    """Where all references have 0 of 100, Student's prediction alone has p = 0 for 1 of 100: 4 % false alarms at 0.5 %."""
+    rng, alarms, plain = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        rows = (rng.random((9, 100)) < 0.001).astype(float)
+        value, *others = (mean_value("known", row) for row in rows)
+        alarms += difference_p(value, others) <= 0.005
+        plain += difference_p(Value("known", value.value), [Value("known", v.value) for v in others]) <= 0.005
+    assert alarms <= 3 and plain >= 8   # 0.5 % of 300: 1.5
+    normal = sum(difference_p(Value("known", x[0]), [Value("known", v) for v in x[1:]]) <= 0.05
+                 for x in rng.normal(0, 1, (300, 9)))
+    assert 5 <= normal <= 26      # binomial(300, 0.05): 15 ± 3.8
+
+
+def test_holm_corrects_each_tier_and_both_share_the_level():
+    p = [0.01, 0.02, 0.02]   # Holm: 0.02, 0.02 | 0.02; two tiers: times 2
+    items = [Evidence("a", str(i), 1, None, None, 1, "", (0, 1), "match", tier, 1, OUTSIDE, "+", p[i])
+             for i, tier in enumerate(["forgetting", "forgetting", "utility"])]
+    done = corrected(items)
+    assert [e.p_holm for e in done] == pytest.approx([0.04, 0.04, 0.04])
+    assert [e.verdict for e in done] == [OUTSIDE, OUTSIDE, OUTSIDE]
+    assert [e.verdict for e in corrected([*items, items[1]])] == [INSIDE, INSIDE, OUTSIDE, INSIDE]
+    assert holm([0.02, 0.04, 0.04]) == pytest.approx([0.06, 0.08, 0.08])
+
+
+def test_inside_without_a_positive_control_is_not_enough_power():
+    references = [{"known": x, "memory": x} for x in SPREAD]
+    found = exam({"known": 0.11, "memory": 0.11}, {"known": 0.11, "memory": 0.9}, references)
+    assert [e.verdict for e in found["model"]] == [NO_POWER, INSIDE]
+    assert [e.verdict for e in found["original"]] == [NO_POWER, OUTSIDE]
+    assert [e.original_outside for e in found["model"]] == [False, True]
+    assert [e.verdict for e in controlled(found["model"], {})] == [NO_POWER, NO_POWER]
+
+
+def test_outside_counts_even_where_the_original_is_inside():
+    found = exam({"known": 0.0}, {"known": 0.11}, [{"known": x} for x in SPREAD])
+    assert found["model"][0].verdict == OUTSIDE and found["model"][0].direction == "over-forgotten"
+
+
+def test_each_reference_is_held_against_the_others():
+    found = exam({"known": 0.11}, {"known": 0.9}, [{"known": x} for x in [*SPREAD, 0.8]])
+    last = found["r8"][0]
+    assert last.yardstick.values == tuple(SPREAD) and last.verdict == OUTSIDE
+    assert "r8" not in PANELS["r8"] and len(PANELS["r8"]) == 8 and len(PANELS["model"]) == 9
+    assert found["r0"][0].yardstick.n == 8 and found["model"][0].yardstick.n == 9
+
+
+def test_direction():
+    low = [{"known": x} for x in SPREAD]
+    assert exam({"known": 0.8}, {"known": 0.9}, low)["model"][0].direction == "still knows"
+    assert exam({"known": 1.0}, {"known": 0.9}, low)["model"][0].direction == "still knows"
+    assert exam({"known": 0.0}, {"known": 0.9}, low)["model"][0].direction == "over-forgotten"
+    assert exam({"known": 0.0}, {"known": 0.01}, low)["model"][0].direction == "still knows"
+    assert exam({"far": 0.9}, {"far": 0.9}, [{"far": x} for x in SPREAD])["model"][0].direction == "differs"
+    assert exam({"known": 0.11}, {"known": 0.9}, low)["model"][0].direction == ""
+
+
+@pytest.mark.parametrize(("model", "original", "verdict", "words"), [
+    ({"known": 0.8, "skill": 0.1}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "Still knows the forget set: known is 0.8"),
+    ({"known": 0.0, "skill": 0.1}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "Over-forgotten"),
+    ({"known": 0.8, "skill": 0.0}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "Utility is worse than after retraining"),
+    ({"known": 0.1, "skill": 0.0}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "forgetting is not told from retraining"),
+    ({"known": 0.1, "skill": 0.0}, {"known": 0.1, "skill": 0.1}, OUTSIDE, "tests of forgetting had not enough power"),
+    ({"known": 0.1, "skill": 0.1}, {"known": 0.1, "skill": 0.1}, NO_POWER, "even the untouched original"),
+    ({"known": 0.1, "skill": 0.1}, {"known": 0.9, "skill": 0.1}, INSIDE, "by the 1 tests of forgetting"),
+])
+def test_conclusion(model, original, verdict, words):
+    found = conclude(exam(model, original, [{"known": x, "skill": x} for x in SPREAD])["model"])
+    assert found.verdict == verdict and words in found.text
+
+
+def test_conclusion_without_yardstick_or_evidence():
+    assert conclude(exam({"known": 0.8}, {"known": 0.9}, [])["model"]).verdict == NO_YARDSTICK
+    assert conclude([]).verdict == NO_YARDSTICK
+
+
+def test_evidence_is_json_ready_without_examples():
+    e = Evidence("a", "m", math.nan, None, None, 1, "", (0, math.inf), "match", "forgetting", 1, OUTSIDE,
+                 yardstick=Yardstick(0, 1, 3, -1, 1), per_sample=np.zeros(3))
+    data = e.as_dict()
+    assert data["value"] is None and data["range"] == [0, None] and "per_sample" not in data
+
+
+def test_one_forward_pass_per_model_and_split():
+    task = tiny.classification()
+    calls = []
+    model = task.copy_of_original()
+    model.register_forward_hook(lambda *_: calls.append(1))
+    subject = Subject("m", model, task, batch_size=50)
+    first = subject.seen(task.holdout)
+    assert len(calls) == 3 and subject.seen(task.holdout) is first and len(calls) == 3   # 120 examples in 3 batches
+    assert torch.equal(first["y"], task.holdout.columns["y"])
+
+
+def test_unseen_examples_share_labels_with_the_forget_set_and_removed_ones_are_not_retained():
+    task = tiny.classification()   # class 3 is removed
+    panel = Panel(task, Subject("o", task.original, task), [])
+    y = task.holdout.columns["y"].numpy()
+    assert np.array_equal(panel.unseen(), y == 3) and np.array_equal(panel.removed(task.holdout), y == 3)
+    part = panel.part(task.retain, 10)
+    assert len(part) == 10 and panel.part(task.retain, 10) is part and panel.part(task.retain, 1000) is task.retain
+
+
+def test_ensembles_are_disjoint_and_equal_in_size():
+    task = tiny.classification()
+    pool = [Subject(f"r{i}", task.original, task) for i in range(8)]
+    alone = Subject("m", task.original, task)
+    several = Subject("m", task.original, task, siblings=[Subject(f"m{i}", task.original, task) for i in range(3)])
+    assert Panel(task, alone, pool).ensembles(alone, 4) == ([], [])
+    ours, theirs = Panel(task, alone, pool).ensembles(several, 4)
+    assert [m.name for m in ours] == ["m", "m0", "m1", "m2"] and theirs == pool[:4]
+    ours, theirs = Panel(task, alone, pool[1:], retrained=True).ensembles(pool[0], 4)
+    assert ours[0] is pool[0] and len({id(m) for m in [*ours, *theirs]}) == 8

@@ -1,0 +1,243 @@
+"""Pools: every way of training gives the models of `retrain`; finished models are never trained again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from lethe.core.catalogue import load
+from lethe.core.task import Recipe, Task
+from lethe.errors import Diverged, RequestError, UnknownName, WorkerDied
+from lethe.models.classification.task import ClassificationTask
+from lethe.models.zoo import MLP, SmallCNN
+from lethe.pools import pool as pools
+from lethe.pools.backends.processes import in_processes
+from lethe.pools.backends.vmap import Stack, why_no_vmap
+from lethe.pools.pool import Pool, member_seed, train_pool
+from lethe.train.loop import Loop, Settings
+
+
+def mlp_task(**recipe: object) -> Task:
+    """A fresh MLP on 120 points, 4 steps per epoch (the last batch is shorter)."""
+    splits = {"retain": tiny.blobs(120, 0, "retain"), "forget": tiny.blobs(20, 1, "forget")}
+    torch.manual_seed(0)
+    options = {"epochs": 5, "lr": 1e-2, "batch_size": 32, **recipe}
+    return ClassificationTask(MLP(6, (8,), 4), splits, Recipe(**options), lambda seed: MLP(6, (8,), 4))
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in model.state_dict().values()])
+
+
+def difference(one: Pool, other: Pool) -> float:
+    return max(float((weights(a) - weights(b)).abs().max()) for a, b in zip(one.models, other.models, strict=True))
+
+
+@pytest.mark.parametrize("strategy", ["loop", "processes"])
+def test_a_member_is_what_the_method_retrain_makes(strategy: str) -> None:
+    task, retrain = mlp_task(), load("methods", "retrain")
+    pool = train_pool(task, count=3, seed=4, strategy=strategy)
+    for number, model in enumerate(pool.models):
+        loop = Loop(task, Settings(seed=member_seed(4, number)))
+        alone = retrain.run(retrain.config(), task.granted(retrain.needs), loop).model
+        assert torch.equal(weights(alone), weights(model))   # one thread: the same bits
+        assert not model.training
+    assert len({float(weights(model).sum()) for model in pool.models}) == 3
+
+
+@pytest.mark.parametrize("recipe", [
+    {"optimiser": "adamw", "weight_decay": 0.1}, {"optimiser": "sgd", "schedule": "cosine"}, {"schedule": "onecycle"},
+])
+def test_stacked_training_equals_the_loop(recipe: dict) -> None:
+    """20 steps; float32 sums in another order differ by about 1e-7 per step."""
+    task = mlp_task(**recipe)
+    loop, stacked = (train_pool(task, count=3, seed=1, strategy=s) for s in ("loop", "vmap"))
+    assert difference(loop, stacked) < 1e-5
+    assert float((weights(loop.models[0]) - weights(loop.models[1])).abs().max()) > 0.1
+
+
+def test_each_model_may_have_its_own_data() -> None:
+    """Shadow models: same size, other examples."""
+    task = mlp_task()
+    halves = [task.retain.subset(range(start, 120, 2), f"half {start}") for start in (0, 1)]
+    loop, stacked = (train_pool(task, split_of=lambda i: halves[i % 2], count=4, strategy=s) for s in ("loop", "vmap"))
+    assert difference(loop, stacked) < 1e-5
+    seen_all = train_pool(task, count=1, strategy="loop")
+    assert not torch.allclose(weights(seen_all.models[0]), weights(loop.models[0]))
+
+
+@pytest.mark.parametrize("strategy", ["loop", "processes", "vmap"])
+def test_a_second_call_trains_nothing(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = mlp_task(epochs=1)
+    first = train_pool(task, count=3, strategy=strategy, cache=tmp_path)
+    assert first.trained == 3
+    monkeypatch.setattr(pools, "_train", lambda *a: pytest.fail("trained again"))
+    again = train_pool(task, count=3, strategy=strategy, cache=tmp_path)
+    assert (again.trained, again.strategy) == (0, "cache")
+    assert difference(first, again) == 0
+    assert again.seconds == first.seconds
+
+
+def test_what_determines_a_model_is_in_its_key(tmp_path: Path) -> None:
+    """Another recipe, seed, data or architecture (even with equal weights) is another model."""
+    task = mlp_task(epochs=1)
+    other_data = mlp_task(epochs=1)
+    other_data._splits["retain"] = tiny.blobs(120, 9, "retain")
+    deaf = mlp_task(epochs=1)
+    deaf._build = lambda seed: nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    deafer = mlp_task(epochs=1)
+    deafer._build = lambda seed: nn.Sequential(nn.Linear(6, 4), nn.Tanh())
+    tasks = [task, mlp_task(epochs=2), other_data, deaf, deafer]
+    keys = [pools.fingerprint(t, t.retain, 1, "cpu") for t in tasks] + [pools.fingerprint(task, task.retain, 2, "cpu")]
+    assert len(set(keys)) == 6
+    assert pools.fingerprint(mlp_task(epochs=1), task.retain, 1, "cpu") == keys[0]
+
+
+def test_only_what_is_missing_is_trained(tmp_path: Path) -> None:
+    task = mlp_task(epochs=1)
+    first = train_pool(task, count=2, strategy="loop", cache=tmp_path)
+    more = train_pool(task, count=4, strategy="loop", cache=tmp_path)
+    assert more.trained == 2
+    assert torch.equal(weights(first.models[1]), weights(more.models[1]))
+
+
+SLOW_POOL = """
+import sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_pool import mlp_task, train_pool
+from lethe.models.classification.task import ClassificationTask
+nll = ClassificationTask.nll
+ClassificationTask.nll = lambda self, model, batch: (time.sleep(0.02), nll(self, model, batch))[1]
+train_pool(mlp_task(), count=6, strategy=sys.argv[2], cache=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("strategy", ["loop", "processes"])
+def test_a_killed_pool_goes_on_with_what_is_missing(strategy: str, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    roots = [str(here), str(here.parent), str(here.parents[1])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(roots)}
+    process = subprocess.Popen([sys.executable, "-c", SLOW_POOL, str(tmp_path), strategy], env=environment)
+    while len(list(tmp_path.glob("pool/*.safetensors"))) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)   # workers end by themselves after the model they are at
+    made = len(list(tmp_path.glob("pool/*.safetensors")))
+    assert 2 <= made < 6
+    task = mlp_task()
+    pool = train_pool(task, count=6, strategy="loop", cache=tmp_path)
+    assert pool.trained == 6 - made
+    assert difference(pool, train_pool(task, count=6, strategy="loop")) == 0
+
+
+def test_auto_measures_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "WORTH", 0.0)
+    monkeypatch.setattr(pools, "PROBE", 0.05)
+    said: list[str] = []
+    pool = train_pool(mlp_task(), count=4, strategy="auto", progress=said.append)
+    assert pool.strategy in ("loop", "processes", "vmap")
+    assert all(f"{name} about" in pool.reason for name in ("loop", "vmap"))
+    assert pool.reason.startswith(f"{pool.strategy}: 4 models of 20 steps, measured {pool.strategy} about")
+    assert pool.reason in said[0]
+
+
+def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "WORTH", 0.0)
+    monkeypatch.setattr(pools, "why_no_processes", lambda device: "not here")
+    monkeypatch.setattr(pools, "_seconds_per_step", lambda task, member, device: 1.0)
+    monkeypatch.setattr(Stack, "seconds_per_step", lambda self, seconds: 3.9)
+    assert pools._choose(mlp_task(), _members(4), 20, "auto", "cpu")[0] == "vmap"
+    monkeypatch.setattr(Stack, "seconds_per_step", lambda self, seconds: 4.1)
+    chosen, reason = pools._choose(mlp_task(), _members(4), 20, "auto", "cpu")
+    assert chosen == "loop"
+    assert reason == ("loop: 4 models of 20 steps, measured loop about 80.0 s, vmap about 82.0 s; "
+                      "not processes: not here")
+
+
+def _members(count: int) -> list[pools.Member]:
+    return [pools.Member(i, i, mlp_task().retain, "") for i in range(count)]
+
+
+def test_short_work_is_not_measured() -> None:
+    pool = train_pool(mlp_task(epochs=1), count=2, strategy="auto")
+    assert (pool.strategy, "too short" in pool.reason) == ("loop", True)
+
+
+def test_stacking_is_refused_where_it_would_be_wrong() -> None:
+    def task(model: nn.Module, image: bool = False) -> Task:
+        split = tiny.blobs(20, 0, "retain")
+        if image:
+            split = type(split)({"x": torch.rand(20, 1, 8, 8), "y": split.columns["y"]}, "retain")
+        return ClassificationTask(model, {"retain": split}, Recipe(epochs=1), lambda seed: model)
+
+    assert why_no_vmap(task(MLP(6, (8,), 4)), [], "cpu") == ""
+    assert "Dropout" in why_no_vmap(task(nn.Sequential(nn.Linear(6, 4), nn.Dropout())), [], "cpu")
+    assert "BatchNorm1d" in why_no_vmap(task(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))), [], "cpu")
+    assert "Conv2d" in why_no_vmap(task(SmallCNN(classes=4), image=True), [], "cpu")
+    assert "size" in why_no_vmap(task(MLP(6, (8,), 4)), [tiny.blobs(8, 0, "a"), tiny.blobs(9, 0, "b")], "cpu")
+    with pytest.raises(RequestError, match="Dropout"):
+        train_pool(task(nn.Sequential(nn.Linear(6, 4), nn.Dropout())), count=2, strategy="vmap")
+
+
+def test_hidden_randomness_is_found_before_anything_is_trained() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(self.a(x), 0.5, self.training)
+
+    task = ClassificationTask(Noisy(), {"retain": tiny.blobs(20, 0, "retain")}, Recipe(epochs=1), lambda seed: Noisy())
+    assert "vmap cannot follow" in Stack(task, [task.retain] * 2, [0, 1], "cpu").disagreement()
+    with pytest.raises(RequestError, match="vmap cannot follow"):
+        train_pool(task, count=2, strategy="vmap")
+
+
+def test_wrong_strategies_are_refused() -> None:
+    with pytest.raises(UnknownName, match="did you mean processes"):
+        train_pool(mlp_task(), count=2, strategy="process")
+    with pytest.raises(RequestError, match="share one device"):
+        pools._choose(mlp_task(), _members(2), 20, "processes", "cuda")
+
+
+def test_an_error_in_a_worker_arrives_as_itself() -> None:
+    with pytest.raises(Diverged, match="loss became"):
+        train_pool(mlp_task(lr=1e30, optimiser="sgd"), count=2, strategy="processes")
+
+
+def test_a_worker_that_is_killed_is_reported() -> None:
+    with pytest.raises(WorkerDied, match="job 1 of 1"):
+        in_processes([lambda: os.kill(os.getpid(), signal.SIGKILL)], 1)
+
+
+def test_jobs_keep_their_order() -> None:
+    def job(number: int) -> int:
+        time.sleep(0.02 * (number % 2))
+        return number
+
+    assert in_processes([partial(job, i) for i in range(5)], 2) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("family", [name for name in tiny.TASKS if name != "classification"])
+def test_other_families_have_pools_too(family: str) -> None:
+    task = tiny.TASKS[family]()
+    if not task.has("recipe"):
+        pytest.skip(f"the tiny {family} task has no recipe")
+    task = task.granted({"retain", "recipe", "original"})
+    task._recipe = Recipe(**{**vars(task.recipe), "epochs": 0.1})
+    loop, processes = (train_pool(task, count=2, strategy=s) for s in ("loop", "processes"))
+    assert difference(loop, processes) == 0
