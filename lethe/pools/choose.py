@@ -12,11 +12,6 @@ memorised   E ℓ_i over models that were not trained on i, less E ℓ_i over th
             Feldman & Zhang (2020), arXiv:2008.03703. The worst set for privacy.
 duplicated  cosine of the centred features to the nearest other example: what stays when only one twin is deleted.
 influential self-influence ∇ℓ_iᵀ(H + λ)⁻¹∇ℓ_i with EK-FAC: the closed-form shadow of `memorised`, without training.
-Measured: 1000 digits, 5 % wrong labels, MLP, 50 chosen, 3 originals × 2 models retrained without the chosen: their loss and error
-there. worst_case 0.004–0.010, 0 %; easiest 11.6–12.9, 100 %; memorised 10.1–11.3, 94–100 %; influential 11.5–12.3, 100 %;
-duplicated 0.03–0.43, 0–6 %; nine random sets 0.39–0.85, 4–14 %. U-LiRA (8 shadows, an original left as it is) tells members of
-memorised with AUC 0.99, influential 0.98 (three retrained models 0.45–0.50), a random set 0.68, worst_case 0.64.
-Choosing takes 0.1–0.4 s; memorised 8–11 s, influential 1.5–2 s; one retraining 3–4 s.
 """
 
 from __future__ import annotations

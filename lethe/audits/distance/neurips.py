@@ -14,8 +14,6 @@ All attacks between two observed values make the same errors, so sorted counts r
 F is far below 1 for perfect unlearning, since ε_s is the best of many attacks: it means something only beside `null`, F of N
 retrained models against N others; `neurips_ratio` is F/null. `neurips_refuted` is the calibrated version: the share of examples
 at which a rule chosen on half of the models has a Clopper–Pearson bound above 0 at 95 % on the other half (≤ 5 % for retraining).
-Measured on normal samples: F of one law 0.18 (N = 64, 400 examples) and 0.19 (512, 150), with every interval 0.07 and 0.05;
-means 0.5, 1, 2 standard deviations apart 0.077, 0.016, 0.0016 (N = 512, official, 150 examples each).
 Needs:    forget, retain, holdout, recipe and the procedure (through shadows), labels.
 Cost:     2N retrainings and N trainings of originals for all methods, N runs of each method.
 Limits:   never compare F of different N. The challenge had N = 512; with the plan's shadows it is usually 16.

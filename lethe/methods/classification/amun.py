@@ -13,10 +13,6 @@ Cost:     up to `attack_steps` · (`doublings` + 1) passes of the original over 
 Limits:   without steps it is the original. At θ_0 the loss on F' is small: x' lies where the original says y' already.
 Fails by: gentleness: made to lower confidence on single examples that a retrained model mostly still gets right; a class, or a
           memorised wrong label that the attack moves far, needs more.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 99.8/0/98.6, 0.18 ± 0.04. 134
-          memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01): 100/2/97.5, 0.16 ± 0.03. Random labels:
-          0.49 and 0.44.
 Deviations: x' is not clipped to an input range, which the task does not know. F itself is not among what is taught (the paper
           compares both).
 """

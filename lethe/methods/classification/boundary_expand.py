@@ -10,10 +10,6 @@ Cost:     one forward/backward on F per step. No retained data.
 Limits:   without steps it is the original. The removed output leaves the K logits as they were trained.
 Fails by: the same drift as every forget-only method: lr decides between no effect and collapse. What is left once the shadow
           class is gone need not be far from the true label. Made for whole classes.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 97.5/0/96.6, 0.11 ± 0.01; lr 5e-4
-          94.5/0/92.7, 0.15, lr 2e-3 77.4/0/75.8, 0.34. 134 memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained
-          pair 0.01): 97.8/74/90.0, 0.69 ± 0.07: not for single examples.
 Deviations: w starts as a linear layer does. Ports of the official code keep K + 1 outputs; here the model ends with K.
 """
 

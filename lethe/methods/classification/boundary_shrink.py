@@ -8,9 +8,6 @@ Needs:    forget, original.     Updates: every trainable parameter.
 Cost:     two passes of the original over F, once; then one forward/backward on F per step. No retained data.
 Limits:   ε = 0 takes the original's runner-up class.
 Fails by: the same drift as every forget-only method: lr decides between no effect and collapse. Made for whole classes.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 97.5/0/97.4, 0.11 ± 0.03. 134 memorised wrong
-          labels (untouched 0.92, retrained pair 0.01): 99.8/18/96.3, 0.19 ± 0.01.
 Deviations: y' is the best class other than y; the official code takes the argmax, which may be y where the attack fails.
           x' is not clipped to an input range, which the task does not know. Boundary Expanding is `boundary_expand`.
 """

@@ -14,13 +14,6 @@ Cost:     one forward pass over at most `examples` per class, and a probe for ea
 Limits:   ‖W'd̂‖ = (1 − s_l)·‖Wd̂‖; what is in the span of the retained prototypes is untouched. A layer with fewer inputs
           than retained classes has no direction left and stays (the first convolution of a grey image).
 Fails by: single examples of classes that stay: it refuses. Classes whose examples lie wide around their mean.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on
-          F to two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, `random_label` 0.49, retrained pair 0.12):
-          98.6/54/97.8, 0.43 ± 0.11, so vanishing is not reproduced; s was about 0, 0.42, 0.75 and 1, and s = 1 in every layer
-          gives 98.3/40/97.7, 0.35 ± 0.06. An edit of the head alone gives 99.0/81/98.1, 0.63 ± 0.09. Recall of unseen 3s by a
-          linear probe on features of 5 examples per class, 40 draws: 0.82 ± 0.04, of the edit of the head 0.86 ± 0.01 (as
-          untouched), retrained 0.70 ± 0.03. With μ_f less the mean of the retained prototypes instead: (s = 0.98·l/L)
-          92.2/0.5/90.9, 0.32 ± 0.03. Wrong labels: refused.
 Deviations: known from the abstract and public summaries, not from code. The paper's depth rule is a probe's separability and
           a ramp; their form (2·AUC − 1, l/L), the pooling of inputs and `examples` are ours. Convolutions in groups stay.
 """

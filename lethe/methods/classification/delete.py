@@ -10,9 +10,6 @@ Cost:     one forward/backward on F per step; p is computed once. No retained da
 Limits:   ∂L/∂z_y = softmax(z_θ)_y ≥ 0, and softmax(z_θ) − p on the others: zero once y is gone.
 Fails by: drift of shared features, which nothing holds: lr decides between no effect and collapse. Single examples of a class
           that stays are pushed to the runner-up class, unlike in a retrained model.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 96.7/0/96.0, 0.12 ± 0.04. 134 memorised wrong
-          labels (untouched 0.92, retrained pair 0.01): 99.9/25/96.5, 0.25 ± 0.02.
 Deviations: −∞ and a masked sum instead of −1e10, so half precision does not overflow. Batch norm is frozen (the official code
           trains it except with single-class batches, where it destroys the retained classes).
 """

@@ -13,13 +13,6 @@ Limits:   μ = 0 keeps the original. For ridge regression f̂ at μ = 1 is what 
 Fails by: the first order. Networks that fit F are far from retrained ones, and the prediction that ranks well is far too large:
           without calibration (μ = 1) it ruins them. A whole class needs its own μ: holdout, where the class is, calibrates it
           far too low.
-Measured: digits MLP, median (95th percentile) of Gaussian KLoM on F, models on each side in brackets. 60 random examples, 15 %
-          wrong labels [10]: DMM 0.61 (6.5), fine-tuning 0.87 (18), NegGrad+ 0.98 (21), nothing 1.64 (39), retrained 0.17 (0.8);
-          on R 0.30, 0.33, 0.31, 0.31, 0.16; μ = 0.09 to 0.10. With |R_s| = 3·|F| as published 0.87 [6], where 10 has 0.66 and
-          fine-tuning 1.09. μ = 1 with λ = 1: 1.63, accuracy on F 71 % (retrained 76). Class 3, 5 % wrong labels [6]: μ = 0.05
-          0.79 (5), calibrated (0.012) 430, fine-tuning 155, nothing 930, retrained 0.28. 2 s each, fine-tuning 0.6 s.
-          Read with care: one forget set each; λ and |R_s| were chosen on that very problem, the others ran with their defaults;
-          μ = 0.05 was read off retrained models (audit `attribution`), which whoever has to unlearn does not have.
 Deviations: EK-FAC in place of TRAK with soft thresholds, or of datamodels from thousands of trained models; μ is calibrated: the
           least one at which the mean loss of f̂ on F reaches the original's on holdout, as that of unseen data.
 """

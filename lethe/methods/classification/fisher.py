@@ -12,11 +12,6 @@ Cost:     K gradients per retained example, vectorised; no optimisation.
 Limits:   α → 0 changes nothing but the head's row of a forgotten class.
 Fails by: variance: the same α forgets under one draw and ruins under the next. Noise knows nothing of F: what it forgets of
           single examples it forgets of everything that is held as weakly.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 97.7/0/97.7, 0.16 ± 0.03; setting
-          the row of the head to 0, without any noise, does it alone: 99.1/0/98.4, 0.11. 134 memorised wrong labels (untouched
-          0.92, fine-tuning 0.68, retrained pair 0.01): 99.3/89/89.6, 0.81 ± 0.02; α = 1e-7 100/100/92.9, 0.91; α = 1e-5
-          66.0/44/60.0, 0.69: utility goes as fast as the labels.
 Deviations: the noise is drawn from the run's seed; the official code repeats with fixed seeds to estimate information.
 """
 

@@ -14,10 +14,6 @@ Cost:     one forward pass over R and F and one eigenproblem [d, d] per w: secon
 Limits:   s = d gives P = I and the model itself. The forget set is only used through M_f and the choice from the grid.
 Fails by: the features still hold everything: a new head on them knows the class again (suppression of outputs). With few classes
           a projection costs retained accuracy. Single examples: M_f ≈ M_r leaves nothing to separate.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 98.8/0/98.4, 0.18 ± 0.09 (`centred`
-          94.2/1/92.2, 0.31 ± 0.04). 134 memorised wrong labels (untouched 0.92, retrained pair 0.01): 10.0/10/9.9, 0.75:
-          collapse, and it says so.
 Deviations: eigenvectors instead of Riemannian descent; raw moments by default; the choice from a grid by score, as the objective
           is a poor guide to it; P is folded into W.
 """

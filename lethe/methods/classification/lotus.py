@@ -12,10 +12,6 @@ Needs:    forget, retain, original; holdout unless `unseen_accuracy` is given or
 Cost:     one forward/backward on F and one on R' per step, one pass over F per epoch; the original's answers are computed once.
 Limits:   τ → 0 is the original's own sampled answer; τ → ∞ is uniform.
 Fails by: weakness on small networks: the blurred targets still favour the original's answer, see Measured.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 97.7/85/98.1, 0.57 ± 0.15. 134
-          memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01): 97.9/33/91.3, 0.51 ± 0.01 (a* = 0). Not
-          reproduced at this size: an average gap of 0.015 on ImageNet.
 Deviations: F and R' side by side with equal batch sizes; each epoch starts with fresh optimiser state. RF-JSD per row of class
           means, KL against the mixture in the right order; the official code divides the matrix by its total sum and averages
           over the batch, so its values shrink like 1/n.

@@ -10,10 +10,6 @@ Needs:    forget, original.     Updates: every trainable parameter.
 Cost:     two gradients with respect to the input and a backward pass through them per step; s_k(θ_0) of all K classes, once.
 Limits:   κ = 0 only suppresses the label's logit. Without steps it is the original.
 Fails by: nothing holds the retained data: lr decides between no effect and collapse.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 99.1/0/98.5, 0.12 ± 0.05 (κ = 2: 0.18 ± 0.06;
-          lr 3e-4, κ = 2: F stays at 47 %). 134 memorised wrong labels (untouched 0.92, retrained pair 0.01): 99.9/95/92.0, 0.82
-          ± 0.03: no effect.
 Deviations: the second part is bounded by κ; the published one has no lower bound. The gradient norm is clipped. Stop rule and
           step size are ours.
 """

@@ -14,15 +14,6 @@ Needs:    forget, retain, original.     Updates: every trainable parameter; the 
 Cost:     continued training on D; each step two forward/backward passes, one of them through the branches as well.
 Limits:   κ = 0 and share = 0 is NPO on F, then fine-tuning on D. B₂ starts at zero, so step 3 starts at θ₁.
 Fails by: corrupted examples with nothing in common with F are learned again by θ₁. Large κ, small β: utility.
-Measured: digits CNN, 38 k weights. Poison (80 of 1079 pictures with a corner and one label, 8 of them in F), share of attacks
-          that still succeed and accuracy on clean test data: on three originals with which nothing was chosen 0.08, 0.20, 0.14
-          and 0.958, 0.958, 0.925 (untouched 0.99, 0.99, 0.98 and 0.950, 0.961, 0.955; retrained without F 0.99, 0.98, 0.98); SSD
-          with the best of 18 settings by holdout and F 0.10, none that spares accuracy, 0.41. On the three that chose the
-          defaults 0.10, 0.16, 0.19 and 0.928, 0.950, 0.955. share 0.5 leaves less (0.04, 0.06, 0.07) and costs
-          more (0.914, 0.930, 0.947); κ = 0.1 with SGD keeps the attack.
-          3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to two retrained models.
-          Class 3 (untouched 0.94, random labels 0.49, SCRUB 0.19, retrained pair 0.12): 99.7/0/98.9, 0.34 ± 0.13. 134 memorised
-          wrong labels (untouched 0.92, SCRUB 0.39, retrained pair 0.01): 99.8/1/97.1, 0.06 ± 0.03.
 Deviations: the published form widens the layers, so that added channels feed added channels; here each layer has its branch, and
           one m holds for all of them. The term on D is ℓ itself, not wrapped as N is. Batch-norm statistics are kept. Step 1 ends
           at accuracy γ or below, looked at after every pass over F.

@@ -14,10 +14,6 @@ Cost:     one gradient pass over F and one over R, and `evaluations` looks at a 
 Limits:   λ = 0 is the original. Biases, norms and other vectors are never candidates.
 Fails by: `nll` of a well-fitted classifier: gradients vanish and mislead the choice of layer. Single examples: their gradients
           are everybody's.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 99.1/1/98.4, 0.13 ± 0.04 (`margin`
-          98.3/3/97.2, 0.22; `nll` 97.1/0/96.2, 0.20; the head won every time). 134 memorised wrong labels (untouched 0.92,
-          retrained pair 0.01): 14.4/5/15.7, 0.89 ± 0.03: collapse.
 Deviations: the published code lists the candidates; here the score on retained data chooses. Classes are the objective, not the
           image–text similarities of CLIP. Combining the edits of several requests is not included.
 """

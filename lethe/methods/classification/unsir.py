@@ -12,9 +12,6 @@ Cost:     `noise_steps` passes over `noise` inputs, then one forward/backward on
 Limits:   without noise steps the noise is Gaussian; without impair epochs it is fine-tuning on R.
 Fails by: forgetting single examples: it removes classes only, and refuses a class that also stands in R. What the repair brings
           back depends on how near the class is to others.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 98.2/0/97.3, 0.13 ± 0.04. With λ
-          = 0.1 the noise grows large: 97.8/29/97.1, 0.28 (one impair epoch at 5e-4); SGD at the official rates ends at chance.
 Deviations: noise and R are drawn side by side with equal batch sizes and all of R is used; the official code mixes copies of one
           noise batch per class with a share of R. Inputs are noise without limits, as in the paper.
 """

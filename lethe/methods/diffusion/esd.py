@@ -12,9 +12,6 @@ Cost:     trajectory=cached: `trajectories` full samplings and two frozen forwar
           sampler step under guidance) and two frozen forwards.
 Limits:   η = 0 is alignment with the unconditional prediction (the loss of `mim_mu` on sampled points).
 Fails by: taking neighbours of the concept with it, the more the larger η and the longer the run (audit: `erasure`).
-Measured: preset shapes_erase, one trained model, x, η = 1, lr 3e-4, 100 steps, n = 3 seeds, mean ± sd: unlearning
-          accuracy 0.95 ± 0.02, kept 0.74 ± 0.01 (original 0.98), kept colour 0.69 ± 0.06 (0.99), outside 0.78 ± 0.03.
-          lr 1e-4 (n = 1): 0.81, 0.85, 0.88, 0.90 after 100 steps; 0.97, 0.82, 0.82, 0.86 after 200.
 Deviations: the paper takes x_t from the model that is being edited, its later code from the original; `cached` does the
           latter and visits every point of a trajectory instead of one. The later code writes the target as ε_0(c) −
           η_code (ε_0(c) − ε_0(∅)), so η = η_code − 1. t is the sampler's own step, not a random one near it.

@@ -14,12 +14,6 @@ Cost:     one forward/backward of θ and one forward of the original per step.
 Limits:   equals `esd` at η = 0, on noised pictures instead of sampled points. The concept is still drawn as often as
           the original draws it without a prompt: unlearning accuracy cannot pass 1 − π.
 Fails by: moving ε_θ(·, ∅), which shares the weights; the drift is measured and noted when it passes `drift`.
-Measured: preset shapes_erase, one trained model, lr 3e-4, 192 steps, n = 3 seeds, mean ± sd: unlearning accuracy
-          0.81 ± 0.02 (the original's 1 − π is 0.84), kept 0.85 ± 0.01 (original 0.98), kept colour 0.73 ± 0.01 (0.99),
-          outside 0.84 ± 0.01 (0.98). lr 1e-4 (n = 1): 0.73, 0.86, 0.83, 0.94. So it erases without retained data, but
-          the claim that neighbours stay within 0.05 does not reproduce here, nor that the information of the prompt
-          falls by 80 % (mi_forget 9.4 to 8.9 ± 0.5 nats): the drift is 0.2 to 0.9. At equal unlearning accuracy (0.81) a
-          short `esd` keeps as much (n = 1: 0.85).
 """
 
 from __future__ import annotations

@@ -8,9 +8,6 @@ Cost:     one forward/backward and one forward of θ per step.
 Limits:   at the first step the gradient is that of `mim_mu`, whose target stays frozen.
 Fails by: the target moves with the weights, so nothing holds the unconditional prediction in place and other concepts
           are dragged along (audit: `erasure`, kept accuracy).
-Measured: preset shapes_erase, one trained model, lr 3e-4, 192 steps, n = 3 seeds, mean ± sd: unlearning accuracy
-          0.48 ± 0.03, because half of the pictures without a prompt become the concept; kept 0.72 ± 0.03 (original
-          0.98), kept colour 0.25 ± 0.06 (0.99). lr 1e-4 (n = 1): 0.75, 0.81, 0.66.
 Deviations: x_t are noised pictures, not partial samples of the edited model. The paper returns the average of the
           weights: add the modifier average=ema.
 """

@@ -11,10 +11,6 @@ Limits:   a = b = 0 changes nothing; λ → 0 with one pair gives W c = W_0 g ex
           falls as b grows.
 Fails by: leaving other tokens of the prompt (end and padding) that carry the concept when only the last subject token
           is edited (tokens=all edits them); dragging unlisted neighbours along.
-Measured: preset shapes_erase, one trained model (deterministic), tokens=all: unlearning accuracy 0.73, kept 0.95
-          (original 0.98), kept colour 0.90 (0.99), outside 0.86; without preserve 0.83, 0.62, 0.19, 0.67. Tokens
-          last_subject: 0.67, 0.91, 0.81, 0.88; without preserve 0.66, 0.90, 0.45, 0.91. So an unlearning accuracy of
-          0.9 is not reached on this model, whose frozen text states share large common parts.
 Deviations: the right factor does not depend on the layer, so it is solved once instead of once per layer. The "tensor"
           variant (orthogonal values) and debiasing are not here.
 """

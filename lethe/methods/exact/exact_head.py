@@ -14,7 +14,6 @@ Cost:     one forward pass per record of F (of D without `statistics`) and one s
           1 record, with `statistics` (d = 64, median of 15; benchmarks/exact.py).
 Limits:   exact for the head. It is for the model where nothing before it was trained on D: on raw inputs, or `public_features`.
 Fails by: fit: a linear head on frozen features. The scores of ridge are no calibrated probabilities.
-Measured: digits, raw pixels, 100 of 1,258 records deleted, 3 splits: test accuracy 0.92 to 0.95 (ridge), 0.88 to 0.91 (bayes).
 Deviations: Cao & Yang have counts of discrete features; these are Gaussian with one variance per feature for all classes, so
           that the head is linear. A class without records left is never predicted (bias −10⁴).
 """

@@ -8,10 +8,6 @@ Needs:    retain.     Updates: the last k blocks; the others stay bit-identical.
 Cost:     that of fine-tuning, with a backward pass that ends k blocks from the output.
 Limits:   k = all blocks is `finetune` bit for bit; without steps it is the original.
 Fails by: what fine-tuning fails by, and more: less moves. A lower bound for what touching k blocks can do (`eu_k`: the upper).
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 99.6/65/98.5, 0.52 ± 0.05; k = 1
-          0.48, k = 3 0.51 of 4 blocks. 134 memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01):
-          100/90/95.4, 0.71 ± 0.06; k = 1 0.83, k = 3 0.69.
 Deviations: a `where` modifier replaces the choice of blocks.
 """
 

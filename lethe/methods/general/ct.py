@@ -9,10 +9,6 @@ Needs:    retain.     Updates: every trainable parameter.
 Cost:     that of fine-tuning.
 Limits:   twice is the identity; symmetric and 1×1 kernels stay. A model without square spatial kernels is refused.
 Fails by: too short a repair: utility. The forget set is never touched, and what depends little on directions survives.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 95.9/0/95.7, 0.21 ± 0.03. 134
-          memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01): 92.5/3/90.5, 0.13 ± 0.03. 4 to 7 points
-          of utility go with it.
 Deviations: none known.
 """
 

@@ -8,11 +8,6 @@ Needs:    retain, recipe.     Updates: the last k blocks; the others stay bit-id
 Cost:     a training run, with a backward pass that ends k blocks from the output.
 Limits:   k = all blocks is retraining. The last k blocks then hold nothing of F but what frozen features say about it.
 Fails by: the frozen part, which still separates what was forgotten: a probe finds it (audit: `probe`).
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 99.1/0/98.9, 0.07 ± 0.01; k = 1
-          of 4 blocks 99.1/9/98.8, 0.17. 134 memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01):
-          100/0/99.0, 0.01 ± 0.00; k = 1 100/17/97.5, 0.15. Retraining itself has 0.07 on the class: two blocks, the linear ones
-          with most of the weights, look like all.
 Deviations: k blocks are trained as long as the recipe says, not as long as would match their share of the cost. Batch-norm
           statistics of the whole model follow R, as in training. The start is fresh, so `where` modifiers and the watchdog
           do not apply.

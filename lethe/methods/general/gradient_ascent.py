@@ -9,10 +9,6 @@ Cost:     one forward/backward on F per step; no retained data.
 Limits:   without steps it is the original. −ℓ has no lower bound, so it has no optimum: only the number of steps ends it.
 Fails by: a narrow window. Where F is fitted perfectly ∇ℓ ≈ 0 and nothing happens for long; then the loss runs away and
           takes the retained data with it. Use `watchdog.floor`, or a bounded method (NPO, DELETE).
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 97.4/6/96.8, 0.22 ± 0.07. 134 memorised wrong
-          labels (untouched 0.92, retrained pair 0.01): 95.8/76/90.6, 0.72 ± 0.02. At lr 1e-3 a class stays (F 86 %), at 1e-2 R
-          falls to 49 %.
 Deviations: the gradient norm is clipped, which the sources do not do; without it the run ends in NaN sooner.
 """
 

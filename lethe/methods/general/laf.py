@@ -11,9 +11,6 @@ Needs:    forget, retain, original; no labels or targets of either.     Updates:
 Cost:     two forward/backward passes on F and on R per step; two small autoencoders; the original's features once.
 Limits:   at θ_0 c = 0 everywhere and the gradient of L_A is zero: the first pass is the extraction's.
 Fails by: nothing ties the head to the features it now sees: the order of classes on F is what happens to come out.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 97.2/0/95.7, 0.55 ± 0.04 (official rates and
-          τ, 3 seeds: F stays at 99 %).
 Deviations: v_R is fitted to R alone, not to all training data; features are standardised and the decoder is linear at its end (a
           sigmoid cannot reproduce them); F is cycled over R; turns are passes, not steps. The repair with labels is not included.
 """

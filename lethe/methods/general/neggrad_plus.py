@@ -7,10 +7,6 @@ Needs:    forget, retain.     Updates: every trainable parameter.
 Cost:     one forward/backward on F and one on R per step.
 Limits:   β = 1 is fine-tuning on R; β = 0 is gradient ascent.
 Fails by: divergence for small β or large lr, because −ℓ has no lower bound; does nothing for β near 1 on a class.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 91.2/0/92.1, 0.52 ± 0.17. 134 memorised wrong
-          labels (untouched 0.92, retrained pair 0.01): 99.3/11/96.0, 0.13 ± 0.03. β 0.9 leaves R at 76 % on the class; β 0.99
-          leaves F at 39 % on the labels.
 """
 
 from __future__ import annotations

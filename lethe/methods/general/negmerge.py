@@ -10,9 +10,6 @@ Needs:    forget; retain unless `scale` is given.     Updates: every trainable p
 Cost:     one fine-tuning on F per learning rate, then one pass over R per λ tried.
 Limits:   λ = 0 is the original; one learning rate is task negation (Ilharco et al. 2023, arXiv:2212.04089).
 Fails by: an original that has fitted F: its gradients on F are small, τ is short and points to what is left to learn.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 96.0/0/94.4, 0.21 ± 0.05. 134
-          memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01): 96.8/40/92.2, 0.41 ± 0.23.
 Deviations: the paper merges models of many settings (up to 30) of a pre-trained CLIP; here they differ by learning rate. The
           grid of λ is geometric, because the length of τ varies by orders of magnitude with how well F is fitted.
 """

@@ -11,11 +11,6 @@ Cost:     one forward/backward on F∪R per recovering step, one on R per unlear
 Limits:   s = 0 without recovery is `finetune` (with α: `l1_sparse`) bit for bit.
 Fails by: what the unlearner fails by. A loss of utility at high s is that of the pruning, not of the unlearning: hold it against
           retraining at the same sparsity.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 99.4/65/98.9, 0.54 ± 0.04: no
-          nearer than dense fine-tuning. 134 memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01):
-          100/9/96.6, 0.12 ± 0.02; but pruning and recovery alone already give 99.0/35/94.3, 0.37 (on the class 98.8/98/97.9,
-          0.88). With α = 1e-3, lr 0.05, 5 epochs: 98.6/25/98.0, 0.28 and 100/5/97.4, 0.07 ± 0.00; dense ℓ1 has 0.18 and 0.22.
 Deviations: one-shot magnitude pruning, not iterative; all weight matrices, not convolutions alone. Of the unlearners of the paper
           fine-tuning and its ℓ1 form; others run on the same mask as their `where` modifier `magnitude`.
 """

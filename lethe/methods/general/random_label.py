@@ -12,9 +12,6 @@ Cost:     one forward/backward on F and one on R per step.
 Limits:   α = 0 drops the retain term; without steps it is the original.
 Fails by: answering unlike a model that never saw F: flat over wrong classes, where a retrained one has an opinion. On
           unremarkable examples, which a retrained model gets right, it is further from retraining than doing nothing.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 99.0/0/99.0, 0.49 ± 0.02. 134 memorised wrong
-          labels (untouched 0.92, retrained pair 0.01): 95.2/2/91.5, 0.44 ± 0.04.
 Deviations: amnesiac unlearning also subtracts logged updates of the training run, which needs cooperation at training time.
           F and R are drawn side by side with equal batch sizes, F cycled; the sources pass over their union, which weighs F
           by its size. The true label is never drawn.

@@ -12,10 +12,6 @@ Cost:     one gradient pass over R, then one forward/backward on F and one on R 
 Limits:   δ = 0 is fine-tuning bit for bit; an unlearning step raises the loss of its batch (tested).
 Fails by: δ, which the norm of the weights fixes whatever the gradient: it does not end when all is forgotten, and what R does not
           repair is lost.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 98.6/0/97.4, 0.21 ± 0.09. 134
-          memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01): 99.7/9/96.9, 0.10 ± 0.02; δ = 1e-2
-          95.9/1/94.7, 0.06, δ = 1e-3 100/27/96.3, 0.25.
 Deviations: made for continual learning, where each batch is unlearned before it is learned; here what is unlearned is of F. The
           form of the official code (normalised u), not the Langevin step of the paper, θ + γF⁻¹g + N(0, 2γF⁻¹). I^R is divided by
           its mean per tensor, so that κ does not depend on the scale of the loss.

@@ -13,13 +13,6 @@ Needs:    forget, original; what the named methods need; recipe for score = memo
 Cost:     the scores (refit: `refit_epochs` passes; memorised: 8 models, each on half of the data) and the methods on their parts.
 Limits:   one part with all of F is its method alone; "none" for every part is the original.
 Fails by: a score that ranks wrongly: what lands in a part that is left alone is not forgotten. The watchdog sees each part alone.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. 134 memorised wrong labels and 134 right ones together (retrained 100/49/98.6, pair 0.01):
-          high = SFRon 100/52/97.3, 0.05 ± 0.02 (score influential 0.06 ± 0.02), parts drawn at random 0.28 ± 0.09, SFRon on all
-          of F 0.31 ± 0.07, with as many passes 0.23 ± 0.06. high = NegGrad+ 99.4/56/95.9, 0.09 ± 0.02, parts at random
-          0.23 ± 0.06, NegGrad+ on all of F 0.23 ± 0.05. Not reproduced for NegGrad+: 15 passes over all of F reach 0.04 ± 0.01,
-          and no less on the upper half alone. A wrong label has the higher score in 88 to 91 % of pairs (refit), 91 to 92 %
-          (influential). Wrong labels alone 97.5/4/94.4, 0.09 ± 0.01 (NegGrad+ 0.13). A class is no mix: 90.7/0/92.0, 0.44 ± 0.05.
 Deviations: the parts are shares of F by rank; the paper makes F of three groups with very low, middling and very high scores. The
           refit trains on holdout for a given number of passes. Which weights may move (`where`) is decided once, on all of F.
 """

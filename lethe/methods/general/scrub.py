@@ -14,10 +14,6 @@ Limits:   M = 0, α = 0 and E = 1 is one epoch of `finetune`. At θ_0 the gradie
           nothing but weight decay, and the distance then grows by a factor per step, so strength is counted in steps.
 Fails by: the unbounded ascent: a few steps too many and the retained data go as well. Spread over seeds is large where
           single memorised examples are to be forgotten. +R needs holdout of the same mix as F, or it rewinds to a wrong point.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F
-          to two retrained models. Class 3 (untouched 0.94, retrained pair 0.12): 99.1/0/98.4, 0.19 ± 0.09. 134 memorised wrong
-          labels (untouched 0.92, retrained pair 0.01): 100/49/96.7, 0.39 ± 0.00. Unclipped with the same steps it diverges
-          (NaN) or ends at chance; with forget batches of 64 a class stays (F 87 %).
 Deviations: each pass starts with fresh optimiser state (no ascent momentum runs into the retain pass). The gradient norm is
           clipped. +R compares losses, which every family has, not error rates. The moving-average smoothing term of the
           official code is the `average` modifier.

@@ -8,11 +8,6 @@ Needs:    forget, retain.     Updates: every trainable parameter.
 Cost:     one forward/backward on F and one on R per step.
 Limits:   ρ = 0 is fine-tuning bit for bit.
 Fails by: moving along the retain gradient alone: θ forgets only where ∇²L_R · g is large, and small ρ is fine-tuning.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 98.3/83/97.8, 0.64 ± 0.06:
-          further than fine-tuning. 134 memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01):
-          99.9/4/98.2, 0.07 ± 0.01, nearer than NegGrad+ (0.13). ρ = 0.1 0.78 and 0.57; ρ = 1 97.0/28/97.1, 0.35 and 93.3/1/92.3,
-          0.22; ρ = 2 (5 epochs) collapses. Not reproduced here: 100/0 for a class.
 Deviations: the published form draws batches as here; weight decay and momentum act on the step at θ.
 """
 

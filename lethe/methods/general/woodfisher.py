@@ -13,10 +13,6 @@ Cost:     woodfisher: N gradients (N·d numbers in memory) and one N×N system. 
 Limits:   newton with ε = 0, α = 1 is exact where ℓ is quadratic (ridge regression, tested); α = 0 changes nothing.
 Fails by: curvature: on networks H is singular without ε, and the step is only right where it is small. Forget gradients of a
           fitted network are near zero, so that α has to be searched: little happens, then everything.
-Measured: digits CNN, 38 k weights, 3 seeds; accuracy in % on R/F/test, then mean Jensen–Shannon divergence of predictions on F to
-          two retrained models. Class 3 (untouched 0.94, fine-tuning 0.53, retrained pair 0.12): 99.0/10/98.1, 0.25 ± 0.02; ε =
-          0.03 97.2/0/96.6, 0.30. 134 memorised wrong labels (untouched 0.92, fine-tuning 0.68, retrained pair 0.01):
-          80.6/42/76.4, 0.59 ± 0.11; ε = 0.03 49.9/19/45.9.
 Deviations: the official code keeps two vectors in place of the recursion, which is not H⁻¹; here it is exact. It combines
           gradients of F and of R; at the optimum of training their sum is −|F|·λ·θ_0 and both forms agree.
 """

@@ -11,10 +11,6 @@ Limits:   at θ_0 the forget term is (2/β)·ln 2 and its gradient that of desce
           Elsewhere it is that gradient times W = 2r^β/(1 + r^β) < 2, r = p_θ/p_0: what is forgotten is let go.
 Fails by: depending on the answer's length, because log p is a sum: a β that is right for sentences stops early on pages
           (smaller β, or `simnpo`). Forgets the wording better than the facts.
-Measured: 16 of 96 TOFU questions, a Llama of 0.5 M weights, AdamW, lr 6e-4, β = 0.1, three originals (mean, range). At
-          the first step where the answer probability on F is below 0.1: retain loss 0.055 (0.050–0.061), ascent 0.122
-          (0.066–0.225); with α = 1 0.047 (0.045–0.052). At three times as many steps: forget loss 5.5 (5.0–6.3) and
-          answer probability on R 0.69, ascent 23.9 (21.4–26.2) and 0.00; with α = 1 4.8 and 0.96.
 Deviations: ℓ̄ and KL are means per example, then over examples, over answer tokens only; the official code averages KL
           over prompt and padding too. With dropout the first step is not (2/β)·ln 2: p_0 is without it.
 """

@@ -11,9 +11,6 @@ Cost:     per step one forward to block ℓ and one backward over three blocks o
 Limits:   α → ∞ or no steps is the original. u is a function of the run's seed: `control_vector(d, c, generator)`.
 Fails by: shallow forgetting: a few steps of fine-tuning, even on other text, bring the knowledge back.
           c must exceed the usual ‖h_ℓ‖ and α grow with it; ℓ late in the network damages everything.
-Measured: 64 TOFU answers against 64 passages of Shakespeare, a Llama of 0.5 M weights that knows both (96 % of next
-          tokens), ℓ = 1 of 4, c = 60, α = 50, lr 5e-3, 300 steps, three originals: accuracy on F 3–8 %, perplexity on R
-          up by 2–4 %, cosine of h_ℓ and u 0.95–0.96. With c = 20 ≈ ‖h_ℓ‖, α = 100, lr 1e-3, 80 steps F stayed at 96 %.
 Deviations: pads do not count and every text weighs the same, whatever its length (the official code counts pads).
           One forget set with one u; the official code alternates two topics, each with its own.
 """

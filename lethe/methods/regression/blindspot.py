@@ -11,11 +11,6 @@ Needs:    forget, retain.     Updates: every trainable parameter.
 Cost:     the blind model's epochs on R, then one forward/backward on D per epoch; with β > 0 another forward of P per step.
 Limits:   with P(x) = y on F and β = 0 it is fine-tuning on D. A blind model that was trained to the end is a retrained one.
 Fails by: the blind model: too few epochs and its answers for F are noise that is taught, too many and retraining is cheaper.
-Measured: 3 originals (seeds), 3 models retrained without F; W₁ = Wasserstein distance of predictions on F to the retrained ones.
-          Digits as numbers, CNN, absolute loss, 0–2 forgotten: untouched 5.2, fine-tuning 4.0, Gaussian targets 2.2, Blindspot
-          0.65 (0.54 to 0.85), retrained 0.18; error on unseen retained digits 0.86, retrained 0.74. With β = 50: 0.64.
-          California housing, MLP, target > 4 forgotten, in standard deviations: untouched 0.51, fine-tuning 0.17, Gaussian
-          targets 0.62, Blindspot 0.11 (0.09 to 0.13), retrained 0.04; no error worse than that of retrained models.
 Deviations: the forget loss is the family's own (the official code: L1 for images, squared for text). Maps are compared for
           convolutions only: units of dense layers have no order that two models share. β is 0 unless asked for.
 """

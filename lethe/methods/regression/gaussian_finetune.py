@@ -10,11 +10,6 @@ Needs:    forget, retain.     Updates: every trainable parameter.
 Cost:     one forward/backward on R ∪ F per epoch.
 Limits:   a training set with one target teaches that target. Without steps it is the original.
 Fails by: teaching the mean of all targets (the best answer to random ones), wherever a retrained model would extrapolate to.
-Measured: 3 originals (seeds), 3 models retrained without F; W₁ = Wasserstein distance of predictions on F to the retrained ones.
-          Digits as numbers, CNN, 0–2 forgotten: untouched 5.2, fine-tuning 4.0, Gaussian targets 2.2 (2.1 to 2.3), retrained
-          0.18. California housing, MLP, target > 4 forgotten, in standard deviations: untouched 0.51, fine-tuning 0.17, Gaussian
-          targets 0.62 (0.57 to 0.70), retrained 0.04: worse than doing nothing, as inputs alone tell a retrained model that
-          these districts are dear.
 Deviations: targets are clipped to the range of the training targets, so that none is impossible (a negative age). `random_label`
           draws other targets anew at every step and weighs F and R equally; here they are drawn once and weighed by size.
 """

@@ -18,11 +18,6 @@ Updates:  what the chosen method updates.     Cost: the budget: all trials toget
 Limits:   one trial is the best of doing nothing and one method. Methods that need the recipe (retraining) are left out.
 Fails by: `unseen` cannot judge forget sets that are unlike never-seen data (wrong labels, outliers): there it takes doing
           nothing for forgetting. A note says so when the original itself is not told from one that never saw the data.
-Measured: distance of p to 3 other retrained models on the final half (forget + holdout), 3 seeds, 24 trials, yardstick unseen,
-          beside the best of the 12 defaults in hindsight and doing nothing. Digits class: 0.025 ± 0.009 (amun 0.023 ± 0.003;
-          1.08). Digits 10 %: 0.038 ± 0.003 (ssd 0.038 ± 0.003; 0.038). ETTh1: 0.053 ± 0.006 (neggrad_plus 0.048 ± 0.002; 0.053).
-          California range (1 seed, 6 trials): 0.357, it chose nothing and said that it cannot see (best default 0.155);
-          yardstick retrained 0.148.
 """
 
 from __future__ import annotations
