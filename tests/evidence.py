@@ -196,7 +196,7 @@ KNOWN = {
     "TOFU: model utility of 8 published models": "core/test_tofu_metrics.py::test_model_utility_of_published_models",
     "TOFU: forget quality of published models": "core/test_tofu_metrics.py::test_forget_quality_of_published_models",
     "published tables: robustness, composites, nine-term utility": "core/test_meta.py",
-    "UDS by hand": "audits/test_lm_uds.py::test_depth_golden",
+    "UDS by hand": "audits/test_uds.py::test_depth_golden",
     "LiRA equals the published formula": "audits/test_lira.py::test_online_equals_the_formula_of_the_paper_in_double_precision",
     "RMIA equals the matrix of all pairs": "audits/test_rmia.py::test_sorted_form_equals_the_matrix",
     "Clopper–Pearson equals scipy's": "core/test_epsilon_bounds.py::test_clopper_pearson_is_that_of_scipy",

@@ -35,7 +35,7 @@ PAIRS = [
     for name, entry in catalogue.entries("methods").items()
     for key in TASKS
     if ("any" in entry.families or any(key.startswith(family) for family in entry.families)) and (name, key) not in UNFIT
-    and name != "auto"   # it runs the others; tests/test_auto.py
+    and name != "auto"   # it runs the others; tests/methods/test_auto.py
 ]
 each = pytest.mark.parametrize(("name", "key"), PAIRS)
 

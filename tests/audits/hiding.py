@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from test_controls import digits, retrained
+from evidence import digits
+from test_controls import retrained
 
 from lethe.core.task import Task
 from lethe.data.select import where
@@ -16,7 +17,7 @@ from lethe.pools.subject import Subject
 @cache
 def digits_without_three() -> tuple[Task, list[Subject]]:
     """A small CNN on 1000 digits, class 3 to be forgotten; nine retrained models. About 10 s."""
-    task = digits("small_cnn", where(label=3), noise=0.0, epochs=15)
+    task = digits(where(label=3), 0.0, 15, model="small_cnn")
     return task, retrained(task, 9)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_controls import digits, retrained
+from evidence import digits
+from test_controls import retrained
 
 from lethe.api import NOTHING, RETRAIN
 from lethe.audits.membership.rmia import rmia_scores
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_population_attack_sees_nothing_where_ulira_sees_memory():
     """5 % wrong labels, nothing was forgotten."""
-    task = digits("mlp", where(count=60), noise=0.05, epochs=60, hidden=(128, 128))
+    task = digits(where(count=60), 0.05)
     shadows, references = Shadows(task, 32, 0, "loop"), retrained(task, 3)
     original = Subject("original", task.original, task, procedure=NOTHING)
     panel = Panel(task, original, references, shadows=shadows)
@@ -48,7 +49,7 @@ def test_how_the_attacks_rank_when_each_shadow_is_attacked_by_others():
     With 31 shadows Student's predictive and one variance for all are equal (they differ by 0.003, in either direction
     for other shares of wrong labels); with 8, a variance per example is clearly worse.
     """
-    task = digits("mlp", where(count=60), noise=0.15, epochs=60, hidden=(128, 128))
+    task = digits(where(count=60), 0.15)
     shadows = Shadows(task, 32, 0, "loop")
     models, inside = shadows.trained(32), shadows.inside(32)
     phi = np.stack([m.numbers(shadows.candidates, "signal") for m in models])

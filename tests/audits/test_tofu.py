@@ -119,18 +119,6 @@ def test_unequal_numbers_of_wrong_answers_are_an_error() -> None:
         measured("tofu", untrained(rows))
 
 
-def test_extraction_leaves_out_the_end_token() -> None:
-    """A model that predicts every token but the end is fully extractable."""
-    task = untrained(people())
-    subject = Subject("subject", task.original, task)
-    seen = subject.seen(task.forget)
-    seen["correct"] = seen["content_mask"].clone()
-    assert (seen["answer_mask"].sum(1) - seen["content_mask"].sum(1) == 1).all()
-    audit = load("audits", "extraction")
-    found = {v.metric: v.value for v in audit.measure(audit.config(), subject, Panel(task, subject, []))}
-    assert found["extraction_strength_forget"] == found["exact_memorisation_forget"] == 1.0
-
-
 @cache
 def examined() -> dict[str, list[Evidence]]:
     """Both audits of the untouched original, a retrained model, and random weights; four retrained references."""
