@@ -13,6 +13,7 @@ from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.config import build, digest, plain
+from lethe.core.events import silent
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Audit
 from lethe.core.seeds import derive
@@ -28,6 +29,7 @@ from lethe.pools.subject import Procedure, Subject
 from lethe.results.report import Report, frame
 from lethe.results.rows import access, declared, false_alarms, row, yardstick_warnings
 from lethe.train.apply import all_methods, apply, method_of, require
+from lethe.train.journal import terminal
 from lethe.train.loop import Settings
 from lethe.train.watchdog import Watchdog
 from lethe.work.request import ALL
@@ -81,7 +83,8 @@ def forget(
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     record, cfg = method_of(method, options)
-    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None, progress)
+    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None,
+                 terminal() if progress else silent)
 
 
 def references(task: Task, plan: Plan) -> tuple[list[Subject], Pool | None]:

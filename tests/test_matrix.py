@@ -19,8 +19,8 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet, NotGranted
-from lethe.train.journal import Journal
 from lethe.train.loop import Loop, Modifiers, Settings
+from lethe.train.run import Run
 
 SMALL = 2   # epochs or steps: enough to be interrupted between two steps
 
@@ -111,16 +111,16 @@ def test_leaves_the_original_as_it_was(name: str, key: str) -> None:
 def test_resumes_to_the_same_bits(name: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, *_ = first(name, key)
     steps, last = 0, max(2, outcome.cost.steps // 2 + 1)
-    advance = Journal.advance
+    advance = Run.advance
 
-    def counted(self: Journal, step: int) -> None:
+    def counted(self: Run, step: int) -> None:
         nonlocal steps
         steps += 1
         if steps == last:
             raise Killed
         advance(self, step)
 
-    monkeypatch.setattr(Journal, "advance", counted)
+    monkeypatch.setattr(Run, "advance", counted)
     if outcome.cost.steps >= last:
         with pytest.raises(Killed):
             run(name, key, tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lethe.core import catalogue
 from lethe.core.config import build, plain
+from lethe.core.events import Listener, silent
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
 from lethe.core.task import Task, missing
@@ -26,7 +27,7 @@ def apply(
     modifiers: Mapping[str, Any] | None = None,
     watchdog: Watchdog | bool | None = None,
     folder: Path | None = None,
-    progress: bool = False,
+    progress: Listener = silent,
 ) -> Outcome:
     """The outcome of a method on a task; NeedsUnmet before any work when it cannot run there."""
     require(task, record, cfg)

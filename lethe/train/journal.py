@@ -1,4 +1,4 @@
-"""What a run says while it works: progress on stderr, a log as JSON lines, TensorBoard on request."""
+"""Readers of a run's events: progress on a terminal, a log as JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,68 +6,115 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lethe.core.events import Advanced, Ended, Event, Listener, Logged, Started, Warned, silent
 from lethe.core.files import space, write_text
 from lethe.errors import RequestError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
-class Journal:
-    """Log and progress of one run. Lines carry (call, step), so that a resumed run drops what it will repeat."""
+REFRESH = 0.1   # seconds between two drawings of a bar
 
-    def __init__(self, folder: Path | None, progress: bool, tensorboard: bool = False, title: str = "") -> None:
-        self.folder, self.title = folder, title
-        self.lines: list[dict[str, Any]] = []
-        self._resumed = True   # what stands in the file has not been looked through yet
-        self._show = progress and sys.stderr.isatty()
-        self._bar: Any = None
-        self._last = 0.0
-        self._writer: Any = None
-        if tensorboard and folder is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise RequestError("tensorboard=true needs TensorBoard, which is not installed, so nothing was started. "
-                                   "pip install 'lethe[track]'") from None
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
-        if folder is not None and (folder / "log.jsonl").exists():
-            # a kill may have torn the last line
-            whole = (folder / "log.jsonl").read_text().rpartition("\n")[0]
-            self.lines = [json.loads(line) for line in whole.splitlines()]
 
-    def begin(self, call: int, step: int, total: int) -> None:
-        """A call of `minimise` starts or goes on at `step`."""
+class Log:
+    """`log.jsonl` in a folder. Lines carry (call, step), so that a resumed run drops what it will repeat."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "log.jsonl"
+        self._clean = False   # what stands in the file has been looked through
+        whole = self.path.read_text().rpartition("\n")[0] if self.path.exists() else ""   # a kill may have torn the last line
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._from(event.call, event.step)
+        elif isinstance(event, Logged):
+            self._append({"call": event.call, "step": event.step, "lr": event.lr, **event.losses})
+
+    def _from(self, call: int, step: int) -> None:
         kept = [line for line in self.lines if (line["call"], line["step"]) <= (call, step)]
-        if self.folder is not None and (self._resumed or len(kept) < len(self.lines)):
-            write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        self.lines, self._resumed = kept, False
-        if self._show:
-            from rich.console import Console
-            from rich.progress import Progress
+        if not self._clean or len(kept) < len(self.lines):
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.lines, self._clean = kept, True
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._id = self._bar.add_task(self.title, total=total, completed=step)
-
-    def write(self, **line: Any) -> None:
-        """One line of the log."""
+    def _append(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
-        if self.folder is not None:
-            with space(self.folder / "log.jsonl"), open(self.folder / "log.jsonl", "a") as handle:
-                handle.write(json.dumps(line) + "\n")
-        if self._writer is not None:
-            for key, value in line.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"{self.title}/{line['call']}/{key}", value, line["step"])
+        with space(self.path), open(self.path, "a") as handle:
+            handle.write(json.dumps(line) + "\n")
 
-    def advance(self, step: int) -> None:
-        if self._bar is not None and time.monotonic() - self._last > 0.1:
+
+class Terminal:
+    """A bar per call on stderr with the time that is left, and warnings as lines above it."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._begin(event)
+        elif isinstance(event, Advanced):
+            self._advance(event)
+        elif isinstance(event, Ended):
+            self._end()
+        elif isinstance(event, Warned):
+            if self._bar is not None:
+                self._bar.console.print(f"warning: {event.text}", markup=False, highlight=False)
+            else:
+                print(f"warning: {event.text}", file=sys.stderr)
+
+    def _begin(self, event: Started) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        self._end()   # a run within another one takes its place
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task(event.title, total=event.total, completed=event.step, left="")
+
+    def _advance(self, event: Advanced) -> None:
+        if self._bar is not None and self._task is not None and time.monotonic() - self._last > REFRESH:
             self._last = time.monotonic()
-            self._bar.update(self._id, completed=step)
+            left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
+            self._bar.update(self._task, completed=event.step, left=left)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        if self._writer is not None:
+
+
+def terminal() -> Listener:
+    """Progress on stderr; silent where stderr is no terminal."""
+    return Terminal() if sys.stderr.isatty() else silent
+
+
+class TensorBoard:
+    """Every number of the log as a curve; RequestError where TensorBoard is not installed."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise RequestError("tensorboard=true needs TensorBoard, which is not installed, so nothing was started. "
+                               "pip install 'lethe[track]'") from None
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))   # torch leaves it untyped
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Logged):
+            for key, value in {"lr": event.lr, **event.losses}.items():
+                self._writer.add_scalar(f"{event.title}/{event.call}/{key}", value, event.step)
+        elif isinstance(event, Ended):
             self._writer.flush()
+
+
+def duration(seconds: float) -> str:
+    """42 s, 7 min, 3 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

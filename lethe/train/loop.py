@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config, digest, plain
+from lethe.core.config import digest, plain
+from lethe.core.events import Ended, Listener, Warned, fan_out, silent
 from lethe.core.modules import evaluating, named_tensors
 from lethe.core.outcome import Cost, Outcome
 from lethe.core.seeds import derive, generator
@@ -30,64 +31,17 @@ from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
 from lethe.train.checkpoint import Checkpoints
 from lethe.train.distribute import Distribution, full
-from lethe.train.journal import Journal
+from lethe.train.journal import Log, TensorBoard
 from lethe.train.modifiers import resolve
 from lethe.train.modifiers.where import All, Selection, save_adapter
 from lethe.train.order import batches_per_epoch
 from lethe.train.run import Run
+from lethe.train.settings import Settings
 from lethe.train.step_size import StepSize
+from lethe.train.terms import Loss, Modifiers, Term
 from lethe.train.watchdog import Watch, Watchdog
 
-Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-@config
-class Settings:
-    """How a run is carried out; the same for every method."""
-
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "float32"         # float32 | bfloat16 (autocast; 12–35 times slower on CPUs without bf16 units)
-    accumulate: Count = 1              # pieces that a batch is cut into; same gradient, less memory
-    distribution: str = "none"         # none | ddp | fsdp, under torchrun
-    max_steps: Count | None = None     # budget over the whole run
-    max_minutes: Positive | None = None
-    checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill
-    cache_mb: NonNegative = 1024.0     # largest table of what the original says; above it, it is asked at every step
-    tensorboard: bool = False
-
-
-@dataclass(frozen=True)
-class Term:
-    """One part of the objective: the mean over a batch of `split` of `loss` [n], times `weight`.
-
-    weight   a number, or a function of the share of the run that is done (0 to 1)
-    every    the term takes part in every so many steps
-    prepare  (batch, rng) -> batch, before anything else sees the batch; `task.relabel` draws new targets at every step
-    """
-
-    split: Split
-    loss: Loss
-    weight: float | Callable[[float], float] = 1.0
-    every: int = 1
-    batch_size: int | None = None
-    prepare: Callable[[Batch, torch.Generator], Batch] | None = None
-
-
-@dataclass
-class Modifiers:
-    """The four questions that any method can be combined with, and the weights of examples."""
-
-    where: Any = "all"
-    combine: Any = None        # None: as the method says
-    perturb: Any = "none"
-    average: Any = "last"
-    weigh: Any = None          # None: as the method says
-
-    def __post_init__(self) -> None:
-        for seam in ("where", "combine", "perturb", "average", "weigh"):
-            value = getattr(self, seam)
-            setattr(self, seam, None if value is None else resolve(seam, value))
+__all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb", "recipe_options", "recipe_terms"]
 
 
 @dataclass
@@ -99,21 +53,17 @@ class Loop:
     modifiers: Modifiers = field(default_factory=Modifiers)
     watchdog: Watchdog | None = None
     folder: Path | None = None
-    progress: bool = False
+    listener: Listener = silent   # of the first process alone
     title: str = ""
 
     def __post_init__(self) -> None:
         settings = self.settings
-        if settings.precision not in ("float32", "bfloat16"):
-            raise RequestError(f"precision = {settings.precision!r} is neither float32 nor bfloat16; nothing was "
-                               "started. Choose one of them.")
         if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
             raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
                                "Use device='cpu'.")
         self.distribution = Distribution(settings.distribution, settings.device)
-        lead = self.distribution.first
         self.checkpoints = Checkpoints(self.folder)
-        self.journal = Journal(self.folder if lead else None, self.progress and lead, settings.tensorboard, self.title)
+        self.tell = self._readers()
         self.cost, self.kind = Cost(), "weights"
         self.step_size = StepSize(self.watchdog.tries if self.watchdog else 0)
         self.notes: list[str] = []
@@ -172,7 +122,7 @@ class Loop:
                     value = self.distribution.like(values[name].to(p.device, p.dtype), p)
                     p.copy_(torch.where(masks[name], value, p) if name in masks else value)
         if watch and watch.fell(model):
-            self.notes.append(watch.message(1))
+            self.note(watch.message(1))
         return model
 
     def drawn(self, split: Split, batch_size: int, *purpose: object, train: bool = False) -> Iterator[Batch]:
@@ -277,7 +227,7 @@ class Loop:
             with torch.random.fork_rng(devices=cuda):   # the caller's random state is left as it was
                 run.go()
         finally:
-            self.journal.end()
+            self.tell(Ended(self.title, call))
         tensors = self.tensors(model)
         if self.distribution.first:
             self.checkpoints.finish(call, tensors, {"call": call, "plan": plan, **self.standing()})
@@ -299,6 +249,19 @@ class Loop:
         return Outcome(model, kind=self.kind, cost=self.cost, notes=self.notes, task=self.task, export=export)
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """A sentence that belongs to the result; listeners hear it as a warning."""
+        self.notes.append(text)
+        self.tell(Warned(text))
+
+    def _readers(self) -> Listener:
+        if not self.distribution.first:
+            return silent
+        if self.folder is None:
+            return self.listener
+        curves = TensorBoard(self.folder) if self.settings.tensorboard else silent
+        return fan_out(self.listener, Log(self.folder), curves)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of forward passes."""

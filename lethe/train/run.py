@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lethe.core.events import Advanced, Ended, Logged, Started
 from lethe.core.modules import freeze_batch_norm
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
@@ -66,7 +67,7 @@ class Run:
             loop.step_size.begin(self.watch.moving)
         self._train_mode()
         step = self._resume()
-        loop.journal.begin(self.call, step, self.total)
+        self._begin(step)
         self.saved = time.monotonic()
         with Interrupt() as interrupt:
             while step < self.total and not self._over_budget():
@@ -75,14 +76,14 @@ class Run:
                     average.update(self.slow, self.params, step)
                 step += 1
                 loop.cost.steps += 1
-                loop.journal.advance(step)
+                self.advance(step)
                 self._log(step)
                 if self.watch and self.watch.due(step, self.total):
                     fell = self.watch.fell(self.model)
                     if fell and loop.step_size.may_lower(step, self.total):
                         fell, step = False, self._start_again(step)
                     elif fell:
-                        loop.notes.append(self.watch.message(step))
+                        loop.note(self.watch.message(step))
                         break
                 stopped = loop.distribution.agree(interrupt.asked)
                 self._checkpoint(step, stopped)
@@ -98,13 +99,13 @@ class Run:
         loop, watch = self.loop, self.watch
         assert watch is not None
         loop.step_size.lower(watch.moving)
-        loop.notes.append(watch.message(step, self._rate(0)))
+        loop.note(watch.message(step, self._rate(0)))
         watch.begin(watch.moving)
         self.optimiser.state.clear()
         self.slow = {name: self.params[name].detach().clone() for name in self.slow}
         self.seen = {name: [torch.zeros(()), 0] for name in self.terms}
-        loop.journal.end()
-        loop.journal.begin(self.call, 0, self.total)
+        loop.tell(Ended(loop.title, self.call))
+        self._begin(0)
         return 0
 
     def _rate(self, step: int) -> float:
@@ -195,6 +196,16 @@ class Run:
 
     # -- around the steps ------------------------------------------------------------------------------------------
 
+    def _begin(self, step: int) -> None:
+        self.began = (time.monotonic(), step)   # the pace is that of this process, since it began
+        self.loop.tell(Started(self.loop.title, self.call, step, self.total))
+
+    def advance(self, step: int) -> None:
+        """Tell that `step` steps are done, and how long the rest will take at this pace."""
+        since, first = self.began
+        left = (time.monotonic() - since) / (step - first) * (self.total - step)
+        self.loop.tell(Advanced(self.loop.title, self.call, step, self.total, left))
+
     def _log(self, step: int) -> None:
         if step % max(1, min(50, self.total // 20)) and step != self.total:
             return
@@ -204,7 +215,7 @@ class Run:
             if counted:
                 means[name] = summed / counted
             self.seen[name] = [torch.zeros(()), 0]
-        self.loop.journal.write(call=self.call, step=step, lr=self._rate(step - 1), **means)
+        self.loop.tell(Logged(self.loop.title, self.call, step, self._rate(step - 1), means))
         for name, value in means.items():
             if not math.isfinite(value) and self.watch is None:
                 raise Diverged(f"the {name} loss became {value} before step {step}, so the model would be useless and "
@@ -219,7 +230,7 @@ class Run:
         elif settings.max_minutes is not None and loop.distribution.agree(loop.elapsed() >= 60 * settings.max_minutes):
             reason = f"budget of {settings.max_minutes:g} minutes"
         if reason and not any(reason in note for note in loop.notes):
-            loop.notes.append(f"stopped early by the {reason}")
+            loop.note(f"stopped early by the {reason}")
         return bool(reason)
 
     def _checkpoint(self, step: int, now: bool = False) -> None:

@@ -39,6 +39,7 @@ from lethe.report.view import lopsided
 from lethe.results.report import Report, frame, load
 from lethe.results.rows import declared
 from lethe.train.checkpoint import load_tensors, save_tensors
+from lethe.train.journal import terminal
 from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
 from lethe.train.modifiers import resolved
 from lethe.train.watchdog import Watchdog
@@ -137,7 +138,7 @@ def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
     task = opened.task(start, {"retain": train, **others}, "training")
     key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])
     path = cache / "original" / f"{key}.safetensors"
-    loop = Loop(task, settings, folder=cache / "original" / key, progress=True, title="original")
+    loop = Loop(task, settings, folder=cache / "original" / key, listener=terminal(), title="original")
     model = loop.start(task.build(settings.seed))
     if path.exists():
         return loop.restored(model, load_tensors(path)[0])

@@ -18,7 +18,7 @@ from lethe.exact.ensemble import Ensemble
 from lethe.exact.sliced import Sliced
 from lethe.exact.slicing import prefix
 from lethe.methods.exact import s3t
-from lethe.train.journal import Journal
+from lethe.train.run import Run
 
 SMALL = {"shards": 2, "slices": 3, "budget": 3, "rank": 4, "lr": 1e-2, "epochs": 2, "batch_size": 16}
 GONE = [5, 17]
@@ -219,16 +219,16 @@ def test_killed_in_the_middle_goes_on_to_the_same_bits(tmp_path: Path, monkeypat
     class Killed(BaseException):
         pass
 
-    steps, advance = 0, Journal.advance
+    steps, advance = 0, Run.advance
 
-    def counted(self: Journal, step: int) -> None:
+    def counted(self: Run, step: int) -> None:
         nonlocal steps
         steps += 1
         if steps == 40:
             raise Killed
         advance(self, step)
 
-    monkeypatch.setattr(Journal, "advance", counted)
+    monkeypatch.setattr(Run, "advance", counted)
     with pytest.raises(Killed):
         world.trained("s3t", world.records(), folder=tmp_path, **SMALL)
     resumed = world.trained("s3t", world.records(), folder=tmp_path, **SMALL)[1]

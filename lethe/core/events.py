@@ -1,0 +1,97 @@
+"""Progress as typed events. A terminal, a log file, a web page and a worker are readers of the same events.
+
+Work that takes time gets a listener and tells it what happens; who listens decides what becomes of it. A listener that
+raises ends the work, like any error in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Started:
+    """A call of the loop begins, or goes on after `step` steps when a run is resumed or a call starts again."""
+
+    title: str
+    call: int
+    step: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """`step` of `total` steps are done. seconds_left: by the pace of this call so far; None before there is a pace."""
+
+    title: str
+    call: int
+    step: int
+    total: int
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One line of the log: the learning rate, and the mean loss of each term since the line before."""
+
+    title: str
+    call: int
+    step: int
+    lr: float
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A call of the loop ended, for whatever reason."""
+
+    title: str
+    call: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence about what happens next."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A sentence that a reader of the result must see, too."""
+
+    text: str
+
+
+Event = Started | Advanced | Logged | Ended | Said | Warned
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The listener that ignores everything."""
+
+
+def fan_out(*listeners: Listener) -> Listener:
+    """One listener that passes every event to each of these, in their order."""
+    heard = [listener for listener in listeners if listener is not silent]
+    if len(heard) < 2:
+        return heard[0] if heard else silent
+
+    def listen(event: Event) -> None:
+        for listener in heard:
+            listener(event)
+
+    return listen
+
+
+def spoken(say: Callable[[str], None]) -> Listener:
+    """A listener that passes the sentences on to `say` and leaves the numbers out."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Said):
+            say(event.text)
+        elif isinstance(event, Warned):
+            say(f"warning: {event.text}")
+
+    return listen
