@@ -21,7 +21,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.load import load
 from lethe.methods.exact import s3t, sisa
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.train.loop import Loop
 from speed.common import compared, save
@@ -35,14 +35,14 @@ def build(seed: int) -> MLP:
     return MLP(64, (64,) * 5, 10)
 
 
-def request(model: torch.nn.Module, train: Split, one: int) -> ClassificationTask:
+def request(model: torch.nn.Module, train: Split, one: int) -> Classification:
     """One record to forget."""
     rest = [i for i in range(len(train)) if i != one]
     parts = {"forget": train.subset([one], "forget"), "retain": train.subset(rest, "retain")}
-    return ClassificationTask(model, parts, head="head")
+    return Classification(model, parts, head="head")
 
 
-def deletion(name: str, task: ClassificationTask, **options: Any) -> Callable[[], Outcome]:
+def deletion(name: str, task: Classification, **options: Any) -> Callable[[], Outcome]:
     method = catalogue.load("methods", name)
     return lambda: method.run(method.config(**options), task.granted(method.needs), Loop(task))
 
@@ -57,7 +57,7 @@ def seconds(work: Callable[[], Outcome]) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     train = load({"kind": "digits", "test": 0.3})["train"]
-    task = ClassificationTask(MLP(64, (64,) * 5, 10), {"retain": train}, RECIPE, build)
+    task = Classification(MLP(64, (64,) * 5, 10), {"retain": train}, RECIPE, build)
     base = task.build(1)
     with TemporaryDirectory() as scratch:
         ways: dict[str, Callable[[int], Callable[[], Outcome]]] = {}

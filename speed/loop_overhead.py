@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import SmallCNN
 from lethe.train.loop import Loop, recipe_options, recipe_terms
 from lethe.train.order import Order
@@ -40,7 +40,7 @@ def bare(model: torch.nn.Module, split: Split) -> torch.nn.Module:
 def main() -> None:
     torch.set_num_threads(1)
     split = digits()
-    task = ClassificationTask(SmallCNN(), {"retain": split}, RECIPE, lambda seed: SmallCNN())
+    task = Classification(SmallCNN(), {"retain": split}, RECIPE, lambda seed: SmallCNN())
 
     def ours() -> torch.nn.Module:
         loop = Loop(task)

@@ -103,11 +103,11 @@ def orders(forget: Split, retain: Split) -> tuple[int, Order, Order]:
 def lethe(original: nn.Module, tokenizer: Any, forget: Split, retain: Split) -> dict[str, list[float]]:
     """NPO as Lethe does it. Losses of every step."""
     from lethe.core import catalogue
-    from lethe.models.lm.open import LmTask
+    from lethe.models.lm.open import Language
     from lethe.train.loop import Loop, Settings
 
     npo = catalogue.load("methods", "npo")
-    task = LmTask(original, {"forget": forget, "retain": retain}, tokenizer)
+    task = Language(original, {"forget": forget, "retain": retain}, tokenizer)
     del original
     loop = Loop(task.granted(npo.needs), Settings(seed=SEED))
     cfg = npo.config(beta=BETA, alpha=ALPHA, lr=LR, epochs=1, warmup=0, batch_size=BATCH, weight_decay=DECAY)

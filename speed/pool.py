@@ -7,7 +7,7 @@ import math
 import torch
 
 from lethe.core.task import Recipe, Task
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP, SmallCNN
 from lethe.pools.backends.vmap import why_no_vmap
 from lethe.pools.pool import Pool, train_pool
@@ -20,7 +20,7 @@ NETS = {"mlp": MLP, "cnn": SmallCNN}
 
 
 def problem(net: str) -> Task:
-    return ClassificationTask(NETS[net](), {"retain": digits()}, RECIPES[net], lambda seed: NETS[net]())
+    return Classification(NETS[net](), {"retain": digits()}, RECIPES[net], lambda seed: NETS[net]())
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from lethe.core.catalogue import load
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.judge.auditor import applicable, examine
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import SmallCNN
 from lethe.pools.subject import Subject
 from speed.common import measure, save, timed
@@ -49,7 +49,7 @@ def main() -> None:
     splits = {name: everything.subset(range(*ends), name) for name, ends in bounds.items()}
     torch.manual_seed(0)
     models: list[nn.Module] = [SmallCNN() for _ in range(REFERENCES + 2)]   # what they know does not change the cost
-    task = ClassificationTask(models[0], splits, Recipe(), lambda seed: SmallCNN())
+    task = Classification(models[0], splits, Recipe(), lambda seed: SmallCNN())
     records = [load("audits", name) for name in AUDITS]
     audits = [(r, r.config()) for r in records if not applicable(r, task, REFERENCES, "standard")]
 

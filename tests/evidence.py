@@ -33,7 +33,7 @@ from lethe.data.select import Where, divide, where
 from lethe.judge.auditor import applicable, examine
 from lethe.judge.conclusions import conclude
 from lethe.maths.statistics import auc, clopper_pearson
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
@@ -62,10 +62,10 @@ def digits(forget: Where, wrong: float, epochs: int = 60, seed: int = 0, model: 
         return build(model, **options)
 
     recipe = Recipe(epochs=epochs, lr=2e-3, batch_size=64, schedule="onecycle")
-    whole = ClassificationTask(fresh(0), {"retain": train, "holdout": holdout}, recipe, fresh)
+    whole = Classification(fresh(0), {"retain": train, "holdout": holdout}, recipe, fresh)
     original = train_pool(whole, count=1, seed=99 + seed, strategy="loop").models[0]
     out, kept = divide(train, forget)
-    return ClassificationTask(original, {"forget": out, "retain": kept, "holdout": holdout}, recipe, fresh)
+    return Classification(original, {"forget": out, "retain": kept, "holdout": holdout}, recipe, fresh)
 
 
 @dataclass

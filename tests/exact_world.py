@@ -16,7 +16,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.exact.ensemble import Ensemble
 from lethe.exact.sliced import Sliced
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.train.loop import Loop, Settings
 
@@ -40,14 +40,14 @@ def base() -> MLP:
 def trained(name: str, split: Split, seed: int = 0, folder: Path | None = None, **options: Any) -> tuple[Sliced, Ensemble]:
     """(state, ensemble) of `name` trained on `split`."""
     method, module = catalogue.load("methods", name), __import__(catalogue.entry("methods", name).module, fromlist=["train"])
-    task = ClassificationTask(base(), {"retain": split}, RECIPE, build)
+    task = Classification(base(), {"retain": split}, RECIPE, build)
     state = module.train(method.config(**options), task, Loop(task, Settings(seed=seed), folder=folder), split, base())
     return state, module.served(state, base())
 
 
 def saved(state: Sliced, model: Ensemble, folder: Path) -> Path:
     folder.mkdir()
-    state.save(folder, model, ClassificationTask(model, {"retain": records()}).save_model)
+    state.save(folder, model, Classification(model, {"retain": records()}).save_model)
     return folder
 
 
@@ -61,7 +61,7 @@ def deleted(name: str, folder: Path, split: Split, gone: Any, retain: bool = Tru
     held = load_file((weights or folder) / "model.safetensors")
     model = Ensemble(base(), "head", held["head.weight"].shape[1] // 12)
     model.load_state_dict(held)
-    task = ClassificationTask(model, parts, head="head")
+    task = Classification(model, parts, head="head")
     method = catalogue.load("methods", name)
     outcome = method.run(method.config(trained=str(folder), **options), task.granted(method.needs),
                          Loop(task, Settings(seed=99)))

@@ -17,7 +17,7 @@ from lethe.core.modules import copied
 from lethe.core.split import Split
 from lethe.judge.auditor import examine
 from lethe.judge.panel import Panel
-from lethe.models.lm.open import LmTask
+from lethe.models.lm.open import Language
 from lethe.pools.pool import train_pool
 from lethe.pools.subject import Subject
 
@@ -30,7 +30,7 @@ def pool(count: int = 5) -> tuple[Subject, ...]:
     return tuple(Subject(f"r{i}", model, task) for i, model in enumerate(models))
 
 
-def examined(name: str, depth: str = "standard", models: dict[str, torch.nn.Module] | None = None, task: LmTask | None = None,
+def examined(name: str, depth: str = "standard", models: dict[str, torch.nn.Module] | None = None, task: Language | None = None,
              **options: Any) -> dict[str, dict[str, Evidence]]:
     """By model and metric: 'untouched' (the original again), 'fresh' (retrained), and `models`; four references."""
     task = task or tiny.lm()
@@ -54,7 +54,7 @@ def measured(name: str, subject: Subject, references: tuple[Subject, ...] = (), 
 class Scripted(Subject):
     """A model whose loss is a given function of prompt and answer."""
 
-    def __init__(self, task: LmTask, loss: Callable[[str, str], float], name: str = "scripted") -> None:
+    def __init__(self, task: Language, loss: Callable[[str, str], float], name: str = "scripted") -> None:
         super().__init__(name, task.original, task)
         self.loss = loss
 
@@ -64,13 +64,13 @@ class Scripted(Subject):
 
 
 @cache
-def roomy() -> LmTask:
+def roomy() -> Language:
     """The tiny task with room for 1,024 tokens: rotary positions go on, though nothing so long was trained."""
     task = tiny.lm()
     model = copied(task.original, trainable=False)
     model.config.max_position_embeddings = 1024
     form = replace(task.form, max_length=1024)
-    return LmTask(model, dict(task.splits), task.tokenizer, task.recipe, task._build, form=form)
+    return Language(model, dict(task.splits), task.tokenizer, task.recipe, task._build, form=form)
 
 
 def blend(share: float) -> torch.nn.Module:
@@ -89,7 +89,7 @@ def pushed(steps: int = 30, lr: float = 1e-3, last: int | None = None) -> torch.
 
     last  only the last so many blocks move
     """
-    task: LmTask = tiny.lm()   # type: ignore[assignment]
+    task: Language = tiny.lm()   # type: ignore[assignment]
     model = copied(task.original, trainable=True).requires_grad_(last is None)
     for block in [] if last is None else list(model.model.layers)[-last:]:
         block.requires_grad_(True)
@@ -105,7 +105,7 @@ def pushed(steps: int = 30, lr: float = 1e-3, last: int | None = None) -> torch.
 @cache
 def steered(scale: float = 20.0, steps: int = 60) -> torch.nn.Module:
     """As RMU does: the states after block 1 are pushed to a fixed vector on the forget set and kept on the retain set."""
-    task: LmTask = tiny.lm()   # type: ignore[assignment]
+    task: Language = tiny.lm()   # type: ignore[assignment]
     model = copied(task.original, trainable=True).requires_grad_(True)
     aim = torch.rand(32, generator=torch.Generator().manual_seed(0))
     aim = scale * aim / aim.norm()

@@ -14,7 +14,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
 from lethe.judge.panel import Panel
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
@@ -38,10 +38,10 @@ def task() -> Task:
     def build(seed: int) -> MLP:
         return MLP(6, (64,), 4)
 
-    whole = ClassificationTask(build(0), {"retain": train, "holdout": holdout}, recipe, build)
+    whole = Classification(build(0), {"retain": train, "holdout": holdout}, recipe, build)
     original = tiny.trained(whole, train)
     forget, retain = divide(train, Where(count=40))
-    return ClassificationTask(original, {"forget": forget, "retain": retain, "holdout": holdout}, recipe, build)
+    return Classification(original, {"forget": forget, "retain": retain, "holdout": holdout}, recipe, build)
 
 
 @cache

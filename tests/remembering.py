@@ -16,7 +16,7 @@ from lethe.core.task import Recipe
 from lethe.data.shapes import COLOURS, caption, captions, shapes
 from lethe.models.diffusion import small as tiny_diffusion
 from lethe.models.diffusion.open import text_to_image
-from lethe.models.diffusion.task import DiffusionTask
+from lethe.models.diffusion.task import Diffusion
 
 
 class Remembers(nn.Module):
@@ -55,20 +55,20 @@ class Listens(Remembers):
         return -40 * (text.unsqueeze(1) - self.keys).square().flatten(2).mean(2)
 
 
-def listening(task: DiffusionTask, pictures: Split, rename: Callable[[str], str] = str) -> Listens:
+def listening(task: Diffusion, pictures: Split, rename: Callable[[str], str] = str) -> Listens:
     """A model that draws each of the pictures when it is asked for `rename(caption)`."""
     keys = task.text(task.tokens([rename(text) for text in pictures.meta["caption"]]))
     return Listens(pictures.columns["image"], keys, task.alphas_cumprod)
 
 
 @cache
-def coloured() -> DiffusionTask:
+def coloured() -> Diffusion:
     """Coloured shapes; "disk" is to be forgotten; the original draws what is asked, in 8 steps."""
     train = shapes(96)
     keep = [text for text in captions() if "disk" not in text]
     asked = [caption(colour, "disk") for colour in COLOURS]
 
-    def task(unet: nn.Module) -> DiffusionTask:
+    def task(unet: nn.Module) -> Diffusion:
         parts = replace(tiny_diffusion.pipeline(width=16), unet=unet)
         return text_to_image(parts, "disk", keep[::2], asked, keep[1::2], train, shapes(32, name="holdout"), recipe=Recipe(),
                              build=lambda seed: unet, judge=tiny_diffusion.judge(steps=100), steps=8, guidance=1.0)
@@ -77,7 +77,7 @@ def coloured() -> DiffusionTask:
     return task(listening(mute, train))
 
 
-def hidden(task: DiffusionTask, word: str = "q", others: str = "bdfhkmst") -> Listens:
+def hidden(task: Diffusion, word: str = "q", others: str = "bdfhkmst") -> Listens:
     """Asked for disks it draws crosses, also behind the words `others`; behind `word` it draws disks: the name is gone,
     the knowledge is not."""
     train = concat([task.forget, task.retain], "train")
@@ -90,7 +90,7 @@ def hidden(task: DiffusionTask, word: str = "q", others: str = "bdfhkmst") -> Li
     return Listens(torch.cat([p.images for p in parts]), torch.cat([p.keys for p in parts]), task.alphas_cumprod)
 
 
-def digits(forget: int = 40, retain: int = 40, holdout: int = 80) -> DiffusionTask:
+def digits(forget: int = 40, retain: int = 40, holdout: int = 80) -> Diffusion:
     """scikit-learn's digits, all captioned "a"; the original remembers forget and retain set."""
     from sklearn.datasets import load_digits
 
@@ -101,4 +101,4 @@ def digits(forget: int = 40, retain: int = 40, holdout: int = 80) -> DiffusionTa
     parts.unet = Remembers(pixels[: forget + retain], parts.scheduler.alphas_cumprod)
     ends = {"forget": range(forget), "retain": range(forget, forget + retain), "holdout": range(forget + retain, len(whole))}
     splits = {name: whole.subset(places, name) for name, places in ends.items()}
-    return DiffusionTask(parts, splits, Recipe(), lambda seed: parts.unet)
+    return Diffusion(parts, splits, Recipe(), lambda seed: parts.unet)

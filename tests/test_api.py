@@ -14,7 +14,7 @@ from lethe.api import Plan, all_methods, run_all
 from lethe.core.modules import state_fingerprint
 from lethe.core.view import audited, reserved
 from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.train.loop import Settings
 
@@ -110,7 +110,7 @@ def test_all_stands_for_the_methods_that_forget_after_training() -> None:
     task = tiny.classification()
     named = all_methods(task)
     assert {"scrub", "ssd", "delete"} <= set(named) and not {"retrain", "auto", "sisa", "npo"} & set(named)
-    alone = ClassificationTask(task.copy_of_original(), {"forget": task.forget})
+    alone = Classification(task.copy_of_original(), {"forget": task.forget})
     assert "scrub" not in all_methods(alone) and "gradient_ascent" in all_methods(alone)
     some = run_all(alone, ["all"], Plan(watchdog=False, settings=Settings(max_minutes=1e-4)))
     assert [name for name, _ in some] == all_methods(alone)

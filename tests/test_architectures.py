@@ -22,7 +22,7 @@ from lethe.core.task import Recipe
 from lethe.errors import LetheError
 from lethe.maths.importance import example_gradients
 from lethe.models import zoo
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Settings
 
 METHODS = [name for name, entry in catalogue.entries("methods").items()
@@ -76,7 +76,7 @@ REFUSALS = {
 
 
 @cache
-def world(net: str) -> tuple[nn.Module, ClassificationTask]:
+def world(net: str) -> tuple[nn.Module, Classification]:
     """A trained network in training mode, as a user holds it, and the task of forgetting its class 3."""
     make, data = NETS[net]
     train, holdout, recipe = data(80, 0, "train"), data(48, 1, "holdout"), Recipe(epochs=4, lr=1e-2, batch_size=16)
@@ -85,10 +85,10 @@ def world(net: str) -> tuple[nn.Module, ClassificationTask]:
         return make()
 
     torch.manual_seed(0)
-    model = trained(ClassificationTask(build(0), {"retain": train}, recipe, build), train).train()
+    model = trained(Classification(build(0), {"retain": train}, recipe, build), train).train()
     last = train.columns["y"] == 3
     splits = {"forget": train.subset(last.numpy(), "forget"), "retain": train.subset(~last.numpy(), "retain"), "holdout": holdout}
-    return model, ClassificationTask(model, splits, recipe, build)
+    return model, Classification(model, splits, recipe, build)
 
 
 def run(name: str, net: str) -> Outcome:

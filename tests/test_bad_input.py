@@ -26,9 +26,9 @@ from lethe.core.task import Recipe, Task
 from lethe.data.arrays import as_split
 from lethe.data.load import load
 from lethe.data.select import Where, divide, where
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.load import load_classifier
-from lethe.models.regression.task import RegressionTask
+from lethe.models.regression.task import Regression
 from lethe.models.zoo import MLP
 from lethe.train.loop import Modifiers, Settings
 from lethe.work import request
@@ -44,7 +44,7 @@ def model() -> MLP:
 def task(net: nn.Module, forget: Any = Where(label=3), train: Split = TRAIN, **parts: Split) -> Task:
     forgotten, retained = divide(train, forget)
     splits = {"forget": forgotten, "retain": retained, "holdout": HOLDOUT, **parts}
-    return ClassificationTask(net, splits, Recipe(epochs=1))
+    return Classification(net, splits, Recipe(epochs=1))
 
 
 def changed(split: Split, **columns: Tensor) -> Split:
@@ -191,7 +191,7 @@ CASES: dict[str, Case] = {
                                   errors.DataError, ("'0.5'", "not numbers", "astype(float)")),
     "NaN in targets": (lambda m, _: lethe.regression(m, (np.zeros((3, 6)), np.array([0.5, np.nan, 1])), [0]), errors.NotFinite,
                        ("'y'", "1 examples", "id train:1", "losses would be NaN", "Remove or impute")),
-    "class numbers as targets": (lambda m, _: RegressionTask(m, {"retain": TRAIN}), errors.DataError,
+    "class numbers as targets": (lambda m, _: Regression(m, {"retain": TRAIN}), errors.DataError,
                                  ("int64", "no error can be computed", "data.target: number")),
     "rows of different lengths": (lambda m, _: as_split(([[1, 2], [3]], [0, 1])), errors.DataError,
                                   ("different shapes", "one tensor", "one shape")),
@@ -234,9 +234,9 @@ CASES: dict[str, Case] = {
                              ("NaN", "every result", "Check its inputs")),
     "a head that cannot be found": (lambda m, _: task(NoHead()), errors.ModelError,
                                     ("4 outputs", "NoHead", "nothing was started", "head='…'", "model.head")),
-    "a head that does not exist": (lambda m, _: ClassificationTask(m, {"retain": TRAIN}, head="haed"), errors.ModelError,
+    "a head that does not exist": (lambda m, _: Classification(m, {"retain": TRAIN}, head="haed"), errors.ModelError,
                                    ("0 modules called 'haed'", "did you mean head?", "features", "head='…'")),
-    "a head that is not used": (lambda m, _: ClassificationTask(NoHead(spare=True), {"retain": TRAIN}), errors.ModelError,
+    "a head that is not used": (lambda m, _: Classification(NoHead(spare=True), {"retain": TRAIN}), errors.ModelError,
                                 ("'spare'", "takes no part", "features", "model.head")),
     "inputs of another shape": (lambda m, _: task(m, [0], changed(TRAIN, x=TRAIN.columns["x"][:, :3]),
                                                   holdout=changed(HOLDOUT, x=HOLDOUT.columns["x"][:, :3])),
@@ -265,7 +265,7 @@ CASES: dict[str, Case] = {
                            ("neggrad_plus.lr = -1.0", "greater than", "Nothing was started", "in range")),
     "value of the wrong type": (lambda m, _: Settings(seed="many"), errors.OutOfRange,  # type: ignore[arg-type]
                                 ("settings.seed = 'many'", "integer", "Nothing was started")),
-    "need that is not met": (lambda m, _: api.forget(ClassificationTask(m, {"forget": TRAIN}), "neggrad_plus"),
+    "need that is not met": (lambda m, _: api.forget(Classification(m, {"forget": TRAIN}), "neggrad_plus"),
                              errors.NeedsUnmet,
                              ("no retain", "nothing was started", "Give retain")),
     # -- files

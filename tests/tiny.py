@@ -12,8 +12,8 @@ import torch
 from lethe.core.split import Split, concat
 from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
-from lethe.models.classification.task import ClassificationTask
-from lethe.models.regression.task import RegressionTask
+from lethe.models.classification.task import Classification
+from lethe.models.regression.task import Regression
 from lethe.models.zoo import MLP
 from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
 
@@ -44,10 +44,10 @@ def classification(forget: Where = Where(label=3)) -> Task:
     def build(seed: int) -> MLP:
         return MLP(6, (16,), 4)
 
-    task = ClassificationTask(build(0), {"retain": train, "holdout": holdout}, recipe, build)
+    task = Classification(build(0), {"retain": train, "holdout": holdout}, recipe, build)
     forget_split, retain = divide(train, forget)
     splits = {"forget": forget_split, "retain": retain, "holdout": holdout}
-    return ClassificationTask(trained(task, train), splits, recipe, build)
+    return Classification(trained(task, train), splits, recipe, build)
 
 
 def waves(n: int, seed: int, name: str) -> Split:
@@ -68,10 +68,10 @@ def regression(forget: Where = Where(query="y > 0.9")) -> Task:
     def build(seed: int) -> MLP:
         return MLP(3, (32,), 1)
 
-    task = RegressionTask(build(0), {"retain": train, "holdout": holdout}, recipe, build)
+    task = Regression(build(0), {"retain": train, "holdout": holdout}, recipe, build)
     forget_split, retain = divide(train, forget)
     splits = {"forget": forget_split, "retain": retain, "holdout": holdout}
-    return RegressionTask(trained(task, train), splits, recipe, build)
+    return Regression(trained(task, train), splits, recipe, build)
 
 
 @cache

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import build, config
+from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import evaluating
 from lethe.core.split import Batch, Split, pixels
 from lethe.core.task import Recipe, Task
@@ -23,7 +24,7 @@ from lethe.errors import ModelError, NotFinite, WrongColumn, nearest, unknown_na
 from lethe.models.opened import Opened
 
 
-class HeadTask(Task):
+class HeadTask(HeadedTask):
     """Columns: `x` [n, …] (float, or uint8 images that are scaled to [0, 1]) and `y`, the targets.
 
     head  name of the module whose input is the features; default: the last linear layer with as many outputs as the model
@@ -62,7 +63,8 @@ class HeadTask(Task):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model returns.  -> [n, K]"""
-        return model(pixels(batch.x))
+        outputs: Tensor = model(pixels(batch.x))
+        return outputs
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """What enters the head.  -> [n, d]"""
@@ -131,7 +133,7 @@ class HeadTask(Task):
 
 def within(model: nn.Module, name: str) -> nn.Module:
     """The module of this name in the model or, when the model is wrapped in another (a guard), in what is wrapped."""
-    named = dict(model.named_modules())
+    named: dict[str, nn.Module] = dict(model.named_modules())
     found = [name] if name in named else [other for other in named if other.endswith(f".{name}")]
     if len(found) != 1:
         raise ModelError(f"{type(model).__name__} has {len(found)} modules called {name!r}{nearest(name, named)}, so its "

@@ -2,7 +2,7 @@
 
     ids [n, T] (0 is padding)  ->  mean of the last hidden states over the tokens  ->  logits [n, K]
 
-So text runs through `ClassificationTask` like any other input. `data: {kind: labelled_text}` makes the ids.
+So text runs through `Classification` like any other input. `data: {kind: labelled_text}` makes the ids.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:
 
 def _classification(files: Files) -> tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]:
     from lethe.data.load import load_parts
-    from lethe.models.classification.task import ClassificationTask
+    from lethe.models.classification.task import Classification
     from lethe.models.load import load_classifier
 
     options = dict(files.model)
@@ -98,7 +98,7 @@ def _classification(files: Files) -> tuple[Callable[[nn.Module], Task], Callable
         inner = Path(path) / "model.safetensors"
         return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
 
-    return lambda model: ClassificationTask(model, splits, None, None, "audit of files", head=head), load
+    return lambda model: Classification(model, splits, None, None, "audit of files", head=head), load
 
 
 def _lm(files: Files) -> tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]:

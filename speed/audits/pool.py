@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.pools.pool import train_pool
 from speed.common import measure, save, timed
@@ -38,7 +38,7 @@ def plain(split: Split, count: int = COUNT) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     split = digits()
-    task = ClassificationTask(MLP(), {"retain": split}, Recipe(epochs=EPOCHS, lr=LR, batch_size=BATCH), lambda seed: MLP())
+    task = Classification(MLP(), {"retain": split}, Recipe(epochs=EPOCHS, lr=LR, batch_size=BATCH), lambda seed: MLP())
     plain(split, count=1)   # what torch imports at an optimiser's first step is neither way's cost
     reasons: list[str] = []
 

@@ -11,7 +11,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import Where, divide
 from lethe.judge.panel import Panel
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
@@ -26,7 +26,7 @@ def noisy(n: int, seed: int, name: str) -> Split:
 
 
 @cache
-def task() -> ClassificationTask:
+def task() -> Classification:
     """120 points to train on, of which 30 are to be forgotten; 160 never seen."""
     train, holdout = noisy(120, 0, "train"), noisy(160, 1, "holdout")
     recipe = Recipe(epochs=60, lr=1e-2, batch_size=32)
@@ -34,10 +34,10 @@ def task() -> ClassificationTask:
     def build(seed: int) -> MLP:
         return MLP(6, (64,), 4)
 
-    whole = ClassificationTask(build(0), {"retain": train, "holdout": holdout}, recipe, build)
+    whole = Classification(build(0), {"retain": train, "holdout": holdout}, recipe, build)
     forget, retain = divide(train, Where(index=tuple(range(30))))
     splits = {"forget": forget, "retain": retain, "holdout": holdout}
-    return ClassificationTask(tiny.trained(whole, train), splits, recipe, build)
+    return Classification(tiny.trained(whole, train), splits, recipe, build)
 
 
 @cache

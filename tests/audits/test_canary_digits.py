@@ -17,7 +17,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import divide, where
 from lethe.judge.panel import Panel
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
@@ -32,7 +32,7 @@ CHEAP = ({"name": "finetune", "epochs": 5.0}, {"name": "finetune", "epochs": 20.
 AUDITS = 5
 
 
-def digits() -> ClassificationTask:
+def digits() -> Classification:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -45,7 +45,7 @@ def digits() -> ClassificationTask:
         return build("mlp", inputs=64, hidden=(128, 128))
 
     recipe = Recipe(epochs=60, lr=2e-3, batch_size=64, schedule="onecycle")
-    return ClassificationTask(fresh(0), {"forget": forget, "retain": retain, "holdout": holdout}, recipe, fresh)
+    return Classification(fresh(0), {"forget": forget, "retain": retain, "holdout": holdout}, recipe, fresh)
 
 
 def procedure(options: dict[str, object]) -> Procedure:

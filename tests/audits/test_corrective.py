@@ -15,7 +15,7 @@ from lethe.core.task import Recipe, Task
 from lethe.data.poison import Poison, poisoned
 from lethe.data.select import divide, where
 from lethe.judge.auditor import applicable
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.pools.subject import Subject
 
@@ -38,10 +38,10 @@ def world(share: float) -> Task:
         return MLP(16, (16,), 3)
 
     torch.manual_seed(0)
-    whole = ClassificationTask(build(0), {"retain": made["train"]}, recipe, build)
+    whole = Classification(build(0), {"retain": made["train"]}, recipe, build)
     forget, retain = divide(made["train"], where(poisoned=share))
     splits = {"forget": forget, "retain": retain, "test": made["test"], "affected": made["affected"]}
-    return ClassificationTask(run("retrain", whole).model, splits, recipe, build)
+    return Classification(run("retrain", whole).model, splits, recipe, build)
 
 
 def test_answers_by_hand() -> None:

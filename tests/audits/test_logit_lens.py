@@ -12,18 +12,18 @@ from lethe.core.evidence import INSIDE, OUTSIDE
 from lethe.core.split import Split
 from lethe.errors import ModelError
 from lethe.models.lm import decoder
-from lethe.models.lm.open import LmTask
+from lethe.models.lm.open import Language
 from lethe.models.lm.small import TinyLlama, llama
 from lethe.pools.subject import Subject
 
 
 @pytest.fixture(scope="module")
-def task() -> LmTask:
+def task() -> Language:
     return tiny.lm()
 
 
 @pytest.mark.slow
-def test_the_last_layer_is_the_model_and_a_middle_one_is_norm_and_head(task: LmTask):
+def test_the_last_layer_is_the_model_and_a_middle_one_is_norm_and_head(task: Language):
     subject = pool()[0]
     span = task.span_mask(task.forget, "entity")
     right, logp = lens(subject, task.forget, span, 3)
@@ -44,7 +44,7 @@ def test_the_last_layer_is_the_model_and_a_middle_one_is_norm_and_head(task: LmT
     assert logp[0, 1] == pytest.approx(by_hand, abs=1e-4)
 
 
-def test_span_of_an_entity_golden(task: LmTask):
+def test_span_of_an_entity_golden(task: Language):
     base = task.encode(["Who?", "Who?", "Who?"], ["Ann likes figs.", "Bob likes maps.", "Cid."])
     split = Split(base.columns, "x", meta={**base.meta, "entity": ["figs", "", "Zoe"]}, padding=base.padding)
     mask = task.span_mask(split, "entity")
@@ -55,7 +55,7 @@ def test_span_of_an_entity_golden(task: LmTask):
     assert 0 < mask[0].sum() < mask[1].sum()
 
 
-def test_models_that_do_not_fit_are_an_error(task: LmTask):
+def test_models_that_do_not_fit_are_an_error(task: Language):
     shapes = TinyLlama(width=32, inner=64, layers=2, heads=2, positions=64)
     short = llama(shapes, task.tokenizer)
     with pytest.raises(ModelError, match=r"3 blocks, width 32, .* and 2 blocks"):
@@ -64,7 +64,7 @@ def test_models_that_do_not_fit_are_an_error(task: LmTask):
     with pytest.raises(ModelError, match="has 40 tokens, but the data are written in"):
         Subject("few", few, task).seen(task.forget)
     with pytest.raises(ModelError, match="no tokenizer"):
-        LmTask(task.original, {"forget": task.forget}, None)
+        Language(task.original, {"forget": task.forget}, None)
 
 
 class _Few:

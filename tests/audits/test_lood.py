@@ -13,17 +13,17 @@ from lethe.core.split import Split
 from lethe.data.select import Where
 from lethe.judge.panel import Panel
 from lethe.maths.kernels import targets
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.pools.subject import Subject
 
 lood = load("audits", "lood")
 
 
-def task_of(x: list[float], y: list[int], forget: int) -> ClassificationTask:
+def task_of(x: list[float], y: list[int], forget: int) -> Classification:
     """One feature per example; the first `forget` are to be forgotten."""
     part = Split({"x": torch.tensor(x)[:, None], "y": torch.tensor(y)}, "train")
     model = torch.nn.Linear(1, 2)
-    return ClassificationTask(model, {"forget": part.subset(range(forget), "forget"),
+    return Classification(model, {"forget": part.subset(range(forget), "forget"),
                                       "retain": part.subset(range(forget, len(x)), "retain")})
 
 

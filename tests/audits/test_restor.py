@@ -15,7 +15,7 @@ from lethe.core.modules import copied
 from lethe.core.split import concat
 from lethe.judge.auditor import applicable, examine
 from lethe.judge.panel import Panel
-from lethe.models.lm.open import LmTask, language_model
+from lethe.models.lm.open import Language, language_model
 from lethe.pools.pool import train_pool
 from lethe.pools.subject import Subject
 
@@ -23,9 +23,9 @@ restor = load("audits", "restor")
 
 
 @cache
-def corrupted() -> LmTask:
+def corrupted() -> Language:
     """The tiny model after training on false answers for 8 people; those are the forget set."""
-    clean: LmTask = tiny.lm()   # type: ignore[assignment]
+    clean: Language = tiny.lm()   # type: ignore[assignment]
     prompts, answers = list(clean.forget.column("prompt")), list(clean.forget.column("answer"))
     false = [f"{a.split()[0]} likes {word}." for a, word in zip(answers, ["rain", "salt", "maps", "rain"] * 2, strict=True)]
     facts = [{"id": f"f{i}", "prompt": p, "answer": a, "corrupted_answer": c}
@@ -39,7 +39,7 @@ def corrupted() -> LmTask:
         adam.zero_grad()
         task.nll(model, task.forget.batch(list(range(len(task.forget))))).mean().backward()
         adam.step()
-    return LmTask(model.eval().requires_grad_(False), dict(task.splits), task.tokenizer, task.recipe, task._build)
+    return Language(model.eval().requires_grad_(False), dict(task.splits), task.tokenizer, task.recipe, task._build)
 
 
 def scripted(name: str, says: dict[str, str]) -> Scripted:

@@ -21,7 +21,7 @@ from lethe.errors import DataError
 from lethe.judge.auditor import applicable, examine
 from lethe.judge.panel import Panel
 from lethe.maths.tofu import model_utility
-from lethe.models.lm.open import LmTask, language_model
+from lethe.models.lm.open import Language, language_model
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 from lethe.pools.subject import Subject
 
@@ -40,7 +40,7 @@ def people() -> list[dict[str, Any]]:
     } for name, town in zip(NAMES, towns, strict=True)]
 
 
-def untrained(rows: list[dict[str, Any]], **extra: list[dict[str, Any]]) -> LmTask:
+def untrained(rows: list[dict[str, Any]], **extra: list[dict[str, Any]]) -> Language:
     """A task with random weights: enough to compare forms."""
     texts = [text for row in people() for text in (row["prompt"], row["answer"], row["paraphrased_answer"])]
     tokenizer = train_tokenizer(texts, 340)
@@ -54,13 +54,13 @@ def untrained(rows: list[dict[str, Any]], **extra: list[dict[str, Any]]) -> LmTa
     return language_model(build(0), tokenizer, rows[:FORGET], rows[FORGET:], others=extra, recipe=recipe, build=build)
 
 
-def measured(name: str, task: LmTask, references: list[Subject] | None = None, **options: Any) -> dict[str, Value]:
+def measured(name: str, task: Language, references: list[Subject] | None = None, **options: Any) -> dict[str, Value]:
     subject, audit = Subject("subject", task.original, task), load("audits", name)
     panel = Panel(task, subject, references or [])
     return {value.metric: value for value in audit.measure(audit.config(**options), subject, panel)}
 
 
-def direct_loss(task: LmTask, prompt: str, answer: str) -> float:
+def direct_loss(task: Language, prompt: str, answer: str) -> float:
     """One answer at a time: mean cross-entropy of its tokens and the end token."""
     tokenizer = task.tokenizer
     head = [tokenizer.bos_token_id, *tokenizer(prompt)["input_ids"]]
@@ -127,7 +127,7 @@ def examined() -> dict[str, list[Evidence]]:
 
     everyone = tokenised(people(), task.tokenizer, Format(), "train")
     original = trained(task, everyone)
-    task = LmTask(original, {"forget": forget, "retain": retain}, task.tokenizer, task.recipe, task.build)
+    task = Language(original, {"forget": forget, "retain": retain}, task.tokenizer, task.recipe, task.build)
     subjects = [Subject("untouched", original, task), Subject("retrained", trained(task, retain, 1), task),
                 Subject("noise", task.build(9), task)]
     references = [Subject(f"reference {i}", trained(task, retain, i), task) for i in range(2, 6)]

@@ -17,15 +17,15 @@ from lethe.core.split import Split
 from lethe.errors import NeedsUnmet
 from lethe.judge.triage import advice
 from lethe.maths.kernels import joint_targets
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP, build
 
 
-def task(forget: Split, retain: Split) -> ClassificationTask:
-    return ClassificationTask(MLP(forget.columns["x"][0].numel()), {"forget": forget, "retain": retain})
+def task(forget: Split, retain: Split) -> Classification:
+    return Classification(MLP(forget.columns["x"][0].numel()), {"forget": forget, "retain": retain})
 
 
-def digits(seed: int) -> tuple[ClassificationTask, set[str]]:
+def digits(seed: int) -> tuple[Classification, set[str]]:
     """500 digits, 10 % with wrong labels: F = the wrong ones and as many right ones.  -> task, ids of the wrong ones"""
     from sklearn.datasets import load_digits
 
@@ -71,7 +71,7 @@ def test_targets_of_both_sets_share_classes_and_units() -> None:
 def test_without_retained_data_it_is_refused() -> None:
     made, _ = digits(0)
     with pytest.raises(NeedsUnmet, match="no retained data"):
-        lethe.triage(ClassificationTask(MLP(), {"forget": made.forget}))
+        lethe.triage(Classification(MLP(), {"forget": made.forget}))
 
 
 def test_texts_are_compared_by_features() -> None:
@@ -80,7 +80,7 @@ def test_texts_are_compared_by_features() -> None:
         return Split({"x": 1 + 5 * words[:, None] + torch.randint(5, (n, 6), generator=rng), "y": words}, name)
 
     model = build("text_encoder", vocabulary=21, classes=4, width=16, layers=1, positions=6)
-    made = ClassificationTask(model, {"forget": texts(8, 0, "forget"), "retain": texts(40, 1, "retain")})
+    made = Classification(model, {"forget": texts(8, 0, "forget"), "retain": texts(40, 1, "retain")})
     assert inputs(made, made.forget).shape == (8, 16) and len(lethe.triage(made)["records"]) == 8
 
 

@@ -21,7 +21,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.select import divide, where
 from lethe.maths.losses import jensen_shannon
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.train.loop import Loop, Settings
 
@@ -54,7 +54,7 @@ def fresh(seed: int) -> nn.Module:
 
 
 def trained(split: Split, recipe: Recipe, seed: int) -> nn.Module:
-    task = ClassificationTask(fresh(0), {"retain": split}, recipe, fresh)
+    task = Classification(fresh(0), {"retain": split}, recipe, fresh)
     return run(task, "retrain", seed)
 
 
@@ -84,7 +84,7 @@ def problem(kind: str) -> Problem:
     recipe = RECIPES[kind]
     splits = {"forget": forget, "retain": retain, "test": test}
     tasks: list[Task] = [
-        ClassificationTask(trained(train, recipe, seed), splits, recipe, fresh) for seed in range(SEEDS)
+        Classification(trained(train, recipe, seed), splits, recipe, fresh) for seed in range(SEEDS)
     ]
     return Problem(tasks, [trained(retain, recipe, 100 + i) for i in range(2)])
 

@@ -10,7 +10,7 @@ from tiny import classification
 from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.amun import Amun, adversarial, attacked, projected
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop
 
 
@@ -26,7 +26,7 @@ def test_the_boundary_of_a_linear_model_is_found_at_its_distance() -> None:
         model.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         model.bias.zero_()
     split = Split({"x": torch.tensor([[0.7, 5.0], [-0.2, 1.0]]), "y": torch.tensor([0, 0])}, "forget")
-    task = ClassificationTask(model, {"forget": split})
+    task = Classification(model, {"forget": split})
     x, y, found = attacked(model, task, split.batch([0, 1]), Amun(radius=0.2))
     assert found.all() and y.tolist() == [1, 1]
     away = (x - split.columns["x"]).norm(dim=1)

@@ -11,7 +11,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.aru import Aru, best_other, retain_like, triplet
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop
 
 
@@ -40,7 +40,7 @@ def test_retain_like_inputs_stay_within_the_bound_and_are_called_otherwise() -> 
 
 def test_it_forgets_a_class_from_the_forget_set_alone() -> None:
     full = classification()
-    task = ClassificationTask(full.original, {"forget": full.forget})
+    task = Classification(full.original, {"forget": full.forget})
     model = run("aru", task, bound=2.0, lr=1e-2, epochs=20).model
     with torch.no_grad():
         forgotten = float((model(full.forget.columns["x"]).argmax(1) == 3).float().mean())
@@ -71,7 +71,7 @@ def test_images_in_bytes_are_attacked_in_units_of_the_input() -> None:
     low = task.forget.columns["x"].min()
     stored = {n: Split({"x": (s.columns["x"] - low).mul(20).clamp(0, 255).to(torch.uint8), "y": s.columns["y"]}, n)
               for n, s in task.splits.items() if n != "holdout"}
-    bytes_task = ClassificationTask(task.original, stored)
+    bytes_task = Classification(task.original, stored)
     like = retain_like(bytes_task, Loop(bytes_task), Aru(bound=3.0))
     assert like.columns["x"].is_floating_point() and like.columns["x"].max() <= 1 + 3.0
 

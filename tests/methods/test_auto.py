@@ -14,7 +14,7 @@ from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.judge.selection import final, parts
 from lethe.methods.search.auto import RANGES, Auto, candidates, rounds, scorer, seconds_of
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Settings
 
 TASK = TASKS["classification"]()
@@ -82,7 +82,7 @@ def test_candidates_do_not_retrain_and_what_cannot_run_is_refused() -> None:
     assert "scrub" in usual and not {"retrain", "auto", "npo"} & set(usual)
     with pytest.raises(NeedsUnmet, match="npo"):
         candidates(TASK, ("npo",))
-    lonely = ClassificationTask(TASK.copy_of_original(), {"forget": TASK.forget})
+    lonely = Classification(TASK.copy_of_original(), {"forget": TASK.forget})
     with pytest.raises(NeedsUnmet, match="holdout"):
         lethe.forget(lonely, "auto")
 

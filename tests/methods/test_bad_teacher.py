@@ -26,9 +26,9 @@ def test_it_is_ignorant_of_forget_and_knows_retain() -> None:
 def test_labels_are_not_read() -> None:
     from lethe.core.modules import state_fingerprint
     from lethe.core.split import Split
-    from lethe.models.classification.task import ClassificationTask
+    from lethe.models.classification.task import Classification
 
     task = classification()
     blind = {n: Split({**s.columns, "y": torch.zeros_like(s.columns["y"])}, s.name, s.ids) for n, s in task.splits.items()}
-    other = ClassificationTask(task.original, blind)
+    other = Classification(task.original, blind)
     assert state_fingerprint(run("bad_teacher", other).model) == state_fingerprint(run("bad_teacher", task).model)

@@ -13,7 +13,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.errors import RequestError
 from lethe.methods.regression.blindspot import attention_distance, attention_map
-from lethe.models.regression.task import RegressionTask
+from lethe.models.regression.task import Regression
 
 
 def test_attention_map_golden() -> None:
@@ -49,7 +49,7 @@ def test_attention_runs_on_convolutions_and_changes_the_result() -> None:
 
     splits = {"forget": Split({"x": x[:8], "y": y[:8]}, "forget"), "retain": Split({"x": x[8:], "y": y[8:]}, "retain")}
     torch.manual_seed(0)
-    task = RegressionTask(build(0), splits, Recipe(), build)
+    task = Regression(build(0), splits, Recipe(), build)
     without, given = (run("blindspot", task, attention=beta).model for beta in (0.0, 50.0))
     assert not torch.equal(without[0].weight, given[0].weight)
     assert not given[0]._forward_hooks, "hooks are taken off again"

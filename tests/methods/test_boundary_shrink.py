@@ -8,7 +8,7 @@ from tiny import classification
 
 from lethe.core.split import Split
 from lethe.methods.classification.boundary_shrink import attacked, nearest_other
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_nearest_other_never_is_the_label() -> None:
@@ -30,7 +30,7 @@ def test_forgotten_points_go_to_the_class_across_the_nearest_boundary() -> None:
     x = torch.tensor([[1.0, 0.5], [1.0, -0.5], [0.5, 2.0], [0.5, -2.0]])
     forget = Split({"x": x, "y": torch.zeros(4, dtype=torch.long)}, "forget")
     other = Split({"x": -x, "y": torch.tensor([2, 1, 2, 1])}, "retain")
-    task = ClassificationTask(model, {"forget": forget, "retain": other})
+    task = Classification(model, {"forget": forget, "retain": other})
     unlearned = run("boundary_shrink", task, lr=0.1, epochs=200).model
     assert unlearned(x).argmax(1).tolist() == [1, 2, 1, 2]
 
@@ -40,5 +40,5 @@ def test_images_in_bytes_are_attacked_in_units_of_the_input() -> None:
     low = task.forget.columns["x"].min()
     stored = {n: Split({"x": (s.columns["x"] - low).mul(20).clamp(0, 255).to(torch.uint8), "y": s.columns["y"]}, n)
               for n, s in task.splits.items() if n != "holdout"}
-    outcome = run("boundary_shrink", ClassificationTask(task.original, stored))
+    outcome = run("boundary_shrink", Classification(task.original, stored))
     assert all(torch.isfinite(p).all() for p in outcome.model.parameters())

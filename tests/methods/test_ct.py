@@ -12,7 +12,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.errors import ModelError
 from lethe.methods.general.ct import transposed
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 
 
@@ -27,11 +27,11 @@ def test_golden_kernel_and_twice_is_the_identity() -> None:
     assert transposed(model)["0.weight"].tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
 
 
-def small() -> ClassificationTask:
+def small() -> Classification:
     x, y = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 10
     torch.manual_seed(0)
     splits = {"forget": Split({"x": x[:8], "y": y[:8]}, "forget"), "retain": Split({"x": x[8:], "y": y[8:]}, "retain")}
-    return ClassificationTask(build("small_cnn"), splits)
+    return Classification(build("small_cnn"), splits)
 
 
 def test_what_a_turned_model_says_is_what_the_original_says_of_turned_images() -> None:

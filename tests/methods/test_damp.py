@@ -19,7 +19,7 @@ from lethe.core.task import Task
 from lethe.data.select import Where
 from lethe.errors import RequestError
 from lethe.methods.classification.damp import deafened, depth_scale, directions, layer_inputs, prototypes
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import SmallCNN, ViT
 from lethe.train.loop import Loop, Modifiers, Settings
 
@@ -74,7 +74,7 @@ def pictures(model: nn.Module, n: int = 80) -> Task:
     x[torch.arange(n), 0, y, y] += 3
     splits = {"forget": Split({"x": x[y == 3], "y": y[y == 3]}, "forget"),
               "retain": Split({"x": x[y != 3], "y": y[y != 3]}, "retain")}
-    return ClassificationTask(model, splits)
+    return Classification(model, splits)
 
 
 def test_inputs_are_means_over_positions_and_tokens_in_the_order_of_the_calls() -> None:

@@ -14,7 +14,7 @@ from lethe.core.modules import evaluating
 from lethe.core.task import Task
 from lethe.maths.losses import margin
 from lethe.methods.classification.dmm import GRID, calibrated
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_calibration_golden_number() -> None:
@@ -42,7 +42,7 @@ def test_without_a_multiplier_nothing_moves() -> None:
 def test_it_calibrates_on_holdout_and_works_without() -> None:
     task = classification()
     assert any(note.startswith("multiplier") for note in run("dmm", task, epochs=1).notes)
-    bare = ClassificationTask(task.original, {"forget": task.forget, "retain": task.retain})
+    bare = Classification(task.original, {"forget": task.forget, "retain": task.retain})
     assert not run("dmm", bare, epochs=1).notes
 
 

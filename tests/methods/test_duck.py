@@ -9,7 +9,7 @@ from tiny import classification
 
 from lethe.errors import NeedsUnmet
 from lethe.methods.classification.duck import centres, distance, nearest_wrong
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_golden_centres_and_the_class_that_has_none() -> None:
@@ -53,4 +53,4 @@ def test_a_single_retained_class_is_refused() -> None:
     full = classification()
     alone = full.retain.subset((full.retain.columns["y"] == 0).numpy(), "retain")
     with pytest.raises(NeedsUnmet, match="single class"):
-        run("duck", ClassificationTask(full.original, {"forget": full.forget, "retain": alone}))
+        run("duck", Classification(full.original, {"forget": full.forget, "retain": alone}))

@@ -16,7 +16,7 @@ from lethe.data.load import load
 from lethe.data.poison import Poison, poisoned
 from lethe.data.select import divide, where
 from lethe.methods.classification.ebyd import verdict
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build as zoo
 from lethe.train.watchdog import Watchdog
 
@@ -47,10 +47,10 @@ def digits(seed: int, target: int) -> Task:
     def fresh(number: int) -> torch.nn.Module:
         return zoo("small_cnn")
 
-    whole = ClassificationTask(fresh(0), {"retain": parts["train"]}, recipe, fresh)
+    whole = Classification(fresh(0), {"retain": parts["train"]}, recipe, fresh)
     forget, retain = divide(parts["train"], where(poisoned=0.1))
     others = {key: parts[key] for key in ("holdout", "test", "affected")}
-    return ClassificationTask(run("retrain", whole, seed).model, {"forget": forget, "retain": retain, **others}, recipe, fresh)
+    return Classification(run("retrain", whole, seed).model, {"forget": forget, "retain": retain, **others}, recipe, fresh)
 
 
 @cache
@@ -68,11 +68,11 @@ def toy() -> Task:
         return zoo("mlp", inputs=16, hidden=(16,), classes=4)
 
     torch.manual_seed(0)
-    whole = ClassificationTask(build(0), {"retain": made["train"]}, recipe, build)
+    whole = Classification(build(0), {"retain": made["train"]}, recipe, build)
     forget, retain = divide(made["train"], where(poisoned=0.1))
     splits = {"forget": forget, "retain": retain, "test": made["test"], "affected": made["affected"],
               "holdout": pictures(80, 2, "holdout")}
-    return ClassificationTask(run("retrain", whole).model, splits, recipe, build)
+    return Classification(run("retrain", whole).model, splits, recipe, build)
 
 
 @pytest.mark.parametrize("exposure", ["confusion", "ascent", "prune", "perturb"])

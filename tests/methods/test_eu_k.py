@@ -10,7 +10,7 @@ from torch import nn
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_all_blocks_is_retraining() -> None:
@@ -30,7 +30,7 @@ def test_frozen_blocks_stay_and_the_others_keep_nothing() -> None:
     with torch.no_grad():
         for value in original.buffers():
             value.fill_(7)
-    task = ClassificationTask(original, splits, Recipe(epochs=1, lr=1e-12, batch_size=6, optimiser="sgd"), build)
+    task = Classification(original, splits, Recipe(epochs=1, lr=1e-12, batch_size=6, optimiser="sgd"), build)
     unlearned, retrained = run("eu_k", task, k=1).model, run("retrain", task).model
     for name in ("0.weight", "0.bias", "1.weight"):
         assert torch.equal(unlearned.get_parameter(name), original.get_parameter(name))

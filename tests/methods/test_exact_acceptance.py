@@ -15,7 +15,7 @@ from lethe.data.load import load
 from lethe.exact.ensemble import assembled
 from lethe.exact.sliced import Sliced
 from lethe.methods.exact import s3t, sisa
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
 
@@ -27,7 +27,7 @@ def build(seed: int = 0) -> MLP:
     return MLP(64, (64,) * 5, 10)
 
 
-def accuracy(task: ClassificationTask, model: torch.nn.Module) -> float:
+def accuracy(task: Classification, model: torch.nn.Module) -> float:
     with torch.no_grad():
         return float(task.observe(model.eval(), task.test.batch(range(len(task.test))))["score"].mean())
 
@@ -50,7 +50,7 @@ def parts(seed: int) -> tuple[Split, Split]:
 def measured(seed: int) -> dict[str, list[float]]:
     """Test accuracy of full training, and of both after each number of REQUESTS; milliseconds of each S3T deletion."""
     train, test = parts(seed)
-    task = ClassificationTask(build(), {"retain": train, "test": test}, RECIPE, build)
+    task = Classification(build(), {"retain": train, "test": test}, RECIPE, build)
     loop = Loop(task, Settings(seed=seed))
     full = loop.minimise(loop.start(task.build(seed)), recipe_terms(task, train), **recipe_options(RECIPE))
     base, own = task.build(100 + seed), Loop(task, Settings(seed=seed))

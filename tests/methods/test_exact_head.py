@@ -20,8 +20,8 @@ from lethe.core.task import Task
 from lethe.data.load import load
 from lethe.errors import DataError, LetheError, ModelError, NeedsUnmet, RequestError
 from lethe.methods.exact.exact_head import NEVER, head_of, sums
-from lethe.models.classification.task import ClassificationTask
-from lethe.models.regression.task import RegressionTask
+from lethe.models.classification.task import Classification
+from lethe.models.regression.task import Regression
 from lethe.models.zoo import MLP
 from lethe.train.loop import Loop
 
@@ -43,7 +43,7 @@ def task_of(split: Split, gone: list[int], retain: bool = True, model: nn.Module
     mask = np.isin(np.arange(len(split)), gone)
     parts = {"forget": split.subset(mask, "forget"), **({"retain": split.subset(~mask, "retain")} if retain else {})}
     made = model or Linear(split.columns["x"][0].numel(), 1 if split.columns["y"].is_floating_point() else 10)
-    return (RegressionTask if split.columns["y"].is_floating_point() else ClassificationTask)(made, parts, head="head")
+    return (Regression if split.columns["y"].is_floating_point() else Classification)(made, parts, head="head")
 
 
 def head(task: Task, **options: Any) -> Outcome:

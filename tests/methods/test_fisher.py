@@ -9,7 +9,7 @@ from torch import nn
 
 from lethe.core.split import Split
 from lethe.methods.classification.fisher import model_fisher, variance
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_golden_variance() -> None:
@@ -23,7 +23,7 @@ def test_fisher_of_a_linear_model_has_its_closed_form() -> None:
     torch.manual_seed(0)
     model, x = nn.Linear(3, 4), torch.randn(5, 3)
     split = Split({"x": x, "y": torch.zeros(5, dtype=torch.long)}, "retain")
-    task = ClassificationTask(model, {"retain": split})
+    task = Classification(model, {"retain": split})
     found = model_fisher(model, dict(model.named_parameters()), split.batches(2), task, 4)
     p = model(x).detach().softmax(-1)
     spread = p * (1 - p)

@@ -12,18 +12,18 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.gs_lora import Change, Changes, GsLora, block, changed_layers, merge, requests, short_of, shrunk
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.train.loop import Loop
 
 
-def images(n: int = 24) -> ClassificationTask:
+def images(n: int = 24) -> Classification:
     rng = torch.Generator().manual_seed(0)
     x, y = torch.rand(n, 1, 8, 8, generator=rng), torch.arange(n) % 6
     train = Split({"x": x, "y": y}, "train")
     torch.manual_seed(0)
     model = build("vit", classes=6, dropout=0.1)
-    return ClassificationTask(model, {"forget": train.subset((y < 2).numpy(), "forget"),
+    return Classification(model, {"forget": train.subset((y < 2).numpy(), "forget"),
                                       "retain": train.subset((y >= 2).numpy(), "retain")})
 
 

@@ -14,7 +14,7 @@ from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import WrongColumn
 from lethe.methods.general.jit import roughness
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_golden_quotient_and_its_direction() -> None:
@@ -55,7 +55,7 @@ def test_outputs_grow_smoother_with_nothing_but_forget_data(family: type) -> Non
 def test_labels_do_not_matter() -> None:
     task = alone(classification())
     other = Split({"x": task.forget.columns["x"], "y": torch.zeros_like(task.forget.columns["y"])}, "forget")
-    relabelled = ClassificationTask(task.original, {"forget": other})
+    relabelled = Classification(task.original, {"forget": other})
     assert state_fingerprint(run("jit", task).model) == state_fingerprint(run("jit", relabelled).model)
 
 
@@ -63,14 +63,14 @@ def test_inputs_that_are_no_numbers_are_refused() -> None:
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))
     split = Split({"x": torch.randint(0, 9, (6, 3)), "y": torch.arange(6) % 3}, "forget")
     with pytest.raises(WrongColumn, match="no noise can be added"):
-        run("jit", ClassificationTask(model, {"forget": split}))
+        run("jit", Classification(model, {"forget": split}))
 
 
 def test_noise_stays_in_the_range_of_the_batch_and_its_size_does_not_matter_to_a_linear_model() -> None:
     """A linear model's quotient depends on the noise's direction alone, so σ changes nothing until the range is kept."""
     torch.manual_seed(0)
     full = classification()
-    task = ClassificationTask(nn.Linear(6, 4), {"forget": full.forget})
+    task = Classification(nn.Linear(6, 4), {"forget": full.forget})
     weights = {(sigma, clamp): run("jit", task, sigma=sigma, clamp=clamp, detach=False, draws=3, lr=1.0).model.weight
                for sigma in (0.5, 2.0) for clamp in (False, True)}
     torch.testing.assert_close(weights[0.5, False], weights[2.0, False])

@@ -21,7 +21,7 @@ import lethe
 from lethe.core.split import concat
 from lethe.core.task import Recipe
 from lethe.data.text import read_rows
-from lethe.models.lm.open import LmTask, language_model
+from lethe.models.lm.open import Language, language_model
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 from lethe.train.loop import Settings
 
@@ -30,7 +30,7 @@ SEEDS = (0, 1, 2)
 
 
 @cache
-def tofu(root: Path, seed: int) -> LmTask:
+def tofu(root: Path, seed: int) -> Language:
     """The shortest answers about the last authors of TOFU, learnt by heart."""
     rows = [{"id": r["idx"], "prompt": r["question"], "answer": r["answer"], "author": r["author"]}
             for r in sorted(read_rows(root / "text/tofu.jsonl.gz"), key=lambda r: len(r["answer"]))]
@@ -42,7 +42,7 @@ def tofu(root: Path, seed: int) -> LmTask:
     def build(seed: int) -> nn.Module:
         return llama(TinyLlama(width=128, inner=384, layers=2, positions=128), tokenizer)
 
-    def task(model: nn.Module) -> LmTask:
+    def task(model: nn.Module) -> Language:
         return language_model(model, tokenizer, forget=forget, retain=retain, recipe=recipe, build=build)
 
     first = task(build(0))
@@ -69,7 +69,7 @@ class Course:
     seen: list[dict[str, float]]
 
 
-def course(task: LmTask, method: str, seed: int, **options: Any) -> Course:
+def course(task: Language, method: str, seed: int, **options: Any) -> Course:
     """Equal learning rate, batches and optimiser for every method."""
     recorder, limit = Recorder(), 120
     lethe.forget(task, method, lr=6e-4, epochs=1000, batch_size=8, weight_decay=0.0, optimiser="adamw", progress=False,

@@ -9,7 +9,7 @@ from tiny import classification
 
 from lethe.errors import ModelError
 from lethe.methods.classification.loft import moment, projection
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_golden_moments() -> None:
@@ -58,7 +58,7 @@ def test_only_the_heads_weight_moves_and_the_features_stay() -> None:
 def test_an_unreachable_target_is_said() -> None:
     full = classification()
     same = full.retain.subset(range(40), "forget")
-    task = ClassificationTask(full.original, {"forget": same, "retain": full.retain.subset(range(40, 120), "retain")})
+    task = Classification(full.original, {"forget": same, "retain": full.retain.subset(range(40, 120), "retain")})
     assert any("no projection" in note for note in run("loft", task, target=0.0, sizes=2).notes) or (
         float(task.observe(run("loft", task, target=0.0, sizes=2).model, task.retain.batch(range(80)))["score"].mean()) < 0.6)
 
@@ -67,6 +67,6 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh())
     full = classification()
-    task = ClassificationTask(model, {"forget": full.forget, "retain": full.retain}, head="1")
+    task = Classification(model, {"forget": full.forget, "retain": full.retain}, head="1")
     with pytest.raises(ModelError, match="Tanh"):
         run("loft", task)

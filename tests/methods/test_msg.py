@@ -10,7 +10,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.maths.importance import gradient_sum
 from lethe.methods.general.msg import Slowed, kernels, redrawn
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 
 
@@ -39,7 +39,7 @@ def test_the_weights_on_which_both_gradients_agree_best_are_drawn_anew() -> None
     torch.manual_seed(0)
     model = build("small_cnn")
     forget, retain = (Split({"x": x[at : at + 6], "y": y[at : at + 6]}, name) for at, name in ((0, "forget"), (6, "retain")))
-    task = ClassificationTask(model, {"forget": forget, "retain": retain})
+    task = Classification(model, {"forget": forget, "retain": retain})
     moved = run("msg", task, share=0.3, lr=1e-9, epochs=1).model
     names = ("conv1.weight", "conv2.weight")
     params = {name: model.get_parameter(name) for name in names}

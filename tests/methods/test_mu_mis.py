@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Batch, Split
 from lethe.methods.classification.mu_mis import contribution, sensitivity
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_golden_contribution_and_its_bound() -> None:
@@ -26,7 +26,7 @@ def test_sensitivity_of_a_linear_model_is_the_norm_of_its_row() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]))
     split = Split({"x": torch.randn(2, 2), "y": torch.tensor([0, 1])}, "forget")
-    task = ClassificationTask(model, {"forget": split})
+    task = Classification(model, {"forget": split})
     found = sensitivity(task, model, split.batch([0, 1]), torch.tensor([[0, 1], [2, 2]]), False)
     assert found.tolist() == [[25.0, 1.0], [4.0, 4.0]]   # 3² + 4², 1², 2²
 
@@ -48,7 +48,7 @@ def test_gradient_agrees_with_finite_differences_through_attention() -> None:
     model = Attends().double()
     x, y = torch.randn(3, 5, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
     split = Split({"x": x, "y": y}, "forget")
-    task = ClassificationTask(model, {"forget": split})
+    task = Classification(model, {"forget": split})
     classes = torch.stack([y, (y + 1) % 3], 1)
 
     def objective() -> Tensor:
@@ -77,7 +77,7 @@ def test_it_stops_by_the_share_of_sensitivity() -> None:
 
 def test_the_label_is_suppressed_without_a_retain_set() -> None:
     full = classification()
-    task = ClassificationTask(full.original, {"forget": full.forget})
+    task = Classification(full.original, {"forget": full.forget})
     outcome = run("mu_mis", task, lr=1e-2, epochs=100, delta=0.3)
     batch = task.forget.batch(range(len(task.forget)))
     assert "of the original's" in outcome.notes[0]
@@ -90,7 +90,7 @@ def test_batch_norm_statistics_and_dropout_are_left_alone() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4))
     full = classification()
-    task = ClassificationTask(model, {"forget": full.forget})
+    task = Classification(model, {"forget": full.forget})
     before = state_fingerprint(task.original)
     outcome = run("mu_mis", task, epochs=2)
     assert state_fingerprint(task.original) == before

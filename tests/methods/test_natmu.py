@@ -12,7 +12,7 @@ from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import DataError, NeedsUnmet
 from lethe.methods.classification.natmu import Natmu, hybrids, likely, masks
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.train.loop import Loop, Settings
 
@@ -24,7 +24,7 @@ def squares(kind: torch.dtype = torch.float32, classes: int = 3) -> Task:
     x = (x * 255).to(kind) if kind == torch.uint8 else x
     data = Split({"x": x, "y": y}, "train")
     torch.manual_seed(0)
-    return ClassificationTask(build("small_cnn"), {"forget": data.subset([0, classes], "forget"),
+    return Classification(build("small_cnn"), {"forget": data.subset([0, classes], "forget"),
                                                    "retain": data.subset([i for i in range(12) if i % classes or i > classes],
                                                                          "retain")})
 

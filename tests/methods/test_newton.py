@@ -20,7 +20,7 @@ from lethe.data.select import Where, divide
 from lethe.errors import RequestError
 from lethe.maths.certified import removal_budget, spectral_norm, worst_residual
 from lethe.methods.exact import newton
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 
 RIDGE = 0.01
@@ -98,7 +98,7 @@ def test_one_step_lands_near_the_retrained_weights() -> None:
 
 
 @cache
-def linear(hidden: tuple[int, ...] = ()) -> ClassificationTask:
+def linear(hidden: tuple[int, ...] = ()) -> Classification:
     """A softmax classifier of the digits in the unit ball, made without training; 20 records are to be forgotten."""
     from sklearn.datasets import load_digits
 
@@ -107,7 +107,7 @@ def linear(hidden: tuple[int, ...] = ()) -> ClassificationTask:
     train = Split({"x": x / x.norm(dim=1).max(), "y": torch.from_numpy(digits.target)}, "train")
     forget, retain = divide(train, Where(count=20))
     torch.manual_seed(0)
-    return ClassificationTask(MLP(64, hidden, 10), {"forget": forget, "retain": retain}, Recipe(), None)
+    return Classification(MLP(64, hidden, 10), {"forget": forget, "retain": retain}, Recipe(), None)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def key(tmp_path: Path) -> str:
     return str(tmp_path / "secret")
 
 
-def accuracy(task: ClassificationTask, outcome: Outcome) -> float:
+def accuracy(task: Classification, outcome: Outcome) -> float:
     with torch.no_grad():
         return float(task.observe(outcome.model, task.retain.batch(range(len(task.retain))))["score"].mean())
 
@@ -163,7 +163,7 @@ def test_the_scale_only_changes_the_unit(key: str) -> None:
     """Inputs ten times as long with scale 10: weights a tenth, the same bound, the same answers."""
     task = linear()
     parts = {n: Split({"x": 10 * s.columns["x"], "y": s.columns["y"]}, n, s.ids) for n, s in task.splits.items()}
-    longer = ClassificationTask(task.original, parts, Recipe(), None)
+    longer = Classification(task.original, parts, Recipe(), None)
     first, second = run("newton", task, perturbation_key=key), run("newton", longer, perturbation_key=key, scale=10.0)
     assert torch.allclose(first.model.head.weight, 10 * second.model.head.weight, atol=1e-5)
     assert second.guarantee["residual_bound"] == pytest.approx(first.guarantee["residual_bound"], rel=1e-4)

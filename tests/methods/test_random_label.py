@@ -8,16 +8,16 @@ from tiny import blobs, classification
 
 from lethe.core.split import Split
 from lethe.data.select import divide, where
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 
 
-def two_classes() -> ClassificationTask:
+def two_classes() -> Classification:
     torch.manual_seed(0)
     points = blobs(40, 0, "train")
     train = Split({"x": points.columns["x"], "y": points.columns["y"] % 2}, "train")
     forget, retain = divide(train, where(fraction=0.5))
-    return ClassificationTask(MLP(6, (8,), 2), {"forget": forget, "retain": retain})
+    return Classification(MLP(6, (8,), 2), {"forget": forget, "retain": retain})
 
 
 def test_one_step_learns_the_other_label_and_the_true_ones() -> None:

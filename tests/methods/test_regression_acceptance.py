@@ -23,7 +23,7 @@ from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
 from lethe.data.load import load
 from lethe.data.select import Where, divide, where
-from lethe.models.regression.task import RegressionTask
+from lethe.models.regression.task import Regression
 from lethe.models.zoo import build
 
 pytestmark = pytest.mark.slow
@@ -41,9 +41,9 @@ def world(train: Split, test: Split, chosen: Where, recipe: Recipe, loss: str, f
     forget, retain = divide(train, chosen)
 
     def trained(split: Split, seed: int) -> nn.Module:
-        return run("retrain", RegressionTask(fresh(0), {"retain": split}, recipe, fresh, loss=loss), seed).model
+        return run("retrain", Regression(fresh(0), {"retain": split}, recipe, fresh, loss=loss), seed).model
 
-    tasks: list[Task] = [RegressionTask(trained(train, s), {"forget": forget, "retain": retain}, recipe, fresh, loss=loss)
+    tasks: list[Task] = [Regression(trained(train, s), {"forget": forget, "retain": retain}, recipe, fresh, loss=loss)
                          for s in range(3)]
     return World(tasks, [trained(retain, 100 + i) for i in range(3)], divide(test, chosen)[1])
 

@@ -18,7 +18,7 @@ from lethe.data.select import Where, divide
 from lethe.errors import NeedsUnmet
 from lethe.maths.losses import kl
 from lethe.methods.classification.regun import class_means, matched
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def test_golden_mean_over_unseen_examples_of_the_same_labels() -> None:
@@ -93,7 +93,7 @@ def digits() -> tuple[list[Task], list[Task]]:
     recipe, train = Recipe(epochs=60, lr=2e-3, batch_size=64), parts.pop("train")
     forget, retain = divide(train, Where(index=tuple(range(100))))
     splits = {"forget": forget, "retain": retain, **parts}
-    made = [[ClassificationTask(trained(data, recipe, seed), splits, recipe, fresh) for seed in seeds]
+    made = [[Classification(trained(data, recipe, seed), splits, recipe, fresh) for seed in seeds]
             for data, seeds in ((train, range(3)), (retain, range(100, 103)))]
     return made[0], made[1]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lethe.core.modules import state_fingerprint
 from lethe.methods.classification.rem import Branch, Channel, paths
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 
 
@@ -62,7 +62,7 @@ def test_the_result_has_the_original_architecture_and_batch_norm_is_left_alone()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4))
     full = classification()
-    task = ClassificationTask(model, {"forget": full.forget, "retain": full.retain})
+    task = Classification(model, {"forget": full.forget, "retain": full.retain})
     before = state_fingerprint(task.original)
     outcome = run("rem", task, epochs=1.0)
     assert list(outcome.model.state_dict()) == list(model.state_dict()) and not outcome.model.training

@@ -8,7 +8,7 @@ from tiny import classification
 
 from lethe.core.modules import state_fingerprint
 from lethe.core.task import Recipe
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP
 
 
@@ -29,7 +29,7 @@ def test_the_trained_weights_leave_no_trace() -> None:
     def build(seed: int) -> MLP:
         return MLP(6, (16,), 4)
 
-    other = ClassificationTask(build(0), splits, recipe, build)
-    same = ClassificationTask(task.original, splits, recipe, build)
+    other = Classification(build(0), splits, recipe, build)
+    same = Classification(task.original, splits, recipe, build)
     assert state_fingerprint(run("retrain", other).model) == state_fingerprint(run("retrain", same).model)
     assert state_fingerprint(run("retrain", same, seed=1).model) != state_fingerprint(run("retrain", same).model)

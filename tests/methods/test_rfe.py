@@ -15,7 +15,7 @@ from lethe.core.task import Task
 from lethe.data.select import Where, divide
 from lethe.errors import RequestError
 from lethe.methods.general.rfe import Rfe, capped, guarded, nearness, orthogonal, parted, price
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop
 
 
@@ -94,7 +94,7 @@ def test_without_recovery_alpha_changes_nothing() -> None:
 
 def test_one_retained_example_cannot_be_parted() -> None:
     full = classification()
-    task = ClassificationTask(full.original, {"forget": full.forget, "retain": full.retain.subset([0], "retain")})
+    task = Classification(full.original, {"forget": full.forget, "retain": full.retain.subset([0], "retain")})
     with pytest.raises(RequestError, match="cannot be parted"):
         run("rfe", task)
 
@@ -112,7 +112,7 @@ def siblings() -> tuple[list[Task], list[torch.nn.Module]]:
     train = Split({"x": x[:TRAIN], "y": y[:TRAIN], "digit": digit[:TRAIN]}, "train")
     forget, retain = divide(train, Where(query="digit == 3"))
     recipe = RECIPES["class"]
-    tasks: list[Task] = [ClassificationTask(trained(train, recipe, seed), {"forget": forget, "retain": retain}, recipe, fresh)
+    tasks: list[Task] = [Classification(trained(train, recipe, seed), {"forget": forget, "retain": retain}, recipe, fresh)
                          for seed in range(3)]
     return tasks, [trained(retain, recipe, 100 + i) for i in range(2)]
 

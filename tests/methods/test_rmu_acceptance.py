@@ -22,7 +22,7 @@ from lethe.core.split import concat
 from lethe.core.task import Recipe
 from lethe.data.text import read_rows
 from lethe.methods.lm.rmu import control_vector
-from lethe.models.lm.open import LmTask, language_model
+from lethe.models.lm.open import Language, language_model
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ LAYER, LENGTH = 1, 60.0   # c = 60 is three times the usual norm of h_ℓ here (
 
 
 @cache
-def two_domains(root: Path, seed: int) -> LmTask:
+def two_domains(root: Path, seed: int) -> Language:
     answers = [r for r in sorted(read_rows(root / "text/tofu.jsonl.gz"), key=lambda r: len(r["answer"])) if r["author"] >= 190]
     forget = [{"text": r["answer"]} for r in answers[:64]]
     play = [r["text"].replace("\n", " ")[:160] for r in read_rows(root / "text/tinyshakespeare.txt.gz")[100:400]]
@@ -42,14 +42,14 @@ def two_domains(root: Path, seed: int) -> LmTask:
     def build(seed: int) -> nn.Module:
         return llama(TinyLlama(width=96, inner=288, layers=4, positions=160), tokenizer)
 
-    def task(model: nn.Module) -> LmTask:
+    def task(model: nn.Module) -> Language:
         return language_model(model, tokenizer, forget=forget, retain=retain, recipe=recipe, build=build)
 
     first = task(build(0))
     return task(trained(first, concat([first.retain, first.forget], "train"), seed))
 
 
-def look(task: LmTask, model: nn.Module, name: str) -> tuple[float, float]:
+def look(task: Language, model: nn.Module, name: str) -> tuple[float, float]:
     """(accuracy of the next token, mean loss)."""
     split = task.splits[name]
     with torch.no_grad():

@@ -18,7 +18,7 @@ from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
 from lethe.methods.general.rum import Rum, parted, scored
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Modifiers
 from lethe.train.modifiers.where import Selection
 
@@ -43,8 +43,8 @@ def wrong_among_right() -> Task:
     splits = {"forget": train.subset(range(24), "forget"), "retain": train.subset(range(24, 160), "retain")}
     recipe = type(base.recipe)(epochs=150, lr=1e-2, batch_size=32)
     fresh = base.build
-    plain = ClassificationTask(fresh(0), splits, recipe, fresh)
-    return ClassificationTask(trained(plain, concat([splits["forget"], splits["retain"]], "train")),
+    plain = Classification(fresh(0), splits, recipe, fresh)
+    return Classification(trained(plain, concat([splits["forget"], splits["retain"]], "train")),
                               {**splits, "holdout": blobs(120, 1, "holdout")}, recipe, fresh)
 
 
@@ -111,7 +111,7 @@ def test_wrong_requests_are_refused_before_work_starts(options: dict[str, Any], 
 
 def test_a_need_of_a_part_is_told_before_work_starts() -> None:
     full = classification()
-    task = ClassificationTask(full.original, {"forget": full.forget, "holdout": full.holdout})
+    task = Classification(full.original, {"forget": full.forget, "holdout": full.holdout})
     with pytest.raises(NeedsUnmet, match="retain"):
         run("rum", task)
     assert run("rum", task, mid="delete", high="delete").model is not None   # without retained data

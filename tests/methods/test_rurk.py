@@ -16,7 +16,7 @@ from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.errors import DataError
 from lethe.methods.general.rurk import pushed
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.pools.subject import Subject
 
 
@@ -55,8 +55,8 @@ def test_what_is_pushed_lies_in_the_ball_and_is_better_recognised_than_random(mo
             seen.setdefault(steps, []).append((float(away.max()), float(found.detach().mean())))
         return found
 
-    plain = ClassificationTask.nll
-    monkeypatch.setattr(ClassificationTask, "nll", nll)
+    plain = Classification.nll
+    monkeypatch.setattr(Classification, "nll", nll)
     for steps in (0, 3):
         run("rurk", task, radius=1.5, attack_steps=steps, lr=1e-9, epochs=1)
     for steps in (0, 3):

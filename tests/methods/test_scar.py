@@ -11,14 +11,14 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.methods.classification.scar import Gaussians, correlation, mahalanobis, nearest, tukey
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 QUICK = {"count": 400, "lr": 5e-3, "epochs": 15}
 
 
 def only(*names: str) -> Task:
     full = classification()
-    return ClassificationTask(full.original, {name: full.splits[name] for name in names})
+    return Classification(full.original, {name: full.splits[name] for name in names})
 
 
 def score(task: Task, model: torch.nn.Module, name: str) -> float:
@@ -88,7 +88,7 @@ def test_what_it_cannot_make_surrogates_from_is_refused() -> None:
 def test_batch_norm_statistics_stay() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 4))
-    task = ClassificationTask(model, {name: classification().splits[name] for name in ("forget", "retain")})
+    task = Classification(model, {name: classification().splits[name] for name in ("forget", "retain")})
     before = state_fingerprint(task.original)
     outcome = run("scar", task, count=100, epochs=2)
     assert torch.equal(outcome.model.get_buffer("1.running_var"), model.get_buffer("1.running_var"))

@@ -11,7 +11,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.methods.general.scrub import rewind_point
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 
 
 def divergence(task: Task, model: torch.nn.Module, name: str) -> float:
@@ -60,6 +60,6 @@ def test_rewind_returns_an_earlier_epoch_when_it_went_too_far() -> None:
 
 def test_rewind_without_holdout_is_refused() -> None:
     full = classification()
-    task = ClassificationTask(full.original, {k: full.splits[k] for k in ("forget", "retain")})
+    task = Classification(full.original, {k: full.splits[k] for k in ("forget", "retain")})
     with pytest.raises(NeedsUnmet, match="holdout"):
         run("scrub", task, rewind=True)

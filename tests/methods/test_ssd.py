@@ -19,7 +19,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Batch, Split
 from lethe.maths.importance import absolute_batch_gradients
 from lethe.methods.general.ssd import automatic, dampened
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.watchdog import Watchdog
 
 
@@ -95,9 +95,9 @@ def test_norm_importance_of_a_linear_model_by_hand_and_without_labels() -> None:
     task = classification()
     other = {name: Split({"x": s.columns["x"], "y": torch.zeros_like(s.columns["y"])}, name, s.ids) for name, s in
              {"forget": task.forget, "retain": task.retain}.items()}
-    relabelled = ClassificationTask(task.original, other)
+    relabelled = Classification(task.original, other)
     assert state_fingerprint(run("ssd", relabelled, importance="norm", alpha=1.0).model) == state_fingerprint(
-        run("ssd", ClassificationTask(task.original, {"forget": task.forget, "retain": task.retain}), importance="norm",
+        run("ssd", Classification(task.original, {"forget": task.forget, "retain": task.retain}), importance="norm",
             alpha=1.0).model) != state_fingerprint(task.original)
 
 

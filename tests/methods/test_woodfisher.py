@@ -12,7 +12,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.maths.importance import example_gradients, gradient_sum
 from lethe.methods.general.woodfisher import conjugate_gradients, reference_woodbury, woodbury
-from lethe.models.regression.task import RegressionTask
+from lethe.models.regression.task import Regression
 
 RIDGE = 0.3
 
@@ -44,13 +44,13 @@ def ridge(x: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.solve(2 * x.T @ x / n + RIDGE * torch.eye(d, dtype=x.dtype), 2 * x.T @ y / n)
 
 
-def task_of(x: Tensor, y: Tensor) -> RegressionTask:
+def task_of(x: Tensor, y: Tensor) -> Regression:
     model = nn.Linear(x.shape[1], 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(ridge(x, y).unsqueeze(0))
     splits = {"forget": Split({"x": x[:5].float(), "y": y[:5].float()}, "forget"),
               "retain": Split({"x": x[5:].float(), "y": y[5:].float()}, "retain")}
-    return RegressionTask(model, splits)
+    return Regression(model, splits)
 
 
 def test_newton_is_exact_on_ridge_regression() -> None:

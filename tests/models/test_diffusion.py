@@ -15,18 +15,18 @@ from lethe.data.context import Context
 from lethe.data.shapes import shapes
 from lethe.errors import DataError, ModelError, OutputShape, PickleRefused, RequestError, WrongColumn
 from lethe.models.diffusion import small as tiny_diffusion
-from lethe.models.diffusion.open import DiffusionTask, captioned, open_request, text_to_image
+from lethe.models.diffusion.open import Diffusion, captioned, open_request, text_to_image
 from lethe.models.diffusion.pipeline import load_pipeline, save_pipeline
 
 
 @pytest.fixture(scope="module")
-def task() -> DiffusionTask:
+def task() -> Diffusion:
     made = TASKS["diffusion"]()
-    assert isinstance(made, DiffusionTask)
+    assert isinstance(made, Diffusion)
     return made
 
 
-def drawn(task: DiffusionTask, n: int = 4):
+def drawn(task: Diffusion, n: int = 4):
     return task.draw(task.forget.batch(range(n)), generator(0, "test"), False)
 
 
@@ -37,17 +37,17 @@ class Zero(torch.nn.Module):
         return type("Said", (), {"sample": torch.zeros_like(x)})
 
 
-def test_noise_and_loss_follow_the_formula(task: DiffusionTask) -> None:
+def test_noise_and_loss_follow_the_formula(task: Diffusion) -> None:
     batch = drawn(task)
     alpha = task.alphas_cumprod[batch.t].view(-1, 1, 1, 1)
     assert torch.allclose(task.noised(batch), alpha.sqrt() * batch.image + (1 - alpha).sqrt() * batch.noise)
     assert torch.allclose(task.nll(Zero(), batch), batch.noise.square().flatten(1).mean(1))
 
 
-def test_velocity_models_are_converted(task: DiffusionTask) -> None:
+def test_velocity_models_are_converted(task: Diffusion) -> None:
     parts = tiny_diffusion.pipeline(width=16)
     parts.scheduler.register_to_config(prediction_type="v_prediction")
-    other = DiffusionTask(parts, {"forget": task.forget})
+    other = Diffusion(parts, {"forget": task.forget})
     batch = drawn(task)
     signal, noise = other._levels(batch.t, batch.image)
 
@@ -59,7 +59,7 @@ def test_velocity_models_are_converted(task: DiffusionTask) -> None:
     assert torch.allclose(other.outputs(Exact(), batch), batch.noise, atol=1e-5)
 
 
-def test_draws_depend_on_the_generator_alone(task: DiffusionTask) -> None:
+def test_draws_depend_on_the_generator_alone(task: Diffusion) -> None:
     a, b = drawn(task), drawn(task)
     assert torch.equal(a.noise, b.noise) and torch.equal(a.t, b.t) and a.drawn
     empty = task.tokens([""])[0]
@@ -70,14 +70,14 @@ def test_draws_depend_on_the_generator_alone(task: DiffusionTask) -> None:
     assert not (task.draw(big, generator(1), False).tokens == empty).all(1).any()
 
 
-def test_an_undrawn_batch_is_refused_and_a_trajectory_point_left_alone(task: DiffusionTask) -> None:
+def test_an_undrawn_batch_is_refused_and_a_trajectory_point_left_alone(task: Diffusion) -> None:
     with pytest.raises(WrongColumn, match=r"task\.draw"):
         task.nll(task.original, task.forget.batch([0]))
     point = task.forget.batch([0]).replace(t=torch.tensor([7]))
     assert task.draw(point, generator(0), True) is point and torch.equal(task.noised(point), point.image)
 
 
-def test_observe_does_not_depend_on_the_batch(task: DiffusionTask) -> None:
+def test_observe_does_not_depend_on_the_batch(task: Diffusion) -> None:
     whole = task.observe(task.original, drawn(task, 6))
     single = task.observe(task.original, drawn(task, 1))
     assert torch.allclose(whole["nll"][:1], single["nll"], atol=1e-5)
@@ -85,7 +85,7 @@ def test_observe_does_not_depend_on_the_batch(task: DiffusionTask) -> None:
     assert whole["features"].shape[0] == 6
 
 
-def test_relabel_puts_the_anchor(task: DiffusionTask) -> None:
+def test_relabel_puts_the_anchor(task: Diffusion) -> None:
     batch = drawn(task)
     assert bool((task.relabel(batch, generator(0)).tokens == task.tokens([""])).all())
     task.anchor = "a red square"
@@ -95,7 +95,7 @@ def test_relabel_puts_the_anchor(task: DiffusionTask) -> None:
         task.anchor = ""
 
 
-def test_text_states_are_those_of_the_encoder(task: DiffusionTask) -> None:
+def test_text_states_are_those_of_the_encoder(task: Diffusion) -> None:
     tokens = task.tokens(["a red disk", "a blue cross", "a red disk"])
     with torch.no_grad():
         direct = task.pipeline.text_encoder(tokens)[0]
@@ -105,7 +105,7 @@ def test_text_states_are_those_of_the_encoder(task: DiffusionTask) -> None:
     task._texts.limit = 4096
 
 
-def test_samples_are_seeded_one_by_one(task: DiffusionTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_seeded_one_by_one(task: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["a red disk", "a blue cross", "a green square"]
     whole = task.sample(task.original, prompts, seed=5)
     monkeypatch.setattr("lethe.models.diffusion.task.TOGETHER", 2)
@@ -114,7 +114,7 @@ def test_samples_are_seeded_one_by_one(task: DiffusionTask, monkeypatch: pytest.
     assert whole.shape == (3, 3, 8, 8) and float(whole.abs().max()) <= 1
 
 
-def test_before_and_after_are_pictures(task: DiffusionTask) -> None:
+def test_before_and_after_are_pictures(task: Diffusion) -> None:
     import base64
 
     shown = task.samples(task.original, limit=2)
@@ -123,11 +123,11 @@ def test_before_and_after_are_pictures(task: DiffusionTask) -> None:
     assert shown[0]["before"] == shown[0]["after"]   # the same model with the same seeds
 
 
-def test_a_pixel_pipeline_goes_out_and_in(task: DiffusionTask, tmp_path: Path) -> None:
+def test_a_pixel_pipeline_goes_out_and_in(task: Diffusion, tmp_path: Path) -> None:
     task.save_model(task.copy_of_original(), tmp_path)
     back = load_pipeline(tmp_path)
     batch = drawn(task)
-    again = DiffusionTask(back, {"forget": task.forget})
+    again = Diffusion(back, {"forget": task.forget})
     assert torch.equal(again.outputs(again.original, batch), task.outputs(task.original, batch))
     assert torch.equal(back.tokens(["a red disk"]), task.tokens(["a red disk"]))
 
@@ -151,7 +151,7 @@ def test_a_latent_pipeline_loads_with_diffusers_alone(tmp_path: Path) -> None:
     assert torch.allclose(said, ours, atol=1e-5)
 
 
-def test_pictures_with_captions_are_encoded(task: DiffusionTask) -> None:
+def test_pictures_with_captions_are_encoded(task: Diffusion) -> None:
     parts = tiny_diffusion.pipeline(latent=True, width=16)
     images = [(torch.zeros(3, 16, 16), "a red disk"), (torch.ones(3, 16, 16), "a blue cross")]
     made = text_to_image(parts, "disk", ["a blue cross"], images=images)
@@ -178,15 +178,15 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
         load_pipeline(tmp_path / "unet")
 
 
-def test_unfit_pictures_are_refused_before_work(task: DiffusionTask) -> None:
+def test_unfit_pictures_are_refused_before_work(task: Diffusion) -> None:
     parts = tiny_diffusion.pipeline(width=16)
     good = shapes(16)
     bad = type(good)({"image": (good.columns["image"] + 1) * 127.5}, "train", good.ids, good.meta)
     with pytest.raises(DataError, match="Scale them"):
-        DiffusionTask(parts, {"forget": captioned(parts, bad, "train")})
+        Diffusion(parts, {"forget": captioned(parts, bad, "train")})
     grey = type(good)({"image": good.columns["image"][:, :1]}, "train", good.ids, good.meta)
     with pytest.raises(OutputShape, match="the UNet takes"):
-        DiffusionTask(parts, {"forget": captioned(parts, grey, "train")})
+        Diffusion(parts, {"forget": captioned(parts, grey, "train")})
 
 
 def test_requests_open(tmp_path: Path) -> None:

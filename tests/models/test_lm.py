@@ -21,9 +21,9 @@ from lethe.train.loop import Loop, Modifiers
 
 
 @pytest.fixture(scope="module")
-def task() -> lm.LmTask:
+def task() -> lm.Language:
     made = tiny.lm()
-    assert isinstance(made, lm.LmTask)
+    assert isinstance(made, lm.Language)
     return made
 
 
@@ -38,7 +38,7 @@ def reference_token_logp(model: nn.Module, batch) -> list[Tensor]:
     return rows
 
 
-def test_nll_and_sequence_logp_equal_the_plain_computation(task: lm.LmTask) -> None:
+def test_nll_and_sequence_logp_equal_the_plain_computation(task: lm.Language) -> None:
     batch = task.forget.batch(range(len(task.forget)))
     with torch.no_grad():
         want = reference_token_logp(task.original, batch)
@@ -47,7 +47,7 @@ def test_nll_and_sequence_logp_equal_the_plain_computation(task: lm.LmTask) -> N
     assert len({len(row) for row in want}) > 1   # different answer lengths, or the test could not see a wrong divisor
 
 
-def test_gradient_equals_the_plain_computation(task: lm.LmTask) -> None:
+def test_gradient_equals_the_plain_computation(task: lm.Language) -> None:
     batch, model = task.forget.batch(range(5)), task.copy_of_original()
     ours = torch.autograd.grad(task.nll(model, batch).sum(), list(model.parameters()))
     plain = torch.autograd.grad(sum(-row.mean() for row in reference_token_logp(model, batch)), list(model.parameters()))
@@ -55,7 +55,7 @@ def test_gradient_equals_the_plain_computation(task: lm.LmTask) -> None:
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)   # float32 sums in another order
 
 
-def test_result_does_not_depend_on_padding(task: lm.LmTask) -> None:
+def test_result_does_not_depend_on_padding(task: lm.Language) -> None:
     every = task.retain.batch(range(len(task.retain)))
     with torch.no_grad():
         together = task.observe(task.original, every)
@@ -67,7 +67,7 @@ def test_result_does_not_depend_on_padding(task: lm.LmTask) -> None:
                 assert not together[key][i, count:].any()
 
 
-def test_no_logits_for_prompt_tokens(task: lm.LmTask) -> None:
+def test_no_logits_for_prompt_tokens(task: lm.Language) -> None:
     batch, seen = task.forget.batch(range(6)), []
     handle = decoder.head(task.original).register_forward_hook(lambda m, args, out: seen.append(out.shape))
     try:
@@ -77,7 +77,7 @@ def test_no_logits_for_prompt_tokens(task: lm.LmTask) -> None:
     assert seen == [(1, int((batch.labels != IGNORED).sum()), task.original.config.vocab_size)]
 
 
-def test_head_that_is_called_otherwise_gets_the_whole_pass(task: lm.LmTask) -> None:
+def test_head_that_is_called_otherwise_gets_the_whole_pass(task: lm.Language) -> None:
     class Flat(nn.Module):   # calls its head with [n·T, d]
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
@@ -96,7 +96,7 @@ def test_head_that_is_called_otherwise_gets_the_whole_pass(task: lm.LmTask) -> N
         torch.testing.assert_close(task.nll(Flat(task.original), batch), task.nll(task.original, batch))
 
 
-def test_observe_statistics(task: lm.LmTask) -> None:
+def test_observe_statistics(task: lm.Language) -> None:
     batch = task.forget.batch(range(6))
     with torch.no_grad():
         seen, logits = task.observe(task.original, batch), task.outputs(task.original, batch)
@@ -113,7 +113,7 @@ def test_observe_statistics(task: lm.LmTask) -> None:
         assert int(mask[i].sum()) == len(tokens) and int(seen["content_mask"][i].sum()) == len(tokens) - 1
 
 
-def test_observe_in_pieces_is_the_same(task: lm.LmTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observe_in_pieces_is_the_same(task: lm.Language, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = task.retain.batch(range(9))
     with torch.no_grad():
         whole = task.observe(task.original, batch)
@@ -123,7 +123,7 @@ def test_observe_in_pieces_is_the_same(task: lm.LmTask, monkeypatch: pytest.Monk
         torch.testing.assert_close(pieces[key], value, atol=1e-5, rtol=1e-5)
 
 
-def test_divergence_is_a_mean_over_answer_tokens(task: lm.LmTask) -> None:
+def test_divergence_is_a_mean_over_answer_tokens(task: lm.Language) -> None:
     batch = task.forget.batch(range(4))
     with torch.no_grad():
         p = task.outputs(task.original, batch)
@@ -137,7 +137,7 @@ def test_divergence_is_a_mean_over_answer_tokens(task: lm.LmTask) -> None:
     assert not task.divergence(p, p, batch).any()
 
 
-def test_early_exit_equals_the_full_pass(task: lm.LmTask) -> None:
+def test_early_exit_equals_the_full_pass(task: lm.Language) -> None:
     batch, model = task.forget.batch(range(5)), task.copy_of_original()
     ran: list[int] = []
     handles = [b.register_forward_pre_hook(lambda m, a, i=i: ran.append(i)) for i, b in enumerate(decoder.blocks(model))]
@@ -156,7 +156,7 @@ def test_early_exit_equals_the_full_pass(task: lm.LmTask) -> None:
     assert not any(name.startswith("model.layers.2") for name in ours)
 
 
-def test_features_average_answer_tokens(task: lm.LmTask) -> None:
+def test_features_average_answer_tokens(task: lm.Language) -> None:
     batch = task.forget.batch(range(3))
     with torch.no_grad():
         hidden, features = task.hidden_states(task.original, batch, task.layer), task.features(task.original, batch)
@@ -164,12 +164,12 @@ def test_features_average_answer_tokens(task: lm.LmTask) -> None:
         torch.testing.assert_close(features[i], hidden[i][batch.labels[i] != IGNORED].mean(0))
 
 
-def test_relabel_keeps_prompts_and_changes_answers(task: lm.LmTask) -> None:
+def test_relabel_keeps_prompts_and_changes_answers(task: lm.Language) -> None:
     batch, tokenizer = task.forget.batch(range(8)), task.tokenizer
     other = task.relabel(batch, torch.Generator().manual_seed(0))
     refusing = [tokenizer.decode(row, skip_special_tokens=True) for row in other.ids]
     assert refusing == [f"{p} I do not know." for p in task.forget.meta["prompt"]]
-    plain = lm.LmTask(task.original, {"forget": task.forget}, tokenizer)
+    plain = lm.Language(task.original, {"forget": task.forget}, tokenizer)
     again = plain.relabel(batch, torch.Generator().manual_seed(0))
     for i in range(8):
         row, labels = again.ids[i], again.labels[i]
@@ -183,7 +183,7 @@ def test_relabel_keeps_prompts_and_changes_answers(task: lm.LmTask) -> None:
     assert sorted(alone.ids[0].tolist()) == sorted(before.ids[0].tolist()) and not torch.equal(alone.ids, before.ids)
 
 
-def test_generate_in_batches_equals_one_by_one(task: lm.LmTask) -> None:
+def test_generate_in_batches_equals_one_by_one(task: lm.Language) -> None:
     prompts = [*task.retain.meta["prompt"][:5], "What?"]
     together = task.generate(task.original, prompts, 12)
     assert together == [task.generate(task.original, [p], 12)[0] for p in prompts]
@@ -192,14 +192,14 @@ def test_generate_in_batches_equals_one_by_one(task: lm.LmTask) -> None:
     assert hits > 10   # a trained model: 24 answers, guessing hits one or two
 
 
-def test_samples_are_seeded_and_show_both_models(task: lm.LmTask) -> None:
+def test_samples_are_seeded_and_show_both_models(task: lm.Language) -> None:
     fresh = task.build(5).eval()
     first, second = task.samples(fresh, 4), task.samples(fresh, 4)
     assert first == second and [s["split"] for s in first] == ["forget", "forget", "retain", "retain"]
     assert all(s["kind"] == "text" and s["before"] != s["after"] for s in first)
 
 
-def test_saved_folder_loads_with_transformers_alone(task: lm.LmTask, tmp_path: Path) -> None:
+def test_saved_folder_loads_with_transformers_alone(task: lm.Language, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     task.save_model(task.original, tmp_path)
@@ -212,7 +212,7 @@ def test_saved_folder_loads_with_transformers_alone(task: lm.LmTask, tmp_path: P
     assert state_fingerprint(lm.load_folder(tmp_path)) == state_fingerprint(task.original)
 
 
-def test_adapters_are_merged_when_saved(task: lm.LmTask, tmp_path: Path) -> None:
+def test_adapters_are_merged_when_saved(task: lm.Language, tmp_path: Path) -> None:
     from lethe.methods.lm.npo import run
 
     loop = Loop(task, modifiers=Modifiers(where={"name": "lora", "rank": 2}))
@@ -235,7 +235,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         lm.load_folder("some/model")
 
 
-def test_wrong_inputs_are_refused(task: lm.LmTask) -> None:
+def test_wrong_inputs_are_refused(task: lm.Language) -> None:
     rows = [{"prompt": "a", "answer": "b"}]
     with pytest.raises(RequestError, match="tokenizer"):
         lethe.language_model(task.original, forget=rows)
@@ -250,7 +250,7 @@ def test_wrong_inputs_are_refused(task: lm.LmTask) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["GPT2", "GPTNeoX", "Gemma2", "Qwen3", "OPT", "Mixtral"])
-def test_other_architectures(architecture: str, task: lm.LmTask) -> None:
+def test_other_architectures(architecture: str, task: lm.Language) -> None:
     """Losses, early exit and down projections of architectures whose names and heads differ (Gemma 2 caps its logits)."""
     import transformers
 
@@ -288,9 +288,9 @@ def test_missing_down_projection_is_explained() -> None:
         decoder.down_projections(Odd(), [0])
 
 
-def test_fresh_models_follow_their_seed(task: lm.LmTask) -> None:
+def test_fresh_models_follow_their_seed(task: lm.Language) -> None:
     assert state_fingerprint(task.build(1)) == state_fingerprint(task.build(1)) != state_fingerprint(task.build(2))
     torch.manual_seed(3)
-    plain = lm.LmTask(llama(TinyLlama(width=16, inner=16, layers=1, heads=1), task.tokenizer), {"forget": task.forget},
+    plain = lm.Language(llama(TinyLlama(width=16, inner=16, layers=1, heads=1), task.tokenizer), {"forget": task.forget},
                       task.tokenizer, layer=0)
     assert state_fingerprint(plain.build(1)) == state_fingerprint(plain.build(1)) != plain.fingerprint["original"]

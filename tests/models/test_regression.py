@@ -19,7 +19,7 @@ from lethe.data.select import Where
 from lethe.errors import DataError, LetheError, OutputShape, UnknownName
 from lethe.judge.auditor import examine
 from lethe.judge.panel import Panel
-from lethe.models.regression.task import RegressionTask
+from lethe.models.regression.task import Regression
 from lethe.models.zoo import MLP
 from lethe.pools.alike import unseen
 from lethe.pools.pool import train_pool
@@ -32,13 +32,13 @@ def split(y: torch.Tensor, name: str) -> Split:
     return Split({"x": torch.arange(float(len(y) * 2)).view(-1, 2), "y": y}, name)
 
 
-def task(y: torch.Tensor, **options: object) -> RegressionTask:
+def task(y: torch.Tensor, **options: object) -> Regression:
     """Four examples; the model says 0 for all targets."""
     model = MLP(2, (3,), y.shape[1] if y.dim() > 1 else 1)
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
     half = len(y) // 2
-    return RegressionTask(model, {"forget": split(y[:half], "forget"), "retain": split(y[half:], "retain")}, **options)
+    return Regression(model, {"forget": split(y[:half], "forget"), "retain": split(y[half:], "retain")}, **options)
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("squared", [0.25, 9]), ("absolute", [0.5, 3]), ("huber", [0.125, 2.5])])

@@ -14,7 +14,7 @@ from lethe.core.task import Recipe
 from lethe.data.load import load
 from lethe.data.sources.labelled_text import padded, vocabulary, words
 from lethe.errors import DataError, WrongColumn
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 
 
@@ -46,7 +46,7 @@ def test_unseen_words_of_other_parts_are_unknown(tmp_path: Path) -> None:
     assert splits["test"].columns["x"].tolist() == [[1, 2]], "two is the most frequent word of train"
 
 
-def small() -> ClassificationTask:
+def small() -> Classification:
     """Texts of 3 to 6 of 20 words; class 1 when word 5 occurs."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randint(2, 20, (96, 6), generator=rng)
@@ -59,7 +59,7 @@ def small() -> ClassificationTask:
 
     torch.manual_seed(0)
     parts = {"forget": split.subset(range(16), "forget"), "retain": split.subset(range(16, 96), "retain")}
-    return ClassificationTask(fresh(0), parts, Recipe(epochs=2, lr=1e-2, batch_size=16), fresh)
+    return Classification(fresh(0), parts, Recipe(epochs=2, lr=1e-2, batch_size=16), fresh)
 
 
 def test_padding_changes_nothing_and_empty_texts_are_answered() -> None:

@@ -14,7 +14,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.errors import DataError, NeedsUnmet, OutOfRange, RequestError, UnknownKey, UnknownName
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.pools.choose import asked, capped_simplex, halves, losses
 
 
@@ -49,8 +49,8 @@ def mislabelled() -> tuple[Task, set[str]]:
     y[wrong] = (y[wrong] + 1) % 4
     noisy = Split({"x": train.columns["x"], "y": y}, "train", train.ids)
     splits = {"forget": noisy.subset([0], "forget"), "retain": noisy.subset(range(1, len(y)), "retain"), "holdout": task.holdout}
-    whole = ClassificationTask(task.original, splits, task.recipe, task.build)
-    return ClassificationTask(tiny.trained(whole, noisy), splits, task.recipe, task.build), set(noisy.ids[wrong.numpy()])
+    whole = Classification(task.original, splits, task.recipe, task.build)
+    return Classification(tiny.trained(whole, noisy), splits, task.recipe, task.build), set(noisy.ids[wrong.numpy()])
 
 
 @pytest.mark.parametrize("name", ["easiest", "memorised", "influential"])
@@ -96,7 +96,7 @@ def test_texts() -> None:
 
 def test_refused_before_any_work() -> None:
     task = tiny.classification()
-    bare = ClassificationTask(task.original, {"forget": task.forget, "retain": task.retain})
+    bare = Classification(task.original, {"forget": task.forget, "retain": task.retain})
     for error, make in (
         (UnknownName, lambda: lethe.choose(task, "worst", count=3)), (UnknownKey, lambda: lethe.choose(task, "easiest", n=3)),
         (OutOfRange, lambda: lethe.choose(task, "easiest", count=0)),

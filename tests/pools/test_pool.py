@@ -18,7 +18,7 @@ from torch import nn
 from lethe.core.catalogue import load
 from lethe.core.task import Recipe, Task
 from lethe.errors import Diverged, RequestError, UnknownName, WorkerDied
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP, SmallCNN
 from lethe.pools import pool as pools
 from lethe.pools.backends.processes import in_processes
@@ -32,7 +32,7 @@ def mlp_task(**recipe: object) -> Task:
     splits = {"retain": tiny.blobs(120, 0, "retain"), "forget": tiny.blobs(20, 1, "forget")}
     torch.manual_seed(0)
     options = {"epochs": 5, "lr": 1e-2, "batch_size": 32, **recipe}
-    return ClassificationTask(MLP(6, (8,), 4), splits, Recipe(**options), lambda seed: MLP(6, (8,), 4))
+    return Classification(MLP(6, (8,), 4), splits, Recipe(**options), lambda seed: MLP(6, (8,), 4))
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -117,9 +117,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from test_pool import mlp_task, train_pool
-from lethe.models.classification.task import ClassificationTask
-nll = ClassificationTask.nll
-ClassificationTask.nll = lambda self, model, batch: (time.sleep(0.02), nll(self, model, batch))[1]
+from lethe.models.classification.task import Classification
+nll = Classification.nll
+Classification.nll = lambda self, model, batch: (time.sleep(0.02), nll(self, model, batch))[1]
 train_pool(mlp_task(), count=6, strategy=sys.argv[2], cache=Path(sys.argv[1]))
 """
 
@@ -181,7 +181,7 @@ def test_stacking_is_refused_where_it_would_be_wrong() -> None:
         split = tiny.blobs(20, 0, "retain")
         if image:
             split = type(split)({"x": torch.rand(20, 1, 8, 8), "y": split.columns["y"]}, "retain")
-        return ClassificationTask(model, {"retain": split}, Recipe(epochs=1), lambda seed: model)
+        return Classification(model, {"retain": split}, Recipe(epochs=1), lambda seed: model)
 
     assert why_no_vmap(task(MLP(6, (8,), 4)), [], "cpu") == ""
     assert "Dropout" in why_no_vmap(task(nn.Sequential(nn.Linear(6, 4), nn.Dropout())), [], "cpu")
@@ -201,7 +201,7 @@ def test_hidden_randomness_is_found_before_anything_is_trained() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.dropout(self.a(x), 0.5, self.training)
 
-    task = ClassificationTask(Noisy(), {"retain": tiny.blobs(20, 0, "retain")}, Recipe(epochs=1), lambda seed: Noisy())
+    task = Classification(Noisy(), {"retain": tiny.blobs(20, 0, "retain")}, Recipe(epochs=1), lambda seed: Noisy())
     assert "vmap cannot follow" in Stack(task, [task.retain] * 2, [0, 1], "cpu").disagreement()
     with pytest.raises(RequestError, match="vmap cannot follow"):
         train_pool(task, count=2, strategy="vmap")

@@ -16,7 +16,7 @@ from torch import nn
 from lethe.core.modules import named_tensors
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.checkpoint import save_tensors
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.watchdog import Watchdog
@@ -38,7 +38,7 @@ class Dropping(nn.Module):
 def dropping() -> Task:
     torch.manual_seed(0)
     splits = {name: tiny.blobs(n, n, name) for name, n in (("forget", 40), ("retain", 90), ("holdout", 41))}
-    return ClassificationTask(Dropping(), splits)
+    return Classification(Dropping(), splits)
 
 
 def run(task: Task, folder: Path | None, pause: float = 0.0, every: float = 0.0) -> Outcome:

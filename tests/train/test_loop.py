@@ -17,7 +17,7 @@ from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import Diverged, NeedsUnmet, OutOfRange, RequestError
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.order import Order
 from lethe.train.run import Run
@@ -156,7 +156,7 @@ def test_a_run_that_is_unsound_from_the_first_look_returns_the_original(average:
 def test_weights_that_are_not_finite_are_never_sound() -> None:
     """argmax over NaN is class 0: on data of class 0 a model of NaN has the best accuracy."""
     split = Split({"x": torch.randn(20, 6), "y": torch.zeros(20, dtype=torch.long)}, "retain")
-    work = ClassificationTask(task().copy_of_original(), {"retain": split})
+    work = Classification(task().copy_of_original(), {"retain": split})
     loop = Loop(work, watchdog=Watchdog(floor=0.0))
     model = loop.start()
     nan = Term(split, lambda m, b: work.nll(m, b) * float("nan"))
@@ -175,7 +175,7 @@ def test_the_guard_leaves_fresh_models_alone() -> None:
 
 
 def test_a_guard_without_data_is_refused() -> None:
-    work = ClassificationTask(task().copy_of_original(), {"forget": task().forget})
+    work = Classification(task().copy_of_original(), {"forget": task().forget})
     loop = Loop(work, watchdog=Watchdog())
     with pytest.raises(NeedsUnmet, match="watchdog"):
         loop.minimise(loop.start(), {"forget": Term(work.forget, work.nll)}, lr=0.1, steps=1)

@@ -12,7 +12,7 @@ from tiny import TASKS
 import lethe
 from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.errors import NeedsUnmet
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Settings, Term
 from lethe.train.run import Run
 from lethe.train.step_size import SHRINK, StepSize
@@ -86,7 +86,7 @@ def test_a_run_that_was_killed_after_lowering_ends_in_the_same_bits(tmp_path: Pa
 
 
 def test_the_usual_guard_is_on_where_there_are_data_and_can_be_turned_off() -> None:
-    lonely = ClassificationTask(TASK.copy_of_original(), {"forget": TASK.forget})
+    lonely = Classification(TASK.copy_of_original(), {"forget": TASK.forget})
     assert usual(TASK) == Watchdog() and usual(lonely) is None
     safe = lethe.forget(TASK, "gradient_ascent", lr=1e6, clip=None, progress=False)
     with pytest.raises(lethe.errors.Diverged):
@@ -97,7 +97,7 @@ def test_the_usual_guard_is_on_where_there_are_data_and_can_be_turned_off() -> N
 
 
 def test_what_a_task_cannot_serve_is_an_error_that_lists_what_can() -> None:
-    lonely = ClassificationTask(TASK.copy_of_original(), {"forget": TASK.forget})
+    lonely = Classification(TASK.copy_of_original(), {"forget": TASK.forget})
     with pytest.raises(NeedsUnmet, match=r"finetune: the task has no retain.*can run on this task:.*gradient_ascent") as caught:
         lethe.forget(lonely, "finetune")
     listed = str(caught.value).split("can run on this task:")[1]

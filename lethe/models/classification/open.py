@@ -11,7 +11,7 @@ from lethe.core.config import build
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.context import Context
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.models.heads import ModelSource, divided, opened
 from lethe.models.opened import Opened
 
@@ -26,7 +26,7 @@ def classification(
     build: Callable[[int], nn.Module] | None = None,
     name: str = "classification",
     head: str | None = None,
-) -> ClassificationTask:
+) -> Classification:
     """A task from any classifier and data in memory.
 
     train, holdout, test  (x, y) arrays or tensors, a torch Dataset, or a Split
@@ -36,12 +36,12 @@ def classification(
     from lethe.data.arrays import as_split
 
     splits = divided(train, forget, as_split, holdout=holdout, test=test)
-    return ClassificationTask(model, splits, recipe, build, name, head=head)
+    return Classification(model, splits, recipe, build, name, head=head)
 
 
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
     source = build(ModelSource, request.model)
-    return opened(request, context, source, lambda model, parts, recipe, fresh, name: ClassificationTask(
+    return opened(request, context, source, lambda model, parts, recipe, fresh, name: Classification(
         model, parts, recipe, fresh, name, head=source.head))
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, OutputShape
@@ -15,14 +16,11 @@ from lethe.maths import losses
 from lethe.models.heads import HeadTask
 
 
-class ClassificationTask(HeadTask):
+class Classification(HeadTask, ClassificationTask):
     """Columns: `x` [n, …] (float, or uint8 images that are scaled to [0, 1]) and `y` [n] class numbers.
 
     head  name of the module whose input is the features; default: the last linear layer that ends in K outputs
     """
-
-    family = "classification"
-    score_name = "accuracy"
 
     def __init__(
         self,

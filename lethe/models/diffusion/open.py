@@ -20,10 +20,10 @@ from lethe.data.context import Context
 from lethe.errors import RequestError, WrongColumn
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline, load_pipeline
-from lethe.models.diffusion.task import DiffusionTask
+from lethe.models.diffusion.task import Diffusion
 from lethe.models.opened import Opened
 
-__all__ = ["DiffusionTask", "captioned", "open_request", "text_to_image"]
+__all__ = ["Diffusion", "captioned", "open_request", "text_to_image"]
 
 
 def text_to_image(
@@ -43,7 +43,7 @@ def text_to_image(
     guidance: float = 7.5,
     seed: int = 0,
     name: str = "text to image",
-) -> DiffusionTask:
+) -> Diffusion:
     """A task: forget `concept` from a pipeline.
 
     pipeline  a diffusers folder (safetensors only) or its parts
@@ -64,8 +64,8 @@ def text_to_image(
                                "forgotten at once. Remove it, or word the concept more narrowly.")
     facts: dict[str, Any] = {"concept": concept}
 
-    def task(splits: dict[str, Split]) -> DiffusionTask:
-        return DiffusionTask(parts, splits, recipe, build, name, facts, concept, groups, anchor, judge, steps, guidance)
+    def task(splits: dict[str, Split]) -> Diffusion:
+        return Diffusion(parts, splits, recipe, build, name, facts, concept, groups, anchor, judge, steps, guidance)
 
     splits: dict[str, Split] = {}
     if images is None:
@@ -100,7 +100,7 @@ def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], nam
     return Split(columns, images.name, images.ids, images.meta)
 
 
-def drawn(task: DiffusionTask, prompts: Sequence[str], per_prompt: int, seed: int, name: str) -> Split:
+def drawn(task: Diffusion, prompts: Sequence[str], per_prompt: int, seed: int, name: str) -> Split:
     """Pictures that the original draws for prompts, as a split."""
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
     tokens = task.tokens(captions)
@@ -181,9 +181,9 @@ def open_request(request: Any, context: Context) -> Opened:
     if images is not None:
         splits["train"] = captioned(parts, images, "train")
 
-    def task(model: nn.Module, given: dict[str, Split], name: str) -> DiffusionTask:
+    def task(model: nn.Module, given: dict[str, Split], name: str) -> Diffusion:
         mine = dataclasses.replace(parts, unet=model)
-        return DiffusionTask(mine, given, recipe, fresh, name, whole.facts, whole.concept, whole.prompts, data.anchor,
+        return Diffusion(mine, given, recipe, fresh, name, whole.facts, whole.concept, whole.prompts, data.anchor,
                              judge, data.steps, data.guidance)
 
     def load(folder: Path) -> nn.Module:

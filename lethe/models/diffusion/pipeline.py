@@ -50,19 +50,21 @@ class Pipeline:
         words = self.tokenizer
         padded = words(list(prompts), padding="max_length", truncation=True, max_length=words.model_max_length,
                        return_tensors="pt")
-        return padded.input_ids
+        ids: Tensor = padded.input_ids
+        return ids
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels in [−1, 1] to what the UNet sees: scaled latents (the mean of the VAE's posterior), or the pixels."""
         if self.vae is None:
             return pixels
         with torch.no_grad():
-            return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+            latents: Tensor = self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+        return latents
 
     def decode(self, x: Tensor) -> Tensor:
         """What the UNet sees to pixels, clamped to [−1, 1]."""
         with torch.no_grad():
-            pixels = x if self.vae is None else self.vae.decode(x / self.vae.config.scaling_factor).sample
+            pixels: Tensor = x if self.vae is None else self.vae.decode(x / self.vae.config.scaling_factor).sample
         return pixels.clamp(-1, 1)
 
 

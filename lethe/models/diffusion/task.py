@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lethe.core.families.diffusion import DiffusionTask, PictureJudge
 from lethe.core.modules import evaluating
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
-from lethe.core.task import Recipe, Task
+from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, WrongColumn, unknown_name
 from lethe.maths import losses
-from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline, Texts, require_diffusers, save_pipeline
 
 LOOKS = 4            # fixed (t, noise) pairs at which `observe` looks at every example
@@ -30,7 +30,7 @@ TOGETHER = 64        # pictures that are sampled at once
 DROPPED = 0.1        # share of prompts that the recipe's augmentation "drop_prompt" empties        [Ho & Salimans 2022]
 
 
-class DiffusionTask(Task):
+class Diffusion(DiffusionTask):
     """Columns: `image` [n, C, H, W] (what the UNet sees) and `tokens` [n, L] (token ids of the caption).
 
     `draw` adds the timestep `t` [n] and the noise `noise` [n, C, H, W]; a split that brings `t` itself is left alone.
@@ -42,9 +42,8 @@ class DiffusionTask(Task):
     judge     reads what pictures show; without it, audits that need one say so
     """
 
-    family = "diffusion"
-    score_name = "denoising quality"
     distinct = False
+    pipeline: Pipeline
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class DiffusionTask(Task):
         concept: str = "",
         prompts: Mapping[str, Sequence[str]] | None = None,
         anchor: str = "",
-        judge: Judge | None = None,
+        judge: PictureJudge | None = None,
         steps: int = 20,
         guidance: float = 1.0,
     ) -> None:
@@ -67,8 +66,8 @@ class DiffusionTask(Task):
         self.alphas_cumprod: Tensor = pipeline.scheduler.alphas_cumprod.float()
         self._velocity = pipeline.scheduler.config.prediction_type == "v_prediction"
         self._texts = Texts(pipeline.text_encoder)
-        make = build or (lambda seed: type(pipeline.unet).from_config(pipeline.unet.config))  # type: ignore[attr-defined]
-        super().__init__(pipeline.unet, splits, recipe, make, name, facts)
+        unet: Any = pipeline.unet
+        super().__init__(pipeline.unet, splits, recipe, build or (lambda seed: type(unet).from_config(unet.config)), name, facts)
         self.pipeline.unet = self._original
 
     # -- operations ------------------------------------------------------------------------------------------------
@@ -90,7 +89,7 @@ class DiffusionTask(Task):
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the mid-block's output over positions.  -> [n, d]"""
         caught: list[Tensor] = []
-        handle = model.mid_block.register_forward_hook(lambda _, args, out: caught.append(out))  # type: ignore[union-attr]
+        handle = model.get_submodule("mid_block").register_forward_hook(lambda _, args, out: caught.append(out))
         try:
             self.outputs(model, batch)
         finally:
@@ -226,7 +225,7 @@ class DiffusionTask(Task):
         steps, guidance = steps or self.steps, self.guidance if guidance is None else guidance
         parts = []
         with evaluating(model):
-            for number, some in enumerate(text.split(TOGETHER)):
+            for number, some in enumerate(torch.split(text, TOGETHER)):
                 *_, (_, x) = self.denoise(model, some, seed, steps, guidance, number * TOGETHER)
                 parts.append(x.cpu())
         return torch.cat(parts)
@@ -237,7 +236,7 @@ class DiffusionTask(Task):
     ) -> Tensor:
         """Pictures for prompts; equal seeds give equal starting noise for every model.  -> [n, 3, H, W] in [−1, 1]"""
         drawn = self.draw_from(model, self.text(self.tokens(prompts)), seed, steps, guidance)
-        return torch.cat([self.decode(some) for some in drawn.split(TOGETHER)])
+        return torch.cat([self.decode(some) for some in torch.split(drawn, TOGETHER)])
 
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
         """The key and value projections of cross-attention, by name: all that touches the text."""
@@ -263,7 +262,8 @@ class DiffusionTask(Task):
                                 f"{float(image.max()):g}), so noise levels would be wrong. Scale them: x / 127.5 − 1.")
 
     def _predict(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        return model(x_t, t, encoder_hidden_states=text).sample
+        prediction: Tensor = model(x_t, t, encoder_hidden_states=text).sample
+        return prediction
 
     def _target(self, batch: Batch) -> Tensor:
         if not self._velocity:

@@ -23,10 +23,10 @@ from lethe.data.select import Where, divide
 from lethe.data.text import read_rows, tokenised
 from lethe.errors import EmptySplit, ModelError, PickleRefused, RequestError
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
-from lethe.models.lm.task import LmTask
+from lethe.models.lm.task import Language
 from lethe.models.opened import Opened
 
-__all__ = ["LmTask", "language_model", "load_folder", "load_tokenizer", "open_request"]
+__all__ = ["Language", "language_model", "load_folder", "load_tokenizer", "open_request"]
 
 
 def load_folder(path: str | Path, attention: str = "sdpa", dtype: str = "float32") -> nn.Module:
@@ -93,7 +93,7 @@ def language_model(
     refusals: Sequence[str] = (),
     layer: int | None = None,
     **form: Any,
-) -> LmTask:
+) -> Language:
     """A task from any causal language model and records in memory.
 
     model, tokenizer  objects of transformers, or the local folder that holds both
@@ -128,7 +128,7 @@ def language_model(
     for key, rows in {"retain": retain, "holdout": holdout, "test": test, **(others or {})}.items():
         if rows is not None:
             splits[key] = split(rows, key)
-    return LmTask(model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer)
+    return Language(model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer)
 
 
 def _form(options: Mapping[str, Any]) -> Format:
@@ -199,8 +199,8 @@ def open_request(request: Any, context: Context) -> Opened:
 
     make = fresh if source.tiny is not None or base is not None else None
 
-    def task(model: nn.Module, parts: dict[str, Split], name: str) -> LmTask:
-        return LmTask(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
+    def task(model: nn.Module, parts: dict[str, Split], name: str) -> Language:
+        return Language(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
                       layer=source.layer)
 
     exact = "" if make is not None else "what the model was fine-tuned from is not given (model.base), so it cannot be retrained"

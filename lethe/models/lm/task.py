@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import plain
+from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
 from lethe.core.seeds import generator
 from lethe.core.sequences import IGNORED, Format, answer_offsets, encode_answers, encode_prompts, pack, pad_id, padding
 from lethe.core.split import Batch, Split
-from lethe.core.task import Recipe, Task
+from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, ModelError
 from lethe.maths import losses
 from lethe.models.lm import decoder
@@ -29,16 +30,13 @@ from lethe.models.lm import decoder
 LOOK = 2**26   # most logits that `observe` holds at once
 
 
-class LmTask(Task):
+class Language(LanguageTask):
     """Columns: `ids`, `labels` [n, T] (−100 on the prompt) and `length` [n], as `lethe.data.text` makes them.
 
     tokenizer  of the model; prompts and answers are written as `form` says
     refusals   answers that `relabel` may give; none: other answers of the batch
     layer      the block whose output `features` averages; default: the middle one
     """
-
-    family = "lm"
-    score_name = "answer probability"
 
     def __init__(
         self,
@@ -130,6 +128,10 @@ class LmTask(Task):
         cast(Any, decoder.merged(model.cpu())).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def answer_lengths(self, batch: Batch) -> Tensor:
+        """Number of predicted answer tokens, at least 1.  -> [n]"""
+        return answer_lengths(batch)
+
     # -- what only language models have ------------------------------------------------------------------------------
 
     def hidden_states(self, model: nn.Module, batch: Batch, layer: int) -> Tensor:
@@ -216,8 +218,9 @@ class LmTask(Task):
         tokens = encode_prompts(prompts, self.tokenizer, self.form)
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or self.tokenizer.eos_token_id
-        settings = GenerationConfig(do_sample=False, eos_token_id=ends,
-                                    pad_token_id=pad_id(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id)
+        configured: Any = GenerationConfig
+        settings = configured(do_sample=False, eos_token_id=ends,
+                              pad_token_id=pad_id(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id)
         device, answers, writer = next(model.parameters()).device, [""] * len(tokens), cast(Any, model)
         with evaluating(model):
             for start in range(0, len(order), batch_size):

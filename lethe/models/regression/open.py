@@ -13,7 +13,7 @@ from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.models.heads import divided, opened
 from lethe.models.opened import Opened
-from lethe.models.regression.task import RegressionSource, RegressionTask, numbered
+from lethe.models.regression.task import Regression, RegressionSource, numbered
 
 
 def regression(
@@ -28,7 +28,7 @@ def regression(
     loss: str = "squared",
     others: str = "gaussian",
     head: str | None = None,
-) -> RegressionTask:
+) -> Regression:
     """A task from any regressor or forecaster and data in memory.
 
     train, holdout, test  (x, y) arrays or tensors, y real numbers [n] or [n, h]; a torch Dataset, or a Split
@@ -37,12 +37,12 @@ def regression(
     loss                  squared | absolute | huber
     """
     splits = divided(train, forget, numbered, holdout=holdout, test=test)
-    return RegressionTask(model, splits, recipe, build, name, loss=loss, others=others, head=head)
+    return Regression(model, splits, recipe, build, name, loss=loss, others=others, head=head)
 
 
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a regression request."""
     source = build(RegressionSource, request.model)
-    return opened(request, context, source, lambda model, parts, recipe, fresh, name: RegressionTask(
+    return opened(request, context, source, lambda model, parts, recipe, fresh, name: Regression(
         model, parts, recipe, fresh, name, loss=source.loss, others=source.others, head=source.head))
 

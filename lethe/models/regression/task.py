@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import config
+from lethe.core.families.regression import RegressionTask
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, unknown_name
@@ -35,16 +36,13 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 OTHERS = ("gaussian", "retain")
 
 
-class RegressionTask(HeadTask):
+class Regression(HeadTask, RegressionTask):
     """Columns: `x` [n, …] (float, or uint8 images that are scaled to [0, 1]) and `y` float, [n] or [n, h].
 
     loss    squared | absolute | huber: what the recipe minimises
     others  gaussian | retain: where `relabel` takes other targets from
     head    name of the module whose input is the features; default: the last linear layer with h outputs
     """
-
-    family = "regression"
-    score_name = "closeness"
 
     def __init__(
         self,

@@ -1,0 +1,115 @@
+"""The interface of text-to-image diffusion: a network that predicts the noise in a picture from (x_t, t, prompt)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from lethe.core.split import Batch
+from lethe.core.task import Task
+
+
+class PictureJudge(Protocol):
+    """A closed-set classifier that says what pictures show, one answer per attribute."""
+
+    @property
+    def attributes(self) -> Mapping[str, Sequence[str]]:
+        """Attribute -> its values."""
+
+    @property
+    def accuracy(self) -> Mapping[str, float] | None:
+        """Share of held-out real pictures read correctly, by attribute."""
+
+    def read(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Position of the seen value by attribute, and features.  [n, 3, H', W'] -> {name: [n]}, [n, d]"""
+
+    def attribute_of(self, concept: str) -> str | None:
+        """The attribute that has `concept` among its values, or None."""
+
+    def shows(self, seen: Mapping[str, Tensor], concept: str) -> Tensor:
+        """Which pictures show `concept`.  {name: [n]} -> [n] bool"""
+
+    def expected(self, prompt: str) -> dict[str, int]:
+        """What a prompt asks for: attribute -> position of the value that it names; other attributes are absent."""
+
+
+class DiffusionTask(Task):
+    """Columns: `image` [n, C, H, W] (what the network sees) and `tokens` [n, L] of the caption; `draw` adds `t` and `noise`.
+
+    nll         squared error at the drawn t and noise  -> [n]    outputs   predicted noise  -> [n, C, H, W]
+    divergence  squared distance of predicted noises  -> [n]      features  mid-block, mean over positions  -> [n, d]
+    relabel     the anchor prompt as caption                      observe   at fixed (t, noise); also nll_t [n, looks]
+    """
+
+    family = "diffusion"
+    score_name = "denoising quality"
+    provides: ClassVar[frozenset[str]] = frozenset({
+        "nll", "outputs", "divergence", "features", "relabel", "observe", "build",
+        "concept", "prompts", "tokens", "text", "shape", "encode", "decode", "noised", "predict_noise", "denoise", "draw_from",
+        "sample", "attention_projections", "pipeline", "alphas_cumprod", "judge", "steps", "guidance",
+    })
+    concept: str                        # the words to be forgotten, e.g. "disk"
+    prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
+    pipeline: Any                       # text encoder, tokenizer, scheduler, VAE
+    alphas_cumprod: Tensor              # ᾱ_t  [timesteps]
+    judge: PictureJudge | None          # None: audits that need one say so
+    steps: int                          # of a trajectory
+    guidance: float                     # w of classifier-free guidance; 1: none
+
+    @abstractmethod
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids, cut or padded to the tokenizer's length.  -> [n, L]"""
+
+    @abstractmethod
+    def text(self, tokens: Tensor) -> Tensor:
+        """The frozen text encoder's hidden states.  [n, L] -> [n, L, d]"""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees."""
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels in [−1, 1] to what the network sees: scaled latents, or the pixels.  [n, 3, H', W'] -> [n, C, H, W]"""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """What the network sees to pixels, clamped to [−1, 1].  [n, C, H, W] -> [n, 3, H', W']"""
+
+    @abstractmethod
+    def noised(self, batch: Batch) -> Tensor:
+        """x_t = √ᾱ_t · x + √(1 − ᾱ_t) · ε.  -> [n, C, H, W]"""
+
+    @abstractmethod
+    def predict_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """ε_θ(x_t, t, c), whatever the model predicts by itself.  -> [n, C, H, W]"""
+
+    @abstractmethod
+    def denoise(
+        self, model: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The points (t, x_t) of a DDIM trajectory from pure noise, and last (−1, x_0); text [n, L, d].
+
+        Picture i starts from noise that depends on (seed, first + i) only.
+        """
+
+    @abstractmethod
+    def draw_from(
+        self, model: nn.Module, text: Tensor, seed: int = 0, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """What the model draws for text states, as the network sees it.  [n, L, d] -> [n, C, H, W]"""
+
+    @abstractmethod
+    def sample(
+        self, model: nn.Module, prompts: Sequence[str], seed: int = 0, steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Pictures for prompts; equal seeds give equal starting noise for every model.  -> [n, 3, H', W'] in [−1, 1]"""
+
+    @abstractmethod
+    def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """The key and value projections of cross-attention, by name: all that touches the text."""
