@@ -146,7 +146,7 @@ def train_stage(loop: Loop, task: Task, model: nn.Module, split: Split, seed: in
                            "when it is repeated; nothing was trained. Leave them out, or give fewer epochs.")
     name = "-".join(str(part) for part in (phase, *purpose))
     own = Loop(loop.task, replace(loop.settings, seed=derive(seed, *purpose)), loop.modifiers,
-               folder=loop.folder / name if loop.folder else None, title=name)
+               folder=loop.folder / name if loop.folder else None, listener=loop.listener, title=name, stop=loop.stop)
     own.minimise(own.start(model, where=where), recipe_terms(task, split), **options)
     loop.cost.steps += own.cost.steps
     loop.cost.examples += own.cost.examples

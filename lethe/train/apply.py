@@ -16,6 +16,7 @@ from lethe.core.task import Task, missing
 from lethe.errors import NeedsUnmet
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
+from lethe.train.stop import Stop
 from lethe.train.watchdog import Watchdog, usual
 
 
@@ -28,12 +29,13 @@ def apply(
     watchdog: Watchdog | bool | None = None,
     folder: Path | None = None,
     progress: Listener = silent,
+    stop: Stop | None = None,
 ) -> Outcome:
     """The outcome of a method on a task; NeedsUnmet before any work when it cannot run there."""
     require(task, record, cfg)
     view = task.granted(record.needs)
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
-    loop = Loop(task, settings, Modifiers(**resolved(modifiers)), watch, folder, progress, record.name)
+    loop = Loop(task, settings, Modifiers(**resolved(modifiers)), watch, folder, progress, record.name, stop)
     outcome: Outcome = record.run(cfg, view, loop)
     outcome.method, outcome.task = record.name, task
     outcome.unseen_used |= view.used("holdout")

@@ -38,6 +38,7 @@ from lethe.train.order import batches_per_epoch
 from lethe.train.run import Run
 from lethe.train.settings import Settings
 from lethe.train.step_size import StepSize
+from lethe.train.stop import Stop
 from lethe.train.terms import Loss, Modifiers, Term
 from lethe.train.watchdog import Watch, Watchdog
 
@@ -55,6 +56,7 @@ class Loop:
     folder: Path | None = None
     listener: Listener = silent   # of the first process alone
     title: str = ""
+    stop: Stop | None = None      # set by whoever wants the run to end after its step
 
     def __post_init__(self) -> None:
         settings = self.settings

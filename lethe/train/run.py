@@ -69,7 +69,7 @@ class Run:
         step = self._resume()
         self._begin(step)
         self.saved = time.monotonic()
-        with Interrupt() as interrupt:
+        with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
             while step < self.total and not self._over_budget():
                 self._step(step)
                 if average.keeps:
@@ -88,7 +88,7 @@ class Run:
                 stopped = loop.distribution.agree(interrupt.asked)
                 self._checkpoint(step, stopped)
                 if stopped:
-                    raise KeyboardInterrupt(f"stopped after step {step} of {self.total}")
+                    raise interrupt.ending(f"stopped after step {step} of {self.total}")
         if average.keeps and not fell:   # after a fall the sound point stays: the average holds unsound ones
             with torch.no_grad():
                 for name, p in self.params.items():

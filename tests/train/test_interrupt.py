@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ import torch
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.train.loop import Loop, Settings, Term
-from lethe.train.stop import Interrupt
+from lethe.train.stop import Interrupt, Stop, Stopped
 
 STEPS = 30
 
@@ -63,6 +65,44 @@ def test_the_second_ctrl_c_stops_at_once_and_the_handler_is_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def from_a_thread(stop: Stop, task: Task, folder: Path | None) -> None:
+    """Another thread sets the token while the fifth step is at work."""
+    at_work, seen = threading.Event(), []
+    setter = threading.Thread(target=lambda: (at_work.wait(60), stop.set("the worker was told to stop")))
+    setter.start()
+
+    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        seen.append(1)
+        if len(seen) == 5:
+            at_work.set()
+            setter.join()
+        return task.nll(model, batch)
+
+    loop = Loop(task, Settings(checkpoint_seconds=3600), folder=folder, stop=stop)
+    loop.minimise(loop.start(), {"retain": Term(task.retain, loss)}, lr=1e-2, steps=STEPS, batch_size=16)
+
+
+def test_a_token_set_by_another_thread_stops_a_run_that_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    task, stop = classification(), Stop()
+    with pytest.raises(Stopped, match=f"step 5 of {STEPS} .the worker was told to stop"):
+        from_a_thread(stop, task, tmp_path)
+    assert [p.name for p in tmp_path.glob("*.safetensors")] == ["current.safetensors"]
+    assert state_fingerprint(descend(task, tmp_path)) == state_fingerprint(descend(task, None))
+
+
+def test_a_token_stays_set_and_keeps_its_first_reason() -> None:
+    stop = Stop()
+    assert not stop.is_set
+    stop.set("time is over")
+    stop.set("again")
+    assert stop.is_set and stop.reason == "time is over"
+    task = classification()
+    loop = Loop(task, stop=stop)
+    with pytest.raises(Stopped, match="step 1 of"):   # whoever begins with it ends after a step
+        loop.minimise(loop.start(), {"retain": Term(task.retain, task.nll)}, lr=1e-2, steps=STEPS, batch_size=16)
+    assert not issubclass(Stopped, Exception)   # nobody takes it for the failure of a method
+
+
 def test_a_press_that_the_block_did_not_look_at_is_not_lost() -> None:
     with pytest.raises(KeyboardInterrupt), Interrupt():
         signal.raise_signal(signal.SIGINT)
@@ -84,16 +124,21 @@ loop.minimise(loop.start(), {"retain": Term(task.retain, loss)}, lr=1e-2, steps=
 """
 
 
-def test_a_process_that_gets_sigint_ends_with_a_readable_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "ending", "words"), [
+    (signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt: stopped after step"),
+    (signal.SIGTERM, 1, "Stopped: stopped after step")])
+def test_a_process_that_gets_a_signal_ends_with_a_readable_checkpoint(
+    number: signal.Signals, ending: int, words: str, tmp_path: Path
+) -> None:
     from lethe.train.checkpoint import load_tensors
 
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env=env, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert process.stdout is not None and process.stdout.readline() == "step\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGINT and "KeyboardInterrupt: stopped after step" in said
+    assert process.returncode == ending and words in said
     tensors, meta = load_tensors(tmp_path / "current.safetensors")
     assert meta["step"] >= 1 and any(key.startswith("opt/") for key in tensors)
     assert not list(tmp_path.glob("*.tmp"))

@@ -126,7 +126,7 @@ def refit(cfg: Rum, task: Task, loop: Loop) -> Tensor:
 def within(loop: Loop, task: Task, name: str, modifiers: Modifiers) -> Loop:
     """A run of its own within this one: its draws depend on its name alone, and it resumes from its own folder."""
     return Loop(task, replace(loop.settings, seed=derive(loop.seed, "rum", name)), modifiers, loop.watchdog,
-                loop.folder / name if loop.folder else None, title=name)
+                loop.folder / name if loop.folder else None, loop.listener, name, loop.stop)
 
 
 def charge(loop: Loop, own: Loop) -> None:
