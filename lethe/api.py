@@ -23,7 +23,8 @@ from lethe.errors import LetheError
 from lethe.judge.auditor import applicable, examine
 from lethe.judge.neighbours import neighbours
 from lethe.judge.selection import final
-from lethe.pools.pool import Pool, train_one, train_pool
+from lethe.pools.member import train_one
+from lethe.pools.pool import Pool, train_pool
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
 from lethe.results.report import Report, frame
@@ -281,7 +282,7 @@ def _retrained(task: Task, seed: int, yardstick: list[Subject], plan: Plan) -> l
     """One more retrained model, outside the yardstick: the row that a perfect method would equal."""
     if not yardstick or plan.retrained:
         return []
-    pool = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="loop", cache=plan.cache, progress=plan.say,
+    pool = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="serial", cache=plan.cache, progress=plan.say,
                       device=plan.settings.device)
     return [Subject("retrained", pool.models[0], task, pool.seconds[0], procedure=RETRAIN)]
 

@@ -9,8 +9,8 @@ import torch
 from lethe.core.task import Recipe, Task
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP, SmallCNN
-from lethe.pools.backends.vmap import why_no_vmap
 from lethe.pools.pool import Pool, train_pool
+from lethe.pools.stack import why_no_vmap
 from speed.common import compared, measure, save, timed
 from speed.loop_overhead import digits
 
@@ -34,9 +34,9 @@ def main() -> None:
             reasons.append(pool.reason)
             return pool
 
-        against = f"one after the other ('loop', one thread), {COUNT} models of {steps(task)} steps"
+        against = f"one after the other (serial, one thread), {COUNT} models of {steps(task)} steps"
         auto = measure(
-            f"pool.{net}", timed(lambda: train("auto")), timed(lambda: train("loop")), REPEATS, at_least=1.0,
+            f"pool.{net}", timed(lambda: train("auto")), timed(lambda: train("serial")), REPEATS, at_least=1.0,
             what=f"{COUNT} retrained {net.upper()}s on the digits together, the way chosen by measuring included",
             against=against,
         )

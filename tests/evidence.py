@@ -63,7 +63,7 @@ def digits(forget: Where, wrong: float, epochs: int = 60, seed: int = 0, model: 
 
     recipe = Recipe(epochs=epochs, lr=2e-3, batch_size=64, schedule="onecycle")
     whole = Classification(fresh(0), {"retain": train, "holdout": holdout}, recipe, fresh)
-    original = train_pool(whole, count=1, seed=99 + seed, strategy="loop").models[0]
+    original = train_pool(whole, count=1, seed=99 + seed, strategy="serial").models[0]
     out, kept = divide(train, forget)
     return Classification(original, {"forget": out, "retain": kept, "holdout": holdout}, recipe, fresh)
 

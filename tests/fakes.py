@@ -166,6 +166,6 @@ def steps(model: nn.Module, params: list[nn.Parameter], loss: Callable[[], Tenso
 
 def taught(task: Task, split: Split, seed: int) -> nn.Module:
     """A model trained from scratch on the split as the recipe says."""
-    from lethe.pools.pool import train_one
+    from lethe.pools.member import train_one
 
     return train_one(task, split, seed)[1]

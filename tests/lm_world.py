@@ -26,7 +26,7 @@ from lethe.pools.subject import Subject
 def pool(count: int = 5) -> tuple[Subject, ...]:
     """Tiny language models retrained without the forget set."""
     task = tiny.lm()
-    models = train_pool(task, count=count, seed=1, strategy="loop").models
+    models = train_pool(task, count=count, seed=1, strategy="serial").models
     return tuple(Subject(f"r{i}", model, task) for i, model in enumerate(models))
 
 

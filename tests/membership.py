@@ -46,12 +46,12 @@ def task() -> Task:
 
 @cache
 def shadows(limit: int = 8) -> Shadows:
-    return Shadows(task(), limit, 0, "loop")
+    return Shadows(task(), limit, 0, "serial")
 
 
 @cache
 def references() -> tuple[Subject, ...]:
-    pool = train_pool(task(), count=5, seed=1, strategy="loop")
+    pool = train_pool(task(), count=5, seed=1, strategy="serial")
     return tuple(Subject(f"r{i}", model, task(), procedure=RETRAIN) for i, model in enumerate(pool.models))
 
 

@@ -39,7 +39,7 @@ def values(audit: object, subject: Subject, references: list[Subject] = (), orig
 def pool(forget: Where, count: int) -> list[Subject]:
     """Tiny classifiers retrained without `forget`."""
     task = tiny.classification(forget)
-    found = train_pool(task, count=count, seed=1, strategy="loop")
+    found = train_pool(task, count=count, seed=1, strategy="serial")
     return [Subject(f"r{i}", m, task, s) for i, (m, s) in enumerate(zip(found.models, found.seconds, strict=True))]
 
 

@@ -49,7 +49,7 @@ def measured(preset: str, root: Path | None, cache: Path) -> dict[str, list[floa
     for seed in SEEDS:
         request = read(HERE / "presets" / f"{name}.yaml", [f"seed={seed}"])
         task = prepare(request, Options(data_root=root, cache=cache, progress=False)).tasks[scenario]
-        references = train_pool(task, count=3, seed=1000 + seed, strategy="loop").models
+        references = train_pool(task, count=3, seed=1000 + seed, strategy="serial").models
         models = {"nothing": task.original}
         for method in candidates(task, ())[: TRIALS // 2]:
             models[method] = lethe.forget(task, method, seed=seed, progress=False).model

@@ -125,7 +125,7 @@ def accuracy_after(task: Task, train: Any, unseen: Any, seed: int) -> float:
     """Accuracy on unseen images of a model trained by the recipe on `train`."""
     from lethe.core.modules import evaluating
     from lethe.core.seeds import derive
-    from lethe.pools.pool import train_one
+    from lethe.pools.member import train_one
 
     model = train_one(task, train, derive(seed, "protect"))[1]
     with evaluating(model):

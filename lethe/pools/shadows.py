@@ -29,9 +29,11 @@ from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.maths.membership import two_sided
 from lethe.pools.alike import unseen
-from lethe.pools.backends.processes import in_processes, why_no_processes, workers_for
-from lethe.pools.pool import NUMBERS, filled, train_pool
+from lethe.pools.backends import AUTO
+from lethe.pools.member import NUMBERS, Say, filled, silent
+from lethe.pools.pool import train_pool
 from lethe.pools.subject import Procedure, Subject
+from lethe.pools.workers import in_processes, why_no_processes, workers_for
 from lethe.train.checkpoint import load_tensors, save_tensors
 
 BLOCK = 8   # shadows that an audit adds at a time
@@ -44,10 +46,10 @@ class Shadows:
     task: Task
     limit: int = 16
     seed: int = 0
-    strategy: str = "auto"
+    strategy: str = AUTO
     device: str = "cpu"
     cache: Path | None = None
-    say: Callable[[str], None] = lambda text: None
+    say: Say = silent
     _kept: dict[Any, list[Subject]] = field(default_factory=dict, repr=False)
 
     @cached_property

@@ -18,6 +18,7 @@ import yaml
 
 from lethe.core.config import Count, Natural, Positive, build, config, digest, plain
 from lethe.errors import RequestError, UnknownKey, nearest
+from lethe.pools.backends import Strategy
 
 FAMILIES = ("classification", "lm", "diffusion", "regression")
 ALL = "all"   # in the place of a method: every one that can run on the task (see `api.all_methods`)
@@ -31,7 +32,7 @@ class AuditPlan:
     references: Natural = 8                 # retrained models that form the yardstick; 0 when retraining is impossible
     shadows: Natural = 16                   # most shadow models that an audit may train; 0: none
     audits: tuple[Any, ...] = ()            # names or {name: …, option: …}; empty: every applicable one
-    strategy: str = "auto"                  # auto | loop | vmap | processes: how the references are trained
+    strategy: Strategy = "auto"             # how many models are trained: auto, or a file of lethe/pools/backends
     neighbours: Natural = 8                 # noisy copies of the original: a weaker yardstick where there are no references
     margins: Mapping[str, Positive] = field(default_factory=dict)   # metric -> difference from retraining that does not matter
 

@@ -47,5 +47,5 @@ def retrained(count: int) -> list[Subject]:
 
 
 def panel(references: list[Subject], limit: int = 16, seed: int = 0) -> Panel:
-    shadows = Shadows(task(), limit, seed, strategy="loop")
+    shadows = Shadows(task(), limit, seed, strategy="serial")
     return Panel(task(), Subject("original", task().original, task()), references, seed=seed, shadows=shadows)

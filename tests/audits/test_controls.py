@@ -72,7 +72,7 @@ def test_examining_changes_no_model():
 
 
 def retrained(task: Task, count: int) -> list[Subject]:
-    found = train_pool(task, count=count, seed=1, strategy="loop")
+    found = train_pool(task, count=count, seed=1, strategy="serial")
     return [Subject(f"r{i}", m, task, s) for i, (m, s) in enumerate(zip(found.models, found.seconds, strict=True))]
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def test_the_population_attack_sees_nothing_where_ulira_sees_memory():
     """5 % wrong labels, nothing was forgotten."""
     task = digits(where(count=60), 0.05)
-    shadows, references = Shadows(task, 32, 0, "loop"), retrained(task, 3)
+    shadows, references = Shadows(task, 32, 0, "serial"), retrained(task, 3)
     original = Subject("original", task.original, task, procedure=NOTHING)
     panel = Panel(task, original, references, shadows=shadows)
 
@@ -50,7 +50,7 @@ def test_how_the_attacks_rank_when_each_shadow_is_attacked_by_others():
     for other shares of wrong labels); with 8, a variance per example is clearly worse.
     """
     task = digits(where(count=60), 0.15)
-    shadows = Shadows(task, 32, 0, "loop")
+    shadows = Shadows(task, 32, 0, "serial")
     models, inside = shadows.trained(32), shadows.inside(32)
     phi = np.stack([m.numbers(shadows.candidates, "signal") for m in models])
     log_x, log_z = (np.stack([-m.numbers(s, "nll") for m in models]) for s in (shadows.candidates, shadows.population))

@@ -22,7 +22,7 @@ def test_wasserstein_golden():
 
 def test_controls_the_original_still_predicts_the_range_it_should_have_lost():
     task = tiny.regression()
-    fresh, *references = [Subject(f"r{i}", m, task) for i, m in enumerate(train_pool(task, count=5, strategy="loop").models)]
+    fresh, *references = [Subject(f"r{i}", m, task) for i, m in enumerate(train_pool(task, count=5, strategy="serial").models)]
     original = Subject("o", task.original, task)
     before, retrained = (values(predictions, model, references) for model in (original, fresh))
     assert before["wasserstein_forget"].value > 2 * retrained["wasserstein_forget"].value

@@ -74,7 +74,7 @@ def test_without_facts_it_is_skipped():
 @pytest.mark.slow
 def test_controls():
     task = corrupted()
-    models = train_pool(task, count=4, seed=3, strategy="loop").models
+    models = train_pool(task, count=4, seed=3, strategy="serial").models
     fresh, *references = (Subject(f"r{i}", m, task) for i, m in enumerate(models))
     cleaned = Subject("rewound", tiny.lm().original, task)         # the checkpoint before the corruption: exact
     found = examine(task, [Subject("untouched", task.original, task), fresh, cleaned], Subject("original", task.original, task),

@@ -109,7 +109,7 @@ def test_references_that_have_all_seen_the_forget_set_leave_no_power_and_are_ann
 def test_tiny_models_trained_with_the_forget_set_are_found_among_the_references(count):
     task, audits = tiny.classification(), [(load("audits", "scores"), load("audits", "scores").config())]
     whole = concat([task.retain, task.forget], "train")
-    models = train_pool(task, split_of=lambda i: whole if i < count else task.retain, count=8, seed=1, strategy="loop").models
+    models = train_pool(task, split_of=lambda i: whole if i < count else task.retain, count=8, seed=1, strategy="serial").models
     references = [Subject(f"r{i}", m, task) for i, m in enumerate(models)]
     found = examine(task, [], Subject("original", task.original, task), references, audits)
     named = [d.reference for d in doubts({r.name: found[r.name] for r in references}, found["original"])]
@@ -213,7 +213,7 @@ def test_one_record_and_outputs_that_are_no_numbers_are_audited(audit_name):
         for p in constant.parameters():
             p.zero_()
     subjects = [Subject("broken", broken, task), Subject("constant", constant, task)]
-    models = train_pool(task, count=4, seed=1, strategy="loop").models
+    models = train_pool(task, count=4, seed=1, strategy="serial").models
     references = [Subject(f"r{i}", m, task) for i, m in enumerate(models)]
     found = examine(task, subjects, Subject("original", task.original, task), references, [(record, record.config())])
     assert {conclude(found["original"]).verdict, conclude(found["r0"]).verdict} <= {NO_POWER, INSIDE}

@@ -130,7 +130,7 @@ def test_saved_weights_are_the_state_dict(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_general_audit_runs_and_the_controls_hold() -> None:
     made = tiny.regression()
-    models = train_pool(made, count=9, seed=1, strategy="loop").models
+    models = train_pool(made, count=9, seed=1, strategy="serial").models
     fresh, *references = [Subject(f"r{i}", m, made) for i, m in enumerate(models)]
     audits = [(a, a.config()) for a in (load("audits", name) for name in GENERAL)]
     found = examine(made, [fresh], Subject("original", made.original, made), references, audits)

@@ -20,10 +20,14 @@ from lethe.core.task import Recipe, Task
 from lethe.errors import Diverged, RequestError, UnknownName, WorkerDied
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import MLP, SmallCNN
-from lethe.pools import pool as pools
-from lethe.pools.backends.processes import in_processes
-from lethe.pools.backends.vmap import Stack, why_no_vmap
-from lethe.pools.pool import Pool, member_seed, train_pool
+from lethe.pools import backends, measure, pool, strategy
+from lethe.pools.backends import vmap
+from lethe.pools.backends.processes import Processes
+from lethe.pools.contract import Backend
+from lethe.pools.member import Work, fingerprint, member_seed, members_of
+from lethe.pools.pool import Pool, train_pool
+from lethe.pools.stack import Stack, why_no_vmap
+from lethe.pools.workers import in_processes
 from lethe.train.loop import Loop, Settings
 
 
@@ -43,16 +47,16 @@ def difference(one: Pool, other: Pool) -> float:
     return max(float((weights(a) - weights(b)).abs().max()) for a, b in zip(one.models, other.models, strict=True))
 
 
-@pytest.mark.parametrize("strategy", ["loop", "processes"])
-def test_a_member_is_what_the_method_retrain_makes(strategy: str) -> None:
+@pytest.mark.parametrize("way", ["serial", "processes"])
+def test_a_member_is_what_the_method_retrain_makes(way: str) -> None:
     task, retrain = mlp_task(), load("methods", "retrain")
-    pool = train_pool(task, count=3, seed=4, strategy=strategy)
-    for number, model in enumerate(pool.models):
+    made = train_pool(task, count=3, seed=4, strategy=way)
+    for number, model in enumerate(made.models):
         loop = Loop(task, Settings(seed=member_seed(4, number)))
         alone = retrain.run(retrain.config(), task.granted(retrain.needs), loop).model
         assert torch.equal(weights(alone), weights(model))   # one thread: the same bits
         assert not model.training
-    assert len({float(weights(model).sum()) for model in pool.models}) == 3
+    assert len({float(weights(model).sum()) for model in made.models}) == 3
 
 
 @pytest.mark.parametrize("recipe", [
@@ -61,28 +65,28 @@ def test_a_member_is_what_the_method_retrain_makes(strategy: str) -> None:
 def test_stacked_training_equals_the_loop(recipe: dict) -> None:
     """20 steps; float32 sums in another order differ by about 1e-7 per step."""
     task = mlp_task(**recipe)
-    loop, stacked = (train_pool(task, count=3, seed=1, strategy=s) for s in ("loop", "vmap"))
-    assert difference(loop, stacked) < 1e-5
-    assert float((weights(loop.models[0]) - weights(loop.models[1])).abs().max()) > 0.1
+    alone, stacked = (train_pool(task, count=3, seed=1, strategy=s) for s in ("serial", "vmap"))
+    assert difference(alone, stacked) < 1e-5
+    assert float((weights(alone.models[0]) - weights(alone.models[1])).abs().max()) > 0.1
 
 
 def test_each_model_may_have_its_own_data() -> None:
     """Shadow models: same size, other examples."""
     task = mlp_task()
     halves = [task.retain.subset(range(start, 120, 2), f"half {start}") for start in (0, 1)]
-    loop, stacked = (train_pool(task, split_of=lambda i: halves[i % 2], count=4, strategy=s) for s in ("loop", "vmap"))
-    assert difference(loop, stacked) < 1e-5
-    seen_all = train_pool(task, count=1, strategy="loop")
-    assert not torch.allclose(weights(seen_all.models[0]), weights(loop.models[0]))
+    alone, stacked = (train_pool(task, split_of=lambda i: halves[i % 2], count=4, strategy=s) for s in ("serial", "vmap"))
+    assert difference(alone, stacked) < 1e-5
+    seen_all = train_pool(task, count=1, strategy="serial")
+    assert not torch.allclose(weights(seen_all.models[0]), weights(alone.models[0]))
 
 
-@pytest.mark.parametrize("strategy", ["loop", "processes", "vmap"])
-def test_a_second_call_trains_nothing(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["serial", "processes", "vmap"])
+def test_a_second_call_trains_nothing(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = mlp_task(epochs=1)
-    first = train_pool(task, count=3, strategy=strategy, cache=tmp_path)
+    first = train_pool(task, count=3, strategy=way, cache=tmp_path)
     assert first.trained == 3
-    monkeypatch.setattr(pools, "_train", lambda *a: pytest.fail("trained again"))
-    again = train_pool(task, count=3, strategy=strategy, cache=tmp_path)
+    monkeypatch.setattr(pool, "train", lambda *a: pytest.fail("trained again"))
+    again = train_pool(task, count=3, strategy=way, cache=tmp_path)
     assert (again.trained, again.strategy) == (0, "cache")
     assert difference(first, again) == 0
     assert again.seconds == first.seconds
@@ -98,15 +102,15 @@ def test_what_determines_a_model_is_in_its_key(tmp_path: Path) -> None:
     deafer = mlp_task(epochs=1)
     deafer._build = lambda seed: nn.Sequential(nn.Linear(6, 4), nn.Tanh())
     tasks = [task, mlp_task(epochs=2), other_data, deaf, deafer]
-    keys = [pools.fingerprint(t, t.retain, 1, "cpu") for t in tasks] + [pools.fingerprint(task, task.retain, 2, "cpu")]
+    keys = [fingerprint(t, t.retain, 1, "cpu") for t in tasks] + [fingerprint(task, task.retain, 2, "cpu")]
     assert len(set(keys)) == 6
-    assert pools.fingerprint(mlp_task(epochs=1), task.retain, 1, "cpu") == keys[0]
+    assert fingerprint(mlp_task(epochs=1), task.retain, 1, "cpu") == keys[0]
 
 
 def test_only_what_is_missing_is_trained(tmp_path: Path) -> None:
     task = mlp_task(epochs=1)
-    first = train_pool(task, count=2, strategy="loop", cache=tmp_path)
-    more = train_pool(task, count=4, strategy="loop", cache=tmp_path)
+    first = train_pool(task, count=2, strategy="serial", cache=tmp_path)
+    more = train_pool(task, count=4, strategy="serial", cache=tmp_path)
     assert more.trained == 2
     assert torch.equal(weights(first.models[1]), weights(more.models[1]))
 
@@ -124,56 +128,67 @@ train_pool(mlp_task(), count=6, strategy=sys.argv[2], cache=Path(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("strategy", ["loop", "processes"])
-def test_a_killed_pool_goes_on_with_what_is_missing(strategy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["serial", "processes"])
+def test_a_killed_pool_goes_on_with_what_is_missing(way: str, tmp_path: Path) -> None:
     here = Path(__file__).parent
     roots = [str(here), str(here.parent), str(here.parents[1])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(roots)}
-    process = subprocess.Popen([sys.executable, "-c", SLOW_POOL, str(tmp_path), strategy], env=environment)
+    process = subprocess.Popen([sys.executable, "-c", SLOW_POOL, str(tmp_path), way], env=environment)
     while len(list(tmp_path.glob("pool/*.safetensors"))) < 2 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(1)   # workers end by themselves after the model they are at
-    made = len(list(tmp_path.glob("pool/*.safetensors")))
-    assert 2 <= made < 6
+    there = len(list(tmp_path.glob("pool/*.safetensors")))
+    assert 2 <= there < 6
     task = mlp_task()
-    pool = train_pool(task, count=6, strategy="loop", cache=tmp_path)
-    assert pool.trained == 6 - made
-    assert difference(pool, train_pool(task, count=6, strategy="loop")) == 0
+    made = train_pool(task, count=6, strategy="serial", cache=tmp_path)
+    assert made.trained == 6 - there
+    assert difference(made, train_pool(task, count=6, strategy="serial")) == 0
 
 
 def test_auto_measures_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "WORTH", 0.0)
-    monkeypatch.setattr(pools, "PROBE", 0.05)
+    monkeypatch.setattr(strategy, "WORTH", 0.0)
+    monkeypatch.setattr(measure, "PROBE", 0.05)
     said: list[str] = []
-    pool = train_pool(mlp_task(), count=4, strategy="auto", progress=said.append)
-    assert pool.strategy in ("loop", "processes", "vmap")
-    assert all(f"{name} about" in pool.reason for name in ("loop", "vmap"))
-    assert pool.reason.startswith(f"{pool.strategy}: 4 models of 20 steps, measured {pool.strategy} about")
-    assert pool.reason in said[0]
+    made = train_pool(mlp_task(), count=4, strategy="auto", progress=said.append)
+    assert made.strategy in ("serial", "processes", "vmap")
+    assert all(f"{name} about" in made.reason for name in ("serial", "vmap"))
+    assert made.reason.startswith(f"{made.strategy}: 4 models of 20 steps, measured {made.strategy} about")
+    assert made.reason in said[0]
 
 
 def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "WORTH", 0.0)
-    monkeypatch.setattr(pools, "why_no_processes", lambda device: "not here")
-    monkeypatch.setattr(pools, "_seconds_per_step", lambda task, member, device: 1.0)
+    monkeypatch.setattr(strategy, "WORTH", 0.0)
+    monkeypatch.setattr(Processes, "obstacle", lambda self, work: "not here")
+    monkeypatch.setattr(strategy, "seconds_per_step", lambda task, member, device: 1.0)
+    monkeypatch.setattr(vmap, "dealt", lambda work: [work])
     monkeypatch.setattr(Stack, "seconds_per_step", lambda self, seconds: 3.9)
-    assert pools._choose(mlp_task(), _members(4), 20, "auto", "cpu")[0] == "vmap"
+    assert strategy.chosen(work(4), "auto")[0] == "vmap"
     monkeypatch.setattr(Stack, "seconds_per_step", lambda self, seconds: 4.1)
-    chosen, reason = pools._choose(mlp_task(), _members(4), 20, "auto", "cpu")
-    assert chosen == "loop"
-    assert reason == ("loop: 4 models of 20 steps, measured loop about 80.0 s, vmap about 82.0 s; "
-                      "not processes: not here")
+    name, reason = strategy.chosen(work(4), "auto")
+    assert name == "serial"
+    assert reason == "serial: 4 models of 20 steps, measured serial about 80.0 s, vmap about 82.0 s; not processes: not here"
 
 
-def _members(count: int) -> list[pools.Member]:
-    return [pools.Member(i, i, mlp_task().retain, "") for i in range(count)]
+def test_auto_drops_what_measuring_shows_to_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy, "WORTH", 0.0)
+    monkeypatch.setattr(measure, "PROBE", 0.01)
+    monkeypatch.setattr(vmap, "dealt", lambda work: [work])
+    monkeypatch.setattr(Stack, "disagreement", lambda self: "losses differ" if len(self.seeds) > 2 else "")
+    name, reason = strategy.chosen(work(4), "auto")
+    assert name != "vmap" and "not vmap: losses differ" in reason
+
+
+def work(count: int, device: str = "cpu") -> Work:
+    """Members of the MLP's pool that are yet to be trained."""
+    task = mlp_task()
+    return Work(task, members_of(task, count, 0, device=device), device, Path("nowhere"))
 
 
 def test_short_work_is_not_measured() -> None:
-    pool = train_pool(mlp_task(epochs=1), count=2, strategy="auto")
-    assert (pool.strategy, "too short" in pool.reason) == ("loop", True)
+    made = train_pool(mlp_task(epochs=1), count=2, strategy="auto")
+    assert (made.strategy, "too short" in made.reason) == ("serial", True)
 
 
 def test_stacking_is_refused_where_it_would_be_wrong() -> None:
@@ -210,8 +225,31 @@ def test_hidden_randomness_is_found_before_anything_is_trained() -> None:
 def test_wrong_strategies_are_refused() -> None:
     with pytest.raises(UnknownName, match="did you mean processes"):
         train_pool(mlp_task(), count=2, strategy="process")
+    with pytest.raises(UnknownName, match="'loop' is called 'serial' now"):
+        train_pool(mlp_task(), count=2, strategy="loop")
     with pytest.raises(RequestError, match="share one device"):
-        pools._choose(mlp_task(), _members(2), 20, "processes", "cuda")
+        strategy.chosen(work(2, "cuda"), "processes")
+
+
+def test_a_backend_is_a_file() -> None:
+    found = [path.stem for path in Path(backends.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    assert backends.names() == sorted(found)
+    for name in found:
+        assert isinstance(backends.backend(name), Backend)
+
+
+def test_a_damaged_member_is_trained_again(tmp_path: Path) -> None:
+    task, said = mlp_task(epochs=1), []
+    first = train_pool(task, count=3, strategy="serial", cache=tmp_path)
+    torn, bitten, _ = sorted((tmp_path / "pool").glob("*.safetensors"))
+    torn.write_bytes(torn.read_bytes()[:100])
+    content = bytearray(bitten.read_bytes())
+    content[-1] ^= 1
+    bitten.write_bytes(bytes(content))
+    again = train_pool(task, count=3, strategy="serial", cache=tmp_path, progress=said.append)
+    assert again.trained == 2 and difference(first, again) == 0
+    assert said[0].startswith("2 models in the cache are damaged and are trained again")
+    assert train_pool(task, count=3, strategy="serial", cache=tmp_path).trained == 0
 
 
 def test_an_error_in_a_worker_arrives_as_itself() -> None:
@@ -239,5 +277,5 @@ def test_other_families_have_pools_too(family: str) -> None:
         pytest.skip(f"the tiny {family} task has no recipe")
     task = task.granted({"retain", "recipe", "original"})
     task._recipe = Recipe(**{**vars(task.recipe), "epochs": 0.1})
-    loop, processes = (train_pool(task, count=2, strategy=s) for s in ("loop", "processes"))
-    assert difference(loop, processes) == 0
+    alone, forked = (train_pool(task, count=2, strategy=s) for s in ("serial", "processes"))
+    assert difference(alone, forked) == 0

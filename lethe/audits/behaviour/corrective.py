@@ -71,6 +71,6 @@ def ideals(cfg: Corrective, panel: Panel) -> list[float]:
     if not (task.has("recipe") and task.has("retain.manipulated")):
         return []
     clean = task.retain.subset(~np.asarray(task.retain.meta["manipulated"], dtype=bool), "retain")
-    pool = train_pool(task, split_of=lambda number: clean, count=cfg.ideals, seed=derive(panel.seed, "ideals"), strategy="loop",
+    pool = train_pool(task, split_of=lambda number: clean, count=cfg.ideals, seed=derive(panel.seed, "ideals"), strategy="serial",
                       device=panel.original.device)
     return [float(answers(Subject("ideal", model, task, device=panel.original.device), panel)[0].mean()) for model in pool.models]

@@ -1,0 +1,136 @@
+"""One model of a pool: what determines it, how it is trained, and the file of the cache that holds it.
+
+Member i is exactly what the method `retrain` makes with seed `member_seed(seed, i)`, wherever it is trained. Its file is
+named by a digest of everything that determines it, and appears whole or not at all: a member that stands there is never
+trained again, one that is missing or damaged is, and several processes may work on one cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.config import digest
+from lethe.core.modules import named_tensors, state_fingerprint
+from lethe.core.seeds import derive
+from lethe.core.split import Split
+from lethe.core.task import Task
+from lethe.errors import CheckpointCorrupted
+from lethe.train.checkpoint import load_tensors, save_tensors
+from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
+
+NUMBERS = 1   # version of the trained numbers: raised when the same recipe and seed would give another model
+
+Say = Callable[[str], None]
+Kept = tuple[dict[str, Tensor], dict[str, Any]]   # the tensors of a trained member, and what is known of it
+
+
+def silent(text: str) -> None:
+    """A listener that keeps nothing."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a pool before it is trained. `key` names its file."""
+
+    number: int
+    seed: int
+    split: Split
+    key: str
+
+    def file(self, folder: Path) -> Path:
+        return folder / f"{self.key}.safetensors"
+
+    def kept(self, folder: Path) -> Kept | None:
+        """The trained member from the cache; None when it is missing or damaged."""
+        file = self.file(folder)
+        try:
+            return load_tensors(file) if file.exists() else None
+        except CheckpointCorrupted:
+            return None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Members that are yet to be trained, and the folder where they go: what a backend gets."""
+
+    task: Task
+    members: Sequence[Member]
+    device: str
+    folder: Path
+    say: Say = silent
+
+    def shares(self, count: int) -> list[Work]:
+        """The members dealt out round robin into at most `count` shares, none of them empty; shares say nothing."""
+        count = min(count, len(self.members))
+        return [replace(self, members=tuple(self.members[i::count]), say=silent) for i in range(count)]
+
+
+def member_seed(seed: int, number: int) -> int:
+    """The seed of the i-th model: `retrain` with this seed gives the same model."""
+    return derive(seed, "pool", number)
+
+
+def members_of(task: Task, count: int, seed: int, split_of: Callable[[int], Split] | None = None, device: str = "cpu"
+               ) -> list[Member]:
+    """The members 0 … count − 1 of a pool, each on `split_of(i)` (default: the retain set) with its own seed."""
+    found = []
+    for number in range(count):
+        own, split = member_seed(seed, number), split_of(number) if split_of else task.retain
+        found.append(Member(number, own, split, fingerprint(task, split, own, device)))
+    return found
+
+
+def fingerprint(task: Task, split: Split, seed: int, device: str) -> str:
+    """A digest of everything that determines one model: data, recipe, seed, fresh weights and architecture, code."""
+    fresh = task.build(derive(seed, "retrain"))
+    architecture = [state_fingerprint(fresh), repr(fresh), str(getattr(fresh, "config", ""))]
+    code = [NUMBERS, version("torch"), torch.device(device).type]
+    return digest([task.family, split.fingerprint, task.recipe, seed, architecture, code])
+
+
+def train_one(
+    task: Task, split: Split, seed: int, device: str = "cpu", seconds: float | None = None
+) -> tuple[Loop, nn.Module]:
+    """One model as `retrain` makes it; with `seconds`, only as far as that gets (at least one step)."""
+    limit = None if seconds is None else seconds / 60
+    loop = Loop(task, Settings(seed=seed, device=device, max_minutes=limit))
+    model = loop.start(task.build(derive(seed, "retrain")))
+    loop.minimise(model, recipe_terms(task, split), **recipe_options(task.recipe))
+    return loop, loop.finish(model).model
+
+
+def make(work: Work, member: Member) -> None:
+    """Train one member and keep it, unless another process has done so since."""
+    if member.kept(work.folder) is not None:
+        return
+    began = time.perf_counter()
+    _, model = train_one(work.task, member.split, member.seed, work.device)
+    keep(work, member, named_tensors(model), time.perf_counter() - began)
+
+
+def make_all(work: Work) -> None:
+    """Train every member of this work, one after the other, and say so after each."""
+    for done, member in enumerate(work.members, 1):
+        make(work, member)
+        work.say(f"{done} of {len(work.members)} models")
+
+
+def keep(work: Work, member: Member, tensors: dict[str, Tensor], seconds: float) -> None:
+    """Write a trained member, whole or not at all. `seconds`: the wall time that it took."""
+    save_tensors(member.file(work.folder), tensors, {"seconds": seconds, "seed": member.seed})
+
+
+def filled(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """The model with these values in its parameters and buffers, in eval mode."""
+    with torch.no_grad():
+        for name, value in named_tensors(model).items():
+            value.copy_(tensors[name])
+    return model.eval()
