@@ -4,6 +4,7 @@
     ├── RequestError (ValueError)       what was asked cannot be done as written
     │   ├── UnknownKey                  an option that does not exist; proposes the nearest one
     │   ├── UnknownName                 a method, audit, modifier or source that does not exist
+    │   ├── NameClash                   two files, or a file and a plug-in, of one name
     │   ├── OutOfRange                  a value outside its range or of the wrong type
     │   └── NeedsUnmet                  the method or audit needs what the task does not have
     ├── DataError (ValueError)          the data cannot be used
@@ -40,6 +41,10 @@ class UnknownKey(RequestError):
 
 class UnknownName(RequestError):
     """A method, audit, modifier, source or preset that does not exist."""
+
+
+class NameClash(RequestError):
+    """Two files, or a file and a plug-in, of one name."""
 
 
 class OutOfRange(RequestError):

@@ -22,7 +22,7 @@ from lethe.core.task import Recipe
 from lethe.data.load import load
 from lethe.methods.exact import s3t, sisa
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.train.loop import Loop
 from speed.common import compared, save
 

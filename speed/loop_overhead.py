@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import SmallCNN
+from lethe.models.zoo.small_cnn import SmallCNN
 from lethe.train.loop import Loop, recipe_options, recipe_terms
 from lethe.train.order import Order
 from speed.common import measure, save, timed

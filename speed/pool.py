@@ -8,7 +8,8 @@ import torch
 
 from lethe.core.task import Recipe, Task
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP, SmallCNN
+from lethe.models.zoo.mlp import MLP
+from lethe.models.zoo.small_cnn import SmallCNN
 from lethe.pools.pool import Pool, train_pool
 from lethe.pools.stack import why_no_vmap
 from speed.common import compared, measure, save, timed

@@ -12,7 +12,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.judge.auditor import applicable, examine
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import SmallCNN
+from lethe.models.zoo.small_cnn import SmallCNN
 from lethe.pools.subject import Subject
 from speed.common import measure, save, timed
 from speed.loop_overhead import digits

@@ -17,7 +17,7 @@ from lethe.core.task import Recipe
 from lethe.exact.ensemble import Ensemble
 from lethe.exact.sliced import Sliced
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.train.loop import Loop, Settings
 
 RECIPE = Recipe(epochs=4, lr=1e-2, batch_size=16)

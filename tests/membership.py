@@ -15,7 +15,7 @@ from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
 from lethe.judge.panel import Panel
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject

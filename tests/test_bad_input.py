@@ -29,7 +29,7 @@ from lethe.data.select import Where, divide, where
 from lethe.models.classification.task import Classification
 from lethe.models.load import load_classifier
 from lethe.models.regression.task import Regression
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.train.loop import Modifiers, Settings
 from lethe.work import request
 

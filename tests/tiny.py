@@ -14,7 +14,7 @@ from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide
 from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
 
 

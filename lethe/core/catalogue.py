@@ -1,48 +1,45 @@
-"""Which methods and audits exist, read from their source text: listing them imports no torch.
+"""Everything that has a name and a file: methods, audits, families, modifiers, sources of data, models of the zoo.
 
-A method or audit is a file under `lethe/methods` or `lethe/audits` (any folder below), or a module that another package
-names in the entry-point groups `lethe.methods` and `lethe.audits`.
+One file is the whole registration, and its place says the kind (`KINDS`). Files are read, not imported, so a listing
+costs no torch. Another package adds its own through an entry point of the group `lethe.<kind>`, whose value is a module;
+a modifier's entry point is called `seam.member`. Names are unique: two files of one name are an error that names both.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal, get_args, overload
 
-from lethe.errors import unknown_name
+from lethe.core.registry import Audit, Family, Method
+from lethe.core.source_text import HOUSE, Option, Record, Source, decorator, located
+from lethe.errors import NameClash, RequestError, unknown_name
 
-HOUSE = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Option:
-    """One field of a config: its type, default, and the comment behind it (unit, direction, origin)."""
-
-    name: str
-    type: str
-    default: str
-    comment: str
+Kind = Literal["methods", "audits", "families", "modifiers", "sources", "zoo"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the source of a method or audit says about it."""
+    """What the source of a named thing says about it."""
 
-    kind: str                      # methods | audits
-    name: str
+    kind: Kind
+    name: str                      # of a modifier: seam.member
     module: str
     path: Path
     doc: str
-    config: str                    # name of the config class
+    config: str                    # name of the config class or of the factory
     options: tuple[Option, ...]
-    facts: dict[str, Any] = field(default_factory=dict)  # literal keyword arguments of the decorator
+    facts: dict[str, Any] = field(default_factory=dict)  # literal keyword arguments of the decorator, or constants
+    sections: Mapping[str, Record] = field(default_factory=dict)   # of a family: its config of `model:` and of `data:`
+    origin: str = ""               # the entry point and package that it comes from; empty for our own files
 
     @property
     def title(self) -> str:
@@ -57,39 +54,33 @@ class Entry:
     @property
     def instead(self) -> dict[str, str]:
         """Optional needs of a method that only an option makes superfluous: need -> option=value."""
-        return self.facts.get("instead", {})
+        found: dict[str, str] = self.facts.get("instead", {})
+        return found
 
     @property
     def families(self) -> list[str]:
         return sorted(self.facts.get("families", ()))
 
 
+# -- asking ------------------------------------------------------------------------------------------------------------
+
+
 @cache
-def entries(kind: str) -> dict[str, Entry]:
-    """All methods (`kind='methods'`) or audits, by name."""
-    found: dict[str, Entry] = {}
-    for path in sorted((HOUSE / kind).rglob("*.py")):
-        if not path.name.startswith("_"):
-            module = "lethe." + ".".join(path.relative_to(HOUSE).with_suffix("").parts)
-            entry = read(kind, path, module)
-            if entry is not None:
-                found[entry.name] = entry
-    for point in entry_points(group=f"lethe.{kind}"):
-        spec = importlib.util.find_spec(point.value)
-        if spec is not None and spec.origin:
-            entry = read(kind, Path(spec.origin), point.value)
-            if entry is not None:
-                found[entry.name] = entry
-    return found
+def entries(kind: Kind) -> dict[str, Entry]:
+    """All entries of a kind by name; a modifier's name is `seam.member`. NameClash when two files have one name."""
+    return discover(kind, HOUSE, entry_points(group=f"lethe.{kind}"))
 
 
-def entry(kind: str, name: str) -> Entry:
+def entry(kind: Kind, name: str) -> Entry:
     """One entry; an unknown name is an error that proposes the nearest."""
     known = entries(kind)
-    if name not in known:
-        noun = kind[:-1]
-        raise unknown_name(noun, name, known, f"See them with: lethe {kind}.")
-    return known[name]
+    if name in known:
+        return known[name]
+    short = [found for found in known.values() if kind == "modifiers" and found.name.split(".")[1] == name]
+    if len(short) == 1:
+        return short[0]
+    command = kind if kind in ("methods", "audits") else f"describe {kind}"
+    raise unknown_name(LAYOUT[kind].noun, name, known, f"See them with: lethe {command}.")
 
 
 def find(name: str) -> Entry:
@@ -100,74 +91,189 @@ def find(name: str) -> Entry:
     return known[name]
 
 
-def load(kind: str, name: str) -> Any:
-    """The `Method` or `Audit` record behind a name; imports its module."""
-    module = importlib.import_module(entry(kind, name).module)
-    return getattr(module, DECORATED[kind])
+@overload
+def load(kind: Literal["methods"], name: str) -> Method: ...
+@overload
+def load(kind: Literal["audits"], name: str) -> Audit: ...
+@overload
+def load(kind: Literal["families"], name: str) -> Family: ...
+@overload
+def load(kind: Literal["modifiers"], name: str) -> type: ...
+@overload
+def load(kind: Literal["sources"], name: str) -> ModuleType: ...
+@overload
+def load(kind: Literal["zoo"], name: str) -> Callable[..., Any]: ...
+def load(kind: Kind, name: str) -> Any:
+    """What a name stands for, its module imported: a `Method`, `Audit` or `Family`, the class of a modifier, the module of a
+    source, the factory of a model."""
+    found = entry(kind, name)
+    module = importlib.import_module(found.module)
+    attribute = LAYOUT[kind].declares or found.config
+    return module if kind == "sources" else getattr(module, attribute)
 
 
-def config_class(kind: str, name: str) -> Any:
-    """The config class of this name, e.g. `SalUn`: what `lethe.methods.SalUn` gives."""
-    for found in entries(kind).values():
-        if found.config == name:
-            return getattr(importlib.import_module(found.module), name)
-    raise AttributeError(f"module 'lethe.{kind}' has no {kind[:-1]} config {name!r}")
+def config_class(kind: Kind, name: str) -> Any:
+    """The config class of this name, e.g. `SalUn`: what `lethe.methods.SalUn` is."""
+    found = [one for one in entries(kind).values() if one.config == name]
+    if len(found) > 1:
+        raise clash(f"{kind[:-1]} configs", name, found[0], found[1])
+    if not found:
+        raise AttributeError(f"module 'lethe.{kind}' has no {kind[:-1]} config {name!r}")
+    return getattr(importlib.import_module(found[0].module), name)
 
 
-DECORATED = {"methods": "run", "audits": "measure"}
+# -- finding -----------------------------------------------------------------------------------------------------------
 
 
-def read(kind: str, path: Path, module: str) -> Entry | None:
-    """The entry that a source file declares, or None when it holds no decorated function."""
-    text = path.read_text()
-    tree = ast.parse(text)
-    decorator = {"methods": "method", "audits": "audit"}[kind]
-    for node in tree.body:
-        if not isinstance(node, ast.FunctionDef) or node.name != DECORATED[kind]:
-            continue
-        call = next((d for d in node.decorator_list if isinstance(d, ast.Call) and _called(d) == decorator), None)
-        if call is None:
-            continue
-        facts = {k.arg: _literal(k.value) for k in call.keywords if k.arg}
-        annotation = node.args.args[0].annotation
-        cfg = ast.unparse(annotation) if annotation is not None else ""
-        return Entry(kind, path.stem, module, path, ast.get_docstring(tree) or "", cfg, _options(tree, cfg, text), facts)
+Read = tuple[Record, dict[str, Any], Mapping[str, Record]] | None   # config or factory, facts, sections; None: registers nothing
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a kind stand, and what in a file registers it."""
+
+    noun: str
+    folder: str                                                   # below the house
+    pattern: str                                                  # of the files in it
+    read: Callable[[Source, str], Read]                           # (source, name) -> what it registers
+    name: Callable[[Source], str]
+    declares: str = ""                                            # the decorated function, if one is the registration
+
+
+def discover(kind: Kind, house: Path, points: Iterable[EntryPoint] = ()) -> dict[str, Entry]:
+    """The entries of a kind in the files of a house and behind entry points; nothing is kept for the next call."""
+    found: dict[str, Entry] = {}
+    for one in (*_files(kind, house), *_plugins(kind, points)):
+        other = found.get(one.name)
+        if other is not None and other.path.resolve() != one.path.resolve():
+            raise clash(kind if kind != "zoo" else "models of the zoo", one.name, other, one)
+        found.setdefault(one.name, one)
+    return found
+
+
+def clash(what: str, name: str, first: Entry, second: Entry) -> NameClash:
+    """The error for two files of one name."""
+    places = [f"{one.path}{f' ({one.origin})' if one.origin else ''}" for one in (first, second)]
+    remedy = "Rename one of the files" + (", or uninstall the package." if first.origin or second.origin else ".")
+    return NameClash(f"two {what} are named {name!r}: {places[0]} and {places[1]}, so it is not clear which one is meant. "
+                     f"{remedy}")
+
+
+def _files(kind: Kind, house: Path) -> Iterator[Entry]:
+    layout = LAYOUT[kind]
+    for path in sorted((house / layout.folder).glob(layout.pattern)):
+        if not path.name.startswith("_"):
+            source = Source.of(path, "lethe." + ".".join(path.relative_to(house).with_suffix("").parts))
+            one = _entry(kind, source, layout.name(source))
+            if one is not None:
+                yield one
+
+
+def _plugins(kind: Kind, points: Iterable[EntryPoint]) -> Iterator[Entry]:
+    for point in sorted(points, key=lambda p: (p.name, p.value)):
+        owner = f"entry point lethe.{kind} {point.name!r}" + (f" of {point.dist.name}" if point.dist is not None else "")
+        source = located(point.module)
+        if source is None:
+            raise RequestError(f"{owner} names the module {point.module!r}, which cannot be found, so {kind} cannot be listed. "
+                               "Mend or uninstall that package.")
+        name = point.name if kind == "modifiers" else LAYOUT[kind].name(source)
+        if kind == "modifiers" and name.split(".")[0] not in SEAMS:
+            raise RequestError(f"{owner} is not called seam.member, so it is not clear where the modifier belongs. Seams: "
+                               f"{', '.join(SEAMS)}.")
+        one = _entry(kind, source, name, owner)
+        if one is None:
+            raise RequestError(f"{owner} names {source.path}, which registers nothing ({LAYOUT[kind].noun}), so {kind} cannot be "
+                               "listed. Mend or uninstall that package.")
+        yield one
+
+
+def _entry(kind: Kind, source: Source, name: str, origin: str = "") -> Entry | None:
+    read = LAYOUT[kind].read(source, name)
+    if read is None:
+        return None
+    record, facts, sections = read
+    doc = source.doc if kind != "zoo" else record.doc or source.doc
+    return Entry(kind, name, source.module, source.path, doc, record.name, record.options, facts, sections, origin)
+
+
+# -- what registers a file of each kind --------------------------------------------------------------------------------
+
+SEAMS = ("where", "combine", "perturb", "average", "weigh")   # the questions of the loop; a member answers one of them
+
+
+def _decorated(function: str, decorator_name: str) -> Callable[[Source, str], Read]:
+    """A file with a function that carries the decorator; its first argument is annotated with the config class."""
+
+    def read(source: Source, name: str) -> Read:
+        node = source.function(function)
+        facts = decorator(node, decorator_name) if node is not None else None
+        if node is None or facts is None:
+            return None
+        first = node.args.args[0].annotation
+        cfg = _text(first)
+        return source.record(cfg) or Record(cfg, "", ()), facts, {}
+
+    return read
+
+
+def _family(source: Source, name: str) -> Read:
+    """A file with `@family(model=…, data=…)` over `open_request`."""
+    node = source.function("open_request")
+    facts = decorator(node, "family") if node is not None else None
+    if facts is None:
+        return None
+    found = {key: source.record(facts[key]) for key in ("model", "data") if key in facts}
+    sections: dict[str, Record] = {key: record for key, record in found.items() if record is not None}
+    return sections.get("model", Record("", "", ())), facts, sections
+
+
+def _modifier(source: Source, name: str) -> Read:
+    """A file with one config class, which answers the question of its seam."""
+    for node in source.tree.body:
+        if isinstance(node, ast.ClassDef) and decorator(node, "config") is not None and (found := source.record(node.name)):
+            return found, {}, {}
     return None
 
 
-def _called(call: ast.Call) -> str:
-    return ast.unparse(call.func).rsplit(".", 1)[-1]
+def _source(source: Source, name: str) -> Read:
+    """A file with `read(cfg, context, name)`; `SUFFIXES` are the endings of files that it reads unasked."""
+    node = source.function("read")
+    if node is None or not node.args.args:
+        return None
+    facts = {"suffixes": source.constant("SUFFIXES") or (), "learns": bool(source.constant("LEARNS"))}
+    return source.record(_text(node.args.args[0].annotation)) or Record("", "", ()), facts, {}
 
 
-def _literal(node: ast.expr) -> Any:
-    """The value of a literal; calls such as Metric(...) become mappings of their arguments."""
-    if isinstance(node, ast.Call):
-        return {"args": [_literal(a) for a in node.args], **{k.arg: _literal(k.value) for k in node.keywords if k.arg}}
-    if isinstance(node, ast.Dict):
-        return {_literal(k): _literal(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
+def _model(source: Source, name: str) -> Read:
+    """A file with the public class or function that is called as the file, case and underscores aside."""
+    for node in source.tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name.replace("_", "").lower() == name.replace("_", ""):
+            found = source.record(node.name)
+            return (found, {}, {}) if found is not None else None
+    return None
 
 
-def _options(tree: ast.Module, cfg: str, text: str) -> tuple[Option, ...]:
-    lines = text.splitlines()
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == cfg:
-            return tuple(
-                Option(
-                    item.target.id,
-                    ast.unparse(item.annotation),
-                    ast.unparse(item.value) if item.value is not None else "required",
-                    _comment(lines[item.end_lineno - 1] if item.end_lineno else ""),
-                )
-                for item in node.body
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-            )
-    return ()
+def _text(annotation: ast.expr | None) -> str:
+    return ast.unparse(annotation) if annotation is not None else ""
 
 
-def _comment(line: str) -> str:
-    found = re.search(r"#\s*(.*)$", line)
-    return re.sub(r"\s{2,}", "  ", found.group(1)).strip() if found else ""
+def _stem(source: Source) -> str:
+    return source.path.stem
+
+
+def _folder(source: Source) -> str:
+    return source.path.parent.name if source.path.stem == "open" else source.path.stem
+
+
+def _seam(source: Source) -> str:
+    return f"{source.path.parent.name}.{source.path.stem}"
+
+
+LAYOUT: dict[Kind, Layout] = {
+    "methods": Layout("method", "methods", "**/*.py", _decorated("run", "method"), _stem, "run"),
+    "audits": Layout("audit", "audits", "**/*.py", _decorated("measure", "audit"), _stem, "measure"),
+    "families": Layout("family", "models", "*/open.py", _family, _folder, "open_request"),
+    "modifiers": Layout("modifier", "train/modifiers", "*/*.py", _modifier, _seam),
+    "sources": Layout("kind of data", "data/sources", "*.py", _source, _stem),
+    "zoo": Layout("model of the zoo", "models/zoo", "*.py", _model, _stem),
+}

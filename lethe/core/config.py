@@ -52,7 +52,8 @@ def config(cls: type[T]) -> type[T]:
             ) from None
 
     made.__init__ = init
-    return made
+    typed: type[T] = made
+    return typed
 
 
 def option_name(cls: type) -> str:

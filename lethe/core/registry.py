@@ -65,6 +65,31 @@ class Audit:
     doc: str
 
 
+@dataclass(frozen=True)
+class Family:
+    """How a kind of model comes in: `open(request, context) -> Opened`, and the config classes of `model:` and `data:`."""
+
+    name: str
+    model: type
+    data: type
+    open: Callable[..., Any]
+    doc: str
+
+
+def family(*, model: type, data: type) -> Callable[[Callable[..., Any]], Family]:
+    """Register `open_request(request, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
+
+    model, data  config classes of these parts of a request; `lethe describe FAMILY` lists their options
+    """
+
+    def wrap(open_request: Callable[..., Any]) -> Family:
+        *_, folder, file = open_request.__module__.split(".")
+        return Family(folder if file == "open" else file, model, data, open_request,
+                      inspect.getdoc(inspect.getmodule(open_request)) or "")
+
+    return wrap
+
+
 def method(*, needs: Iterable[str], families: Iterable[str], instead: Mapping[str, str] | None = None,
            check: Callable[[Any, Any], None] | None = None) -> Callable[[Callable[..., Any]], Method]:
     """Register `run(cfg: Config, task, loop) -> Outcome`.

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lethe.core.catalogue import load
 from lethe.core.files import refuse_pickle
-from lethe.errors import ModelError, RequestError, nearest, unknown_name
+from lethe.errors import ModelError, RequestError, nearest
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
@@ -67,7 +68,7 @@ def factory(zoo: str | None = None, code: str | None = None, options: Mapping[st
         both = "both code and zoo" if code else "neither code nor zoo"
         raise RequestError(f"the model has {both}, so it is not clear what it is; nothing was started. Give model.code "
                            "= path/to/file.py:factory, or model.zoo = a name.")
-    make, name = _from_code(code) if code else _from_zoo(zoo or "")
+    make, name = _from_code(code) if code else (load("zoo", zoo or ""), zoo or "")
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:
@@ -131,14 +132,6 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, prefix: st
         raise ModelError(f"{origin} lacks {len(absent)} tensors of {type(model).__name__}, the first is {absent[0]!r}"
                          f"{nearest(absent[0], named)}, so they would stay random. Give the whole state dict.")
     model.load_state_dict(named, strict=False)
-
-
-def _from_zoo(name: str) -> tuple[Callable[..., Any], str]:
-    from lethe.models.zoo import ZOO
-
-    if name not in ZOO:
-        raise unknown_name("model of the zoo", name, ZOO)
-    return ZOO[name], name
 
 
 def _from_code(code: str) -> tuple[Callable[..., Any], str]:

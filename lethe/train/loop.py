@@ -33,7 +33,9 @@ from lethe.train.checkpoint import Checkpoints
 from lethe.train.distribute import Distribution, full
 from lethe.train.journal import Log, TensorBoard
 from lethe.train.modifiers import resolve
-from lethe.train.modifiers.where import All, Selection, save_adapter
+from lethe.train.modifiers.where import Selection
+from lethe.train.modifiers.where.all import All
+from lethe.train.modifiers.where.lora import save_adapter
 from lethe.train.order import batches_per_epoch
 from lethe.train.run import Run
 from lethe.train.settings import Settings

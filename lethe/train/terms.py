@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.split import Batch, Split
-from lethe.train.modifiers import resolve
+from lethe.train.modifiers import Average, Choice, Combine, Perturb, Weigh, Where, resolve
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -32,17 +31,21 @@ class Term:
     prepare: Callable[[Batch, torch.Generator], Batch] | None = None
 
 
-@dataclass
+@dataclass(init=False)
 class Modifiers:
     """The four questions that any method can be combined with, and the weights of examples."""
 
-    where: Any = "all"
-    combine: Any = None        # None: as the method says
-    perturb: Any = "none"
-    average: Any = "last"
-    weigh: Any = None          # None: as the method says
+    where: Where
+    combine: Combine | None    # None: as the method says
+    perturb: Perturb
+    average: Average
+    weigh: Weigh | None        # None: as the method says
 
-    def __post_init__(self) -> None:
-        for seam in ("where", "combine", "perturb", "average", "weigh"):
-            value = getattr(self, seam)
-            setattr(self, seam, None if value is None else resolve(seam, value))
+    def __init__(self, where: Where | Choice = "all", combine: Combine | Choice | None = None, perturb: Perturb | Choice = "none",
+                 average: Average | Choice = "last", weigh: Weigh | Choice | None = None) -> None:
+        """Members, or their names, or {name: …, option: …}."""
+        self.where = resolve("where", where)
+        self.combine = None if combine is None else resolve("combine", combine)
+        self.perturb = resolve("perturb", perturb)
+        self.average = resolve("average", average)
+        self.weigh = None if weigh is None else resolve("weigh", weigh)

@@ -7,7 +7,6 @@ repeating an interrupted one goes on where it stopped.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import time
@@ -23,6 +22,7 @@ from torch import nn
 
 from lethe.api import Plan, Say, audits_of, method_of, require, run_all, scenario
 from lethe.core.catalogue import entries
+from lethe.core.catalogue import load as load_entry
 from lethe.core.config import build, digest, plain
 from lethe.core.files import write_text
 from lethe.core.modules import named_tensors, seeded
@@ -72,9 +72,8 @@ class Prepared:
 
 def open_request(request: Request, options: Options) -> Opened:
     """Let the family read `model` and `data`."""
-    family = importlib.import_module(f"lethe.models.{request.family}.open")
     context = Context(options.data_root, cache_folder(request, options), options.allow_pickle, options.say)
-    opened: Opened = family.open_request(request, context)
+    opened: Opened = load_entry("families", request.family).open(request, context)
     if request.recipe is not None:
         opened.recipe = build(Recipe, request.recipe)
     if opened.model is None and opened.recipe is None:

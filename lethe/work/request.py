@@ -20,7 +20,6 @@ from lethe.core.config import Count, Natural, Positive, build, config, digest, p
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 
-FAMILIES = ("classification", "lm", "diffusion", "regression")
 ALL = "all"   # in the place of a method: every one that can run on the task (see `api.all_methods`)
 
 
@@ -111,9 +110,10 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
 def _check(request: Request) -> None:
     from lethe.core.catalogue import entries, entry
 
-    if request.family not in FAMILIES:
-        raise RequestError(f"family {request.family!r} is not known{nearest(request.family, FAMILIES)}, so nothing was started. "
-                           f"Families: {', '.join(FAMILIES)}.")
+    families = entries("families")
+    if request.family not in families:
+        raise RequestError(f"family {request.family!r} is not known{nearest(request.family, families)}, so nothing was started. "
+                           f"Families: {', '.join(families)}.")
     if request.audit.depth not in ("quick", "standard", "deep"):
         raise RequestError(f"audit.depth {request.audit.depth!r} is none of quick, standard, deep; nothing was started.")
     for asked in request.methods:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.pools.pool import train_pool
 from speed.common import measure, save, timed
 from speed.loop_overhead import digits

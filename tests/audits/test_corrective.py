@@ -16,7 +16,7 @@ from lethe.data.poison import Poison, poisoned
 from lethe.data.select import divide, where
 from lethe.judge.auditor import applicable
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.pools.subject import Subject
 
 corrective = load("audits", "corrective")

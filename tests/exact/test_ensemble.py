@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lethe.errors import ModelError, NeedsUnmet
 from lethe.exact.ensemble import Ensemble, assembled, require_last
-from lethe.models.zoo import MLP, SmallCNN
+from lethe.models.zoo.mlp import MLP
+from lethe.models.zoo.small_cnn import SmallCNN
 
 
 def members(count: int) -> list[MLP]:

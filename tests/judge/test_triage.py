@@ -18,7 +18,8 @@ from lethe.errors import NeedsUnmet
 from lethe.judge.triage import advice
 from lethe.maths.kernels import joint_targets
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP, build
+from lethe.models.zoo import build
+from lethe.models.zoo.mlp import MLP
 
 
 def task(forget: Split, retain: Split) -> Classification:

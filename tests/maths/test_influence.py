@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lethe.core.split import Batch, Split
 from lethe.maths import influence as a
-from lethe.models.zoo import SmallCNN
+from lethe.models.zoo.small_cnn import SmallCNN
 
 
 def mse(model: nn.Module, batch: Batch) -> Tensor:

@@ -20,7 +20,8 @@ from lethe.data.select import Where
 from lethe.errors import RequestError
 from lethe.methods.classification.damp import deafened, depth_scale, directions, layer_inputs, prototypes
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import SmallCNN, ViT
+from lethe.models.zoo.small_cnn import SmallCNN
+from lethe.models.zoo.vit import ViT
 from lethe.train.loop import Loop, Modifiers, Settings
 
 

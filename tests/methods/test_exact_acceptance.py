@@ -16,7 +16,7 @@ from lethe.exact.ensemble import assembled
 from lethe.exact.sliced import Sliced
 from lethe.methods.exact import s3t, sisa
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
 
 RECIPE = Recipe(epochs=30, lr=2e-3, batch_size=64)

@@ -22,7 +22,7 @@ from lethe.errors import DataError, LetheError, ModelError, NeedsUnmet, RequestE
 from lethe.methods.exact.exact_head import NEVER, head_of, sums
 from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.train.loop import Loop
 
 GONE = list(range(0, 160, 7))

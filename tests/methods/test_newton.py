@@ -21,7 +21,7 @@ from lethe.errors import RequestError
 from lethe.maths.certified import removal_budget, spectral_norm, worst_residual
 from lethe.methods.exact import newton
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 
 RIDGE = 0.01
 

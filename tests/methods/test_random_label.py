@@ -9,7 +9,7 @@ from tiny import blobs, classification
 from lethe.core.split import Split
 from lethe.data.select import divide, where
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 
 
 def two_classes() -> Classification:

@@ -9,7 +9,7 @@ from tiny import classification
 from lethe.core.modules import state_fingerprint
 from lethe.core.task import Recipe
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 
 
 def test_it_never_saw_the_class_and_knows_the_rest() -> None:

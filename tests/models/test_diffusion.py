@@ -197,7 +197,7 @@ def test_requests_open(tmp_path: Path) -> None:
         "data": {"concept": "disk", "keep": ["a red cross"], "shapes": 32, "steps": 2, "guidance": 1.0},
         "method": "uce", "audit": {"references": 0},
     })
-    opened = open_request(shape_request, Context())
+    opened = open_request.open(shape_request, Context())
     assert opened.model is None and {"train", "forget", "retain", "holdout"} <= opened.splits.keys()
     assert opened.build is not None
     made = opened.task(opened.build(0), {k: opened.splits[k] for k in ("forget", "retain")}, "shapes")
@@ -207,10 +207,10 @@ def test_requests_open(tmp_path: Path) -> None:
         "family": "diffusion", "model": {"folder": str(tmp_path / "pipe")}, "method": "uce", "audit": {"references": 0},
         "data": {"concept": "disk", "keep": ["a red cross"], "per_prompt": 2, "steps": 2, "guidance": 1.0},
     })
-    folder = open_request(given, Context())
+    folder = open_request.open(given, Context())
     assert folder.model is not None and len(folder.splits["forget"]) == len(folder.splits["retain"]) == 2
     with pytest.raises(RequestError, match="exactly one"):
-        open_request(build(type(given), {**vars(given), "model": {}}), Context())
+        open_request.open(build(type(given), {**vars(given), "model": {}}), Context())
 
 
 @pytest.mark.slow

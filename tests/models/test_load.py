@@ -15,7 +15,7 @@ from torch import nn
 from lethe.core.modules import state_fingerprint
 from lethe.errors import ModelError, PickleRefused, RequestError, UnknownName
 from lethe.models.load import factory, load_classifier
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 
 CODE = """
 import torch

@@ -20,7 +20,7 @@ from lethe.errors import DataError, LetheError, OutputShape, UnknownName
 from lethe.judge.auditor import examine
 from lethe.judge.panel import Panel
 from lethe.models.regression.task import Regression
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.pools.alike import unseen
 from lethe.pools.pool import train_pool
 from lethe.pools.subject import Subject

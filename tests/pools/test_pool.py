@@ -19,7 +19,8 @@ from lethe.core.catalogue import load
 from lethe.core.task import Recipe, Task
 from lethe.errors import Diverged, RequestError, UnknownName, WorkerDied
 from lethe.models.classification.task import Classification
-from lethe.models.zoo import MLP, SmallCNN
+from lethe.models.zoo.mlp import MLP
+from lethe.models.zoo.small_cnn import SmallCNN
 from lethe.pools import backends, measure, pool, strategy
 from lethe.pools.backends import vmap
 from lethe.pools.backends.processes import Processes

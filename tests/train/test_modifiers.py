@@ -23,10 +23,15 @@ from lethe.errors import LetheError, RequestError, UnknownName
 from lethe.maths.importance import largest
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.modifiers import SEAMS, members, resolve
-from lethe.train.modifiers.average import Ema, Swa
-from lethe.train.modifiers.combine import Alternate, Sum, Surgery
-from lethe.train.modifiers.perturb import Sam
-from lethe.train.modifiers.weigh import Exponential, Loss, Uniform
+from lethe.train.modifiers.average.ema import Ema
+from lethe.train.modifiers.average.swa import Swa
+from lethe.train.modifiers.combine.alternate import Alternate
+from lethe.train.modifiers.combine.sum import Sum
+from lethe.train.modifiers.combine.surgery import Surgery
+from lethe.train.modifiers.perturb.sam import Sam
+from lethe.train.modifiers.weigh.exponential import Exponential
+from lethe.train.modifiers.weigh.loss import Loss
+from lethe.train.modifiers.weigh.uniform import Uniform
 
 
 def task() -> Task:

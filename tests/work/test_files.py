@@ -15,7 +15,7 @@ from panels import pool
 
 from lethe.data.select import Where
 from lethe.errors import LetheError, ModelError, OutputShape, RequestError, SplitsOverlap
-from lethe.models.zoo import MLP
+from lethe.models.zoo.mlp import MLP
 from lethe.work.files import Files, audit_files
 
 MODEL = {"zoo": "mlp", "options": {"inputs": 6, "hidden": [16], "classes": 4}}

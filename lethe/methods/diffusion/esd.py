@@ -34,7 +34,7 @@ from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.maths.losses import squared_distance
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where import Names
+from lethe.train.modifiers.where.names import Names
 
 MOVED = {
     "x": Names(("*attn2*",)),

@@ -30,7 +30,7 @@ from lethe.core.registry import method
 from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.loop import Loop
-from lethe.train.modifiers.where import Names
+from lethe.train.modifiers.where.names import Names
 
 KEYS = Names(("*attn2.to_k.weight", "*attn2.to_v.weight"))
 

@@ -58,7 +58,7 @@ from lethe.exact.sliced import (
 )
 from lethe.exact.slicing import cyclic, matched
 from lethe.train.loop import Loop
-from lethe.train.modifiers.where import Names
+from lethe.train.modifiers.where.names import Names
 
 ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that say nothing about the training
 

@@ -19,7 +19,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where import Names
+from lethe.train.modifiers.where.names import Names
 
 
 @config

@@ -25,7 +25,7 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.train.loop import Loop, recipe_options, recipe_terms
-from lethe.train.modifiers.where import Names
+from lethe.train.modifiers.where.names import Names
 
 
 @config

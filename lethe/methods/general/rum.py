@@ -37,7 +37,8 @@ from lethe.core.task import Task, missing
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
 from lethe.pools.choose import SELECTORS
 from lethe.train.loop import Loop, Modifiers, Term
-from lethe.train.modifiers.where import All, Selection
+from lethe.train.modifiers.where import Selection
+from lethe.train.modifiers.where.all import All
 
 Named = str | Mapping[str, Any]   # a method, or {name: …, option: …}
 NONE = "none"

@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from lethe.core.config import build
+from lethe.core.registry import family
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.context import Context
+from lethe.data.load import Data
 from lethe.models.classification.task import Classification
 from lethe.models.heads import ModelSource, divided, opened
 from lethe.models.opened import Opened
@@ -39,6 +41,7 @@ def classification(
     return Classification(model, splits, recipe, build, name, head=head)
 
 
+@family(model=ModelSource, data=Data)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
     source = build(ModelSource, request.model)

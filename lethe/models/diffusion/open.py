@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, build, config
+from lethe.core.registry import family
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe
@@ -140,6 +141,7 @@ class DataSource:
     seed: Natural = 0
 
 
+@family(model=ModelSource, data=DataSource)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a diffusion request. The concept says what is forgotten; `forget:` may say it anew."""
     source, data = build(ModelSource, request.model), build(DataSource, request.data)

@@ -21,7 +21,7 @@ from lethe.core.seeds import derive, generator
 from lethe.data.shapes import COLOURS, SHAPES, shapes
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline, require_diffusers
-from lethe.models.zoo import SmallCNN
+from lethe.models.zoo.small_cnn import SmallCNN
 
 WIDTH = 64           # of the text encoder's hidden states
 WORDS = ("a", *COLOURS, *SHAPES)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lethe.core.config import Count, build, config
+from lethe.core.registry import family
 from lethe.core.sequences import Format
 from lethe.core.split import Split
 from lethe.core.task import Recipe
@@ -168,6 +169,7 @@ class TextSource:
     long: str = "error"
 
 
+@family(model=ModelSource, data=TextSource)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a language-model request."""
     source, data = build(ModelSource, request.model), build(TextSource, request.data)

@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from lethe.core.config import build
+from lethe.core.registry import family
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.context import Context
+from lethe.data.load import Data
 from lethe.models.heads import divided, opened
 from lethe.models.opened import Opened
 from lethe.models.regression.task import Regression, RegressionSource, numbered
@@ -40,6 +42,7 @@ def regression(
     return Regression(model, splits, recipe, build, name, loss=loss, others=others, head=head)
 
 
+@family(model=RegressionSource, data=Data)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a regression request."""
     source = build(RegressionSource, request.model)

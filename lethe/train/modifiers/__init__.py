@@ -1,28 +1,45 @@
-"""The five open seams of the loop. A member is a frozen config with one or two methods; `resolve` finds it by its name
-in snake case. A new member is one class in the file of its seam; an object from elsewhere can stand for a name."""
+"""The five open seams of the loop, a folder each: where, combine, perturb, average, weigh.
+
+A member is one file, `<seam>/<member>.py`, with one frozen config class that does what the seam's Protocol says; the
+file's name is the member's. Another package adds one through an entry point of the group `lethe.modifiers` that is called
+`seam.member`. An object from elsewhere can stand for a name.
+"""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
-from lethe.core.config import build, snake
+from lethe.core.catalogue import SEAMS, entries, load
+from lethe.core.config import build
 from lethe.errors import RequestError, UnknownKey, nearest, unknown_name
+from lethe.train.modifiers.average import Average
+from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.perturb import Perturb
+from lethe.train.modifiers.weigh import Weigh
+from lethe.train.modifiers.where import Where
 
-SEAMS = ("where", "combine", "perturb", "average", "weigh")
+Choice = str | Mapping[str, Any]   # a member's name, or {name: …, option: …}
+Seam = Literal["where", "combine", "perturb", "average", "weigh"]
 
 
 def members(seam: str) -> dict[str, type]:
-    """The members of a seam by name."""
-    module = importlib.import_module(f"lethe.train.modifiers.{seam}")
-    return {
-        snake(name).strip("_"): cls
-        for name, cls in vars(module).items()
-        if isinstance(cls, type) and cls.__module__ == module.__name__ and hasattr(cls, "__pydantic_fields__")
-    }
+    """The members of a seam by name; imports them."""
+    return {name.split(".")[1]: load("modifiers", name) for name in entries("modifiers") if name.split(".")[0] == seam}
 
 
+@overload
+def resolve(seam: Literal["where"], value: Where | Choice) -> Where: ...
+@overload
+def resolve(seam: Literal["combine"], value: Combine | Choice) -> Combine: ...
+@overload
+def resolve(seam: Literal["perturb"], value: Perturb | Choice) -> Perturb: ...
+@overload
+def resolve(seam: Literal["average"], value: Average | Choice) -> Average: ...
+@overload
+def resolve(seam: Literal["weigh"], value: Weigh | Choice) -> Weigh: ...
+@overload
+def resolve(seam: str, value: Any) -> Any: ...
 def resolve(seam: str, value: Any) -> Any:
     """A member from its name, from `{name: …, option: …}`, or as it is."""
     if not isinstance(value, (str, Mapping)):
@@ -30,10 +47,11 @@ def resolve(seam: str, value: Any) -> Any:
     options = {"name": value} if isinstance(value, str) else dict(value)
     if "name" not in options:
         raise RequestError(f"{seam}: {options} names no member, so nothing was started. Write {seam}: {{name: …}}.")
-    name, known = options.pop("name"), members(seam)
+    name = options.pop("name")
+    known = [full.split(".")[1] for full in entries("modifiers") if full.split(".")[0] == seam]
     if name not in known:
         raise unknown_name(f"{seam} modifier", name, known)
-    return build(known[name], options)
+    return build(load("modifiers", f"{seam}.{name}"), options)
 
 
 def resolved(options: Mapping[str, Any] | None) -> dict[str, Any]:

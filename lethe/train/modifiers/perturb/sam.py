@@ -1,5 +1,8 @@
-"""perturb: how is flatness sought? A member's `gradients(params, backward)` returns the gradient to step along;
-`backward()` computes the gradient at the parameters' present values."""
+"""Sharpness-aware minimisation: the gradient at θ + ρ·g/‖g‖. Foret et al. 2021, arXiv:2010.01412.
+
+The weights are put back bit for bit. Twice the cost of a plain step. For unlearning it makes relearning slower
+(Fan et al. 2025, arXiv:2502.05374).
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,7 @@ from lethe.core.config import Positive, config
 
 
 @config
-class None_:
-    """The gradient where the weights are."""
-
-    def gradients(self, params: Sequence[nn.Parameter], backward: Callable[[], list[Tensor]]) -> list[Tensor]:
-        return backward()
-
-
-@config
 class Sam:
-    """Sharpness-aware minimisation: the gradient at θ + ρ·g/‖g‖. Foret et al. 2021, arXiv:2010.01412.
-
-    The weights are put back bit for bit. Twice the cost of a plain step. For unlearning it makes relearning slower
-    (Fan et al. 2025, arXiv:2502.05374).
-    """
-
     rho: Positive = 0.05        # radius in the l2 norm over all moved weights          [paper: 0.05; SAM-NPO: 0.01]
 
     def gradients(self, params: Sequence[nn.Parameter], backward: Callable[[], list[Tensor]]) -> list[Tensor]:

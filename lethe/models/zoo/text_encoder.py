@@ -35,7 +35,8 @@ class TextClassifier(nn.Module):
         ids, used = ids[:, :longest], used[:, :longest]
         seen = used | (torch.arange(longest, device=ids.device) == 0)   # attention needs one token to look at
         states = self.encoder(input_ids=ids, attention_mask=seen.long()).last_hidden_state
-        return self.head((states * used.unsqueeze(-1)).sum(1) / used.sum(1, keepdim=True).clamp(min=1))
+        logits: Tensor = self.head((states * used.unsqueeze(-1)).sum(1) / used.sum(1, keepdim=True).clamp(min=1))
+        return logits
 
 
 def text_encoder(vocabulary: int = 4000, classes: int = 2, width: int = 64, layers: int = 2, heads: int = 2,
@@ -56,4 +57,5 @@ def text_encoder(vocabulary: int = 4000, classes: int = 2, width: int = 64, laye
     shape = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
                        intermediate_size=2 * width, max_position_embeddings=positions, hidden_dropout_prob=dropout,
                        attention_probs_dropout_prob=dropout, pad_token_id=0)
-    return TextClassifier(BertModel._from_config(shape, add_pooling_layer=False, attn_implementation="eager"), classes, width)
+    made: Any = BertModel   # its constructor is untyped
+    return TextClassifier(made._from_config(shape, add_pooling_layer=False, attn_implementation="eager"), classes, width)
