@@ -29,7 +29,7 @@ PUBLIC = {
     "compare": "lethe.api",
     "audit_files": "lethe.work.files",
     "Files": "lethe.work.files",
-    "Report": "lethe.results.report",
+    "Report": "lethe.report.report",
     "Recipe": "lethe.core.task",
     "Settings": "lethe.train.loop",
     "Watchdog": "lethe.train.watchdog",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import nn
 from lethe.core import catalogue
 from lethe.core.config import build, digest, plain
 from lethe.core.events import silent
+from lethe.core.evidence import Depth
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Audit
 from lethe.core.seeds import derive
@@ -23,12 +25,15 @@ from lethe.errors import LetheError
 from lethe.judge.auditor import applicable, examine
 from lethe.judge.neighbours import neighbours
 from lethe.judge.selection import final
+from lethe.judge.yardstick import doubts, false_alarms
 from lethe.pools.member import train_one
 from lethe.pools.pool import Pool, train_pool
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
-from lethe.results.report import Report, frame
-from lethe.results.rows import access, declared, false_alarms, row, yardstick_warnings
+from lethe.report.report import Report
+from lethe.results.frame import frame
+from lethe.results.rows import access, alarms, declared, doubt, row
+from lethe.results.schema import Blind, NotTested, References, Scenario
 from lethe.train.apply import all_methods, apply, method_of, require
 from lethe.train.journal import terminal
 from lethe.train.loop import Settings
@@ -42,7 +47,7 @@ Say = Callable[[str], None]
 class Plan:
     """How a comparison is carried out, apart from what is compared."""
 
-    depth: str = "standard"
+    depth: Depth = "standard"
     references: int = 8
     shadows: int = 16                 # most shadow models that an audit may train; 0: none
     audits: tuple[Any, ...] = ()
@@ -138,7 +143,7 @@ def audit(
     task: Task,
     unlearned: Outcome | nn.Module,
     *,
-    depth: str = "standard",
+    depth: Depth = "standard",
     references: int = 8,
     shadows: int = 16,
     audits: Sequence[Any] = (),
@@ -161,7 +166,7 @@ def compare(
     task: Task,
     methods: Sequence[str | Mapping[str, Any] | object],
     *,
-    depth: str = "standard",
+    depth: Depth = "standard",
     references: int = 8,
     shadows: int = 16,
     seed: int = 0,
@@ -222,8 +227,8 @@ def run_all(task: Task, methods: Sequence[Any], plan: Plan) -> list[tuple[str, O
 
 
 def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan: Plan, name: str = "", request: str = ""
-             ) -> dict[str, Any]:
-    """Audit the runs on one task: the dictionary of one scenario."""
+             ) -> Scenario:
+    """Audit the runs on one task."""
     done = [run for _, run in runs if isinstance(run, Outcome)]
     if any(run.unseen_used for run in done):   # what a method learned from is no longer unseen
         task = task.replaced(task._original, holdout=audited(task.holdout), reference=reserved(task.holdout))
@@ -242,33 +247,40 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
     plan.say("auditing")
 
     def refused(audit: str, subject: str, why: str) -> None:
-        skipped.append({"audit": f"{audit} of {subject}", "why": why})
+        skipped.append(NotTested(audit=audit, subject=subject, why=why))
 
     weak = [] if yardstick else neighbours(task, plan.neighbours, derive(seed, "neighbours"), device)
     evidence = examine(task, subjects, original, yardstick, chosen, plan.depth, seed, lambda a: plan.say(f"auditing: {a}"),
                        shadows, margins=plan.margins, neighbours=weak, refused=refused)
-    skipped += [{"audit": f"{audit.name}: {name}", "why": f"needs {metric.asks}"} for audit, _ in chosen
+    skipped += [NotTested(audit=audit.name, metric=name, why=f"needs {metric.asks}") for audit, _ in chosen
                 for name, metric in audit.metrics.items()
                 if metric.asks and not any(e.metric == name for s in subjects for e in evidence[s.name])]
     rows = [row("original", "original", evidence["original"])] if task.has("original") else []
     rows += [row(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in fresh]
     for label, run in runs:
         key = label or (run.method if isinstance(run, Outcome) else "")
+        named = re.fullmatch(r"(?P<label>.*?(?: \((?P<variant>\d+)\))?)(?: seed (?P<seed>-?\d+))?", key)
+        assert named is not None
+        about: dict[str, Any] = {"label": named["label"], "variant": int(named["variant"] or 1)}
         if isinstance(run, Outcome):
-            rows.append({**row(key, "method", evidence[key], run=run), "samples": task.samples(run.model)})
+            seed_used = run.config.get("settings", {}).get("seed")
+            rows.append(row(key, "method", evidence[key], run=run, samples=task.samples(run.model),
+                            method=run.config.get("name", ""), seed=seed_used, **about))
         else:
-            rows.append(row(key, "method", [], error=f"{type(run).__name__}: {run}"))
-    return {
-        "name": name, "request": request, "family": task.family, "score_name": task.score_name,
-        "sizes": {key: len(split) for key, split in task.splits.items()}, "fingerprints": task.fingerprint, "facts": task.facts,
-        "references": {"count": len(yardstick), "strategy": pool.strategy if pool else "",
-                       "seconds_each": sum(pool.seconds) / len(pool.seconds) if pool else None,
-                       "reason": _why(task, plan, pool), "neighbours": len(weak)},
-        "subjects": rows, "not_tested": skipped,
-        "blind": [{"audit": audit.name, "text": audit.blind} for audit, _ in chosen],
-        "false_alarms": false_alarms(evidence, yardstick), "yardstick_warnings": yardstick_warnings(evidence, yardstick),
-        "declared": margins, "depth": plan.depth, "access": access(task, len(yardstick), chosen, shadows is not None),
-    }
+            rows.append(row(key, "method", [], error=f"{type(run).__name__}: {run}", **about))
+    held = {s.name: evidence[s.name] for s in yardstick}
+    return Scenario(
+        name=name, request=request, family=task.family, score_name=task.score_name,
+        sizes={key: len(split) for key, split in task.splits.items()}, fingerprints=task.fingerprint, facts=plain(task.facts),
+        references=References(count=len(yardstick), strategy=pool.strategy if pool else "",
+                              seconds_each=sum(pool.seconds) / len(pool.seconds) if pool else None,
+                              reason=_why(task, plan, pool), neighbours=len(weak)),
+        subjects=tuple(rows), not_tested=tuple(skipped),
+        blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
+        false_alarms=alarms(false_alarms(list(held.values()))),
+        doubts=tuple(doubt(one) for one in doubts(held, evidence.get("original", []))),
+        declared=margins, depth=plan.depth, access=access(task, len(yardstick), chosen, shadows is not None),
+    )
 
 
 def _why(task: Task, plan: Plan, pool: Pool | None) -> str:
@@ -301,18 +313,20 @@ def _subjects(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan
     return [subject for group in groups.values() for subject in group]
 
 
-def _audits(task: Task, plan: Plan, count: int, shadows: Shadows | None) -> tuple[list[tuple[Audit, Any]], list[dict[str, str]]]:
-    chosen, skipped = [], []
+def _audits(task: Task, plan: Plan, count: int, shadows: Shadows | None
+            ) -> tuple[list[tuple[Audit, Any]], list[NotTested]]:
+    chosen: list[tuple[Audit, Any]] = []
+    skipped: list[NotTested] = []
     for record, cfg in audits_of(plan.audits):
         depth = "deep" if plan.audits else plan.depth   # what was asked for by name runs at any depth
         why = applicable(record, task, count, depth, shadows.limit if shadows else 0)
         if not why:
             chosen.append((record, cfg))
         elif not why.startswith("made for"):
-            skipped.append({"audit": record.name, "why": why})
+            skipped.append(NotTested(audit=record.name, why=why))
     return chosen, skipped
 
 
-def _report(cases: list[dict[str, Any]], title: str, config: Mapping[str, Any], plan: Plan, seconds: float, command: str
+def _report(cases: list[Scenario], title: str, config: Mapping[str, Any], plan: Plan, seconds: float, command: str
             ) -> Report:
     return Report(frame(digest(config), title, command, config, cases, seconds, plan.settings.device, torch.get_num_threads()))

@@ -26,11 +26,11 @@ def report() -> lethe.Report:
 
 
 def test_a_comparison_holds_the_controls_and_every_method(report: lethe.Report) -> None:
-    assert [row["name"] for row in report.rows()] == ["original", "retrained", "finetune", "neggrad_plus"]
+    assert [row.name for row in report.rows()] == ["original", "retrained", "finetune", "neggrad_plus"]
     assert report.verdict("original") == "outside"
     assert report.value("original", "forget_accuracy") > 0.9 > report.value("retrained", "forget_accuracy")
-    assert report.results["scenarios"][0]["references"]["count"] == 4
-    assert all(row["cost"]["seconds"] > 0 for row in report.rows() if row["role"] == "method")
+    assert report.results.scenarios[0].references.count == 4
+    assert all((row.cost.seconds or 0) > 0 for row in report.rows() if row.role == "method")
 
 
 def test_a_report_is_saved_in_three_forms(report: lethe.Report, tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_a_method_that_fails_stands_in_the_table_and_stops_nobody(monkeypatch: p
     monkeypatch.setattr("lethe.train.apply.usual", lambda task: None)   # the usual watchdog would save it
     wild = {"name": "gradient_ascent", "lr": 1e38}
     found = lethe.compare(tiny.classification(), [wild, "finetune"], references=0, depth="quick")
-    failed = next(row for row in found.rows() if row["name"] == "gradient_ascent")
-    assert failed["conclusion"]["verdict"] == "failed" and "Lower method.lr" in failed["error"]
+    failed = next(row for row in found.rows() if row.name == "gradient_ascent")
+    assert failed.conclusion.verdict == "failed" and "Lower method.lr" in (failed.error or "")
     assert found.verdict("finetune") == "no yardstick"
 
 
@@ -85,7 +85,7 @@ def test_options_are_checked_before_work_starts() -> None:
 
 def test_several_seeds_are_several_rows() -> None:
     found = lethe.compare(tiny.classification(), [lethe.methods.NegGradPlus(epochs=1)], references=0, depth="quick", seeds=2)
-    assert [r["name"] for r in found.rows() if r["role"] == "method"] == ["neggrad_plus seed 0", "neggrad_plus seed 1"]
+    assert [r.name for r in found.rows() if r.role == "method"] == ["neggrad_plus seed 0", "neggrad_plus seed 1"]
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
@@ -100,10 +100,10 @@ def test_audits_do_not_use_the_unseen_data_that_a_method_learned_from() -> None:
     task = tiny.classification()
     learned = lethe.forget(task, "quantile_matched", progress=False, epochs=1)
     assert learned.unseen_used and not lethe.forget(task, "scrub", progress=False, epochs=1).unseen_used
-    sizes = lethe.audit(task, learned, depth="quick", references=0, shadows=0).results["scenarios"][0]["sizes"]
+    sizes = lethe.audit(task, learned, depth="quick", references=0, shadows=0).results.scenarios[0].sizes
     assert sizes["holdout"] == len(audited(task.holdout)) and sizes["reference"] == len(reserved(task.holdout))
     plain = lethe.audit(task, task.copy_of_original(), depth="quick", references=0, shadows=0)
-    assert plain.results["scenarios"][0]["sizes"]["holdout"] == len(task.holdout)
+    assert plain.results.scenarios[0].sizes["holdout"] == len(task.holdout)
 
 
 def test_all_stands_for_the_methods_that_forget_after_training() -> None:

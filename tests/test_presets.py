@@ -32,7 +32,7 @@ def test_a_preset_can_be_planned(name: str, options: Options) -> None:
 def test_a_preset_runs_when_it_is_cut_down(name: str, options: Options, tmp_path: Path) -> None:
     report = carry_out(read(FOLDER / f"{name}.yaml", [*SMALL, f"output={tmp_path}"]), options)
     assert report is not None
-    for case in report.results["scenarios"]:
-        assert [row["error"] for row in case["subjects"]] == [None, None]
+    for case in report.results.scenarios:
+        assert [row.error for row in case.subjects] == [None, None]
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != ".cache"]
     assert {"report.html", "results.csv", "leaderboard.csv", "leaderboard.json"} <= {path.name for path in folder.iterdir()}

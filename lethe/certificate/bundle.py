@@ -44,7 +44,7 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
           declare: Path | None = None, options: Options | None = None) -> Bundle:
     """Write and sign the certificate of one model of a finished run, and note it in the ledger beside the runs."""
     from lethe.ledger import Ledger
-    from lethe.results.report import load
+    from lethe.results import schema
 
     ledger_file = run.parent / "ledger.sqlite"
     for needed, what in ((run / "results.json", "the run is not finished"), (run / "request.yaml", "the request is not there"),
@@ -52,7 +52,7 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
         if not needed.exists():
             raise RequestError(f"{needed} does not exist ({what}), so there is nothing to certify. Give the folder of a finished "
                                "run: lethe results lists them.")
-    results = load(run).results
+    results = schema.plain(schema.load(run))
     case, row = gather.chosen(results, method, scenario)
     declared = gather.declarations(declare)
     ledger = Ledger(ledger_file)

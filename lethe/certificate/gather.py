@@ -150,7 +150,7 @@ def _audit(config: Mapping[str, Any], case: Mapping[str, Any], row: Mapping[str,
         "controls": {"original": verdicts.get("original", "absent"), "retrained": verdicts.get("retrained", "absent"),
                      "utility": [t["metric"] for t in tests if t["tier"] == "utility" and t["verdict"] == "outside"],
                      "false_alarms": case.get("false_alarms")},
-        "not_tested": case["not_tested"], "blind": case["blind"],
+        "not_tested": [{"audit": one["audit"], "why": one["why"]} for one in case["not_tested"]], "blind": case["blind"],
     }
 
 

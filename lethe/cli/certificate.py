@@ -58,11 +58,11 @@ def _repeated(folder: Path, run: Path, options: Options) -> Check:
     from lethe.certificate.canonical import decode
     from lethe.certificate.execution import reexecute
     from lethe.certificate.gather import chosen, procedure_hash
-    from lethe.results.report import load
+    from lethe.results import schema
 
     certificate = decode((folder / "certificate.json").read_bytes(), "certificate.json")
     evidence = decode((folder / "evidence.json").read_bytes(), "evidence.json")
-    case, row = chosen(load(run).results, evidence["procedure"]["label"], evidence["run"]["scenario"])
+    case, row = chosen(schema.plain(schema.load(run)), evidence["procedure"]["label"], evidence["run"]["scenario"])
     if procedure_hash(row["config"]) != evidence["procedure"]["sha256"]:
         return Check("re-execution", FAILED, f"{run} was made with another configuration than the certified run")
     before, after = reexecute(run, case, row, options)

@@ -82,7 +82,7 @@ def audit(target: Annotated[str | None, typer.Argument(metavar="[RUN|REQUEST]", 
         return
     found.save(place)
     found.save(place.with_suffix(".json"))
-    print(json.dumps(found.results) if as_json else f"{found.table()}\n\nPage:    {place}")
+    print(found.json() if as_json else f"{found.table()}\n\nPage:    {place}")
 
 
 @app.command()
@@ -91,16 +91,17 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
            figures: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG, PNG and CSV.")] = None,
            as_json: Json = False) -> None:
     """Show the results of a run, and write its page again."""
-    from lethe.results.report import load
+    from lethe.report.report import load
 
     found = load(_existing(target))
     if output:
         found.save(output)
     if figures:
         from lethe import report as pages
+        from lethe.results import schema
 
-        pages.figures(found.results, figures)
-    print(json.dumps(found.results) if as_json else found.table())
+        pages.figures(schema.plain(found.results), figures)
+    print(found.json() if as_json else found.table())
 
 
 @app.command()
@@ -300,7 +301,7 @@ def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool,
         return
     place = Path(request.output) / request.hash
     if as_json:
-        print(json.dumps(report.results))
+        print(report.json())
     else:
         print(report.table())
         print(f"\nPage:    {place / 'report.html'}\nNumbers: {place / 'results.json'}")
@@ -308,7 +309,7 @@ def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool,
             print(f"Models:  {place / 'models'}")
         print(f"\nYour own model: copy {path}, set model and data (lethe describe METHOD says what a method needs), then\n"
               f"    lethe {verb} your_request.yaml")
-    if any(row["error"] for case in report.results["scenarios"] for row in case["subjects"]):
+    if any(row.error for case in report.results.scenarios for row in case.subjects):
         raise typer.Exit(3)
 
 

@@ -6,14 +6,38 @@ attack, the original's neighbours) can find a model out; they cannot clear it.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
-INSIDE, OUTSIDE, NO_POWER, NO_YARDSTICK, SHOWN = "inside", "outside", "not enough power", "no yardstick", "shown"
-STILL_KNOWS, OVER_FORGOTTEN, DIFFERS = "still knows", "over-forgotten", "differs"
-RETRAINED, HOLDOUT, RASHOMON = "retrained", "holdout", "rashomon"
+Verdict = Literal["inside", "outside", "not enough power", "no yardstick", "shown"]   # on one value
+Ending = Literal["inside", "outside", "not enough power", "no yardstick", "failed"]   # on a whole model
+Side = Literal["", "+", "−"]
+Direction = Literal["", "still knows", "over-forgotten", "differs"]
+YardstickKind = Literal["retrained", "holdout", "rashomon"]
+Better = Literal["match", "lower", "higher"]
+Tier = Literal["forgetting", "utility", "cost"]
+Aspect = Literal["behaviour", "representation", "recovery"]
+Kind = Literal["weights", "adapter", "guard"]   # of what a method returns
+Role = Literal["original", "retrained", "method"]   # of a row
+Depth = Literal["quick", "standard", "deep"]
+Access = Literal["L0", "L1", "L2", "L3"]   # what the audits could use
+HidingVerdict = Literal["weights", "adapter", "guard", "obfuscation suspected", "not known"]
+
+INSIDE: Final = "inside"
+OUTSIDE: Final = "outside"
+NO_POWER: Final = "not enough power"
+NO_YARDSTICK: Final = "no yardstick"
+SHOWN: Final = "shown"
+FAILED: Final = "failed"
+STILL_KNOWS: Final = "still knows"
+OVER_FORGOTTEN: Final = "over-forgotten"
+DIFFERS: Final = "differs"
+RETRAINED: Final = "retrained"
+HOLDOUT: Final = "holdout"
+RASHOMON: Final = "rashomon"
+OBFUSCATION: Final = "obfuscation suspected"
+NOT_KNOWN: Final = "not known"
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ class Yardstick:
     low: float
     high: float
     values: tuple[float, ...] = ()
-    kind: str = RETRAINED
+    kind: YardstickKind = RETRAINED
 
 
 @dataclass(frozen=True)
@@ -72,11 +96,11 @@ class Evidence:
     n: int | None
     definition: str
     range: tuple[float, float]
-    better: str
-    tier: str
+    better: Better
+    tier: Tier
     version: int
-    verdict: str
-    side: str = ""
+    verdict: Verdict
+    side: Side = ""
     p: float | None = None
     p_holm: float | None = None
     yardstick: Yardstick | None = None
@@ -86,13 +110,13 @@ class Evidence:
     per_sample: Any = None
     detail: dict[str, Any] = field(default_factory=dict)
     distance: bool = False
-    aspect: str = "behaviour"
+    aspect: Aspect = "behaviour"
     margin: float | None = None
     equivalent: bool | None = None
     smallest_margin: float | None = None
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> YardstickKind | Literal[""]:
         """Of the yardstick; '' without one."""
         return "" if self.yardstick is None else self.yardstick.kind
 
@@ -102,7 +126,7 @@ class Evidence:
         return None if self.yardstick is None else self.value - self.yardstick.mean
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Direction:
         """Of a value outside: 'still knows' on the side of an original that was found out, 'over-forgotten' on the other side.
 
         'differs' for a distance, which has no sides, and on the side of an original that was not found out.
@@ -117,37 +141,3 @@ class Evidence:
         if gap * (self.original - self.yardstick.mean) <= 0:
             return OVER_FORGOTTEN
         return STILL_KNOWS if self.original_outside else DIFFERS
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, without per-sample values; NaN and infinity become None."""
-        data = dataclasses.asdict(dataclasses.replace(self, per_sample=None))
-        data.pop("per_sample")
-        return _finite(data)
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lethe.core.evidence import Kind
+
 if TYPE_CHECKING:
     from lethe.core.task import Task
 
@@ -37,7 +39,7 @@ class Outcome:
 
     model: nn.Module
     method: str = ""
-    kind: str = "weights"
+    kind: Kind = "weights"
     cost: Cost = field(default_factory=Cost)
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)   # warnings a reader must see: stopped early, floor reached

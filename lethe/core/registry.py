@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lethe.core.evidence import Aspect, Better, Tier
+
 
 @dataclass(frozen=True)
 class Method:
@@ -40,14 +42,14 @@ class Metric:
 
     definition: str
     range: tuple[float, float] = (0.0, 1.0)
-    better: str = "match"
-    tier: str = "forgetting"
+    better: Better = "match"
+    tier: Tier = "forgetting"
     version: int = 1
     null: float | None = None
     distance: bool = False
     asks: str = ""
     margin: float | None = None
-    aspect: str = "behaviour"
+    aspect: Aspect = "behaviour"
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,17 @@ from lethe.core.evidence import (
     RETRAINED,
     SHOWN,
     STILL_KNOWS,
+    Direction,
+    Ending,
     Evidence,
+    YardstickKind,
 )
 
-HAVE = {RETRAINED: "retrained models have {low:.3g} to {high:.3g}",
-        HOLDOUT: "data never seen would give {low:.3g} to {high:.3g}",
-        RASHOMON: "models as good as the original have {low:.3g} to {high:.3g}"}
-
+HAVE: dict[YardstickKind, str] = {
+    RETRAINED: "retrained models have {low:.3g} to {high:.3g}",
+    HOLDOUT: "data never seen would give {low:.3g} to {high:.3g}",
+    RASHOMON: "models as good as the original have {low:.3g} to {high:.3g}",
+}
 
 WEAK = "No retrained models, so no verdict on likeness to retraining"
 
@@ -33,7 +37,7 @@ WEAK = "No retrained models, so no verdict on likeness to retraining"
 class Conclusion:
     """What the evidence on one model comes to: a verdict and one plain sentence."""
 
-    verdict: str
+    verdict: Ending
     text: str
 
 
@@ -100,11 +104,12 @@ def _powerless(forgetting: list[Evidence]) -> str:
 
 
 def _direction(outside: list[Evidence], count: int) -> str:
-    words = {STILL_KNOWS: "Still knows the forget set", DIFFERS: "Differs from retrained models",
-             OVER_FORGOTTEN: "Over-forgotten, beyond what retraining does"}
+    words: dict[Direction, str] = {STILL_KNOWS: "Still knows the forget set", DIFFERS: "Differs from retrained models",
+                                   OVER_FORGOTTEN: "Over-forgotten, beyond what retraining does"}
+    order: tuple[Direction, ...] = (STILL_KNOWS, OVER_FORGOTTEN, DIFFERS)
     if all(e.kind == HOLDOUT for e in outside):
         words[OVER_FORGOTTEN] = "The forget set stands out from data never seen, more than for the original"
-    found = next(d for d in (STILL_KNOWS, OVER_FORGOTTEN, DIFFERS) if any(e.direction == d for e in outside))
+    found = next(d for d in order if any(e.direction == d for e in outside))
     these = [e for e in outside if e.direction == found]
     return f"{words[found]}: {strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
 
@@ -117,7 +122,7 @@ def strongest(items: list[Evidence]) -> str:
 
     e = max(items, key=far)
     assert e.yardstick is not None
-    return f"{e.metric} is {e.value:.3g}, {HAVE[e.kind].format(low=e.yardstick.low, high=e.yardstick.high)}"
+    return f"{e.metric} is {e.value:.3g}, {HAVE[e.yardstick.kind].format(low=e.yardstick.low, high=e.yardstick.high)}"
 
 
 def _outside_none(forgetting: list[Evidence]) -> str:

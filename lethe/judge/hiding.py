@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lethe.core.evidence import INSIDE, OUTSIDE, STILL_KNOWS, Evidence
+from lethe.core.evidence import INSIDE, NOT_KNOWN, OBFUSCATION, OUTSIDE, STILL_KNOWS, Evidence, HidingVerdict, Kind
 from lethe.judge.conclusions import named, strongest
-
-OBFUSCATION, NOT_KNOWN = "obfuscation suspected", "not known"
 
 
 @dataclass(frozen=True)
 class Hiding:
     """Where the forgetting happened: weights | adapter | guard | obfuscation suspected | not known, and why."""
 
-    verdict: str
+    verdict: HidingVerdict
     text: str
     metrics: tuple[str, ...] = ()
 
 
-def hiding(items: Sequence[Evidence], kind: str = "weights") -> Hiding:
+def hiding(items: Sequence[Evidence], kind: Kind = "weights") -> Hiding:
     """Whether the data are gone or only hidden, from what behaviour, representation and recovery say.
 
     kind  what the method says of its result: weights | adapter | guard

@@ -23,8 +23,11 @@ from lethe.core.evidence import (
     RETRAINED,
     SHOWN,
     Evidence,
+    Side,
     Value,
+    Verdict,
     Yardstick,
+    YardstickKind,
 )
 from lethe.core.registry import Audit, Metric
 from lethe.maths.statistics import difference_interval, holm, normal_p, paired_p, prediction_interval, prediction_p, sampling_p
@@ -46,7 +49,8 @@ def judge(audit: Audit, value: Value, others: list[Value], before: Value | None,
     margin  that of the equivalence test, None: no claim is tested
     """
     metric = metric_of(audit, value.metric)
-    yardstick, p, verdict = _band(others, metric), None, SHOWN
+    yardstick, p = _band(others, metric), None
+    verdict: Verdict = SHOWN
     if judged(metric):
         verdict = NO_YARDSTICK
         if yardstick is not None:
@@ -66,7 +70,8 @@ def judge_weakly(audit: Audit, value: Value, neighbours: list[Value], before: Va
               the value could be a neighbour's: it does not tell the model from the original; it is never inside.
     """
     metric = metric_of(audit, value.metric)
-    yardstick, p, verdict = None, None, NO_YARDSTICK if judged(metric) else SHOWN
+    yardstick, p = None, None
+    verdict: Verdict = NO_YARDSTICK if judged(metric) else SHOWN
     band = _band(neighbours, metric, RASHOMON)
     error = sampling_error(value)
     if verdict == SHOWN:
@@ -119,9 +124,9 @@ def sampling_error(value: Value) -> float:
     return (value.high - value.low) / (2 * Z)
 
 
-def _evidence(audit: Audit, metric: Metric, value: Value, before: Value | None, seconds: float, verdict: str,
+def _evidence(audit: Audit, metric: Metric, value: Value, before: Value | None, seconds: float, verdict: Verdict,
               p: float | None, yardstick: Yardstick | None) -> Evidence:
-    side = "" if verdict != OUTSIDE or yardstick is None else "+" if value.value > yardstick.mean else "−"
+    side: Side = "" if verdict != OUTSIDE or yardstick is None else "+" if value.value > yardstick.mean else "−"
     return Evidence(
         audit.name, value.metric, value.value, value.low, value.high, value.n, metric.definition, metric.range,
         metric.better, metric.tier, metric.version, verdict, side, p, None, yardstick, before.value if before else None,
@@ -129,7 +134,7 @@ def _evidence(audit: Audit, metric: Metric, value: Value, before: Value | None, 
     )
 
 
-def _band(others: Sequence[Value], metric: Metric, kind: str = RETRAINED) -> Yardstick | None:
+def _band(others: Sequence[Value], metric: Metric, kind: YardstickKind = RETRAINED) -> Yardstick | None:
     """The yardstick of at least three finite values."""
     numbers = [v.value for v in others if math.isfinite(v.value)]
     if len(numbers) < ENOUGH:
@@ -203,7 +208,7 @@ def corrected(items: list[Evidence]) -> list[Evidence]:
         for i, alone in zip(places, holm([items[i].p or 0.0 for i in places]), strict=True):
             p = min(1.0, len(tiers) * alone)
             kept = items[i].verdict == OUTSIDE and p <= LEVEL
-            side = items[i].side if kept else ""
+            side: Side = items[i].side if kept else ""
             result[i] = replace(items[i], p_holm=p, verdict=OUTSIDE if kept else INSIDE, side=side)
     return result
 

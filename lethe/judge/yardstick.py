@@ -23,9 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.core.evidence import RETRAINED, Evidence
+from lethe.core.evidence import OUTSIDE, RETRAINED, Evidence
+from lethe.judge.conclusions import conclude
 from lethe.judge.verdict import ENOUGH, LEVEL
-from lethe.maths.statistics import holm, prediction_p
+from lethe.maths.statistics import clopper_pearson, holm, prediction_p
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,25 @@ class Doubt:
     reference: str
     metrics: tuple[str, ...]
     text: str
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """How many references are called outside when each is held against the others; the exact 95 % interval of the rate."""
+
+    outside: int
+    of: int
+    low: float
+    high: float
+
+
+def false_alarms(references: Sequence[Sequence[Evidence]]) -> FalseAlarms | None:
+    """The tests held against the references themselves, from the evidence on each; None where there are too few."""
+    if len(references) <= ENOUGH:
+        return None
+    outside = sum(conclude(items).verdict == OUTSIDE for items in references)
+    low, high = clopper_pearson(outside, len(references))
+    return FalseAlarms(outside, len(references), float(low), float(high))
 
 
 def doubts(references: Mapping[str, Sequence[Evidence]], original: Sequence[Evidence]) -> list[Doubt]:

@@ -244,7 +244,7 @@ def _warnings(case: Case) -> Iterable[str]:
     if case.control("retrained") == OUTSIDE:
         yield ("A freshly retrained model, which never saw the data, was told apart as well. Read single 'outside' "
                "verdicts with care.")
-    for doubt in case.raw.get("yardstick_warnings") or []:
+    for doubt in case.raw.get("doubts") or []:
         yield f"The yardstick is doubtful: {doubt['text']}"
     for row in case.methods:
         if row.hiding.get("verdict") == SUSPECTED:

@@ -1,47 +1,73 @@
-"""One scenario as plain data: the rows of its models, and what the audit says of itself (margins, access, controls)."""
+"""One scenario's records from what the auditor found: the rows of its models, its margins, and what it had to work with."""
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lethe.core.config import plain
-from lethe.core.evidence import OUTSIDE, Evidence
+from lethe.core.evidence import Access, Evidence, Role
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Audit
-from lethe.core.task import Task
 from lethe.errors import OutOfRange, UnknownKey, nearest
 from lethe.judge.conclusions import conclude
 from lethe.judge.hiding import hiding
-from lethe.judge.verdict import ENOUGH
-from lethe.judge.yardstick import doubts
-from lethe.maths.statistics import clopper_pearson
-from lethe.pools.subject import Subject
+from lethe.judge.yardstick import Doubt, FalseAlarms
+from lethe.results import schema
+
+if TYPE_CHECKING:
+    from lethe.core.task import Task
 
 
-def row(name: str, role: str, items: Sequence[Evidence], *, run: Outcome | None = None, seconds: float | None = None,
-        error: str | None = None) -> dict[str, Any]:
-    """One model: its conclusion, whether it hides, and every value."""
-    evidence = []
-    for item in items:
-        data = item.as_dict()
-        data["histogram"] = data["detail"].pop("histogram", None)
-        evidence.append(data)
-    ending = {"verdict": "failed", "text": error} if error else plain(conclude(items))
+def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", method: str = "", variant: int = 1,
+        seed: int | None = None, run: Outcome | None = None, seconds: float | None = None, error: str | None = None,
+        defect: bool = False, log: str | None = None, samples: Sequence[Mapping[str, Any]] = ()) -> schema.Row:
+    """One model: its conclusion, whether it hides, and every value.
+
+    name     names the row within its scenario             label   what rows that differ only in their seed share (default: name)
+    run      what the method returned                      seconds time of a model without one (a retrained model)
+    error    why there is no model; `defect`: not by a LetheError; `log`: the file that holds its traceback
+    """
+    ending = schema.Conclusion(verdict="failed", text=error) if error else _conclusion(items)
     kind = run.kind if run else "weights"
-    return {
-        "name": name, "role": role, "kind": kind, "config": run.config if run else {},
-        "seed": run.config.get("settings", {}).get("seed") if run else None,
-        "cost": plain(run.cost) if run else {"seconds": seconds}, "notes": list(run.notes) if run else [], "error": error,
-        "guarantee": plain(run.guarantee) if run else {}, "conclusion": ending,
-        "hiding": plain(hiding(items, kind)) if role == "method" and not error else None,
-        "evidence": evidence, "samples": [], "search": list(run.search) if run else [],
-    }
+    found = hiding(items, kind) if role == "method" and not error else None
+    return schema.Row(
+        name=name, label=label or name, method=method, variant=variant, seed=seed, role=role, kind=kind,
+        config=plain(run.config) if run else {},
+        cost=schema.Cost(**plain(run.cost)) if run else schema.Cost(seconds=seconds),
+        notes=tuple(run.notes) if run else (), error=error, defect=defect, log=log,
+        guarantee=plain(run.guarantee) if run else {}, conclusion=ending,
+        hiding=None if found is None else schema.Hiding(**plain(found)),
+        evidence=tuple(measurement(item) for item in items),
+        samples=tuple(_sample(one) for one in samples),
+        search=tuple(schema.Trial(**trial) for trial in run.search) if run else (),
+    )
 
 
-def declared(audits: Sequence[tuple[Audit, Any]], asked: Mapping[str, float]) -> dict[str, Any]:
+def measurement(item: Evidence) -> schema.Measurement:
+    """The record of one value: without per-example values, its histogram apart from the other details."""
+    same = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)
+            if field.name not in ("per_sample", "detail", "yardstick")}
+    detail = dict(item.detail)
+    histogram = detail.pop("histogram", None)
+    return schema.Measurement(
+        **same, detail=plain(detail), histogram=None if histogram is None else schema.Histogram(**histogram),
+        yardstick=None if item.yardstick is None else schema.Yardstick(**dataclasses.asdict(item.yardstick)))
+
+
+def _sample(one: Mapping[str, Any]) -> schema.Sample:
+    return schema.ImageSample(**one) if one["kind"] == "image" else schema.TextSample(**one)
+
+
+def _conclusion(items: Sequence[Evidence]) -> schema.Conclusion:
+    found = conclude(items)
+    return schema.Conclusion(verdict=found.verdict, text=found.text)
+
+
+def declared(audits: Sequence[tuple[Audit, Any]], asked: Mapping[str, float]) -> schema.Declared:
     """The equivalence margins, written down before any model is looked at: metric (or pattern) -> margin.
 
     asked  margins of the request, by metric; they go before those that the metrics declare
@@ -55,10 +81,10 @@ def declared(audits: Sequence[tuple[Audit, Any]], asked: Mapping[str, float]) ->
             raise OutOfRange(f"audit.margins.{name} = {margin}: two models never agree to within that, so nothing was started. "
                              "Give a margin above 0, in the unit of the metric.")
     own = {name: margin for name, margin in names.items() if margin is not None}
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "margins": {**own, **asked}}
+    return schema.Declared(at=datetime.now(UTC).isoformat(timespec="seconds"), margins={**own, **asked})
 
 
-def access(task: Task, references: int, audits: Sequence[tuple[Audit, Any]], shadows: bool) -> str:
+def access(task: Task, references: int, audits: Sequence[tuple[Audit, Any]], shadows: bool) -> Access:
     """What the audits could use: L0 the unlearned model alone, L1 and the original, L2 and models trained anew (retrained or
     shadows), L3 and canaries planted in training."""
     used = {need for audit, _ in audits for need in audit.needs}
@@ -69,17 +95,11 @@ def access(task: Task, references: int, audits: Sequence[tuple[Audit, Any]], sha
     return "L1" if task.has("original") else "L0"
 
 
-def yardstick_warnings(evidence: Mapping[str, list[Evidence]], references: Sequence[Subject]) -> list[dict[str, Any]]:
-    """Reasons to doubt the retrained models: [{reference, metrics, text}]."""
-    found = doubts({s.name: evidence[s.name] for s in references}, evidence.get("original", []))
-    return [plain(doubt) for doubt in found]
+def doubt(found: Doubt) -> schema.Doubt:
+    """The record of a reason to doubt the yardstick."""
+    return schema.Doubt(**plain(found))
 
 
-def false_alarms(evidence: Mapping[str, list[Evidence]], yardstick: Sequence[Subject]) -> dict[str, Any] | None:
-    """How many retrained references are called 'outside' when each is held against the others, with the exact interval."""
-    count = len(yardstick)
-    if count <= ENOUGH:
-        return None
-    outside = sum(conclude(evidence[s.name]).verdict == OUTSIDE for s in yardstick)
-    low, high = clopper_pearson(outside, count)
-    return {"outside": outside, "of": count, "low": low, "high": high}
+def alarms(found: FalseAlarms | None) -> schema.FalseAlarms | None:
+    """The record of the tests held against the references."""
+    return None if found is None else schema.FalseAlarms(**plain(found))

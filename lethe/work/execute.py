@@ -35,8 +35,10 @@ from lethe.errors import NeedsUnmet, RequestError
 from lethe.ledger import Ledger
 from lethe.models.opened import Opened
 from lethe.pools import choose
+from lethe.report.report import Report, load
 from lethe.report.view import lopsided
-from lethe.results.report import Report, frame, load
+from lethe.results import schema
+from lethe.results.frame import frame
 from lethe.results.rows import declared
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.journal import terminal
@@ -186,7 +188,7 @@ def carry_out(request: Request, options: Options) -> Report | None:
     report.save_leaderboard(folder)
     report.save(folder / "results.json")   # last: its presence says that the run is finished
     shutil.rmtree(folder / "work", ignore_errors=True)
-    ledger.record(results, folder)
+    ledger.record(schema.plain(results), folder)
     return report
 
 
@@ -212,7 +214,7 @@ def watchdog_of(request: Request) -> Watchdog | bool | None:
 
 
 def _case(name: str, task: Task, prepared: Prepared, plan: Plan, request: Request, options: Options, folder: Path
-          ) -> dict[str, Any]:
+          ) -> schema.Scenario:
     runs = run_all(task, request.methods, replace(plan, folder=_work(folder, name)))
     if options.export:
         for label, outcome in runs:
@@ -249,7 +251,7 @@ def _halved(run: Path | None) -> set[str]:
     """The scenarios of a finished run in which a method looked at half of holdout."""
     if run is None or not (run / "results.json").exists():
         return set()
-    return {case["name"] for case in load(run).results["scenarios"] if "reference" in case["sizes"]}
+    return {case.name for case in load(run).results.scenarios if "reference" in case.sizes}
 
 
 CONTROLS = {"original", "retrained"}   # names of the rows that stand in every table

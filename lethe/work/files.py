@@ -25,7 +25,8 @@ from lethe.core.modules import evaluating, require_finite, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import ModelError, RequestError, SplitsOverlap
-from lethe.results.report import Report, frame
+from lethe.report.report import Report
+from lethe.results.frame import frame
 from lethe.train.loop import Settings
 
 PARTS = ("forget", "retain", "holdout", "test")

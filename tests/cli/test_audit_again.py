@@ -17,7 +17,7 @@ def sizes(folder: Path, method: str) -> tuple[dict[str, int], dict[str, int]]:
     report = carry_out(request, Options(progress=False, export=True))
     assert report is not None
     again, _ = of_request(folder / request.hash, [], None, "quick", None, False, "lethe audit", lambda text: None)
-    first, second = (r.results["scenarios"][0]["sizes"] for r in (report, again))
+    first, second = (r.results.scenarios[0].sizes for r in (report, again))
     return first, second
 
 

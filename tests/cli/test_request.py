@@ -76,7 +76,7 @@ def test_every_preset_is_a_correct_request_and_opens_with_its_cost(preset: Path)
 
 
 def test_commands_that_need_no_torch_do_not_import_it() -> None:
-    code = "import sys; import lethe.cli.main, lethe.work.request, lethe.results.report, lethe.ledger, lethe.report; " \
+    code = "import sys; import lethe.cli.main, lethe.work.request, lethe.results.schema, lethe.report.report, lethe.ledger; " \
            "from lethe.core.catalogue import entries; entries('methods'); entries('audits'); " \
            "print(sorted({'torch', 'scipy', 'sqlalchemy', 'matplotlib', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

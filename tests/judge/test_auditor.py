@@ -21,6 +21,7 @@ from lethe.judge.panel import Panel
 from lethe.judge.verdict import controlled, corrected, difference_p, judge
 from lethe.maths.statistics import holm
 from lethe.pools.subject import Subject
+from lethe.results.rows import measurement
 
 
 @config
@@ -200,8 +201,8 @@ def test_conclusion_without_yardstick_or_evidence():
 def test_evidence_is_json_ready_without_examples():
     e = Evidence("a", "m", math.nan, None, None, 1, "", (0, math.inf), "match", "forgetting", 1, OUTSIDE,
                  yardstick=Yardstick(0, 1, 3, -1, 1), per_sample=np.zeros(3))
-    data = e.as_dict()
-    assert data["value"] is None and data["range"] == [0, None] and "per_sample" not in data
+    made = measurement(e)
+    assert made.value is None and made.range == (0, None) and "per_sample" not in made.model_dump()
 
 
 def test_one_forward_pass_per_model_and_split():

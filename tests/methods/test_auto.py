@@ -90,6 +90,6 @@ def test_candidates_do_not_retrain_and_what_cannot_run_is_refused() -> None:
 def test_the_audit_after_a_search_sees_the_other_half() -> None:
     methods = [{"name": "auto", "methods": FEW, "trials": 3}, "finetune"]
     report = lethe.compare(TASK, methods, references=2, shadows=0, depth="quick")
-    assert report.results["scenarios"][0]["sizes"]["forget"] == len(parts(TASK)[1]["forget"])
-    rows = {row["name"]: row for row in report.rows()}
-    assert len(rows["auto"]["search"]) == 4 and rows["finetune"]["search"] == []
+    assert report.results.scenarios[0].sizes["forget"] == len(parts(TASK)[1]["forget"])
+    rows = {row.name: row for row in report.rows()}
+    assert len(rows["auto"].search) == 4 and rows["finetune"].search == ()

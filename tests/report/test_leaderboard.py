@@ -15,9 +15,10 @@ from example_results import results
 from lethe import report
 from lethe.report import plots
 from lethe.report.leaderboard import FLOOR
+from lethe.report.report import Report
 from lethe.report.search import searches
 from lethe.report.view import cases
-from lethe.results.report import Report
+from lethe.results.schema import read
 
 
 def three_seeds() -> dict[str, Any]:
@@ -51,7 +52,7 @@ def test_the_order_is_controls_floor_methods_and_seeds_are_averaged() -> None:
 
 
 def test_files_and_page(tmp_path: Path) -> None:
-    Report(three_seeds()).save_leaderboard(tmp_path)
+    Report(read(three_seeds())).save_leaderboard(tmp_path)
     lines = list(csv.DictReader(io.StringIO((tmp_path / "leaderboard.csv").read_text())))
     held = json.loads((tmp_path / "leaderboard.json").read_text())
     assert [line["model"] for line in lines] == [entry["model"] for entry in held] and FLOOR in lines[2]["model"]

@@ -292,7 +292,7 @@ def test_equality_hiding_doubts_and_limits_are_said() -> None:
     data = only(small(), "sfron")
     case = data["scenarios"][0]
     case.update(depth="quick", access="L1", declared={"at": "2026-11-21T09:30:00+00:00", "margins": {"forget_accuracy": 0.02}},
-                yardstick_warnings=[{"reference": "reference 3", "metrics": [], "text": "reference 3 is odd"}])
+                doubts=[{"reference": "reference 3", "metrics": [], "text": "reference 3 is odd"}])
     case["sizes"]["forget"] = 1
     case["false_alarms"].update(low=0.003, high=0.527)
     method = next(s for s in case["subjects"] if s["name"] == "sfron")

@@ -45,17 +45,17 @@ def test_everything_there(folder):
     retrained = tuple(str(folder / name) for name in ("c1", "c2", "c3"))
     asked = files(folder, "unlearned", "original", "forget", "retain", "holdout", retrained=retrained)
     found = audit_files(asked, "quick")
-    assert [row["name"] for row in found.rows()] == ["original", "unlearned"]
+    assert [row.name for row in found.rows()] == ["original", "unlearned"]
     assert found.verdict("original") == "outside" and found.verdict("unlearned") == "inside"
-    assert found.results["scenarios"][0]["references"]["count"] == 3
+    assert found.results.scenarios[0].references.count == 3
 
 
 def test_the_model_alone_gets_values_and_no_invented_yardstick(folder):
     found = audit_files(files(folder, "unlearned", "forget"), "quick")
-    assert [row["name"] for row in found.rows()] == ["unlearned"]
+    assert [row.name for row in found.rows()] == ["unlearned"]
     assert found.verdict("unlearned") == "no yardstick"
     assert found.value("unlearned", "forget_accuracy") <= 0.1
-    missing = {item["audit"]: item["why"] for item in found.results["scenarios"][0]["not_tested"]}
+    missing = {item.audit: item.why for item in found.results.scenarios[0].not_tested}
     assert missing["threshold"] == "needs holdout" and "retrained" in missing["divergence"]
 
 

@@ -1,0 +1,363 @@
+"""What an audit or a comparison leaves behind: typed records, versioned, read by page, table, ledger and certificate. No torch.
+
+    Results  a run: how it was made, and its scenarios
+      Scenario  one request on one model: sizes, references, what was not tested
+        Row  one model: the original, a fresh retrained one, or what a method returned
+          Measurement  one value: interval, yardstick, verdict
+
+`read` takes the data of any version up to `VERSION` and brings them forward through `MIGRATIONS`; `to_json` writes them. A number
+that is not finite is None here and null in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lethe.core.evidence import (
+    RETRAINED,
+    Access,
+    Aspect,
+    Better,
+    Depth,
+    Ending,
+    HidingVerdict,
+    Kind,
+    Role,
+    Side,
+    Tier,
+    Verdict,
+    YardstickKind,
+)
+from lethe.errors import StorageError
+from lethe.results.migrations import MIGRATIONS
+
+VERSION = len(MIGRATIONS) + 1
+
+
+def finite(value: Any) -> Any:
+    """`value` with None in the place of every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(finite)]
+Free = Annotated[dict[str, Any], AfterValidator(finite)]   # data whose keys belong to a method, an audit or the user
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Yardstick(Record):
+    """What a value is held against."""
+
+    kind: YardstickKind = Field(default=RETRAINED, description="Models retrained without the data, or a weaker stand-in: the "
+                                "value of a model to which the data are unseen (holdout), or the original's neighbours "
+                                "(rashomon).")
+    mean: Number = Field(description="Mean of the values.")
+    sd: Number = Field(description="Standard deviation of the values.")
+    n: int = Field(description="How many models gave a value.")
+    low: Number = Field(description="Lower end of where one more such model would be with probability 95 %.")
+    high: Number = Field(description="Upper end of that interval.")
+    values: tuple[Number, ...] = Field(default=(), description="The value of every such model.")
+
+
+class Histogram(Record):
+    """Scores of single records, counted in bins."""
+
+    edges: tuple[Number, ...] = Field(description="Edges of the bins, one more than there are counts.")
+    forget: tuple[float, ...] = Field(default=(), description="Records of the forget set in each bin.")
+    holdout: tuple[float, ...] = Field(default=(), description="Unseen records in each bin.")
+    retrained: tuple[float, ...] = Field(default=(), description="Records of the forget set in each bin, by a retrained model.")
+
+
+class Measurement(Record):
+    """One measured value of one model: what it is held against and what follows."""
+
+    audit: str = Field(description="The audit that measured it.")
+    metric: str = Field(description="What was measured.")
+    value: Number = Field(description="The value; null when it is not finite.")
+    low: Number = Field(default=None, description="Lower end of its 95 % interval; null where none is defined.")
+    high: Number = Field(default=None, description="Upper end of its 95 % interval.")
+    n: int | None = Field(default=None, description="How many examples it was measured on.")
+    definition: str = Field(default="", description="What the metric means, in words.")
+    range: tuple[Number, Number] = Field(default=(None, None), description="Smallest and largest possible value; null: no bound.")
+    better: Better = Field(default="match", description="Which direction is better; match: towards retraining.")
+    tier: Tier = Field(default="forgetting", description="The family of tests that are corrected together for their number.")
+    aspect: Aspect = Field(default="behaviour", description="What the metric looks at; a model that passes one aspect and "
+                           "fails another may only hide the data.")
+    version: int = Field(default=1, description="Version of the metric; it changes whenever its numbers would.")
+    verdict: Verdict = Field(description="Where the value lies beside the yardstick; 'shown' is reported and not judged.")
+    side: Side = Field(default="", description="Above (+) or below (−) the yardstick, when outside.")
+    p: Number = Field(default=None, description="Two-sided p-value against the yardstick.")
+    p_holm: Number = Field(default=None, description="The same after Holm's correction in its tier, times the number of tiers.")
+    yardstick: Yardstick | None = Field(default=None, description="What the value is held against; null where there is nothing.")
+    original: Number = Field(default=None, description="The same value of the untouched model: the positive control.")
+    original_outside: bool | None = Field(default=None, description="Whether that control was detected; null: unknown.")
+    seconds: Number = Field(default=None, description="How long the audit took on this model.")
+    distance: bool = Field(default=False, description="Whether it measures how far from retraining, without a direction.")
+    margin: Number = Field(default=None, description="Declared difference from retraining that does not matter; null: none.")
+    equivalent: bool | None = Field(default=None, description="Whether the value was shown to lie within the margin; null: not "
+                                    "tested.")
+    smallest_margin: Number = Field(default=None, description="The smallest margin that would pass.")
+    histogram: Histogram | None = Field(default=None, description="Scores of single records behind the value.")
+    detail: Free = Field(default_factory=dict, description="What else the audit notes, by its own keys.")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(audit, metric)."""
+        return self.audit, self.metric
+
+
+class Cost(Record):
+    """What a model took to make."""
+
+    seconds: Number = Field(default=None, description="Wall time of the method alone.")
+    cpu_seconds: Number = Field(default=None, description="Processor time of the method alone.")
+    steps: int | None = Field(default=None, description="Steps of the optimiser.")
+    examples: int | None = Field(default=None, description="Examples sent forward with gradients.")
+    peak_memory_mb: Number = Field(default=None, description="Peak memory, in MB.")
+
+
+class Conclusion(Record):
+    """What the evidence on one model comes to."""
+
+    verdict: Ending = Field(description="The verdict on the model.")
+    text: str = Field(default="", description="The same in one plain sentence.")
+
+
+class Hiding(Record):
+    """Whether the data are gone or only hidden."""
+
+    verdict: HidingVerdict = Field(description="Where the forgetting happened, or that the data are suspected to be only hidden.")
+    text: str = Field(default="", description="Why, in one sentence.")
+    metrics: tuple[str, ...] = Field(default=(), description="The metrics that decided it.")
+
+
+class TextSample(Record):
+    """A prompt with the answers of the untouched and of the new model; chosen by seed."""
+
+    kind: Literal["text"] = "text"
+    split: str = Field(default="", description="The split that the prompt comes from.")
+    prompt: str = Field(description="The prompt.")
+    truth: str = Field(default="", description="The answer in the data.")
+    before: str = Field(description="The answer of the untouched model.")
+    after: str = Field(description="The answer of the new model.")
+
+
+class ImageSample(Record):
+    """A picture by the untouched and by the new model with the same seed."""
+
+    kind: Literal["image"] = "image"
+    caption: str = Field(default="", description="The prompt or the name of the example.")
+    before: str = Field(description="The picture of the untouched model: base64 of a PNG.")
+    after: str = Field(description="The picture of the new model: base64 of a PNG.")
+
+
+Sample = Annotated[TextSample | ImageSample, Field(discriminator="kind")]
+
+
+class Trial(Record):
+    """One candidate of a search for a method and its settings."""
+
+    number: int = Field(description="Place in the order tried; 0 is the untouched model.")
+    round: int = Field(default=0, description="Round of the search.")
+    method: str = Field(description="The method that was tried.")
+    settings: Free = Field(default_factory=dict, description="Options that differ from the method's own.")
+    distance: Number = Field(description="Distance from the target on the selection part; null when the candidate failed.")
+    forgetting: Number = Field(default=None, description="The part of the distance that forgetting makes.")
+    utility: Number = Field(default=None, description="The part of the distance that lost utility makes.")
+    seconds: Number = Field(default=None, description="How long the candidate took.")
+    error: str = Field(default="", description="Why it failed; empty when it did not.")
+    chosen: bool = Field(default=False, description="Whether the search chose it.")
+
+
+class Row(Record):
+    """One model of a scenario: the original, a fresh retrained model, or what a method returned."""
+
+    name: str = Field(description="Names the row within its scenario; rows of several seeds have the seed in it.")
+    label: str = Field(default="", description="What rows that differ only in their seed share: one line of a table.")
+    method: str = Field(default="", description="The method's name; empty for the controls and for models made elsewhere.")
+    variant: int = Field(default=1, description="Counts the settings of one method in a comparison, from 1.")
+    seed: int | None = Field(default=None, description="Seed of the run; null where Lethe did not make the model.")
+    role: Role = Field(description="The untouched model, a retrained one, or the result of a method.")
+    kind: Kind = Field(default="weights", description="What changed: the weights, an adapter that can be taken off, or a guard "
+                       "at inference.")
+    config: Free = Field(default_factory=dict, description="The effective options of the method, its settings and modifiers.")
+    cost: Cost = Field(default=Cost(), description="What the model took to make.")
+    notes: tuple[str, ...] = Field(default=(), description="What a reader must know about the run: stopped early, floor reached.")
+    error: str | None = Field(default=None, description="Why the method failed; null when it did not.")
+    defect: bool = Field(default=False, description="Whether it failed by a defect of the method rather than by a named limit.")
+    log: str | None = Field(default=None, description="The file in the run folder that holds the traceback of a failure.")
+    guarantee: Free = Field(default_factory=dict, description="What the method itself proves: {} or level, basis, assumptions, …")
+    conclusion: Conclusion = Field(description="What the evidence comes to.")
+    hiding: Hiding | None = Field(default=None, description="Whether the data are gone or only hidden; null for the controls.")
+    evidence: tuple[Measurement, ...] = Field(default=(), description="Every measured value.")
+    samples: tuple[Sample, ...] = Field(default=(), description="Examples for a person to look at, chosen by seed.")
+    search: tuple[Trial, ...] = Field(default=(), description="The candidates, where the method searched.")
+
+    def measured(self, metric: str) -> Measurement:
+        """The first measurement of a metric. KeyError when there is none."""
+        for item in self.evidence:
+            if item.metric == metric:
+                return item
+        raise KeyError(f"{self.name}: {metric}")
+
+
+class References(Record):
+    """The models retrained without the data, which form the yardstick."""
+
+    count: int = Field(default=0, description="How many there are.")
+    strategy: str = Field(default="", description="How they were trained: one after the other, by processes, vectorised.")
+    seconds_each: Number = Field(default=None, description="Time of one retraining; null where none was done.")
+    reason: str = Field(default="", description="Where they come from, or why there are none.")
+    neighbours: int = Field(default=0, description="Noisy copies of the original that stand in where there are none.")
+
+
+class NotTested(Record):
+    """An audit, or a part of one, that was not carried out."""
+
+    audit: str = Field(description="The audit.")
+    subject: str = Field(default="", description="The model that it could not measure; empty: all of them.")
+    metric: str = Field(default="", description="The metric that could not be computed; empty: all of the audit's.")
+    why: str = Field(description="Why not.")
+    defect: bool = Field(default=False, description="Whether the audit failed by a defect rather than by a named limit.")
+    log: str | None = Field(default=None, description="The file in the run folder that holds the traceback of a failure.")
+
+    @property
+    def title(self) -> str:
+        """'audit of model: metric', with what is known of it."""
+        return self.audit + (f" of {self.subject}" if self.subject else "") + (f": {self.metric}" if self.metric else "")
+
+
+class Blind(Record):
+    """What an audit that was carried out cannot see."""
+
+    audit: str = Field(description="The audit.")
+    text: str = Field(description="What it cannot see, in one sentence.")
+
+
+class FalseAlarms(Record):
+    """How many references are called outside when each is held against the others."""
+
+    outside: int = Field(description="References called outside.")
+    of: int = Field(description="References that were held against the others.")
+    low: Number = Field(default=None, description="Lower end of the exact 95 % interval of the rate.")
+    high: Number = Field(default=None, description="Upper end of that interval.")
+
+
+class Doubt(Record):
+    """A reason to doubt the yardstick."""
+
+    reference: str = Field(default="", description="The reference that is doubted; empty: all of them.")
+    metrics: tuple[str, ...] = Field(default=(), description="The metrics that show it.")
+    text: str = Field(description="The reason in one sentence.")
+
+
+class Declared(Record):
+    """The equivalence margins, written down before any model was looked at."""
+
+    at: str = Field(description="When, in UTC (ISO 8601).")
+    margins: dict[str, float] = Field(default_factory=dict, description="Metric or pattern -> difference that does not matter.")
+
+
+class Scenario(Record):
+    """One request on one model: what was asked, what it was held against, and the row of every model."""
+
+    name: str = Field(default="", description="Names the scenario within the run; empty when there is only one.")
+    request: str = Field(default="", description="What was asked to be forgotten, in words.")
+    family: str = Field(default="", description="The family of the model.")
+    score_name: str = Field(default="accuracy", description="What the family's score is called.")
+    sizes: dict[str, int] = Field(default_factory=dict, description="Split -> number of examples.")
+    fingerprints: dict[str, str] = Field(default_factory=dict, description="Split or model -> fingerprint of its content.")
+    facts: Free = Field(default_factory=dict, description="Where model and data come from.")
+    references: References = Field(default=References(), description="The yardstick.")
+    subjects: tuple[Row, ...] = Field(default=(), description="The original, the retrained model, then each method.")
+    not_tested: tuple[NotTested, ...] = Field(default=(), description="What was not tested, and why.")
+    blind: tuple[Blind, ...] = Field(default=(), description="What the audits cannot see.")
+    false_alarms: FalseAlarms | None = Field(default=None, description="The tests held against retrained models; null: too few.")
+    doubts: tuple[Doubt, ...] = Field(default=(), description="Reasons to doubt the yardstick.")
+    declared: Declared | None = Field(default=None, description="The equivalence margins; null: none were written down.")
+    depth: Depth | None = Field(default=None, description="How deep the audit went.")
+    access: Access | None = Field(default=None, description="What the audits could use, from the new model alone (L0) to planted "
+                                  "canaries (L3).")
+
+
+class Results(Record):
+    """A run: how it was made, and its scenarios."""
+
+    schema_version: Literal[2] = Field(default=2, alias="schema", description="Version of this schema.")
+    id: str = Field(description="Names the run: a hash of the effective request.")
+    title: str = Field(default="", description="The title of the page.")
+    created: str = Field(default="", description="When the run ended (ISO 8601).")
+    command: str = Field(default="", description="The command that makes the same results again.")
+    seconds: Number = Field(default=None, description="How long everything took.")
+    versions: dict[str, str | int] = Field(default_factory=dict, description="Versions of what computes the numbers; device, "
+                                           "threads.")
+    config: Free = Field(default_factory=dict, description="The effective request.")
+    scenarios: tuple[Scenario, ...] = Field(default=(), description="One for every request on the model.")
+
+
+def read(data: Mapping[str, Any], name: str = "the results") -> Results:
+    """The results in `data`, of this version or an older one. StorageError when they are newer or not as the schema says.
+
+    name  what to call them in an error: the file's name
+    """
+    version = data.get("schema", 1) if isinstance(data, Mapping) else None
+    if not isinstance(version, int) or version < 1:
+        raise StorageError(f"{name} has schema {version!r}, so it holds no results of Lethe and was not read. Give a "
+                           "results.json or the folder of a finished run.")
+    if version > VERSION:
+        raise StorageError(f"{name} has schema {version}; this version of Lethe reads schemas up to {VERSION}, so it was not "
+                           "read. Update with: pip install -U lethe-unlearning")
+    try:
+        current = dict(data)
+        for step in MIGRATIONS[version - 1:]:
+            current = step(current)
+        return Results.model_validate(current)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StorageError(f"{name}: {where} = {str(first['input'])[:80]!r}: {first['msg'].lower()}. The results were edited or "
+                           "damaged and were not read. Restore them from a backup, or repeat the run with --again.") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{name} does not have the shape of schema {version} ({type(error).__name__}: {error}), so it was not "
+                           "read. Restore it from a backup, or repeat the run with --again.") from None
+
+
+def load(path: str | Path) -> Results:
+    """The results of a run folder or a results.json."""
+    path = Path(path)
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text())
+    except ValueError as error:
+        raise StorageError(f"{file} is not JSON ({error}): it was cut short or edited, so it was not read. Restore it from a "
+                           "backup, or repeat the run with --again.") from None
+    return read(data, str(file))
+
+
+def plain(results: Results) -> dict[str, Any]:
+    """The results as JSON-ready data of the newest version."""
+    return results.model_dump(mode="json", by_alias=True)
+
+
+def to_json(results: Results) -> str:
+    """The results as JSON text: equal results give equal text."""
+    return json.dumps(plain(results), indent=2, sort_keys=True) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of results.json."""
+    return Results.model_json_schema(by_alias=True, mode="serialization")
