@@ -42,3 +42,8 @@ def test_nothing_is_said_from_few_examples_and_models_stay_as_they_are():
     before = {k: v.clone() for k, v in task.original.state_dict().items()}
     assert values(probe, Subject("o", task.original, task), fewest=1000) == {}
     assert all(torch.equal(v, before[k]) for k, v in task.original.state_dict().items())
+
+
+def test_real_targets_are_not_read_as_classes():
+    task = tiny.regression()
+    assert set(values(load("audits", "probe"), Subject("original", task.original, task))) == {"probe_membership_auc"}

@@ -31,6 +31,7 @@ from lethe.core.seeds import numpy_generator
 from lethe.judge.measured import auc_value, mean_value
 from lethe.judge.panel import Panel
 from lethe.maths.ridge import cross_fitted, one_hot, ridge_gcv
+from lethe.pools.alike import labelled
 from lethe.pools.subject import Subject
 
 
@@ -71,6 +72,8 @@ def measure(cfg: Probe, subject: Subject, panel: Panel) -> list[Value]:
         member = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
         said = cross_fitted(np.concatenate([inside, outside]), member, cfg.folds, numpy_generator(panel.seed, "probe folds"))
         values.append(auc_value("probe_membership_auc", said[member == 1], said[member == 0]))
+    if not labelled(task):   # real targets are no classes
+        return values
     removed = panel.removed(task.holdout)
     return values + (_classes(cfg, subject, panel, removed) if removed.sum() >= cfg.fewest else [])
 
