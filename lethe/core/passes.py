@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from lethe.core.modules import evaluating
-from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
 
@@ -20,9 +19,8 @@ def inputs(task: Task, split: Split, features: bool = False) -> np.ndarray:
         return np.concatenate([task.features(task.original, batch).double().numpy() for batch in split.batches(256)])
 
 
-def sample(split: Split, limit: int, seed: int) -> Split:
-    """A seeded sample of at most `limit` examples."""
+def sample(split: Split, limit: int, rng: np.random.Generator) -> Split:
+    """A random sample of at most `limit` examples, in the split's order."""
     if len(split) <= limit:
         return split
-    return split.subset(np.sort(numpy_generator(seed, "triage").permutation(len(split))[:limit]), split.name)
-
+    return split.subset(np.sort(rng.permutation(len(split))[:limit]), split.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
+
+NO_IDS = np.empty(0, dtype=str)   # of a split whose records have none of their own
 
 
 @dataclass
@@ -57,29 +60,29 @@ class Split:
     """A named, ordered set of examples.
 
     columns  tensors that share their first dimension n
-    ids      n stable identifiers of the records (what a deletion request names); `name:position` when None
+    ids      n stable identifiers of the records (what a deletion request names); `name:position` where none are given
     meta     further columns that only selectors and reports read: strings, dates, entities
     padding  column -> pad value, for sequence columns [n, T]; batches are cut to their longest example, `length` [n]
     """
 
     columns: Mapping[str, Tensor]
     name: str = "train"
-    ids: np.ndarray = None  # type: ignore[assignment]
+    ids: np.ndarray = field(default_factory=lambda: NO_IDS)
     meta: Mapping[str, Sequence[Any] | np.ndarray] = field(default_factory=dict)
     padding: Mapping[str, int] = field(default_factory=dict)
+    numbered: bool = field(init=False, default=False)   # whether the ids were made from name and position
 
     def __post_init__(self) -> None:
-        sizes = {key: len(value) for key, value in self.columns.items()}
-        told = {key: len(value) for key, value in self.meta.items()}
-        if self.ids is not None:
-            told["ids"] = len(self.ids)
-        if not sizes or len({*sizes.values(), *told.values()}) != 1:
-            sizes |= told
-            raise DataError(f"columns of split {self.name!r} have lengths {sizes}, so examples cannot be told apart. "
-                            "Give every column the same length.")
-        if self.ids is None:
-            object.__setattr__(self, "ids", np.array([f"{self.name}:{i}" for i in range(len(self))], dtype=str))
+        lengths = {key: len(value) for key, value in self.columns.items()}
+        lengths |= {key: len(value) for key, value in self.meta.items()}
+        if lengths and len(self.ids) == 0:
+            object.__setattr__(self, "ids", positions(self.name, len(self)))
+            object.__setattr__(self, "numbered", True)
         object.__setattr__(self, "ids", np.asarray(self.ids))
+        lengths["ids"] = len(self.ids)
+        if not self.columns or len(set(lengths.values())) != 1:
+            raise DataError(f"columns of split {self.name!r} have lengths {lengths}, so it is not clear which values belong to "
+                            "one example. Provide every column with the same length.")
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -101,7 +104,7 @@ class Split:
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples in order; sequences sorted by length, so that little is padding (`index` tells the place)."""
         order = torch.arange(len(self)) if self.lengths is None else torch.argsort(self.lengths, stable=True)
-        for part in order.split(size):
+        for part in torch.split(order, size):
             yield self.batch(part)
 
     def sweep(self, size: int) -> Iterator[Batch]:
@@ -113,7 +116,7 @@ class Split:
             yield from self.batches(size)
         else:
             order = torch.argsort(self.lengths, stable=True)
-            for part in order.split(cuts(self.lengths[order].tolist(), size)):
+            for part in torch.split(order, cuts(self.lengths[order].tolist(), size)):
                 yield self.batch(part)
 
     def subset(self, index: Tensor | np.ndarray | Sequence[int], name: str) -> Split:
@@ -129,6 +132,18 @@ class Split:
              for key, values in self.meta.items()},
             self.padding,
         )
+
+    def named(self, name: str) -> Split:
+        """The same examples under another name: same data, ids and fingerprint."""
+        if name == self.name:
+            return self
+        twin = copy.copy(self)
+        object.__setattr__(twin, "name", name)
+        return twin
+
+    def renumbered(self) -> Split:
+        """The same examples with ids made from the name and the position."""
+        return Split(self.columns, self.name, meta=self.meta, padding=self.padding)
 
     def column(self, name: str) -> Sequence[Any] | np.ndarray:
         """A column of `columns`, `meta`, or the ids, by name."""
@@ -179,6 +194,25 @@ class Split:
         return self
 
 
+def positions(name: str, count: int) -> np.ndarray:
+    """Ids of examples that have none of their own.  positions("train", 2) == ["train:0", "train:1"]"""
+    return np.array([f"{name}:{i}" for i in range(count)], dtype=str)
+
+
+def by_role(splits: Mapping[str, Split | None]) -> dict[str, Split]:
+    """The splits of a task, each named by its role, whatever it was called before.
+
+    Ids that were given stay: deletion requests name them. Ids that were only counted (`train:0`, `train:1`, …) are
+    counted again by role where two splits were called alike, for there the same number means different records.
+    """
+    given = {role: split for role, split in splits.items() if split is not None}
+    counted = [split for split in {id(split): split for split in given.values()}.values() if split.numbered]
+    alike = {split.name for split in counted if sum(split.name == other.name for other in counted) > 1}
+    named = {role: split.named(role) for role, split in given.items()}
+    return {role: split.renumbered() if given[role].numbered and given[role].name in alike else split
+            for role, split in named.items()}
+
+
 def cuts(lengths: Sequence[int], size: int) -> list[int]:
     """Sizes of consecutive batches of sequences with these ascending lengths, see `Split.sweep`."""
     starts = [0]
@@ -215,7 +249,7 @@ def pixels(x: Tensor) -> Tensor:
 
 def whole_classes(forget: Split, retain: Split, method: str) -> Tensor:
     """The labels of F, for a method that removes classes; RequestError where retained examples have one of them.  -> [c]"""
-    classes = forget.columns["y"].unique()
+    classes = torch.unique(forget.columns["y"])
     kept = int(torch.isin(retain.columns["y"], classes).sum())
     if kept:
         raise RequestError(f"{kept} retained examples have a forgotten label ({classes.tolist()}), and {method} removes whole "

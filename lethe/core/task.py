@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.modules import copied, reinitialised, require_finite, seeded, state_fingerprint
-from lethe.core.split import Batch, Split
+from lethe.core.split import Batch, Split, by_role
 from lethe.core.view import reserved
 from lethe.errors import NeedsUnmet, NotFinite, NotGranted, SplitsOverlap
 
@@ -62,7 +62,7 @@ class Task(ABC):
         facts: dict[str, Any] | None = None,
     ) -> None:
         self.name, self._recipe, self._build = name, recipe, build
-        self._splits = {key: split for key, split in splits.items() if split is not None}
+        self._splits = by_role(splits)
         self._original = copied(original, trainable=False)
         self._granted: frozenset[str] | None = None
         self._used: set[str] = set()   # splits that a method's view has handed out
@@ -192,7 +192,8 @@ class Task(ABC):
         """The same task on another model and, where given, other splits: what shadow models are unlearned on."""
         twin = copy.copy(self)   # of a method's view: the same grants, and what it takes counts as taken by the method
         twin._original = copied(original, trainable=False)
-        twin._splits = {key: split for key, split in {**self._splits, **splits}.items() if split is not None and len(split)}
+        twin._splits = by_role({**self._splits, **{role: split if split is None or len(split) else None
+                                                   for role, split in splits.items()}})
         twin._check()
         return twin
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.core.split import Split
+from lethe.core.split import NO_IDS, Split
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 
@@ -47,8 +47,8 @@ def from_columns(columns: dict[str, Any], name: str, x: str = "x", y: str = "y")
     ids = columns.pop("ids", None)
     meta = {str(key): value.tolist() if isinstance(value, (np.ndarray, Tensor)) else list(value)
             for key, value in columns.items()}
-    told = None if ids is None else np.asarray(ids).astype(str)
-    return Split({"x": inputs, "y": targets}, name, told, meta)  # type: ignore[arg-type]
+    own = NO_IDS if ids is None else np.asarray(ids).astype(str)
+    return Split({"x": inputs, "y": targets}, name, own, meta)
 
 
 def x_tensor(values: Any, name: str) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lethe.core.split import Split
+from lethe.core.split import NO_IDS, Split
 from lethe.errors import DataError, LabelOutOfRange, NotFinite, WrongColumn, nearest
 
 NUMBERS = ("number", "standard", "log")   # targets of a regression
@@ -29,13 +29,13 @@ class Feature:
     categories: tuple[str, ...] | None = None
 
 
-def rows(columns: dict[str, Any], name: str, ids: np.ndarray | None = None) -> Split:
+def rows(columns: dict[str, Any], name: str, ids: np.ndarray = NO_IDS) -> Split:
     """Raw columns as a split that `features` and `targets` turn into tensors; column `row` stands in for them.
 
     Numbers come as float64 or int64 with NaN for missing, text as lists of str or None.
     """
     n = len(next(iter(columns.values())))
-    return Split({"row": torch.arange(n)}, name, ids, columns)  # type: ignore[arg-type]
+    return Split({"row": torch.arange(n)}, name, ids, columns)
 
 
 def known(column: str, splits: Splits, option: str) -> None:

@@ -9,7 +9,7 @@ original's neighbours (`lethe.judge.neighbours`) are measured in their place, as
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from lethe.core.evidence import OUTSIDE, Evidence, Value
@@ -46,7 +46,7 @@ def examine(
     neighbours  models as good as the original: the weaker yardstick, measured only where there are no references
     refused     told (audit, subject, reason) when an audit raises a LetheError for one model; the others go on
     """
-    shared: dict[str, Any] = {}
+    shared: dict[Hashable, Any] = {}
     weak = [] if references else list(neighbours)
     everyone = [*([original] if task.has("original") else []), *references, *subjects]
     found: dict[str, list[Evidence]] = {s.name: [] for s in everyone}

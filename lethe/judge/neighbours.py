@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.modules import copied, evaluating
+from lethe.core.passes import sample
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -46,8 +47,7 @@ def neighbours(task: Task, count: int = 8, seed: int = 0, device: str = "cpu", l
         return []
     if count * sum(weight.numel() for weight in task.original.parameters()) > MOST:
         return []
-    rows = numpy_generator(seed, "rashomon").permutation(len(task.retain))[:LIMIT]
-    retained = task.retain.subset(sorted(int(i) for i in rows), "rashomon")
+    retained = sample(task.retain, LIMIT, numpy_generator(seed, "rashomon"))
     base = losses(task, task.original, retained, device)
     limit = float(base.mean()) + (tolerance(task, base) if epsilon is None else epsilon)
     kept: list[nn.Module] = []

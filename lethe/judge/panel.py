@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from lethe.core.passes import sample
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.pools.alike import in_range, labelled, unseen, valued
+from lethe.pools.subject import Subject
 
 if TYPE_CHECKING:
     from lethe.pools.shadows import Shadows
-from lethe.pools.alike import in_range, labelled, unseen, valued
-from lethe.pools.subject import Subject
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -26,26 +30,25 @@ class Panel:
     references: list[Subject]
     depth: str = "standard"
     seed: int = 0
-    published: dict[str, Any] = field(default_factory=dict)   # audits keep what is the same for all subjects here
+    published: dict[Hashable, Any] = field(default_factory=dict)   # what is the same for all subjects, see `once`
     retrained: bool = False                                   # whether the subject is itself one of the references
     shadows: Shadows | None = None                            # declare needs={"shadows"} to use them
 
-    def once(self, key: str, make: Any) -> Any:
-        """`make()` computed once for all subjects."""
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()` computed once for all subjects.
+
+        key  a tuple of what the result depends on: the audit's name, its config, and subjects and splits themselves.
+             These compare by identity, so two that happen to be called alike are never mixed up.
+        """
         if key not in self.published:
             self.published[key] = make()
-        return self.published[key]
+        value: T = self.published[key]
+        return value
 
     def part(self, split: Split, limit: int) -> Split:
         """A seeded sample of at most `limit` examples, the same for all subjects."""
-        if len(split) <= limit:
-            return split
-
-        def draw() -> Split:
-            rng = numpy_generator(self.seed, "audit part", split.name, limit)
-            return split.subset(np.sort(rng.permutation(len(split))[:limit]), split.name)
-
-        return self.once(f"part {split.name} {limit}", draw)
+        rng = numpy_generator(self.seed, "audit part", split.name, limit)
+        return split if len(split) <= limit else self.once(("part", split, limit), lambda: sample(split, limit, rng))
 
     def ensembles(self, subject: Subject, count: int) -> tuple[list[Subject], list[Subject]]:
         """(`count` models made like the subject, itself included; `count` references that are not among them).

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from lethe.core.split import Split
 from lethe.core.task import Task
-
-if TYPE_CHECKING:
-    pass
 
 
 def unseen(task: Task) -> np.ndarray:
@@ -23,7 +18,7 @@ def unseen(task: Task) -> np.ndarray:
         return in_range(task, task.holdout)
     if not labelled(task):
         return np.ones(len(task.holdout), dtype=bool)
-    return np.isin(task.holdout.columns["y"].numpy(), task.forget.columns["y"].unique().numpy())
+    return np.isin(task.holdout.columns["y"].numpy(), task.forget.columns["y"].numpy())
 
 
 def labelled(task: Task) -> bool:

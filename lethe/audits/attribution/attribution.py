@@ -132,7 +132,7 @@ def lds_of(shadows: Shadows, count: int, split: Split, each: np.ndarray) -> floa
 def measure(cfg: Attribution, subject: Subject, panel: Panel) -> list[Value]:
     if not (labelled(panel.task) or valued(panel.task)) or panel.shadows is None or not len(panel.shadows.population):
         return []
-    known: Story = panel.once("attribution", lambda: story(cfg, panel))
+    known: Story = panel.once(("attribution", cfg), lambda: story(cfg, panel))
     values = []
     for name, split in (("forget", panel.task.forget), ("others", known.others)):
         quality = known.quality[name]

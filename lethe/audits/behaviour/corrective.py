@@ -51,7 +51,7 @@ class Corrective:
 def measure(cfg: Corrective, subject: Subject, panel: Panel) -> list[Value]:
     right, taught = answers(subject, panel)
     values = [mean_value("corrected_accuracy", right), mean_value("attack_success", taught)]
-    ideal = panel.once(f"ideal {cfg.ideals}", lambda: ideals(cfg, panel))
+    ideal = panel.once(("corrective", cfg), lambda: ideals(cfg, panel))
     if ideal:
         values.append(Value("ideal_gap", float(right.mean() - np.mean(ideal)), n=len(right), detail={"ideal": ideal}))
     return values

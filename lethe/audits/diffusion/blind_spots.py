@@ -70,8 +70,8 @@ def measure(cfg: BlindSpots, subject: Subject, panel: Panel) -> list[Value]:
         asked = [prompt for group in groups for prompt in group for _ in range(cfg.per_prompt)]
         return task.judge.read(task.sample(model, asked, seed=panel.seed))[1]
 
-    before = panel.once(f"blind_spots/original {cfg}", lambda: drawn(panel.original.model))
-    coder = panel.once(f"blind_spots/coder {cfg}", lambda: fitted(cfg, torch.cat([before, real(task)]), panel.seed))
+    before = panel.once(("blind_spots", "original", cfg), lambda: drawn(panel.original.model))
+    coder = panel.once(("blind_spots", "coder", cfg), lambda: fitted(cfg, torch.cat([before, real(task)]), panel.seed))
     with torch.no_grad():
         old, new = coder.code(before).double().numpy(), coder.code(drawn(subject.model)).double().numpy()
     of_concept, of_rest = old[named].mean(0), old[~named].mean(0) if (~named).any() else np.zeros(cfg.latents)

@@ -90,7 +90,7 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
         shares["kept_accuracy"] = right(seen, wanted, [attribute])
         shares["kept_other_accuracy"] = right(seen, wanted, others)
         if task.has("retain") and len(features) > 1:
-            real = panel.once("erasure/retained", lambda: retained(task, cfg.retained))
+            real = panel.once(("erasure", cfg.retained), lambda: retained(task, cfg.retained))
             if len(real) > 1:
                 values.append(Value("frechet_kept", frechet_of(features, real), n=len(features)))
     if prompts.get("outside"):

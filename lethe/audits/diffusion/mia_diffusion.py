@@ -76,7 +76,7 @@ class MiaDiffusion:
 )
 def measure(cfg: MiaDiffusion, subject: Subject, panel: Panel) -> list[Value]:
     task = panel.task
-    others = panel.once("mia_diffusion/others", lambda: task.holdout.subset(never_seen(task.forget, task.holdout), "holdout"))
+    others = panel.once(("mia_diffusion",), lambda: task.holdout.subset(never_seen(task.forget, task.holdout), "holdout"))
     if len(others) < cfg.fewest:
         return []
     inside = scores(cfg, subject, panel.part(task.forget, cfg.limit))

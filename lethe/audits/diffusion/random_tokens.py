@@ -55,7 +55,7 @@ class RandomTokens:
 )
 def measure(cfg: RandomTokens, subject: Subject, panel: Panel) -> list[Value]:
     task: Any = panel.task
-    vocabulary = panel.once("random_tokens/words", lambda: sorted(task.pipeline.tokenizer.get_vocab()))
+    vocabulary = panel.once(("random_tokens",), lambda: sorted(task.pipeline.tokenizer.get_vocab()))
     ways = reworded(task.prompts["forget"][: cfg.prompts], task.concept, cfg, vocabulary, panel.seed)
     found: dict[str, np.ndarray] = {}
     for way, prompts in ways.items():

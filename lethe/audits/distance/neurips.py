@@ -131,7 +131,7 @@ def measure(cfg: Neurips, subject: Subject, panel: Panel) -> list[Value]:
     count = min(cfg.models, shadows.limit)
     if count < cfg.fewest:
         return []
-    return panel.once(f"neurips {cfg} {procedure.key}", lambda: _scored(cfg, count, subject, panel))
+    return panel.once(("neurips", cfg, procedure.key), lambda: _scored(cfg, count, subject, panel))
 
 
 def _scored(cfg: Neurips, count: int, subject: Subject, panel: Panel) -> list[Value]:
@@ -146,7 +146,7 @@ def _scored(cfg: Neurips, count: int, subject: Subject, panel: Panel) -> list[Va
         return np.array([example_epsilon(r, u, cfg.delta, cfg.rules)
                          for r, u in zip(sides["retrained"].T, sides[name].T, strict=True)])
 
-    eps, null = epsilons("unlearned"), panel.once(f"neurips null {cfg}", lambda: epsilons("null"))
+    eps, null = epsilons("unlearned"), panel.once(("neurips", "null", cfg), lambda: epsilons("null"))
     gained, base = points(eps, count), float(points(null, count).mean())
     utility = 1.0
     for split in (panel.part(task.retain, cfg.limit), task.test if task.has("test") else task.holdout):

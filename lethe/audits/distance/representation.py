@@ -141,7 +141,7 @@ def measure(cfg: Representation, subject: Subject, panel: Panel) -> list[Value]:
 
 def _grams(cfg: Representation, subject: Subject, split: Split, panel: Panel) -> dict[str, Tensor]:
     """Layer -> unit Gram matrix on the split, once per model.  [n²]"""
-    return panel.once(f"grams {id(subject)} {split.name} {cfg}", lambda: _layer_grams(cfg, subject, split))
+    return panel.once(("representation", cfg, subject, split), lambda: _layer_grams(cfg, subject, split))
 
 
 def _layer_grams(cfg: Representation, subject: Subject, split: Split) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ def measure(cfg: Verification, subject: Subject, panel: Panel) -> list[Value]:
         return []
     whole = concat([task.retain, task.forget], "train")
     forget = np.arange(len(whole)) >= len(task.retain)
-    pairs = panel.once(f"verification {cfg}", lambda: [
+    pairs = panel.once(("verification", cfg), lambda: [
         twins(task, whole, forget, derive(panel.seed, "verification", k), subject.device) for k in range(cfg.pairs)])
     rows = []
     for k, (trained, twin) in enumerate(pairs):

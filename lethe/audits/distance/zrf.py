@@ -70,6 +70,6 @@ def measure(cfg: Zrf, subject: Subject, panel: Panel) -> list[Value]:
         models = [panel.task.build(derive(panel.seed, "zrf", k)) for k in range(cfg.teachers)]
         return torch.stack([subject.like(m, f"teacher {k}").seen(split)["logits"] for k, m in enumerate(models)])
 
-    teachers = panel.once(f"zrf {cfg} {split.name}", ignorant)
+    teachers = panel.once(("zrf", cfg, split), ignorant)
     values = [mean_value("zrf", np.asarray(zrf(logits, teachers)))]
     return [*values, mean_value("zrf_published", np.asarray(published(logits, teachers)))] if cfg.compat else values

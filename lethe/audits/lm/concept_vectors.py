@@ -70,7 +70,7 @@ def measure(cfg: ConceptVectors, subject: Subject, panel: Panel) -> list[Value]:
         best = score.flatten().argsort(descending=True)[: cfg.columns]
         return [divmod(int(i), score.shape[1]) for i in best]
 
-    places = panel.once(f"concept columns {cfg}", find)
+    places = panel.once(("concept_vectors", cfg), find)
     keep = torch.ones(len(writers(original)), columns(writers(original)[0]).shape[1])
     for layer, j in places:
         keep[layer, j] = 0

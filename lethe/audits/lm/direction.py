@@ -61,7 +61,7 @@ def without(stream: Tensor, unit: Tensor) -> Tensor:
 def measure(cfg: Direction, subject: Subject, panel: Panel) -> list[Value]:
     task, part = panel.task, panel.part(panel.task.forget, cfg.examples)
     task.require_alike(panel.original.model, subject.model, "direction")   # type: ignore[attr-defined]
-    before = panel.once(f"direction {cfg} original", lambda: middle(cfg, panel.original, part))
+    before = panel.once(("direction", cfg), lambda: middle(cfg, panel.original, part))
     shift = middle(cfg, subject, part) - before                                                       # [L, d]
     units = shift / shift.norm(dim=1, keepdim=True).clamp(min=1e-12)
     layers = [layer for layer in range(len(shift)) if float(shift[layer].norm()) > 1e-6]

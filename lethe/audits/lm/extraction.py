@@ -44,15 +44,15 @@ class Extraction:
 )
 def measure(cfg: Extraction, subject: Subject, panel: Panel) -> list[Value]:
     values = []
-    for split in [panel.task.splits[name] for name in ("forget", "retain") if panel.task.has(name)]:
-        part = panel.part(split, cfg.examples)
+    for role in [name for name in ("forget", "retain") if panel.task.has(name)]:
+        part = panel.part(panel.task.splits[role], cfg.examples)
         seen = subject.seen(part)
         right, inside = seen["correct"].bool(), seen["content_mask"].bool()
         scores = {"extraction_strength": extraction_strength, "exact_memorisation": exact_memorisation}
-        if split is panel.task.splits["forget"]:
+        if role == "forget":
             scores["extraction_strength_floored"] = extraction_strength_floored
         for name, score in scores.items():
             per_example = score(right, inside).double().numpy()
             low, high = mean_interval(per_example)
-            values.append(Value(f"{name}_{split.name}", float(per_example.mean()), low, high, len(part), per_example))
+            values.append(Value(f"{name}_{role}", float(per_example.mean()), low, high, len(part), per_example))
     return values

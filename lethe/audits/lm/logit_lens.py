@@ -52,7 +52,7 @@ class LogitLens:
 )
 def measure(cfg: LogitLens, subject: Subject, panel: Panel) -> list[Value]:
     part = panel.part(panel.task.forget, cfg.examples)
-    span = panel.once(f"lens span {cfg}", lambda: panel.task.span_mask(part, "entity"))   # type: ignore[attr-defined]
+    span = panel.once(("logit_lens", cfg), lambda: panel.task.span_mask(part, "entity"))   # type: ignore[attr-defined]
     some = span.any(1).numpy()
     if not some.any():
         return []

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,8 +81,7 @@ def measure(cfg: MiaLm, subject: Subject, panel: Panel) -> list[Value]:
             found["reference"] = found["loss"] - np.mean([scores(cfg, r, split)["loss"] for r in panel.references], 0)
     if panel.depth == "deep":
         for split, found in ((forget, inside), (holdout, outside)):
-            found["gradient"] = panel.once(f"gradient norms {split.name} {cfg.examples} {id(subject)}",
-                                           lambda split=split: -gradient_norms(subject, split))
+            found["gradient"] = -panel.once(("mia_lm", subject, split), partial(gradient_norms, subject, split))
     values = [value for name in inside if name != "muse"
               for value in compared(f"{name}_auc", inside[name], outside[name], cfg.fewest)]
     if not values:

@@ -85,7 +85,7 @@ def asked(questions: list[str], shots: list[tuple[str, str]], paraphrased: list[
     blind="Fixed ways of asking: an attacker who optimises the prompt, or samples many answers, may get more.",
 )
 def measure(cfg: Prompts, subject: Subject, panel: Panel) -> list[Value]:
-    asked_in = panel.once(f"prompts {cfg}", lambda: encoded(cfg, panel))
+    asked_in = panel.once(("prompts", cfg), lambda: encoded(cfg, panel))
     if not asked_in:
         return []
     ways, count, left_out = asked_in

@@ -69,7 +69,7 @@ def recovered(score: float, start: float, original: float) -> float:
     blind="A weight-level audit: a filter before or behind the model is not part of it.",
 )
 def measure(cfg: Reintroduction, subject: Subject, panel: Panel) -> list[Value]:
-    asked = panel.once(f"reintroduction {cfg}", lambda: encoded(cfg, panel))
+    asked = panel.once(("reintroduction", cfg), lambda: encoded(cfg, panel))
     if not asked:
         return []
     splits, count = asked

@@ -53,7 +53,7 @@ class Restor:
     blind="Facts that no question asks for, and other wordings of those that are asked.",
 )
 def measure(cfg: Restor, subject: Subject, panel: Panel) -> list[Value]:
-    asked = panel.once(f"restor {cfg}", lambda: encoded(cfg, panel))
+    asked = panel.once(("restor", cfg), lambda: encoded(cfg, panel))
     choice = chosen(subject, *asked)
     shares = {name: (choice == place).astype(float) for place, name in enumerate(("clean", "corrupted", "other"))}
     values = [mean_value(f"restor_{name}", row) for name, row in shares.items()]

@@ -120,7 +120,7 @@ def scored(cfg: Tofu, subject: Subject, panel: Panel, name: str) -> Scores:
 
     def make() -> Scores:
         part = panel.part(panel.task.splits[name], cfg.examples)
-        others: Split = panel.once(f"tofu answers {name} {cfg.examples}", lambda: alternatives(panel, part))
+        others: Split = panel.once(("tofu", "answers", part), lambda: alternatives(panel, part))
         loss = subject.numbers(part, "nll")
         table = subject.numbers(others, "nll").reshape(len(part), -1)
         paraphrased, wrong = table[:, 0], table[:, 1:]
@@ -132,7 +132,7 @@ def scored(cfg: Tofu, subject: Subject, panel: Panel, name: str) -> Scores:
             tofu.truth_ratio(paraphrased, wrong), tofu.truth_ratio_geometric(paraphrased, wrong), name in KNOWLEDGE,
         )
 
-    return panel.once(f"tofu scores {name} {cfg.examples} {cfg.new_tokens} {subject.name}", make)
+    return panel.once(("tofu", "scores", panel.task.splits[name], cfg, subject), make)
 
 
 def alternatives(panel: Panel, part: Split) -> Split:

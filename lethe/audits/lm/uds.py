@@ -66,8 +66,8 @@ def depth(delta1: np.ndarray, delta2: np.ndarray, tau: float) -> np.ndarray:
 )
 def measure(cfg: Uds, subject: Subject, panel: Panel) -> list[Value]:
     sources = panel.references[: cfg.references]
-    delta1 = np.mean([panel.once(f"uds {id(r)} {cfg}", lambda r=r: drops(cfg, r, panel)) for r in sources], 0)
-    delta2 = panel.once(f"uds {id(subject)} {cfg}", lambda: drops(cfg, subject, panel))
+    delta1 = np.mean([once_drops(cfg, r, panel) for r in sources], 0)
+    delta2 = once_drops(cfg, subject, panel)
     row = depth(delta1, delta2, cfg.tau)
     known = np.isfinite(row)
     if known.sum() < 2:
@@ -77,12 +77,17 @@ def measure(cfg: Uds, subject: Subject, panel: Panel) -> list[Value]:
             Value("uds_layers", float((delta1 > cfg.tau).sum(1).mean()), n=len(row))]
 
 
+def once_drops(cfg: Uds, source: Subject, panel: Panel) -> np.ndarray:
+    """`drops`, once per model."""
+    return panel.once(("uds", cfg, source), lambda: drops(cfg, source, panel))
+
+
 def drops(cfg: Uds, source: Subject, panel: Panel) -> np.ndarray:
     """Δ of each example and layer when the source's states stand in for the original's.  -> [n, L]"""
     task, original = panel.task, panel.original.model.to(source.device)
     task.require_alike(original, source.model, "uds")   # type: ignore[attr-defined]
     part: Split = panel.part(task.forget, cfg.examples)
-    span: torch.Tensor = panel.once(f"uds span {cfg}", lambda: task.span_mask(part, "entity"))   # type: ignore[attr-defined]
+    span: torch.Tensor = panel.once(("uds", "span", cfg), lambda: task.span_mask(part, "entity"))   # type: ignore[attr-defined]
     table = np.zeros((len(part), task.layer_count))   # type: ignore[attr-defined]
     model = source.model.to(source.device)
     with evaluating(model), evaluating(original):

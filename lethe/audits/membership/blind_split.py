@@ -72,7 +72,7 @@ def measure(cfg: BlindSplit, subject: Subject, panel: Panel) -> list[Value]:
                                        "memory. Draw forget set and holdout from the same source.")
         return [value]
 
-    return panel.once(f"blind split {cfg}", look)
+    return panel.once(("blind_split", cfg), look)
 
 
 def raw(split: Split) -> np.ndarray:

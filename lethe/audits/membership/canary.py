@@ -102,7 +102,7 @@ def two_sided(right: int, guesses: int, canaries: int, delta: float = 0.0) -> tu
 def measure(cfg: Canary, subject: Subject, panel: Panel) -> list[Value]:
     shadows, procedure = panel.shadows, subject.procedure
     assert shadows is not None and procedure is not None
-    planted = panel.once(f"canaries {cfg}", lambda: plant(cfg, panel.task, shadows, panel.seed))
+    planted = panel.once(("canary", cfg), lambda: plant(cfg, panel.task, shadows, panel.seed))
     if not planted:
         return []
     canaries = planted[0].canaries
@@ -110,7 +110,7 @@ def measure(cfg: Canary, subject: Subject, panel: Panel) -> list[Value]:
         models = [subject, *panel.references[: cfg.runs - 1]]
     else:
         seeds = [derive(panel.seed, "canary", run) for run in range(cfg.runs)]
-        models = panel.once(f"canaries {cfg} {procedure.key}", lambda: [
+        models = panel.once(("canary", cfg, procedure.key), lambda: [
             Subject("unlearned canaries", model, panel.task, device=subject.device)
             for model in shadows.processed(procedure, [p.task for p in planted], seeds)])
     if len(models) < cfg.runs:

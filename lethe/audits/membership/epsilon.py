@@ -90,7 +90,7 @@ def measure(cfg: Epsilon, subject: Subject, panel: Panel) -> list[Value]:
         inside = shadows.inside(count)
         return decided(left_out(pool, inside), inside, numpy_generator(panel.seed, "epsilon"), cfg.delta)
 
-    tp, fn, fp, tn = panel.once(f"epsilon {cfg} {procedure.key}", counts)
+    tp, fn, fp, tn = panel.once(("epsilon", cfg, procedure.key), counts)
     detail = {"tp": tp, "fn": fn, "fp": fp, "tn": tn, "delta": cfg.delta, "shadows": count, "independent": False}
     posterior, n = Posterior(tp, fn, fp, tn, cfg.delta), min(tp + fn, fp + tn)
     low, high = posterior.interval()

@@ -144,7 +144,7 @@ def measure(cfg: Rmia, subject: Subject, panel: Panel) -> list[Value]:
 
     values = found("rmia", log_online(pool_x, inside), log_mean(pool_z), members, others, shadows=count)
     if panel.references:
-        a = cfg.a if cfg.a is not None else panel.once(f"rmia a {cfg}", lambda: tune_offline_a(
+        a = cfg.a if cfg.a is not None else panel.once(("rmia", cfg), lambda: tune_offline_a(
             pool_x, inside, pool_z, cfg.gamma, targets=min(4, count)))
         out_x, out_z = log_probability(panel.references, shadows)
         values += found("rmia_offline", log_offline(log_mean(out_x), a), log_offline(log_mean(out_z), a),

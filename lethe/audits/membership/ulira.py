@@ -65,7 +65,7 @@ def measure(cfg: Ulira, subject: Subject, panel: Panel) -> list[Value]:
     limit = min(cfg.models, shadows.limit)
     if min(side.sum() for side in shadows.sides(limit)[1:]) < cfg.fewest:
         return []
-    count = panel.once(f"ulira shadows {limit}", lambda: enough(panel, shadows, limit))
+    count = panel.once(("ulira", limit), lambda: enough(panel, shadows, limit))
     members, others = ratios(subject, shadows, shadows.unlearned(subject.procedure, count))
     from scipy.special import expit
 

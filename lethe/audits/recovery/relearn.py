@@ -126,7 +126,7 @@ def relearn_time(steps: list[int], curve: np.ndarray, target: float) -> float:
 
 def _curve(cfg: Relearn, subject: Subject, panel: Panel) -> np.ndarray:
     """Scores on F₂ at each checkpoint, once per model.  [T, n₂]"""
-    return panel.once(f"relearn {id(subject)} {cfg}", lambda: _relearned(cfg, subject, panel, _halves(panel)[0], cfg.steps))
+    return panel.once(("relearn", subject, cfg), lambda: _relearned(cfg, subject, panel, _halves(panel)[0], cfg.steps))
 
 
 def _elsewhere(cfg: Relearn, subject: Subject, panel: Panel) -> list[Value]:
@@ -139,7 +139,7 @@ def _elsewhere(cfg: Relearn, subject: Subject, panel: Panel) -> list[Value]:
         area = log_mean(checkpoints(cfg.steps), curve)
         values.append(Value(f"relearn_{name}", float(area.mean()), n=len(area), per_sample=area, detail=told))
     if cfg.few:
-        few = panel.once(f"relearn few {cfg.few}", lambda: half.subset(np.arange(min(cfg.few, len(half))), "relearn few"))
+        few = panel.once(("relearn", "few", cfg.few), lambda: half.subset(np.arange(min(cfg.few, len(half))), "relearn few"))
         last = _relearned(cfg, subject, panel, few, cfg.few)[-1]
         values.append(Value("relearn_few", float(last.mean()), n=len(last), per_sample=last))
     return values
@@ -153,7 +153,7 @@ def _related(panel: Panel, count: int) -> Split:
         near = nearest_first(eye.features(known), eye.features(panel.task.forget))[:count]
         return known.subset(np.sort(near), "related")
 
-    return panel.once(f"relearn related {count}", find)
+    return panel.once(("relearn", "related", count), find)
 
 
 def _unrelated(panel: Panel, count: int) -> Split:
@@ -174,7 +174,7 @@ def _halves(panel: Panel) -> tuple[Split, Split]:
         middle = len(forget) // 2
         return forget.subset(np.sort(order[:middle]), "relearn"), forget.subset(np.sort(order[middle:]), "relearn test")
 
-    return panel.once("relearn halves", draw)
+    return panel.once(("relearn", "halves"), draw)
 
 
 def _relearned(cfg: Relearn, subject: Subject, panel: Panel, learned: Split, steps: int) -> np.ndarray:

@@ -129,7 +129,7 @@ def measure(cfg: Residual, subject: Subject, panel: Panel) -> list[Value]:
 
 
 def _kept(cfg: Residual, subject: Subject, panel: Panel) -> np.ndarray:
-    return panel.once(f"residual {cfg} {id(subject)}", lambda: shares(cfg, subject, panel))
+    return panel.once(("residual", cfg, subject), lambda: shares(cfg, subject, panel))
 
 
 def continues(panel: Panel) -> bool:

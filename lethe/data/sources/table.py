@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import Count, config
-from lethe.core.split import Split
+from lethe.core.split import NO_IDS, Split
 from lethe.data import encode as encoding
 from lethe.data.context import Context
 from lethe.data.paths import located
@@ -47,7 +47,7 @@ def read(cfg: Table, context: Context, name: str) -> dict[str, Split]:
         if wanted and wanted not in columns:
             raise WrongColumn(f"data.{option} = {wanted!r} is not a column of {path.name}{nearest(wanted, columns)}, "
                               f"so nothing was read. Columns: {', '.join(columns)}.")
-    ids = None
+    ids = NO_IDS
     if cfg.id:
         ids = np.array([encoding.text_of(v) for v in columns[cfg.id]])
         if len(set(ids.tolist())) < len(ids):

@@ -28,6 +28,7 @@ from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.passes import inputs, sample
 from lethe.core.registry import method
+from lethe.core.seeds import numpy_generator
 from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.maths.kernels import fitted, targets
@@ -57,7 +58,7 @@ def shares(mean: np.ndarray) -> np.ndarray:
 @method(needs={"forget", "retain", "original"}, families={"classification"})
 def run(cfg: LoodTargets, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
-    retain = sample(task.retain, cfg.limit, loop.seed)
+    retain = sample(task.retain, cfg.limit, numpy_generator(loop.seed, "triage"))
     classes = task.outputs(task.original, task.forget.batch([0])).shape[-1]
     x, q = (inputs(task, split, cfg.of == "features") for split in (retain, task.forget))
     fit = fitted(x, targets(retain.columns["y"].numpy(), classes), cfg.noise)
