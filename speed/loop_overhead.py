@@ -10,7 +10,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.small_cnn import SmallCNN
-from lethe.train.loop import Loop, recipe_options, recipe_terms
+from lethe.train.loop import Loop
 from lethe.train.order import Order
 from speed.common import measure, save, timed
 
@@ -44,7 +44,7 @@ def main() -> None:
 
     def ours() -> torch.nn.Module:
         loop = Loop(task)
-        return loop.minimise(loop.start(task.build(0)), recipe_terms(task, split), **recipe_options(RECIPE))
+        return task.train(loop.start(task.build(0)), split, RECIPE, loop)
 
     def by_hand() -> torch.nn.Module:
         return bare(task.build(0), split)

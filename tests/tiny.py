@@ -15,7 +15,7 @@ from lethe.data.select import Where, divide
 from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
 from lethe.models.zoo.mlp import MLP
-from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
+from lethe.train.loop import Loop, Settings
 
 
 def blobs(n: int, seed: int, name: str) -> Split:
@@ -30,7 +30,7 @@ def trained(task: Task, split: Split, seed: int = 0) -> torch.nn.Module:
     """A fresh model of the task, trained on the split as the recipe says."""
     loop = Loop(task, Settings(seed=seed))
     model = loop.start(task.build(seed))
-    loop.minimise(model, recipe_terms(task, split), **recipe_options(task.recipe))
+    task.train(model, split, task.recipe, loop)
     return loop.finish(model).model
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.engine import Engine, Term
 from lethe.core.modules import copied, reinitialised, require_finite, seeded, state_fingerprint
 from lethe.core.split import Batch, Split, by_role
 from lethe.core.view import reserved
@@ -34,6 +35,15 @@ class Recipe:
     momentum: NonNegative = 0.9  # sgd only
     schedule: str = "constant"   # constant | linear | cosine | onecycle
     augment: str = "none"        # a family's augmentation, e.g. flip_crop
+
+
+def recipe_options(recipe: Recipe) -> dict[str, Any]:
+    """Options of the engine's `minimise` that a recipe sets."""
+    return {
+        "lr": recipe.lr, "epochs": recipe.epochs, "batch_size": recipe.batch_size, "optimiser": recipe.optimiser,
+        "weight_decay": recipe.weight_decay, "momentum": recipe.momentum, "schedule": recipe.schedule,
+        "batch_norm": "update", "augment": recipe.augment != "none",
+    }
 
 
 class Task(ABC):
@@ -100,6 +110,16 @@ class Task(ABC):
     @abstractmethod
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the model in the format it came in; it loads with its own library, without Lethe."""
+
+    def train(self, model: nn.Module, split: Split, recipe: Recipe, loop: Engine) -> nn.Module:
+        """Train `model` on `split` as the recipe says, in place; returns it. Originals, references, `retrain` and shards are
+        all trained here. A family whose objective is no mean of `nll` (two players, a contrast) trains in its own way."""
+        return loop.minimise(model, {"train": Term(split, self.nll)}, **recipe_options(recipe))
+
+    @classmethod
+    def trains_itself(cls) -> bool:
+        """Whether training is more than the mean of `nll`, so that nobody may put another loss in its place."""
+        return cls.train is not Task.train
 
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         """Add what is random about an example (noise, augmentation when `train`); nothing by default."""

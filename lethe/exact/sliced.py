@@ -18,14 +18,14 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.seeds import derive
 from lethe.core.split import Split
-from lethe.core.task import Task
+from lethe.core.task import Recipe, Task
 from lethe.errors import CheckpointCorrupted, ModelError, RequestError
 from lethe.exact import manifest
 from lethe.exact.ensemble import Ensemble
 from lethe.exact.manifest import Manifest
 from lethe.exact.slicing import place, prefix
 from lethe.train.checkpoint import load_tensors, save_tensors
-from lethe.train.loop import Loop, recipe_terms
+from lethe.train.loop import Loop, Term
 
 State = dict[str, Tensor]
 Stages = dict[tuple[int, int, int], State]   # (shard, sequence, stage from 1) -> tensors
@@ -135,10 +135,11 @@ def agreed(cfg: Any, known: Manifest) -> Any:
 
 
 def train_stage(loop: Loop, task: Task, model: nn.Module, split: Split, seed: int, purpose: tuple[object, ...], phase: str,
-                where: Any = None, **options: Any) -> nn.Module:
+                where: Any = None, recipe: Recipe | None = None, **options: Any) -> nn.Module:
     """Train what `where` names on `split`, as a run of its own: its draws depend on (seed, purpose) and on nothing before it.
 
     loop   of the whole method: it lends settings, modifiers and folder, and is charged for the work
+    recipe  how the family trains; without one, its `nll` is minimised with `options`
     phase  training or retraining: a killed run goes on in a folder named by it and by the purpose
     """
     if loop.settings.max_steps or loop.settings.max_minutes:
@@ -147,7 +148,11 @@ def train_stage(loop: Loop, task: Task, model: nn.Module, split: Split, seed: in
     name = "-".join(str(part) for part in (phase, *purpose))
     own = Loop(loop.task, replace(loop.settings, seed=derive(seed, *purpose)), loop.modifiers,
                folder=loop.folder / name if loop.folder else None, listener=loop.listener, title=name, stop=loop.stop)
-    own.minimise(own.start(model, where=where), recipe_terms(task, split), **options)
+    placed = own.start(model, where=where)
+    if recipe is not None:
+        task.train(placed, split, recipe, own)
+    else:
+        own.minimise(placed, {"train": Term(split, task.nll)}, **options)
     loop.cost.steps += own.cost.steps
     loop.cost.examples += own.cost.examples
     return model

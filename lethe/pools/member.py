@@ -24,7 +24,7 @@ from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import CheckpointCorrupted
 from lethe.train.checkpoint import load_tensors, save_tensors
-from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
+from lethe.train.loop import Loop, Settings
 
 NUMBERS = 1   # version of the trained numbers: raised when the same recipe and seed would give another model
 
@@ -103,7 +103,7 @@ def train_one(
     limit = None if seconds is None else seconds / 60
     loop = Loop(task, Settings(seed=seed, device=device, max_minutes=limit))
     model = loop.start(task.build(derive(seed, "retrain")))
-    loop.minimise(model, recipe_terms(task, split), **recipe_options(task.recipe))
+    task.train(model, split, task.recipe, loop)
     return loop, loop.finish(model).model
 
 

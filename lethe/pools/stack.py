@@ -17,9 +17,8 @@ from torch.func import functional_call, vmap
 
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
+from lethe.core.task import Task, recipe_options
 from lethe.train import optimise
-from lethe.train.loop import recipe_options
 from lethe.train.order import Order, batches_per_epoch
 
 LARGEST = 2 * 1024**3   # bytes of examples that are stacked for models with data of their own
@@ -31,6 +30,8 @@ LAYERS = (
 
 def why_no_vmap(task: Task, splits: Sequence[Split], device: str) -> str:
     """Empty when models of this task can be trained stacked."""
+    if task.trains_itself():
+        return "the family trains in its own way, not by the mean of one loss"
     fresh = task.build(0)
     layers = (*LAYERS, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) if torch.device(device).type == "cuda" else LAYERS
     for name, module in fresh.named_modules():

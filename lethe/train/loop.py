@@ -26,7 +26,7 @@ from lethe.core.modules import evaluating, named_tensors
 from lethe.core.outcome import Cost, Outcome
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Batch, Split
-from lethe.core.task import Recipe, Task
+from lethe.core.task import Task
 from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
 from lethe.train.checkpoint import Checkpoints
@@ -44,7 +44,7 @@ from lethe.train.stop import Stop
 from lethe.train.terms import Loss, Modifiers, Term
 from lethe.train.watchdog import Watch, Watchdog
 
-__all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb", "recipe_options", "recipe_terms"]
+__all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb"]
 
 
 @dataclass
@@ -208,6 +208,7 @@ class Loop:
         per_epoch = batches_per_epoch(terms[over].split, size[over])
         total = steps if steps is not None else math.ceil((epochs or 0) * per_epoch)
         moving = self.selected(model)
+        _require_movable(terms, moving)
         combined = self.modifiers.combine or resolve("combine", combine)
         weighed = self.modifiers.weigh or resolve("weigh", weigh)
         plan = self._plan(terms, size, [
@@ -305,8 +306,8 @@ class Loop:
         if self.folder is None:
             return ""
         settings = self.settings
-        parts = [[name, size[name], term.every, term.split.fingerprint, "" if callable(term.weight) else term.weight]
-                 for name, term in terms.items()]
+        parts = [[name, size[name], term.every, term.split.fingerprint, "" if callable(term.weight) else term.weight,
+                  term.coupled, sorted(term.moves or [])] for name, term in terms.items()]
         shared = [settings.seed, settings.precision, settings.accumulate, settings.max_steps, settings.max_minutes]
         modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb", "average")]
         return digest([parts, options, shared, modifiers, _named(self.watchdog)])
@@ -332,22 +333,16 @@ class Loop:
         return model
 
 
+def _require_movable(terms: Mapping[str, Term], moving: Mapping[str, nn.Parameter]) -> None:
+    for name, term in terms.items():
+        if term.moves is not None and not term.moves & moving.keys():
+            named = ", ".join(sorted(term.moves)[:4]) or "nothing"
+            raise RequestError(f"the term {name!r} may move {named}, and none of it moves in this run, so the term would be "
+                               "without effect. Widen the `where` modifier.")
+
+
 def _named(modifier: Any) -> list[Any]:
     return [type(modifier).__name__, plain(modifier)]
-
-
-def recipe_terms(task: Task, split: Split) -> dict[str, Term]:
-    """The objective of the recipe: the family's training loss on `split`."""
-    return {"train": Term(split, task.nll)}
-
-
-def recipe_options(recipe: Recipe) -> dict[str, Any]:
-    """`Loop.minimise` options of a recipe."""
-    return {
-        "lr": recipe.lr, "epochs": recipe.epochs, "batch_size": recipe.batch_size, "optimiser": recipe.optimiser,
-        "weight_decay": recipe.weight_decay, "momentum": recipe.momentum, "schedule": recipe.schedule,
-        "batch_norm": "update", "augment": recipe.augment != "none",
-    }
 
 
 def peak_memory_mb() -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ class Run:
         }
         self.seen: dict[str, list[Any]] = {name: [torch.zeros(()), 0] for name in self.terms}   # sum of losses, count
         self.rng = torch.Generator()
+        self.touched: set[str] = set()
         if self.watch:
             self.watch.begin({**self.params, **dict(self.model.named_buffers())})
             loop.step_size.begin(self.watch.moving)
@@ -131,6 +133,7 @@ class Run:
         params = list(self.params.values())
 
         def gradients(names: Sequence[str]) -> list[Tensor]:
+            self.touched |= self._moved_by(names)
             return loop.modifiers.perturb.gradients(
                 params, lambda: self._backward({name: batches[name] for name in names}, share)
             )
@@ -152,19 +155,8 @@ class Run:
         for p in self.params.values():
             p.grad = None
         for name, batch in batches.items():
-            term, seen = self.terms[name], self.seen[name]
-            weight = term.weight(share) if callable(term.weight) else term.weight
-            scale = weight * loop.distribution.loss_scale / len(batch)
-            for piece, counts in self._pieces(batch):
-                with loop.autocast():
-                    losses = term.loss(self.model, piece).float()
-                weights = self.weigh.weights(losses, name)
-                total = losses.sum()
-                objective = total if weights is None else (losses * weights).sum()
-                if objective.requires_grad:   # not when all that moves lies behind what the term looks at
-                    (scale * counts * objective).backward()
-                if counts:
-                    seen[0], seen[1] = seen[0] + total.detach(), seen[1] + len(piece)
+            with self._only(self.terms[name].moves):
+                self._backward_of(name, batch, share)
             loop.cost.examples += len(batch)
         if self.penalty is not None and next(iter(self.terms)) in batches:
             (loop.distribution.loss_scale / loop.distribution.size * self.penalty(self.model, share)).backward()
@@ -172,21 +164,57 @@ class Run:
         loop.distribution.sum(grads)
         return grads
 
-    def _pieces(self, batch: Batch) -> list[tuple[Batch, int]]:
+    def _backward_of(self, name: str, batch: Batch, share: float) -> None:
+        """Add this process's part of one term's gradient; the parts of all processes add up to the whole.
+
+        A coupled term is never cut: every process computes the loss of the whole batch and counts for its share. Gathering
+        features alone would save the others' forward passes, but not know which part of a loss is coupled.
+        """
+        loop, term, seen = self.loop, self.terms[name], self.seen[name]
+        weight = term.weight(share) if callable(term.weight) else term.weight
+        pieces = [(batch, 1.0 / loop.distribution.size)] if term.coupled else self._pieces(batch)
+        for piece, counts in pieces:
+            with loop.autocast():
+                losses = term.loss(self.model, piece).float().reshape(-1)   # of a coupled term perhaps a single number
+            weights = self.weigh.weights(losses, name)
+            total = losses.sum()
+            objective = total if weights is None else (losses * weights).sum()
+            whole = len(losses) if term.coupled else len(batch)
+            if objective.requires_grad:   # not when all that moves lies behind what the term looks at
+                (weight * loop.distribution.loss_scale / whole * counts * objective).backward()
+            if counts:
+                seen[0], seen[1] = seen[0] + total.detach(), seen[1] + len(losses)
+
+    def _moved_by(self, names: Sequence[str]) -> set[str]:
+        moves = [self.terms[name].moves for name in names]
+        return {p for p in self.params if any(own is None or p in own for own in moves)}
+
+    @contextmanager
+    def _only(self, moves: frozenset[str] | None) -> Iterator[None]:
+        """Gradients that are collected within reach these parameters alone."""
+        before = {} if moves is None else {name: p.grad for name, p in self.params.items() if name not in moves}
+        for name in before:
+            self.params[name].grad = None
+        yield
+        for name, grad in before.items():
+            self.params[name].grad = grad
+
+    def _pieces(self, batch: Batch) -> list[tuple[Batch, float]]:
         """This process's part of a batch, cut for accumulation: (piece, 1). A sharded model runs with all its peers or
         not at all, so a process with fewer pieces than the others runs along on an example that counts for nothing."""
         world, cut = self.loop.distribution, self.loop.settings.accumulate
         mine = batch if world.size == 1 else batch.part(slice(world.rank, None, world.size))
-        pieces = [(piece, 1) for piece in (mine.pieces(cut) if cut > 1 else [mine]) if len(piece)]
+        pieces = [(piece, 1.0) for piece in (mine.pieces(cut) if cut > 1 else [mine]) if len(piece)]
         if world.kind == "fsdp":
             most = math.ceil(len(batch) / world.size)
             count = math.ceil(most / math.ceil(most / cut))
-            pieces += [(batch.part(slice(0, 1)), 0)] * (count - len(pieces))
+            pieces += [(batch.part(slice(0, 1)), 0.0)] * (count - len(pieces))
         return pieces
 
     def _apply(self, grads: list[Tensor]) -> None:
         for (name, p), g in zip(self.params.items(), grads, strict=True):
-            p.grad = g * self.masks[name] if name in self.masks else g
+            p.grad = None if name not in self.touched else g * self.masks[name] if name in self.masks else g
+        self.touched = set()   # what no term moved since the last step stays, momentum or not
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.clip)
         self.optimiser.step()

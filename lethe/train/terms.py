@@ -1,34 +1,13 @@
-"""What is minimised (`Term`) and with what it is combined (`Modifiers`)."""
+"""With what an objective is combined (`Modifiers`); what it is made of (`Term`) stands in `core.engine`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from lethe.core.split import Batch, Split
+from lethe.core.engine import Loss, Term
 from lethe.train.modifiers import Average, Choice, Combine, Perturb, Weigh, Where, resolve
 
-Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class Term:
-    """One part of the objective: the mean over a batch of `split` of `loss` [n], times `weight`.
-
-    weight   a number, or a function of the share of the run that is done (0 to 1)
-    every    the term takes part in every so many steps
-    prepare  (batch, rng) -> batch, before anything else sees the batch; `task.relabel` draws new targets at every step
-    """
-
-    split: Split
-    loss: Loss
-    weight: float | Callable[[float], float] = 1.0
-    every: int = 1
-    batch_size: int | None = None
-    prepare: Callable[[Batch, torch.Generator], Batch] | None = None
+__all__ = ["Loss", "Modifiers", "Term"]
 
 
 @dataclass(init=False)

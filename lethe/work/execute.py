@@ -42,7 +42,7 @@ from lethe.results.frame import frame
 from lethe.results.rows import declared
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.journal import terminal
-from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
+from lethe.train.loop import Loop, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.watchdog import Watchdog
 from lethe.work.request import ALL, Request
@@ -143,7 +143,7 @@ def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
     model = loop.start(task.build(settings.seed))
     if path.exists():
         return loop.restored(model, load_tensors(path)[0])
-    loop.minimise(model, recipe_terms(task, train), **recipe_options(opened.recipe))
+    task.train(model, train, opened.recipe, loop)
     outcome = loop.finish(model)
     if loop.distribution.first:
         save_tensors(path, named_tensors(outcome.model), {"seconds": outcome.cost.seconds})

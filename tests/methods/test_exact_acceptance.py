@@ -17,7 +17,7 @@ from lethe.exact.sliced import Sliced
 from lethe.methods.exact import s3t, sisa
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.mlp import MLP
-from lethe.train.loop import Loop, Settings, recipe_options, recipe_terms
+from lethe.train.loop import Loop, Settings
 
 RECIPE = Recipe(epochs=30, lr=2e-3, batch_size=64)
 REQUESTS = (0, 1, 3, 5, 10, 15)
@@ -52,7 +52,7 @@ def measured(seed: int) -> dict[str, list[float]]:
     train, test = parts(seed)
     task = Classification(build(), {"retain": train, "test": test}, RECIPE, build)
     loop = Loop(task, Settings(seed=seed))
-    full = loop.minimise(loop.start(task.build(seed)), recipe_terms(task, train), **recipe_options(RECIPE))
+    full = task.train(loop.start(task.build(seed)), train, RECIPE, loop)
     base, own = task.build(100 + seed), Loop(task, Settings(seed=seed))
     slow = sisa.train(sisa.SISA(), task, own, train, base)
     fast = s3t.train(s3t.S3T(), task, own, train, base)

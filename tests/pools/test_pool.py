@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import rounding
 import tiny
 import torch
 from torch import nn
@@ -64,10 +65,10 @@ def test_a_member_is_what_the_method_retrain_makes(way: str) -> None:
     {"optimiser": "adamw", "weight_decay": 0.1}, {"optimiser": "sgd", "schedule": "cosine"}, {"schedule": "onecycle"},
 ])
 def test_stacked_training_equals_the_loop(recipe: dict) -> None:
-    """20 steps; float32 sums in another order differ by about 1e-7 per step."""
+    """20 steps; float32 sums in another order differ by rounding alone."""
     task = mlp_task(**recipe)
     alone, stacked = (train_pool(task, count=3, seed=1, strategy=s) for s in ("serial", "vmap"))
-    assert difference(alone, stacked) < 1e-5
+    assert difference(alone, stacked) < rounding.bound(20, dict(alone.models[0].named_parameters()))
     assert float((weights(alone.models[0]) - weights(alone.models[1])).abs().max()) > 0.1
 
 
@@ -76,7 +77,7 @@ def test_each_model_may_have_its_own_data() -> None:
     task = mlp_task()
     halves = [task.retain.subset(range(start, 120, 2), f"half {start}") for start in (0, 1)]
     alone, stacked = (train_pool(task, split_of=lambda i: halves[i % 2], count=4, strategy=s) for s in ("serial", "vmap"))
-    assert difference(alone, stacked) < 1e-5
+    assert difference(alone, stacked) < rounding.bound(20, dict(alone.models[0].named_parameters()))
     seen_all = train_pool(task, count=1, strategy="serial")
     assert not torch.allclose(weights(seen_all.models[0]), weights(alone.models[0]))
 

@@ -10,34 +10,46 @@ from pathlib import Path
 
 import tiny
 import torch
+from torch import Tensor, nn
 
 from lethe.core.modules import named_tensors
 from lethe.core.outcome import Outcome
+from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.train.checkpoint import save_tensors
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.watchdog import Watchdog
 
+STEPS = 16
 
-def forget(task: Task, kind: str, case: str, folder: Path | None) -> Outcome:
+
+def contrast(model: nn.Module, batch: Batch) -> Tensor:
+    """Each example against the others of its batch, from logits: InfoNCE against the next one.  -> [n]"""
+    z = torch.nn.functional.normalize(model(batch.x), dim=1)
+    similar = z @ z.roll(1, 0).T / 0.5
+    return torch.logsumexp(similar, 1) - similar.diagonal()
+
+
+def forget(task: Task, kind: str, case: str, folder: Path | None, share: float = 0.1) -> Outcome:
     """NegGrad+ with odd batch sizes, clipping, a watchdog and what `case` adds."""
     modifiers = {
         "plain": Modifiers(),
+        "coupled": Modifiers(),
         "modified": Modifiers(
             where={"name": "magnitude", "density": 0.5}, combine="surgery", perturb="sam",
             average={"name": "ema", "decay": 0.5},
         ),
         "lora": Modifiers(where={"name": "lora", "rank": 2}),
     }[case]
-    accumulate = 2 if case == "modified" else 1
+    accumulate = 2 if case in ("modified", "coupled") else 1
     settings = Settings(distribution=kind, checkpoint_seconds=0, accumulate=accumulate)
     loop = Loop(task, settings, modifiers, None if case == "lora" else Watchdog(floor=0.1, examples=32), folder)
     model = loop.start()
     terms = {
-        "retain": Term(task.retain, task.nll),
-        "forget": Term(task.forget, lambda m, b: -task.nll(m, b), 0.1, batch_size=3),   # 40 = 13·3 + 1: one is left
+        "retain": Term(task.retain, contrast, coupled=True) if case == "coupled" else Term(task.retain, task.nll),
+        "forget": Term(task.forget, lambda m, b: -task.nll(m, b), share, batch_size=3),   # 40 = 13·3 + 1: one is left
     }
-    loop.minimise(model, terms, lr=1e-2, steps=16, batch_size=31, weight_decay=0.01, clip=1.0,
+    loop.minimise(model, terms, lr=1e-2, steps=STEPS, batch_size=31, weight_decay=0.01, clip=1.0,
                   penalty=lambda m, share: 1e-3 * sum(p.square().sum() for p in m.parameters()))
     return loop.finish(model)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from rounding import bound, difference
 from torch import Tensor, nn
 
 from lethe.core.config import config
@@ -56,14 +57,15 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(accumulate: int) -> 
     """Batches of 30 and, at the end of an epoch, of 10: short batches and short pieces weigh by their examples."""
     work = task()
 
-    def run(pieces: int) -> Tensor:
+    def run(pieces: int) -> dict[str, Tensor]:
         loop = Loop(work, Settings(accumulate=pieces))
         model = loop.start()
         terms = {"retain": Term(work.retain, work.nll), "forget": Term(work.forget, lambda m, b: -work.nll(m, b), 0.1)}
         loop.minimise(model, terms, lr=0.1, steps=5, batch_size=30, optimiser="sgd")
-        return weights(model)
+        return dict(model.named_parameters())
 
-    assert torch.allclose(run(1), run(accumulate), atol=1e-6)
+    whole = run(1)
+    assert difference(whole, run(accumulate)) < bound(5, whole)
 
 
 def test_a_step_by_hand() -> None:
@@ -332,7 +334,7 @@ def test_tensorboard_on_request(tmp_path: Path) -> None:
 
 def test_tensorboard_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RequestError, match=r"lethe-unlearning\[track\]"):
+    with pytest.raises(RequestError, match=r"lethe\[track\]"):
         Loop(task(), Settings(tensorboard=True), folder=tmp_path)
 
 

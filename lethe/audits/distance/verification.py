@@ -26,10 +26,11 @@ from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split, concat
-from lethe.core.task import Task
+from lethe.core.task import Task, recipe_options
+from lethe.errors import NeedsUnmet
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
-from lethe.train.loop import Loop, Settings, Term, recipe_options
+from lethe.train.loop import Loop, Settings, Term
 
 
 @config
@@ -82,6 +83,9 @@ def measure(cfg: Verification, subject: Subject, panel: Panel) -> list[Value]:
     procedure, task = subject.procedure, panel.task
     if procedure is None or procedure.retrains:   # retrained with a seed of its own: not comparable by weights
         return []
+    if task.trains_itself():
+        raise NeedsUnmet(f"verification trains twins without some examples' losses, and {task.family} models are trained in "
+                         "a way of their own, so no twin can be made. Use the other distances to retrained models.")
     whole = concat([task.retain, task.forget], "train")
     forget = np.arange(len(whole)) >= len(task.retain)
     pairs = panel.once(("verification", cfg), lambda: [

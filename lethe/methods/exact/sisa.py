@@ -19,6 +19,7 @@ Deviations: records go to shards and slices by a hash of their ids, so that a pl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from lethe.exact.sliced import (
     union,
 )
 from lethe.exact.slicing import prefix
-from lethe.train.loop import Loop, recipe_options
+from lethe.train.loop import Loop
 
 ABOUT_A_DELETION = ("trained", "public_base")   # options that say nothing about the training
 
@@ -86,13 +87,13 @@ def train_shard(state: Sliced, known: Manifest, shard: int, done: int, records: 
     """Put the checkpoints of a shard after its first `done` slices into `state`; `phase`: see `train_stage`."""
     slices, where = len(known.sequences[0]), parts(records, known)
     recipe = build(Recipe, known.details["recipe"])
-    options = {**recipe_options(recipe), "epochs": passes(recipe.epochs, slices)}
+    recipe = replace(recipe, epochs=passes(recipe.epochs, slices))
     model = copied(base, trainable=True)
     model.load_state_dict(state.stages[shard, 0, done] if done else state.base)
     for stage in range(done + 1, slices + 1):
         split = union(records, where, shard, range(stage))
         if split is not None:
-            train_stage(loop, task, model, split, known.seed, ("sisa", shard, stage), phase, **options)
+            train_stage(loop, task, model, split, known.seed, ("sisa", shard, stage), phase, recipe=recipe)
         state.stages[shard, 0, stage] = state_of(model)
 
 

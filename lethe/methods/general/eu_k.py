@@ -24,7 +24,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.task import Task
-from lethe.train.loop import Loop, recipe_options, recipe_terms
+from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
 
@@ -45,5 +45,5 @@ def run(cfg: EuK, task: Task, loop: Loop) -> Outcome:
             if name in names or (name.rpartition(".")[0] in held and value.is_floating_point()):
                 value.copy_(fresh[name])
     loop.start(model, where=Names(tuple(names)))
-    loop.minimise(model, recipe_terms(task, task.retain), **recipe_options(task.recipe))
+    task.train(model, task.retain, task.recipe, loop)
     return loop.finish(model)

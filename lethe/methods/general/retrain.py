@@ -17,7 +17,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.task import Task
-from lethe.train.loop import Loop, recipe_options, recipe_terms
+from lethe.train.loop import Loop
 
 
 @config
@@ -28,7 +28,7 @@ class Retrain:
 @method(needs={"retain", "recipe"}, families={"any"})
 def run(cfg: Retrain, task: Task, loop: Loop) -> Outcome:
     model = loop.start(task.build(derive(loop.seed, "retrain")))
-    loop.minimise(model, recipe_terms(task, task.retain), **recipe_options(task.recipe))
+    task.train(model, task.retain, task.recipe, loop)
     outcome = loop.finish(model)
     outcome.guarantee = {"level": "exact", "basis": "trained from a fresh model on the retained records alone"}
     return outcome

@@ -35,13 +35,12 @@ from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.config import Count, build, config, plain
-from lethe.core.extras import needs_extra
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.errors import LetheError, NeedsUnmet, OutOfRange
+from lethe.errors import LetheError, NeedsUnmet, OutOfRange, RequestError
 from lethe.judge.panel import Panel
 from lethe.judge.selection import SMALL, parts
 from lethe.pools.alike import labelled, unseen
@@ -180,7 +179,8 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     try:
         import optuna
     except ImportError:
-        raise needs_extra("search", "auto", "optuna") from None
+        raise RequestError("auto needs optuna, which is not installed, so nothing was started. pip install "
+                           "'lethe[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not (task.has("holdout") or task.has("retain")):
         raise NeedsUnmet("auto scores its candidates on holdout (or retained) data, and the task has neither, so nothing was "
@@ -206,7 +206,8 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
         trial = Trial(number, turn, name, options)
         settings = loop.settings if math.isinf(left) else replace(loop.settings, max_minutes=left / 60)
         try:
-            made = apply(whole, record, build(record.config, options), settings, watchdog=loop.watchdog or False)
+            made = apply(whole, record, build(record.config, options), settings, watchdog=loop.watchdog or False,
+                         progress=loop.listener, stop=loop.stop)
             trial.seconds, used = made.cost.seconds, used or made.unseen_used
             loop.cost.steps, loop.cost.examples = loop.cost.steps + made.cost.steps, loop.cost.examples + made.cost.examples
             if any(note.startswith("stopped early") for note in made.notes):

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.extras import needs_extra
-from lethe.errors import ModelError, PickleRefused
+from lethe.errors import ModelError, PickleRefused, RequestError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NEEDED = ("unet", "text_encoder", "tokenizer", "scheduler")
@@ -74,7 +73,8 @@ def require_diffusers() -> Any:
     try:
         import diffusers
     except ImportError:
-        raise needs_extra("diffusion", "a text-to-image model", "diffusers", "it was not opened") from None
+        raise RequestError("text-to-image models need diffusers, which is not installed, so nothing was started. "
+                           "pip install 'lethe[diffusion]'") from None
     return diffusers
 
 
