@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from lethe.errors import RequestError
+from lethe.core.extras import needs_extra
 
 
 def render(certificate: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
@@ -14,8 +14,7 @@ def render(certificate: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     try:
         import jinja2
     except ImportError:
-        raise RequestError("the page of a certificate needs jinja2, which is not installed, so no certificate was written. "
-                           "pip install 'lethe[report]'") from None
+        raise needs_extra("report", "the page of a certificate", "jinja2", "no certificate was written") from None
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
     template = (files("lethe.certificate") / "page.html.j2").read_text("utf-8")

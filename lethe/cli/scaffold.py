@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lethe.core.catalogue import HOUSE, Entry, entries, find
+from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
 from lethe.errors import OutputExists, RequestError, unknown_name
 
@@ -165,7 +166,7 @@ def check(name: str) -> int:
         print(f"✗ no test file {own.name}: a golden number and a limit belong there")
         return 1
     if importlib.util.find_spec("pytest") is None:
-        raise RequestError("lethe check needs pytest, which is not installed. pip install 'lethe[dev]'")
+        raise needs_extra("dev", "lethe check", "pytest")
     python = [sys.executable, "-m", "pytest", "-m", "", "-q"]
     done = [subprocess.run([*python, str(own), str(tests / "test_layers.py")], cwd=HOUSE.parent, check=False).returncode]
     if entry.kind == "methods":

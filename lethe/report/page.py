@@ -15,8 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
-from lethe.errors import RequestError
 from lethe.report import plots, words
 from lethe.report.leaderboard import entries
 from lethe.report.search import searches
@@ -36,8 +36,7 @@ def render(results: Mapping[str, Any]) -> str:
     try:
         import jinja2
     except ImportError:
-        raise RequestError("the page needs jinja2, which is not installed, so it was not written; the numbers are in "
-                           "results.json. pip install 'lethe[report]'") from None
+        raise needs_extra("report", "the page", "jinja2", "it was not written; the numbers are in results.json") from None
     house = files("lethe.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.ChainableUndefined)

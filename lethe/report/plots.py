@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lethe.core.evidence import INSIDE
-from lethe.errors import RequestError
+from lethe.core.extras import needs_extra
 from lethe.report.colours import BAND, ORIGINAL, RETRAINED, Look, looks
 from lethe.report.view import Case, Cell, Column, Row
 from lethe.report.words import DIRECTION, FAILED, heading, listed, number, printable, sign, spaced
@@ -53,8 +53,7 @@ def drawing() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError:
-        raise RequestError("figures need matplotlib, which is not installed, so none was drawn. "
-                           "pip install 'lethe[report]'") from None
+        raise needs_extra("report", "drawing figures", "matplotlib", "none was drawn") from None
     with warnings.catch_warnings(), matplotlib.rc_context(STYLE):
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
         yield

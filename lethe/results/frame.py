@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lethe.core.extras import own_version
 from lethe.results.schema import Results, Scenario
 
 
@@ -24,8 +25,8 @@ def frame(run: str, title: str, command: str, config: Mapping[str, Any], scenari
 @cache
 def versions() -> dict[str, str]:
     """Versions of what computes the numbers; git revision where the package stands in a repository."""
-    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for name in ("lethe", "torch", "numpy", "scipy", "transformers", "diffusers", "peft"):
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}", "lethe": own_version()}
+    for name in ("torch", "numpy", "scipy", "transformers", "diffusers", "peft"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.core.events import Advanced, Ended, Event, Listener, Logged, Started, Warned, silent
+from lethe.core.extras import needs_extra
 from lethe.core.files import space, write_text
-from lethe.errors import RequestError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -100,8 +100,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise RequestError("tensorboard=true needs TensorBoard, which is not installed, so nothing was started. "
-                               "pip install 'lethe[track]'") from None
+            raise needs_extra("track", "tensorboard=true", "TensorBoard") from None
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))   # torch leaves it untyped
 
     def __call__(self, event: Event) -> None:

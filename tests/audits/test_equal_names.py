@@ -17,7 +17,7 @@ from lethe.judge.auditor import applicable
 from lethe.judge.neighbours import perturbed
 from lethe.judge.panel import Panel
 from lethe.judge.verdict import ENOUGH
-from lethe.models.classification.task import ClassificationTask
+from lethe.models.classification.task import Classification
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
 
@@ -36,7 +36,7 @@ def equally_named(task: Task) -> Task:
 
 def measured(task: Task, family: str) -> Iterator[tuple[str, list[Value]]]:
     """Every audit on one disturbed model beside two others; shadow models where they are cheap."""
-    shadows = Shadows(task, 4, seed=0, strategy="loop") if family in ("classification", "regression") else None
+    shadows = Shadows(task, 4, seed=0, strategy="serial") if family in ("classification", "regression") else None
     models = (perturbed(task.original, 0.05 * k, generator(k)) for k in range(4))
     original, *others = (Subject(f"m{k}", model, task, procedure=UNTOUCHED) for k, model in enumerate(models))
     panel = Panel(task, original, others[1:], shadows=shadows)
@@ -83,7 +83,7 @@ def test_splits_take_the_name_of_their_role_and_keep_data_and_ids():
 def test_counted_ids_of_two_equally_named_splits_are_different_records():
     task = tiny.classification()
     bare = {role: Split(split.columns) for role, split in task.splits.items()}
-    made = ClassificationTask(task.original, bare)
+    made = Classification(task.original, bare)
     assert made.forget.ids[0] == "forget:0" and made.retain.ids[0] == "retain:0"
-    alone = ClassificationTask(task.original, {"forget": Split(task.forget.columns)})
+    alone = Classification(task.original, {"forget": Split(task.forget.columns)})
     assert alone.forget.ids[0] == "train:0", "what a deletion request names stays"

@@ -331,10 +331,10 @@ def test_methods_keep_their_look() -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(RequestError, match=r"lethe\[report\]"):
+    with pytest.raises(RequestError, match=r"lethe-unlearning\[report\]"):
         report.render(small())
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(RequestError, match=r"jinja2.*lethe\[report\]"):
+    with pytest.raises(RequestError, match=r"jinja2.*lethe-unlearning\[report\]"):
         report.render(small())
     assert "sfron" in report.terminal_table(small()) and "sfron" in report.to_csv(small())
 

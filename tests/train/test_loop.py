@@ -334,7 +334,7 @@ def test_tensorboard_on_request(tmp_path: Path) -> None:
 
 def test_tensorboard_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RequestError, match=r"lethe\[track\]"):
+    with pytest.raises(RequestError, match=r"lethe-unlearning\[track\]"):
         Loop(task(), Settings(tensorboard=True), folder=tmp_path)
 
 

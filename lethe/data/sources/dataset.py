@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import Count, config
+from lethe.core.extras import needs_extra
 from lethe.core.split import Split
 from lethe.data import encode as encoding
 from lethe.data.arrays import x_tensor
@@ -88,8 +89,7 @@ def arrow(folder: Path) -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise DataError(f"{folder} needs pyarrow, which is not installed, so it was not read. pip install "
-                        "'lethe[data]'") from None
+        raise needs_extra("data", str(folder), "pyarrow", "it was not read") from None
     tables = []
     for entry in json.loads((folder / "state.json").read_text())["_data_files"]:
         file = existing(folder / entry["filename"])

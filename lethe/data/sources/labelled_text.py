@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from lethe.core.config import Count, Natural, config
+from lethe.core.extras import needs_extra
 from lethe.core.split import Split
 from lethe.data import encode as encoding
 from lethe.data.context import Context
 from lethe.data.paths import existing, located
-from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
+from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 UNKNOWN = 1   # number of words that the training part does not have; 0 fills up
 
@@ -105,8 +106,7 @@ def _by_tokenizer(path: Path, texts: list[str]) -> list[list[int]]:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise RequestError("data.tokenizer needs tokenizers, which is not installed, so nothing was read. pip install "
-                           "'lethe[lm]'") from None
+        raise needs_extra("lm", "data.tokenizer", "tokenizers", "nothing was read") from None
     made: Any = Tokenizer.from_file(str(existing(path, "data.tokenizer")))
     made.no_padding()
     made.no_truncation()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import Count, config
+from lethe.core.extras import needs_extra
 from lethe.core.split import NO_IDS, Split
 from lethe.data import encode as encoding
 from lethe.data.context import Context
@@ -107,8 +108,7 @@ def parquet(path: Path) -> dict[str, Any]:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path.name} needs pyarrow, which is not installed, so it was not read. pip install "
-                        "'lethe[data]'") from None
+        raise needs_extra("data", path.name, "pyarrow", "it was not read") from None
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowInvalid, OSError) as error:

@@ -35,12 +35,13 @@ from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.config import Count, build, config, plain
+from lethe.core.extras import needs_extra
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.errors import LetheError, NeedsUnmet, OutOfRange, RequestError
+from lethe.errors import LetheError, NeedsUnmet, OutOfRange
 from lethe.judge.panel import Panel
 from lethe.judge.selection import SMALL, parts
 from lethe.pools.alike import labelled, unseen
@@ -179,8 +180,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     try:
         import optuna
     except ImportError:
-        raise RequestError("auto needs optuna, which is not installed, so nothing was started. pip install "
-                           "'lethe[search]'") from None
+        raise needs_extra("search", "auto", "optuna") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not (task.has("holdout") or task.has("retain")):
         raise NeedsUnmet("auto scores its candidates on holdout (or retained) data, and the task has neither, so nothing was "

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.errors import ModelError, PickleRefused, RequestError
+from lethe.core.extras import needs_extra
+from lethe.errors import ModelError, PickleRefused
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NEEDED = ("unet", "text_encoder", "tokenizer", "scheduler")
@@ -73,8 +74,7 @@ def require_diffusers() -> Any:
     try:
         import diffusers
     except ImportError:
-        raise RequestError("text-to-image models need diffusers, which is not installed, so nothing was started. "
-                           "pip install 'lethe[diffusion]'") from None
+        raise needs_extra("diffusion", "a text-to-image model", "diffusers", "it was not opened") from None
     return diffusers
 
 

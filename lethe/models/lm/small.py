@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lethe.core.config import Count, config
-from lethe.errors import RequestError
+from lethe.core.extras import needs_extra
 
 
 @config
@@ -30,8 +30,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = 1500) -> Any:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
         from transformers import PreTrainedTokenizerFast
     except ImportError:
-        raise RequestError("language models need transformers, which is not installed. Install it: pip install "
-                           "'lethe[lm]'") from None
+        raise needs_extra("lm", "a language model", "transformers", "it was not made") from None
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.errors import RequestError
+from lethe.core.extras import needs_extra
 
 
 class TextClassifier(nn.Module):
@@ -48,8 +48,7 @@ def text_encoder(vocabulary: int = 4000, classes: int = 2, width: int = 64, laye
     try:
         from transformers import AutoConfig, AutoModel, BertConfig, BertModel
     except ImportError:
-        raise RequestError("text classifiers need transformers, which is not installed. Install it: pip install "
-                           "'lethe[lm]'") from None
+        raise needs_extra("lm", "a text classifier", "transformers", "it was not made") from None
     if folder:
         known: Any = AutoConfig.from_pretrained(Path(folder))
         encoder: Any = AutoModel.from_pretrained(Path(folder), attn_implementation="eager")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lethe.core.config import Count, Fraction, Positive, config
+from lethe.core.extras import needs_extra
 from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
 from lethe.core.seeds import derive
@@ -33,7 +34,7 @@ class Lora:
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError:
-            raise RequestError("where=lora needs PEFT, which is not installed. pip install 'lethe[lm]'") from None
+            raise needs_extra("lm", "where=lora", "PEFT") from None
         layers = [name for name, module in model.named_modules()
                   if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)]
         chosen = [n for n in layers if n.endswith(self.targets)] if self.targets else layers[:-1] or layers

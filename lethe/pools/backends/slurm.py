@@ -1,0 +1,80 @@
+"""SLURM jobs through submitit: the pool waits for them, and what the cluster cuts off is queued again.
+
+Partition, account and time limit are sbatch's own environment variables (SBATCH_PARTITION, SBATCH_ACCOUNT,
+SBATCH_TIMELIMIT). The cache must lie on a file system that the nodes share. Job scripts and their logs stand in `slurm/` of
+the pool's folder while the jobs run; with them the data travel, so the folder vanishes when all is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lethe.errors import WorkerDied
+from lethe.pools.contract import Backend
+from lethe.pools.member import Work
+from lethe.pools.parcel import shares, why_not_packed
+from lethe.pools.workers import workers_for
+
+if TYPE_CHECKING:
+    import submitit
+
+MINUTES = 240   # of a job, unless SBATCH_TIMELIMIT says otherwise; a longer share goes on in the job that follows
+AT_ONCE = 64    # jobs of the array that run at the same time
+
+
+class Slurm(Backend):
+    """An array of one job per member."""
+
+    def obstacle(self, work: Work) -> str:
+        if find_spec("submitit") is None:
+            return "it needs submitit, which is not installed: pip install 'lethe-unlearning[slurm]'"
+        if shutil.which("sbatch") is None:
+            return "there is no SLURM here (sbatch is not on the path); start it on a login node, or use strategy='processes'"
+        return why_not_packed(work)
+
+    def train(self, work: Work) -> None:
+        submitted(work, "slurm", len(work.members))
+
+
+def submitted(work: Work, cluster: str, at_once: int | None = None) -> None:
+    """One job per member on submitit's cluster ("slurm", or "local": processes of this machine), in chunks of `at_once`.
+
+    The local cluster starts at once whatever it is given; so it is given no more than there are cores.
+    """
+    import submitit
+
+    folder = work.folder / "slurm" / uuid.uuid4().hex[:8]
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    gpus = int(torch.device(work.device).type == "cuda")
+    executor.update_parameters(name="lethe-pool", timeout_min=MINUTES, cpus_per_task=torch.get_num_threads(), gpus_per_node=gpus)
+    if cluster == "slurm":
+        executor.update_parameters(slurm_array_parallelism=AT_ONCE)
+    parts, done = shares(work, len(work.members)), 0
+    size = at_once or workers_for(len(parts))
+    for start in range(0, len(parts), size):
+        with executor.batch():   # one array
+            jobs = [executor.submit(part) for part in parts[start : start + size]]
+        for job in jobs:
+            _require_done(job, folder)
+            done += 1
+            work.say(f"{done} of {len(parts)} models")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_done(job: submitit.Job[Exception | None], folder: Path) -> None:
+    """Wait for the job; raise the error that ended it."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        error = job.result()
+    except (FailedJobError, UncompletedJobError) as failed:
+        raise WorkerDied(f"job {job.job_id} ended before its model was trained ({str(failed).splitlines()[0]}); finished models "
+                         f"are kept. Its log is in {folder}. Repeat the command.") from failed
+    if error is not None:
+        raise error
