@@ -22,8 +22,8 @@ METHODS = {name: entry for name, entry in catalogue.entries("methods").items() i
 MORE = {"aru": {"bound": 2.0}, "amun": {"attack_steps": 20}}   # else no example is carried over a boundary
 FOLDERS = {"s3t", "sisa", "exact_head"}   # they do without by a folder that was written before; their own tests have one
 OPTIONAL = [pytest.param(name, family, need.rstrip("?"), id=f"{name}-{family}-{need.rstrip('?')}")
-            for name, entry in METHODS.items() for family in FAMILIES for need in entry.needs
-            if {"any", family} & set(entry.families) and need.endswith("?")
+            for name, entry in METHODS.items() for family in (*FAMILIES, "lm") for need in entry.needs
+            if entry.fits(family) and need.endswith("?")
             and not (name in FOLDERS and need.rstrip("?") in entry.instead)]
 LACKS = [("retain",), ("holdout",), ("recipe",), ("forget",), ("retain", "holdout"), ("forget", "retain")]
 
@@ -39,7 +39,8 @@ def without(family: str, *parts: str) -> Task:
 
 def run(name: str, task: Task, **options: Any) -> torch.nn.Module:
     method = catalogue.load("methods", name)
-    view, cfg = task.granted(method.needs), small(method.config, {**OPTIONS.get(name, {}), **MORE.get(name, {}), **options})
+    view = task.granted(method.needs, method.uses)
+    cfg = small(method.config, {**OPTIONS.get(name, {}), **MORE.get(name, {}), **options})
     apply.require(task, method, cfg)
     return method.run(cfg, view, Loop(view, Settings(seed=5))).model
 
@@ -61,11 +62,12 @@ def test_errors_list_the_methods_that_can_run_and_no_other(family: str, parts: t
     if family == "regression" and {"forget", "retain"} <= set(parts):
         pytest.skip("a regression without training targets is no task")
     task = without(family, *parts)
-    able = [name for name, entry in METHODS.items() if {"any", family} & set(entry.families)
+    whole = without(family)
+    able = [name for name, entry in METHODS.items() if entry.fits(family) and not whole.lacks(entry.needs)
             and not {*entry.needs, *entry.instead} & set(parts)]
     assert sorted(able) == [name for name in apply.fitting(task) if name != "auto"]
     for name, entry in METHODS.items():
-        if {"any", family} & set(entry.families) and name not in able:
+        if entry.fits(family) and name not in able:
             method = catalogue.load("methods", name)
             with pytest.raises(NeedsUnmet) as caught:
                 apply.require(task, method, method.config())

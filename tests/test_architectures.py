@@ -26,7 +26,7 @@ from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Settings
 
 METHODS = [name for name, entry in catalogue.entries("methods").items()
-           if {"any", "classification"} & set(entry.families) and name != "auto"]   # auto runs the others
+           if entry.fits("classification") and name != "auto"]   # auto runs the others
 each = pytest.mark.parametrize("name", METHODS)
 
 

@@ -16,6 +16,7 @@ import lethe
 from lethe.api import all_methods
 from lethe.core import catalogue
 from lethe.core.modules import state_fingerprint
+from lethe.core.operations import unlimited
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet, NotGranted
@@ -27,16 +28,8 @@ SMALL = 2   # epochs or steps: enough to be interrupted between two steps
 OPTIONS: dict[str, dict[str, Any]] = {   # where the defaults do nothing on a toy problem
     "ssd": {"alpha": 1.0},               # selects nothing once alpha exceeds the imbalance of 160 easy points
 }
-STILL: dict[str, str] = {}               # method -> why its weights may stay as they are
-UNFIT = {("ct", "classification"), ("natmu", "classification")}   # the tiny classifier sees no pictures; own tests take one
-
-PAIRS = [
-    pytest.param(name, key, id=f"{name}-{key}")
-    for name, entry in catalogue.entries("methods").items()
-    for key in TASKS
-    if ("any" in entry.families or any(key.startswith(family) for family in entry.families)) and (name, key) not in UNFIT
-    and name != "auto"   # it runs the others; tests/methods/test_auto.py
-]
+METHODS = {name: entry for name, entry in catalogue.entries("methods").items() if name != "auto"}   # it runs the others
+PAIRS = [pytest.param(name, key, id=f"{name}-{key}") for name, entry in METHODS.items() for key in TASKS if entry.fits(key)]
 each = pytest.mark.parametrize(("name", "key"), PAIRS)
 
 
@@ -60,7 +53,7 @@ def run(name: str, key: str, folder: Path | None = None, modifiers: Modifiers | 
     """One run in which method and loop alike see only what the method declared."""
     method = catalogue.load("methods", name)
     try:
-        view = task_of(key).granted(method.needs)
+        view = task_of(key).granted(method.needs, method.uses)
     except NeedsUnmet as unmet:
         pytest.skip(f"{key}: {unmet}")
     loop = Loop(view, Settings(seed=5, checkpoint_seconds=0.0), modifiers or Modifiers(), folder=folder)
@@ -89,7 +82,7 @@ def test_runs_and_changes_weights(name: str, key: str) -> None:
     outcome, *_ = first(name, key)
     assert not outcome.model.training
     assert all(torch.isfinite(p).all() for p in outcome.model.parameters())
-    if name not in STILL and outcome.kind != "guard":
+    if outcome.kind != "guard":
         assert state_fingerprint(outcome.model) != state_fingerprint(task_of(key).original)
 
 
@@ -148,10 +141,8 @@ def test_exports_and_reloads(name: str, key: str, tmp_path: Path) -> None:
         assert not missing, "weights of the model are not in the files"
 
 
-AFRESH = {"retrain", "eu_k", "sisa", "s3t", "auto"}   # they start afresh, or may choose one that does
-IN_PLACE = [pytest.param(name, id=name) for name, entry in catalogue.entries("methods").items()
-            if "classification" in TASKS and {"any", "classification"} & set(entry.families)
-            and entry.name not in AFRESH and (entry.name, "classification") not in UNFIT]
+IN_PLACE = [pytest.param(name, id=name) for name, entry in METHODS.items()   # those that do not start from a fresh model
+            if entry.fits("classification") and "build" not in entry.uses]
 
 
 @pytest.mark.slow
@@ -160,8 +151,7 @@ def test_every_method_runs_as_a_user_runs_it(key: str) -> None:
     """By `lethe.forget`, with its defaults and the usual watchdog."""
     task = TASKS[key]()
     for name in all_methods(task):
-        if (name, key) not in UNFIT:
-            assert lethe.forget(task, name, progress=False).method == name
+        assert lethe.forget(task, name, progress=False).method == name
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
@@ -170,10 +160,12 @@ def test_every_method_runs_as_a_user_runs_it(key: str) -> None:
 def test_stays_where_it_may_move(name: str, where: dict[str, Any]) -> None:
     modifiers, task = Modifiers(where=where), task_of("classification")
     method = catalogue.load("methods", name)
-    view = task.granted(method.needs | {"forget"})   # the saliency mask itself reads the forget set
+    if task.lacks(method.needs):
+        pytest.skip(f"the tiny task has no {', '.join(task.lacks(method.needs))}")
+    view = task.granted(method.needs | {"forget"}, method.uses)   # the saliency mask itself reads the forget set
     loop = Loop(view, Settings(seed=5), modifiers)
     outcome = method.run(small(method.config, OPTIONS.get(name, {})), view, loop)
-    chosen = modifiers.where.select(task.copy_of_original(), view, loop)
+    chosen = modifiers.where.select(task.copy_of_original(), unlimited(view), loop)
     for key, p in outcome.model.named_parameters():
         before = task.original.get_parameter(key)
         none = torch.zeros_like(p, dtype=torch.bool)

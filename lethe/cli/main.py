@@ -107,9 +107,15 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 @app.command()
 def methods(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
             without: Annotated[str | None, typer.Option(help="Only those without retain | holdout | recipe | forget.")] = None,
+            mechanism: Annotated[str | None, typer.Option(help="Only those that forget by: ascent, relabel, distil, …")] = None,
             as_json: Json = False) -> None:
     """List the methods."""
-    _list("methods", family, without, as_json)
+    from lethe.core.registry import MECHANISMS
+    from lethe.errors import unknown_name
+
+    if mechanism is not None and mechanism not in MECHANISMS:
+        raise unknown_name("mechanism", mechanism, MECHANISMS)
+    _list("methods", family, without, as_json, mechanism)
 
 
 @app.command()
@@ -320,11 +326,11 @@ def _one_thread() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
-def _list(kind: str, family: str | None, without: str | None, as_json: bool) -> None:
+def _list(kind: str, family: str | None, without: str | None, as_json: bool, mechanism: str | None = None) -> None:
     from lethe.core.catalogue import entries
 
-    chosen = [e for e in entries(kind).values()
-              if (family is None or "any" in e.families or family in e.families) and (without is None or without not in e.needs)]
+    chosen = [e for e in entries(kind).values() if (family is None or e.fits(family))
+              and (without is None or without not in e.needs) and (mechanism is None or e.mechanism == mechanism)]
     if as_json:
         _show([_entry(e) for e in chosen], True)
         return
@@ -338,6 +344,8 @@ def _entry(entry: Any, whole: bool = False) -> dict[str, Any]:
     from dataclasses import asdict
 
     data = {"name": entry.name, "title": entry.title, "families": entry.families, "needs": entry.needs}
+    if entry.kind == "methods":
+        data |= {"uses": sorted(entry.uses), "mechanism": entry.mechanism}
     if whole:
         data |= {"doc": entry.doc, "options": [asdict(o) for o in entry.options], "metrics": entry.facts.get("metrics", {})}
     return data

@@ -53,7 +53,7 @@ def {name}_loss(nll: Tensor, strength: float) -> Tensor:
     return -strength * nll
 
 
-@method(needs={{"forget", "retain"}}, families={{"{family}"}})
+@method(needs={{"forget", "retain"}}, uses={{"nll"}}, mechanism="ascent")
 def run(cfg: {cls}, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     terms = {{

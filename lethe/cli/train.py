@@ -31,7 +31,7 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     """
     if name not in EXACT:
         raise unknown_name("method with a training of its own", name, EXACT)
-    if request.family not in entry("methods", name).families:
+    if not entry("methods", name).fits(request.family):
         raise NeedsUnmet(f"{name} trains {' and '.join(entry('methods', name).families)}, the request is {request.family}; "
                          "nothing was started. lethe methods --family lists what can forget there.")
     if output.exists():

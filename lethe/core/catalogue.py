@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args, overload
 
+from lethe.core.families import provided
 from lethe.core.registry import Audit, Family, Method
 from lethe.core.source_text import HOUSE, Option, Record, Source, decorator, located
 from lethe.errors import NameClash, RequestError, unknown_name
@@ -58,8 +59,25 @@ class Entry:
         return found
 
     @property
+    def uses(self) -> frozenset[str]:
+        """Operations of the family that a method calls."""
+        return frozenset(self.facts.get("uses", ()))
+
+    @property
+    def mechanism(self) -> str:
+        """What drives the forgetting, of a method."""
+        return str(self.facts.get("mechanism", ""))
+
+    @property
     def families(self) -> list[str]:
+        """Families that it fits: of a method those that provide all it uses, of an audit as it says ("any": all)."""
+        if self.kind == "methods":
+            return sorted(family for family, operations in provided().items() if self.uses <= operations)
         return sorted(self.facts.get("families", ()))
+
+    def fits(self, family: str) -> bool:
+        """Whether it runs on this family."""
+        return "any" in self.families or family in self.families
 
 
 # -- asking ------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,11 @@ def copied(model: nn.Module, trainable: bool) -> nn.Module:
     return twin
 
 
+def has_convolutions(model: nn.Module) -> bool:
+    """Whether it has a 2-d convolution with a square kernel above 1×1."""
+    return any(isinstance(m, nn.Conv2d) and m.kernel_size[0] == m.kernel_size[1] > 1 for m in model.modules())
+
+
 def seeded(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
     """`build(seed)` with torch's generator at this seed too: the same weights at every call, in every process."""
     with torch.random.fork_rng(devices=[]):

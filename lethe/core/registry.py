@@ -9,9 +9,26 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lethe.core.evidence import Aspect, Better, Tier
+
+Mechanism = Literal["ascent", "relabel", "distil", "mask", "noise", "features", "closed form", "merge", "tuning", "exact",
+                    "guard", "search"]
+MECHANISMS: dict[Mechanism, str] = {   # what drives the forgetting
+    "ascent": "Raises the loss on the forgotten data, plainly, up to a bound or towards that of unseen data.",
+    "relabel": "Teaches other targets for the forgotten inputs.",
+    "distil": "Imitates a teacher that does not know the forgotten data, or the original with that knowledge taken out.",
+    "mask": "Shrinks, prunes or throws away the weights or units that carry the forgotten data.",
+    "noise": "Adds noise to weights or inputs, so that what was learned of the forgotten data drowns in it.",
+    "features": "Moves what the model computes inside (features, hidden states, sensitivities) instead of its answers.",
+    "closed form": "Solves for the new weights: a projection, a Newton step or least squares, without training steps.",
+    "merge": "Adds and subtracts differences of weights between models.",
+    "tuning": "Trains on retained data alone, all weights or some, and relies on the rest to fade.",
+    "exact": "Gives what training without the forgotten data would have given.",
+    "guard": "Leaves the weights and filters inputs or answers when the model is asked.",
+    "search": "Chooses among the other methods, for the whole forget set or for parts of it.",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +39,8 @@ class Method:
     config: type
     run: Callable[..., Any]
     needs: frozenset[str]
-    families: frozenset[str]
+    uses: frozenset[str]
+    mechanism: Mechanism
     doc: str
     instead: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Any, Any], None] | None = None   # (cfg, task) -> errors that can be told before any work
@@ -92,19 +110,21 @@ def family(*, model: type, data: type) -> Callable[[Callable[..., Any]], Family]
     return wrap
 
 
-def method(*, needs: Iterable[str], families: Iterable[str], instead: Mapping[str, str] | None = None,
+def method(*, needs: Iterable[str], uses: Iterable[str], mechanism: Mechanism, instead: Mapping[str, str] | None = None,
            check: Callable[[Any, Any], None] | None = None) -> Callable[[Callable[..., Any]], Method]:
     """Register `run(cfg: Config, task, loop) -> Outcome`.
 
     needs     what the Task hands out: forget, retain, holdout, test, original, recipe; a '?' makes it optional
-    families  classification, regression, lm, diffusion, …; {'any'} for methods that use the general operations only
+    uses      operations of the family that it calls (`lethe.core.families`): nll, outputs, relabel, …; it fits every family
+              that provides them all, and its view hands out no other
+    mechanism what drives the forgetting: one of MECHANISMS
     instead   optional needs that can be left out only when options are set: {"retain": "scale=1"}; several: "a=1 b=2"
     check     (cfg, task): raises what is wrong with the options, before any work
     """
 
     def wrap(run: Callable[..., Any]) -> Method:
         name, cfg, doc = _identity(run)
-        return Method(name, cfg, run, frozenset(needs), frozenset(families), doc, instead or {}, check)
+        return Method(name, cfg, run, frozenset(needs), frozenset(uses), mechanism, doc, instead or {}, check)
 
     return wrap
 

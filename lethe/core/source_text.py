@@ -115,6 +115,8 @@ def decorator(node: ast.FunctionDef | ast.ClassDef, name: str) -> dict[str, Any]
 
 def literal(node: ast.expr) -> Any:
     """The value of a literal; calls such as Metric(...) become mappings of their arguments, names stay text."""
+    if isinstance(node, ast.Call) and ast.unparse(node) == "set()":
+        return frozenset()
     if isinstance(node, ast.Call):
         return {"args": [literal(a) for a in node.args], **{k.arg: literal(k.value) for k in node.keywords if k.arg}}
     if isinstance(node, ast.Dict):

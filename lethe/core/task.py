@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.engine import Engine, Term
 from lethe.core.modules import copied, reinitialised, require_finite, seeded, state_fingerprint
+from lethe.core.operations import limited
 from lethe.core.split import Batch, Split, by_role
 from lethe.core.view import reserved
 from lethe.errors import NeedsUnmet, NotFinite, NotGranted, SplitsOverlap
@@ -80,27 +81,27 @@ class Task(ABC):
         self.facts = facts or {}   # what the report should say about where model and data came from
         self._check()
 
-    # -- what the family implements -------------------------------------------------------------------------------
+    # -- what the family implements, as far as it says so in `provides` -------------------------------------------
 
-    @abstractmethod
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The training loss of each example.  -> [n]"""
+        """The training loss of each example, whatever else is in the batch.  -> [n]"""
+        raise self._without("nll", "loss of a single example")
 
-    @abstractmethod
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model says about each example, as `divergence` compares it.  -> [n, ...]"""
+        raise self._without("outputs", "answer to a single example")
 
-    @abstractmethod
     def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
         """Divergence of outputs q from outputs p (p is the fixed side).  [n, ...], [n, ...] -> [n]"""
+        raise self._without("divergence", "divergence of answers")
 
-    @abstractmethod
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """A representation of each example.  -> [n, d]"""
+        raise self._without("features", "representation of a single example")
 
-    @abstractmethod
     def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The same inputs with other targets: other labels, other answers, an anchor prompt."""
+        raise self._without("relabel", "other target for an input")
 
     @abstractmethod
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -217,8 +218,8 @@ class Task(ABC):
         twin._check()
         return twin
 
-    def granted(self, needs: Iterable[str]) -> Task:
-        """A view that hands out only `needs`; a name that ends in '?' is optional.
+    def granted(self, needs: Iterable[str], uses: Iterable[str] | None = None) -> Task:
+        """A view that hands out only `needs`; a name that ends in '?' is optional. Operations: only `uses`; None: all.
 
         Raises NeedsUnmet when something required is missing.
         """
@@ -230,7 +231,7 @@ class Task(ABC):
             view._granted, view._used = asked, set()
         else:   # a view of a view: no more than that had, and on its account
             view._granted = asked & self._granted
-        return view
+        return view if uses is None else limited(view, uses)
 
     def lacks(self, needs: Iterable[str]) -> list[str]:
         """Those of `needs` that are required and not there."""
@@ -248,6 +249,10 @@ class Task(ABC):
                              f"independent of it. Add {what!r} to needs=.")
         if not self.has(what):
             raise NeedsUnmet(missing(what))
+
+    def _without(self, operation: str, meaning: str) -> NeedsUnmet:
+        return NeedsUnmet(f"a {self.family} task has no {meaning}, so {operation} cannot be computed. Choose a method that does "
+                          f"not use {operation}: lethe methods --family {self.family}.")
 
     def _split(self, name: str) -> Split:
         self._require(name)
@@ -287,5 +292,7 @@ def missing(what: str) -> str:
         "retain": "Give retain data, or choose a method that works without it: lethe methods --without retain.",
         "holdout": "Give never-seen data of the same distribution as holdout.",
         "recipe": "Give recipe= (how the model was trained), so that it can be retrained.",
+        "pictures": "The method lays pictures [n, C, H, W] over each other; choose another for tables or text.",
+        "convolutions": "The method turns 2-d convolutions with square kernels over; choose another, e.g. msg or finetune.",
     }.get(what, f"Give {what}.")
     return f"the task has no {what}, which is needed here, so nothing was started. {remedy}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import build, config
 from lethe.core.families.headed import HeadedTask
-from lethe.core.modules import evaluating
+from lethe.core.modules import evaluating, has_convolutions
 from lethe.core.split import Batch, Split, pixels
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
@@ -87,6 +87,12 @@ class HeadTask(HeadedTask):
         if not train or self._recipe is None or self._recipe.augment == "none":
             return batch
         return batch.replace(x=augmented(pixels(batch.x), self._recipe.augment, rng), drawn=True)
+
+    def has(self, what: str) -> bool:
+        """Besides splits, original and recipe: "pictures" (x is [n, C, H, W]) and "convolutions"."""
+        if what == "pictures":
+            return all(split.columns["x"].dim() == 4 for split in self._splits.values())
+        return has_convolutions(self._original) if what == "convolutions" else super().has(what)
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         from safetensors.torch import save_model

@@ -33,7 +33,7 @@ def apply(
 ) -> Outcome:
     """The outcome of a method on a task; NeedsUnmet before any work when it cannot run there."""
     require(task, record, cfg)
-    view = task.granted(record.needs)
+    view = task.granted(record.needs, record.uses)
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
     loop = Loop(task, settings, Modifiers(**resolved(modifiers)), watch, folder, progress, record.name, stop)
     outcome: Outcome = record.run(cfg, view, loop)
@@ -49,7 +49,7 @@ def apply(
 def fitting(task: Task) -> list[str]:
     """Names of the methods that can run on a task at their defaults: made for its family, and it has all that they need."""
     return sorted(name for name, entry in catalogue.entries("methods").items()
-                  if {"any", task.family} & set(entry.families) and not task.lacks([*entry.needs, *entry.instead]))
+                  if entry.uses <= task.provides and not task.lacks([*entry.needs, *entry.instead]))
 
 
 def all_methods(task: Task) -> list[str]:
@@ -64,9 +64,10 @@ def all_methods(task: Task) -> list[str]:
 def require(task: Task, record: Method, cfg: Any) -> None:
     """NeedsUnmet, with the methods that can run, when this one cannot; what is wrong with an exact model it would delete from."""
     those = f"Methods that can run on this task: {', '.join(fitting(task)) or 'none'}."
-    if not {"any", task.family} & record.families:
-        raise NeedsUnmet(f"{record.name} is made for {', '.join(sorted(record.families))}, the task is {task.family}; "
-                         f"nothing was started. {those}")
+    if not record.uses <= task.provides:
+        lacking = ", ".join(sorted(record.uses - task.provides))
+        raise NeedsUnmet(f"{record.name} uses {lacking}, which has no meaning for a {task.family} task, so it cannot run there. "
+                         f"{those}")
     for need in task.lacks(record.needs):
         raise NeedsUnmet(f"{record.name}: {missing(need)} {those}")
     usual = type(cfg)()

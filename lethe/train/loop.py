@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lethe.core.config import digest, plain
 from lethe.core.events import Ended, Listener, Warned, fan_out, silent
 from lethe.core.modules import evaluating, named_tensors
+from lethe.core.operations import unlimited
 from lethe.core.outcome import Cost, Outcome
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Batch, Split
@@ -96,7 +97,7 @@ class Loop:
         asked = self.modifiers.where if fresh is None else All()
         where = resolve("where", where) if where is not None and asked == All() else asked
         self._fresh = fresh is not None
-        self._selection = where.select(model, self.task, self)
+        self._selection = where.select(model, unlimited(self.task), self)   # a modifier uses what it likes
         self.kind = self._selection.kind
         for name, p in model.named_parameters():
             p.requires_grad_(name in self._selection.params)

@@ -123,8 +123,8 @@ def _check(request: Request) -> None:
             _check_options("method all", asked, [], "name the methods to give them options")
             continue
         found = entry("methods", asked["name"])
-        if "any" not in found.families and request.family not in found.families:
-            fitting = [name for name, other in entries("methods").items() if {"any", request.family} & set(other.families)]
+        if not found.fits(request.family):
+            fitting = [name for name, other in entries("methods").items() if other.fits(request.family)]
             raise RequestError(f"method {found.name!r} is made for {', '.join(found.families)}, not for {request.family}; "
                                f"nothing was started. lethe methods --family {request.family} lists those that fit: "
                                f"{', '.join(sorted(fitting))}.")

@@ -82,7 +82,8 @@ def test_parts_start_where_the_last_one_ended_and_keep_those_to_come(monkeypatch
             seen.append((name, task))
             return record.run(cfg, task, loop)
 
-        return type(record)(record.name, record.config, spy, record.needs | {"original", "forget"}, record.families, record.doc)
+        return type(record)(record.name, record.config, spy, record.needs | {"original", "forget"}, record.uses, record.mechanism,
+                            record.doc)
 
     task = classification()
     monkeypatch.setattr("lethe.methods.general.rum.catalogue.load", load)

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split, pixels
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.maths.losses import cross_entropy
 from lethe.maths.neighbours import continuous
@@ -60,7 +60,7 @@ def projected(x: Tensor, centre: Tensor, radius: float) -> Tensor:
     return centre + away * (radius / length).clamp(max=1).view(-1, *[1] * (x.dim() - 1))
 
 
-def attacked(original: nn.Module, task: Task, batch: Batch, cfg: Amun) -> tuple[Tensor, Tensor, Tensor]:
+def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: Amun) -> tuple[Tensor, Tensor, Tensor]:
     """(x', y', whether one was found).  -> [n, …], [n], [n]"""
     x = pixels(batch.x)
     best, said = x.clone(), task.outputs(original, batch).argmax(-1)
@@ -84,7 +84,7 @@ def attacked(original: nn.Module, task: Task, batch: Batch, cfg: Amun) -> tuple[
     return best, said, found
 
 
-def adversarial(task: Task, loop: Loop, cfg: Amun) -> Split:
+def adversarial(task: ClassificationTask, loop: Loop, cfg: Amun) -> Split:
     """F' with the original's labels, without examples for which none was found."""
     original = task.original.to(loop.settings.device)
     with evaluating(original):
@@ -100,8 +100,9 @@ def adversarial(task: Task, loop: Loop, cfg: Amun) -> Split:
     return Split({"x": x[found], "y": y[found]}, "adversarial")
 
 
-@method(needs={"forget", "original", "retain?"}, families={"classification"}, instead={"retain": "alpha=0"})
-def run(cfg: Amun, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "original", "retain?"},
+        uses={"inputs", "labels", "nll", "outputs"}, mechanism="relabel", instead={"retain": "alpha=0"})
+def run(cfg: Amun, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     terms = {"retain": Term(task.retain, task.nll, cfg.alpha)} if cfg.alpha else {}
     model = loop.start()

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split, pixels
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.maths.losses import cross_entropy
 from lethe.maths.neighbours import continuous
@@ -65,7 +65,7 @@ def triplet(logits: Tensor, positive: Tensor, negative: Tensor, margin: float) -
 
 
 def attacked(
-    original: nn.Module, task: Task, batch: Batch, bound: float, steps: int, rng: torch.Generator
+    original: nn.Module, task: ClassificationTask, batch: Batch, bound: float, steps: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """(x', what the original calls it).  -> [n, …], [n]"""
     start = pixels(batch.x)
@@ -81,7 +81,7 @@ def attacked(
     return x, task.outputs(original, batch.replace(x=x)).argmax(-1)
 
 
-def retain_like(task: Task, loop: Loop, cfg: Aru) -> Split:
+def retain_like(task: ClassificationTask, loop: Loop, cfg: Aru) -> Split:
     """S: those of F that crossed the boundary, with the original's answers."""
     original = task.original.to(loop.settings.device)
     for bound in (cfg.bound * 2.0**j for j in range(cfg.doublings + 1)):
@@ -100,8 +100,8 @@ def retain_like(task: Task, loop: Loop, cfg: Aru) -> Split:
                        "boundary, so nothing can stand in for retained data and nothing was changed. Raise method.doublings.")
 
 
-@method(needs={"forget", "original"}, families={"classification"})
-def run(cfg: Aru, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "original"}, uses={"inputs", "labels", "nll", "outputs"}, mechanism="relabel")
+def run(cfg: Aru, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     model = loop.start()
     like = retain_like(task, loop, cfg)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.errors import ModelError
 from lethe.maths.losses import cross_entropy
 from lethe.train.loop import Loop, Term
@@ -48,10 +48,10 @@ def expanded(logits: Tensor, features: Tensor, w: Tensor) -> Tensor:
     return torch.cat([logits, (features @ w[:-1] + w[-1]).unsqueeze(-1)], -1)
 
 
-@method(needs={"forget"}, families={"classification"})
-def run(cfg: BoundaryExpand, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget"}, uses={"forward", "head", "labels"}, mechanism="relabel")
+def run(cfg: BoundaryExpand, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
-    name: str = task.head  # type: ignore[attr-defined]
+    name: str = task.head
     head = model.get_submodule(name)
     if not isinstance(head, nn.Linear):
         raise ModelError(f"the head {name!r} is a {type(head).__name__}, and Boundary Expanding widens a linear layer; nothing "
@@ -62,7 +62,7 @@ def run(cfg: BoundaryExpand, task: Task, loop: Loop) -> Outcome:
     loop.include(model, f"{name}.shadow")
 
     def loss(m: nn.Module, batch: Batch) -> Tensor:
-        logits, features = task.forward(m, batch)  # type: ignore[attr-defined]
+        logits, features = task.forward(m, batch)
         wide = expanded(logits, features, m.get_parameter(f"{name}.shadow"))
         return cross_entropy(wide, torch.full_like(batch.y, logits.shape[-1]))
 

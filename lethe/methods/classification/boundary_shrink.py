@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, pixels
-from lethe.core.task import Task
 from lethe.maths.losses import cross_entropy
 from lethe.maths.neighbours import continuous
 from lethe.train.loop import Loop, Term
@@ -50,8 +50,8 @@ def attacked(x: Tensor, gradient: Tensor, bound: float) -> Tensor:
     return x + bound * gradient.sign()
 
 
-@method(needs={"forget", "original"}, families={"classification"})
-def run(cfg: BoundaryShrink, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "original"}, uses={"inputs", "labels", "nll", "outputs"}, mechanism="relabel")
+def run(cfg: BoundaryShrink, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     def across(original: nn.Module, batch: Batch) -> Tensor:
         x = pixels(batch.x)

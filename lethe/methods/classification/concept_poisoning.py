@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.maths.losses import cross_entropy
 from lethe.maths.ridge import ridge
@@ -98,8 +98,8 @@ def vector(x: np.ndarray, there: np.ndarray, penalty: float) -> tuple[np.ndarray
     return w[:, 0], float(b[0] - middle)
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: ConceptPoisoning, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"forward", "labels", "nll", "outputs", "relabel"}, mechanism="relabel")
+def run(cfg: ConceptPoisoning, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     (x_f, z_f), (x_r, z_r) = (seen(task, loop, split) for split in (task.forget, task.retain))
     y_f = task.forget.columns["y"].numpy()
@@ -120,7 +120,9 @@ def run(cfg: ConceptPoisoning, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def fitted(cfg: ConceptPoisoning, task: Task, loop: Loop, x: np.ndarray, logits: np.ndarray, retained: np.ndarray) -> Bank:
+def fitted(
+    cfg: ConceptPoisoning, task: ClassificationTask, loop: Loop, x: np.ndarray, logits: np.ndarray, retained: np.ndarray
+) -> Bank:
     """Concept vectors that hold on held-out examples, and the bottleneck on them."""
     marks = present(cfg, task)
     order = numpy_generator(loop.seed, "concepts").permutation(len(x))
@@ -144,7 +146,7 @@ def fitted(cfg: ConceptPoisoning, task: Task, loop: Loop, x: np.ndarray, logits:
     return Bank(tuple(kept), vectors, offsets, weights, bias, (retained @ vectors + offsets).mean(0))
 
 
-def present(cfg: ConceptPoisoning, task: Task) -> dict[str, np.ndarray]:
+def present(cfg: ConceptPoisoning, task: ClassificationTask) -> dict[str, np.ndarray]:
     """±1 for every example of F and then R, by concept."""
     if not cfg.concepts:
         y = torch.cat([task.forget.columns["y"], task.retain.columns["y"]]).numpy()
@@ -158,10 +160,10 @@ def present(cfg: ConceptPoisoning, task: Task) -> dict[str, np.ndarray]:
     return {name: 2 * values - 1 for name, values in columns.items()}
 
 
-def seen(task: Task, loop: Loop, split: Split) -> tuple[np.ndarray, np.ndarray]:
+def seen(task: ClassificationTask, loop: Loop, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """The original's features and logits, in float64.  -> [n, d], [n, K]"""
     original = task.original.to(loop.settings.device)
     with evaluating(original):
-        found = [task.forward(original, batch) for batch in loop.drawn(split, 256, "concepts")]  # type: ignore[attr-defined]
+        found = [task.forward(original, batch) for batch in loop.drawn(split, 256, "concepts")]
     logits, features = (torch.cat([pair[place].double().cpu() for pair in found]).numpy() for place in (0, 1))
     return features, logits

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Batch, Split, whole_classes
-from lethe.core.task import Task
 from lethe.maths.ridge import cross_fitted
 from lethe.maths.statistics import auc
 from lethe.train.loop import Loop
@@ -73,7 +73,7 @@ def depth_scale(area: float, place: int, depth: int) -> float:
     return max(0.0, 2 * area - 1) * place / depth
 
 
-def layer_inputs(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, Tensor]:
+def layer_inputs(model: nn.Module, task: ClassificationTask, batches: Iterable[Batch]) -> dict[str, Tensor]:
     """Mean input of each example to every linear and convolution layer, in the order of the calls.  -> name: [n, d]"""
     found: dict[str, list[Tensor]] = {}
     seen: dict[str, list[Tensor]] = {}
@@ -117,8 +117,8 @@ def prototypes(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([x[y == c].mean(0) for c in y.unique()])
 
 
-@method(needs={"forget", "retain"}, families={"classification"})
-def run(cfg: Damp, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain"}, uses={"labels", "outputs"}, mechanism="closed form")
+def run(cfg: Damp, task: ClassificationTask, loop: Loop) -> Outcome:
     whole_classes(task.forget, task.retain, "DAMP")   # refused otherwise
     model = loop.start()
     forget, retain = (some_of_each(split, cfg.examples, loop.generator("damp", split.name))

@@ -19,10 +19,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.maths.losses import kl
 from lethe.train.loop import Loop, Term
 
@@ -44,8 +44,8 @@ def without(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.float().scatter(-1, labels.unsqueeze(-1), float("-inf"))
 
 
-@method(needs={"forget", "original"}, families={"classification"})
-def run(cfg: Delete, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "original"}, uses={"labels", "outputs"}, mechanism="distil")
+def run(cfg: Delete, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     target = loop.reference("delete", lambda m, b: without(task.outputs(m, b), b.y), task.forget)
 

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.maths.influence import curvature, linear_shift, removal_step
 from lethe.maths.losses import cross_entropy
 from lethe.train.loop import Loop, Loss, Term
@@ -58,8 +58,8 @@ def calibrated(before: Tensor, shift: Tensor, labels: Tensor, unseen: float) -> 
     return reached[0] if reached else min(zip(GRID, means, strict=True), key=lambda pair: abs(pair[1] - unseen))[0]
 
 
-@method(needs={"forget", "retain", "original", "holdout?"}, families={"classification"})
-def run(cfg: Dmm, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "nll", "outputs"}, mechanism="distil")
+def run(cfg: Dmm, task: ClassificationTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
     count = min(len(task.retain), max(1, round(cfg.retain_multiplier * len(task.forget))))
     order = torch.randperm(len(task.retain), generator=loop.generator("dmm", "sample"))
@@ -93,7 +93,7 @@ def run(cfg: Dmm, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def said(task: Task, loop: Loop, model: nn.Module, split: Split) -> Tensor:
+def said(task: ClassificationTask, loop: Loop, model: nn.Module, split: Split) -> Tensor:
     """Logits of every example, in eval mode.  [n, K]"""
     with evaluating(model):
         return torch.cat([task.outputs(model, batch) for batch in loop.drawn(split, 256, "dmm")])

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.maths.losses import cross_entropy
 from lethe.train.loop import Loop, Term
@@ -68,8 +68,9 @@ def distance(features: Tensor, targets: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(features, targets, dim=1)
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: Duck, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"},
+        uses={"class_count", "features", "labels", "observe", "outputs"}, mechanism="features")
+def run(cfg: Duck, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     means = class_centres(task, loop)
     chosen = loop.reference("duck", lambda m, b: nearest_wrong(task.features(m, b), b.y, means), task.forget)
@@ -96,7 +97,7 @@ def run(cfg: Duck, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def class_centres(task: Task, loop: Loop) -> Tensor:
+def class_centres(task: ClassificationTask, loop: Loop) -> Tensor:
     """Class centres of the original's features on the retain set.  -> [K, d]"""
     original = task.original.to(loop.settings.device)
     with evaluating(original):
@@ -105,11 +106,11 @@ def class_centres(task: Task, loop: Loop) -> Tensor:
     if len(labels.unique()) < 2:
         raise NeedsUnmet("the retain set holds a single class, so its examples have no wrong centre to go to; nothing was "
                          "started. Give retained data of at least two classes.")
-    return centres(torch.cat([h for h, _ in found]), labels, task.class_count).to(  # type: ignore[attr-defined]
+    return centres(torch.cat([h for h, _ in found]), labels, task.class_count).to(
         loop.settings.device)
 
 
-def score(task: Task, loop: Loop, model: nn.Module) -> float:
+def score(task: ClassificationTask, loop: Loop, model: nn.Module) -> float:
     """Mean score on the forget set, in eval mode."""
     with evaluating(model):
         scores = [task.observe(model, batch)["score"] for batch in loop.drawn(task.forget, 256, "duck")]

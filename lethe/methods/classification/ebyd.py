@@ -32,11 +32,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import copied, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split, pixels
-from lethe.core.task import Task
 from lethe.maths.backdoor import Trigger, perturbed_up, pruned_smallest, recover_trigger, unit_masks, units
 from lethe.maths.importance import gradient_sum
 from lethe.maths.neighbours import continuous
@@ -69,8 +69,8 @@ def verdict(sizes: Tensor, ratio: float) -> tuple[bool, int]:
     return bool(sizes[label] <= ratio * sizes.median()), label
 
 
-@method(needs={"holdout"}, families={"classification"})
-def run(cfg: Ebyd, task: Task, loop: Loop) -> Outcome:
+@method(needs={"holdout"}, uses={"head", "inputs", "labels", "nll", "outputs", "relabel"}, mechanism="tuning")
+def run(cfg: Ebyd, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.holdout.batch([0]))   # tokens are refused before any work
     order = torch.randperm(len(task.holdout), generator=loop.generator("defence"))[: cfg.defence]
     clean = task.holdout.subset(order.numpy(), "defence")
@@ -104,14 +104,14 @@ def run(cfg: Ebyd, task: Task, loop: Loop) -> Outcome:
     if cfg.removal == "trigger":
         relearn(cfg, task, loop, model, clean, trigger)
     else:
-        masks = unit_masks(lambda v: ask(exposed, v), units(exposed, task.head), x, y, cfg.mask_steps)   # type: ignore[attr-defined]
+        masks = unit_masks(lambda v: ask(exposed, v), units(exposed, task.head), x, y, cfg.mask_steps)
         values, count = pruned_units(copied(model, trainable=False), masks, accuracy, accuracy(before) - cfg.drop)
         loop.assign(model, values)
         loop.notes.append(f"switched off {count} of {sum(len(mask) for mask in masks.values())} units")
     return loop.finish(model)
 
 
-def exposure(cfg: Ebyd, task: Task, loop: Loop, clean: Split, accuracy: Callable[[nn.Module], float]) -> nn.Module:
+def exposure(cfg: Ebyd, task: ClassificationTask, loop: Loop, clean: Split, accuracy: Callable[[nn.Module], float]) -> nn.Module:
     """A copy of the original moved until its accuracy on the clean examples is at most the floor; ruined on purpose, so it is a
     fresh model to the loop: no watchdog takes it back."""
     model = loop.start(task.copy_of_original())
@@ -138,7 +138,7 @@ def exposure(cfg: Ebyd, task: Task, loop: Loop, clean: Split, accuracy: Callable
     return model
 
 
-def relearn(cfg: Ebyd, task: Task, loop: Loop, model: nn.Module, clean: Split, trigger: Trigger) -> None:
+def relearn(cfg: Ebyd, task: ClassificationTask, loop: Loop, model: nn.Module, clean: Split, trigger: Trigger) -> None:
     """Teach the true labels with and without the recovered trigger."""
     def loss(m: nn.Module, batch: Batch) -> Tensor:
         return task.nll(m, batch.replace(x=trigger.on(pixels(batch.x))))

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.maths.importance import example_gradients
 from lethe.train.loop import Loop
 
@@ -53,7 +53,7 @@ def variance(fisher: Tensor, alpha: float, power: float, cap: float) -> Tensor:
 
 
 def model_fisher(
-    model: nn.Module, params: Mapping[str, nn.Parameter], batches: Iterable[Batch], task: Task, classes: int
+    model: nn.Module, params: Mapping[str, nn.Parameter], batches: Iterable[Batch], task: ClassificationTask, classes: int
 ) -> dict[str, Tensor]:
     """I: E over examples of Σ_y p(y|x)·(∇ℓ(x, y))², with the model's own probabilities.  -> name: [shape of θ]"""
     total, count = {name: torch.zeros_like(p) for name, p in params.items()}, 0
@@ -69,12 +69,12 @@ def model_fisher(
     return {name: value / max(count, 1) for name, value in total.items()}
 
 
-@method(needs={"forget", "retain"}, families={"classification"})
-def run(cfg: Fisher, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain"}, uses={"class_count", "head", "labels", "nll", "outputs", "vmap"}, mechanism="noise")
+def run(cfg: Fisher, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)
-    classes: int = task.class_count  # type: ignore[attr-defined]
-    head: str = task.head  # type: ignore[attr-defined]
+    classes: int = task.class_count
+    head: str = task.head
     found = model_fisher(model, moving, loop.drawn(task.retain, cfg.batch_size, "fisher"), task, classes)
     loop.cost.examples += classes * len(task.retain)
     gone = sorted(set(task.forget.columns["y"].tolist()) - set(task.retain.columns["y"].tolist())) if cfg.zero_rows else []

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.maths.losses import cross_entropy, kl
 from lethe.train.loop import Loop, Term
@@ -93,7 +93,7 @@ class Changes:
     def __init__(self, names: Sequence[str], rank: int) -> None:
         self.names, self.rank = names, rank
 
-    def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
+    def select(self, model: nn.Module, task: ClassificationTask, loop: Loop) -> Selection:
         for name in self.names:
             layer = model.get_submodule(name)
             parametrize.register_parametrization(layer, "weight", Change(layer.get_parameter("weight"), self.rank))
@@ -133,8 +133,8 @@ def short_of(loss: Tensor, bound: float) -> Tensor:
     return F.relu(bound - loss)
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: GsLora, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"class_count", "head", "labels", "outputs"}, mechanism="ascent")
+def run(cfg: GsLora, task: ClassificationTask, loop: Loop) -> Outcome:
     names = changed_layers(cfg, task)
     model = loop.start(where=Changes(names, cfg.rank))
     places = {f"{name}.parametrizations.weight.0": name for name in names}
@@ -142,7 +142,7 @@ def run(cfg: GsLora, task: Task, loop: Loop) -> Outcome:
     groups: dict[str, list[nn.Parameter]] = defaultdict(list)
     for name, change in changes.items():
         groups[block(name)] += [change.a, change.b]
-    replayed, scale = replay(cfg, task.retain, loop), float(torch.tensor(float(task.class_count)).log())  # type: ignore[attr-defined]
+    replayed, scale = replay(cfg, task.retain, loop), float(torch.tensor(float(task.class_count)).log())
     means = prototypes(task, loop) if cfg.prototypes else None
 
     def keep(m: nn.Module, batch: Batch) -> Tensor:
@@ -171,7 +171,7 @@ def run(cfg: GsLora, task: Task, loop: Loop) -> Outcome:
     return loop.finish(plain(task, loop, model, list(changes)) if changes else model)
 
 
-def plain(task: Task, loop: Loop, model: nn.Module, names: Sequence[str]) -> nn.Module:
+def plain(task: ClassificationTask, loop: Loop, model: nn.Module, names: Sequence[str]) -> nn.Module:
     """The merged model as a copy of the original, whose parameters keep their order."""
     for name in names:
         parametrize.remove_parametrizations(model.get_submodule(name), "weight", leave_parametrized=True)
@@ -180,10 +180,10 @@ def plain(task: Task, loop: Loop, model: nn.Module, names: Sequence[str]) -> nn.
     return twin
 
 
-def changed_layers(cfg: GsLora, task: Task) -> list[str]:
+def changed_layers(cfg: GsLora, task: ClassificationTask) -> list[str]:
     """Names of the linear layers that get a change."""
     linear = [name for name, layer in task.original.named_modules() if isinstance(layer, nn.Linear)]
-    head: str = task.head  # type: ignore[attr-defined]
+    head: str = task.head
     chosen = [n for n in linear if (n.endswith(cfg.layers) if cfg.layers else n != head and not ATTENTION.search(n))]
     if not chosen:
         raise RequestError(f"method.layers = {list(cfg.layers)} match no linear layer outside the head, so nothing could change; "
@@ -215,9 +215,9 @@ def replay(cfg: GsLora, retain: Split, loop: Loop) -> Split:
     return retain.subset(torch.cat(chosen).sort().values.numpy(), "retain")
 
 
-def prototypes(task: Task, loop: Loop) -> Tensor:
+def prototypes(task: ClassificationTask, loop: Loop) -> Tensor:
     """The original's mean logits on each class of F and R.  -> [K, K]"""
-    original, k = task.original.to(loop.settings.device), task.class_count  # type: ignore[attr-defined]
+    original, k = task.original.to(loop.settings.device), task.class_count
     sums, counts = torch.zeros(k, k, dtype=torch.float64), torch.zeros(k, 1, dtype=torch.float64)
     with evaluating(original):
         for split in (task.forget, task.retain):

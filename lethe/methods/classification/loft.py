@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Split
-from lethe.core.task import Task
 from lethe.errors import ModelError
 from lethe.train.loop import Loop
 
@@ -65,10 +65,10 @@ def projection(retain: Tensor, forget: Tensor, weight: float, size: int) -> Tens
     return u @ u.T
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: Loft, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"features", "head", "labels"}, mechanism="closed form")
+def run(cfg: Loft, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
-    name: str = task.head  # type: ignore[attr-defined]
+    name: str = task.head
     head = model.get_submodule(name)
     if not isinstance(head, nn.Linear):
         raise ModelError(f"the head {name!r} is a {type(head).__name__}, and LOFT folds its projection into a linear layer; "
@@ -101,7 +101,7 @@ def run(cfg: Loft, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def entering(task: Task, loop: Loop, split: Split) -> tuple[Tensor, Tensor]:
+def entering(task: ClassificationTask, loop: Loop, split: Split) -> tuple[Tensor, Tensor]:
     """What enters the head of the original, in float64, and the labels.  -> [n, d], [n]"""
     original = task.original.to(loop.settings.device)
     with evaluating(original):

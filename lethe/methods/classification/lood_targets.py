@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.passes import inputs, sample
 from lethe.core.registry import method
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.maths.kernels import fitted, targets
 from lethe.train.loop import Loop, Term
 
@@ -55,8 +55,8 @@ def shares(mean: np.ndarray) -> np.ndarray:
     return np.where(total > 0, rows / np.where(total > 0, total, 1), 1 / mean.shape[1])
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: LoodTargets, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"features", "inputs", "labels", "nll", "outputs"}, mechanism="distil")
+def run(cfg: LoodTargets, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     retain = sample(task.retain, cfg.limit, numpy_generator(loop.seed, "triage"))
     classes = task.outputs(task.original, task.forget.batch([0])).shape[-1]

@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.maths.losses import jensen_shannon
 from lethe.train.loop import Loop, Term
 
@@ -74,7 +74,7 @@ def rf_jsd(forget: Tensor, forget_labels: Tensor, unseen: Tensor, unseen_labels:
     return float(jensen_shannon(*rows).mean())
 
 
-def answers(task: Task, loop: Loop, model: nn.Module, split: Split) -> tuple[Tensor, Tensor]:
+def answers(task: ClassificationTask, loop: Loop, model: nn.Module, split: Split) -> tuple[Tensor, Tensor]:
     """Logits and labels, in eval mode.  -> [n, K], [n]"""
     with evaluating(model):
         rows = [(task.outputs(model, b).float().cpu(), b.y.cpu()) for b in loop.drawn(split, 256, "lotus", split.name)]
@@ -85,8 +85,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).float().mean())
 
 
-@method(needs={"forget", "retain", "original", "holdout?"}, families={"classification"})
-def run(cfg: Lotus, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "outputs"}, mechanism="distil")
+def run(cfg: Lotus, task: ClassificationTask, loop: Loop) -> Outcome:
     whole = not torch.isin(task.forget.columns["y"], task.retain.columns["y"]).any()
     aim = 0.0 if whole else cfg.unseen_accuracy
     original = task.original.to(loop.settings.device)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, pixels
-from lethe.core.task import Task
 from lethe.maths.neighbours import continuous
 from lethe.train.loop import Loop, Term
 
@@ -50,7 +50,7 @@ def contribution(label: Tensor, other: Tensor, bound: Tensor) -> Tensor:
     return label - torch.minimum(other, bound)
 
 
-def sensitivity(task: Task, model: nn.Module, batch: Batch, classes: Tensor, keep: bool) -> Tensor:
+def sensitivity(task: ClassificationTask, model: nn.Module, batch: Batch, classes: Tensor, keep: bool) -> Tensor:
     """‖∇_x z_k(x)‖² for the classes k of each example, differentiable in θ when `keep`.  [n, m] -> [n, m]
 
     Attention in its plain form: the fused kernels have no second derivative.
@@ -63,11 +63,11 @@ def sensitivity(task: Task, model: nn.Module, batch: Batch, classes: Tensor, kee
     return torch.stack([slope.flatten(1).square().sum(1) for slope in slopes], 1)
 
 
-@method(needs={"forget", "original"}, families={"classification"})
-def run(cfg: MuMis, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "original"}, uses={"class_count", "inputs", "labels", "outputs"}, mechanism="features")
+def run(cfg: MuMis, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     model = loop.start()
-    k: int = task.class_count  # type: ignore[attr-defined]
+    k: int = task.class_count
     everything = torch.arange(k, device=loop.settings.device)
     before = loop.reference("mu-mis", lambda m, b: sensitivity(task, m, b, everything.expand(len(b), k), False), task.forget)
 
@@ -88,7 +88,7 @@ def run(cfg: MuMis, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def mean_sensitivity(task: Task, loop: Loop, model: nn.Module) -> float:
+def mean_sensitivity(task: ClassificationTask, loop: Loop, model: nn.Module) -> float:
     """Mean s_y over the forget set, in eval mode."""
     training, total = model.training, 0.0
     model.eval()

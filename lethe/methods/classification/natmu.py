@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Split, pixels
-from lethe.core.task import Task
 from lethe.errors import DataError, NeedsUnmet
 from lethe.train.loop import Loop, Term
 
@@ -90,7 +90,7 @@ def pictures(x: Tensor) -> Tensor:
     return pixels(x)
 
 
-def hybrids(cfg: Natmu, task: Task, loop: Loop) -> Split:
+def hybrids(cfg: Natmu, task: ClassificationTask, loop: Loop) -> Split:
     """Four mixtures of every forgotten image with retained ones, labelled as the retained one is."""
     kept, known = pictures(task.retain.columns["x"]), task.retain.columns["y"]
     images, labels = pictures(task.forget.columns["x"]), task.forget.columns["y"]
@@ -112,8 +112,8 @@ def hybrids(cfg: Natmu, task: Task, loop: Loop) -> Split:
     return Split({"x": mixed, "y": known[drawn]}, "hybrids")
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: Natmu, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original", "pictures"}, uses={"inputs", "labels", "nll", "outputs"}, mechanism="relabel")
+def run(cfg: Natmu, task: ClassificationTask, loop: Loop) -> Outcome:
     terms = {"retain": Term(task.retain, task.nll, cfg.alpha), "forget": Term(hybrids(cfg, task, loop), task.nll)}
     model = loop.start()
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.loop import Loop, Term
 
@@ -60,7 +60,7 @@ def complement(directions: Tensor) -> Tensor:
     return (torch.eye(len(q), dtype=q.dtype, device=q.device) - q @ q.T).to(directions.dtype)
 
 
-def class_means(task: Task, loop: Loop, classes: Tensor) -> Tensor:
+def class_means(task: ClassificationTask, loop: Loop, classes: Tensor) -> Tensor:
     """Mean features of each class on the original.  [g] -> [g, d]"""
     original, parts = task.original.to(loop.settings.device), []
     with evaluating(original):
@@ -70,9 +70,9 @@ def class_means(task: Task, loop: Loop, classes: Tensor) -> Tensor:
     return torch.stack([features[y == c].mean(0) for c in classes])
 
 
-@method(needs={"forget", "original"}, families={"classification"})
-def run(cfg: Pour, task: Task, loop: Loop) -> Outcome:
-    head: str = task.head  # type: ignore[attr-defined]
+@method(needs={"forget", "original"}, uses={"features", "head", "labels"}, mechanism="features")
+def run(cfg: Pour, task: ClassificationTask, loop: Loop) -> Outcome:
+    head: str = task.head
     name = f"{head}.weight"
     classes = task.forget.columns["y"].unique()
     weight = task.original.get_parameter(name).to(loop.settings.device)

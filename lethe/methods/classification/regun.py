@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.maths.losses import kl
 from lethe.train.loop import Loop, Term
@@ -65,8 +65,8 @@ def class_means(answers: Tensor, owners: Tensor) -> Tensor:
     return sums / torch.bincount(owners, minlength=answers.shape[1]).clamp(min=1).unsqueeze(1)
 
 
-@method(needs={"forget", "retain", "holdout", "original"}, families={"classification"})
-def run(cfg: Regun, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "holdout", "original"}, uses={"labels", "nll", "outputs"}, mechanism="distil")
+def run(cfg: Regun, task: ClassificationTask, loop: Loop) -> Outcome:
     unseen = task.holdout
     owners = unseen.columns["y"]
     lost = sorted(set(task.forget.columns["y"].tolist()) - set(owners.tolist()))

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating, seeded
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, concat
-from lethe.core.task import Task
 from lethe.maths.losses import npo_loss
 from lethe.train.loop import Loop, Term
 
@@ -128,8 +128,8 @@ class Channel:
             del layer.redirection
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: Rem, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"labels", "nll", "observe"}, mechanism="mask")
+def run(cfg: Rem, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     known = loop.reference("rem", lambda m, b: -task.nll(m, b), task.forget)
 
@@ -166,7 +166,7 @@ def run(cfg: Rem, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def accuracy(task: Task, loop: Loop, model: nn.Module) -> float:
+def accuracy(task: ClassificationTask, loop: Loop, model: nn.Module) -> float:
     """Share of the forget set that is classified as labelled."""
     with evaluating(model):
         right = sum(float(task.observe(model, batch)["score"].sum()) for batch in loop.drawn(task.forget, 256, "rem"))

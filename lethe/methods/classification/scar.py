@@ -30,11 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split, pixels
-from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.maths.losses import kl
 from lethe.maths.neighbours import continuous
@@ -105,8 +105,10 @@ def mahalanobis(tau: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
     return torch.einsum("nd,nde,ne->n", apart, inverses.expand(len(apart), -1, -1), apart)
 
 
-@method(needs={"forget?", "retain?", "original"}, families={"classification"}, instead={"forget": "forget_class=3"})
-def run(cfg: Scar, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget?", "retain?", "original"},
+        uses={"features", "forward", "inputs", "labels", "observe", "outputs"}, mechanism="features",
+        instead={"forget": "forget_class=3"})
+def run(cfg: Scar, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     inputs = surrogate_inputs(cfg, task, loop)
     features, logits = said(task, loop, inputs)
@@ -149,7 +151,7 @@ def run(cfg: Scar, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def surrogate_inputs(cfg: Scar, task: Task, loop: Loop) -> Split:
+def surrogate_inputs(cfg: Scar, task: ClassificationTask, loop: Loop) -> Split:
     """Inputs that stand in for retained data; their labels are what the original takes them for."""
     seen = next((task.splits[name] for name in ("retain", "forget") if task.has(name)), None)
     if seen is None or (cfg.surrogates == "halves" and not task.has("retain")):
@@ -167,11 +169,11 @@ def surrogate_inputs(cfg: Scar, task: Task, loop: Loop) -> Split:
     return Split({"x": made, "y": said(task, loop, split)[1].argmax(1)}, "surrogates")
 
 
-def said(task: Task, loop: Loop, split: Split) -> tuple[Tensor, Tensor]:
+def said(task: ClassificationTask, loop: Loop, split: Split) -> tuple[Tensor, Tensor]:
     """The original's features and logits.  -> [n, d], [n, K]"""
     original = task.original.to(loop.settings.device)
     with evaluating(original):
-        found = [task.forward(original, batch) for batch in loop.drawn(split, 256, "scar")]  # type: ignore[attr-defined]
+        found = [task.forward(original, batch) for batch in loop.drawn(split, 256, "scar")]
     return torch.cat([h.flatten(1).float().cpu() for _, h in found]), torch.cat([z.float().cpu() for z, _ in found])
 
 
@@ -194,7 +196,7 @@ def nearest(tau: Tensor, labels: Tensor, gaussians: Gaussians) -> Tensor:
     return far.masked_fill(labels.unsqueeze(1) == gaussians.classes.unsqueeze(0), float("inf")).argmin(1)
 
 
-def score(task: Task, loop: Loop, model: nn.Module, split: Split) -> float:
+def score(task: ClassificationTask, loop: Loop, model: nn.Module, split: Split) -> float:
     """Mean score on a split, in eval mode."""
     with evaluating(model):
         scores = [task.observe(model, batch)["score"] for batch in loop.drawn(split, 256, "scar")]

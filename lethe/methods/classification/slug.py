@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.maths.importance import gradient_sum
 from lethe.maths.losses import margin
@@ -78,8 +78,8 @@ def search(accuracy: Callable[[float], float], start: float, target: float, eval
     return min(enough) if enough else min(seen, key=lambda value: (seen[value], value))
 
 
-@method(needs={"forget", "retain"}, families={"classification"})
-def run(cfg: Slug, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain"}, uses={"labels", "nll", "observe", "outputs"}, mechanism="ascent")
+def run(cfg: Slug, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     weights = {name: p for name, p in loop.selected(model).items() if p.dim() > 1}
     if not weights:
@@ -123,7 +123,9 @@ def run(cfg: Slug, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def moved_score(task: Task, loop: Loop, model: nn.Module, weight: nn.Parameter, change: Tensor, split: Split) -> float:
+def moved_score(
+    task: ClassificationTask, loop: Loop, model: nn.Module, weight: nn.Parameter, change: Tensor, split: Split
+) -> float:
     """Mean score on a split with one weight tensor changed, in eval mode; the weight is put back."""
     before = weight.detach().clone()
     with evaluating(model):

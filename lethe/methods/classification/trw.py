@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.maths.losses import kl
 from lethe.train.loop import Loop, Term
 
@@ -70,10 +70,10 @@ def tilted(logits: Tensor, labels: Tensor, alike: Tensor, beta: float, gone: Ten
     return z.scatter(1, labels.unsqueeze(1), -torch.inf)
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: Trw, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"head", "labels", "nll", "outputs"}, mechanism="distil")
+def run(cfg: Trw, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
-    head: str = task.head  # type: ignore[attr-defined]
+    head: str = task.head
     device = loop.settings.device
     alike = similarity(task.original.get_parameter(f"{head}.weight"), cfg.components, cfg.temperature).to(device)
     kept = task.retain.columns["y"].unique()

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split, whole_classes
-from lethe.core.task import Task
 from lethe.maths.losses import cross_entropy
 from lethe.maths.neighbours import continuous
 from lethe.train.loop import Loop, Term
@@ -58,7 +58,7 @@ def noise_loss(logits: Tensor, labels: Tensor, noise: Tensor, penalty: float) ->
     return penalty * noise.flatten(1).square().sum(1) - cross_entropy(logits, labels)
 
 
-def learned_noise(cfg: Unsir, task: Task, loop: Loop, labels: Tensor) -> Split:
+def learned_noise(cfg: Unsir, task: ClassificationTask, loop: Loop, labels: Tensor) -> Split:
     """The noise of these labels, shaped on the frozen original.  [n] -> n examples"""
     shape, device = task.forget.columns["x"].shape[1:], loop.settings.device
     noise = torch.randn(len(labels), *shape, generator=loop.generator("unsir")).to(device).requires_grad_(True)
@@ -73,8 +73,8 @@ def learned_noise(cfg: Unsir, task: Task, loop: Loop, labels: Tensor) -> Split:
     return Split({"x": noise.detach().cpu(), "y": labels}, "noise")
 
 
-@method(needs={"forget", "retain", "original"}, families={"classification"})
-def run(cfg: Unsir, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"inputs", "labels", "nll", "outputs"}, mechanism="noise")
+def run(cfg: Unsir, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     classes = whole_classes(task.forget, task.retain, "UNSIR")
     model = loop.start()

@@ -21,17 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.maths.losses import squared_distance
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.where.names import Names
@@ -68,8 +68,8 @@ def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = N
     return (uncond if base is None else base) - eta * (cond - uncond)
 
 
-@method(needs={"original"}, families={"diffusion"})
-def run(cfg: ESD, task: Task, loop: Loop) -> Outcome:
+@method(needs={"original"}, uses={"concept", "denoise", "predict_noise", "prompts", "text", "tokens"}, mechanism="distil")
+def run(cfg: ESD, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Edit(cfg, task, loop)
     model = loop.start(where=MOVED[cfg.variant])
     points = edit.visited() if cfg.trajectory == "cached" else edit.asked()
@@ -82,7 +82,7 @@ def run(cfg: ESD, task: Task, loop: Loop) -> Outcome:
 class Edit:
     """The prompts of one run, and what the original says about points on their trajectories."""
 
-    def __init__(self, cfg: ESD, task: Any, loop: Loop) -> None:
+    def __init__(self, cfg: ESD, task: DiffusionTask, loop: Loop) -> None:
         self.cfg, self.task, self.loop = cfg, task, loop
         self.original = task.original.to(loop.settings.device)
         self.prompts = [cfg.host] if cfg.host else task.prompts["forget"]

@@ -18,17 +18,15 @@ Fails by: moving ε_θ(·, ∅), which shares the weights; the drift is measured
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.maths.losses import squared_distance
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.where.names import Names
@@ -54,19 +52,18 @@ def mim_loss(said: Tensor, unconditional: Tensor) -> Tensor:
     return squared_distance(said, unconditional.detach())
 
 
-@method(needs={"forget", "original"}, families={"diffusion"})
-def run(cfg: MimMu, task: Task, loop: Loop) -> Outcome:
-    seen: Any = task
+@method(needs={"forget", "original"}, uses={"alphas_cumprod", "outputs", "tokens"}, mechanism="distil")
+def run(cfg: MimMu, task: DiffusionTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        batch = banded(batch, cfg.low, cfg.high, len(seen.alphas_cumprod))
-        return mim_loss(seen.outputs(model, batch), unconditional(seen, original, batch))
+        batch = banded(batch, cfg.low, cfg.high, len(task.alphas_cumprod))
+        return mim_loss(task.outputs(model, batch), unconditional(task, original, batch))
 
     model = loop.start(where=Names(("*attn2*",)))
     loop.minimise(model, {"forget": Term(task.forget, loss)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
                   optimiser="adam")
-    moved = drift(seen, model, original, loop)
+    moved = drift(task, model, original, loop)
     if moved > cfg.drift:
         loop.notes.append(f"the prediction without a prompt moved by {moved:.2f} of the distance between prompt and no "
                           f"prompt (more than drift={cfg.drift:g}): other concepts may have suffered")
@@ -80,14 +77,14 @@ def banded(batch: Batch, low: float, high: float, total: int) -> Batch:
     return batch.replace(t=((low + (high - low) * batch.t / total) * total).long().clamp(max=total - 1))
 
 
-def unconditional(task: Any, model: nn.Module, batch: Batch) -> Tensor:
+def unconditional(task: DiffusionTask, model: nn.Module, batch: Batch) -> Tensor:
     """ε(x_t, t, ∅) without gradients.  -> [n, …]"""
     empty = task.tokens([""]).to(batch.tokens.device).expand_as(batch.tokens)
     with evaluating(model):
         return task.outputs(model, batch.replace(tokens=empty))
 
 
-def drift(task: Any, model: nn.Module, original: nn.Module, loop: Loop) -> float:
+def drift(task: DiffusionTask, model: nn.Module, original: nn.Module, loop: Loop) -> float:
     """‖ε_θ(∅) − ε_0(∅)‖² over ‖ε_0(c) − ε_0(∅)‖², both summed over the forget set."""
     moved, apart = 0.0, 0.0
     for batch in loop.drawn(task.forget, 64, "drift"):

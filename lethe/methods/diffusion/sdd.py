@@ -14,16 +14,14 @@ Deviations: x_t are noised pictures, not partial samples of the edited model. Th
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Positive, config
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.maths.losses import squared_distance
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.where.names import Names
@@ -43,15 +41,14 @@ def sdd_loss(conditional: Tensor, unconditional: Tensor) -> Tensor:
     return squared_distance(conditional, unconditional.detach())
 
 
-@method(needs={"forget"}, families={"diffusion"})
-def run(cfg: SDD, task: Task, loop: Loop) -> Outcome:
-    seen: Any = task
+@method(needs={"forget"}, uses={"outputs", "tokens"}, mechanism="distil")
+def run(cfg: SDD, task: DiffusionTask, loop: Loop) -> Outcome:
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        empty = seen.tokens([""]).to(batch.tokens.device).expand_as(batch.tokens)
+        empty = task.tokens([""]).to(batch.tokens.device).expand_as(batch.tokens)
         with torch.no_grad():
-            target = seen.outputs(model, batch.replace(tokens=empty))
-        return sdd_loss(seen.outputs(model, batch), target)
+            target = task.outputs(model, batch.replace(tokens=empty))
+        return sdd_loss(task.outputs(model, batch), target)
 
     model = loop.start(where=Names(("*attn2*",)))
     loop.minimise(model, {"forget": Term(task.forget, loss)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lethe.core.config import NonNegative, Positive, config
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
@@ -58,24 +58,23 @@ def uce_map(erase: Tensor, guide: Tensor, keep: Tensor, a: float, b: float, lamb
     return torch.linalg.solve(right, left.T).T   # left · right⁻¹; right is symmetric
 
 
-@method(needs={"original"}, families={"diffusion"})
-def run(cfg: UCE, task: Task, loop: Loop) -> Outcome:
-    seen: Any = task
-    if not seen.prompts.get("forget"):
+@method(needs={"original"}, uses={"attention_projections", "pipeline", "prompts", "text", "tokens"}, mechanism="closed form")
+def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
+    if not task.prompts.get("forget"):
         raise RequestError("the task names no prompts with the concept, so there is nothing to edit; nothing was "
                            "started. Give prompts.")
     model = loop.start(where=KEYS)
     moving = loop.selected(model)
-    keys = {f"{name}.weight" for name in seen.attention_projections(model)}
+    keys = {f"{name}.weight" for name in task.attention_projections(model)}
     projections = {name: p for name, p in moving.items() if name in keys}
     if not projections:
         raise RequestError(f"where={loop.modifiers.where} leaves no key or value projection of cross-attention to "
                            "edit, so nothing would change. Use where=all.")
     began = time.perf_counter()
-    forget = seen.prompts["forget"]
-    erase, guide = pairs(seen, forget, [cfg.guide] * len(forget), cfg.tokens)
-    keep = seen.prompts.get("keep", []) if cfg.preserve else []
-    kept = pairs(seen, keep, keep, cfg.tokens)[0] if keep else erase[:0]
+    forget = task.prompts["forget"]
+    erase, guide = pairs(task, forget, [cfg.guide] * len(forget), cfg.tokens)
+    keep = task.prompts.get("keep", []) if cfg.preserve else []
+    kept = pairs(task, keep, keep, cfg.tokens)[0] if keep else erase[:0]
     factor = uce_map(erase, guide, kept, cfg.erase_scale, cfg.preserve_scale, cfg.lamb)
     with torch.no_grad():
         for p in projections.values():
@@ -84,7 +83,7 @@ def run(cfg: UCE, task: Task, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def pairs(task: Any, old: Sequence[str], new: Sequence[str], policy: str) -> tuple[Tensor, Tensor]:
+def pairs(task: DiffusionTask, old: Sequence[str], new: Sequence[str], policy: str) -> tuple[Tensor, Tensor]:
     """Text states of old and new prompts at the tokens that the policy names, aligned.  -> [m, d] ×2"""
     ids = [task.tokens(list(prompts)) for prompts in (old, new)]
     states = [task.text(tokens) for tokens in ids]

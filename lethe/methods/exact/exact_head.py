@@ -31,11 +31,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lethe.core.config import Positive, config
+from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Split
-from lethe.core.task import Task, missing
+from lethe.core.task import missing
 from lethe.errors import DataError, ModelError, NeedsUnmet, RequestError
 from lethe.exact import manifest
 from lethe.exact.manifest import Manifest
@@ -88,18 +89,18 @@ def head_of(total: Sums, kind: str, bits: int, ridge: float, floor: float) -> tu
     return solved[:, :-1], solved[:, -1]
 
 
-def deletable(cfg: Any, task: Task) -> None:
+def deletable(cfg: Any, task: HeadedTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
         require_deletable(Path(cfg.trained), "exact_head", task)
 
 
-@method(needs={"forget", "retain?", "original"}, families={"classification", "regression"},
+@method(needs={"forget", "retain?", "original"}, uses={"features", "head"}, mechanism="exact",
         instead={"retain": "statistics=FOLDER"},
         check=deletable)
-def run(cfg: ExactHead, task: Task, loop: Loop) -> Outcome:
+def run(cfg: ExactHead, task: HeadedTask, loop: Loop) -> Outcome:
     model = loop.start()
-    name: str = task.head  # type: ignore[attr-defined]
+    name: str = task.head
     head = model.get_submodule(name)
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise ModelError(f"the head {name!r} is no linear layer with a bias, which an exact head needs; nothing was changed. "
@@ -146,7 +147,7 @@ def run(cfg: ExactHead, task: Task, loop: Loop) -> Outcome:
     return outcome
 
 
-def rows(model: nn.Module, task: Task, split: Split, loop: Loop, cfg: ExactHead) -> tuple[Tensor, Tensor, list[str]]:
+def rows(model: nn.Module, task: HeadedTask, split: Split, loop: Loop, cfg: ExactHead) -> tuple[Tensor, Tensor, list[str]]:
     """(rounded features, labels or rounded targets, a hash per record of both).  -> [n, d] float64 integers, [n], n"""
     with evaluating(model):
         seen = [(task.features(model, batch).double().cpu(), batch.y.cpu())
@@ -160,7 +161,7 @@ def rows(model: nn.Module, task: Task, split: Split, loop: Loop, cfg: ExactHead)
     return q, y, said
 
 
-def fitted(model: nn.Module, task: Task, retained: Split, loop: Loop, cfg: ExactHead, options: Mapping[str, Any],
+def fitted(model: nn.Module, task: HeadedTask, retained: Split, loop: Loop, cfg: ExactHead, options: Mapping[str, Any],
            forgotten: tuple[Sums, Tensor, list[Any], list[str]], outputs: int) -> tuple[Manifest, Sums]:
     """(manifest, sums) of all records: the retained ones and, already summed, the forgotten ones."""
     q, y, said = rows(model, task, retained, loop, cfg)

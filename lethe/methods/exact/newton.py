@@ -35,12 +35,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Positive, config
+from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Split
-from lethe.core.task import Task
 from lethe.errors import ModelError, RequestError
 from lethe.maths.certified import removal_budget, residual_bound, spectral_norm
 from lethe.train.loop import Loop
@@ -117,10 +117,10 @@ def removed(w: Tensor, x: Tensor, y: Tensor, gone: Tensor, labels: Tensor, ridge
     return w + step, residual_bound(GAMMA[loss], radius, spectral, step, x @ step)
 
 
-@method(needs={"forget", "retain"}, families={"classification"})
-def run(cfg: Newton, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain"}, uses={"features", "head", "labels"}, mechanism="closed form")
+def run(cfg: Newton, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
-    name: str = task.head  # type: ignore[attr-defined]
+    name: str = task.head
     head = model.get_submodule(name)
     if not isinstance(head, nn.Linear):
         raise ModelError(f"the head {name!r} is a {type(head).__name__}, and Newton removal needs a linear layer; nothing was "
@@ -159,7 +159,7 @@ def run(cfg: Newton, task: Task, loop: Loop) -> Outcome:
     return outcome
 
 
-def inputs(model: nn.Module, task: Task, split: Split, loop: Loop, head: nn.Linear) -> tuple[Tensor, Tensor]:
+def inputs(model: nn.Module, task: ClassificationTask, split: Split, loop: Loop, head: nn.Linear) -> tuple[Tensor, Tensor]:
     """What enters the head, with a constant for its bias, in float64, and the labels.  -> [n, d], [n]"""
     with evaluating(model):
         rows = [(task.features(model, batch).double().cpu(), batch.y.cpu())

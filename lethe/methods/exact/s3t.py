@@ -33,12 +33,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lethe.core.config import Count, Positive, config, plain
+from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Split, concat
-from lethe.core.task import Task, missing
+from lethe.core.task import missing
 from lethe.errors import ModelError, NeedsUnmet, RequestError
 from lethe.exact.ensemble import Ensemble, assembled, require_last
 from lethe.exact.sliced import (
@@ -127,9 +128,9 @@ def merged(base: State, stages: Iterable[State], scale: float) -> State:
     return state
 
 
-def train(cfg: S3T, task: Task, loop: Loop, records: Split, base: nn.Module, given: bool = False) -> Sliced:
+def train(cfg: S3T, task: HeadedTask, loop: Loop, records: Split, base: nn.Module, given: bool = False) -> Sliced:
     """Train every shard in every sequence on `records`, from `base` (given: a trained backbone, which stays as it is)."""
-    head = task.head  # type: ignore[attr-defined]
+    head = task.head
     some = records.batch([0, len(records) - 1])
     require_last(base, head, lambda model: task.outputs(model, some))
     layers = [name for name, module in base.named_modules()
@@ -157,7 +158,9 @@ def sequences(cfg: S3T) -> list[list[int]]:
     return matched(cfg.probabilities, cfg.budget) if cfg.order == "matched" else cyclic(cfg.slices, cfg.budget)
 
 
-def train_shard(cfg: S3T, state: Sliced, shard: int, records: Split, base: nn.Module, task: Task, loop: Loop, phase: str) -> None:
+def train_shard(
+    cfg: S3T, state: Sliced, shard: int, records: Split, base: nn.Module, task: HeadedTask, loop: Loop, phase: str
+) -> None:
     """Put all stages of a shard into `state`; `phase` names the folder where a killed run goes on."""
     known = state.manifest
     head, where = known.details["head"], parts(records, known)
@@ -199,7 +202,7 @@ def served(state: Sliced, base: nn.Module) -> Ensemble:
     return assembled(base, known.details["head"], members)
 
 
-def deleted(cfg: S3T, state: Sliced, ids: Sequence[object], retained: Split | None, base: nn.Module, task: Task, loop: Loop
+def deleted(cfg: S3T, state: Sliced, ids: Sequence[object], retained: Split | None, base: nn.Module, task: HeadedTask, loop: Loop
             ) -> tuple[Sliced, list[int]]:
     """(what is left without these records, the dead shards that were trained again)."""
     after = state.manifest.without(ids)
@@ -214,15 +217,16 @@ def deleted(cfg: S3T, state: Sliced, ids: Sequence[object], retained: Split | No
     return left, dead
 
 
-def deletable(cfg: Any, task: Task) -> None:
+def deletable(cfg: Any, task: HeadedTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
         require_deletable(Path(cfg.trained), "s3t", task)
 
 
-@method(needs={"forget", "retain?", "original?"}, families={"classification", "regression"}, instead={"retain": "trained=FOLDER"},
+@method(needs={"forget", "retain?", "original?"},
+        uses={"build", "head", "nll", "outputs"}, mechanism="exact", instead={"retain": "trained=FOLDER"},
         check=deletable)
-def run(cfg: S3T, task: Task, loop: Loop) -> Outcome:
+def run(cfg: S3T, task: HeadedTask, loop: Loop) -> Outcome:
     retained = task.retain if task.has("retain") else None
     if cfg.trained:
         state = opened(Path(cfg.trained), "s3t", task)

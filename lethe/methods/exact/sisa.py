@@ -26,12 +26,13 @@ from typing import Any
 from torch import nn
 
 from lethe.core.config import Count, build, config, plain
+from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Split, concat
-from lethe.core.task import Recipe, Task
+from lethe.core.task import Recipe
 from lethe.exact.ensemble import Ensemble, assembled, require_last
 from lethe.exact.manifest import Manifest
 from lethe.exact.sliced import (
@@ -70,9 +71,9 @@ def passes(epochs: float, slices: int) -> float:
     return 2 * epochs / (slices + 1)
 
 
-def train(cfg: SISA, task: Task, loop: Loop, records: Split, base: nn.Module, given: bool = False) -> Sliced:
+def train(cfg: SISA, task: HeadedTask, loop: Loop, records: Split, base: nn.Module, given: bool = False) -> Sliced:
     """Train every shard on `records`, all from `base` (given: trained weights)."""
-    head, some = task.head, records.batch([0, len(records) - 1])  # type: ignore[attr-defined]
+    head, some = task.head, records.batch([0, len(records) - 1])
     require_last(base, head, lambda model: task.outputs(model, some))
     details = {"head": head, "recipe": plain(task.recipe), "given": given}
     options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
@@ -82,8 +83,10 @@ def train(cfg: SISA, task: Task, loop: Loop, records: Split, base: nn.Module, gi
     return made
 
 
-def train_shard(state: Sliced, known: Manifest, shard: int, done: int, records: Split, base: nn.Module, task: Task, loop: Loop,
-                phase: str) -> None:
+def train_shard(
+    state: Sliced, known: Manifest, shard: int, done: int, records: Split, base: nn.Module, task: HeadedTask, loop: Loop,
+    phase: str,
+) -> None:
     """Put the checkpoints of a shard after its first `done` slices into `state`; `phase`: see `train_stage`."""
     slices, where = len(known.sequences[0]), parts(records, known)
     recipe = build(Recipe, known.details["recipe"])
@@ -97,7 +100,7 @@ def train_shard(state: Sliced, known: Manifest, shard: int, done: int, records: 
         state.stages[shard, 0, stage] = state_of(model)
 
 
-def deleted(state: Sliced, ids: Sequence[object], retained: Split, base: nn.Module, task: Task, loop: Loop
+def deleted(state: Sliced, ids: Sequence[object], retained: Split, base: nn.Module, task: HeadedTask, loop: Loop
             ) -> tuple[Sliced, list[int]]:
     """(the model without these records, the shards that were trained again)."""
     after = state.manifest.without(ids)
@@ -116,16 +119,16 @@ def served(state: Sliced, base: nn.Module) -> Ensemble:
     return assembled(base, known.details["head"], members)
 
 
-def deletable(cfg: Any, task: Task) -> None:
+def deletable(cfg: Any, task: HeadedTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
         require_deletable(Path(cfg.trained), "sisa", task)
 
 
-@method(needs={"forget", "retain", "recipe?", "original?"}, families={"classification", "regression"},
+@method(needs={"forget", "retain", "recipe?", "original?"}, uses={"build", "head", "nll", "outputs"}, mechanism="exact",
         instead={"recipe": "trained=FOLDER"},
         check=deletable)
-def run(cfg: SISA, task: Task, loop: Loop) -> Outcome:
+def run(cfg: SISA, task: HeadedTask, loop: Loop) -> Outcome:
     if cfg.trained:
         state = opened(Path(cfg.trained), "sisa", task)
         cfg, base = agreed(cfg, state.manifest), single(task)

@@ -50,7 +50,7 @@ def forget_weight(forget: int, retain: int) -> float:
     return forget / (forget + retain)
 
 
-@method(needs={"forget", "retain", "original"}, families={"any"})
+@method(needs={"forget", "retain", "original"}, uses={"divergence", "outputs"}, mechanism="distil")
 def run(cfg: BadTeacher, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     count = max(1, round(cfg.retain_share * len(task.retain)))

@@ -35,7 +35,7 @@ class CfK:
     clip: Positive | None = None       # largest gradient norm; null: none                   [as finetune]
 
 
-@method(needs={"retain"}, families={"any"})
+@method(needs={"retain"}, uses={"nll"}, mechanism="tuning")
 def run(cfg: CfK, task: Task, loop: Loop) -> Outcome:
     names = last_blocks(task.copy_of_original(), cfg.k)
     model = loop.start(where=Names(tuple(names)))

@@ -42,7 +42,7 @@ def transposed(model: nn.Module) -> dict[str, Tensor]:
             if isinstance(m, nn.Conv2d) and m.kernel_size[0] == m.kernel_size[1] > 1}
 
 
-@method(needs={"retain"}, families={"classification"})
+@method(needs={"retain", "convolutions"}, uses={"nll"}, mechanism="tuning")
 def run(cfg: Ct, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     turned = transposed(model)

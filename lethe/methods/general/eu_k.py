@@ -35,7 +35,7 @@ class EuK:
     k: Count = 2                       # blocks from the output that are trained anew        [paper: all k are compared]
 
 
-@method(needs={"retain", "recipe"}, families={"any"})
+@method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="tuning")
 def run(cfg: EuK, task: Task, loop: Loop) -> Outcome:
     model, fresh = task.copy_of_original(), named_tensors(task.build(derive(loop.seed, "retrain")))
     names = last_blocks(model, cfg.k)

@@ -31,7 +31,7 @@ class Finetune:
     clip: Positive | None = None       # largest gradient norm; null: none                   [arXiv:2304.04934: none]
 
 
-@method(needs={"retain"}, families={"any"})
+@method(needs={"retain"}, uses={"nll"}, mechanism="tuning")
 def run(cfg: Finetune, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     loop.minimise(model, {"retain": Term(task.retain, task.nll)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,

@@ -16,7 +16,7 @@ Deviations: means are taken per example and then over examples; the official cod
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.outcome import Outcome
@@ -51,7 +51,8 @@ def ascent_loss(nll: Tensor, bound: float | None) -> Tensor:
     return -nll if bound is None else -nll.clamp(max=bound)
 
 
-@method(needs={"forget", "retain?", "original?"}, families={"lm"})
+@method(needs={"forget", "retain?", "original?"}, uses={"divergence", "nll", "outputs"}, mechanism="ascent",
+        instead={"retain": "alpha=0"})
 def run(cfg: GradDiff, task: Task, loop: Loop) -> Outcome:
     if not cfg.gamma and not cfg.alpha and not cfg.kl:
         raise RequestError("grad_diff: gamma, alpha and kl are all 0, so nothing would move. Raise one of them.")
@@ -61,7 +62,7 @@ def run(cfg: GradDiff, task: Task, loop: Loop) -> Outcome:
     if cfg.kl:
         original = loop.reference("grad-diff-retain", task.outputs, task.retain)
 
-        def stay(m, b: Batch) -> Tensor:  # type: ignore[no-untyped-def]
+        def stay(m: nn.Module, b: Batch) -> Tensor:
             return task.divergence(original(b), task.outputs(m, b), b)
 
         terms["kl"] = Term(task.retain, stay, cfg.kl)

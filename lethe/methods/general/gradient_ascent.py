@@ -33,7 +33,7 @@ class GradientAscent:
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 
 
-@method(needs={"forget"}, families={"any"})
+@method(needs={"forget"}, uses={"nll"}, mechanism="ascent")
 def run(cfg: GradientAscent, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     terms = {"forget": Term(task.forget, lambda m, b: -task.nll(m, b))}

@@ -55,7 +55,7 @@ def roughness(outputs: Tensor, moved: Tensor, noise: Tensor) -> Tensor:
     return change.square().sum(1).clamp(min=1e-12).sqrt() / noise.flatten(1).norm(dim=1)
 
 
-@method(needs={"forget"}, families={"classification", "regression"})
+@method(needs={"forget"}, uses={"inputs", "outputs"}, mechanism="noise")
 def run(cfg: Jit, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     if not (task.forget.columns["x"].is_floating_point() or task.forget.columns["x"].dtype == torch.uint8):

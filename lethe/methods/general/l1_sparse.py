@@ -61,7 +61,7 @@ def penalised(model: nn.Module, moving: set[str], exclude: tuple[str, ...]) -> l
     return names
 
 
-@method(needs={"retain"}, families={"any"})
+@method(needs={"retain"}, uses={"nll"}, mechanism="tuning")
 def run(cfg: L1Sparse, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)

@@ -80,7 +80,7 @@ def spread_out(drifts: Tensor, temperature: float) -> Tensor:
     return -(drifts / temperature).logsumexp(0).expand(len(drifts))
 
 
-@method(needs={"forget", "retain", "original"}, families={"any"})
+@method(needs={"forget", "retain", "original"}, uses={"features"}, mechanism="features")
 def run(cfg: Laf, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     known = {split.name: features(task, loop, split) for split in (task.forget, task.retain)}

@@ -72,7 +72,7 @@ class Slowed:
         apply([g * f for g, f in zip(gradients(terms), self.factors, strict=True)])
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll"}, mechanism="tuning")
 def run(cfg: Msg, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)

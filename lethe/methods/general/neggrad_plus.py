@@ -31,7 +31,7 @@ class NegGradPlus:
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll"}, mechanism="ascent")
 def run(cfg: NegGradPlus, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     terms = {

@@ -75,7 +75,7 @@ def chosen(task: Task, loop: Loop, model: nn.Module, start: Mapping[str, Tensor]
     return 0.0
 
 
-@method(needs={"forget", "retain?"}, families={"any"}, instead={"retain": "scale=1"})
+@method(needs={"forget", "retain?"}, uses={"nll", "observe"}, mechanism="merge", instead={"retain": "scale=1"})
 def run(cfg: NegMerge, task: Task, loop: Loop) -> Outcome:
     if cfg.scale is None:
         task.retain.require_examples("Give method.scale.")   # refused before any work when it is missing

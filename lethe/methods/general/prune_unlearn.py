@@ -48,7 +48,7 @@ class PruneUnlearn:
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll"}, mechanism="mask")
 def run(cfg: PruneUnlearn, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)

@@ -56,7 +56,7 @@ def matched(losses: Tensor, reference: Tensor, epsilon: float) -> Tensor:
     return ((losses + epsilon).log() - (target + epsilon).log()).square()
 
 
-@method(needs={"forget", "retain", "holdout"}, families={"any"})
+@method(needs={"forget", "retain", "holdout"}, uses={"nll"}, mechanism="ascent")
 def run(cfg: QuantileMatched, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     unseen = task.holdout

@@ -39,7 +39,7 @@ class RandomLabel:
     clip: Positive | None = None       # largest gradient norm; null: none                   [SalUn official code: none]
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll", "relabel"}, mechanism="relabel")
 def run(cfg: RandomLabel, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     terms = {

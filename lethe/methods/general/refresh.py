@@ -80,7 +80,7 @@ class Refreshing:
         apply(gradients(["retain"]))
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll"}, mechanism="ascent")
 def run(cfg: Refresh, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)

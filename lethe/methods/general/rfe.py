@@ -131,7 +131,7 @@ def parted(task: Task, loop: Loop, share: float) -> tuple[Split, Split]:
         task.retain.subset(order[count:].sort().values.numpy(), "remote")
 
 
-@method(needs={"forget", "retain", "original"}, families={"any"})
+@method(needs={"forget", "retain", "original"}, uses={"features", "nll"}, mechanism="ascent")
 def run(cfg: Rfe, task: Task, loop: Loop) -> Outcome:
     adjacent, remote = parted(task, loop, cfg.adjacent)
     model = loop.start()

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from lethe.core import catalogue
 from lethe.core.config import Count, Fraction, Positive, build, config
 from lethe.core.modules import copied, evaluating
+from lethe.core.operations import unlimited
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method, method
 from lethe.core.seeds import derive
@@ -102,7 +103,8 @@ def scored(cfg: Rum, task: Task, loop: Loop) -> Tensor:
     kind, score = SELECTORS[cfg.score]
     train = concat([task.forget, task.retain], "train")
     n = len(task.forget)
-    scores, _ = score(task, train, build(kind, {"count": n}), torch.ones(len(train), dtype=torch.bool).numpy(), None)
+    # what a selector asks of the family is its own business
+    scores, _ = score(unlimited(task), train, build(kind, {"count": n}), torch.ones(len(train), dtype=torch.bool).numpy(), None)
     return torch.from_numpy(scores[:n]).double()
 
 
@@ -141,14 +143,15 @@ def settled(task: Task, loop: Loop) -> Modifiers:
     where = loop.modifiers.where
     if where == All():
         return loop.modifiers
-    chosen = where.select(task.copy_of_original().to(loop.settings.device), task, loop)
+    chosen = where.select(task.copy_of_original().to(loop.settings.device), unlimited(task), loop)
     if chosen.kind != "weights":
         raise RequestError(f"where = {type(where).__name__} makes an {chosen.kind}, from which the next part cannot start; "
                            "nothing was started. Use where=names, or all.")
     return replace(loop.modifiers, where=Fixed(tuple(chosen.params), chosen.masks))
 
 
-@method(needs={"forget", "original", "retain?", "holdout?", "recipe?"}, families={"any"},
+@method(needs={"forget", "original", "retain?", "holdout?", "recipe?"},
+        uses={"divergence", "nll", "outputs"}, mechanism="search",
         instead={"retain": "mid=gradient_ascent high=gradient_ascent"})
 def run(cfg: Rum, task: Task, loop: Loop) -> Outcome:
     if cfg.share_low + cfg.share_high > 1:
@@ -169,7 +172,7 @@ def run(cfg: Rum, task: Task, loop: Loop) -> Outcome:
         kept = {"retain": concat([task.retain, *later], "retain")} if task.has("retain") else {}
         step = task.replaced(model, forget=splits[i], **kept)
         own = within(loop, step, name, modifiers)
-        made = record.run(options, step.granted(record.needs), own)
+        made = record.run(options, step.granted(record.needs, record.uses), own)
         if made.kind != "weights":
             raise RequestError(f"{record.name} gives back a model of kind {made.kind!r}, from which the next part cannot start. "
                                "Name a method that changes weights.")

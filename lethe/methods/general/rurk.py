@@ -55,7 +55,7 @@ def pushed(nll: Tensor, ceiling: float | None) -> Tensor:
     return -nll if ceiling is None else -nll.clamp(max=ceiling)
 
 
-@method(needs={"forget", "retain"}, families={"classification", "regression"})
+@method(needs={"forget", "retain"}, uses={"inputs", "nll"}, mechanism="ascent")
 def run(cfg: Rurk, task: Task, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # refused before any work
 

@@ -40,7 +40,7 @@ class SalUn:
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll", "relabel"}, mechanism="relabel")
 def run(cfg: SalUn, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     gradients = gradient_sum(model, loop.selected(model), loop.drawn(task.forget, 256, "saliency"), task.nll)

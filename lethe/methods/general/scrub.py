@@ -59,7 +59,7 @@ def rewind_point(forget: Sequence[float], holdout: float) -> int:
     return min(range(len(forget)), key=lambda e: (abs(forget[e] - holdout), -e))
 
 
-@method(needs={"forget", "retain", "original", "holdout?"}, families={"any"})
+@method(needs={"forget", "retain", "original", "holdout?"}, uses={"divergence", "nll", "outputs"}, mechanism="distil")
 def run(cfg: Scrub, task: Task, loop: Loop) -> Outcome:
     holdout = task.holdout if cfg.rewind else None   # refused before any work when it is missing
     model = loop.start()

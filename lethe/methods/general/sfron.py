@@ -76,7 +76,7 @@ class FastSlow:
             apply([g * m for g, m in zip(found, self.masks, strict=True)] if term == "forget" else found)
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll"}, mechanism="ascent")
 def run(cfg: SFRon, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)

@@ -73,7 +73,7 @@ def automatic(forget: Mapping[str, Tensor], train: Mapping[str, Tensor], share: 
     return float(torch.kthvalue(ratios, 1 + math.floor(p / 100 * (len(ratios) - 1) + 1e-9)).values)
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll", "outputs"}, mechanism="mask")
 def run(cfg: Ssd, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     everything = concat([task.retain, task.forget], "train")

@@ -44,7 +44,7 @@ class StochasticTeacher:
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours]
 
 
-@method(needs={"forget", "retain", "original"}, families={"any"})
+@method(needs={"forget", "retain", "original"}, uses={"divergence", "nll", "outputs"}, mechanism="distil")
 def run(cfg: StochasticTeacher, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     teacher = reinitialised(task.original, derive(loop.seed, "stochastic_teacher")).eval().requires_grad_(False)

@@ -76,7 +76,7 @@ class AtWorst:
         apply(found)
 
 
-@method(needs={"forget", "retain"}, families={"any"})
+@method(needs={"forget", "retain"}, uses={"nll"}, mechanism="ascent")
 def run(cfg: Uam, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     terms = {"retain": Term(task.retain, task.nll), "forget": Term(task.forget, task.nll)}

@@ -102,7 +102,7 @@ def hessian_product(model: nn.Module, params: list[nn.Parameter], task: Task, ba
     return product
 
 
-@method(needs={"forget", "retain"}, families={"classification", "regression"})
+@method(needs={"forget", "retain"}, uses={"nll", "vmap"}, mechanism="closed form")
 def run(cfg: WoodFisher, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)

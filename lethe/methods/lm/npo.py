@@ -17,11 +17,10 @@ Deviations: ℓ̄ and KL are means per example, then over examples, over answer 
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -46,8 +45,9 @@ class Npo:
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 
 
-@method(needs={"forget", "retain?", "original"}, families={"lm"})
-def run(cfg: Npo, task: Any, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain?", "original"}, uses={"divergence", "nll", "outputs", "sequence_logp"}, mechanism="ascent",
+        instead={"retain": "alpha=0"})
+def run(cfg: Npo, task: LanguageTask, loop: Loop) -> Outcome:
     logp0 = loop.reference("npo-forget", task.sequence_logp, task.forget)
 
     def push(m: nn.Module, b: Batch) -> Tensor:

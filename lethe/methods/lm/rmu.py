@@ -17,12 +17,11 @@ Deviations: pads do not count and every text weighs the same, whatever its lengt
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -63,8 +62,8 @@ def default_layer(count: int) -> int:
     return min(max(2, round(count * 7 / 32)), count - 1)
 
 
-@method(needs={"forget", "retain", "original"}, families={"lm"})
-def run(cfg: Rmu, task: Any, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain", "original"}, uses={"down_projections", "hidden_states", "layer_count"}, mechanism="features")
+def run(cfg: Rmu, task: LanguageTask, loop: Loop) -> Outcome:
     layer = default_layer(task.layer_count) if cfg.layer is None else cfg.layer
     moving = task.down_projections(range(layer, max(-1, layer - 3), -1))
     model = loop.start(where={"name": "names", "patterns": tuple(moving)})

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.core.task import Task
 from lethe.train.loop import Loop, Term
 
 
@@ -51,10 +51,10 @@ def simnpo_loss(nll: Tensor, beta: float, margin: float = 0.0) -> Tensor:
     return (2 / beta) * F.softplus(-beta * (nll - margin))
 
 
-@method(needs={"forget", "retain"}, families={"lm"})
-def run(cfg: SimNpo, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain"}, uses={"answer_lengths", "nll", "sequence_logp"}, mechanism="ascent")
+def run(cfg: SimNpo, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
-        return simnpo_loss(task.nll(m, b), cfg.beta, cfg.margin)
+        return simnpo_loss(-task.sequence_logp(m, b) / task.answer_lengths(b), cfg.beta, cfg.margin)
 
     terms = {"forget": Term(task.forget, push, cfg.gamma)}
     if cfg.alpha:

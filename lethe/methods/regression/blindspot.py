@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.regression import RegressionTask
 from lethe.core.modules import copied, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, concat
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.loop import Loop, Term
 
@@ -62,8 +62,8 @@ def attention_distance(student: Tensor, blind: Tensor) -> Tensor:
     return (attention_map(student) - attention_map(blind)).square().mean(1)
 
 
-@method(needs={"forget", "retain"}, families={"regression"})
-def run(cfg: Blindspot, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain"}, uses={"build", "nll", "outputs", "targets"}, mechanism="distil")
+def run(cfg: Blindspot, task: RegressionTask, loop: Loop) -> Outcome:
     blind = loop.start(task.build(derive(loop.seed, "blindspot")))
     names = [name for name, module in blind.named_modules() if isinstance(module, CONVOLUTIONS)][-cfg.layers :]
     if cfg.attention and not names:

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.families.regression import RegressionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import concat
-from lethe.core.task import Task
 from lethe.train.loop import Loop, Term
 
 
@@ -51,8 +51,8 @@ def gaussian_targets(train: Tensor, z: Tensor) -> Tensor:
     return drawn.clamp(train.amin(0), train.amax(0))
 
 
-@method(needs={"forget", "retain"}, families={"regression"})
-def run(cfg: GaussianFinetune, task: Task, loop: Loop) -> Outcome:
+@method(needs={"forget", "retain"}, uses={"nll", "targets"}, mechanism="relabel")
+def run(cfg: GaussianFinetune, task: RegressionTask, loop: Loop) -> Outcome:
     model = loop.start()
     true = torch.cat([task.retain.columns["y"], task.forget.columns["y"]])
     z = torch.randn(len(task.forget), generator=loop.generator("gaussian targets"))

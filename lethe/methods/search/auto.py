@@ -175,7 +175,7 @@ def rounds(names: list[str], best: Callable[[str], float]) -> Iterator[tuple[int
         left, number = sorted(left, key=best)[: max(1, len(left) // 2)], number + 1
 
 
-@method(needs={"forget", "original", "retain?", "holdout?", "recipe?", "test?"}, families={"any"})
+@method(needs={"forget", "original", "retain?", "holdout?", "recipe?", "test?"}, uses=set(), mechanism="search")
 def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     try:
         import optuna

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.families.diffusion import DiffusionTask, PictureJudge
-from lethe.core.modules import evaluating
+from lethe.core.modules import evaluating, has_convolutions
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
@@ -149,9 +149,11 @@ class Diffusion(DiffusionTask):
         return shown
 
     def has(self, what: str) -> bool:
-        """Besides splits, original and recipe: "prompts", and a "judge" that can see the concept, for audits."""
+        """Besides splits, original and recipe: "prompts", "convolutions", and a "judge" that can see the concept, for audits."""
         if what == "judge":
             return self.judge is not None and self.judge.attribute_of(self.concept) is not None
+        if what == "convolutions":
+            return has_convolutions(self._original)
         return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
 
     # -- what only diffusion models have -----------------------------------------------------------------------------

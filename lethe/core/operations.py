@@ -1,0 +1,53 @@
+"""A method's view hands out the operations of the family that the method declared, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from lethe.errors import NotGranted
+
+if TYPE_CHECKING:
+    from lethe.core.task import Task
+
+T = TypeVar("T", bound="Task")
+
+
+def limited(view: T, uses: Iterable[str]) -> T:
+    """`view` itself; from now on a family's operation that is not in `uses` raises NotGranted."""
+    vars(view)["_uses"] = frozenset(uses)
+    view.__class__ = _limited(_family(type(view)))
+    return view
+
+
+def unlimited(view: T) -> T:
+    """The same view, data and account with every operation of its family: for what runs beside a method (a modifier)."""
+    whole = object.__new__(_family(type(view)))
+    whole.__dict__ = vars(view)
+    return cast(T, whole)
+
+
+def _family(kind: type[Task]) -> type[Task]:
+    return cast("type[Task]", vars(kind).get("_limits", kind))
+
+
+@cache
+def _limited(family: type[Task]) -> type[Task]:
+    """A subclass of `family` that looks before it hands out. What the family's own code calls is not looked at: `nll` may
+    call `outputs`, whether or not the method does."""
+    from lethe.core.task import Task
+
+    own = frozenset(name for kind in family.__mro__ if issubclass(kind, Task) and kind is not Task for name in vars(kind)
+                    if not name.startswith("__"))
+
+    def look(self: Task, name: str) -> Any:
+        if name in family.provides and name not in object.__getattribute__(self, "_uses"):
+            raise NotGranted(f"the method used {name!r} without declaring it, so what it needs of a family could not be known "
+                             f"beforehand. Add {name!r} to uses=.")
+        if name in own or name in family.provides:
+            return getattr(unlimited(self), name)
+        return object.__getattribute__(self, name)
+
+    return cast("type[Task]", type(family.__name__, (family,), {"__getattribute__": look, "_limits": family,
+                                                               "__doc__": family.__doc__, "__module__": family.__module__}))
