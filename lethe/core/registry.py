@@ -83,6 +83,7 @@ class Audit:
     metrics: dict[str, Metric]
     blind: str
     doc: str
+    trains: Callable[[Any, Any, int, str], Any] | None = None   # (cfg, shadows, seed, depth) -> pools.pool.Wanted of its own
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def method(*, needs: Iterable[str], uses: Iterable[str], mechanism: Mechanism, i
 
 
 def audit(
-    *, metrics: dict[str, Metric], families: Iterable[str], needs: Iterable[str] = (), depth: str = "quick", blind: str
+    *, metrics: dict[str, Metric], families: Iterable[str], needs: Iterable[str] = (), depth: str = "quick", blind: str,
+    trains: Callable[[Any, Any, int, str], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Audit]:
     """Register `measure(cfg: Config, subject, panel) -> list[Value]`.
 
@@ -139,11 +141,13 @@ def audit(
               'procedure' (the subject can be made again)
     depth     the first depth at which it runs: quick | standard | deep
     blind     what it cannot see, in one sentence; printed in every report
+    trains    (cfg, shadows, seed, depth) -> the pools of models that it takes from `shadows`, where these are other than
+              `cfg.models` shadows (and, with 'procedure', as many retrained ones): `lethe pool` trains them ahead
     """
 
     def wrap(measure: Callable[..., Any]) -> Audit:
         name, cfg, doc = _identity(measure)
-        return Audit(name, cfg, measure, frozenset(needs), frozenset(families), depth, metrics, blind, doc)
+        return Audit(name, cfg, measure, frozenset(needs), frozenset(families), depth, metrics, blind, doc, trains)
 
     return wrap
 

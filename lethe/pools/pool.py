@@ -44,6 +44,40 @@ class Pool:
     trained: int
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A pool that is asked for, before it is trained: what `train_pool` gets, in a form that can be listed and dealt out.
+
+    purpose   what it is for, in words: references, shadows, …
+    seed      of the pool: member i has `member_seed(seed, i)`
+    split_of  what member i is trained on; None: the retain set
+    """
+
+    purpose: str
+    task: Task
+    count: int
+    seed: int
+    split_of: Callable[[int], Split] | None = None
+    device: str = "cpu"
+
+    def members(self) -> list[Member]:
+        return members_of(self.task, self.count, self.seed, self.split_of, self.device)
+
+    def train(self, strategy: str = AUTO, cache: Path | None = None, say: Say = silent) -> Pool:
+        return train_pool(self.task, split_of=self.split_of, count=self.count, seed=self.seed, strategy=strategy, cache=cache,
+                          progress=say, device=self.device)
+
+
+def references(task: Task, count: int, seed: int, device: str = "cpu") -> Wanted:
+    """The yardstick of a run with this seed: models retrained without the forget set."""
+    return Wanted("references", task, count, derive(seed, "references"), device=device)
+
+
+def fresh(task: Task, seed: int, device: str = "cpu") -> Wanted:
+    """One more retrained model, outside the references: the row that a perfect method would equal."""
+    return Wanted("fresh retrain", task, 1, derive(seed, "fresh retrain"), device=device)
+
+
 def train_pool(
     task: Task,
     *,

@@ -31,7 +31,7 @@ from lethe.maths.membership import two_sided
 from lethe.pools.alike import unseen
 from lethe.pools.backends import AUTO
 from lethe.pools.member import NUMBERS, Say, filled, silent
-from lethe.pools.pool import train_pool
+from lethe.pools.pool import Wanted
 from lethe.pools.subject import Procedure, Subject
 from lethe.pools.workers import in_processes, why_no_processes, workers_for
 from lethe.train.checkpoint import load_tensors, save_tensors
@@ -88,12 +88,7 @@ class Shadows:
 
     def trained(self, count: int) -> list[Subject]:
         """`count` models trained on R ∪ A_k."""
-        inside = self.inside(count)
-
-        def split_of(k: int) -> Split:
-            return concat([self.task.retain, self.candidates.subset(inside[k], "half")], "train")
-
-        return self._grown("trained", count, lambda: self._pool(count, "shadows", split_of))
+        return self._grown("trained", count, lambda: self.made(self.halves(count)))
 
     def unlearned(self, procedure: Procedure, count: int) -> list[Subject]:
         """`count` shadows after the procedure has forgotten A_k; one that retrains gives models trained on R."""
@@ -110,18 +105,19 @@ class Shadows:
         def again(k: int) -> Task:
             return self.task.replaced(originals[k].model)
 
-        whole = concat([self.task.retain, self.task.forget], "train")
-        originals = [] if procedure.retrains else self._grown("originals", count, lambda: self._pool(
-            count, "originals", lambda k: whole))
+        originals = [] if procedure.retrains else self._grown("originals", count, lambda: self.made(
+            self.wholes(count)))
         return self._grown(f"repeated {procedure.key}", count, lambda: self._processed(procedure, again, count, "repeated"))
 
     def retrained(self, count: int) -> list[Subject]:
         """`count` models trained on R, none of them a reference: what exact unlearning makes."""
-        return self._grown("retrained", count, lambda: self._pool(count, "retrained", lambda k: self.task.retain))
+        return self._grown("retrained", count, lambda: self.made(self.without(count)))
 
-    def trained_on(self, purpose: str, splits: Sequence[Split]) -> list[Subject]:
-        """A model trained by the recipe on each split, each with its own seed."""
-        return self._pool(len(splits), purpose, splits.__getitem__)
+    def made(self, wanted: Wanted) -> list[Subject]:
+        """The models of a pool that an audit has put together itself (`on`)."""
+        pool = wanted.train(self.strategy, self._folder, self.say)
+        return [Subject(f"{wanted.purpose} {k}", model, self.task, pool.seconds[k], self.device)
+                for k, model in enumerate(pool.models)]
 
     def processed(self, procedure: Procedure, tasks: Sequence[Task], seeds: Sequence[int]) -> list[nn.Module]:
         """What the procedure makes of each task with each seed; one worker per core, from the cache where it is there."""
@@ -140,6 +136,34 @@ class Shadows:
         return [filled(copied(task.original, trainable=False), load_tensors(file)[0])
                 for task, file in zip(tasks, files, strict=True)]
 
+    # -- the pools, before they are trained (`lethe pool` deals them out) ------------------------------------------------
+
+    def halves(self, count: int) -> Wanted:
+        """What `trained` takes: shadow k on R ∪ A_k."""
+        inside = self.inside(count)
+
+        def split_of(k: int) -> Split:
+            return concat([self.task.retain, self.candidates.subset(inside[k], "half")], "train")
+
+        return self._wanted("shadows", count, split_of)
+
+    def wholes(self, count: int) -> Wanted:
+        """What `repeated` starts from: originals on R ∪ F anew."""
+        whole = concat([self.task.retain, self.task.forget], "train")
+        return self._wanted("originals", count, lambda k: whole)
+
+    def without(self, count: int, purpose: str = "retrained") -> Wanted:
+        """Models on R alone: `retrained`, and what a procedure that retrains makes of shadows ("unlearned retrained") and of
+        originals ("repeated retrained")."""
+        return self._wanted(purpose, count, None)
+
+    def on(self, purpose: str, splits: Sequence[Split]) -> Wanted:
+        """One model on each split, each with its own seed."""
+        return self._wanted(purpose, len(splits), splits.__getitem__)
+
+    def _wanted(self, purpose: str, count: int, split_of: Callable[[int], Split] | None) -> Wanted:
+        return Wanted(purpose, self.task, count, derive(self.seed, purpose), split_of, self.device)
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _grown(self, key: str, count: int, make: Callable[[], list[Subject]]) -> list[Subject]:
@@ -150,16 +174,10 @@ class Shadows:
 
     def _processed(self, procedure: Procedure, task_of: Callable[[int], Task], count: int, purpose: str) -> list[Subject]:
         if procedure.retrains:
-            return self._pool(count, f"{purpose} retrained", lambda k: self.task.retain)
+            return self.made(self.without(count, f"{purpose} retrained"))
         seeds = [derive(self.seed, purpose, k) for k in range(count)]
         models = self.processed(procedure, [task_of(k) for k in range(count)], seeds)
         return [Subject(f"{purpose} {k}", model, self.task, device=self.device) for k, model in enumerate(models)]
-
-    def _pool(self, count: int, purpose: str, split_of: Callable[[int], Split]) -> list[Subject]:
-        pool = train_pool(self.task, split_of=split_of, count=count, seed=derive(self.seed, purpose), device=self.device,
-                          strategy=self.strategy, cache=self._folder, progress=self.say)
-        return [Subject(f"{purpose} {k}", model, self.task, pool.seconds[k], self.device)
-                for k, model in enumerate(pool.models)]
 
     def _key(self, procedure: Procedure, task: Task, seed: int) -> str:
         return digest([procedure.key, task.fingerprint, seed, NUMBERS, str(torch.__version__)])

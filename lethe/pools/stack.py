@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ class Stack:
         self.total = math.ceil(recipe.epochs * batches_per_epoch(splits[0], self.size))
         self.orders = [Order(split, self.size, seed, 0, "train") for split, seed in zip(splits, seeds, strict=True)]
         self.augment = options["augment"]
-        self.rate = lambda step: recipe.lr * optimise.factor(recipe.schedule, step, self.total)
+        self.rate: Callable[[int], float] = lambda step: recipe.lr * optimise.factor(recipe.schedule, step, self.total)
         self.optimiser = optimise.optimiser(
             recipe.optimiser, self.stored, recipe.lr, recipe.weight_decay, recipe.momentum
         )

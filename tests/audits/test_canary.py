@@ -66,7 +66,7 @@ def test_bound_holds_for_randomised_answers():
 
 def test_canaries_have_wrong_labels_and_are_trained_on_by_the_coin():
     task, panel = memory.task(), memory.panel([])
-    planted = plant(audit.config(runs=2), task, panel.shadows, 0)
+    planted = plant(audit.config(runs=2), panel.shadows, 0)
     one, two = planted
     assert one.canaries is two.canaries and len(one.canaries) == 80 and (one.coins != two.coins).any()
     source = {f"canary {i}": int(y) for i, y in zip(task.holdout.ids, task.holdout.columns["y"], strict=True)}

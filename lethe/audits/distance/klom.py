@@ -39,6 +39,8 @@ from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.judge.panel import Panel
 from lethe.maths.statistics import student_predictive
+from lethe.pools.pool import Wanted
+from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 
 SHAPELESS = 64   # models a side from which the nearest-neighbour form is given
@@ -135,6 +137,7 @@ def permutation_p(p: np.ndarray, q: np.ndarray, rng: np.random.Generator, count:
     needs={"forget", "references"},
     depth="standard",
     blind="It compares margins at the given examples only; two models can agree there and differ elsewhere.",
+    trains=lambda cfg, shadows, seed, depth: taken(cfg, shadows, depth),
 )
 def measure(cfg: Klom, subject: Subject, panel: Panel) -> list[Value]:
     values = []
@@ -175,6 +178,14 @@ def _klom(cfg: Klom, name: str, split: Split, subject: Subject, panel: Panel) ->
     if cfg.models >= SHAPELESS:
         found.append(Value(f"klom_knn_{name}", float(np.median(knn_kl(p, q))), n=len(exact), detail={"models": cfg.models}))
     return found
+
+
+def taken(cfg: Klom, shadows: Shadows, depth: str) -> list[Wanted]:
+    """What siblings are made of: originals trained anew and, for a procedure that retrains, retrained models."""
+    count = cfg.models - 1
+    if depth != "deep" or shadows.limit < cfg.models or not count:
+        return []
+    return [shadows.wholes(count), shadows.without(count, "repeated retrained")]
 
 
 def _with_siblings(cfg: Klom, subject: Subject, panel: Panel) -> Subject:

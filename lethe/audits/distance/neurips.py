@@ -35,6 +35,8 @@ from lethe.core.seeds import numpy_generator
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.maths.epsilon import best_rule, rates_bound
+from lethe.pools.pool import Wanted
+from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 
 SURE = 50.0   # ε where no error was made
@@ -124,6 +126,7 @@ def refuted(retrained: np.ndarray, unlearned: np.ndarray, rng: np.random.Generat
     needs={"forget", "retain", "holdout", "recipe", "shadows", "procedure"},
     depth="deep",
     blind="It compares one number per example, one example at a time; what only several or other outputs show is unseen.",
+    trains=lambda cfg, shadows, seed, depth: taken(cfg, shadows),
 )
 def measure(cfg: Neurips, subject: Subject, panel: Panel) -> list[Value]:
     shadows, procedure = panel.shadows, subject.procedure
@@ -132,6 +135,14 @@ def measure(cfg: Neurips, subject: Subject, panel: Panel) -> list[Value]:
     if count < cfg.fewest:
         return []
     return panel.once(("neurips", cfg, procedure.key), lambda: _scored(cfg, count, subject, panel))
+
+
+def taken(cfg: Neurips, shadows: Shadows) -> list[Wanted]:
+    """The pools of `_scored`: retrained models twice, and what the audited procedure and a retraining one start from."""
+    count = min(cfg.models, shadows.limit)
+    if count < cfg.fewest:
+        return []
+    return [shadows.without(2 * count), shadows.without(count, "repeated retrained"), shadows.wholes(count)]
 
 
 def _scored(cfg: Neurips, count: int, subject: Subject, panel: Panel) -> list[Value]:

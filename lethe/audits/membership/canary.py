@@ -46,6 +46,7 @@ from lethe.judge.panel import Panel
 from lethe.maths.epsilon import one_run_bound, one_run_p
 from lethe.maths.statistics import clopper_pearson
 from lethe.pools.alike import labelled
+from lethe.pools.pool import Wanted
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 
@@ -98,11 +99,12 @@ def two_sided(right: int, guesses: int, canaries: int, delta: float = 0.0) -> tu
     depth="deep",
     blind="It examines the procedure on canaries, not this model on its forget set; traces that the membership signal does not "
           "show are invisible to it.",
+    trains=lambda cfg, shadows, seed, depth: [tosses.wanted for tosses in [toss(cfg, shadows, seed)] if tosses],
 )
 def measure(cfg: Canary, subject: Subject, panel: Panel) -> list[Value]:
     shadows, procedure = panel.shadows, subject.procedure
     assert shadows is not None and procedure is not None
-    planted = panel.once(("canary", cfg), lambda: plant(cfg, panel.task, shadows, panel.seed))
+    planted = panel.once(("canary", cfg), lambda: plant(cfg, shadows, panel.seed))
     if not planted:
         return []
     canaries = planted[0].canaries
@@ -147,20 +149,46 @@ def centred(signal: np.ndarray) -> np.ndarray:
     return signal if runs == 1 else signal - (signal.sum(0) - signal) / (runs - 1)
 
 
-def plant(cfg: Canary, task: Task, shadows: Shadows, seed: int) -> list[Planted]:
-    """For every run coins for the same canaries, and a model trained on R and those whose coin fell on 1. Empty: too few."""
+@dataclass(frozen=True)
+class Tosses:
+    """The canaries, for every run those whose coin fell on 1 (`coins` [m] bool), and the rest of holdout."""
+
+    canaries: Split
+    coins: list[np.ndarray]
+    rest: Split
+    shadows: Shadows
+
+    @property
+    def inside(self) -> list[Split]:
+        return [self.canaries.subset(tossed, "forget") for tossed in self.coins]
+
+    @property
+    def wanted(self) -> Wanted:
+        """For every run a model trained on R and the canaries that are inside."""
+        return self.shadows.on("canaries", [concat([self.shadows.task.retain, part], "train") for part in self.inside])
+
+
+def toss(cfg: Canary, shadows: Shadows, seed: int) -> Tosses | None:
+    """Coins for the same canaries in every run; None where holdout is too small."""
+    task = shadows.task
     count = min(cfg.canaries, len(task.holdout) // 2)
     if count < cfg.fewest:
-        return []
+        return None
     chosen = np.zeros(len(task.holdout), dtype=bool)
     chosen[numpy_generator(seed, "canaries").permutation(len(chosen))[:count]] = True
     canaries = mislabelled(task, task.holdout.subset(chosen, "canaries"), derive(seed, "canary labels"))
-    rest = task.holdout.subset(~chosen, "holdout")
     coins = [numpy_generator(seed, "canary coins", run).random(count) < 0.5 for run in range(cfg.runs)]
-    inside = [canaries.subset(tossed, "forget") for tossed in coins]
-    trained = shadows.trained_on("canaries", [concat([task.retain, part], "train") for part in inside])
-    return [Planted(canaries, tossed, task.replaced(model.model, forget=part, holdout=rest))
-            for tossed, part, model in zip(coins, inside, trained, strict=True)]
+    return Tosses(canaries, coins, task.holdout.subset(~chosen, "holdout"), shadows)
+
+
+def plant(cfg: Canary, shadows: Shadows, seed: int) -> list[Planted]:
+    """For every run coins for the same canaries, and a model trained on R and those whose coin fell on 1. Empty: too few."""
+    tosses = toss(cfg, shadows, seed)
+    if tosses is None:
+        return []
+    trained = shadows.made(tosses.wanted)
+    return [Planted(tosses.canaries, tossed, shadows.task.replaced(model.model, forget=part, holdout=tosses.rest))
+            for tossed, part, model in zip(tosses.coins, tosses.inside, trained, strict=True)]
 
 
 def mislabelled(task: Task, split: Split, seed: int) -> Split:
