@@ -1,4 +1,4 @@
-"""Audits, one file each, found by their file name. `lethe.audits.Klom` is the config class of klom."""
+"""Audits, one file each, found by their file name. `lethe.audits.KLoM` is the config class of klom."""
 
 from __future__ import annotations
 

@@ -89,9 +89,9 @@ def test_controls_on_the_tiny_language_model():
 def test_fast_scores_equal_a_pass_of_their_own():
     """LOSS and Min-K++ of one text, from the logits."""
     task, subject = tiny.lm(), pool()[0]
-    from lethe.audits.lm.mia_lm import MiaLm, scores
+    from lethe.audits.lm.mia_lm import MIALM, scores
 
-    found = scores(MiaLm(), subject, task.forget)
+    found = scores(MIALM(), subject, task.forget)
     row = task.forget.batch([2])
     with torch.no_grad():
         logp = subject.model(input_ids=row.ids).logits.log_softmax(-1)[0]

@@ -7,7 +7,7 @@ import math
 import torch
 from tiny import TASKS
 
-from lethe.audits.diffusion.pointwise_mi import PointwiseMi, information, measure
+from lethe.audits.diffusion.pointwise_mi import PointwiseMI, information, measure
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
 
@@ -43,6 +43,6 @@ def test_a_model_that_ignores_prompts_has_none() -> None:
             module.weight.zero_()
     subject, original = Subject("deaf", model, task), Subject("original", task.original, task)
     panel = Panel(task, original, [])
-    deaf = {v.metric: v.value for v in measure.measure(PointwiseMi(levels=4), subject, panel)}
-    before = {v.metric: v for v in measure.measure(PointwiseMi(levels=4), original, panel)}
+    deaf = {v.metric: v.value for v in measure.measure(PointwiseMI(levels=4), subject, panel)}
+    before = {v.metric: v for v in measure.measure(PointwiseMI(levels=4), original, panel)}
     assert deaf["mi_forget"] < 1e-6 and before["mi_forget"].value > 0 and before["mi_forget"].n == len(task.forget)

@@ -10,7 +10,7 @@ import tiny
 import torch
 from lm_world import blend, examined, pool, pushed, steered
 
-from lethe.audits.lm.uds import Uds, depth, drops
+from lethe.audits.lm.uds import UDS, depth, drops
 from lethe.core.evidence import INSIDE, OUTSIDE
 from lethe.judge.panel import Panel
 from lethe.models.lm import decoder
@@ -32,7 +32,7 @@ def test_patching_equals_the_slow_form():
     """One example alone: the block's output replaced position by position."""
     task, source = tiny.lm(), pool()[0]
     original = Subject("original", task.original, task)
-    found = drops(Uds(), source, Panel(task, original, []))
+    found = drops(UDS(), source, Panel(task, original, []))
     row, layer = task.forget.batch([2]), 1
     last = int(row.length[0]) - 1
     places = [t - 1 for t in range(last) if row.labels[0, t] != -100]                 # without the end token

@@ -9,7 +9,7 @@ from tiny import classification
 
 from lethe.core.split import Split
 from lethe.errors import RequestError
-from lethe.methods.classification.amun import Amun, adversarial, attacked, projected
+from lethe.methods.classification.amun import AMUN, adversarial, attacked, projected
 from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop
 
@@ -27,16 +27,16 @@ def test_the_boundary_of_a_linear_model_is_found_at_its_distance() -> None:
         model.bias.zero_()
     split = Split({"x": torch.tensor([[0.7, 5.0], [-0.2, 1.0]]), "y": torch.tensor([0, 0])}, "forget")
     task = Classification(model, {"forget": split})
-    x, y, found = attacked(model, task, split.batch([0, 1]), Amun(radius=0.2))
+    x, y, found = attacked(model, task, split.batch([0, 1]), AMUN(radius=0.2))
     assert found.all() and y.tolist() == [1, 1]
     away = (x - split.columns["x"]).norm(dim=1)
     assert 0.7 < away[0] <= 0.8 and away[1] == 0   # the second is wrong as it is
-    assert not attacked(model, task, split.batch([0]), Amun(radius=0.2, doublings=1))[2].any()
+    assert not attacked(model, task, split.batch([0]), AMUN(radius=0.2, doublings=1))[2].any()
 
 
 def test_every_adversarial_example_is_called_what_it_is_taught_as() -> None:
     task = classification()
-    split = adversarial(task, Loop(task), Amun())
+    split = adversarial(task, Loop(task), AMUN())
     with torch.no_grad():
         said = task.original(split.columns["x"]).argmax(1)
     assert torch.equal(said, split.columns["y"]) and len(split) == len(task.forget)

@@ -10,7 +10,7 @@ from tiny import classification
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.errors import RequestError
-from lethe.methods.classification.aru import Aru, best_other, retain_like, triplet
+from lethe.methods.classification.aru import ARU, best_other, retain_like, triplet
 from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop
 
@@ -28,7 +28,7 @@ def test_triplet_by_hand() -> None:
 def test_retain_like_inputs_stay_within_the_bound_and_are_called_otherwise() -> None:
     task = classification()
     loop = Loop(task)
-    cfg = Aru(bound=2.0)
+    cfg = ARU(bound=2.0)
     like = retain_like(task, loop, cfg)
     assert loop.cost.examples == cfg.attack_steps * len(task.forget)
     with torch.no_grad():
@@ -62,8 +62,8 @@ def test_a_bound_that_carries_nothing_over_is_refused() -> None:
 def test_the_bound_doubles_until_something_crosses() -> None:
     task = classification()
     loop = Loop(task)
-    like = retain_like(task, loop, Aru(bound=1e-3, doublings=14))
-    assert 0 < len(like) < len(task.forget) and loop.cost.examples > 5 * Aru().attack_steps * len(task.forget)
+    like = retain_like(task, loop, ARU(bound=1e-3, doublings=14))
+    assert 0 < len(like) < len(task.forget) and loop.cost.examples > 5 * ARU().attack_steps * len(task.forget)
 
 
 def test_images_in_bytes_are_attacked_in_units_of_the_input() -> None:
@@ -72,7 +72,7 @@ def test_images_in_bytes_are_attacked_in_units_of_the_input() -> None:
     stored = {n: Split({"x": (s.columns["x"] - low).mul(20).clamp(0, 255).to(torch.uint8), "y": s.columns["y"]}, n)
               for n, s in task.splits.items() if n != "holdout"}
     bytes_task = Classification(task.original, stored)
-    like = retain_like(bytes_task, Loop(bytes_task), Aru(bound=3.0))
+    like = retain_like(bytes_task, Loop(bytes_task), ARU(bound=3.0))
     assert like.columns["x"].is_floating_point() and like.columns["x"].max() <= 1 + 3.0
 
 

@@ -16,7 +16,7 @@ from lethe.audits.diffusion.concept_inversion import ConceptInversion
 from lethe.audits.diffusion.concept_inversion import measure as concept_inversion
 from lethe.audits.diffusion.erasure import Erasure
 from lethe.audits.diffusion.erasure import measure as erasure
-from lethe.audits.diffusion.pointwise_mi import PointwiseMi
+from lethe.audits.diffusion.pointwise_mi import PointwiseMI
 from lethe.audits.diffusion.pointwise_mi import measure as pointwise_mi
 from lethe.core.task import Task
 from lethe.judge.panel import Panel
@@ -43,7 +43,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 def seen(task: Task, model: torch.nn.Module) -> dict[str, float]:
     subject = Subject("model", model, task)
     panel = Panel(task, Subject("original", task.original, task), [])
-    values = erasure.measure(Erasure(per_prompt=16), subject, panel) + pointwise_mi.measure(PointwiseMi(), subject, panel)
+    values = erasure.measure(Erasure(per_prompt=16), subject, panel) + pointwise_mi.measure(PointwiseMI(), subject, panel)
     found = {value.metric: value.value for value in values}
     print({name: round(value, 3) for name, value in found.items()})
     return found

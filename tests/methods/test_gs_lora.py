@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.errors import RequestError
-from lethe.methods.classification.gs_lora import Change, Changes, GsLora, block, changed_layers, merge, requests, short_of, shrunk
+from lethe.methods.classification.gs_lora import Change, Changes, GSLoRA, block, changed_layers, merge, requests, short_of, shrunk
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.train.loop import Loop
@@ -44,11 +44,11 @@ def test_bounded_ascent_stops_at_its_bound() -> None:
 
 
 def test_groups_are_blocks_and_changes_stay_out_of_attention_and_head() -> None:
-    names = changed_layers(GsLora(), images())
+    names = changed_layers(GSLoRA(), images())
     assert names == ["blocks.0.fc1", "blocks.0.fc2", "blocks.1.fc1", "blocks.1.fc2"]
     assert [block(n) for n in names] == ["blocks.0"] * 2 + ["blocks.1"] * 2
     with pytest.raises(RequestError, match="match no linear layer"):
-        changed_layers(GsLora(layers=("nothing",)), images())
+        changed_layers(GSLoRA(layers=("nothing",)), images())
 
 
 def test_merging_changes_no_answer() -> None:
@@ -71,8 +71,8 @@ def test_merging_changes_no_answer() -> None:
 
 def test_requests_come_class_by_class() -> None:
     task = images()
-    assert [set(part.columns["y"].tolist()) for part in requests(GsLora(), task.forget)] == [{0}, {1}]
-    assert requests(GsLora(sequence="once"), task.forget) == [task.forget]
+    assert [set(part.columns["y"].tolist()) for part in requests(GSLoRA(), task.forget)] == [{0}, {1}]
+    assert requests(GSLoRA(sequence="once"), task.forget) == [task.forget]
     outcome = run("gs_lora", task, epochs=1)
     assert len(outcome.notes) == 2 and "class 1" in outcome.notes[1]
 

@@ -8,7 +8,7 @@ from tiny import TASKS
 from lethe.api import forget
 from lethe.core.seeds import generator
 from lethe.core.split import Batch
-from lethe.methods.diffusion.mim_mu import MimMu, banded, drift, mim_loss, unconditional
+from lethe.methods.diffusion.mim_mu import MiMMU, banded, drift, mim_loss, unconditional
 from lethe.methods.diffusion.sdd import SDD, sdd_loss
 from lethe.train.loop import Loop
 
@@ -27,7 +27,7 @@ def test_the_band_limits_the_timesteps() -> None:
 
 def test_prompts_stop_mattering_for_the_concept() -> None:
     task = TASKS["diffusion"]()
-    outcome = forget(task, MimMu(lr=3e-3, epochs=4), progress=False)
+    outcome = forget(task, MiMMU(lr=3e-3, epochs=4), progress=False)
     batch = task.draw(task.forget.batch(range(16)), generator(0, "look"), False)
     free = unconditional(task, task.original, batch)
     with torch.no_grad():
@@ -41,11 +41,11 @@ def test_prompts_stop_mattering_for_the_concept() -> None:
 def test_drift_is_zero_at_the_original_and_noted_when_large() -> None:
     task = TASKS["diffusion"]()
     assert drift(task, task.original, task.original, Loop(task)) == 0
-    assert "moved by" in forget(task, MimMu(lr=3e-3, epochs=2, drift=0.0), progress=False).notes[0]
+    assert "moved by" in forget(task, MiMMU(lr=3e-3, epochs=2, drift=0.0), progress=False).notes[0]
 
 
 def test_mim_mu_sees_no_retained_data_and_both_start_alike() -> None:
     task = TASKS["diffusion"]()
     one = {"lr": 1e-3, "epochs": 0.5, "batch_size": 8}   # a single step: the targets are still equal
-    a, b = (dict(forget(task, cfg, progress=False).model.named_parameters()) for cfg in (MimMu(**one), SDD(**one)))
+    a, b = (dict(forget(task, cfg, progress=False).model.named_parameters()) for cfg in (MiMMU(**one), SDD(**one)))
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)

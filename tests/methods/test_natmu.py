@@ -11,7 +11,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import DataError, NeedsUnmet
-from lethe.methods.classification.natmu import Natmu, hybrids, likely, masks
+from lethe.methods.classification.natmu import NatMU, hybrids, likely, masks
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.train.loop import Loop, Settings
@@ -30,7 +30,7 @@ def squares(kind: torch.dtype = torch.float32, classes: int = 3) -> Task:
 
 
 def mixed(task: Task, **options: object) -> Split:
-    return hybrids(Natmu(**options), task, Loop(task, Settings(seed=0)))
+    return hybrids(NatMU(**options), task, Loop(task, Settings(seed=0)))
 
 
 def test_golden_masks() -> None:

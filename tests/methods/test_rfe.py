@@ -14,7 +14,7 @@ from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.select import Where, divide
 from lethe.errors import RequestError
-from lethe.methods.general.rfe import Rfe, capped, guarded, nearness, orthogonal, parted, price
+from lethe.methods.general.rfe import RFE, capped, guarded, nearness, orthogonal, parted, price
 from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop
 
@@ -78,7 +78,7 @@ def test_recovery_learns_the_adjacent_without_the_forgotten() -> None:
     task = classification()
     options = {"lr": 1e-2, "epochs": 5}
     hurt, given = (run("rfe", task, recover_epochs=n, recover_lr=3e-2, **options).model for n in (0, 20))
-    adjacent, _ = parted(task, Loop(task), Rfe().adjacent)
+    adjacent, _ = parted(task, Loop(task), RFE().adjacent)
     whole = adjacent.batch(range(len(adjacent)))
     with torch.no_grad():
         before, after = (float(task.nll(m, whole).mean()) for m in (hurt, given))

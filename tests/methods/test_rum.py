@@ -17,7 +17,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
-from lethe.methods.general.rum import Rum, parted, scored
+from lethe.methods.general.rum import RUM, parted, scored
 from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Modifiers
 from lethe.train.modifiers.where import Selection
@@ -51,7 +51,7 @@ def wrong_among_right() -> Task:
 @pytest.mark.parametrize("score", ["refit", "influential", pytest.param("memorised", marks=pytest.mark.slow)])
 def test_scores_tell_wrong_labels_from_right_ones(score: str) -> None:
     task = wrong_among_right()
-    scores = scored(Rum(score=score), task, Loop(task))
+    scores = scored(RUM(score=score), task, Loop(task))
     order = scores.argsort(descending=True)[:8]
     assert (order < 8).sum() >= 6   # of the 8 highest; by chance 2.7
 
@@ -88,7 +88,7 @@ def test_parts_start_where_the_last_one_ended_and_keep_those_to_come(monkeypatch
     task = classification()
     monkeypatch.setattr("lethe.methods.general.rum.catalogue.load", load)
     record = real("methods", "rum")
-    record.run(Rum(low="finetune", mid="finetune", high="neggrad_plus"), task.granted(record.needs), Loop(task))
+    record.run(RUM(low="finetune", mid="finetune", high="neggrad_plus"), task.granted(record.needs), Loop(task))
     (_, low), (_, mid), (_, high) = seen
     forgotten = [set(part.forget.ids) for part in (low, mid, high)]
     assert set.union(*forgotten) == set(task.forget.ids) and sum(map(len, forgotten)) == len(task.forget)
@@ -129,7 +129,7 @@ def test_adapters_are_refused() -> None:
     task = classification()
     record = catalogue.load("methods", "rum")
     with pytest.raises(RequestError, match="adapter"):
-        record.run(Rum(), task.granted(record.needs), Loop(task, modifiers=Modifiers(where=Adds())))
+        record.run(RUM(), task.granted(record.needs), Loop(task, modifiers=Modifiers(where=Adds())))
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 from tiny import TASKS
 
 from lethe.api import forget
-from lethe.methods.diffusion.mim_mu import MimMu
+from lethe.methods.diffusion.mim_mu import MiMMU
 from lethe.methods.diffusion.sdd import SDD, sdd_loss
 
 
@@ -21,7 +21,7 @@ def test_the_target_is_the_edited_models_own() -> None:
     task = TASKS["diffusion"]()
     two = {"lr": 1e-2, "epochs": 1.0, "batch_size": 8}
     assert len(task.forget) == 16   # two steps
-    a, b = (dict(forget(task, cfg, progress=False).model.named_parameters()) for cfg in (MimMu(**two), SDD(**two)))
+    a, b = (dict(forget(task, cfg, progress=False).model.named_parameters()) for cfg in (MiMMU(**two), SDD(**two)))
     moved = [name for name, p in b.items() if not torch.equal(p, task.original.get_parameter(name))]
     assert moved and all("attn2" in name for name in moved)
     assert max(float((a[name] - b[name]).detach().abs().max()) for name in moved) > 1e-4

@@ -8,7 +8,7 @@ from running import run
 from tiny import classification
 
 from lethe.errors import RequestError
-from lethe.methods.classification.slug import Slug, front, search
+from lethe.methods.classification.slug import SLUG, front, search
 from lethe.methods.classification.slug import run as slug
 from lethe.train.loop import Loop, Modifiers
 
@@ -67,4 +67,4 @@ def test_looks_are_counted_and_bounded() -> None:
 def test_biases_alone_are_refused() -> None:
     view = classification().granted({"forget", "retain"})
     with pytest.raises(RequestError, match="no weight matrix"):
-        slug.run(Slug(), view, Loop(view, modifiers=Modifiers(where={"name": "names", "patterns": ("*.bias",)})))
+        slug.run(SLUG(), view, Loop(view, modifiers=Modifiers(where={"name": "names", "patterns": ("*.bias",)})))

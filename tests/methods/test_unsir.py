@@ -13,7 +13,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
 from lethe.errors import RequestError
 from lethe.maths.losses import cross_entropy
-from lethe.methods.classification.unsir import Unsir, learned_noise, noise_loss
+from lethe.methods.classification.unsir import UNSIR, learned_noise, noise_loss
 from lethe.train.loop import Loop
 
 
@@ -25,15 +25,15 @@ def test_golden_loss() -> None:
 def test_the_noise_maximises_the_error_of_the_original_and_leaves_it_alone() -> None:
     task, labels = classification(), torch.full((32,), 3)
     print_before = state_fingerprint(task.original)
-    drawn = learned_noise(Unsir(noise_steps=1, noise_lr=1e-9), task, Loop(task), labels)
-    shaped = learned_noise(Unsir(noise_steps=40, penalty=0.0), task, Loop(task), labels)
+    drawn = learned_noise(UNSIR(noise_steps=1, noise_lr=1e-9), task, Loop(task), labels)
+    shaped = learned_noise(UNSIR(noise_steps=40, penalty=0.0), task, Loop(task), labels)
 
     def error(noise: torch.Tensor) -> float:
         with torch.no_grad():
             return float(cross_entropy(task.original(noise), labels).mean())
 
     assert error(shaped.columns["x"]) > error(drawn.columns["x"]) + 2
-    tame = learned_noise(Unsir(noise_steps=40, penalty=10.0), task, Loop(task), labels)
+    tame = learned_noise(UNSIR(noise_steps=40, penalty=10.0), task, Loop(task), labels)
     assert tame.columns["x"].norm() < 0.5 * drawn.columns["x"].norm()
     assert state_fingerprint(task.original) == print_before
 

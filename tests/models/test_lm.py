@@ -13,7 +13,7 @@ import lethe
 from lethe.core.modules import state_fingerprint
 from lethe.core.sequences import IGNORED
 from lethe.errors import DataError, LabelOutOfRange, ModelError, OutOfRange, PickleRefused, RequestError
-from lethe.methods.lm.npo import Npo
+from lethe.methods.lm.npo import NPO
 from lethe.models.lm import decoder
 from lethe.models.lm import open as lm
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
@@ -216,7 +216,7 @@ def test_adapters_are_merged_when_saved(task: lm.Language, tmp_path: Path) -> No
     from lethe.methods.lm.npo import run
 
     loop = Loop(task, modifiers=Modifiers(where={"name": "lora", "rank": 2}))
-    outcome = run.run(Npo(lr=1e-2, epochs=1, warmup=0), task.granted(run.needs), loop)
+    outcome = run.run(NPO(lr=1e-2, epochs=1, warmup=0), task.granted(run.needs), loop)
     assert outcome.kind == "adapter"
     task.save_model(outcome.model, tmp_path)
     batch = task.forget.batch(range(4))

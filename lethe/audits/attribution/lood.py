@@ -38,7 +38,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Lood:
+class LOOD:
     """Options of LOOD."""
 
     limit: Count = 1500        # retained and forgotten examples each; a seeded sample        [ours]
@@ -59,7 +59,7 @@ class Lood:
     depth="standard",
     blind="It reads the input of the head under one kernel; what a model hides in its head or in other directions stays unseen.",
 )
-def measure(cfg: Lood, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: LOOD, subject: Subject, panel: Panel) -> list[Value]:
     if not (labelled(panel.task) or valued(panel.task)):
         return []
     forget, retain = (panel.part(split, cfg.limit) for split in (panel.task.forget, panel.task.retain))

@@ -45,7 +45,7 @@ ATTACKS = ("t_error", "clid", "secmi", "pia", "norm")
 
 
 @config
-class MiaDiffusion:
+class MIADiffusion:
     """Options of the membership attacks on diffusion models. Times are shares of the noise schedule."""
 
     pairs: Count = 16            # (t, ε) pairs, t evenly between `low` and `high`      [ours]
@@ -74,7 +74,7 @@ class MiaDiffusion:
     depth="standard",
     blind="One threshold for all pictures; a picture that is reproduced only for another wording is not asked about.",
 )
-def measure(cfg: MiaDiffusion, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: MIADiffusion, subject: Subject, panel: Panel) -> list[Value]:
     task = panel.task
     others = panel.once(("mia_diffusion",), lambda: task.holdout.subset(never_seen(task.forget, task.holdout), "holdout"))
     if len(others) < cfg.fewest:
@@ -95,7 +95,7 @@ def never_seen(forget: Split, holdout: Split) -> np.ndarray:
     return (alike if alike.any() else np.ones(len(holdout), dtype=bool)) & fresh
 
 
-def scores(cfg: MiaDiffusion, subject: Subject, split: Split) -> dict[str, np.ndarray]:
+def scores(cfg: MIADiffusion, subject: Subject, split: Split) -> dict[str, np.ndarray]:
     """Every attack's score of every picture, higher is more member-like.  -> {attack: [n]}"""
     parts = []
     with evaluating(subject.model.to(subject.device)):
@@ -104,7 +104,7 @@ def scores(cfg: MiaDiffusion, subject: Subject, split: Split) -> dict[str, np.nd
     return {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in ATTACKS}
 
 
-def attacked(cfg: MiaDiffusion, subject: Subject, batch: Batch) -> dict[str, Tensor]:
+def attacked(cfg: MIADiffusion, subject: Subject, batch: Batch) -> dict[str, Tensor]:
     """The scores of one batch.  -> {attack: [n]}"""
     task: Any = subject.task
     x, alphas, last = batch.image, task.alphas_cumprod.to(batch.image.device), len(task.alphas_cumprod) - 1

@@ -34,7 +34,7 @@ INF = float("inf")
 
 
 @config
-class PointwiseMi:
+class PointwiseMI:
     """Options of the pointwise mutual information."""
 
     levels: Count = 12            # noise levels                                        [ours]
@@ -53,7 +53,7 @@ class PointwiseMi:
     depth="standard",
     blind="It asks about the captions of the forget pictures only: another wording may still carry the information.",
 )
-def measure(cfg: PointwiseMi, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: PointwiseMI, subject: Subject, panel: Panel) -> list[Value]:
     task: Any = panel.task
     values = []
     for name in ("forget", "retain"):
@@ -62,7 +62,7 @@ def measure(cfg: PointwiseMi, subject: Subject, panel: Panel) -> list[Value]:
     return values
 
 
-def informations(cfg: PointwiseMi, task: Any, subject: Subject, split: Split) -> Tensor:
+def informations(cfg: PointwiseMI, task: Any, subject: Subject, split: Split) -> Tensor:
     """i(x; c) of the first examples of a split.  -> [n]"""
     some = split.subset(range(min(cfg.limit, len(split))), split.name)
     total = len(task.alphas_cumprod)

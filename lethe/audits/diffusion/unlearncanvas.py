@@ -33,7 +33,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Unlearncanvas:
+class UnlearnCanvas:
     """Options of the UnlearnCanvas numbers."""
 
     per_prompt: Count = 5         # pictures per prompt                                 [UnlearnCanvas: 5 seeds]
@@ -53,7 +53,7 @@ class Unlearncanvas:
     depth="standard",
     blind="The judge always names a value that it knows; pictures of nothing count as forgotten.",
 )
-def measure(cfg: Unlearncanvas, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: UnlearnCanvas, subject: Subject, panel: Panel) -> list[Value]:
     task: Any = panel.task
     judge, attribute = task.judge, task.judge.attribute_of(task.concept)
     others = [name for name in judge.attributes if name != attribute]

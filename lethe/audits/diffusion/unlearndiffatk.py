@@ -46,7 +46,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Unlearndiffatk:
+class UnlearnDiffAtk:
     """Options of the adversarial prompt search."""
 
     tokens: Count = 3               # k, tokens in front of the prompt                  [official code, for objects]
@@ -71,7 +71,7 @@ class Unlearndiffatk:
     depth="deep",
     blind="One search for one prefix in front of the prompt; text states that no prompt has are not tried.",
 )
-def measure(cfg: Unlearndiffatk, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     task: Any = panel.task
     attacked, tested = divided(task, panel.seed)
     model = copied(subject.model, trainable=False).to(subject.device)
@@ -100,7 +100,7 @@ def divided(task: Any, seed: int) -> tuple[Split, list[str]]:
     return (task.forget.subset(free, "forget") if free else task.forget), tested
 
 
-def search(cfg: Unlearndiffatk, task: Any, model: torch.nn.Module, pictures: Split, seed: int, device: str
+def search(cfg: UnlearnDiffAtk, task: Any, model: torch.nn.Module, pictures: Split, seed: int, device: str
            ) -> tuple[Tensor, list[float]]:
     """The tokens of the candidate with the least loss, and every candidate's loss.  -> [k], [rounds]"""
     embeddings = table(task)
@@ -131,7 +131,7 @@ def explains(task: Any, model: torch.nn.Module, batch: Batch, text: Tensor) -> T
     return (said - batch.noise).square().flatten(1).mean(1)
 
 
-def explained(cfg: Unlearndiffatk, task: Any, model: torch.nn.Module, pictures: Split, tokens: Tensor, seed: int, device: str
+def explained(cfg: UnlearnDiffAtk, task: Any, model: torch.nn.Module, pictures: Split, tokens: Tensor, seed: int, device: str
               ) -> float:
     """The loss of a prefix on fixed pictures, times and noise."""
     rng = generator(seed, "unlearndiffatk looks")

@@ -47,7 +47,7 @@ SHAPELESS = 64   # models a side from which the nearest-neighbour form is given
 
 
 @config
-class Klom:
+class KLoM:
     """Options of KLoM."""
 
     models: Count = 4      # models on each side; values for other numbers are not comparable   [ours: 8 references]
@@ -139,7 +139,7 @@ def permutation_p(p: np.ndarray, q: np.ndarray, rng: np.random.Generator, count:
     blind="It compares margins at the given examples only; two models can agree there and differ elsewhere.",
     trains=lambda cfg, shadows, seed, depth: taken(cfg, shadows, depth),
 )
-def measure(cfg: Klom, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: KLoM, subject: Subject, panel: Panel) -> list[Value]:
     values = []
     for name in ("forget", "retain", "holdout"):
         if not panel.task.has(name):
@@ -156,7 +156,7 @@ def _shift(name: str, split: Split, subject: Subject, panel: Panel) -> Value:
     return Value(f"margin_shift_{name}", float(np.median(shift)), n=len(shift), per_sample=shift)
 
 
-def _klom(cfg: Klom, name: str, split: Split, subject: Subject, panel: Panel) -> list[Value]:
+def _klom(cfg: KLoM, name: str, split: Split, subject: Subject, panel: Panel) -> list[Value]:
     """Nothing when there are not k models on each side."""
     ours, theirs = panel.ensembles(_with_siblings(cfg, subject, panel), cfg.models)
     if not ours:
@@ -180,7 +180,7 @@ def _klom(cfg: Klom, name: str, split: Split, subject: Subject, panel: Panel) ->
     return found
 
 
-def taken(cfg: Klom, shadows: Shadows, depth: str) -> list[Wanted]:
+def taken(cfg: KLoM, shadows: Shadows, depth: str) -> list[Wanted]:
     """What siblings are made of: originals trained anew and, for a procedure that retrains, retrained models."""
     count = cfg.models - 1
     if depth != "deep" or shadows.limit < cfg.models or not count:
@@ -188,7 +188,7 @@ def taken(cfg: Klom, shadows: Shadows, depth: str) -> list[Wanted]:
     return [shadows.wholes(count), shadows.without(count, "repeated retrained")]
 
 
-def _with_siblings(cfg: Klom, subject: Subject, panel: Panel) -> Subject:
+def _with_siblings(cfg: KLoM, subject: Subject, panel: Panel) -> Subject:
     """The subject with models made as it was, from originals trained anew, where it has too few siblings."""
     enough = len(subject.siblings) >= cfg.models - 1 or panel.retrained
     if enough or panel.depth != "deep" or panel.shadows is None or subject.procedure is None or panel.shadows.limit < cfg.models:

@@ -43,7 +43,7 @@ SURE = 50.0   # ε where no error was made
 
 
 @config
-class Neurips:
+class NeurIPS:
     """Options of the challenge score."""
 
     models: Count = 64        # N; the plan's limit of shadows holds too                        [challenge: 512; ours: time]
@@ -128,7 +128,7 @@ def refuted(retrained: np.ndarray, unlearned: np.ndarray, rng: np.random.Generat
     blind="It compares one number per example, one example at a time; what only several or other outputs show is unseen.",
     trains=lambda cfg, shadows, seed, depth: taken(cfg, shadows),
 )
-def measure(cfg: Neurips, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: NeurIPS, subject: Subject, panel: Panel) -> list[Value]:
     shadows, procedure = panel.shadows, subject.procedure
     assert shadows is not None and procedure is not None
     count = min(cfg.models, shadows.limit)
@@ -137,7 +137,7 @@ def measure(cfg: Neurips, subject: Subject, panel: Panel) -> list[Value]:
     return panel.once(("neurips", cfg, procedure.key), lambda: _scored(cfg, count, subject, panel))
 
 
-def taken(cfg: Neurips, shadows: Shadows) -> list[Wanted]:
+def taken(cfg: NeurIPS, shadows: Shadows) -> list[Wanted]:
     """The pools of `_scored`: retrained models twice, and what the audited procedure and a retraining one start from."""
     count = min(cfg.models, shadows.limit)
     if count < cfg.fewest:
@@ -145,7 +145,7 @@ def taken(cfg: Neurips, shadows: Shadows) -> list[Wanted]:
     return [shadows.without(2 * count), shadows.without(count, "repeated retrained"), shadows.wholes(count)]
 
 
-def _scored(cfg: Neurips, count: int, subject: Subject, panel: Panel) -> list[Value]:
+def _scored(cfg: NeurIPS, count: int, subject: Subject, panel: Panel) -> list[Value]:
     task, shadows, procedure = panel.task, panel.shadows, subject.procedure
     assert shadows is not None and procedure is not None
     forget, rng = panel.part(task.forget, cfg.limit), numpy_generator(panel.seed, "neurips")

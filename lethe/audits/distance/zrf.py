@@ -32,7 +32,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Zrf:
+class ZRF:
     """Options of ZRF."""
 
     teachers: Count = 3       # random teachers that are averaged over                                       [ours]
@@ -62,7 +62,7 @@ def published(logits: Tensor, teachers: Tensor) -> Tensor:
     needs={"forget"},
     blind="It rewards answers that look random, which no retrained model need give; it says nothing of what is known inside.",
 )
-def measure(cfg: Zrf, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: ZRF, subject: Subject, panel: Panel) -> list[Value]:
     split = panel.part(panel.task.forget, cfg.limit)
     logits = subject.seen(split)["logits"]
 

@@ -44,7 +44,7 @@ Scores = dict[str, np.ndarray]
 
 
 @config
-class MiaLm:
+class MIALM:
     """Options of the attacks."""
 
     share: Fraction = 0.2     # of the tokens that Min-K % and Min-K %++ average              [Shi et al. 2023]
@@ -73,7 +73,7 @@ class MiaLm:
     needs={"forget", "holdout"},
     blind="Only the wording that was trained on: what a paraphrase or another prompt would bring out is not seen.",
 )
-def measure(cfg: MiaLm, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: MIALM, subject: Subject, panel: Panel) -> list[Value]:
     forget, holdout = (panel.part(split, cfg.examples) for split in (panel.task.forget, panel.task.holdout))
     inside, outside = scores(cfg, subject, forget), scores(cfg, subject, holdout)
     if panel.references:
@@ -97,7 +97,7 @@ def measure(cfg: MiaLm, subject: Subject, panel: Panel) -> list[Value]:
     return values
 
 
-def scores(cfg: MiaLm, subject: Subject, split: Split) -> Scores:
+def scores(cfg: MIALM, subject: Subject, split: Split) -> Scores:
     """The score of every text by each attack that needs one forward pass and no other model.  name -> [n]"""
     logp, mean, var = (subject.numbers(split, f"token_{key}") for key in ("logp", "mean", "var"))
     content, answer = (subject.seen(split)[key].numpy().astype(bool) for key in ("content_mask", "answer_mask"))
@@ -116,7 +116,7 @@ def compared(metric: str, members: np.ndarray, others: np.ndarray, fewest: int) 
     return [auc_value(metric, members, others)]
 
 
-def leaks(cfg: MiaLm, panel: Panel, forget: Split, holdout: Split, inside: Scores, outside: Scores) -> list[Value]:
+def leaks(cfg: MIALM, panel: Panel, forget: Split, holdout: Split, inside: Scores, outside: Scores) -> list[Value]:
     """PrivLeak and s_MIA against the mean AUC of the retrained models."""
     found: list[Value] = []
     for name, key, measure_of in (("privleak", "muse", privleak), ("s_mia", "min_k", s_mia)):

@@ -42,7 +42,7 @@ SHARE = 0.4   # of the tokens in PrivLeak
 
 
 @config
-class Muse:
+class MUSE:
     """Options of MUSE."""
 
     examples: Count = 100        # of each split at most; a seeded sample                        [MUSE: 100 questions]
@@ -92,7 +92,7 @@ def _trend(x: np.ndarray, utilities: Sequence[float]) -> Trend:
     depth="deep",
     blind="Greedy answers only: what other prompts, sampling or relearning bring out is not seen.",
 )
-def measure(cfg: Muse, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: MUSE, subject: Subject, panel: Panel) -> list[Value]:
     task = panel.task
     values = [mean_value("verbmem", verbatim(cfg, subject, panel.part(task.forget, cfg.examples)))]
     for name in ("forget", "retain"):
@@ -107,7 +107,7 @@ def measure(cfg: Muse, subject: Subject, panel: Panel) -> list[Value]:
     return values
 
 
-def verbatim(cfg: Muse, subject: Subject, split: Split) -> np.ndarray:
+def verbatim(cfg: MUSE, subject: Subject, split: Split) -> np.ndarray:
     """ROUGE-L F1 of each continuation with the truth, both cut to `new_tokens`.  -> [n]"""
     tokenizer = subject.task.tokenizer   # type: ignore[attr-defined]
     heads, tails = [], []
@@ -120,7 +120,7 @@ def verbatim(cfg: Muse, subject: Subject, split: Split) -> np.ndarray:
     return np.array([rouge_l_f1(a, b) for a, b in zip(made, cut, strict=True)])
 
 
-def knowledge(cfg: Muse, subject: Subject, panel: Panel, split: Split) -> np.ndarray:
+def knowledge(cfg: MUSE, subject: Subject, panel: Panel, split: Split) -> np.ndarray:
     """ROUGE-L F1 of each greedy answer.  -> [n]"""
     prompts = list(split.column("prompt"))
     if cfg.shots and panel.task.has("retain"):
@@ -131,7 +131,7 @@ def knowledge(cfg: Muse, subject: Subject, panel: Panel, split: Split) -> np.nda
     return np.array([rouge_l_f1(first_answer(a), b) for a, b in zip(made, split.column("answer"), strict=True)])
 
 
-def attack(cfg: Muse, subject: Subject, panel: Panel) -> float:
+def attack(cfg: MUSE, subject: Subject, panel: Panel) -> float:
     """AUC of Min-40 %, forget set above holdout."""
     sides = []
     for split in (panel.task.forget, panel.task.holdout):

@@ -30,7 +30,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Restor:
+class RESTOR:
     """Options of RESTOR."""
 
     examples: Count = 400     # facts at most; a seeded sample                                    [ours]
@@ -52,7 +52,7 @@ class Restor:
     depth="standard",
     blind="Facts that no question asks for, and other wordings of those that are asked.",
 )
-def measure(cfg: Restor, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: RESTOR, subject: Subject, panel: Panel) -> list[Value]:
     asked = panel.once(("restor", cfg), lambda: encoded(cfg, panel))
     choice = chosen(subject, *asked)
     shares = {name: (choice == place).astype(float) for place, name in enumerate(("clean", "corrupted", "other"))}
@@ -66,7 +66,7 @@ def measure(cfg: Restor, subject: Subject, panel: Panel) -> list[Value]:
     return values
 
 
-def encoded(cfg: Restor, panel: Panel) -> tuple[Split, int]:
+def encoded(cfg: RESTOR, panel: Panel) -> tuple[Split, int]:
     """Every fact with its options, true and corrupted first; their number."""
     part = panel.part(panel.task.splits["facts"], cfg.examples)
     false = list(part.column("corrupted_answer"))

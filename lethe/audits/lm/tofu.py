@@ -38,7 +38,7 @@ KNOWLEDGE = ("real_authors", "world_facts")   # splits with options, beside forg
 
 
 @config
-class Tofu:
+class TOFU:
     """Options of TOFU's metrics."""
 
     examples: Count = 400        # largest seeded sample of each split                                   [TOFU: 300]
@@ -71,7 +71,7 @@ class Tofu:
     depth="standard",
     blind="knowledge that other questions, sampling or relearning would bring out",
 )
-def measure(cfg: Tofu, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: TOFU, subject: Subject, panel: Panel) -> list[Value]:
     forget = scored(cfg, subject, panel, "forget")
     values = [
         mean("probability_forget", forget.probability), mean("paraphrase_probability_forget", forget.paraphrase),
@@ -115,7 +115,7 @@ class Scores:
         return np.stack([self.options if self.knowledge else self.probability, self.rouge, tofu.truthfulness(ratio)], 1)
 
 
-def scored(cfg: Tofu, subject: Subject, panel: Panel, name: str) -> Scores:
+def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
     """All scores of one model on one split, computed once."""
 
     def make() -> Scores:

@@ -35,7 +35,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Uds:
+class UDS:
     """Options of the depth score."""
 
     tau: NonNegative = 0.05    # nats per token above which a layer carries knowledge          [paper]
@@ -64,7 +64,7 @@ def depth(delta1: np.ndarray, delta2: np.ndarray, tau: float) -> np.ndarray:
     depth="standard",
     blind="It takes any disturbance of the hidden states for forgetting; read it beside utility.",
 )
-def measure(cfg: Uds, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: UDS, subject: Subject, panel: Panel) -> list[Value]:
     sources = panel.references[: cfg.references]
     delta1 = np.mean([once_drops(cfg, r, panel) for r in sources], 0)
     delta2 = once_drops(cfg, subject, panel)
@@ -77,12 +77,12 @@ def measure(cfg: Uds, subject: Subject, panel: Panel) -> list[Value]:
             Value("uds_layers", float((delta1 > cfg.tau).sum(1).mean()), n=len(row))]
 
 
-def once_drops(cfg: Uds, source: Subject, panel: Panel) -> np.ndarray:
+def once_drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
     """`drops`, once per model."""
     return panel.once(("uds", cfg, source), lambda: drops(cfg, source, panel))
 
 
-def drops(cfg: Uds, source: Subject, panel: Panel) -> np.ndarray:
+def drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
     """Δ of each example and layer when the source's states stand in for the original's.  -> [n, L]"""
     task, original = panel.task, panel.original.model.to(source.device)
     task.require_alike(original, source.model, "uds")   # type: ignore[attr-defined]

@@ -34,7 +34,7 @@ FREE = (-math.inf, math.inf)
 
 
 @config
-class Base:
+class BASE:
     """Options of BASE."""
 
     models: Count = 8            # shadows at most; the plan's limit holds too         [ours]
@@ -65,7 +65,7 @@ def base_scores(log_p: np.ndarray, log_mean_p: np.ndarray, c: float = 1.0) -> np
     blind="It compares with models that have unlearned nothing; traces that the probability of the label does not show are "
           "invisible to it.",
 )
-def measure(cfg: Base, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: BASE, subject: Subject, panel: Panel) -> list[Value]:
     shadows = panel.shadows
     assert shadows is not None
     count = min(cfg.models, shadows.limit)

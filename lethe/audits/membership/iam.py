@@ -35,7 +35,7 @@ EULER = 0.5772156649015329
 
 
 @config
-class Iam:
+class IAM:
     """Options of IAM."""
 
     models: Count = 1      # never-trained models in s_n at most                     [Wang et al.: one suffices]
@@ -70,7 +70,7 @@ def membership(
     depth="standard",
     blind="It looks only along the line from a never-trained signal to the original's; other traces are invisible to it.",
 )
-def measure(cfg: Iam, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: IAM, subject: Subject, panel: Panel) -> list[Value]:
     task, pool = panel.task, panel.references[: cfg.models]
     never, unseen = (np.mean([r.numbers(split, "signal") for r in pool], 0) for split in (task.forget, task.holdout))
     noise = panel.original.numbers(task.holdout, "signal") - unseen

@@ -43,7 +43,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Lira:
+class LiRA:
     """Options of LiRA."""
 
     variance: Literal["predictive", "fixed", "point"] = "predictive"   # Student t | one Gaussian | one per example  [ours]
@@ -70,7 +70,7 @@ class Lira:
     blind="It has no models that saw the data and unlearned it, so it is a lower bound on what an attacker who can run "
           "the unlearning method himself would see.",
 )
-def measure(cfg: Lira, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: LiRA, subject: Subject, panel: Panel) -> list[Value]:
     task, unseen = panel.task, panel.unseen()
     if unseen.sum() < cfg.fewest:
         return []
@@ -85,7 +85,7 @@ def measure(cfg: Lira, subject: Subject, panel: Panel) -> list[Value]:
     return values + (_online(cfg, subject, panel.shadows) if panel.shadows else [])
 
 
-def _online(cfg: Lira, subject: Subject, shadows: Shadows) -> list[Value]:
+def _online(cfg: LiRA, subject: Subject, shadows: Shadows) -> list[Value]:
     count = min(cfg.models, shadows.limit)
     inside, members, others = shadows.sides(count)
     known = members | others

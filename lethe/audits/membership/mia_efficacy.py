@@ -36,7 +36,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class MiaEfficacy:
+class MIAEfficacy:
     """Options of MIA efficacy."""
 
     compat: Literal["threshold", "svc"] = "threshold"   # exact best threshold | the published classifier   [ours; Jia et al.]
@@ -70,7 +70,7 @@ def svc_efficacy(members: np.ndarray, others: np.ndarray, forget: np.ndarray) ->
     needs={"forget", "retain", "holdout"},
     blind="It is an average over one threshold: a few remembered examples do not move it.",
 )
-def measure(cfg: MiaEfficacy, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: MIAEfficacy, subject: Subject, panel: Panel) -> list[Value]:
     task = panel.task
     usable = ~panel.removed(task.holdout)    # a class that is to vanish has no retained members to compare with
     if usable.sum() < cfg.fewest or len(task.retain) < cfg.fewest:

@@ -33,7 +33,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class MiaNn:
+class MIANN:
     """MIA-NN has no options."""
 
 
@@ -63,7 +63,7 @@ def nearest(shares: np.ndarray, labels: np.ndarray) -> np.ndarray:
     needs={"forget", "retain", "references"},
     blind="It sees how a forgotten class is divided among the others, not whether the class is still known.",
 )
-def measure(cfg: MiaNn, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: MIANN, subject: Subject, panel: Panel) -> list[Value]:
     task = panel.task
     labels = task.forget.columns["y"].numpy()
     width = subject.seen(task.forget)["logits"].shape[1]

@@ -40,7 +40,7 @@ GRID = tuple(i / 10 for i in range(11))
 
 
 @config
-class Rmia:
+class RMIA:
     """Options of RMIA."""
 
     models: Count = 8         # shadows at most; the plan's limit holds too              [ours; the paper has 1 to 254]
@@ -126,7 +126,7 @@ def reference_tune_offline_a(
     blind="It compares with models that have unlearned nothing; traces that the probability of the label does not show are "
           "invisible to it.",
 )
-def measure(cfg: Rmia, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: RMIA, subject: Subject, panel: Panel) -> list[Value]:
     shadows = panel.shadows
     assert shadows is not None
     count = min(cfg.models, shadows.limit)

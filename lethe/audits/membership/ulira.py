@@ -37,7 +37,7 @@ from lethe.pools.subject import Subject
 
 
 @config
-class Ulira:
+class ULiRA:
     """Options of U-LiRA."""
 
     models: Count = 64        # shadows at most; the plan's limit holds too                [Hayes et al.: 64 and more]
@@ -59,7 +59,7 @@ class Ulira:
     blind="It knows what this procedure does to models trained by this recipe; traces that the membership signal does not "
           "show are invisible to it.",
 )
-def measure(cfg: Ulira, subject: Subject, panel: Panel) -> list[Value]:
+def measure(cfg: ULiRA, subject: Subject, panel: Panel) -> list[Value]:
     shadows = panel.shadows
     assert shadows is not None and subject.procedure is not None
     limit = min(cfg.models, shadows.limit)

@@ -35,7 +35,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Amun:
+class AMUN:
     """Options of AMUN."""
 
     alpha: NonNegative = 1.0           # weight of the retain term; 0 turns it off           [paper: with and without R]
@@ -60,7 +60,7 @@ def projected(x: Tensor, centre: Tensor, radius: float) -> Tensor:
     return centre + away * (radius / length).clamp(max=1).view(-1, *[1] * (x.dim() - 1))
 
 
-def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: Amun) -> tuple[Tensor, Tensor, Tensor]:
+def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: AMUN) -> tuple[Tensor, Tensor, Tensor]:
     """(x', y', whether one was found).  -> [n, …], [n], [n]"""
     x = pixels(batch.x)
     best, said = x.clone(), task.outputs(original, batch).argmax(-1)
@@ -84,7 +84,7 @@ def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: A
     return best, said, found
 
 
-def adversarial(task: ClassificationTask, loop: Loop, cfg: Amun) -> Split:
+def adversarial(task: ClassificationTask, loop: Loop, cfg: AMUN) -> Split:
     """F' with the original's labels, without examples for which none was found."""
     original = task.original.to(loop.settings.device)
     with evaluating(original):
@@ -102,7 +102,7 @@ def adversarial(task: ClassificationTask, loop: Loop, cfg: Amun) -> Split:
 
 @method(needs={"forget", "original", "retain?"},
         uses={"inputs", "labels", "nll", "outputs"}, mechanism="relabel", instead={"retain": "alpha=0"})
-def run(cfg: Amun, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: AMUN, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     terms = {"retain": Term(task.retain, task.nll, cfg.alpha)} if cfg.alpha else {}
     model = loop.start()

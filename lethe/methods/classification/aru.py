@@ -35,7 +35,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Aru:
+class ARU:
     """Options of ARU."""
 
     bound: Positive = 0.05             # ε, in units of the model's input                    [open code]
@@ -81,7 +81,7 @@ def attacked(
     return x, task.outputs(original, batch.replace(x=x)).argmax(-1)
 
 
-def retain_like(task: ClassificationTask, loop: Loop, cfg: Aru) -> Split:
+def retain_like(task: ClassificationTask, loop: Loop, cfg: ARU) -> Split:
     """S: those of F that crossed the boundary, with the original's answers."""
     original = task.original.to(loop.settings.device)
     for bound in (cfg.bound * 2.0**j for j in range(cfg.doublings + 1)):
@@ -101,7 +101,7 @@ def retain_like(task: ClassificationTask, loop: Loop, cfg: Aru) -> Split:
 
 
 @method(needs={"forget", "original"}, uses={"inputs", "labels", "nll", "outputs"}, mechanism="relabel")
-def run(cfg: Aru, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: ARU, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     model = loop.start()
     like = retain_like(task, loop, cfg)

@@ -38,7 +38,7 @@ from lethe.train.loop import Loop
 
 
 @config
-class Damp:
+class DAMP:
     """Options of DAMP. Its strength has none: the probes decide."""
 
     examples: Count = 100              # of each class, at most, for prototypes and probes   [ours]
@@ -118,7 +118,7 @@ def prototypes(x: Tensor, y: Tensor) -> Tensor:
 
 
 @method(needs={"forget", "retain"}, uses={"labels", "outputs"}, mechanism="closed form")
-def run(cfg: Damp, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: DAMP, task: ClassificationTask, loop: Loop) -> Outcome:
     whole_classes(task.forget, task.retain, "DAMP")   # refused otherwise
     model = loop.start()
     forget, retain = (some_of_each(split, cfg.examples, loop.generator("damp", split.name))

@@ -28,7 +28,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Delete:
+class DELETE:
     """Options of DELETE."""
 
     lr: Positive = 5e-4                # SGD; the knob: above collapse                       [ours, digits CNN; paper 1e-4]
@@ -45,7 +45,7 @@ def without(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @method(needs={"forget", "original"}, uses={"labels", "outputs"}, mechanism="distil")
-def run(cfg: Delete, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: DELETE, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     target = loop.reference("delete", lambda m, b: without(task.outputs(m, b), b.y), task.forget)
 

@@ -36,7 +36,7 @@ GRID = torch.logspace(-3, 0.5, 141).tolist()   # multipliers that the calibratio
 
 
 @config
-class Dmm:
+class DMM:
     """Options of datamodel matching."""
 
     multiplier: NonNegative | None = None   # μ; null: calibrated on holdout, 1 without      [paper: 1; ours]
@@ -59,7 +59,7 @@ def calibrated(before: Tensor, shift: Tensor, labels: Tensor, unseen: float) -> 
 
 
 @method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "nll", "outputs"}, mechanism="distil")
-def run(cfg: Dmm, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: DMM, task: ClassificationTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
     count = min(len(task.retain), max(1, round(cfg.retain_multiplier * len(task.forget))))
     order = torch.randperm(len(task.retain), generator=loop.generator("dmm", "sample"))

@@ -33,7 +33,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Duck:
+class DUCK:
     """Options of DUCK."""
 
     pull: NonNegative = 1.0            # λ_f, weight of the pull to the wrong centre         [official code]
@@ -70,7 +70,7 @@ def distance(features: Tensor, targets: Tensor) -> Tensor:
 
 @method(needs={"forget", "retain", "original"},
         uses={"class_count", "features", "labels", "observe", "outputs"}, mechanism="features")
-def run(cfg: Duck, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: DUCK, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     means = class_centres(task, loop)
     chosen = loop.reference("duck", lambda m, b: nearest_wrong(task.features(m, b), b.y, means), task.forget)

@@ -44,7 +44,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Ebyd:
+class EBYD:
     """Options of EBYD."""
 
     exposure: Literal["confusion", "ascent", "prune", "perturb"] = "confusion"   # see above   [ours, digits; paper ascent]
@@ -70,7 +70,7 @@ def verdict(sizes: Tensor, ratio: float) -> tuple[bool, int]:
 
 
 @method(needs={"holdout"}, uses={"head", "inputs", "labels", "nll", "outputs", "relabel"}, mechanism="tuning")
-def run(cfg: Ebyd, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: EBYD, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.holdout.batch([0]))   # tokens are refused before any work
     order = torch.randperm(len(task.holdout), generator=loop.generator("defence"))[: cfg.defence]
     clean = task.holdout.subset(order.numpy(), "defence")
@@ -111,7 +111,7 @@ def run(cfg: Ebyd, task: ClassificationTask, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def exposure(cfg: Ebyd, task: ClassificationTask, loop: Loop, clean: Split, accuracy: Callable[[nn.Module], float]) -> nn.Module:
+def exposure(cfg: EBYD, task: ClassificationTask, loop: Loop, clean: Split, accuracy: Callable[[nn.Module], float]) -> nn.Module:
     """A copy of the original moved until its accuracy on the clean examples is at most the floor; ruined on purpose, so it is a
     fresh model to the loop: no watchdog takes it back."""
     model = loop.start(task.copy_of_original())
@@ -138,7 +138,7 @@ def exposure(cfg: Ebyd, task: ClassificationTask, loop: Loop, clean: Split, accu
     return model
 
 
-def relearn(cfg: Ebyd, task: ClassificationTask, loop: Loop, model: nn.Module, clean: Split, trigger: Trigger) -> None:
+def relearn(cfg: EBYD, task: ClassificationTask, loop: Loop, model: nn.Module, clean: Split, trigger: Trigger) -> None:
     """Teach the true labels with and without the recovered trigger."""
     def loss(m: nn.Module, batch: Batch) -> Tensor:
         return task.nll(m, batch.replace(x=trigger.on(pixels(batch.x))))

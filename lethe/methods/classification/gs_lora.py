@@ -47,7 +47,7 @@ ATTENTION = re.compile(r"(^|[._])(attn|attention|mix|qkv|[qkvo]_proj|out|query|k
 
 
 @config
-class GsLora:
+class GSLoRA:
     """Options of GS-LoRA and GS-LoRA++."""
 
     sequence: Literal["classes", "once"] = "classes"   # what a request is                   [paper]
@@ -134,7 +134,7 @@ def short_of(loss: Tensor, bound: float) -> Tensor:
 
 
 @method(needs={"forget", "retain", "original"}, uses={"class_count", "head", "labels", "outputs"}, mechanism="ascent")
-def run(cfg: GsLora, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: GSLoRA, task: ClassificationTask, loop: Loop) -> Outcome:
     names = changed_layers(cfg, task)
     model = loop.start(where=Changes(names, cfg.rank))
     places = {f"{name}.parametrizations.weight.0": name for name in names}
@@ -180,7 +180,7 @@ def plain(task: ClassificationTask, loop: Loop, model: nn.Module, names: Sequenc
     return twin
 
 
-def changed_layers(cfg: GsLora, task: ClassificationTask) -> list[str]:
+def changed_layers(cfg: GSLoRA, task: ClassificationTask) -> list[str]:
     """Names of the linear layers that get a change."""
     linear = [name for name, layer in task.original.named_modules() if isinstance(layer, nn.Linear)]
     head: str = task.head
@@ -197,7 +197,7 @@ def block(name: str) -> str:
     return found.group(1) if found else name
 
 
-def requests(cfg: GsLora, forget: Split) -> list[Split]:
+def requests(cfg: GSLoRA, forget: Split) -> list[Split]:
     """The forget set cut into requests."""
     if cfg.sequence == "once":
         return [forget]
@@ -205,7 +205,7 @@ def requests(cfg: GsLora, forget: Split) -> list[Split]:
     return [forget.subset((y == k).numpy(), f"class {k}") for k in y.unique().tolist()]
 
 
-def replay(cfg: GsLora, retain: Split, loop: Loop) -> Split:
+def replay(cfg: GSLoRA, retain: Split, loop: Loop) -> Split:
     """The part of the retain set that is replayed: at most `replay` examples of each class."""
     if not cfg.replay:
         return retain

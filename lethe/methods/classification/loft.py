@@ -38,7 +38,7 @@ WEIGHTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 @config
-class Loft:
+class LOFT:
     """Options of LOFT."""
 
     moments: Literal["raw", "centred"] = "raw"   # what M is                                 [ours, digits CNN; paper centred]
@@ -66,7 +66,7 @@ def projection(retain: Tensor, forget: Tensor, weight: float, size: int) -> Tens
 
 
 @method(needs={"forget", "retain", "original"}, uses={"features", "head", "labels"}, mechanism="closed form")
-def run(cfg: Loft, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: LOFT, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     name: str = task.head
     head = model.get_submodule(name)

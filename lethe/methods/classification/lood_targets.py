@@ -36,7 +36,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class LoodTargets:
+class LOODTargets:
     """Options of LOOD targets."""
 
     of: Literal["inputs", "features"] = "inputs"   # what the kernel compares                  [arXiv:2309.17310: inputs]
@@ -56,7 +56,7 @@ def shares(mean: np.ndarray) -> np.ndarray:
 
 
 @method(needs={"forget", "retain", "original"}, uses={"features", "inputs", "labels", "nll", "outputs"}, mechanism="distil")
-def run(cfg: LoodTargets, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: LOODTargets, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     retain = sample(task.retain, cfg.limit, numpy_generator(loop.seed, "triage"))
     classes = task.outputs(task.original, task.forget.batch([0])).shape[-1]

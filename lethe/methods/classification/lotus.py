@@ -36,7 +36,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Lotus:
+class LoTUS:
     """Options of LoTUS."""
 
     alpha: Positive = 8.0              # α, how fast the temperature answers the accuracy    [ours, digits CNN: 2–8; official 2]
@@ -86,7 +86,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 @method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "outputs"}, mechanism="distil")
-def run(cfg: Lotus, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: LoTUS, task: ClassificationTask, loop: Loop) -> Outcome:
     whole = not torch.isin(task.forget.columns["y"], task.retain.columns["y"]).any()
     aim = 0.0 if whole else cfg.unseen_accuracy
     original = task.original.to(loop.settings.device)

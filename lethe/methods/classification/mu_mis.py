@@ -30,7 +30,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class MuMis:
+class MUMis:
     """Options of MU-Mis."""
 
     delta: Fraction = 0.1              # stop at this share of the original's sensitivity    [ours, digits CNN]
@@ -64,7 +64,7 @@ def sensitivity(task: ClassificationTask, model: nn.Module, batch: Batch, classe
 
 
 @method(needs={"forget", "original"}, uses={"class_count", "inputs", "labels", "outputs"}, mechanism="features")
-def run(cfg: MuMis, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: MUMis, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     model = loop.start()
     k: int = task.class_count

@@ -40,7 +40,7 @@ MASKS = 4
 
 
 @config
-class Natmu:
+class NatMU:
     """Options of NatMU."""
 
     partners: Literal["likely", "random"] = "likely"   # classes that are laid over, see above   [official code, single images]
@@ -90,7 +90,7 @@ def pictures(x: Tensor) -> Tensor:
     return pixels(x)
 
 
-def hybrids(cfg: Natmu, task: ClassificationTask, loop: Loop) -> Split:
+def hybrids(cfg: NatMU, task: ClassificationTask, loop: Loop) -> Split:
     """Four mixtures of every forgotten image with retained ones, labelled as the retained one is."""
     kept, known = pictures(task.retain.columns["x"]), task.retain.columns["y"]
     images, labels = pictures(task.forget.columns["x"]), task.forget.columns["y"]
@@ -113,7 +113,7 @@ def hybrids(cfg: Natmu, task: ClassificationTask, loop: Loop) -> Split:
 
 
 @method(needs={"forget", "retain", "original", "pictures"}, uses={"inputs", "labels", "nll", "outputs"}, mechanism="relabel")
-def run(cfg: Natmu, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: NatMU, task: ClassificationTask, loop: Loop) -> Outcome:
     terms = {"retain": Term(task.retain, task.nll, cfg.alpha), "forget": Term(hybrids(cfg, task, loop), task.nll)}
     model = loop.start()
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,

@@ -37,7 +37,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Pour:
+class POUR:
     """Options of POUR."""
 
     variant: Literal["projection", "distillation"] = "projection"   # POUR-P or POUR-D       [paper: both]
@@ -71,7 +71,7 @@ def class_means(task: ClassificationTask, loop: Loop, classes: Tensor) -> Tensor
 
 
 @method(needs={"forget", "original"}, uses={"features", "head", "labels"}, mechanism="features")
-def run(cfg: Pour, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: POUR, task: ClassificationTask, loop: Loop) -> Outcome:
     head: str = task.head
     name = f"{head}.weight"
     classes = task.forget.columns["y"].unique()

@@ -36,7 +36,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Regun:
+class ReGUn:
     """Options of ReGUn."""
 
     match: Literal["batch", "class"] = "batch"   # what q is a mean over                     [paper: batch]
@@ -66,7 +66,7 @@ def class_means(answers: Tensor, owners: Tensor) -> Tensor:
 
 
 @method(needs={"forget", "retain", "holdout", "original"}, uses={"labels", "nll", "outputs"}, mechanism="distil")
-def run(cfg: Regun, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: ReGUn, task: ClassificationTask, loop: Loop) -> Outcome:
     unseen = task.holdout
     owners = unseen.columns["y"]
     lost = sorted(set(task.forget.columns["y"].tolist()) - set(owners.tolist()))

@@ -41,7 +41,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @config
-class Rem:
+class REM:
     """Options of REM."""
 
     gamma: Fraction = 0.1              # γ, accuracy on F at which step 1 ends               [ours, digits CNN]
@@ -129,7 +129,7 @@ class Channel:
 
 
 @method(needs={"forget", "retain", "original"}, uses={"labels", "nll", "observe"}, mechanism="mask")
-def run(cfg: Rem, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: REM, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     known = loop.reference("rem", lambda m, b: -task.nll(m, b), task.forget)
 

@@ -42,7 +42,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Scar:
+class SCAR:
     """Options of SCAR."""
 
     removal: Literal["class", "examples"] = "class"      # whether the classes of F go or stay       [paper: CR, HR]
@@ -108,7 +108,7 @@ def mahalanobis(tau: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
 @method(needs={"forget?", "retain?", "original"},
         uses={"features", "forward", "inputs", "labels", "observe", "outputs"}, mechanism="features",
         instead={"forget": "forget_class=3"})
-def run(cfg: Scar, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     inputs = surrogate_inputs(cfg, task, loop)
     features, logits = said(task, loop, inputs)
@@ -151,7 +151,7 @@ def run(cfg: Scar, task: ClassificationTask, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def surrogate_inputs(cfg: Scar, task: ClassificationTask, loop: Loop) -> Split:
+def surrogate_inputs(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Split:
     """Inputs that stand in for retained data; their labels are what the original takes them for."""
     seen = next((task.splits[name] for name in ("retain", "forget") if task.has(name)), None)
     if seen is None or (cfg.surrogates == "halves" and not task.has("retain")):

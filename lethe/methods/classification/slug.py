@@ -39,7 +39,7 @@ from lethe.train.loop import Loop
 
 
 @config
-class Slug:
+class SLUG:
     """Options of SLUG."""
 
     objective: Literal["logit", "margin", "nll"] = "logit"   # u                        [ours, digits CNN; paper: its loss]
@@ -79,7 +79,7 @@ def search(accuracy: Callable[[float], float], start: float, target: float, eval
 
 
 @method(needs={"forget", "retain"}, uses={"labels", "nll", "observe", "outputs"}, mechanism="ascent")
-def run(cfg: Slug, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: SLUG, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     weights = {name: p for name, p in loop.selected(model).items() if p.dim() > 1}
     if not weights:

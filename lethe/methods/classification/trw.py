@@ -33,7 +33,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Trw:
+class TRW:
     """Options of TRW."""
 
     beta: NonNegative = 10.0           # β, tilt; 0: the original's proportions              [paper]
@@ -71,7 +71,7 @@ def tilted(logits: Tensor, labels: Tensor, alike: Tensor, beta: float, gone: Ten
 
 
 @method(needs={"forget", "retain", "original"}, uses={"head", "labels", "nll", "outputs"}, mechanism="distil")
-def run(cfg: Trw, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: TRW, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     head: str = task.head
     device = loop.settings.device

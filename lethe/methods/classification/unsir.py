@@ -33,7 +33,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Unsir:
+class UNSIR:
     """Options of UNSIR."""
 
     noise: Count = 256                 # noise inputs per class                              [official code]
@@ -58,7 +58,7 @@ def noise_loss(logits: Tensor, labels: Tensor, noise: Tensor, penalty: float) ->
     return penalty * noise.flatten(1).square().sum(1) - cross_entropy(logits, labels)
 
 
-def learned_noise(cfg: Unsir, task: ClassificationTask, loop: Loop, labels: Tensor) -> Split:
+def learned_noise(cfg: UNSIR, task: ClassificationTask, loop: Loop, labels: Tensor) -> Split:
     """The noise of these labels, shaped on the frozen original.  [n] -> n examples"""
     shape, device = task.forget.columns["x"].shape[1:], loop.settings.device
     noise = torch.randn(len(labels), *shape, generator=loop.generator("unsir")).to(device).requires_grad_(True)
@@ -74,7 +74,7 @@ def learned_noise(cfg: Unsir, task: ClassificationTask, loop: Loop, labels: Tens
 
 
 @method(needs={"forget", "retain", "original"}, uses={"inputs", "labels", "nll", "outputs"}, mechanism="noise")
-def run(cfg: Unsir, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: UNSIR, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     classes = whole_classes(task.forget, task.retain, "UNSIR")
     model = loop.start()

@@ -33,7 +33,7 @@ from lethe.train.modifiers.where.names import Names
 
 
 @config
-class MimMu:
+class MiMMU:
     """Options of MiM-MU."""
 
     lr: Positive = 1e-5           # Adam; tiny models need about 3e-4                   [ours; the paper says small]
@@ -53,7 +53,7 @@ def mim_loss(said: Tensor, unconditional: Tensor) -> Tensor:
 
 
 @method(needs={"forget", "original"}, uses={"alphas_cumprod", "outputs", "tokens"}, mechanism="distil")
-def run(cfg: MimMu, task: DiffusionTask, loop: Loop) -> Outcome:
+def run(cfg: MiMMU, task: DiffusionTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -23,7 +23,7 @@ from lethe.train.modifiers.where.names import Names
 
 
 @config
-class CfK:
+class CFk:
     """Options of CF-k."""
 
     k: Count = 2                       # blocks from the output that move                    [paper: all k are compared]
@@ -36,7 +36,7 @@ class CfK:
 
 
 @method(needs={"retain"}, uses={"nll"}, mechanism="tuning")
-def run(cfg: CfK, task: Task, loop: Loop) -> Outcome:
+def run(cfg: CFk, task: Task, loop: Loop) -> Outcome:
     names = last_blocks(task.copy_of_original(), cfg.k)
     model = loop.start(where=Names(tuple(names)))
     loop.minimise(model, {"retain": Term(task.retain, task.nll)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,

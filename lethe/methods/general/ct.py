@@ -25,7 +25,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Ct:
+class CT:
     """Options of convolution transpose."""
 
     lr: Positive = 1e-2                # SGD, cosine to 0                                    [ours, digits CNN; challenge 1e-3]
@@ -43,7 +43,7 @@ def transposed(model: nn.Module) -> dict[str, Tensor]:
 
 
 @method(needs={"retain", "convolutions"}, uses={"nll"}, mechanism="tuning")
-def run(cfg: Ct, task: Task, loop: Loop) -> Outcome:
+def run(cfg: CT, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     turned = transposed(model)
     if not turned:

@@ -29,14 +29,14 @@ from lethe.train.modifiers.where.names import Names
 
 
 @config
-class EuK:
+class EUk:
     """Options of EU-k."""
 
     k: Count = 2                       # blocks from the output that are trained anew        [paper: all k are compared]
 
 
 @method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="tuning")
-def run(cfg: EuK, task: Task, loop: Loop) -> Outcome:
+def run(cfg: EUk, task: Task, loop: Loop) -> Outcome:
     model, fresh = task.copy_of_original(), named_tensors(task.build(derive(loop.seed, "retrain")))
     names = last_blocks(model, cfg.k)
     held = {name.rpartition(".")[0] for name in names}   # modules whose buffers start afresh, too

@@ -31,7 +31,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Jit:
+class JiT:
     """Options of JiT."""
 
     sigma: Positive = 0.5              # σ of the noise, in units of the input               [ours, digits CNN]
@@ -56,7 +56,7 @@ def roughness(outputs: Tensor, moved: Tensor, noise: Tensor) -> Tensor:
 
 
 @method(needs={"forget"}, uses={"inputs", "outputs"}, mechanism="noise")
-def run(cfg: Jit, task: Task, loop: Loop) -> Outcome:
+def run(cfg: JiT, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     if not (task.forget.columns["x"].is_floating_point() or task.forget.columns["x"].dtype == torch.uint8):
         raise WrongColumn("x of 'forget' holds whole numbers (tokens), to which no noise can be added, so nothing was started. "

@@ -32,7 +32,7 @@ from lethe.train.loop import Loop, Loss, Term
 
 
 @config
-class Laf:
+class LAF:
     """Options of LAF."""
 
     extract_lr: Positive = 1e-4        # Adam, of L_E                                        [ours, digits CNN; official 5e-5]
@@ -81,7 +81,7 @@ def spread_out(drifts: Tensor, temperature: float) -> Tensor:
 
 
 @method(needs={"forget", "retain", "original"}, uses={"features"}, mechanism="features")
-def run(cfg: Laf, task: Task, loop: Loop) -> Outcome:
+def run(cfg: LAF, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     known = {split.name: features(task, loop, split) for split in (task.forget, task.retain)}
     everything = torch.cat(list(known.values()))
@@ -120,7 +120,7 @@ def features(task: Task, loop: Loop, split: Split) -> Tensor:
         return torch.cat([task.features(original, batch).float() for batch in loop.drawn(split, 256, "laf", split.name)])
 
 
-def fitted(e: Tensor, cfg: Laf, seed: int, device: str) -> Autoencoder:
+def fitted(e: Tensor, cfg: LAF, seed: int, device: str) -> Autoencoder:
     """An autoencoder of these features, frozen."""
     rng = torch.Generator().manual_seed(seed)
     built = seeded(lambda _: Autoencoder(e.shape[1], cfg.width, cfg.latent), seed)

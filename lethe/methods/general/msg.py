@@ -34,7 +34,7 @@ Gradients = list[Tensor]
 
 
 @config
-class Msg:
+class MSG:
     """Options of MSG."""
 
     share: Fraction = 0.3              # ρ, convolution weights that are drawn anew          [challenge code]
@@ -73,7 +73,7 @@ class Slowed:
 
 
 @method(needs={"forget", "retain"}, uses={"nll"}, mechanism="tuning")
-def run(cfg: Msg, task: Task, loop: Loop) -> Outcome:
+def run(cfg: MSG, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)
 

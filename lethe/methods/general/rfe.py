@@ -42,7 +42,7 @@ Gradients = list[Tensor]
 
 
 @config
-class Rfe:
+class RFE:
     """Options of RFE."""
 
     adjacent: Fraction = 0.2           # share of R that counts as adjacent                  [ours; paper: known groups]
@@ -132,7 +132,7 @@ def parted(task: Task, loop: Loop, share: float) -> tuple[Split, Split]:
 
 
 @method(needs={"forget", "retain", "original"}, uses={"features", "nll"}, mechanism="ascent")
-def run(cfg: Rfe, task: Task, loop: Loop) -> Outcome:
+def run(cfg: RFE, task: Task, loop: Loop) -> Outcome:
     adjacent, remote = parted(task, loop, cfg.adjacent)
     model = loop.start()
     pinned, multiplier = loop.mean_nll(model, remote, "rfe loss"), 0.0

@@ -46,7 +46,7 @@ NONE = "none"
 
 
 @config
-class Rum:
+class RUM:
     """Options of RUM."""
 
     score: Literal["refit", "memorised", "influential"] = "refit"   # see above              [arXiv:2410.16516; paper: memorised]
@@ -96,7 +96,7 @@ def known(name: str, value: Named) -> tuple[Method | None, Any]:
     return record, build(record.config, asked)
 
 
-def scored(cfg: Rum, task: Task, loop: Loop) -> Tensor:
+def scored(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     """How much of each forgotten example is memorised; higher is more.  -> [n] float64"""
     if cfg.score == "refit":
         return refit(cfg, task, loop)
@@ -108,7 +108,7 @@ def scored(cfg: Rum, task: Task, loop: Loop) -> Tensor:
     return torch.from_numpy(scores[:n]).double()
 
 
-def refit(cfg: Rum, task: Task, loop: Loop) -> Tensor:
+def refit(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     """How far the answers move when the original goes on training without F."""
     unseen = task.holdout if task.has("holdout") else task.retain
     own = within(loop, task, "refit", Modifiers())
@@ -153,7 +153,7 @@ def settled(task: Task, loop: Loop) -> Modifiers:
 @method(needs={"forget", "original", "retain?", "holdout?", "recipe?"},
         uses={"divergence", "nll", "outputs"}, mechanism="search",
         instead={"retain": "mid=gradient_ascent high=gradient_ascent"})
-def run(cfg: Rum, task: Task, loop: Loop) -> Outcome:
+def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
     if cfg.share_low + cfg.share_high > 1:
         raise OutOfRange(f"method.share_low + method.share_high = {cfg.share_low + cfg.share_high:g} is more than all of the "
                          "forget set; nothing was started. Give shares that sum to 1 at most.")

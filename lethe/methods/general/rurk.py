@@ -32,7 +32,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Rurk:
+class RURK:
     """Options of RURK."""
 
     radius: Positive = 0.5             # τ, in units of the model's input                    [ours, digits; paper about 0.03]
@@ -56,7 +56,7 @@ def pushed(nll: Tensor, ceiling: float | None) -> Tensor:
 
 
 @method(needs={"forget", "retain"}, uses={"inputs", "nll"}, mechanism="ascent")
-def run(cfg: Rurk, task: Task, loop: Loop) -> Outcome:
+def run(cfg: RURK, task: Task, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # refused before any work
 
     def start(batch: Batch, rng: torch.Generator) -> Batch:

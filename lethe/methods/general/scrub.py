@@ -34,7 +34,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Scrub:
+class SCRUB:
     """Options of SCRUB."""
 
     alpha: NonNegative = 0.1           # weight of the divergence on R                       [official code: 0.001–0.5]
@@ -60,7 +60,7 @@ def rewind_point(forget: Sequence[float], holdout: float) -> int:
 
 
 @method(needs={"forget", "retain", "original", "holdout?"}, uses={"divergence", "nll", "outputs"}, mechanism="distil")
-def run(cfg: Scrub, task: Task, loop: Loop) -> Outcome:
+def run(cfg: SCRUB, task: Task, loop: Loop) -> Outcome:
     holdout = task.holdout if cfg.rewind else None   # refused before any work when it is missing
     model = loop.start()
     on_forget = loop.reference("scrub-forget", task.outputs, task.forget) if cfg.ascent_epochs else None

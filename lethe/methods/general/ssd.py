@@ -43,7 +43,7 @@ ESTIMATORS = {"batch": squared_batch_gradients, "sample": squared_example_gradie
 
 
 @config
-class Ssd:
+class SSD:
     """Options of SSD."""
 
     alpha: Positive | Literal["auto"] = 10.0           # threshold; larger touches less; auto: ASSD   [paper, ResNet-18]
@@ -74,7 +74,7 @@ def automatic(forget: Mapping[str, Tensor], train: Mapping[str, Tensor], share: 
 
 
 @method(needs={"forget", "retain"}, uses={"nll", "outputs"}, mechanism="mask")
-def run(cfg: Ssd, task: Task, loop: Loop) -> Outcome:
+def run(cfg: SSD, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     everything = concat([task.retain, task.forget], "train")
     everything = everything.subset(torch.randperm(len(everything), generator=loop.generator("ssd")).numpy(), "train")

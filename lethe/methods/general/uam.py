@@ -29,7 +29,7 @@ Gradients = list[Tensor]
 
 
 @config
-class Uam:
+class UAM:
     """Options of UAM."""
 
     rho: NonNegative = 0.5             # ρ, radius; larger forgets more; the knob            [ours, digits CNN]
@@ -77,7 +77,7 @@ class AtWorst:
 
 
 @method(needs={"forget", "retain"}, uses={"nll"}, mechanism="ascent")
-def run(cfg: Uam, task: Task, loop: Loop) -> Outcome:
+def run(cfg: UAM, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     terms = {"retain": Term(task.retain, task.nll), "forget": Term(task.forget, task.nll)}
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,

@@ -30,7 +30,7 @@ from lethe.train.order import batches_per_epoch
 
 
 @config
-class Npo:
+class NPO:
     """Options of NPO."""
 
     beta: Positive = 0.1               # smaller is closer to gradient ascent                [paper; official code]
@@ -47,7 +47,7 @@ class Npo:
 
 @method(needs={"forget", "retain?", "original"}, uses={"divergence", "nll", "outputs", "sequence_logp"}, mechanism="ascent",
         instead={"retain": "alpha=0"})
-def run(cfg: Npo, task: LanguageTask, loop: Loop) -> Outcome:
+def run(cfg: NPO, task: LanguageTask, loop: Loop) -> Outcome:
     logp0 = loop.reference("npo-forget", task.sequence_logp, task.forget)
 
     def push(m: nn.Module, b: Batch) -> Tensor:

@@ -29,7 +29,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class Rmu:
+class RMU:
     """Options of RMU."""
 
     layer: Natural | None = None       # ℓ from 0; null: 7 of 32 blocks of depth, at least 2 [official code: 7]
@@ -63,7 +63,7 @@ def default_layer(count: int) -> int:
 
 
 @method(needs={"forget", "retain", "original"}, uses={"down_projections", "hidden_states", "layer_count"}, mechanism="features")
-def run(cfg: Rmu, task: LanguageTask, loop: Loop) -> Outcome:
+def run(cfg: RMU, task: LanguageTask, loop: Loop) -> Outcome:
     layer = default_layer(task.layer_count) if cfg.layer is None else cfg.layer
     moving = task.down_projections(range(layer, max(-1, layer - 3), -1))
     model = loop.start(where={"name": "names", "patterns": tuple(moving)})

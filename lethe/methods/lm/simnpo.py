@@ -28,7 +28,7 @@ from lethe.train.loop import Loop, Term
 
 
 @config
-class SimNpo:
+class SimNPO:
     """Options of SimNPO."""
 
     beta: Positive = 2.5               # smaller is closer to gradient ascent               [official code: 2.5–4.5]
@@ -52,7 +52,7 @@ def simnpo_loss(nll: Tensor, beta: float, margin: float = 0.0) -> Tensor:
 
 
 @method(needs={"forget", "retain"}, uses={"answer_lengths", "nll", "sequence_logp"}, mechanism="ascent")
-def run(cfg: SimNpo, task: LanguageTask, loop: Loop) -> Outcome:
+def run(cfg: SimNPO, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
         return simnpo_loss(-task.sequence_logp(m, b) / task.answer_lengths(b), cfg.beta, cfg.margin)
 
