@@ -79,7 +79,7 @@ def test_options_are_checked_before_work_starts() -> None:
         lethe.forget(task, "neggrad_plus", beta=2)
     with pytest.raises(UnknownName, match="did you mean scrub"):
         lethe.forget(task, "scrab")
-    with pytest.raises(NeedsUnmet, match="made for lm"):
+    with pytest.raises(NeedsUnmet, match="npo uses sequence_logp, which has no meaning for a classification task"):
         lethe.forget(task, "npo")
 
 
