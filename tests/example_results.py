@@ -1,6 +1,7 @@
-"""A realistic results dictionary, made of seeded numbers: two scenarios, eight methods of which one fails.
+"""Realistic results as data, made of seeded numbers: two scenarios, eight methods of which one fails.
 
-Not measurements: it has the shape that `lethe.results` documents, and is used to test the ledger and the report.
+Not measurements: they have the shape of `lethe.results.schema` and are used to test schema, ledger and report. Tests change the
+data and read them.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def results() -> dict[str, Any]:
     """The dictionary, equal on every call."""
     rng = random.Random(7)
     return {
-        "schema": 1,
+        "schema": 2,
         "id": "a4d81f0c92be7735",
         "title": "Forget from a small CNN on digits",
         "created": "2026-11-21T09:30:00+00:00",
@@ -183,6 +184,9 @@ def _subject(case: str, name: str, role: str, rng: random.Random) -> dict[str, A
     )
     return {
         "name": name,
+        "label": name,
+        "method": name if role == "method" else "",
+        "variant": 1,
         "role": role,
         "kind": "weights",
         "seed": 3 if role == "method" else None,
@@ -209,7 +213,7 @@ def _subject(case: str, name: str, role: str, rng: random.Random) -> dict[str, A
     }
 
 
-def _evidence(case: str, name: str, role: str, metric: tuple, rng: random.Random) -> dict[str, Any]:
+def _evidence(case: str, name: str, role: str, metric: tuple[Any, ...], rng: random.Random) -> dict[str, Any]:
     label, audit, tier, better, bounds, n, definition = metric
     mean, sd, before = RETRAINED[case][label]
     drawn = random.Random(f"{case} {label}")  # the same retrained models for every row

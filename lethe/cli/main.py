@@ -98,9 +98,8 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
         found.save(output)
     if figures:
         from lethe import report as pages
-        from lethe.results import schema
 
-        pages.figures(schema.plain(found.results), figures)
+        pages.figures(found.results, figures)
     print(found.json() if as_json else found.table())
 
 

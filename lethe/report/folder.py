@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lethe.core.files import atomic, csv_text, write_text
-from lethe.report import plots
-from lethe.report.search import searches
+from lethe.report.figure import Drawing, drawing, png, svg
+from lethe.report.plots import drawings
 from lethe.report.view import cases
+from lethe.results.schema import Results
 
 
-def figures(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
+def figures(results: Results, folder: str | Path) -> list[Path]:
     """Write `SCENARIO-FIGURE.{svg,png,csv}` into `folder`; the paths written."""
     written: list[Path] = []
-    with plots.drawing():
+    with drawing():
         for place, case in enumerate(cases(results), start=1):
-            for made in [*plots.drawings(case), *searches(case)]:
+            for made in drawings(case):
                 stem = re.sub(r"[^\w.-]+", "-", "-".join(part for part in (case.name or str(place), made.name) if part))
-                base = Path(folder) / stem.strip("-.")
-                for ending in ("svg", "png", "csv"):
-                    path = base.with_name(f"{base.name}.{ending}")
-                    if ending == "csv":
-                        write_text(path, csv_text(made.rows))
-                    elif ending == "svg":
-                        write_text(path, plots.svg(made.figure, made.title))
-                    else:
-                        with atomic(path) as beside:
-                            beside.write_bytes(plots.png(made.figure))
-                    written.append(path)
+                written += _write(made, Path(folder) / stem.strip("-."))
     return written
+
+
+def _write(made: Drawing, base: Path) -> list[Path]:
+    """The three files of one figure."""
+    paths = [base.with_name(f"{base.name}.{ending}") for ending in ("svg", "png", "csv")]
+    write_text(paths[0], svg(made.figure, made.title))
+    with atomic(paths[1]) as beside:
+        beside.write_bytes(png(made.figure))
+    write_text(paths[2], csv_text(made.rows))
+    return paths

@@ -1,74 +1,100 @@
 """The leaderboard: every model of a scenario in one table, mean and standard deviation over seeds, with its cost.
 
-The controls stand in the same table: doing nothing, a fresh retrained model, and the floor, which is what retrained models have
-among themselves. No method can be asked to be nearer to retraining than that.
+The controls stand in the same table: the untouched model, a fresh retrained model, and the floor, which is what retrained models
+have among themselves. No method can be asked to be nearer to retraining than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import Literal
 
-from lethe.core.evidence import RETRAINED
+from lethe.core.evidence import RETRAINED, Ending, Role
 from lethe.core.files import csv_text
-from lethe.report.view import Case, Column, Row, cases
+from lethe.report.view import Case, Column, Line, cases
+from lethe.results.schema import Results
 
 FLOOR = "floor (retrained among themselves)"
 
 
-def standings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Per scenario and model {scenario, model, role, seeds, verdict, seconds, of_retraining, metrics: {name: {mean, sd, n}}}.
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of n numbers; None where there are too few."""
 
-    sd  over seeds, of the floor over retrained models; None for a single run
-    """
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model of the leaderboard. Spreads are over seeds, of the floor over retrained models."""
+
+    scenario: str
+    model: str
+    role: Role | Literal["floor"]
+    seeds: int
+    verdict: Ending | Literal[""]
+    seconds: Spread
+    of_retraining: float | None
+    metrics: dict[str, Spread]
+
+
+def standings(results: Results) -> list[Standing]:
+    """The leaderboard of every scenario, one below the other."""
     return [entry for case in cases(results) for entry in entries(case)]
 
 
-def entries(case: Case, columns: Iterable[Column] | None = None) -> list[dict[str, Any]]:
-    """The entries of one scenario: do nothing, retrained, the floor, then the methods as the report orders them."""
+def entries(case: Case, columns: Iterable[Column] | None = None) -> list[Standing]:
+    """The leaderboard of one scenario: untouched, retrained, the floor, then the methods as the report orders them."""
     wanted = list(columns if columns is not None else case.columns.values())
-    found = [_entry(case, row, wanted) for row in case.rows]
-    floor = {_name(column): {key: (column.yardstick or {}).get(key) for key in ("mean", "sd", "n")} for column in wanted
-             if column.yardstick and column.yardstick.get("kind", RETRAINED) == RETRAINED}
+    found = [_entry(case, line, wanted) for line in case.lines]
+    floor = {_name(column): Spread(column.yardstick.mean, column.yardstick.sd, column.yardstick.n) for column in wanted
+             if column.yardstick is not None and column.yardstick.kind == RETRAINED}
     if floor:
-        after = sum(row.role != "method" for row in case.rows)
-        seconds = (case.raw.get("references") or {}).get("seconds_each")
-        cost = _spread([seconds] if seconds is not None else [])
-        found.insert(after, {"scenario": case.name, "model": FLOOR, "role": "floor", "seeds": case.references, "verdict": "",
-                             "seconds": cost, "of_retraining": None, "metrics": floor})
+        seconds = case.scenario.references.seconds_each
+        cost = _spread([] if seconds is None else [seconds])
+        after = sum(line.role != "method" for line in case.lines)
+        found.insert(after, Standing(case.name, FLOOR, "floor", case.references, "", cost, None, floor))
     return found
 
 
-def to_leaderboard_csv(results: Mapping[str, Any]) -> str:
+def to_leaderboard_csv(results: Results) -> str:
     """The leaderboard as a wide table: for each metric METRIC_mean, METRIC_sd and METRIC_n."""
     made = standings(results)
-    names = list(dict.fromkeys(name for entry in made for name in entry["metrics"]))
+    names = list(dict.fromkeys(name for entry in made for name in entry.metrics))
     lines = []
     for entry in made:
-        line = {key: entry[key] for key in ("scenario", "model", "role", "seeds", "verdict", "of_retraining")}
-        line |= {f"seconds_{key}": entry["seconds"][key] for key in ("mean", "sd")}
+        line = {key: getattr(entry, key) for key in ("scenario", "model", "role", "seeds", "verdict", "of_retraining")}
+        line |= {"seconds_mean": entry.seconds.mean, "seconds_sd": entry.seconds.sd}
         for name in names:
-            line |= {f"{name}_{key}": entry["metrics"].get(name, {}).get(key) for key in ("mean", "sd", "n")}
+            spread = entry.metrics.get(name)
+            line |= {f"{name}_{key}": getattr(spread, key, None) for key in ("mean", "sd", "n")}
         lines.append(line)
     return csv_text(lines)
 
 
-def _entry(case: Case, row: Row, columns: Sequence[Column]) -> dict[str, Any]:
+def to_leaderboard_json(results: Results) -> list[dict[str, object]]:
+    """The leaderboard as JSON-ready data."""
+    return [asdict(entry) for entry in standings(results)]
+
+
+def _entry(case: Case, line: Line, columns: Sequence[Column]) -> Standing:
     metrics = {}
     for column in columns:
-        cell = row.cells.get(column.key)
-        values = [item["value"] for item in cell.items if item["value"] is not None] if cell else []
+        cell = line.cells.get(column.key)
+        values = [item.value for item in cell.items if item.value is not None] if cell else []
         if values:
             metrics[_name(column)] = _spread(values)
-    times = [seconds for member in row.members if (seconds := (member.get("cost") or {}).get("seconds")) is not None]
-    return {"scenario": case.name, "model": row.label, "role": row.role, "seeds": len(row.members), "verdict": row.verdict,
-            "seconds": _spread(times), "of_retraining": row.ratio, "metrics": metrics}
+    times = [row.cost.seconds for row in line.members if row.cost.seconds is not None]
+    return Standing(case.name, line.label, line.role, len(line.members), line.verdict, _spread(times), line.ratio, metrics)
 
 
 def _name(column: Column) -> str:
     return column.metric if column.metric.startswith(column.audit) else f"{column.audit}.{column.metric}"
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": mean(values) if values else None, "sd": stdev(values) if len(values) > 1 else None, "n": len(values)}
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(mean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))

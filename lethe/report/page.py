@@ -8,119 +8,144 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+from lethe.core.evidence import Ending, Verdict
 from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
-from lethe.report import plots, words
-from lethe.report.leaderboard import entries
+from lethe.report import words
+from lethe.report.answer import Answer, answer, expected
+from lethe.report.colours import Look
+from lethe.report.figure import Drawing, case_looks, drawing, svg
+from lethe.report.leaderboard import Spread, Standing, entries
+from lethe.report.scores import scores
 from lethe.report.search import searches
-from lethe.report.view import Case, Row, answer, cases, expected
+from lethe.report.strip import strip
+from lethe.report.tradeoff import tradeoff
+from lethe.report.view import Case, Cell, Column, Line, cases
+from lethe.results.schema import Results, Sample, Scenario
 
 PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")   # base64 of the eight bytes every PNG begins with
 
 
-def save(results: Mapping[str, Any], path: str | Path) -> Path:
+@dataclass(frozen=True)
+class Figure:
+    """A figure as the page shows it; `svg` is safe markup."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Everything about one metric: its figures, and each line's cell."""
+
+    column: Column
+    strip: Figure | None
+    scores: Figure | None
+    numbers: list[tuple[Line, Cell]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one scenario; `scenario` holds the rest."""
+
+    case: Case
+    place: int
+    title: str
+    look: Mapping[str, Look]
+    answer: Answer
+    overview: Figure | None
+    audits: Mapping[str, list[Metric]]
+    blind: Mapping[str, str]
+    searches: list[Figure]
+    leaders: list[Standing]
+    gallery: list[tuple[Line, tuple[Sample, ...]]]
+    fingerprints: str
+    facts: str
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.case.scenario
+
+
+def save(results: Results, path: str | Path) -> Path:
     """Write the page atomically."""
     write_text(Path(path), render(results))
     return Path(path)
 
 
-def render(results: Mapping[str, Any]) -> str:
-    """The page of a results dictionary (`lethe.results`)."""
+def render(results: Results) -> str:
+    """The page of an audit or a comparison."""
     try:
         import jinja2
     except ImportError:
         raise needs_extra("report", "the page", "jinja2", "it was not written; the numbers are in results.json") from None
-    house = files("lethe.report")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.ChainableUndefined)
-    for written in (words.number, words.interval, words.duration, words.spaced):   # what is absent is shown as such
-        environment.filters[written.__name__] = partial(_present, jinja2.Undefined, written)
-    environment.filters["when"] = _when
-    with plots.drawing():
-        scenarios = [_scenario(case, place) for place, case in enumerate(cases(results), start=1)]
     from markupsafe import Markup
 
-    style = Markup((house / "page.css").read_text("utf-8"))
+    house = files("lethe.report")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    for written in (words.number, words.interval, words.duration, words.spaced):
+        environment.filters[written.__name__] = written
+    environment.filters["when"] = _when
+    with drawing():
+        sections = [_section(case, place) for place, case in enumerate(cases(results), start=1)]
     return environment.from_string((house / "page.html.j2").read_text("utf-8")).render(
-        results=results, scenarios=scenarios, style=style,
-        created=_when(results.get("created")), config=_pretty(results.get("config")), expected=expected,
-        spoken=lambda row: words.SPOKEN.get(row.verdict, row.verdict), sign=words.sign, direction=words.DIRECTION,
-        tone=_tone, spread=_spread, depths=words.DEPTHS, access=words.ACCESS, kinds=words.KINDS,
+        results=results, sections=sections, style=Markup((house / "page.css").read_text("utf-8")),
+        config=_pretty(results.config), expected=expected, spoken=words.SPOKEN, sign=words.sign, direction=words.DIRECTION,
+        tone=_tone, spread=_spread, picture=_picture, depths=words.DEPTHS, access=words.ACCESS, kinds=words.KINDS,
     )
 
 
-def _scenario(case: Case, place: int) -> dict[str, Any]:
-    """What the template shows of one scenario."""
-    look = plots.case_looks(case)
-    overview = plots.tradeoff(case)
-    audits: dict[str, list[dict[str, Any]]] = {}
+def _section(case: Case, place: int) -> Section:
+    scenario = case.scenario
+    audits: dict[str, list[Metric]] = {}
     for column in case.columns.values():
-        audits.setdefault(column.audit, []).append({
-            "column": column, "strip": _drawn(plots.strip(case, column)),
-            "scores": _drawn(plots.histograms(case, column)),
-            "numbers": [(row, row.cells[column.key]) for row in case.rows if column.key in row.cells],
-        })
-    blind = {entry["audit"]: entry["text"] for entry in case.raw.get("blind") or [] if entry.get("text")}
-    return {
-        "case": case, "place": place, "raw": case.raw, "title": case.name or case.raw.get("request") or "",
-        "look": look, "answer": answer(case), "overview": _drawn(overview), "audits": audits, "blind": blind,
-        "searches": [_drawn(made) for made in searches(case)], "leaders": entries(case, case.main),
-        "gallery": [(row, shown) for row in case.methods if (shown := _samples(row))],
-        "fingerprints": _pretty(case.raw.get("fingerprints")), "facts": _pretty(case.raw.get("facts")),
-    }
+        audits.setdefault(column.audit, []).append(Metric(
+            column, _drawn(strip(case, column)), _drawn(scores(case, column)),
+            [(line, line.cells[column.key]) for line in case.lines if column.key in line.cells]))
+    return Section(
+        case, place, scenario.name or scenario.request, case_looks(case), answer(case), _drawn(tradeoff(case)), audits,
+        {entry.audit: entry.text for entry in scenario.blind if entry.text},
+        [made for drawn in searches(case) if (made := _drawn(drawn)) is not None], entries(case, case.main),
+        [(line, shown) for line in case.methods if (shown := line.members[0].samples)],
+        _pretty(scenario.fingerprints), _pretty(scenario.facts),
+    )
 
 
-def _present(undefined: type, written: Callable[..., str], *values: Any) -> str:
-    return written(*[None if isinstance(value, undefined) else value for value in values])
-
-
-def _drawn(made: plots.Drawing | None) -> dict[str, Any] | None:
-    if made is None:
-        return None
+def _drawn(made: Drawing | None) -> Figure | None:
     from markupsafe import Markup
 
-    return {"svg": Markup(plots.svg(made.figure, made.title)), "title": made.title, "caption": made.caption}
+    return None if made is None else Figure(Markup(svg(made.figure, made.title)), made.caption)
 
 
-def _samples(row: Row) -> list[dict[str, Any]]:
-    """Samples of the first seed; pictures that are no PNG lose their data."""
-    shown = []
-    for sample in row.members[0].get("samples") or []:
-        kept = dict(sample)
-        if sample.get("kind") == "image":
-            for key in ("before", "after"):
-                kept[key] = sample.get(key) if PNG.fullmatch(str(sample.get(key) or "")) else None
-        shown.append(kept)
-    return shown
+def _picture(data: str) -> str | None:
+    """The base64 of a PNG; None when it is none."""
+    return data if PNG.fullmatch(data) else None
 
 
-def _tone(verdict: str) -> str:
+def _tone(verdict: Verdict | Ending) -> str:
     """The CSS class of a verdict."""
     return "v-" + verdict.replace(" ", "-")
 
 
-def _when(text: Any) -> str:
+def _when(text: str) -> str:
     try:
-        return datetime.fromisoformat(str(text)).strftime("%d %B %Y, %H:%M %Z").strip(", ")
+        return datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip(", ")
     except ValueError:
-        return str(text or "")
+        return text
 
 
-def _spread(found: Mapping[str, Any] | None) -> str:
+def _spread(found: Spread | None) -> str:
     """mean ± sd (n) of an entry of the leaderboard."""
-    if not found or found.get("mean") is None:
+    if found is None or found.mean is None:
         return "–"
-    return words.number(found["mean"]) + (f" ± {words.number(found['sd'])} ({found['n']})" if found.get("sd") is not None else "")
+    return words.number(found.mean) + (f" ± {words.number(found.sd)} ({found.n})" if found.sd is not None else "")
 
 
-def _pretty(value: Any) -> str:
+def _pretty(value: object) -> str:
     return "" if not value else json.dumps(value, indent=2, ensure_ascii=False, default=str)
-
-

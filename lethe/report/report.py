@@ -27,23 +27,23 @@ class Report:
         if path.suffix == ".json":
             write_text(path, self.json())
         elif path.suffix == ".csv":
-            write_text(path, report.to_csv(schema.plain(self.results)))
+            write_text(path, report.to_csv(self.results))
         else:
-            report.save(schema.plain(self.results), path)
+            report.save(self.results, path)
         return path
 
     def save_leaderboard(self, folder: str | Path) -> None:
         """Write leaderboard.csv and leaderboard.json: mean and deviation over seeds, with the controls and the floor."""
         from lethe import report
 
-        write_text(Path(folder) / "leaderboard.csv", report.to_leaderboard_csv(schema.plain(self.results)))
-        write_json(Path(folder) / "leaderboard.json", report.standings(schema.plain(self.results)))
+        write_text(Path(folder) / "leaderboard.csv", report.to_leaderboard_csv(self.results))
+        write_json(Path(folder) / "leaderboard.json", report.to_leaderboard_json(self.results))
 
     def table(self) -> str:
         """The comparison as text."""
         from lethe import report
 
-        return report.terminal_table(schema.plain(self.results))
+        return report.terminal_table(self.results)
 
     def json(self) -> str:
         """The results as JSON text (`lethe schema results` prints its schema)."""

@@ -1,53 +1,67 @@
-"""The figure of a search: the distance of every candidate in the order tried, the best so far, and doing nothing."""
+"""The figure of a search: the distance of every candidate in the order tried, the best so far, and the untouched model."""
 
 from __future__ import annotations
 
-import textwrap
-from typing import Any
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from lethe.report.colours import looks
-from lethe.report.plots import Drawing
+from lethe.report.figure import Drawing, titled
 from lethe.report.view import Case
 from lethe.report.words import number
+from lethe.results.schema import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = ("number", "round", "method", "distance", "forgetting", "utility", "seconds", "chosen", "error")
 
 
 def searches(case: Case) -> list[Drawing]:
-    """One figure per row that was found by a search (its first seed)."""
-    return [_drawn(row.label, found) for row in case.methods if (found := row.members[0].get("search"))]
+    """One figure per line that was found by a search (its first seed)."""
+    return [_drawn(line.label, found) for line in case.methods if (found := line.members[0].search)]
 
 
-def _drawn(label: str, trials: list[dict[str, Any]]) -> Drawing:
+def _drawn(label: str, trials: Sequence[Trial]) -> Drawing:
     from matplotlib.figure import Figure
 
-    done = [trial for trial in trials if trial["distance"] is not None]
-    nothing, chosen = trials[0], next(trial for trial in trials if trial["chosen"])
-    look = looks(trial["method"] for trial in done if trial["number"])
     figure = Figure(figsize=(7.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(nothing["distance"], color="#666666", linestyle="--", linewidth=1, label="doing nothing")
-    best, line = float("inf"), []
-    for trial in done:
-        best = min(best, trial["distance"])
-        line.append((trial["number"], best))
-    axes.step(*zip(*line, strict=True), where="post", color="#222222", linewidth=1.2, label="best so far")
-    for name in dict.fromkeys(trial["method"] for trial in done if trial["number"]):
-        mine = [trial for trial in done if trial["method"] == name]
-        axes.plot([t["number"] for t in mine], [t["distance"] for t in mine], look[name].marker, color=look[name].colour,
-                  label=name)
-    axes.plot(chosen["number"], chosen["distance"], "o", markersize=14, markerfacecolor="none", markeredgecolor="#222222")
+    _candidates(figure.subplots(), trials)
+    title = _title(label, trials)
+    titled(figure, title, 68)
+    failed = sum(trial.distance is None for trial in trials)
+    caption = ("Each sign is one run of a method, scored on a part of the data that the audits below do not use. Ringed: chosen."
+               f"{f' {failed} candidates failed and are not drawn.' if failed else ''}")
+    rows = [{**{key: getattr(trial, key) for key in COLUMNS},
+             "settings": " ".join(f"{k}={v}" for k, v in trial.settings.items())} for trial in trials]
+    return Drawing(f"search-{label}", title, caption, figure, rows)
+
+
+def _title(label: str, trials: Sequence[Trial]) -> str:
+    before = trials[0].distance
+    chosen = next(trial for trial in trials if trial.chosen)
+    if before is None or chosen.distance is None or chosen.distance >= before:
+        return f"{label}: no candidate is better than doing nothing"
+    return (f"{label}: {chosen.method} of {len(trials) - 1} candidates comes to {number(chosen.distance)}, doing nothing to "
+            f"{number(before)}")
+
+
+def _candidates(axes: Axes, trials: Sequence[Trial]) -> None:
+    """A mark per candidate, the best so far as steps, the untouched model dashed, the chosen one ringed."""
+    done = [(trial, trial.distance) for trial in trials if trial.distance is not None]
+    if trials[0].distance is not None:
+        axes.axhline(trials[0].distance, color="#666666", linestyle="--", linewidth=1, label="doing nothing")
+    axes.step([trial.number for trial, _ in done], list(accumulate((far for _, far in done), min)), where="post",
+              color="#222222", linewidth=1.2, label="best so far")
+    names = list(dict.fromkeys(trial.method for trial, _ in done if trial.number))
+    look = looks(names)
+    for name in names:
+        mine = [(trial.number, far) for trial, far in done if trial.method == name]
+        axes.plot([place for place, _ in mine], [far for _, far in mine], look[name].marker, color=look[name].colour, label=name)
+    for trial, far in done:
+        if trial.chosen:
+            axes.plot(trial.number, far, "o", markersize=14, markerfacecolor="none", markeredgecolor="#222222")
     axes.set_xlabel("candidate, in the order tried")
     axes.set_ylabel("distance on the selection part\n(lower is better)")
     axes.legend(fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(1, 1))
-    better = nothing["distance"] - chosen["distance"]
-    title = (f"{label}: {chosen['method']} of {len(trials) - 1} candidates comes to {number(chosen['distance'])}, "
-             f"doing nothing to {number(nothing['distance'])}" if better > 0
-             else f"{label}: no candidate is better than doing nothing")
-    figure.suptitle("\n".join(textwrap.wrap(title, 68)), x=0.01, ha="left", fontsize=12, fontweight="bold")
-    failed = len(trials) - len(done)
-    caption = ("Each sign is one run of a method, scored on a part of the data that the audits below do not use. Ringed: chosen."
-               f"{f' {failed} candidates failed and are not drawn.' if failed else ''}")
-    rows = [{**{key: trial[key] for key in COLUMNS},
-             "settings": " ".join(f"{k}={v}" for k, v in trial["settings"].items())} for trial in trials]
-    return Drawing(f"search-{label}", title, caption, figure, rows)

@@ -5,20 +5,30 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from lethe.core.evidence import INSIDE, OUTSIDE
+from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
-from lethe.report.view import SUSPECTED, Case, answer, cases
-from lethe.report.words import FAILED, duration, interval, number, printable, sign, spaced
+from lethe.report.answer import answer
+from lethe.report.view import Case, Column, cases
+from lethe.report.words import duration, interval, number, printable, sign, spaced
+from lethe.results.schema import Measurement, Results, Row
 
-COLOURS = {INSIDE: "green", OUTSIDE: "red", FAILED: "red"}
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLOURS: dict[Verdict | Ending, str] = {INSIDE: "green", OUTSIDE: "red", FAILED: "red"}
 LEGEND = ("Values beside a sign: ✓ as retrained models, ▲ ▼ above or below them, ○ the test has no power. "
           "Time: as a share of one retraining.")
+KEPT = ("audit", "metric", "value", "low", "high", "n", "verdict", "side", "p", "p_holm", "original", "better", "tier", "version",
+        "aspect", "margin", "equivalent", "smallest_margin")
+YARDSTICK = ("kind", "mean", "sd", "n", "low", "high")
 
 
-def terminal_table(results: Mapping[str, Any], width: int | None = None, colour: bool | None = None) -> str:
+def terminal_table(results: Results, width: int | None = None, colour: bool | None = None) -> str:
     """The answer and the overview table of every scenario. Plain text where the output is not a terminal.
 
     Columns that do not fit into `width` (default: the terminal's, 160 elsewhere) are left out and named below.
@@ -34,76 +44,108 @@ def terminal_table(results: Mapping[str, Any], width: int | None = None, colour:
     for place, case in enumerate(cases(results)):
         if place:
             console.print()
-        if len(results.get("scenarios", [])) > 1:
-            console.print(Text(printable(case.name or case.raw.get("request") or ""), style="bold"))
-        found = answer(case)
-        console.print(Text(printable(found.headline), style="bold"))
-        for sentence in found.sentences:
-            console.print(Text(printable(sentence)))
-        for warning in found.warnings:
-            console.print(Text(f"! {printable(warning)}", style="yellow"))
-        table, left_out = _table(case, width)
-        console.print(table)
-        if left_out:
-            console.print(Text(f"(no room for: {', '.join(left_out)})"))
+        if len(results.scenarios) > 1:
+            console.print(Text(printable(case.name or case.scenario.request), style="bold"))
+        _show(console, case, width)
     console.print(Text(LEGEND, style="dim"))
     return "\n".join(line.rstrip() for line in handle.getvalue().splitlines()) + "\n"
 
 
-def to_csv(results: Mapping[str, Any]) -> str:
+def _show(console: Console, case: Case, width: int) -> None:
+    """The answer and the table of one scenario."""
+    from rich.text import Text
+
+    found = answer(case)
+    console.print(Text(printable(found.headline), style="bold"))
+    for sentence in found.sentences:
+        console.print(Text(printable(sentence)))
+    for warning in found.warnings:
+        console.print(Text(f"! {printable(warning)}", style="yellow"))
+    columns, left_out = _columns(case, width)
+    console.print(_table(case, columns))
+    if left_out:
+        console.print(Text(f"(no room for: {', '.join(left_out)})"))
+
+
+def to_csv(results: Results) -> str:
     """One line per value; a model without values (it failed) keeps a line with its error."""
     lines = []
-    for case in results.get("scenarios", []):
-        for subject in case.get("subjects", []):
-            cost, ending = subject.get("cost") or {}, subject.get("conclusion") or {}
-            about = {"run": results.get("id"), "scenario": case.get("name"), "subject": subject["name"],
-                     "role": subject.get("role"), "seed": subject.get("seed"), "conclusion": ending.get("verdict"),
-                     "seconds": cost.get("seconds"), "error": subject.get("error"),
-                     "hiding": (subject.get("hiding") or {}).get("verdict")}
-            for item in subject.get("evidence") or [{}]:
-                yard = item.get("yardstick") or {}
-                kept = ("audit", "metric", "value", "low", "high", "n", "verdict", "side", "p", "p_holm", "original",
-                        "better", "tier", "version", "aspect", "margin", "equivalent", "smallest_margin")
-                lines.append({**about, **{key: item.get(key) for key in kept},
-                              **{f"yardstick_{key}": yard.get(key) for key in ("kind", "mean", "sd", "n", "low", "high")}})
+    for case in results.scenarios:
+        for row in case.subjects:
+            about = {"run": results.id, "scenario": case.name, **_about(row)}
+            lines += [{**about, **values} for values in _values(row.evidence)]
     return csv_text(lines)
 
 
-def _table(case: Case, width: int) -> tuple[Any, list[str]]:
-    """The table, and the names of the metrics that had no room."""
+def _about(row: Row) -> dict[str, object]:
+    return {"subject": row.name, "label": row.label, "method": row.method, "variant": row.variant, "role": row.role,
+            "seed": row.seed, "conclusion": row.conclusion.verdict, "seconds": row.cost.seconds, "error": row.error,
+            "hiding": row.hiding.verdict if row.hiding else None}
+
+
+def _values(evidence: Sequence[Measurement]) -> Iterator[dict[str, object]]:
+    """The columns of every value; empty ones of a model without values."""
+    found: list[Measurement | None] = [*evidence]
+    for item in found or [None]:
+        yard = item.yardstick if item else None
+        yield {**{key: getattr(item, key, None) for key in KEPT},
+               **{f"yardstick_{key}": getattr(yard, key, None) for key in YARDSTICK}}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A column of the table: two lines of heading, and the text and colour of every cell."""
+
+    name: str
+    below: str
+    cells: list[tuple[str, str]]
+
+    @property
+    def width(self) -> int:
+        """Letters that it takes, with the space beside it."""
+        return 2 + max(len(self.name), len(self.below), *(len(text) for text, _ in self.cells))
+
+
+def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
+    """The columns that have room, and the names of those that have none."""
+    lines = case.lines
+    first = [(printable(line.label), "") for line in lines]
+    verdicts = [(sign(line.verdict) + (" (hides?)" if line.suspected else ""), COLOURS.get(line.verdict, "")) for line in lines]
+    times = [(duration(line.seconds) + (f" ({number(line.ratio)}×)" if line.ratio else ""), "") for line in lines]
+    shown = [Shown("model", "", first), Shown("verdict", "", verdicts)]
+    last = Shown("time", "", times)
+    left_out: list[str] = []
+    room = width - sum(column.width for column in (*shown, last)) if lines else width
+    for made in (_metric(case, column) for column in case.main):
+        if left_out or room < made.width:
+            left_out.append(made.name)
+        else:
+            room -= made.width
+            shown.append(made)
+    return [*shown, last], left_out
+
+
+def _metric(case: Case, column: Column) -> Shown:
+    """The column of one metric."""
+    cells = []
+    for line in case.lines:
+        cell = line.cells.get(column.key)
+        mark = sign(cell.verdict, cell.side).split(" ")[0] if cell else ""
+        cells.append((f"{number(cell.value)} {mark}".strip() if cell else "–", COLOURS.get(cell.verdict, "") if cell else ""))
+    return Shown(spaced(printable(column.metric)), interval(*column.band), cells)
+
+
+def _table(case: Case, columns: Sequence[Shown]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    first = [(printable(row.label), "") for row in case.rows]
-    verdicts = [(sign(row.verdict) + (" (hides?)" if row.hiding.get("verdict") == SUSPECTED else ""), row.verdict)
-                for row in case.rows]
-    times = [(f"{duration(row.seconds)} ({number(row.ratio)}×)" if row.ratio else duration(row.seconds), "")
-             for row in case.rows]
-    columns = [("model", "", first), ("verdict", "", verdicts), ("time", "", times)]
-    room = width - sum(_wide(*column) for column in columns)
-    left_out: list[str] = []
-    for column in case.main:
-        cells = []
-        for row in case.rows:
-            cell = row.cells.get(column.key)
-            mark = sign(cell.verdict, cell.side).split(" ")[0] if cell else ""
-            cells.append((f"{number(cell.value)} {mark}".strip() if cell else "–", cell.verdict if cell else ""))
-        made = (spaced(printable(column.metric)), interval(*column.band), cells)
-        if left_out or room < _wide(*made):
-            left_out.append(made[0])
-        else:
-            room -= _wide(*made)
-            columns.insert(-1, made)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, below, _ in columns:
-        table.add_column(Text(f"{name}\n{below}"), no_wrap=True, justify="right" if name == "time" else "left")
-    for place, row in enumerate(case.rows):
-        ends = row.role != "method" and (place + 1 == len(case.rows) or case.rows[place + 1].role == "method")
-        table.add_row(*[Text(cells[place][0], style=COLOURS.get(cells[place][1], "")) for _, _, cells in columns],
-                      end_section=ends)
-    return table, left_out
-
-
-def _wide(name: str, below: str, cells: list[tuple[str, str]]) -> int:
-    return 2 + max(len(name), len(below), *(len(text) for text, _ in cells))
+    for column in columns:
+        side: Literal["left", "right"] = "right" if column.name == "time" else "left"
+        table.add_column(Text(f"{column.name}\n{column.below}"), no_wrap=True, justify=side)
+    for place, line in enumerate(case.lines):
+        ends = line.role != "method" and (place + 1 == len(case.lines) or case.lines[place + 1].role == "method")
+        cells = [column.cells[place] for column in columns]
+        table.add_row(*[Text(text, style=style) for text, style in cells], end_section=ends)
+    return table

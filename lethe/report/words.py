@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import Any
 
-from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, SHOWN
-
-FAILED = "failed"
+from lethe.core.evidence import (
+    FAILED,
+    INSIDE,
+    NO_POWER,
+    NO_YARDSTICK,
+    OUTSIDE,
+    SHOWN,
+    Access,
+    Better,
+    Depth,
+    Ending,
+    Side,
+    Verdict,
+    YardstickKind,
+)
 
 # verdict -> (sign, word in tables): the sign differs in shape, so that nothing depends on colour
-SIGNS = {
+SIGNS: dict[Verdict | Ending, tuple[str, str]] = {
     INSIDE: ("✓", "inside"), OUTSIDE: ("✗", "outside"), NO_POWER: ("○", "no power"),
     NO_YARDSTICK: ("–", "no yardstick"), SHOWN: ("", ""), FAILED: ("!", "failed"),
 }
-SEVERITY = (INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, FAILED)   # from best to worst, the order of rows
+SEVERITY: tuple[Verdict | Ending, ...] = (INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, FAILED)   # from best to worst
 
-SPOKEN = {   # of a whole model
+SPOKEN: dict[Ending, str] = {   # of a whole model
     INSIDE: "not told apart from retraining", OUTSIDE: "told apart from retraining", NO_POWER: "tests had no power",
     NO_YARDSTICK: "nothing to compare with", FAILED: "failed",
 }
@@ -25,11 +36,11 @@ SHORT = {   # words of metric names that are abbreviations
     "ain": "AIN", "auc": "AUC", "fid": "FID", "fpr": "FPR", "js": "JS", "kl": "KL", "klom": "KLoM", "lira": "LiRA",
     "mia": "MIA", "mu": "MU", "nll": "NLL", "rmia": "RMIA", "rouge": "ROUGE", "tofu": "TOFU", "tpr": "TPR", "u": "U",
 }
-KINDS = {   # of a yardstick
+KINDS: dict[YardstickKind, str] = {   # of a yardstick
     "retrained": "Retrained models", "holdout": "To a model that never saw the data (weaker yardstick)",
     "rashomon": "Models as good as the untouched one (weaker yardstick)",
 }
-DEPTHS = {   # what a depth cannot see
+DEPTHS: dict[Depth, str] = {   # what a depth cannot see
     "quick": "Depth quick looks at answers, scores and losses once. It does not attack the model: what comes back after a little "
              "training, and single records that only an attack with shadow models finds, are not seen.",
     "standard": "Depth standard adds distances to retrained models, relearning and attacks with a few shadow models. Its attacks "
@@ -38,26 +49,26 @@ DEPTHS = {   # what a depth cannot see
     "deep": "Depth deep runs every audit that Lethe has. Attacks that nobody has published, or with a larger budget than was "
             "given, are not seen.",
 }
-ACCESS = {   # what the audit had to work with
+ACCESS: dict[Access, str] = {   # what the audit had to work with
     "L0": "L0: the new model alone. Nothing shows that the tests would have found the data before.",
     "L1": "L1: the new and the untouched model, nothing trained anew.",
     "L2": "L2: the new and the untouched model, and models trained anew (retrained without the data, or shadow models).",
     "L3": "L3: as L2, and canaries planted in training and then removed by the same procedure.",
 }
-DIRECTION = {
+DIRECTION: dict[Better, str] = {
     "match": "target: like retrained models", "higher": "higher is better", "lower": "lower is better",
 }
 
 
-def sign(verdict: str, side: str = "") -> str:
+def sign(verdict: Verdict | Ending, side: Side = "") -> str:
     """'✓ inside', '▲ outside', '▼ outside': above or below the yardstick."""
-    mark, word = SIGNS.get(verdict, ("", verdict))
+    mark, word = SIGNS[verdict]
     if verdict == OUTSIDE and side:
         mark = "▲" if side == "+" else "▼"
     return f"{mark} {word}".strip()
 
 
-def number(value: Any) -> str:
+def number(value: float | str | None) -> str:
     """Three significant digits where they fit, a true minus sign, '–' for what is absent."""
     if value is None or isinstance(value, str) or not math.isfinite(value):
         return "–" if value is None else str(value)
@@ -103,6 +114,6 @@ def listed(names: list[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1] if names else "") if part)
 
 
-def printable(text: Any) -> str:
+def printable(text: object) -> str:
     """`text` without control characters, which could write over a terminal or break a drawing."""
     return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "�" for c in str(text))

@@ -77,9 +77,9 @@ class Histogram(Record):
     """Scores of single records, counted in bins."""
 
     edges: tuple[Number, ...] = Field(description="Edges of the bins, one more than there are counts.")
-    forget: tuple[float, ...] = Field(default=(), description="Records of the forget set in each bin.")
-    holdout: tuple[float, ...] = Field(default=(), description="Unseen records in each bin.")
-    retrained: tuple[float, ...] = Field(default=(), description="Records of the forget set in each bin, by a retrained model.")
+    forget: tuple[int, ...] = Field(default=(), description="Records of the forget set in each bin.")
+    holdout: tuple[int, ...] = Field(default=(), description="Unseen records in each bin.")
+    retrained: tuple[int, ...] = Field(default=(), description="Records of the forget set in each bin, by a retrained model.")
 
 
 class Measurement(Record):

@@ -35,8 +35,8 @@ from lethe.errors import NeedsUnmet, RequestError
 from lethe.ledger import Ledger
 from lethe.models.opened import Opened
 from lethe.pools import choose
+from lethe.report.answer import lopsided
 from lethe.report.report import Report, load
-from lethe.report.view import lopsided
 from lethe.results import schema
 from lethe.results.frame import frame
 from lethe.results.rows import declared

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lethe.errors import LetheError, ModelError, NeedsUnmet, NotFinite
-from lethe.report.view import lopsided
+from lethe.report.answer import lopsided
 from lethe.work import execute as runner
 from lethe.work.execute import Options
 from lethe.work.request import parse

@@ -13,8 +13,8 @@ import pytest
 from example_results import results
 
 from lethe import report
-from lethe.report import plots
-from lethe.report.leaderboard import FLOOR
+from lethe.report.figure import drawing
+from lethe.report.leaderboard import FLOOR, Spread
 from lethe.report.report import Report
 from lethe.report.search import searches
 from lethe.report.view import cases
@@ -30,25 +30,26 @@ def three_seeds() -> dict[str, Any]:
     rows = []
     for seed, value in enumerate((0.1, 0.2, 0.6)):
         row = copy.deepcopy(method)
-        row["name"], row["seed"], row["evidence"][0]["value"], row["cost"]["seconds"] = f"x seed {seed}", seed, value, 1.0 + seed
+        row.update(name=f"x seed {seed}", label="x", seed=seed)
+        row["evidence"][0]["value"], row["cost"]["seconds"] = value, 1.0 + seed
         rows.append(row)
     case["subjects"] = [s for s in case["subjects"] if s["role"] != "method"] + rows
     return data
 
 
 def test_the_order_is_controls_floor_methods_and_seeds_are_averaged() -> None:
-    made = report.standings(three_seeds())
-    assert [entry["role"] for entry in made] == ["original", "retrained", "floor", "method"]
+    made = report.standings(read(three_seeds()))
+    assert [entry.role for entry in made] == ["original", "retrained", "floor", "method"]
     entry = made[-1]
-    name = next(iter(entry["metrics"]))
-    assert entry["model"] == "x" and entry["seeds"] == 3
-    assert entry["metrics"][name]["mean"] == pytest.approx(0.3)   # (0.1 + 0.2 + 0.6)/3
-    assert entry["metrics"][name]["sd"] == pytest.approx(0.07**0.5)   # √((0.04 + 0.01 + 0.09)/2)
-    assert entry["seconds"] == {"mean": 2.0, "sd": 1.0, "n": 3}
+    name = next(iter(entry.metrics))
+    assert entry.model == "x" and entry.seeds == 3
+    assert entry.metrics[name].mean == pytest.approx(0.3)   # (0.1 + 0.2 + 0.6)/3
+    assert entry.metrics[name].sd == pytest.approx(0.07**0.5)   # √((0.04 + 0.01 + 0.09)/2)
+    assert entry.seconds == Spread(2.0, 1.0, 3)
     floor = made[2]
     yardstick = next(item["yardstick"] for item in three_seeds()["scenarios"][0]["subjects"][0]["evidence"] if item["yardstick"])
-    assert floor["model"] == FLOOR and floor["metrics"][name] == {key: yardstick[key] for key in ("mean", "sd", "n")}
-    assert made[0]["metrics"][name]["sd"] is None, "a single run has no spread"
+    assert floor.model == FLOOR and floor.metrics[name] == Spread(yardstick["mean"], yardstick["sd"], yardstick["n"])
+    assert made[0].metrics[name].sd is None, "a single run has no spread"
 
 
 def test_files_and_page(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert [line["model"] for line in lines] == [entry["model"] for entry in held] and FLOOR in lines[2]["model"]
     name = next(iter(held[-1]["metrics"]))
     assert float(lines[-1][f"{name}_mean"]) == pytest.approx(held[-1]["metrics"][name]["mean"])
-    page = report.render(three_seeds())
+    page = report.render(read(three_seeds()))
     assert FLOOR in page and "0.300 ± 0.265 (3)" in page
 
 
@@ -69,8 +70,8 @@ def test_the_search_is_drawn_and_said() -> None:
     better = {**trial, "number": 1, "method": "scrub", "distance": 0.2, "chosen": True}
     failed = {**trial, "number": 2, "method": "ssd", "distance": None, "error": "Diverged"}
     data["scenarios"][0]["subjects"][-3]["search"] = [trial, better, failed]
-    with plots.drawing():
-        (made,) = searches(cases(data)[0])
+    with drawing():
+        (made,) = searches(cases(read(data))[0])
     assert "scrub of 2 candidates comes to 0.200, doing nothing to 0.900" in made.title and "1 candidates failed" in made.caption
     assert len(made.rows) == 3
-    assert "comes to 0.200" in report.render(data)
+    assert "comes to 0.200" in report.render(read(data))

@@ -17,16 +17,20 @@ from example_results import METHODS, results
 
 from lethe import report
 from lethe.errors import RequestError
-from lethe.report import plots, view
+from lethe.report import view
+from lethe.report.answer import answer
 from lethe.report.colours import looks
+from lethe.report.figure import drawing
+from lethe.report.tradeoff import tradeoff
 from lethe.report.words import duration, heading, interval, number, printable, sign
+from lethe.results.schema import read
 
 EVIL = '<script>alert("x")</script>'
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return report.render(results())
+    return report.render(read(results()))
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -82,11 +86,11 @@ def test_the_page_holds_every_part(page: str) -> None:
                  "original (do nothing)", "retrained (reference)", "In Kuwait City.", "stopped early", "1 of 8 retrained models",
                  *METHODS):
         assert part in text, part
-    for case in view.cases(data):
-        for row in case.rows:
+    for case in view.cases(read(data)):
+        for row in case.lines:
             for cell in row.cells.values():
                 for item in cell.items:
-                    assert number(item["value"]) in text
+                    assert number(item.value) in text
     assert page.count('src="data:image/png;base64,') == 2 * 2 * 7   # scenarios × before and after × methods that did not fail
     assert page.count("<svg") == 2 * (1 + 9 + 1)                    # overview, strips, one histogram
 
@@ -121,7 +125,8 @@ def test_what_users_write_is_escaped_everywhere() -> None:
     data["versions"] = {EVIL: EVIL}
     for subject in case["subjects"]:
         if subject["role"] == "method":
-            subject.update(name=f"{subject['name']} {EVIL} $\\frac$", notes=[EVIL], config={"lr": EVIL})
+            subject.update(name=f"{subject['name']} {EVIL}", label=f"{subject['name']} {EVIL} $\\frac$",
+                           notes=[EVIL], config={"lr": EVIL})
             subject["conclusion"]["text"] = EVIL
             subject["samples"] = [
                 {"kind": "text", "prompt": EVIL, "truth": EVIL, "before": EVIL, "after": EVIL},
@@ -130,7 +135,7 @@ def test_what_users_write_is_escaped_everywhere() -> None:
         for item in subject["evidence"]:
             item["definition"] = EVIL
             item["metric"] = f"{item['metric']}{EVIL}"
-    text = report.render(data)
+    text = report.render(read(data))
     reader = Reader(text)
     assert "script" not in reader.tags
     assert "<script" not in text.lower() and text.count("&lt;script&gt;") > 20
@@ -139,27 +144,27 @@ def test_what_users_write_is_escaped_everywhere() -> None:
 
 def test_a_terminal_cannot_be_written_over() -> None:
     data = small()
-    data["scenarios"][0]["subjects"][2]["name"] = "evil\x1b[2J[red]\x07"
-    table = report.terminal_table(data)
+    data["scenarios"][0]["subjects"][2]["label"] = "evil\x1b[2J[red]\x07"
+    table = report.terminal_table(read(data))
     assert "\x1b" not in table and "\x07" not in table and "evil�[2J[red]�" in table
 
 
 def test_the_terminal_table() -> None:
-    table = report.terminal_table(results())
+    table = report.terminal_table(read(results()))
     assert "\x1b" not in table   # not a terminal: plain
     lines = table.splitlines()
     row = next(line for line in lines if line.startswith("sfron"))
     assert "✓ inside" in row and "(0.232×)" in row   # 5.5 s / 23.7 s
     assert "0 to 0.039" in table and table.count("original (do nothing)") == 2
-    narrow = report.terminal_table(results(), width=70)
+    narrow = report.terminal_table(read(results()), width=70)
     assert "no room for" in narrow and max(map(len, narrow.splitlines())) <= 70
-    assert "\x1b[" in report.terminal_table(small(), colour=True)
+    assert "\x1b[" in report.terminal_table(read(small()), colour=True)
 
 
 def test_csv_holds_every_value() -> None:
     data = results()
     data["scenarios"][0]["subjects"][2]["name"] = "=cmd()"
-    lines = list(csv.DictReader(io.StringIO(report.to_csv(data))))
+    lines = list(csv.DictReader(io.StringIO(report.to_csv(read(data)))))
     assert len(lines) == 2 * (9 * 9 + 1)
     first = data["scenarios"][0]["subjects"][0]["evidence"][0]
     assert float(lines[0]["value"]) == first["value"] and float(lines[0]["yardstick_sd"]) == first["yardstick"]["sd"]
@@ -168,24 +173,24 @@ def test_csv_holds_every_value() -> None:
 
 
 def test_figures_are_written_with_the_data_behind_them(tmp_path: Path) -> None:
-    written = report.figures(small(), tmp_path / "figures")
+    written = report.figures(read(small()), tmp_path / "figures")
     assert {p.name for p in written} == {
         f"class-{name}.{ending}" for name in ("tradeoff", "accuracy-forget_accuracy", "accuracy-test_accuracy")
         for ending in ("svg", "png", "csv")}
     assert all(p.stat().st_size > 200 for p in written) and len(list((tmp_path / "figures").iterdir())) == 9
     lines = list(csv.DictReader(io.StringIO((tmp_path / "figures" / "class-accuracy-forget_accuracy.csv").read_text())))
     assert {line["row"] for line in lines} == {"original (do nothing)", "retrained (reference)", *METHODS} - {"bad_teacher"}
-    again = report.figures(small(), tmp_path / "again")
+    again = report.figures(read(small()), tmp_path / "again")
     assert [p.read_bytes() for p in written] == [p.read_bytes() for p in again]   # same bytes on every run
 
 
 def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = report.save(small(), tmp_path / "new" / "report.html")
+    path = report.save(read(small()), tmp_path / "new" / "report.html")
     before = path.read_text()
     assert before.startswith("<!doctype html>") and list(path.parent.iterdir()) == [path]
     monkeypatch.setattr("lethe.core.files.os.replace", lambda a, b: (_ for _ in ()).throw(OSError("no")))
     with pytest.raises(OSError, match="no"):
-        report.save(small(title="other"), path)
+        report.save(read(small(title="other")), path)
     assert path.read_text() == before and list(path.parent.iterdir()) == [path]
 
 
@@ -195,7 +200,7 @@ def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("bad_teacher", "bad_teacher: the method failed, so there is no model.", "bad"),
 ])
 def test_the_answer_on_a_single_method(name: str, words: str, level: str) -> None:
-    found = view.answer(view.cases(only(small(), name))[0])
+    found = answer(view.cases(read(only(small(), name)))[0])
     assert (found.headline, found.level) == (words, level)
 
 
@@ -203,11 +208,11 @@ def test_a_powerless_test_is_not_called_a_success() -> None:
     data = only(small(), "sfron", "scrub")
     for subject in data["scenarios"][0]["subjects"]:
         subject["conclusion"]["verdict"] = "not enough power"
-    found = view.answer(view.cases(data)[0])
+    found = answer(view.cases(read(data))[0])
     assert found.level == "none" and "No method can be judged" in found.headline
     assert any("untouched model was not told apart either" in w for w in found.warnings)
     data["scenarios"][0]["subjects"][1]["conclusion"]["verdict"] = "inside"   # the retrained one alone proves nothing
-    assert not any("Check of the tests" in sentence for sentence in view.answer(view.cases(data)[0]).sentences)
+    assert not any("Check of the tests" in sentence for sentence in answer(view.cases(read(data))[0]).sentences)
 
 
 def test_values_that_are_only_shown_do_not_lead() -> None:
@@ -218,14 +223,14 @@ def test_values_that_are_only_shown_do_not_lead() -> None:
                 shown = {**item, "audit": "lira", "metric": "lira_tpr_at_5", "verdict": "shown", "original_outside": None}
                 subject["evidence"] += [shown, {**item, "audit": "lira", "metric": "best_auc"},
                                         {**item, "audit": "lira", "metric": "lira_auc"}]
-    assert [c.metric for c in view.cases(data)[0].main] == [
+    assert [c.metric for c in view.cases(read(data))[0].main] == [
         "forget_accuracy", "lira_auc", "best_auc", "lira_tpr_at_5", "test_accuracy"]
 
 
 def test_told_apart_and_not_judged_are_counted_apart() -> None:
     data = only(small(), "sfron", "finetune", "ssd")
     next(s for s in data["scenarios"][0]["subjects"] if s["name"] == "sfron")["conclusion"]["verdict"] = "not enough power"
-    found = view.answer(view.cases(data)[0])
+    found = answer(view.cases(read(data))[0])
     assert found.headline == "2 of 3 methods gave a model that was told apart; 1 cannot be judged." and found.level == "bad"
 
 
@@ -233,7 +238,7 @@ def test_a_control_that_misbehaves_is_announced() -> None:
     data = small()
     data["scenarios"][0]["subjects"][1]["conclusion"]["verdict"] = "outside"
     data["scenarios"][0]["false_alarms"] = {"outside": 3, "of": 8}
-    found = view.answer(view.cases(data)[0])
+    found = answer(view.cases(read(data))[0])
     assert any("never saw the data, was told apart as well" in w for w in found.warnings)
     assert any("3 of 8 retrained models" in w for w in found.warnings)
     assert not any("Check of the tests" in s for s in found.sentences)
@@ -250,14 +255,14 @@ def test_without_retrained_models_there_is_no_verdict() -> None:
             subject["conclusion"] = {"verdict": "no yardstick", "text": "No retrained models."}
         for item in subject["evidence"]:
             item.update(verdict="no yardstick", side="", yardstick=None, p=None, p_holm=None, original_outside=None)
-    text = Reader(report.render(data)).text
+    text = Reader(report.render(read(data))).text
     assert "the task has no recipe" in text and "– no yardstick" in text and "bad_teacher failed" in text
     assert "not told apart from one" not in text
 
 
 def test_the_overview_figure_uses_a_metric_with_power() -> None:
-    with plots.drawing():
-        made = [plots.tradeoff(case) for case in view.cases(results())]
+    with drawing():
+        made = [tradeoff(case) for case in view.cases(read(results()))]
     assert [m.rows[0]["metric"] for m in made if m] == ["forget_accuracy", "klom_forget"]   # accuracy has no power there
     assert [m.title for m in made if m] == [
         "By forget accuracy and test accuracy, neggrad_plus, sfron and scrub lie where retrained models lie",
@@ -269,23 +274,39 @@ def test_seeds_become_one_row_with_the_worst_verdict() -> None:
     case = data["scenarios"][0]
     one = next(s for s in case["subjects"] if s["name"] == "sfron")
     two = copy.deepcopy(one)
-    one["name"], two["name"] = "sfron seed 0", "sfron seed 1"
+    one.update(name="sfron seed 0", seed=0)
+    two.update(name="sfron seed 1", seed=1)
     one["evidence"][0]["value"], two["evidence"][0]["value"] = 0.02, 0.04
     two["evidence"][0].update(verdict="outside", side="+")
     two["conclusion"] = {"verdict": "outside", "text": "Still knows."}
     case["subjects"].append(two)
-    row = view.cases(data)[0].methods[0]
+    row = view.cases(read(data))[0].methods[0]
     cell = row.cells["accuracy", "forget_accuracy"]
-    assert len(view.cases(data)[0].methods) == 1 and row.label == "sfron"
+    assert len(view.cases(read(data))[0].methods) == 1 and row.label == "sfron"
     assert (cell.value, cell.low, cell.high, cell.seeds) == (pytest.approx(0.03), 0.02, 0.04, 2)
     assert (cell.verdict, row.verdict, row.text) == ("outside", "outside", "1 of 2 seeds: Still knows.")
-    assert "over 2 seeds" in report.render(data)
+    assert "over 2 seeds" in report.render(read(data))
+
+
+def test_a_value_stands_beside_the_seed_that_gave_it() -> None:
+    """The first seed failed, so the first value belongs to the second seed."""
+    data = only(small(), "sfron")
+    case = data["scenarios"][0]
+    good = next(s for s in case["subjects"] if s["name"] == "sfron")
+    good.update(name="sfron seed 8", seed=8)
+    failed = {**good, "name": "sfron seed 7", "seed": 7, "evidence": [], "error": "RuntimeError: no", "defect": True,
+              "log": "work/sfron-7.log", "conclusion": {"verdict": "failed", "text": "RuntimeError: no"}, "hiding": None}
+    case["subjects"].insert(case["subjects"].index(good), failed)
+    page = report.render(read(data))
+    numbers = page[page.index("Every number of forget accuracy"):]
+    assert "<tr><th>sfron</th><td>8</td>" in numbers and "<tr><th>sfron</th><td>7</td><td>0" not in numbers
+    assert "sfron seed 7 failed by a defect, not by a limit that it names; the traceback is in work/sfron-7.log." in page
 
 
 def test_bare_and_empty_results_are_shown() -> None:
     bare = {"id": "x", "title": "t", "scenarios": [{"name": "", "subjects": []}]}
-    assert "No method was run" in report.render(bare) and "No method was run" in report.terminal_table(bare)
-    assert "<html" in report.render({"id": "x", "title": "nothing", "scenarios": []})
+    assert "No method was run" in report.render(read(bare)) and "No method was run" in report.terminal_table(read(bare))
+    assert "<html" in report.render(read({"id": "x", "title": "nothing", "scenarios": []}))
 
 
 def test_equality_hiding_doubts_and_limits_are_said() -> None:
@@ -299,7 +320,7 @@ def test_equality_hiding_doubts_and_limits_are_said() -> None:
     method["hiding"] = {"verdict": "obfuscation suspected", "text": "Hidden rather than removed.", "metrics": ["relearn"]}
     method["evidence"][0].update(margin=0.02, equivalent=False, smallest_margin=0.043)
     method["evidence"][1].update(margin=0.05, equivalent=True, smallest_margin=0.011)
-    text = Reader(report.render(data)).text
+    text = Reader(report.render(read(data))).text
     for part in ("inside is not equality",
                  "Not shown to be within the declared margin: forget accuracy ±0.020, would need ±0.043",
                  "Shown to be within the declared margin: test accuracy ±0.050", "written down on 21 November 2026, 09:30 UTC",
@@ -307,8 +328,8 @@ def test_equality_hiding_doubts_and_limits_are_said() -> None:
                  "sfron: Hidden rather than removed.", "The forget set has 1 example: a share measured on it is known to ±0.980",
                  "Depth quick looks at answers", "L1: the new and the untouched model", "false-alarm rate: 0.003 to 0.527"):
         assert part in text, part
-    assert "(hides?)" in report.terminal_table(data) and "doubtful" in report.terminal_table(data)
-    line = next(csv.DictReader(io.StringIO(report.to_csv({**data, "scenarios": [{**case, "subjects": [method]}]}))))
+    assert "(hides?)" in report.terminal_table(read(data)) and "doubtful" in report.terminal_table(read(data))
+    line = next(csv.DictReader(io.StringIO(report.to_csv(read({**data, "scenarios": [{**case, "subjects": [method]}]})))))
     assert (line["hiding"], line["margin"], line["equivalent"]) == ("obfuscation suspected", "0.02", "False")
 
 
@@ -332,15 +353,15 @@ def test_methods_keep_their_look() -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(RequestError, match=r"lethe-unlearning\[report\]"):
-        report.render(small())
+        report.render(read(small()))
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(RequestError, match=r"jinja2.*lethe-unlearning\[report\]"):
-        report.render(small())
-    assert "sfron" in report.terminal_table(small()) and "sfron" in report.to_csv(small())
+        report.render(read(small()))
+    assert "sfron" in report.terminal_table(read(small())) and "sfron" in report.to_csv(read(small()))
 
 
 def test_tables_need_neither_torch_nor_matplotlib() -> None:
     code = ("import sys; sys.path.insert(0, 'tests'); from example_results import results; from lethe import report; "
-            "report.terminal_table(results()); report.to_csv(results()); "
+            "from lethe.results.schema import read; report.terminal_table(read(results())); report.to_csv(read(results())); "
             "bad = {'torch', 'matplotlib', 'jinja2', 'sqlalchemy'} & set(sys.modules); assert not bad, bad")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[2])

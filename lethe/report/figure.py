@@ -1,0 +1,153 @@
+"""What every figure shares: the drawing with the rows behind it, our style, marks with intervals, and SVG and PNG.
+
+Retrained models are always drawn in with their own spread. Text stays text in SVG. matplotlib is imported when one is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lethe.core.evidence import INSIDE
+from lethe.core.extras import needs_extra
+from lethe.report.colours import ORIGINAL, RETRAINED, Look, looks
+from lethe.report.view import Case, Cell, Column, Line
+from lethe.report.words import DIRECTION, heading, printable, spaced
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "lethe", "text.parse_math": False, "font.size": 11,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"], "axes.spines.top": False,
+    "axes.spines.right": False, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.edgecolor": "#888888", "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#222222",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the data behind it. `title` states the finding, `caption` says how to read it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    rows: list[dict[str, Any]]
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """matplotlib with our style and without warnings about letters that its font lacks (the browser has them)."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise needs_extra("report", "drawing figures", "matplotlib", "none was drawn") from None
+    with warnings.catch_warnings(), matplotlib.rc_context(STYLE):
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
+        yield
+
+
+def svg(figure: Figure, label: str) -> str:
+    """The figure as inline SVG: scales with the page, has a name for screen readers, and no ids that could collide."""
+    handle = io.StringIO()
+    figure.savefig(handle, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = handle.getvalue()
+    text = text[text.index("<svg"):]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[A-Za-z.]+_\d+(?:\.\d+)?"', "", text)   # groups; markers and clip paths have hashed ids
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    safe = re.sub(r"[&<>\"']", lambda m: f"&#{ord(m[0])};", printable(label))
+    return text.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """The figure as PNG."""
+    handle = io.BytesIO()
+    figure.savefig(handle, format="png", dpi=dpi, metadata={"Software": None})
+    return handle.getvalue()
+
+
+def case_looks(case: Case) -> dict[str, Look]:
+    """The look of every line of a scenario, by label."""
+    found = looks(line.name for line in case.methods)
+    controls = {"original": Look(ORIGINAL, "X"), "retrained": Look(RETRAINED, "D")}
+    return {line.label: controls.get(line.role) or found[line.name] for line in case.lines}
+
+
+def value_of(line: Line, column: Column) -> float | None:
+    """The value of a line in a column; None where there is none."""
+    cell = line.cells.get(column.key)
+    return cell.value if cell else None
+
+
+def is_inside(line: Line, column: Column) -> bool:
+    """Whether a value lies where retrained models lie."""
+    cell = line.cells.get(column.key)
+    return cell is not None and cell.verdict == INSIDE
+
+
+def arms(cell: Cell) -> list[list[float]] | None:
+    """The interval as lengths below and above the value, for matplotlib.  -> [[below], [above]]"""
+    if cell.value is None or cell.low is None or cell.high is None:
+        return None
+    return [[max(0.0, cell.value - cell.low)], [max(0.0, cell.high - cell.value)]]
+
+
+def bar(axes: Axes, cell: Cell, place: int, look: Look) -> None:
+    """One value with its interval, on a horizontal line."""
+    assert cell.value is not None
+    axes.errorbar([cell.value], [place], xerr=arms(cell), marker=look.marker, color=look.colour, markersize=8,
+                  markeredgecolor="white", markeredgewidth=0.8, elinewidth=1.6, linestyle="none", zorder=3)
+
+
+def axis(column: Column) -> str:
+    """What stands beside an axis: the metric and its direction."""
+    return f"{printable(spaced(column.metric))} ({DIRECTION[column.better]})"
+
+
+def finding(case: Case, column: Column) -> str:
+    """The title of a figure of one metric: how many methods are like retrained models."""
+    name = heading(column.metric)
+    judged = [line for line in case.methods if column.key in line.cells]
+    if column.yardstick is None or column.tier not in ("forgetting", "utility"):
+        return name
+    if column.tier == "forgetting" and column.powered is False:
+        return f"{name} cannot tell the untouched model from retrained ones"
+    return f"{name}: {sum(is_inside(line, column) for line in judged)} of {len(judged)} methods like retrained models"
+
+
+def numbers(line: Line, column: Column) -> dict[str, Any]:
+    """The row of a figure's CSV behind one of its marks."""
+    cell, yard = line.cells[column.key], column.yardstick
+    return {"row": line.label, "role": line.role, "audit": column.audit, "metric": column.metric, "value": cell.value,
+            "low": cell.low, "high": cell.high, "n": cell.n, "seeds": cell.seeds, "verdict": cell.verdict,
+            "side": cell.side, "original": column.original,
+            **{f"yardstick_{key}": getattr(yard, key, None) for key in ("mean", "sd", "n", "low", "high")},
+            "seconds": line.seconds, "ratio_to_retraining": line.ratio}
+
+
+def short(label: str) -> str:
+    """A label that leaves room for the drawing."""
+    text = printable(label).replace("\n", " ")
+    return text if len(text) <= 36 else f"{text[:35]}…"
+
+
+def letters(text: str) -> int:
+    """Width of a text in letters; letters of East Asian scripts count twice."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def titled(figure: Figure, title: str, width: int) -> None:
+    """Write the title at the top left, wrapped to `width` letters and cut after three lines."""
+    text = "\n".join(textwrap.wrap(printable(title), width)[:3])
+    figure.suptitle(text, x=0.01, ha="left", fontsize=12, fontweight="bold")
