@@ -49,3 +49,8 @@ def test_controls_noise_is_found_and_a_fresh_model_is_not():
     bad, good = values(calibration, Subject("n", noisy(task, 1.0), task)), values(calibration, fresh)
     assert bad["ece"].value > 2 * good["ece"].value and bad["brier"].value > good["brier"].value
     assert good["ece"].n == 90                                                # without the removed class
+
+
+def test_the_debiased_error_takes_off_the_variance_of_a_mean_of_n_minus_one():
+    # one bin of four: says 0.9, right half the time: 0.4² − 0.5·0.5/3
+    assert debiased_error(np.full(4, 0.9), np.array([1, 0, 1, 0]), 1) == pytest.approx(np.sqrt(0.16 - 0.25 / 3))

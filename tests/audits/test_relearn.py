@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import tiny
+import torch
 from panels import pool, silenced, values
 
 from lethe.core.catalogue import load
-from lethe.core.modules import state_fingerprint
+from lethe.core.modules import copied, state_fingerprint
 from lethe.data.select import Where
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
@@ -78,3 +79,21 @@ def test_a_few_examples_bring_back_what_was_hidden_and_other_data_teach_a_retrai
         assert retrained[name].value < 0.05 < values(relearn, original, references, original)[name].value
         assert found[name].detail["steps"] == checkpoints(32) and len(found[name].detail["score"]) == 7
     assert list(values(relearn, quiet, references, original, few=0, others=False)) == ["relearn", "relearn_gain", "ain"]
+
+
+def test_one_step_by_hand():
+    """F₁ is learned by one Adam step, F₂ is scored before and after; real targets, so that every score moves."""
+    task = tiny.regression()
+    subject = Subject("o", task.original, task)
+    learned, tested = _halves(Panel(task, subject, []))
+    model, scores = copied(task.original, trainable=True).requires_grad_(True), []
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(2):
+        with torch.no_grad():
+            scores.append(task.observe(model, tested.batch(range(len(tested))))["score"].double().mean().item())
+        adam.zero_grad()
+        task.nll(model, learned.batch(range(len(learned)))).mean().backward()
+        adam.step()
+    found = values(relearn, subject, [subject], subject, steps=1, lr=0.01, batch_size=100, others=False, few=0)
+    assert found["relearn"].detail["score"] == pytest.approx(scores, abs=1e-6) and abs(scores[1] - scores[0]) > 1e-3
+    assert found["relearn"].value == pytest.approx(sum(scores) / 2, abs=1e-6)

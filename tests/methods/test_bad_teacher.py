@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import kl, soft
 from running import run
 from tiny import classification
+from torch import Tensor, nn
 
+from lethe.core.modules import reinitialised
+from lethe.core.seeds import derive
 from lethe.methods.general.bad_teacher import forget_weight
 
 
@@ -32,3 +37,18 @@ def test_labels_are_not_read() -> None:
     blind = {n: Split({**s.columns, "y": torch.zeros_like(s.columns["y"])}, s.name, s.ids) for n, s in task.splits.items()}
     other = Classification(task.original, blind)
     assert state_fingerprint(run("bad_teacher", other).model) == state_fingerprint(run("bad_teacher", task).model)
+
+
+def test_two_steps_by_hand() -> None:
+    """Six examples imitate a fresh network, twelve the original, whose own divergence has a gradient from the second step on."""
+    task, temperature = byhand.classification(), 2.0
+    forget, retain = task.forget.columns["x"], task.retain.columns["x"]
+    fresh = reinitialised(task.original, derive(0, "bad_teacher"))
+    wrong, right = soft(fresh(forget), temperature).detach(), soft(task.original(retain), temperature).detach()
+
+    def objective(m: nn.Module) -> Tensor:
+        bad, good = kl(wrong, soft(m(forget), temperature)), kl(right, soft(m(retain), temperature))
+        return temperature**2 * (bad / 3 + 2 * good / 3)
+
+    found = byhand.run("bad_teacher", task, retain_share=1.0, temperature=temperature, epochs=2)
+    byhand.assert_same(task, found, byhand.steps(task, [objective, objective]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -33,3 +35,10 @@ def test_all_blocks_is_finetune() -> None:
 def test_more_blocks_than_there_are_is_refused() -> None:
     with pytest.raises(OutOfRange, match="2 blocks"):
         run("cf_k", classification(), k=3)
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification()
+    wanted = byhand.steps(task, [lambda m: nll(m, task.retain)])
+    wanted.body.load_state_dict(task.original.body.state_dict())   # the last block is the head
+    byhand.assert_same(task, byhand.run("cf_k", task, k=1), wanted)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 from torch import nn
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.models.classification.task import Classification
@@ -37,3 +40,13 @@ def test_frozen_blocks_stay_and_the_others_keep_nothing() -> None:
     for name in ("2.weight", "2.bias"):
         torch.testing.assert_close(unlearned.get_parameter(name), retrained.get_parameter(name))
     assert (unlearned.get_buffer("3.running_var") < 2).all()   # 1 before the step, not the original's 7
+
+
+def test_one_step_by_hand() -> None:
+    """The head starts afresh and takes one step of the recipe; the body is the original's."""
+    task = byhand.classification()
+    start = byhand.trainable(task.original)
+    start.head.load_state_dict(task.build(derive(0, "retrain")).head.state_dict())
+    wanted = byhand.stepped(start, [lambda m: nll(m, task.retain)])
+    wanted.body.load_state_dict(task.original.body.state_dict())
+    byhand.assert_same(task, byhand.run("eu_k", task, k=1), wanted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -16,3 +18,8 @@ def test_one_step_is_sgd_with_weight_decay() -> None:
         assert p.grad is not None
         expected = p - 0.5 * (p.grad + 0.1 * p)   # the first momentum buffer is the gradient itself
         torch.testing.assert_close(outcome.model.get_parameter(name), expected)
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification()
+    byhand.assert_same(task, byhand.run("finetune", task), byhand.steps(task, [lambda m: nll(m, task.retain)]))

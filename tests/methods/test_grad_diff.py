@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import tiny
 import torch
+from byhand import kl, nll, soft
 
 import lethe
 from lethe.errors import RequestError
@@ -59,3 +61,17 @@ def test_staying_near_the_original_is_kl() -> None:
 def test_nothing_to_do_is_refused() -> None:
     with pytest.raises(RequestError, match="nothing would move"):
         lethe.forget(tiny.lm(), "grad_diff", gamma=0, alpha=0, progress=False)
+
+
+def test_two_steps_by_hand() -> None:
+    """All three terms, the ascent bounded: at 1.5 nats some examples push and some do not."""
+    task, x = byhand.classification(), byhand.classification().retain.columns["x"]
+    forget, before = task.forget.columns, soft(task.original(x)).detach()
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        each = torch.nn.functional.cross_entropy(m(forget["x"]), forget["y"], reduction="none")
+        assert 0 < (each > 1.5).sum() < len(each)
+        return -0.5 * each.clamp(max=1.5).mean() + 0.8 * nll(m, task.retain) + 0.7 * kl(before, soft(m(x)))
+
+    found = byhand.run("grad_diff", task, gamma=0.5, alpha=0.8, kl=0.7, bound=1.5, epochs=2)
+    byhand.assert_same(task, found, byhand.steps(task, [objective, objective]))

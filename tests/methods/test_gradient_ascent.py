@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -27,3 +29,8 @@ def test_the_loss_on_forgotten_data_rises() -> None:
     batch = task.forget.batch(range(len(task.forget)))
     outcome = run("gradient_ascent", task, lr=3e-2)
     assert task.nll(outcome.model, batch).mean() > 2 * task.nll(task.original, batch).mean()
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification()
+    byhand.assert_same(task, byhand.run("gradient_ascent", task), byhand.steps(task, [lambda m: -nll(m, task.forget)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -83,3 +84,20 @@ def test_digits_a_class_goes_in_part_and_at_a_cost_that_ascent_does_not_have() -
     found, ascent = scores("class", "jit"), scores("class", "gradient_ascent")
     assert found.forget < 60 and found.retain < 95
     assert ascent.js + 0.1 < found.js < scores("class", "original").js - 0.3
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_one_step_by_hand(detach: bool) -> None:
+    task = byhand.classification()
+    x = task.forget.columns["x"][byhand.order(task.forget, "forget")]
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        byhand.reseed()   # the noise is torch's own, seeded by the loop
+        total = torch.zeros(len(x))
+        for _ in range(3):
+            noise = (x + 0.5 * torch.randn_like(x)).clamp(x.min(), x.max()) - x
+            there = m(x + noise)
+            total = total + (m(x) - (there.detach() if detach else there)).norm(dim=1) / noise.norm(dim=1)
+        return (total / 3).mean()
+
+    byhand.assert_same(task, byhand.run("jit", task, draws=3, detach=detach), byhand.steps(task, [objective]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 from torch import nn
@@ -46,3 +48,14 @@ def test_without_penalty_it_is_finetune() -> None:
     task = classification()
     bare, plain = run("l1_sparse", task, alpha=0.0, **SAME), run("finetune", task, **SAME)
     assert state_fingerprint(bare.model) == state_fingerprint(plain.model)
+
+
+def test_two_steps_by_hand() -> None:
+    task, alpha = byhand.classification(), 0.05
+
+    def size(m: torch.nn.Module) -> torch.Tensor:
+        return torch.stack([p.abs().sum() for p in m.parameters()]).sum()
+
+    wanted = byhand.steps(task, [lambda m: nll(m, task.retain) + alpha * size(m),
+                                 lambda m: nll(m, task.retain) + alpha / 2 * size(m)])   # half of the run is done
+    byhand.assert_same(task, byhand.run("l1_sparse", task, alpha=alpha, epochs=2), wanted)

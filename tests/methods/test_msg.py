@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.maths.importance import gradient_sum
 from lethe.methods.general.msg import Slowed, kernels, redrawn
@@ -57,3 +62,25 @@ def test_nothing_drawn_and_nothing_slowed_is_finetune_on_the_same_schedule() -> 
     plain = run("finetune", task, epochs=1, batch_size=len(task.retain), lr=1e-2)   # one step: no schedule to differ by
     assert state_fingerprint(one.model) == state_fingerprint(plain.model)
     assert "no convolution" in one.notes[0]
+
+
+def test_one_step_by_hand() -> None:
+    """Without convolutions the two matrices are drawn anew where the gradients of R and F agree best."""
+    task, share, slow = byhand.classification(), 0.4, 0.2
+    wanted = byhand.trainable(task.original)
+    apart = {name: (byhand.gradient(wanted, lambda m: nll(m, task.retain))[name]
+                    - byhand.gradient(wanted, lambda m: nll(m, task.forget))[name]).abs()
+             for name in ("body.weight", "head.weight")}
+    every = torch.cat([a.flatten() for a in apart.values()]).sort().values
+    most = every[round(share * len(every)) - 1]
+    with torch.no_grad():
+        for name, a in apart.items():
+            p = wanted.get_parameter(name)
+            fresh = torch.randn(p.shape, generator=generator(0, "msg", name)) * math.sqrt(2 / p.shape[1])
+            p.copy_(torch.where(a <= most, fresh, p))
+    step = byhand.gradient(wanted, lambda m: nll(m, task.retain))
+    with torch.no_grad():
+        for name, p in wanted.named_parameters():
+            factor = torch.where(apart[name] <= most, 1.0, slow) if name in apart else slow
+            p.sub_(byhand.LR * factor * step[name])
+    byhand.assert_same(task, byhand.run("msg", task, share=share, slow=slow, warmup=0.0), wanted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -24,3 +26,9 @@ def test_beta_one_is_finetune() -> None:
     task = classification()
     whole = run("neggrad_plus", task, beta=1.0, lr=1e-2, clip=None, epochs=2)
     assert state_fingerprint(whole.model) == state_fingerprint(run("finetune", task, lr=1e-2, epochs=2).model)
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification()
+    wanted = byhand.steps(task, [lambda m: 0.7 * nll(m, task.retain) - 0.3 * nll(m, task.forget)])
+    byhand.assert_same(task, byhand.run("neggrad_plus", task, beta=0.7), wanted)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -51,3 +53,18 @@ def test_without_retain_the_scale_must_be_given() -> None:
     with pytest.raises(NotGranted):
         method.run(method.config(epochs=1), task, Loop(task))
     assert method.run(method.config(epochs=1, scale=1.0), task, Loop(task)).model is not None
+
+
+def test_run_by_hand() -> None:
+    """Two candidates of two steps each; only entries on whose sign they agree are taken off, twice."""
+    task = byhand.classification()
+    tuned = [byhand.steps(task, [lambda m: nll(m, task.forget)] * 2, lr=rate) for rate in (0.1, 3.0)]
+    wanted, kept = byhand.trainable(task.original), 0
+    with torch.no_grad():
+        for name, p in wanted.named_parameters():
+            one, two = (m.get_parameter(name) - p for m in tuned)
+            agree = one * two > 0
+            kept += int(agree.sum())
+            p.sub_(2.0 * torch.where(agree, (one + two) / 2, 0.0))
+    assert 0 < kept < sum(p.numel() for p in wanted.parameters())
+    byhand.assert_same(task, byhand.run("negmerge", task, rates=(0.1, 3.0), epochs=2, scale=2.0), wanted, atol=1e-5)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import pytest
 import tiny
 import torch
 
 import lethe
+from lethe.core.split import Split
 from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.maths.losses import npo_loss
 from lethe.train.loop import Loop, Settings
@@ -94,3 +96,32 @@ def test_kl_term_runs_from_the_cached_logits() -> None:
     task = tiny.lm()
     outcome = lethe.forget(task, "npo", alpha=0, kl=1.0, epochs=2, lr=1e-3, progress=False)
     assert outcome.cost.examples == 2 * (8 + 24) and not outcome.notes
+
+
+def answers(model: torch.nn.Module, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of all answer tokens, summed, and their number: plain transformers.  -> [n], [n]"""
+    ids, labels = split.columns["ids"], split.columns["labels"][:, 1:]
+    logp = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    kept = labels != -100
+    each = logp.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
+    return (each * kept).sum(1), kept.sum(1)
+
+
+def test_two_steps_by_hand() -> None:
+    """All three terms. At θ_0 the ratio is 1 and the KL has no gradient; the second step sees both."""
+    task, beta, alpha, kl = tiny.lm(), 0.3, 0.6, 0.8
+    with torch.no_grad():
+        before, _ = answers(task.original, task.forget)
+        logits = task.original(input_ids=task.retain.columns["ids"]).logits[:, :-1]
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        now, _ = answers(m, task.forget)
+        kept, count = answers(m, task.retain)
+        mask = task.retain.columns["labels"][:, 1:] != -100
+        other = m(input_ids=task.retain.columns["ids"]).logits[:, :-1]
+        apart = (logits.softmax(-1) * (logits.log_softmax(-1) - other.log_softmax(-1))).sum(-1)
+        return ((2 / beta * torch.log(1 + (now - before).exp() ** beta)).mean() - alpha * (kept / count).mean()
+                + kl * ((apart * mask).sum(1) / count).mean())
+
+    found = byhand.run("npo", task, beta=beta, alpha=alpha, kl=kl, epochs=2, warmup=0, lr=0.05)
+    byhand.assert_same(task, found, byhand.steps(task, [objective] * 2, lr=0.05), atol=1e-5)

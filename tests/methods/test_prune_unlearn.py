@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -37,3 +39,25 @@ def test_recovery_sees_the_forget_set_and_unlearning_does_not() -> None:
     batch = task.forget.batch(range(len(task.forget)))
     with torch.no_grad():
         assert float(task.nll(recovered, batch).mean()) < 0.3
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification()
+    wanted, masks = byhand.trainable(task.original), {}
+    matrices = {name: p for name, p in wanted.named_parameters() if p.dim() > 1}
+    every = torch.cat([p.abs().flatten() for p in matrices.values()]).sort().values
+    cut = every[-round(0.6 * len(every))]   # the smallest of the 60 % that are left
+    for name, p in matrices.items():
+        masks[name] = (p.abs() >= cut).detach()
+        p.data.mul_(masks[name])
+    step = byhand.gradient(wanted, lambda m: nll(m, task.retain) + 0.05 * sum(p.abs().sum() for p in m.parameters()))
+    for name, p in wanted.named_parameters():
+        p.data.sub_(byhand.LR * step[name] * masks.get(name, 1.0))
+    byhand.assert_same(task, byhand.run("prune_unlearn", task, sparsity=0.4, recover_epochs=0, alpha=0.05), wanted)
+
+
+def test_recovery_is_a_step_on_everything_by_hand() -> None:
+    task = byhand.classification()
+    both = byhand.steps(task, [lambda m: (6 * nll(m, task.forget) + 12 * nll(m, task.retain)) / 18], lr=0.3)
+    wanted = byhand.stepped(both, [lambda m: nll(m, task.retain)])
+    byhand.assert_same(task, byhand.run("prune_unlearn", task, sparsity=0.0, recover_epochs=1, recover_lr=0.3), wanted)

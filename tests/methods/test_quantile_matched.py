@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import numpy as np
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -67,3 +69,20 @@ def test_a_holdout_without_reference_is_refused() -> None:
     few = audited(task.holdout)
     with pytest.raises(NeedsUnmet, match="0 holdout"):
         run("quantile_matched", task.replaced(task.original, holdout=few))
+
+
+def test_one_step_by_hand() -> None:
+    """Six forgotten losses against the quantiles at 1/12, 3/12, … of the unseen half that a method gets."""
+    task, epsilon = byhand.classification(), 0.01
+    unseen = task.granted({"holdout"}).holdout
+    with torch.no_grad():
+        known = torch.nn.functional.cross_entropy(task.original(unseen.columns["x"]), unseen.columns["y"], reduction="none")
+    targets = torch.tensor(np.quantile(known.numpy(), (np.arange(6) + 0.5) / 6), dtype=torch.float32)
+    forget = task.forget.columns
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        losses = torch.nn.functional.cross_entropy(m(forget["x"]), forget["y"], reduction="none").sort().values
+        return ((losses + epsilon).log() - (targets + epsilon).log()).square().mean() + 0.3 * nll(m, task.retain)
+
+    found = byhand.run("quantile_matched", task, alpha=0.3, epsilon=epsilon)
+    byhand.assert_same(task, found, byhand.steps(task, [objective]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import blobs, classification
 
@@ -39,3 +41,10 @@ def test_labels_are_drawn_anew_so_answers_flatten() -> None:
     p = task.outputs(outcome.model, batch).softmax(-1).detach()
     assert float(p[:, 3].mean()) < 0.1
     assert float(-(p * p.log()).sum(-1).mean()) > 0.8
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification(classes=2)   # the other label is the only other one
+    other = 1 - task.forget.columns["y"]
+    wanted = byhand.steps(task, [lambda m: 0.4 * nll(m, task.retain) + nll(m, task.forget, other)])
+    byhand.assert_same(task, byhand.run("random_label", task, alpha=0.4), wanted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -41,3 +43,17 @@ def test_noise_is_seeded() -> None:
     task = classification()
     prints = {seed: state_fingerprint(run("refresh", task, seed=seed, noise=0.1).model) for seed in (0, 1)}
     assert prints[0] != prints[1] and prints[0] == state_fingerprint(run("refresh", task, seed=0, noise=0.1).model)
+
+
+def test_one_step_by_hand() -> None:
+    task, delta, protection = byhand.classification(), 0.1, 2.0
+    wanted = byhand.trainable(task.original)
+    matters = byhand.gradient(wanted, lambda m: nll(m, task.retain))
+    up = byhand.gradient(wanted, lambda m: nll(m, task.forget))
+    with torch.no_grad():
+        for name, p in wanted.named_parameters():
+            importance = matters[name] ** 2
+            spare = 1 / (1 + protection * importance / importance.mean())
+            p.add_(delta * spare * p.norm() * up[name] / up[name].norm())
+    wanted = byhand.stepped(wanted, [lambda m: nll(m, task.retain)])
+    byhand.assert_same(task, byhand.run("refresh", task, delta=delta, noise=0.0, protection=protection), wanted)

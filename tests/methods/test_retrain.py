@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import derive
 from lethe.core.task import Recipe
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.mlp import MLP
@@ -33,3 +36,9 @@ def test_the_trained_weights_leave_no_trace() -> None:
     same = Classification(task.original, splits, recipe, build)
     assert state_fingerprint(run("retrain", other).model) == state_fingerprint(run("retrain", same).model)
     assert state_fingerprint(run("retrain", same, seed=1).model) != state_fingerprint(run("retrain", same).model)
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification()
+    wanted = byhand.stepped(task.build(derive(0, "retrain")), [lambda m: nll(m, task.retain)])
+    byhand.assert_same(task, byhand.run("retrain", task), wanted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import tiny
 import torch
 
 import lethe
 from lethe.core.seeds import generator
+from lethe.core.split import Split
 from lethe.errors import OutOfRange
 from lethe.methods.lm.rmu import control_vector, default_layer, steering_loss
 from lethe.models.lm import decoder
@@ -77,3 +79,38 @@ def test_a_where_modifier_replaces_the_choice_of_weights() -> None:
 def test_absent_layer_is_refused() -> None:
     with pytest.raises(OutOfRange, match="layer 5 does not exist"):
         lethe.forget(tiny.lm(), "rmu", layer=5, progress=False)
+
+
+def test_three_steps_by_hand() -> None:
+    """The three down projections up to block ℓ, by AdamW; from the second step on the retain term has a gradient."""
+    task, layer, c, alpha = tiny.lm(), 2, 5.0, 30.0
+    model = byhand.trainable(task.original)
+    r = torch.rand(32, generator=generator(0, "rmu"))
+    u = c * r / r.square().sum().sqrt()
+
+    def hidden(m: torch.nn.Module, split: Split) -> torch.Tensor:
+        caught: list[torch.Tensor] = []
+        handle = m.model.layers[layer].register_forward_hook(
+            lambda _, __, out: caught.append(out[0] if isinstance(out, tuple) else out))
+        m(input_ids=split.columns["ids"])
+        handle.remove()
+        return caught[0]
+
+    def distance(split: Split, now: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+        length = split.columns["length"]
+        real = torch.arange(now.shape[1]) < length.unsqueeze(1)
+        return (((now - to) ** 2).mean(2) * real).sum(1).div(length).mean()
+
+    with torch.no_grad():
+        before = hidden(task.original, task.retain)
+    moving = [model.get_parameter(f"model.layers.{i}.mlp.down_proj.weight") for i in (0, 1, 2)]
+    adam = torch.optim.AdamW(moving, lr=1e-3, weight_decay=0.1)
+    for _ in range(3):
+        adam.zero_grad()
+        (distance(task.forget, hidden(model, task.forget), u)
+         + alpha * distance(task.retain, hidden(model, task.retain), before)).backward()
+        adam.step()
+    found = byhand.run("rmu", task, layer=layer, coefficient=c, alpha=alpha, lr=1e-3, weight_decay=0.1, steps=3)
+    moved = [name for name, p in found.named_parameters() if not torch.equal(p, task.original.get_parameter(name))]
+    assert moved == [f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1, 2)]
+    byhand.assert_same(task, found, model, atol=2e-6)

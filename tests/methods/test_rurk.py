@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from statistics import mean
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification, lm, regression
 from torch import Tensor, nn
@@ -92,3 +94,19 @@ def test_forgets_with_less_damage_than_neggrad_plus_and_more_of_the_surroundings
         near[name] = mean(values(audit, subject, others)["residual_neighbours"].value for subject in subjects)
     print(near)
     assert near["rurk"] < 0.5 * near["neggrad_plus"]
+
+
+def test_one_step_by_hand() -> None:
+    """Without a search the neighbour is a random point at distance τ; losses above the ceiling push no more."""
+    task, strength, ceiling = byhand.classification(), 0.4, 1.2
+    x, y = (task.forget.columns[key][byhand.order(task.forget, "forget")] for key in ("x", "y"))
+    away = torch.randn(x.shape, generator=byhand.drawn("forget"))
+    near = x + 0.5 * away / away.norm(dim=1, keepdim=True)
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        here, there = (torch.nn.functional.cross_entropy(m(at), y, reduction="none") for at in (x, near))
+        assert 0 < (here > ceiling).sum() < len(here)
+        return nll(m, task.retain) - strength * (here.clamp(max=ceiling) + there.clamp(max=ceiling)).mean() / 2
+
+    found = byhand.run("rurk", task, radius=0.5, strength=strength, ceiling=ceiling)
+    byhand.assert_same(task, found, byhand.steps(task, [objective]))

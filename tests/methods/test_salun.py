@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -32,3 +34,16 @@ def test_density_one_is_random_label() -> None:
 def test_density_zero_changes_nothing() -> None:
     task = classification()
     assert state_fingerprint(run("salun", task, density=0.0, **HARSH).model) == state_fingerprint(task.original)
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification(classes=2)
+    original, other = byhand.trainable(task.original), 1 - task.forget.columns["y"]
+    salient = byhand.gradient(original, lambda m: nll(m, task.forget))
+    size = torch.cat([g.flatten() for g in salient.values()]).abs().sort(descending=True).values
+    least = size[round(0.3 * len(size)) - 1]   # the smallest of the 30 % that may move
+    step = byhand.gradient(original, lambda m: 0.4 * nll(m, task.retain) + nll(m, task.forget, other))
+    with torch.no_grad():
+        for name, p in original.named_parameters():
+            p.sub_(byhand.LR * torch.where(salient[name].abs() >= least, step[name], 0.0))
+    byhand.assert_same(task, byhand.run("salun", task, alpha=0.4, density=0.3), original)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
+from byhand import kl, nll, soft
 from running import run
 from tiny import classification
+from torch import Tensor, nn
 
 from lethe.core.modules import state_fingerprint
 from lethe.core.task import Task
@@ -63,3 +66,22 @@ def test_rewind_without_holdout_is_refused() -> None:
     task = Classification(full.original, {k: full.splits[k] for k in ("forget", "retain")})
     with pytest.raises(NeedsUnmet, match="holdout"):
         run("scrub", task, rewind=True)
+
+
+def test_two_epochs_by_hand() -> None:
+    """Every pass is one step. At θ_0 the divergence has no gradient; from the second epoch on its two sides differ."""
+    task, temperature, alpha, gamma = byhand.classification(), 2.0, 0.3, 0.8
+    x = {name: split.columns["x"] for name, split in task.splits.items()}
+
+    def distance(m: nn.Module, name: str) -> Tensor:
+        with torch.no_grad():
+            teacher = soft(task.original(x[name]), temperature)
+        return temperature**2 * kl(teacher, soft(m(x[name]), temperature))
+
+    model = task.original
+    for _ in range(2):
+        model = byhand.stepped(model, [lambda m: -distance(m, "forget")], lr=2.0)
+        model = byhand.stepped(model, [lambda m: gamma * nll(m, task.retain) + alpha * distance(m, "retain")], lr=2.0)
+    found = byhand.run("scrub", task, alpha=alpha, gamma=gamma, temperature=temperature, epochs=2, ascent_epochs=2,
+                       forget_batch_size=100, lr=2.0)
+    byhand.assert_same(task, found, model, atol=1e-5)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -63,3 +65,24 @@ def test_forget_steps_come_every_freq_steps() -> None:
     whole = len(task.forget) + retain   # one pass each for the importances
     assert rarely.cost.examples == whole + retain + 2 * per_step
     assert often.cost.examples > rarely.cost.examples
+
+
+def test_one_round_by_hand() -> None:
+    """One batch is a whole split: I is the squared mean gradient. A forget step, then a retain step with the same momentum."""
+    task, alpha, power, ratio = byhand.classification(), 3.0, 0.7, 0.6
+    original, forget = byhand.trainable(task.original), task.forget.columns
+    on_forget, on_retain = (byhand.gradient(original, lambda m, s=s: nll(m, s)) for s in (task.forget, task.retain))
+
+    def weighted(m: torch.nn.Module) -> torch.Tensor:
+        each = torch.nn.functional.cross_entropy(m(forget["x"]), forget["y"], reduction="none")
+        c = 1 / each.detach() ** power
+        return -alpha * (c / c.mean() * each).mean()
+
+    velocity = byhand.gradient(original, weighted)
+    for name, p in original.named_parameters():
+        velocity[name] *= on_forget[name] ** 2 >= ratio * on_retain[name] ** 2
+        p.data.sub_(byhand.LR * velocity[name])
+    then = byhand.gradient(original, lambda m: nll(m, task.retain))
+    for name, p in original.named_parameters():
+        p.data.sub_(byhand.LR * (0.9 * velocity[name] + then[name]))
+    byhand.assert_same(task, byhand.run("sfron", task, alpha=alpha, power=power, ratio=ratio, freq=1), original)

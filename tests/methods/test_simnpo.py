@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import pytest
 import tiny
 import torch
 
 import lethe
+from lethe.core.split import Split
 from lethe.errors import NeedsUnmet
 from lethe.methods.lm.simnpo import simnpo_loss
 
@@ -54,3 +56,24 @@ def test_needs_retain() -> None:
     full = tiny.lm()
     with pytest.raises(NeedsUnmet, match="retain"):
         lethe.forget(lethe.language_model(full.original, full.tokenizer, forget=full.forget), "simnpo", progress=False)
+
+
+def answers(model: torch.nn.Module, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of all answer tokens, summed, and their number: plain transformers.  -> [n], [n]"""
+    ids, labels = split.columns["ids"], split.columns["labels"][:, 1:]
+    logp = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    kept = labels != -100
+    each = logp.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
+    return (each * kept).sum(1), kept.sum(1)
+
+
+def test_one_step_by_hand() -> None:
+    task, beta, margin, gamma, alpha = tiny.lm(), 2.0, 0.3, 0.25, 0.6
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        (pushed, length), (kept, count) = (answers(m, split) for split in (task.forget, task.retain))
+        loss = -pushed / length   # mean over tokens
+        return gamma * (-2 / beta * torch.sigmoid(beta * (loss - margin)).log()).mean() - alpha * (kept / count).mean()
+
+    found = byhand.run("simnpo", task, beta=beta, margin=margin, gamma=gamma, alpha=alpha, lr=3.0)
+    byhand.assert_same(task, found, byhand.steps(task, [objective], lr=3.0), atol=1e-5)

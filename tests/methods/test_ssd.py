@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import byhand
 import pytest
 import torch
+from byhand import nll
 from hypothesis import given
 from hypothesis import strategies as st
 from running import run
@@ -118,3 +120,19 @@ def test_digits_without_labels_a_class_goes_in_part() -> None:
     for alpha, least in ((10.0, 10), ("auto", 5)):
         found = varied("class", importance="norm", alpha=alpha)
         assert least < found.forget < 45 and found.retain >= 97 and found.js < 0.35
+
+
+def test_run_by_hand() -> None:
+    """One batch is a whole split: I is the squared mean gradient, of F and of R and F together."""
+    task, alpha, dampening = byhand.classification(), 2.0, 0.8
+    wanted = byhand.trainable(task.original)
+    on_forget = byhand.gradient(wanted, lambda m: nll(m, task.forget))
+    on_train = byhand.gradient(wanted, lambda m: (6 * nll(m, task.forget) + 12 * nll(m, task.retain)) / 18)
+    chosen = 0
+    with torch.no_grad():
+        for name, p in wanted.named_parameters():
+            f, d = on_forget[name] ** 2, on_train[name] ** 2
+            chosen += int((f > alpha * d).sum())
+            p.copy_(torch.where(f > alpha * d, (dampening * d / f).clamp(max=1) * p, p))
+    assert 0 < chosen < sum(p.numel() for p in wanted.parameters())
+    byhand.assert_same(task, byhand.run("ssd", task, alpha=alpha, dampening=dampening), wanted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import kl, nll, soft
 from running import run
 from tiny import classification
 
@@ -43,3 +45,12 @@ def test_without_erasing_it_is_finetune() -> None:
               for p, q in zip(bare.model.parameters(), tuned.model.parameters(), strict=True))
     assert gap < 5e-3   # other batches: the call number takes part in the order
     assert state_fingerprint(bare.model) != state_fingerprint(task.original)
+
+
+def test_one_step_of_each_phase_by_hand() -> None:
+    task, x = byhand.classification(), byhand.classification().forget.columns["x"]
+    teacher = soft(reinitialised(task.original, derive(0, "stochastic_teacher"))(x), 2.0).detach()
+    wanted = byhand.steps(task, [lambda m: 4 * kl(teacher, soft(m(x), 2.0))], lr=0.2)
+    wanted = byhand.stepped(wanted, [lambda m: nll(m, task.retain)])
+    found = byhand.run("stochastic_teacher", task, temperature=2.0, erase_lr=0.2, erase_epochs=1, erase_batch_size=100)
+    byhand.assert_same(task, found, wanted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
+from byhand import nll
 from running import run
 from tiny import classification
 
@@ -33,3 +35,19 @@ def test_without_radius_it_is_finetune() -> None:
     task = classification()
     same = {"lr": 1e-2, "epochs": 2}
     assert state_fingerprint(run("uam", task, rho=0.0, **same).model) == state_fingerprint(run("finetune", task, **same).model)
+
+
+def test_one_step_by_hand() -> None:
+    task = byhand.classification()
+    worst = byhand.trainable(task.original)
+    up = byhand.gradient(worst, lambda m: nll(m, task.forget))
+    norm = torch.cat([g.flatten() for g in up.values()]).norm()
+    with torch.no_grad():
+        for name, p in worst.named_parameters():
+            p.add_(0.5 * up[name] / norm)
+    there = byhand.gradient(worst, lambda m: nll(m, task.retain))
+    wanted = byhand.trainable(task.original)
+    with torch.no_grad():
+        for name, p in wanted.named_parameters():
+            p.sub_(byhand.LR * there[name])
+    byhand.assert_same(task, byhand.run("uam", task, rho=0.5), wanted)

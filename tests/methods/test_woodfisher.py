@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import byhand
+import numpy as np
 import pytest
 import torch
 from running import run
@@ -95,3 +97,36 @@ def test_vectorised_gradients_are_those_of_one_example_after_the_other() -> None
         for name, value in alone.items():
             torch.testing.assert_close(found[name][i], value)
     assert model.training and all(p.grad is None for p in params.values())
+
+
+@pytest.mark.parametrize("solver", ["woodfisher", "newton"])
+def test_the_step_by_hand(solver: str) -> None:
+    """The curvature as a whole matrix: the mean of g gᵀ over single examples, or the Hessian by central differences."""
+    task, damping, ridge, alpha = byhand.classification(), 2.0, 0.1, 0.7
+    model = byhand.trainable(task.original).double()
+    names = [name for name, _ in model.named_parameters()]
+
+    def flat(split: Split, rows: list[int] | None = None) -> torch.Tensor:
+        some = split if rows is None else split.subset(np.array(rows), "some")
+        x, y = some.columns["x"].double(), some.columns["y"]
+        found = byhand.gradient(model, lambda m: torch.nn.functional.cross_entropy(m(x), y))
+        return torch.cat([found[name].flatten() for name in names])
+
+    theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+    def at(point: torch.Tensor) -> torch.Tensor:
+        torch.nn.utils.vector_to_parameters(point, model.parameters())
+        return flat(task.retain)
+
+    if solver == "woodfisher":
+        each = torch.stack([flat(task.retain, [i]) for i in range(12)])
+        curvature = each.T @ each / 12
+    else:
+        steps = torch.eye(len(theta), dtype=torch.float64) * 1e-5
+        curvature = torch.stack([(at(theta + s) - at(theta - s)) / 2e-5 for s in steps])
+        torch.nn.utils.vector_to_parameters(theta, model.parameters())
+    right = (6 * flat(task.forget) + 6 * ridge * theta) / 12
+    step = torch.linalg.solve(curvature + (ridge + damping) * torch.eye(len(theta), dtype=torch.float64), right)
+    torch.nn.utils.vector_to_parameters(theta + alpha * step, model.parameters())
+    found = byhand.run("woodfisher", task, solver=solver, damping=damping, ridge=ridge, alpha=alpha)
+    byhand.assert_same(task, found, model.float(), atol=1e-5)
