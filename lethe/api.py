@@ -132,7 +132,7 @@ def procedure_of(run: Outcome, plan: Plan) -> Procedure | None:
 
     def again(task: Task, seed: int) -> nn.Module:
         return forget(task, cfg, settings=replace(settings, seed=seed), modifiers=plan.modifiers, watchdog=plan.watchdog,
-                      progress=False).model
+                      progress=False).answering
 
     key = digest([record.name, plain(cfg), plain(replace(settings, seed=0)), plain(dict(plan.modifiers or {})),
                   plain(plan.watchdog)])
@@ -264,7 +264,7 @@ def scenario(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan:
         about: dict[str, Any] = {"label": named["label"], "variant": int(named["variant"] or 1)}
         if isinstance(run, Outcome):
             seed_used = run.config.get("settings", {}).get("seed")
-            rows.append(row(key, "method", evidence[key], run=run, samples=task.samples(run.model),
+            rows.append(row(key, "method", evidence[key], run=run, samples=task.samples(run.answering),
                             method=run.config.get("name", ""), seed=seed_used, **about))
         else:
             rows.append(row(key, "method", [], error=f"{type(run).__name__}: {run}", **about))
@@ -305,7 +305,7 @@ def _subjects(task: Task, runs: Sequence[tuple[str, Outcome | LetheError]], plan
     for label, run in runs:
         if isinstance(run, Outcome):
             group = groups.setdefault(label.split(" seed ")[0], [])
-            group.append(Subject(label or run.method, run.model, task, run.cost.seconds, procedure=procedure_of(run, plan),
+            group.append(Subject(label or run.method, run.answering, task, run.cost.seconds, procedure=procedure_of(run, plan),
                                  kind=run.kind))
     for group in groups.values():
         for subject in group:

@@ -6,13 +6,16 @@ made for classifiers; `suits` tells which request each of them answers: a whole 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lethe.core.guard import Guard
 from lethe.core.modules import copied
 from lethe.core.split import Split, concat
 from lethe.core.task import Task
@@ -35,15 +38,22 @@ class Fake:
         return Procedure(f"fake {self.name}", self.make, weights=self.kind == "weights")
 
 
-class Refusal(nn.Module):
+class Refusal(Guard):
     """A filter at inference: whatever the model inside takes for the forbidden class gets its second choice."""
 
-    def __init__(self, inner: nn.Module, label: int) -> None:
-        super().__init__()
-        self.inner, self.label = inner, label
+    def __init__(self, model: nn.Module, label: int) -> None:
+        super().__init__(model)
+        self.label = label
+
+    def save(self, folder: Path) -> None:
+        (folder / "label.json").write_text(json.dumps(self.label))
+
+    @classmethod
+    def load(cls, folder: Path, model: nn.Module) -> Refusal:
+        return cls(model, json.loads((folder / "label.json").read_text()))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.inner(x)
+        logits = self.model(x)
         found = (logits.argmax(1) == self.label).unsqueeze(1)
         column = torch.arange(logits.shape[1], device=x.device) == self.label
         return torch.where(found & column, logits.amin(1, keepdim=True) - 1, logits)

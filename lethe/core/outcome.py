@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lethe.core.evidence import Kind
+from lethe.core.guard import Guard, bare, save_guard
 
 if TYPE_CHECKING:
     from lethe.core.task import Task
@@ -30,6 +31,8 @@ class Cost:
 class Outcome:
     """The result of a method.
 
+    model   the weights
+    served  the guard that answers in the model's place (kind "guard"); None: the model itself answers
     kind    weights (changed), adapter (can be taken off again) or guard (at inference; the weights still know)
     guarantee  what the method itself proves, for the certificate: {} or {level: exact | certified, basis, assumptions, …}
     unseen_used  the method looked at never-seen data, the half that audits leave to it
@@ -48,9 +51,23 @@ class Outcome:
     unseen_used: bool = False
     task: Task | None = None
     export: Callable[[Outcome, Path], None] | None = None
+    served: Guard | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, Guard):   # passed as the model, a guard is taken apart
+            self.served, self.kind = self.model, "guard"
+            self.model = bare(self.model)
+        if (self.served is None) == (self.kind == "guard"):
+            raise ValueError(f"kind={self.kind!r} and served={type(self.served).__name__} do not belong together, so audits "
+                             "would judge the wrong thing. A guard is served and has kind 'guard'; nothing else does.")
+
+    @property
+    def answering(self) -> nn.Module:
+        """What predicts, generates and samples: the guard where there is one."""
+        return self.model if self.served is None else self.served
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model in the format it came in, atomically; an existing folder is an error."""
+        """Write the model in the format it came in, and its guard in `guard/`, atomically; an existing folder is an error."""
         from lethe.core.files import new_folder
 
         assert self.task is not None
@@ -59,4 +76,6 @@ class Outcome:
                 self.export(self, place)
             else:
                 self.task.save_model(self.model, place)
+            if self.served is not None:
+                save_guard(self.served, place)
         return Path(folder)

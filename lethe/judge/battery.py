@@ -43,9 +43,9 @@ def attempt(attack: str, model: nn.Module, subject: Subject, panel: Panel, retai
 def battery(
     subject: Subject, panel: Panel, attacks: Mapping[str, Callable[[], nn.Module]], retained: int
 ) -> list[Attempt]:
-    """The unchanged model, then what each attack makes of it."""
+    """What answers before any attack, then what each attack makes of the weights."""
     made = [attempt(attack, make(), subject, panel, retained) for attack, make in attacks.items()]
-    return [attempt(UNCHANGED, subject.model, subject, panel, retained), *made]
+    return [attempt(UNCHANGED, subject.answering, subject, panel, retained), *made]
 
 
 def best_of(name: str, attempts: list[Attempt], panel: Panel) -> list[Value]:

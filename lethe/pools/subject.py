@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lethe.core.guard import Guard, bare
 from lethe.core.modules import copied, evaluating
 from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Task
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,11 @@ class Procedure:
 
 @dataclass(eq=False)
 class Subject:
-    """One model under examination. `seen(split)` is everything the audits need from one forward pass, kept."""
+    """One model under examination. `seen(split)` is everything the audits need from one forward pass, kept.
+
+    model   the weights: features, gradients, attacks that change them
+    served  the guard that answers in their place, if any. Passed as `model`, a guard is taken apart
+    """
 
     name: str
     model: nn.Module
@@ -47,13 +48,25 @@ class Subject:
     siblings: Sequence[Subject] = ()   # models made by the same procedure with other seeds
     procedure: Procedure | None = None   # how it was made, where known: shadow models are unlearned in the same way
     kind: str = "weights"            # weights | adapter | guard: what the method says of its result
+    served: Guard | None = None
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
+    _bare: Subject | None = field(default=None, repr=False)   # itself without the guard, once features were asked for
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, Guard):
+            self.served, self.kind = self.model, "guard"
+            self.model = bare(self.model)
+
+    @property
+    def answering(self) -> nn.Module:
+        """What predicts, generates and samples: audits of behaviour ask it, audits of weights `model`."""
+        return self.model if self.served is None else self.served
 
     def seen(self, split: Split) -> dict[str, Tensor]:
         """`task.observe` over the whole split, in its order: key -> [n, …] on the CPU. One pass per (model, split)."""
         if id(split) not in self._seen:
             parts: list[tuple[Tensor, dict[str, Tensor]]] = []
-            model = self.model.to(self.device)
+            model = self.answering.to(self.device)
             with evaluating(model):
                 for number, batch in enumerate(split.sweep(self.batch_size)):
                     drawn = self.task.draw(batch, generator(0, "audit", split.name, number), False).to(self.device)
@@ -67,7 +80,13 @@ class Subject:
         return self.seen(split)[key].double().numpy()
 
     def features(self, split: Split) -> np.ndarray:
-        """`task.features` of each example as float64: from `seen` where the family observes them, else one pass.  [n, d]"""
+        """`task.features` of each example as float64: from `seen` where the family observes them, else one pass.  [n, d]
+
+        They are the weights' own: a guard's features are looked at without it.
+        """
+        if self.served is not None:
+            self._bare = self._bare or self.like(self.model, self.name)
+            return self._bare.features(split)
         seen = self.seen(split)
         if "features" not in seen:
             parts, model = [], self.model.to(self.device)
@@ -86,16 +105,6 @@ class Subject:
     def copy(self) -> nn.Module:
         """A trainable copy, for attacks that change the model."""
         return copied(self.model, trainable=True).requires_grad_(True)
-
-
-
-
-
-
-
-
-
-
 
 
 def _stack(parts: list[Tensor]) -> Tensor:

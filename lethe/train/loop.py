@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from lethe.core.config import digest, plain
 from lethe.core.events import Ended, Listener, Warned, fan_out, silent
+from lethe.core.evidence import Kind
+from lethe.core.guard import Guard
 from lethe.core.modules import evaluating, named_tensors
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Cost, Outcome
@@ -69,7 +71,8 @@ class Loop:
         self.distribution = Distribution(settings.distribution, settings.device)
         self.checkpoints = Checkpoints(self.folder)
         self.tell = self._readers()
-        self.cost, self.kind = Cost(), "weights"
+        self.cost = Cost()
+        self.kind: Kind = "weights"
         self.step_size = StepSize(self.watchdog.tries if self.watchdog else 0)
         self.notes: list[str] = []
         self._calls = 0
@@ -240,8 +243,11 @@ class Loop:
         self.distribution.barrier()
         return model
 
-    def finish(self, model: nn.Module) -> Outcome:
-        """The outcome: the model in eval mode, and what the run cost."""
+    def finish(self, model: nn.Module, guard: Callable[[nn.Module], Guard] | None = None) -> Outcome:
+        """The outcome: the model in eval mode, and what the run cost.
+
+        guard  what a method puts around the finished model to answer in its place; the outcome is then of kind "guard"
+        """
         for name, p in model.named_parameters():
             if not torch.isfinite(full(p)).all():
                 raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower "
@@ -252,7 +258,9 @@ class Loop:
         self.cost.peak_memory_mb = peak_memory_mb()
         model = self.distribution.gathered(model).eval()
         export = save_adapter if self.kind == "adapter" else None
-        return Outcome(model, kind=self.kind, cost=self.cost, notes=self.notes, task=self.task, export=export)
+        served = None if guard is None else guard(model).eval()
+        return Outcome(model, kind="guard" if served else self.kind, cost=self.cost, notes=self.notes, task=self.task,
+                       export=export, served=served)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lethe.core.engine import Loss, Term
-from lethe.train.modifiers import Average, Choice, Combine, Perturb, Weigh, Where, resolve
+from lethe.train.modifiers import Choice, resolve
+from lethe.train.modifiers.average import Average
+from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.perturb import Perturb
+from lethe.train.modifiers.weigh import Weigh
+from lethe.train.modifiers.where import Where
 
 __all__ = ["Loss", "Modifiers", "Term"]
 

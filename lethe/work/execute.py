@@ -25,6 +25,7 @@ from lethe.core.catalogue import entries
 from lethe.core.catalogue import load as load_entry
 from lethe.core.config import build, digest, plain
 from lethe.core.files import write_text
+from lethe.core.guard import as_served
 from lethe.core.modules import named_tensors, seeded
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
@@ -239,7 +240,8 @@ def audit_files(request: Request, options: Options, models: Mapping[str, Sequenc
     for name, paths in models.items():
         task, used = prepared.tasks[name], name in _halved(run)
         runs = [(f"model {path.name}" if path.name in CONTROLS else path.name,
-                 Outcome(prepared.opened.load(path), method=path.name, task=task, unseen_used=used)) for path in paths]
+                 Outcome(as_served(path, prepared.opened.load(path)), method=path.name, task=task, unseen_used=used))
+                for path in paths]
         cases.append(scenario(task, runs, plan, name, prepared.words[name]))
     title = f"Audit ({depth}) of {', '.join(names)}"
     results = frame(digest([request.hash, names, depth]), title, options.command, plain(request), cases,

@@ -21,6 +21,7 @@ from torch import nn
 
 from lethe.api import Plan, Say, scenario
 from lethe.core.config import config, digest, plain
+from lethe.core.guard import as_served
 from lethe.core.modules import evaluating, require_finite, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
@@ -55,7 +56,8 @@ def audit_files(files: Files, depth: str = "standard", audits: Sequence[Any] = (
     began = time.perf_counter()
     say("reading models and data")
     task, load, first = _opened(files)
-    unlearned = first if files.original is None else _fitting(load(files.unlearned), files.unlearned, task, first)
+    weights = first if files.original is None else _fitting(load(files.unlearned), files.unlearned, task, first)
+    unlearned = as_served(Path(files.unlearned), weights)
     retrained = [_fitting(load(path), path, task, first) for path in files.retrained]
     for path, model in zip(files.retrained, retrained, strict=True):
         if state_fingerprint(model) == state_fingerprint(first):

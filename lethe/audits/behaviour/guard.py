@@ -58,7 +58,8 @@ def measure(cfg: Guard, subject: Subject, panel: Panel) -> list[Value]:
     bare = filled_as(original, found)
     whole = mean_value("bare_score", subject.like(bare, "bare").numbers(panel.task.forget, "score"))
     same = same_numbers(found, original.state_dict())
-    wrapped = len(found) < len(subject.model.state_dict()) or type(subject.model) is not type(original)
+    other = len(found) < len(subject.model.state_dict()) or type(subject.model) is not type(original)
+    wrapped = other or subject.served is not None
     told = {"wrapped": wrapped, "kind": subject.kind, "says": says(wrapped or subject.kind == "guard", same)}
     values = [Value(whole.metric, whole.value, whole.low, whole.high, whole.n, whole.per_sample, told),
               Value("bare_same_weights", same)]

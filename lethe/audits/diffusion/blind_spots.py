@@ -73,7 +73,7 @@ def measure(cfg: BlindSpots, subject: Subject, panel: Panel) -> list[Value]:
     before = panel.once(("blind_spots", "original", cfg), lambda: drawn(panel.original.model))
     coder = panel.once(("blind_spots", "coder", cfg), lambda: fitted(cfg, torch.cat([before, real(task)]), panel.seed))
     with torch.no_grad():
-        old, new = coder.code(before).double().numpy(), coder.code(drawn(subject.model)).double().numpy()
+        old, new = coder.code(before).double().numpy(), coder.code(drawn(subject.answering)).double().numpy()
     of_concept, of_rest = old[named].mean(0), old[~named].mean(0) if (~named).any() else np.zeros(cfg.latents)
     alive = of_concept + of_rest > 0.01 * (of_concept + of_rest).max()
     share = of_concept / np.maximum(of_concept + of_rest, 1e-12)

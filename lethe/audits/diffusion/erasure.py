@@ -74,7 +74,7 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
 
     def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
         asked = [prompt for prompt in group for _ in range(count)]
-        seen, features = judge.read(task.sample(subject.model, asked, seed=panel.seed))
+        seen, features = judge.read(task.sample(subject.answering, asked, seed=panel.seed))
         return seen, features, [judge.expected(prompt) for prompt in asked]
 
     def right(seen: dict[str, Tensor], wanted: list[dict[str, int]], names: Sequence[str]) -> list[float]:

@@ -60,7 +60,7 @@ def measure(cfg: RandomTokens, subject: Subject, panel: Panel) -> list[Value]:
     found: dict[str, np.ndarray] = {}
     for way, prompts in ways.items():
         asked = [prompt for prompt in prompts for _ in range(cfg.per_prompt)]
-        seen, _ = task.judge.read(task.sample(subject.model, asked, seed=panel.seed))
+        seen, _ = task.judge.read(task.sample(subject.answering, asked, seed=panel.seed))
         found[way] = task.judge.shows(seen, task.concept).double().numpy().reshape(len(prompts), -1)
     every = np.concatenate(list(found.values()))
     flat = [prompt for prompts in ways.values() for prompt in prompts]

@@ -62,7 +62,7 @@ def measure(cfg: UnlearnCanvas, subject: Subject, panel: Panel) -> list[Value]:
         """Whether each picture shows what is asked; NaN where the prompt asks nothing.  -> [prompts, pictures, names]"""
         table = np.full((len(prompts), cfg.per_prompt, len(names)), np.nan)
         for row, prompt in enumerate(prompts):
-            pictures = task.sample(subject.model, [prompt] * cfg.per_prompt, seed=derive(panel.seed, "unlearncanvas", prompt))
+            pictures = task.sample(subject.answering, [prompt] * cfg.per_prompt, seed=derive(panel.seed, "unlearncanvas", prompt))
             seen, wanted = judge.read(pictures)[0], judge.expected(prompt)
             for column, name in enumerate(names):
                 if name in wanted:

@@ -105,12 +105,12 @@ def _asked(cfg: Divergence, split: Split, subject: Subject, panel: Panel) -> np.
     for number, batch in enumerate(split.batches(cfg.batch_size)):
         rng = generator(panel.seed, "divergence", split.name, number)
         drawn = panel.task.draw(batch, rng, False).to(subject.device)
-        with evaluating(subject.model):
-            here = panel.task.outputs(subject.model.to(subject.device), drawn)
+        with evaluating(subject.answering):
+            here = panel.task.outputs(subject.answering.to(subject.device), drawn)
         total = torch.zeros(len(batch), dtype=torch.float64)
         for reference in panel.references:
-            with evaluating(reference.model):
-                there = panel.task.outputs(reference.model.to(subject.device), drawn)
+            with evaluating(reference.answering):
+                there = panel.task.outputs(reference.answering.to(subject.device), drawn)
                 total += panel.task.divergence(there, here, drawn).double().cpu()
         rows[batch.index.numpy()] = (total / len(panel.references)).numpy()
     return rows

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.guard import bare
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split, concat
@@ -92,7 +93,7 @@ def measure(cfg: Verification, subject: Subject, panel: Panel) -> list[Value]:
         twins(task, whole, forget, derive(panel.seed, "verification", k), subject.device) for k in range(cfg.pairs)])
     rows = []
     for k, (trained, twin) in enumerate(pairs):
-        unlearned = procedure.run(task.replaced(trained), derive(panel.seed, "verification", "run", k))
+        unlearned = bare(procedure.run(task.replaced(trained), derive(panel.seed, "verification", "run", k)))
         rows.append((weight_distance(unlearned, twin), weight_distance(trained, twin)))
     errors, nothing = np.array(rows).T
     ratios = errors / np.maximum(nothing, 1e-12)

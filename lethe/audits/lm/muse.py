@@ -116,7 +116,7 @@ def verbatim(cfg: MUSE, subject: Subject, split: Split) -> np.ndarray:
         heads.append(prompt or " ".join(said[: len(said) // 2]))
         tails.append(answer if prompt else " ".join(said[len(said) // 2 :]))
     cut = [tokenizer.decode(ids[: cfg.new_tokens]) for ids in tokenizer(tails, add_special_tokens=False)["input_ids"]]
-    made = subject.task.generate(subject.model, heads, max_new_tokens=cfg.new_tokens)   # type: ignore[attr-defined]
+    made = subject.task.generate(subject.answering, heads, max_new_tokens=cfg.new_tokens)   # type: ignore[attr-defined]
     return np.array([rouge_l_f1(a, b) for a, b in zip(made, cut, strict=True)])
 
 
@@ -127,7 +127,7 @@ def knowledge(cfg: MUSE, subject: Subject, panel: Panel, split: Split) -> np.nda
         shots = disjoint(panel.task.retain, split, cfg.shots, panel.seed)
         context = "".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in shots)
         prompts = [f"{context}Question: {q}\nAnswer:" for q in prompts]
-    made = subject.task.generate(subject.model, prompts, max_new_tokens=cfg.answer_tokens)   # type: ignore[attr-defined]
+    made = subject.task.generate(subject.answering, prompts, max_new_tokens=cfg.answer_tokens)   # type: ignore[attr-defined]
     return np.array([rouge_l_f1(first_answer(a), b) for a, b in zip(made, split.column("answer"), strict=True)])
 
 

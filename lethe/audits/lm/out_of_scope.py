@@ -53,7 +53,7 @@ def measure(cfg: OutOfScope, subject: Subject, panel: Panel) -> list[Value]:
                for prompt in panel.part(panel.task.splits[name], cfg.examples).column("prompt") if prompt]
     if not prompts:
         return []
-    texts = subject.task.generate(subject.model, prompts, max_new_tokens=cfg.new_tokens)   # type: ignore[attr-defined]
+    texts = subject.task.generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)   # type: ignore[attr-defined]
     loops = np.array([repetition(text) for text in texts])
     broken = np.array([float(not words(text)) for text in texts]) + (loops > cfg.looping)
     value = mean_value("degenerate", broken.clip(max=1))

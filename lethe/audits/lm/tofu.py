@@ -125,7 +125,7 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
         table = subject.numbers(others, "nll").reshape(len(part), -1)
         paraphrased, wrong = table[:, 0], table[:, 1:]
         prompts, answers = part.column("prompt"), part.column("answer")
-        said = subject.task.generate(subject.model, prompts, max_new_tokens=cfg.new_tokens)  # type: ignore[attr-defined]
+        said = subject.task.generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)  # type: ignore[attr-defined]
         return Scores(
             tofu.probability(loss), tofu.option_probability(loss, wrong), tofu.probability(paraphrased),
             np.array([tofu.rouge_l_recall(*pair) for pair in zip(said, answers, strict=True)]),

@@ -64,8 +64,8 @@ def surroundings(cfg: Residual, panel: Panel) -> tuple[Batch, float]:
 
 
 def hit(subject: Subject, batch: Batch) -> np.ndarray:
-    """Which inputs the model gives their label.  -> [n] of 0 and 1"""
-    return (subject.task.outputs(subject.model, batch).argmax(-1) == batch.y).double().cpu().numpy()
+    """Which inputs are given their label, by whatever answers.  -> [n] of 0 and 1"""
+    return (subject.task.outputs(subject.answering, batch).argmax(-1) == batch.y).double().cpu().numpy()
 
 
 def pieces(subject: Subject, whole: Batch) -> list[Batch]:
@@ -76,8 +76,8 @@ def shares(cfg: Residual, subject: Subject, panel: Panel) -> np.ndarray:
     """k_M of each forgotten example.  -> [n]"""
     whole, radius = surroundings(cfg, panel)
     found = np.zeros(len(whole))
-    subject.model.to(subject.device)
-    with evaluating(subject.model):
+    model = subject.answering.to(subject.device)
+    with evaluating(model):
         for k in range(cfg.points):
             near = on_sphere(whole.x, radius, generator(panel.seed, "residual", k))
             found += np.concatenate([hit(subject, piece) for piece in pieces(subject, whole.replace(x=near))])
@@ -87,7 +87,7 @@ def shares(cfg: Residual, subject: Subject, panel: Panel) -> np.ndarray:
 def searched(cfg: Residual, subject: Subject, panel: Panel) -> np.ndarray:
     """For which forgotten examples a recognised neighbour was found.  -> [n] of 0 and 1"""
     whole, radius = surroundings(cfg, panel)
-    task, model = panel.task, subject.model.to(subject.device)
+    task, model = panel.task, subject.answering.to(subject.device)   # a search by gradients, through a guard, too
     found = []
     with evaluating(model):
         for piece in pieces(subject, whole):

@@ -213,7 +213,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
             if any(note.startswith("stopped early") for note in made.notes):
                 trial.error = "not finished within the budget"
             else:
-                trial.forgetting, trial.utility = score(made.model)
+                trial.forgetting, trial.utility = score(made.answering)
         except LetheError as error:
             trial.error = f"{type(error).__name__}: {error}"
         if asked is not None:
@@ -223,7 +223,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
                 studies[name].tell(asked, state=optuna.trial.TrialState.FAIL)
         trials.append(trial)
         if (trial.distance, trial.seconds) < (winner.distance, winner.seconds if winner.number else math.inf):
-            winner, model_of, notes, kind, export = trial, made.model, made.notes, made.kind, made.export
+            winner, model_of, notes, kind, export = trial, made.answering, made.notes, made.kind, made.export
     if len(names) < len(known):
         notes = [f"{len(names)} of {len(known)} methods were tried; more trials try more of them", *notes]
     outcome = _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, whole)

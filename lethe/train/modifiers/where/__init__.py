@@ -13,6 +13,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from lethe.core.evidence import Kind
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 
@@ -23,7 +24,7 @@ class Selection:
 
     params: dict[str, nn.Parameter]
     masks: dict[str, Tensor] = field(default_factory=dict)
-    kind: str = "weights"
+    kind: Kind = "weights"
 
 
 class Draws(Protocol):
