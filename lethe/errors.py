@@ -129,4 +129,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str = "") -
     """The error for a name that is not in `known`."""
     known = sorted(known)
     tail = remedy or f"Known: {', '.join(known)}."
-    return UnknownName(f"{name!r} is not a known {kind}{nearest(name, known)}, so nothing was started. {tail}")
+    return UnknownName(f"{name!r} is not a known {kind}{nearest(name, known)}. {tail}")

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lethe.core.catalogue import HOUSE, Entry, entries, find
+from lethe.core.catalogue import Entry, entries, find
 from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
+from lethe.core.source_text import HOUSE
 from lethe.errors import OutputExists, RequestError, unknown_name
 
 FOLDERS = {"any": "general", "classification": "classification", "regression": "regression", "lm": "lm", "diffusion": "diffusion"}

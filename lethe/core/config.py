@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, dataclass_transform
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, overload
 
 import pydantic
 import pydantic.dataclasses
+import pydantic_core
 from pydantic import Field
 
 from lethe.errors import OutOfRange, UnknownKey, nearest
@@ -22,11 +24,28 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Optimiser = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "linear", "cosine", "onecycle"]
 
 
+@overload
+def config(cls: type[T]) -> type[T]: ...
+@overload
+def config(*, name: str) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True, kw_only_default=False)
-def config(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen, strict record: unknown keys and values out of range are errors before any work starts."""
+def config(cls: type[T] | None = None, *, name: str = "") -> type[T] | Callable[[type[T]], type[T]]:
+    """Make `cls` a frozen, strict record: unknown keys and values out of range are errors as soon as it is made.
+
+    name  how users address the record where its class does not say so: `@config(name="data")` for a source of data
+    """
+    if cls is None:
+        return lambda found: _strict(found, name)
+    return _strict(cls, name)
+
+
+def _strict(cls: type[T], name: str) -> type[T]:
+    if name:
+        setattr(cls, NAMED, name)
     made: Any = pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))(cls)
     strict_init = made.__init__
 
@@ -34,32 +53,63 @@ def config(cls: type[T]) -> type[T]:
         fields = [f.name for f in dataclasses.fields(made)]
         for key in kwargs:
             if key not in fields:
-                raise UnknownKey(
-                    f"{key!r} is not an option of {option_name(made)}{nearest(key, fields)}, so nothing was started. "
-                    f"Options: {', '.join(fields) or 'none'}."
-                )
+                raise UnknownKey(f"{key!r} is not an option of {option_name(made)}{nearest(key, fields)}. "
+                                 f"Options: {', '.join(fields) or 'none'}.")
         try:
             strict_init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(p) for i, p in enumerate(first["loc"]) if i == 0 or isinstance(p, int))  # no type tags
-            if first["type"] in ("missing", "missing_argument"):
-                raise OutOfRange(f"{option_name(made)} needs {where!r}, which was not given. Nothing was started; give "
-                                 "it.") from None
-            raise OutOfRange(
-                f"{option_name(made)}.{where} = {first.get('input')!r}: {first['msg'].lower()}. Nothing was started; "
-                "give a value in range."
-            ) from None
+            raise _refused(option_name(made), error) from None
 
     made.__init__ = init
     typed: type[T] = made
     return typed
 
 
+NAMED = "__option_name__"
+
+
+def _refused(record: str, error: pydantic.ValidationError) -> OutOfRange:
+    """The first thing that is wrong with a record, in words: value, and what to write instead."""
+    first = error.errors()[0]
+    where = ".".join(str(p) for i, p in enumerate(first["loc"]) if i == 0 or isinstance(p, int))   # no type tags
+    if first["type"] in ("missing", "missing_argument"):
+        return OutOfRange(f"{record} needs {where!r}, which is missing. Provide {record}.{where}.")
+    of_field = [one for one in error.errors() if one["loc"][0] == first["loc"][0]]
+    value = reprlib.repr(first.get("input"))
+    choices = [choice for one in of_field for choice in _choices(one)]
+    if choices:
+        other = [_must(one["msg"]) for one in of_field if not _choices(one)]
+        free = f", or {other[0].replace('must be ', '' if 'must be a' in other[0] else 'a value ')}" if other else ""
+        return OutOfRange(f"{record}.{where} = {value}: choose {_either(choices)}{free}"
+                          f"{nearest(str(first.get('input')), choices)}.")
+    return OutOfRange(f"{record}.{where} = {value}: {' or '.join(dict.fromkeys(_must(one['msg']) for one in of_field))}.")
+
+
+def _choices(error: pydantic_core.ErrorDetails) -> list[str]:
+    """The values that a field of type Literal takes; none for other errors."""
+    if error["type"] != "literal_error":
+        return []
+    return [quoted or bare for quoted, bare in re.findall(r"'([^']*)'|(\d+)", error["ctx"]["expected"])]
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _must(message: str) -> str:
+    """pydantic's "Input should be …" as a demand: "must be …"."""
+    message = message.split(", unable to parse")[0]
+    return re.sub(r"^(input|value)\b", "", message.lower()[:6] + message[6:]).strip().replace("should", "must", 1)
+
+
 def option_name(cls: type) -> str:
-    """The name by which users address a record: its file for methods and audits (`npo`), else its class in snake case."""
+    """The name by which users address a record: as declared, else its file for methods and audits (`npo`), else its class
+    in snake case."""
+    declared = vars(cls).get(NAMED)
+    if declared:
+        return str(declared)
     module = cls.__module__
-    if ".methods." in module or ".audits." in module:
+    if any(room in module for room in (".methods.", ".audits.", ".modifiers.")):
         return module.rsplit(".", 1)[-1]
     return snake(cls.__name__)
 

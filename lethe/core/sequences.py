@@ -7,7 +7,7 @@ apart: a prompt has the same tokens whatever its answer is. The tokenizer is any
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Format:
     id: str | None = None        # column of the record's identifier; none: `id` where there is one, else name:position
     template: str = "{prompt} {answer}"   # or `chat`: the tokenizer's chat template
     max_length: Count = 512      # tokens; a model's own limit is checked apart
-    long: str = "error"          # error | cut (drop the end) | split (plain text only: consecutive pieces)
+    long: Literal["error", "cut", "split"] = "error"   # too long: cut drops the end; split (plain text) makes pieces
 
 
 def encode_prompts(prompts: Sequence[str], tokenizer: Any, form: Format) -> list[list[int]]:

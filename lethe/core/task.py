@@ -10,12 +10,12 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule, config
 from lethe.core.engine import Engine, Term
 from lethe.core.modules import copied, reinitialised, require_finite, seeded, state_fingerprint
 from lethe.core.operations import limited
@@ -31,11 +31,11 @@ class Recipe:
     epochs: Positive = 10.0      # passes over the training set
     lr: Positive = 1e-3          # peak learning rate
     batch_size: Count = 64       # examples per step
-    optimiser: str = "adamw"     # sgd | adam | adamw
+    optimiser: Optimiser = "adamw"
     weight_decay: NonNegative = 0.0
     momentum: NonNegative = 0.9  # sgd only
-    schedule: str = "constant"   # constant | linear | cosine | onecycle
-    augment: str = "none"        # a family's augmentation, e.g. flip_crop
+    schedule: Schedule = "constant"   # of the learning rate over the run
+    augment: Literal["none", "flip_crop", "drop_prompt"] = "none"   # images: flip_crop; text to image: drop_prompt
 
 
 def recipe_options(recipe: Recipe) -> dict[str, Any]:

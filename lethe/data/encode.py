@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch
 from lethe.core.split import NO_IDS, Split
 from lethe.errors import DataError, LabelOutOfRange, NotFinite, WrongColumn, nearest
 
-NUMBERS = ("number", "standard", "log")   # targets of a regression
+Target = Literal["class", "number", "standard", "log"]   # what is predicted: a class, or a number on one of three scales
 Splits = dict[str, Split]
 Values = Sequence[Any] | np.ndarray
 
@@ -72,7 +72,7 @@ def features(splits: Splits, names: Sequence[str], categorical: Sequence[str] = 
             for part, split in splits.items()}
 
 
-def targets(splits: Splits, label: str, target: str, classes: Sequence[str] = ()) -> Splits:
+def targets(splits: Splits, label: str, target: Target, classes: Sequence[str] = ()) -> Splits:
     """Column y: `number` gives float32 as it stands, `standard` (x − mean)/deviation with those of train, `log` the same of
     log(1 + x), `class` class numbers.
 
@@ -87,7 +87,7 @@ def targets(splits: Splits, label: str, target: str, classes: Sequence[str] = ()
                             f"{split.ids[int(gaps.argmax())]}), so these rows teach nothing. Remove them or label "
                             "them.")
     found = {part: number_array(split.meta[label]) for part, split in splits.items()}
-    if target in NUMBERS:
+    if target != "class":
         for part, values in found.items():
             if values is None:
                 texts = [v for v in splits[part].meta[label] if isinstance(v, str)]
@@ -98,9 +98,6 @@ def targets(splits: Splits, label: str, target: str, classes: Sequence[str] = ()
         mean, deviation = (0.0, 1.0) if target == "number" else (scaled["train"].mean(), scaled["train"].std() or 1.0)
         return {part: with_column(split, "y", torch.from_numpy((scaled[part] - mean) / deviation).float())
                 for part, split in splits.items()}
-    if target != "class":
-        raise DataError(f"target = {target!r} is neither class nor {', '.join(NUMBERS)}{nearest(target, ['class', *NUMBERS])}; "
-                        "nothing was read.")
     if not classes and all(values is not None for values in found.values()):
         for part, values in found.items():
             assert values is not None
@@ -130,7 +127,8 @@ def _scaled(values: np.ndarray, target: str, part: str, label: str) -> np.ndarra
     if (values < 0).any():
         raise DataError(f"label column {label!r} has {values.min():g} in {part}, and log(1 + x) is for numbers from 0. Give "
                         "target: standard.")
-    return np.log1p(values)
+    scaled: np.ndarray = np.log1p(values)
+    return scaled
 
 
 def _fit(values: Values, name: str, categorical: bool, max_categories: int) -> Feature:

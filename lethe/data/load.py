@@ -9,7 +9,6 @@ source's own test part.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from lethe.core import catalogue
+from lethe.core.catalogue import entries, entry
 from lethe.core.config import Count, build, config
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split, concat
@@ -28,10 +29,6 @@ from lethe.data.poison import Poison, poisoned
 from lethe.errors import DataError, EmptySplit, RequestError, UnknownKey, WrongColumn, nearest, unknown_name
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-SUFFIXES = {
-    ".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "npz", ".npy": "npy",
-    ".pkl": "pickled", ".pickle": "pickled", ".joblib": "pickled", ".pt": "pickled", ".pth": "pickled",
-}
 
 
 @config
@@ -55,7 +52,7 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
     options = _described(source)
     kind = options.pop("kind")
     module, cfg_type = _kind(kind)
-    shared = {f.name for f in dataclasses.fields(Data)}  # type: ignore[arg-type]
+    shared = {f.name for f in dataclasses.fields(Data)}
     own = {f.name for f in dataclasses.fields(cfg_type)}
     for key in options:
         if key not in shared | own:
@@ -121,13 +118,13 @@ def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | Non
 
 
 def kinds() -> list[str]:
-    """The kinds of sources: the files in `sources`."""
-    return sorted(p.stem for p in (Path(__file__).parent / "sources").glob("*.py") if not p.name.startswith("_"))
+    """The kinds of sources: the files in `sources`, and those of other packages."""
+    return sorted(entries("sources"))
 
 
 def learns(source: str | Path | Mapping[str, Any]) -> bool:
     """Whether inputs of this source are standardised or encoded by statistics of its whole training part."""
-    return _described(source)["kind"] in ("table", "bundled", "series", "dataset")
+    return bool(entry("sources", _described(source)["kind"]).facts["learns"])
 
 
 def divided(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
@@ -201,8 +198,9 @@ def _described(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         return {"kind": str(source)}
     path = Path(source).expanduser()
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix in SUFFIXES:
-        return {"kind": SUFFIXES[suffix], "path": str(path)}
+    for kind, found in entries("sources").items():
+        if suffix in found.facts["suffixes"]:
+            return {"kind": kind, "path": str(path)}
     if path.is_dir():
         arrow = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
         return {"kind": "dataset" if arrow else "images", "path": str(path)}
@@ -214,7 +212,7 @@ def _described(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 def _kind(name: str) -> tuple[ModuleType, type]:
     if name not in kinds():
         raise unknown_name("kind of data", name, kinds())
-    module = importlib.import_module(f"lethe.data.sources.{name}")
+    module = catalogue.load("sources", name)
     return module, typing.get_type_hints(module.read)["cfg"]
 
 

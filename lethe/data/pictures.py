@@ -6,15 +6,15 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.errors import DataError, unknown_name
+from lethe.errors import DataError
 
-COLOURS = ("auto", "grey", "rgb")
+Colour = Literal["auto", "grey", "rgb"]
 GREY_MODES = ("1", "L", "LA")
 
 
@@ -34,13 +34,11 @@ def opened(source: bytes | Path, name: str) -> Any:
     return image
 
 
-def stacked(images: Iterable[Any], names: Sequence[str], size: tuple[int, int] | None, colour: str) -> Tensor:
+def stacked(images: Iterable[Any], names: Sequence[str], size: tuple[int, int] | None, colour: Colour) -> Tensor:
     """PIL images as [n, C, H, W] bytes; resized (bilinear) when `size` = (height, width) is given.
 
     colour  auto: one channel when every image is grey, else RGB
     """
-    if colour not in COLOURS:
-        raise unknown_name("colour", colour, COLOURS)
     found = list(images)
     mode = {"grey": "L", "rgb": "RGB", "auto": "L" if all(i.mode in GREY_MODES for i in found) else "RGB"}[colour]
     arrays = []

@@ -34,7 +34,7 @@ from lethe.core.split import Split
 from lethe.errors import DataError, LabelOutOfRange, RequestError
 
 
-@config
+@config(name="data.poison")
 class Poison:
     """`data.poison` of a request."""
 

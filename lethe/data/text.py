@@ -18,9 +18,7 @@ import numpy as np
 
 from lethe.core.sequences import Format, encode_answers, encode_prompts, end, pack, pad_id, padding
 from lethe.core.split import Split
-from lethe.errors import DataError, EmptySplit, OutOfRange, WrongColumn, nearest
-
-LONG = ("error", "cut", "split")
+from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -57,8 +55,6 @@ def tokenised(rows: Sequence[Mapping[str, Any]], tokenizer: Any, form: Format, n
     """Records as a split of sequences."""
     if not rows:
         raise EmptySplit(f"{name} has no records, so there is nothing to work on. Check the file or the selection.")
-    if form.long not in LONG:
-        raise OutOfRange(f"long = {form.long!r} is none of {', '.join(LONG)}; nothing was started.")
     prompted = form.prompt in rows[0] or form.text not in rows[0]
     wanted = (form.prompt, form.answer) if prompted else (form.text,)
     for place, row in enumerate(rows):

@@ -171,11 +171,11 @@ def divided(train: Any, forget: Any, prepare: Callable[[Any, str], Split], **oth
     return {"forget": forgotten, "retain": retained, **rest}
 
 
-@config
+@config(name="model")
 class ModelSource:
     """`model:` of a request for a classifier or regressor. One of zoo or code says what is built; weights what it knows."""
 
-    zoo: str | None = None                      # small_cnn | mlp | lenet5 | cifar_resnet | text_encoder
+    zoo: str | None = None                      # a model of the zoo: lethe describe zoo
     options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the zoo model or of the factory
     code: str | None = None                     # path/to/file.py:factory, a function that returns the module
     weights: str | None = None                  # safetensors state dict; none: the recipe trains the model first

@@ -17,17 +17,18 @@ from typing import Any
 import yaml
 
 from lethe.core.config import Count, Natural, Positive, build, config, digest, plain
+from lethe.core.evidence import Depth
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 
 ALL = "all"   # in the place of a method: every one that can run on the task (see `api.all_methods`)
 
 
-@config
+@config(name="audit")
 class AuditPlan:
     """How results are judged."""
 
-    depth: str = "standard"                 # quick | standard | deep
+    depth: Depth = "standard"               # how many audits: each names the depth from which it runs
     references: Natural = 8                 # retrained models that form the yardstick; 0 when retraining is impossible
     shadows: Natural = 16                   # most shadow models that an audit may train; 0: none
     audits: tuple[Any, ...] = ()            # names or {name: …, option: …}; empty: every applicable one
@@ -40,7 +41,7 @@ class AuditPlan:
 class Request:
     """The whole request. `family` decides how `model` and `data` are read; `lethe describe FAMILY` lists their options."""
 
-    family: str                                            # classification | regression | lm | diffusion
+    family: str                                            # lethe describe families
     model: Mapping[str, Any]                               # where the model comes from
     data: Mapping[str, Any]                                # where the data come from
     title: str = ""
@@ -114,8 +115,6 @@ def _check(request: Request) -> None:
     if request.family not in families:
         raise RequestError(f"family {request.family!r} is not known{nearest(request.family, families)}, so nothing was started. "
                            f"Families: {', '.join(families)}.")
-    if request.audit.depth not in ("quick", "standard", "deep"):
-        raise RequestError(f"audit.depth {request.audit.depth!r} is none of quick, standard, deep; nothing was started.")
     for asked in request.methods:
         if "name" not in asked:
             raise RequestError(f"method {asked} has no name, so nothing was started. Write method: {{name: salun, lr: 0.01}}.")

@@ -41,7 +41,7 @@ def test_equal_requests_have_equal_hashes_wherever_the_output_goes() -> None:
         (["metod=salun"], UnknownKey, ["metod", "did you mean method?"]),
         (["method=retrian"], UnknownName, ["retrian", "did you mean retrain?"]),
         (["family=vision"], RequestError, ["vision", "classification, diffusion, lm"]),
-        (["audit.depth=abyss"], RequestError, ["abyss", "quick, standard, deep"]),
+        (["audit.depth=abyss"], RequestError, ["audit.depth = 'abyss'", "choose quick, standard or deep"]),
         (["audit.references=-1"], OutOfRange, ["references", "-1"]),
         (["seeds"], RequestError, ["key=value"]),
         (["family=lm", "method=retrain", "model="], LetheError, ["model"]),

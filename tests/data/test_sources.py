@@ -14,7 +14,7 @@ from PIL import Image
 from lethe.data.context import Context
 from lethe.data.load import kinds, load
 from lethe.data.select import where
-from lethe.errors import DataError, EmptySplit, LabelOutOfRange, NeedsUnmet, NotFinite, RequestError, WrongColumn
+from lethe.errors import DataError, EmptySplit, LabelOutOfRange, NeedsUnmet, NotFinite, OutOfRange, RequestError, WrongColumn
 
 
 def numbers(n: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -271,7 +271,7 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refused("a,label\n1,0\n1,1\n", DataError, "column 'a' names 1 rows twice", id="a")
     refused("a,label\n1,0\n", DataError, "read the answer", features=["a", "label"])
     refused("a,label\n1,0\n", WrongColumn, r"'aa' is not a column of train \(did you mean a\?\)", drop=["aa"])
-    refused("a,label\n1,0\n", DataError, "neither class nor number", target="klass")
+    refused("a,label\n1,0\n", OutOfRange, "data.target = .klass.: choose class, number, standard or log", target="klass")
     (tmp_path / "table.csv").write_bytes(b"a,label\n\xff\xfe,0\n")
     with pytest.raises(DataError, match="cannot be read as a table"):
         load({"path": str(tmp_path / "table.csv"), "label": "label"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,21 +10,21 @@ from lethe.core.config import config
 from lethe.core.split import Split
 from lethe.data import encode as encoding
 from lethe.data.context import Context
-from lethe.errors import unknown_name
 
-TARGETS = {"breast_cancer": "class", "wine": "class", "iris": "class", "diabetes": "number"}
+TARGETS: dict[str, encoding.Target] = {"breast_cancer": "class", "wine": "class", "iris": "class", "diabetes": "number"}
 
 
-@config
+LEARNS = True   # inputs are standardised or encoded by statistics of the whole training part
+
+
+@config(name="data")
 class Bundled:
     """breast_cancer (569 × 30, 2 classes), wine (178 × 13, 3), iris (150 × 4, 3), diabetes (442 × 10, a number)."""
 
-    name: str = "breast_cancer"   # breast_cancer | wine | iris | diabetes
+    name: Literal["breast_cancer", "wine", "iris", "diabetes"] = "breast_cancer"   # which table
 
 
 def read(cfg: Bundled, context: Context, name: str) -> dict[str, Split]:
-    if cfg.name not in TARGETS:
-        raise unknown_name("bundled table", cfg.name, TARGETS)
     import sklearn.datasets
 
     bunch: Any = getattr(sklearn.datasets, f"load_{cfg.name}")()

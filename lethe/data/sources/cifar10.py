@@ -18,7 +18,7 @@ from lethe.data.pictures import shared_header
 from lethe.data.sources.npz import opened
 
 
-@config
+@config(name="data")
 class Cifar10:
     """Inputs [n, 3, 32, 32] as bytes; parts train and test; column `class` holds the names."""
 

@@ -7,33 +7,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.extras import needs_extra
-from lethe.core.split import Split
+from lethe.core.split import NO_IDS, Split
 from lethe.data import encode as encoding
 from lethe.data.arrays import x_tensor
 from lethe.data.context import Context
 from lethe.data.paths import existing
-from lethe.data.pictures import opened, stacked
+from lethe.data.pictures import Colour, opened, stacked
 from lethe.data.sources.images import PARTS
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
+LEARNS = True   # inputs are standardised or encoded by statistics of the whole training part
 
-@config
+
+@config(name="data")
 class Dataset:
     """Inputs from one column (images, arrays or numbers), or [n, d] from several columns of a table."""
 
     path: str                                        # the folder
     x: str | tuple[str, ...] = "image"               # input column; several: numbers standardised, text one-hot
     y: str = "label"                                 # column of the labels or targets
-    target: str = "class"                            # class | number (regression)
+    target: Literal["class", "number"] = "class"     # number: regression
     id: str = ""                                     # column of record identifiers; empty: the row number
     size: Count | tuple[Count, Count] | None = None  # resize images to (height, width), or to a square
-    colour: str = "auto"                             # grey | rgb | auto: grey when every image is
+    colour: Colour = "auto"                          # auto: grey when every image is
     classes: tuple[str, ...] = ()                    # order of the class numbers for text labels
 
 
@@ -77,7 +79,7 @@ def _part(cfg: Dataset, folder: Path, name: str) -> Split:
     class_names = ((info.get("features") or {}).get(cfg.y) or {}).get("names")
     if class_names and "class" not in meta:
         meta["class"] = [class_names[k] if k is not None and 0 <= k < len(class_names) else "" for k in meta[cfg.y]]
-    ids = np.array([str(v) for v in meta[cfg.id]]) if cfg.id else None
+    ids = np.array([str(v) for v in meta[cfg.id]]) if cfg.id else NO_IDS
     raw = encoding.rows(meta, name, ids)
     if not isinstance(cfg.x, str):
         return raw
@@ -134,4 +136,4 @@ def _scalar(kind: Any) -> bool:
     """Whether values of the type can be selected by."""
     import pyarrow.types as types
 
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_primitive(kind)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_primitive(kind))

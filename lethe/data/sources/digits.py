@@ -10,7 +10,7 @@ from lethe.core.split import Split
 from lethe.data.context import Context
 
 
-@config
+@config(name="data")
 class Digits:
     """Inputs [n, 1, 8, 8] in [0, 1]."""
 

@@ -14,20 +14,20 @@ from lethe.core.split import Split
 from lethe.data import encode as encoding
 from lethe.data.context import Context
 from lethe.data.paths import existing
-from lethe.data.pictures import opened, stacked
+from lethe.data.pictures import Colour, opened, stacked
 from lethe.errors import EmptySplit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 PARTS = {"train": "train", "test": "test", "holdout": "holdout", "val": "holdout", "validation": "holdout"}
 
 
-@config
+@config(name="data")
 class Images:
     """Inputs [n, C, H, W] as bytes; ids are paths below the folder; column `class` is the sub-folder."""
 
     path: str                                        # the folder
     size: Count | tuple[Count, Count] | None = None  # resize all to (height, width), or to a square
-    colour: str = "auto"                             # grey | rgb | auto: grey when every image is
+    colour: Colour = "auto"                          # auto: grey when every image is
     classes: tuple[str, ...] = ()                    # order of the class numbers; empty: sorted names
 
 

@@ -28,7 +28,7 @@ from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 UNKNOWN = 1   # number of words that the training part does not have; 0 fills up
 
 
-@config
+@config(name="data")
 class LabelledText:
     """Inputs [n, length] token numbers; parts as the files given: path (train), and `holdout: PATH`, `test: PATH`."""
 

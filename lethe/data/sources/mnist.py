@@ -12,7 +12,7 @@ from lethe.data.paths import from_root
 from lethe.data.sources.npz import opened
 
 
-@config
+@config(name="data")
 class Mnist:
     """Inputs [n, 1, 28, 28] as bytes; parts train and test."""
 

@@ -10,17 +10,19 @@ from lethe.core.split import Split
 from lethe.data.arrays import from_columns
 from lethe.data.context import Context
 from lethe.data.paths import existing
-from lethe.data.sources.npz import channelled
+from lethe.data.sources.npz import Channels, channelled
 from lethe.errors import DataError
 
+SUFFIXES = (".npy",)   # files that are read this way without being told
 
-@config
+
+@config(name="data")
 class Npy:
     """Arrays x [n, …] and y [n] in files of their own."""
 
     x: str                         # file of the inputs
     y: str                         # file of the labels or targets
-    channels: str = "first"        # where images keep them: first (as it is), last [n, H, W, C], none [n, H, W]
+    channels: Channels = "first"   # where images keep them: first as it is, last [n, H, W, C], none [n, H, W]
     allow_pickle: bool = False     # open files that hold pickled objects, which can run code
 
 
@@ -33,9 +35,10 @@ def read(cfg: Npy, context: Context, name: str) -> dict[str, Split]:
 def _array(path: str, option: str, allowed: bool) -> np.ndarray:
     place = existing(path, option)
     try:
-        return np.load(place, allow_pickle=allowed)
+        values: np.ndarray = np.load(place, allow_pickle=allowed)
     except (ValueError, OSError, EOFError) as error:
         if "allow_pickle" in str(error):
             refuse_pickle(place, "Store plain numbers in it (object arrays are pickles)", allowed)
         raise DataError(f"{place} cannot be read as .npy ({error}), so there are no data. Write it with "
                         "numpy.save.") from None
+    return values

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from lethe.data.context import Context
 from lethe.data.paths import located
 from lethe.errors import DataError, WrongColumn, nearest
 
-LAYOUTS = ("first", "last", "none")
+Channels = Literal["first", "last", "none"]
+SUFFIXES = (".npz",)   # files that are read this way without being told
 
 
-@config
+@config(name="data")
 class Npz:
     """Arrays x [n, …] and y [n] of one archive. Test data under other names: test: {x: x_test, y: y_test}."""
 
@@ -29,7 +30,7 @@ class Npz:
     x: str = "x"                   # name of the inputs
     y: str = "y"                   # name of the labels or targets
     ids: str = ""                  # name of an array of record identifiers
-    channels: str = "first"        # where images keep them: first (as it is), last [n, H, W, C], none [n, H, W]
+    channels: Channels = "first"   # where images keep them: first as it is, last [n, H, W, C], none [n, H, W]
     allow_pickle: bool = False     # open archives that hold pickled objects, which can run code
 
 
@@ -60,11 +61,8 @@ def opened(path: Path, allow_pickle: bool) -> Mapping[str, np.ndarray]:
                         "numpy.savez.") from None
 
 
-def channelled(x: np.ndarray, channels: str) -> np.ndarray:
+def channelled(x: np.ndarray, channels: Channels) -> np.ndarray:
     """Images with their channels first."""
-    if channels not in LAYOUTS:
-        raise DataError(f"data.channels = {channels!r} is none of {', '.join(LAYOUTS)}{nearest(channels, LAYOUTS)}; "
-                        "nothing was read.")
     wanted = {"first": None, "last": 4, "none": 3}[channels]
     if wanted is not None and x.ndim != wanted:
         raise DataError(f"x has shape {x.shape}, but data.channels = {channels} means {wanted} dimensions, so images "

@@ -17,8 +17,10 @@ from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.errors import DataError
 
+SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")   # files that are read this way without being told
 
-@config
+
+@config(name="data")
 class Pickled:
     """A pickled (x, y), mapping of columns, or Dataset."""
 

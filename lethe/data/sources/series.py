@@ -28,7 +28,10 @@ from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 PARTS = ("train", "holdout", "test")
 
 
-@config
+LEARNS = True   # inputs are standardised or encoded by statistics of the whole training part
+
+
+@config(name="data")
 class Series:
     """Inputs [n, history, d] float32, targets [n, horizon·k] float32; meta: `row` and, where there is one, `time`."""
 

@@ -21,14 +21,17 @@ from lethe.data.context import Context
 from lethe.data.paths import located
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
+SUFFIXES = (".csv", ".tsv", ".parquet")   # files that are read this way without being told
+LEARNS = True   # inputs are standardised or encoded by statistics of the whole training part
 
-@config
+
+@config(name="data")
 class Table:
     """Inputs [n, d] float32, targets [n]."""
 
     path: str                              # .csv, .tsv, .parquet
     label: str                             # the target column
-    target: str = "class"                  # class; for regression number | standard | log (of 1 + x, standardised)
+    target: encoding.Target = "class"      # others are for regression; standard: standardised; log: of 1 + x, standardised
     features: tuple[str, ...] = ()         # input columns; empty: every column but label, id, part and drop
     drop: tuple[str, ...] = ()             # columns that are no inputs
     categorical: tuple[str, ...] = ()      # numeric columns that stand for categories

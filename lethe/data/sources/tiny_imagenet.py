@@ -6,6 +6,7 @@ Decoded once into the cache folder. Coarse concepts can be selected by the colum
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,22 +17,19 @@ from lethe.data.context import Context
 from lethe.data.paths import cached, from_root
 from lethe.data.pictures import shared_header
 from lethe.data.sources.npz import opened
-from lethe.errors import unknown_name
 
 
-@config
+@config(name="data")
 class TinyImagenet:
     """Inputs [n, 3, 64, 64] as bytes; parts train and test (the published validation part)."""
 
     path: str = ""         # the archive; empty: images/tiny_imagenet25.npz in the folder of data sets
-    label: str = "class"   # class (25) | superclass (5): what the model is to tell; both can be selected by
+    label: Literal["class", "superclass"] = "class"   # 25 or 5: what the model predicts; both can be selected by
 
 
 def read(cfg: TinyImagenet, context: Context, name: str) -> dict[str, Split]:
     source = from_root(context, cfg.path, "images/tiny_imagenet25.npz")
     archive = opened(source, False)
-    if cfg.label not in ("class", "superclass"):
-        raise unknown_name("label", cfg.label, ["class", "superclass"])
     _, numbers = np.unique(archive["superclass_of_class"], return_inverse=True)
     splits = {}
     for part, key in (("train", "train"), ("test", "val")):

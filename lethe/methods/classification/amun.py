@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -45,7 +45,7 @@ class AMUN:
     lr: Positive = 1e-2                # SGD                                                 [paper]
     epochs: Positive = 10.0            # passes over R (over F when α = 0)                   [paper]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [paper]
+    optimiser: Optimiser = "sgd"       # update rule                                         [paper]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [paper]
     clip: Positive | None = None       # largest gradient norm; null: none                   [paper: none]
 

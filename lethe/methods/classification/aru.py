@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -46,7 +46,7 @@ class ARU:
     lr: Positive = 1e-3                # SGD; the knob: above collapse                       [ours, digits CNN]
     epochs: Positive = 10.0            # passes over F                                       [ours, digits CNN]
     batch_size: Count = 64             # examples of each term per step                      [ours; open code 128]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [ours]
+    optimiser: Optimiser = "sgd"       # update rule                                         [ours]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours: no retain term to answer it]
     clip: Positive | None = None       # largest gradient norm; null: none                   [open code: none]
 

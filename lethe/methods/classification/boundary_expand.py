@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -35,7 +35,7 @@ class BoundaryExpand:
     lr: Positive = 2e-4                # SGD; the knob: above collapse                       [ours, digits CNN; paper 1e-5–1e-2]
     epochs: Positive = 10.0            # passes over F                                       [paper]
     batch_size: Count = 64             # examples per step                                   [official code]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours: no retain term to answer it]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

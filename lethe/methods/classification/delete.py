@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -34,7 +34,7 @@ class DELETE:
     lr: Positive = 5e-4                # SGD; the knob: above collapse                       [ours, digits CNN; paper 1e-4]
     epochs: Positive = 10.0            # passes over F                                       [ours, digits CNN; paper 20]
     batch_size: Count = 64             # examples per step                                   [official code]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -38,7 +38,7 @@ class MUMis:
     lr: Positive = 1e-3                # SGD; the knob: above collapse                       [ours, digits CNN]
     epochs: Count = 20                 # passes over F at most                               [ours, digits CNN]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [ours]
+    optimiser: Optimiser = "sgd"       # update rule                                         [ours]
     clip: Positive | None = 10.0       # largest gradient norm; null: none                   [ours, digits CNN]
 
 

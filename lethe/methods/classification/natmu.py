@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -49,7 +49,7 @@ class NatMU:
     lr: Positive = 3e-3                # AdamW, cosine to 0                                  [ours, digits CNN; official 1e-3]
     epochs: Positive = 5.0             # passes over R                                       [official code]
     batch_size: Count = 64             # examples of each term per step                      [ours; official 128]
-    optimiser: str = "adamw"           # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "adamw"     # update rule                                         [official code]
     weight_decay: NonNegative = 2e-3   # pull towards 0                                      [official code: 0–2e-3]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -45,7 +45,7 @@ class POUR:
     lr: Positive = 3e-3                # distillation only                                   [ours, digits CNN]
     epochs: Positive = 40.0            # passes over F; distillation only                    [ours, digits CNN]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "adam"            # sgd | adam | adamw                                  [ours]
+    optimiser: Optimiser = "adam"      # update rule                                         [ours]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours]
     clip: Positive | None = None       # largest gradient norm; null: none                   [ours]
 

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -44,7 +44,7 @@ class ReGUn:
     lr: Positive = 1e-2                # SGD                                                 [ours, digits CNN]
     epochs: Positive = 10.0            # passes over R                                       [ours, digits CNN]
     batch_size: Count = 64             # examples of each term per step, and m               [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [ours]
+    optimiser: Optimiser = "sgd"       # update rule                                         [ours]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [ours]
     clip: Positive | None = None       # largest gradient norm; null: none                   [ours]
 

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating, seeded
 from lethe.core.outcome import Outcome
@@ -54,7 +54,7 @@ class REM:
     channels: Count = 16               # k of every branch                                   [ours, digits CNN]
     share: Fraction = 0.25             # of the channels open to an example                  [ours, digits CNN]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "adamw"           # sgd | adam | adamw                                  [ours, digits CNN]
+    optimiser: Optimiser = "adamw"     # update rule                                         [ours, digits CNN]
     weight_decay: NonNegative = 5e-4   # pull towards 0, step 3                              [ours]
     clip: Positive | None = 1.0        # largest gradient norm; null: none                   [ours]
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -43,7 +43,7 @@ class TRW:
     lr: Positive = 1e-3                # Adam                                                [ours, digits CNN]
     epochs: Positive = 5.0             # passes over R                                       [ours, digits CNN]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "adam"            # sgd | adam | adamw                                  [ours]
+    optimiser: Optimiser = "adam"      # update rule                                         [ours]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours]
     clip: Positive | None = None       # largest gradient norm; null: none                   [ours]
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -45,7 +45,7 @@ class UNSIR:
     repair_lr: Positive = 1e-3         # Adam                                                [ours, digits CNN; official 0.01]
     repair_epochs: NonNegative = 1.0   # passes over R alone                                 [official code]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "adam"            # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "adam"      # update rule                                         [official code]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

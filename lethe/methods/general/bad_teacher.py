@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
 from lethe.core.modules import reinitialised
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -40,7 +40,7 @@ class BadTeacher:
     lr: Positive = 1e-3                # Adam                                                [ours, digits CNN; official 1e-4]
     epochs: Positive = 10.0            # passes over R'                                      [ours, digits CNN; official 1]
     batch_size: Count = 64             # examples of each term per step                      [ours; official 256, mixed]
-    optimiser: str = "adam"            # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "adam"      # update rule                                         [official code]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

@@ -14,7 +14,7 @@ Deviations: a `where` modifier replaces the choice of blocks.
 from __future__ import annotations
 
 from lethe.core.blocks import last_blocks
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -30,7 +30,7 @@ class CFk:
     lr: Positive = 1e-2                # SGD; larger forgets more and costs more utility     [as finetune, arXiv:2304.04934]
     epochs: Positive = 10.0            # passes over R                                       [as finetune, arXiv:2304.04934]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [as finetune, arXiv:2304.04934]
+    optimiser: Optimiser = "sgd"       # update rule                                         [as finetune, arXiv:2304.04934]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [as finetune, arXiv:2304.04934]
     clip: Positive | None = None       # largest gradient norm; null: none                   [as finetune]
 

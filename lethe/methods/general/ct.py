@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -31,7 +31,7 @@ class CT:
     lr: Positive = 1e-2                # SGD, cosine to 0                                    [ours, digits CNN; challenge 1e-3]
     epochs: Positive = 3.0             # passes over R                                       [challenge code]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [challenge code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [challenge code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [challenge code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [challenge code: none]
 

@@ -12,7 +12,7 @@ Fails by: forgetting almost nothing: a gradient on R does not oppose what was le
 
 from __future__ import annotations
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -26,7 +26,7 @@ class Finetune:
     lr: Positive = 1e-2                # SGD; larger forgets more and costs more utility     [arXiv:2304.04934]
     epochs: Positive = 10.0            # passes over R                                       [arXiv:2304.04934]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [arXiv:2304.04934]
+    optimiser: Optimiser = "sgd"       # update rule                                         [arXiv:2304.04934]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [arXiv:2304.04934]
     clip: Positive | None = None       # largest gradient norm; null: none                   [arXiv:2304.04934: none]
 

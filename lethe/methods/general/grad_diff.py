@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -38,7 +38,7 @@ class GradDiff:
     lr: Positive = 1e-5                # AdamW, for 1–8 B weights; tiny models need more     [official code]
     epochs: Positive = 10.0            # passes over F                                       [official code]
     batch_size: Count = 32             # of each term                                        [official code]
-    optimiser: str = "adamw"           # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "adamw"     # update rule                                         [official code]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

@@ -14,7 +14,7 @@ Deviations: the gradient norm is clipped, which the sources do not do; without i
 
 from __future__ import annotations
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -28,7 +28,7 @@ class GradientAscent:
     lr: Positive = 3e-3                # SGD; the knob: below nothing, above collapse        [ours, digits CNN]
     epochs: Positive = 5.0             # passes over F                                       [arXiv:2304.04934]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [arXiv:2304.04934]
+    optimiser: Optimiser = "sgd"       # update rule                                         [arXiv:2304.04934]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours: no retain term to answer it]
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Positive, config
+from lethe.core.config import Count, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, pixels
@@ -41,7 +41,7 @@ class JiT:
     batch_size: Count = 64             # examples per step                                   [ours]
     clamp: bool = True                 # keep x + η within the smallest and largest x        [official code]
     detach: bool = True                # hold f(x + η) fixed, no gradient                    [official code; paper: false]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 
 

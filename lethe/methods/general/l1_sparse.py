@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -37,7 +37,7 @@ class L1Sparse:
     lr: Positive = 5e-2                # SGD                                                 [ours, digits CNN; paper 0.01]
     epochs: Positive = 5.0             # passes over R                                       [ours, digits CNN; paper 10]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0, beside the ℓ1 one                   [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

@@ -11,7 +11,7 @@ Fails by: divergence for small β or large lr, because −ℓ has no lower bound
 
 from __future__ import annotations
 
-from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -26,7 +26,7 @@ class NegGradPlus:
     lr: Positive = 1e-2                # SGD                                                 [ours, digits CNN]
     epochs: Positive = 5.0             # passes over R                                       [official code: 5–10]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [official code]
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 

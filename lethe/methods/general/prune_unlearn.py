@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import concat
@@ -43,7 +43,7 @@ class PruneUnlearn:
     lr: Positive = 1e-2                # SGD                                                 [paper]
     epochs: Positive = 10.0            # passes over R                                       [paper]
     batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [paper]
+    optimiser: Optimiser = "sgd"       # update rule                                         [paper]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [paper]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -38,7 +38,7 @@ class QuantileMatched:
     lr: Positive = 1e-3                # Adam                                                [ours, digits CNN]
     epochs: Positive = 10.0            # passes over R                                       [ours, digits CNN]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "adam"            # sgd | adam | adamw                                  [ours]
+    optimiser: Optimiser = "adam"      # update rule                                         [ours]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours]
     clip: Positive | None = 5.0        # largest gradient norm; null: none                   [ours]
 

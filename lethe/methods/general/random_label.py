@@ -19,7 +19,7 @@ Deviations: amnesiac unlearning also subtracts logged updates of the training ru
 
 from __future__ import annotations
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -34,7 +34,7 @@ class RandomLabel:
     lr: Positive = 1e-2                # SGD; smaller for larger forget sets                 [SalUn official code: 0.013]
     epochs: Positive = 10.0            # passes over R                                       [SalUn official code]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [SalUn official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [SalUn official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [SalUn official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [SalUn official code: none]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -46,7 +46,7 @@ class Refresh:
     lr: Positive = 1e-2                # SGD                                                 [ours; official 0.03]
     epochs: Positive = 5.0             # passes over R                                       [ours]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [as finetune]
     clip: Positive | None = None       # largest gradient norm of a learning step            [official code: none]
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -42,7 +42,7 @@ class RURK:
     lr: Positive = 1e-2                # SGD                                                 [ours, digits CNN]
     epochs: Positive = 5.0             # passes over R                                       [ours]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [ours]
+    optimiser: Optimiser = "sgd"       # update rule                                         [ours]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [ours]
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 

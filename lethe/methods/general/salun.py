@@ -18,7 +18,7 @@ Deviations: the signed sum runs over examples, not over batch means, so a short 
 
 from __future__ import annotations
 
-from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -35,7 +35,7 @@ class SalUn:
     lr: Positive = 1e-2                # SGD; the knob; smaller for larger forget sets       [official code: 0.013]
     epochs: Positive = 10.0            # passes over R                                       [official code]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -45,7 +45,7 @@ class SCRUB:
     lr: Positive = 5e-3                # SGD                                                 [ours, digits CNN; official 5e-4]
     batch_size: Count = 64             # examples per retain step                            [ours]
     forget_batch_size: Count = 16      # examples per forget step; smaller means more ascent [official code: 16–512]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [official code]
     clip: Positive | None = 5.0        # largest gradient norm; bounds the ascent            [ours, digits CNN; official none]
     rewind: bool = False               # SCRUB+R; needs holdout                              [paper: for privacy]

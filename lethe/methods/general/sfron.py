@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Split
@@ -47,7 +47,7 @@ class SFRon:
     lr: Positive = 1e-2                # SGD, cosine to 0                                    [official code, CIFAR-10]
     epochs: Positive = 10.0            # passes over R                                       [official code: 1500 steps ≈ 8.5]
     batch_size: Count = 64             # examples of each term per step, and of I            [ours; official 256]
-    optimiser: str = "sgd"             # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "sgd"       # update rule                                         [official code]
     weight_decay: NonNegative = 5e-4   # pull towards 0                                      [official code]
     clip: Positive | None = 7.0        # largest gradient norm                               [official code]
 

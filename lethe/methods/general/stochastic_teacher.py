@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.modules import reinitialised
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -40,7 +40,7 @@ class StochasticTeacher:
     lr: Positive = 1e-3                # of the second phase                                 [ours, digits CNN]
     epochs: NonNegative = 3.0          # passes over R                                       [ours, digits CNN]
     batch_size: Count = 64             # examples per reconstructing step                    [ours]
-    optimiser: str = "adam"            # sgd | adam | adamw; of both phases                  [ours]
+    optimiser: Optimiser = "adam"      # update rule of both phases                         [ours]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours]
 
 

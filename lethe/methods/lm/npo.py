@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -40,7 +40,7 @@ class NPO:
     epochs: Positive = 10.0            # passes over F                                       [official code]
     warmup: NonNegative = 1.0          # passes over F in which lr rises from 0              [official code]
     batch_size: Count = 32             # of each term                                        [official code]
-    optimiser: str = "adamw"           # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "adamw"     # update rule                                         [official code]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

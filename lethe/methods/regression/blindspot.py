@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.regression import RegressionTask
 from lethe.core.modules import copied, evaluating
 from lethe.core.outcome import Outcome
@@ -44,7 +44,7 @@ class Blindspot:
     batch_size: Count = 64             # examples per step                                   [ours, digits; official 256]
     attention: NonNegative = 0.0       # β, weight of the attention maps of convolutions     [ours: no gain; official code 50]
     layers: Count = 3                  # the last so many convolutions are compared          [ours: bounds the cost]
-    optimiser: str = "adam"            # sgd | adam | adamw, of both                         [official code]
+    optimiser: Optimiser = "adam"      # update rule of both                                [official code]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm of the student; null: none    [official code: none]
 

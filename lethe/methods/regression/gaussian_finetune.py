@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lethe.core.config import Count, NonNegative, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.regression import RegressionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -36,7 +36,7 @@ class GaussianFinetune:
     lr: Positive = 1e-3                # Adam                                                [official code]
     epochs: Positive = 5.0             # passes over R ∪ F                                   [ours, digits; official 1]
     batch_size: Count = 64             # examples per step                                   [ours, digits; official 256]
-    optimiser: str = "adam"            # sgd | adam | adamw                                  [official code]
+    optimiser: Optimiser = "adam"      # update rule                                         [official code]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
 

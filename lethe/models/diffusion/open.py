@@ -114,7 +114,7 @@ def drawn(task: Diffusion, prompts: Sequence[str], per_prompt: int, seed: int, n
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
-@config
+@config(name="model")
 class ModelSource:
     """`model:` of a diffusion request: a diffusers folder, or the small model of shapes that the recipe trains."""
 
@@ -124,7 +124,7 @@ class ModelSource:
     seed: Natural = 0                    # of the tiny model's frozen text encoder
 
 
-@config
+@config(name="data")
 class DataSource:
     """`data:` of a diffusion request: what is forgotten and kept, as prompts, and the pictures if there are any."""
 

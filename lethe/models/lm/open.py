@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,14 +23,14 @@ from lethe.data.context import Context
 from lethe.data.select import Where, divide
 from lethe.data.text import read_rows, tokenised
 from lethe.errors import EmptySplit, ModelError, PickleRefused, RequestError
-from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
+from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
 from lethe.models.lm.task import Language
 from lethe.models.opened import Opened
 
 __all__ = ["Language", "language_model", "load_folder", "load_tokenizer", "open_request"]
 
 
-def load_folder(path: str | Path, attention: str = "sdpa", dtype: str = "float32") -> nn.Module:
+def load_folder(path: str | Path, attention: Attention = "sdpa", dtype: str = "float32") -> nn.Module:
     """A causal language model from a local `save_pretrained` folder. Safetensors only; no code of the folder is run.
 
     attention  sdpa | eager; second derivatives on CPU need eager
@@ -136,19 +136,19 @@ def _form(options: Mapping[str, Any]) -> Format:
     return build(Format, options)
 
 
-@config
+@config(name="model")
 class ModelSource:
     """`model:` of a language-model request: a local folder, or a small Llama that the recipe trains on the data."""
 
     folder: str | None = None                   # the model: written by save_pretrained; safetensors
     base: str | None = None                     # what the recipe fine-tuned to get it: allows retraining without the forget set
     tiny: Mapping[str, Any] | None = None       # sizes of lethe.models.lm.small.TinyLlama; {} for the defaults
-    attention: str = "sdpa"                     # sdpa | eager; second derivatives on CPU need eager
-    dtype: str = "float32"                      # of the folder's weights in memory
+    attention: Attention = "sdpa"               # second derivatives on CPU need eager
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"   # of the folder's weights in memory
     layer: int | None = None                    # block whose output is the feature; default: the middle one
 
 
-@config
+@config(name="data")
 class TextSource:
     """`data:` of a language-model request. The forget selection divides `train`; or give `forget` and `retain`."""
 
@@ -166,7 +166,7 @@ class TextSource:
     id: str | None = None
     template: str = "{prompt} {answer}"
     max_length: Count = 512
-    long: str = "error"
+    long: Literal["error", "cut", "split"] = "error"
 
 
 @family(model=ModelSource, data=TextSource)

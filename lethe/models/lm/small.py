@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from lethe.core.config import Count, config
 from lethe.core.extras import needs_extra
 
+Attention = Literal["sdpa", "eager"]   # how transformers computes attention
 
-@config
+
+@config(name="model.tiny")
 class TinyLlama:
     """`model.tiny:` of a request: sizes of a Llama with tied embeddings. The defaults make 1.0 M weights."""
 
@@ -21,7 +23,7 @@ class TinyLlama:
     layers: Count = 4
     heads: Count = 4
     positions: Count = 512       # longest sequence
-    attention: str = "sdpa"      # sdpa | eager; second derivatives on CPU need eager
+    attention: Attention = "sdpa"   # second derivatives on CPU need eager
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int = 1500) -> Any:

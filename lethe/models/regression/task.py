@@ -155,7 +155,7 @@ def numbered(data: Any, name: str) -> Split:
 
 
 
-@config
+@config(name="model")
 class RegressionSource(ModelSource):
     """`model:` of a regression request: that of a classifier, and the loss."""
 

@@ -19,6 +19,8 @@ from lethe.train.modifiers.perturb import Perturb
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Where
 
+__all__ = ["SEAMS", "Average", "Choice", "Combine", "Perturb", "Weigh", "Where", "members", "resolve", "resolved"]
+
 Choice = str | Mapping[str, Any]   # a member's name, or {name: …, option: …}
 Seam = Literal["where", "combine", "perturb", "average", "weigh"]
 
