@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import chain as chained
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from lethe.core.files import csv_text
-from lethe.errors import OutOfRange, unknown_name
+from lethe.errors import OutOfRange, StorageError, unknown_name
 from lethe.ledger.discretion import discreet, secrets, without
 from lethe.ledger.migrations import CHILDREN, now
 from lethe.ledger.rows import (
@@ -32,6 +32,7 @@ from lethe.ledger.rows import (
     content_hash,
     csv_lines,
     digests,
+    discreet_results,
     evidence_row,
     opened,
     subject_row,
@@ -39,6 +40,9 @@ from lethe.ledger.rows import (
     typed,
 )
 from lethe.ledger.store import Store
+
+if TYPE_CHECKING:
+    from lethe.results.schema import Results
 
 GENESIS = "0" * 64
 FOUND_BY_TEXT = ("id", "title", "command", "folder", "scenarios")
@@ -68,22 +72,22 @@ class Ledger:
             "config": to_json(discreet(config or {})),
         })
 
-    def record(self, results: Mapping[str, Any], folder: str | Path | None = None) -> int:
+    def record(self, results: Results, folder: str | Path | None = None) -> int:
         """Note a finished run: conclusions, evidence, costs, SHA-256 of every file in `folder`. Its entry number."""
-        words = secrets(results.get("config"))
-        scenarios = results.get("scenarios", [])
-        subjects = [subject_row(case, subject, words) for case in scenarios for subject in case.get("subjects", [])]
-        evidence = [evidence_row(case, subject, item) for case in scenarios for subject in case.get("subjects", [])
-                    for item in subject.get("evidence") or []]
+        words = secrets(results.config)
+        rows = [(case, row) for case in results.scenarios for row in case.subjects]
         entry = {
-            "id": results["id"], "status": "finished", "title": without(results.get("title"), words),
-            "command": without(results.get("command"), words), "seconds": results.get("seconds"),
-            "folder": None if folder is None else str(folder), "config": to_json(discreet(results.get("config"))),
-            "versions": to_json(results.get("versions")),
-            "scenarios": to_json([case_row(case, words) for case in scenarios]),
+            "id": results.id, "status": "finished", "title": without(results.title, words),
+            "command": without(results.command, words), "seconds": results.seconds,
+            "folder": None if folder is None else str(folder), "config": to_json(discreet(results.config)),
+            "versions": to_json(results.versions), "scenarios": to_json([case_row(case, words) for case in results.scenarios]),
+            "results": to_json(discreet_results(results, words)),
         }
-        artefacts = [] if folder is None else digests(Path(folder))
-        return self._append(entry, {"subjects": subjects, "evidence": evidence, "artefacts": artefacts})
+        return self._append(entry, {
+            "subjects": [subject_row(case, row, words) for case, row in rows],
+            "evidence": [evidence_row(case, row, item) for case, row in rows for item in row.evidence],
+            "artefacts": [] if folder is None else digests(Path(folder)),
+        })
 
     def record_failure(self, run: str, config: Mapping[str, Any] | None, command: str, error: str,
                        resume: str | None = None) -> int:
@@ -191,7 +195,8 @@ class Ledger:
         tables = self.store.tables.tables
         runs, subjects, failures = tables["runs"], tables["subjects"], tables["failures"]
         later = runs.alias("later")
-        query = sa.select(runs).order_by(runs.c.entry.desc()).limit(limit).where(
+        listed = [column for column in runs.columns if column.name != "results"]
+        query = sa.select(*listed).order_by(runs.c.entry.desc()).limit(limit).where(
             (runs.c.status != "started")
             | ~sa.exists().where(later.c.id == runs.c.id, later.c.entry > runs.c.entry))
         asked = {"method": method, "family": family, "verdict": verdict}
@@ -217,11 +222,12 @@ class Ledger:
         return found
 
     def run(self, run: str | int) -> Row:
-        """One entry with all but its evidence: by entry number, or the newest one of a run id (or its beginning)."""
+        """One entry with all but what was measured: by entry number, or the newest one of a run id (or its beginning)."""
         table = self.store.tables.tables["runs"]
+        shown = [column for column in table.columns if column.name != "results"]
         chosen = table.c.entry == run if isinstance(run, int) else table.c.id.startswith(run, autoescape=True)
         with self.store.reading() as connection:
-            rows = connection.execute(sa.select(table).where(chosen).order_by(table.c.entry.desc())).mappings().all()
+            rows = connection.execute(sa.select(*shown).where(chosen).order_by(table.c.entry.desc())).mappings().all()
             if not rows:
                 known = [str(row) for row in connection.execute(sa.select(table.c.id).distinct()).scalars()]
                 raise unknown_name("run", str(run), known, "See them with: lethe results.")
@@ -232,6 +238,23 @@ class Ledger:
             for name in ("subjects", "artefacts", "failures"):
                 entry[name] = [opened(row) for row in self._children(connection, name, [entry])[entry["entry"]]]
         return entry
+
+    def results(self, run: str | int) -> Results:
+        """The results of a finished run as the ledger keeps them: without samples, details and the values that name records.
+
+        Of a Lethe before results had a schema the ledger holds the columns alone: StorageError.
+        """
+        from lethe.results import schema
+
+        entry = self.run(run)
+        runs = self.store.tables.tables["runs"]
+        with self.store.reading() as connection:
+            kept = connection.execute(sa.select(runs.c.results).where(runs.c.entry == entry["entry"])).scalar()
+        if kept is None:
+            raise StorageError(f"entry {entry['entry']} ({entry['status']}) of the ledger holds no results: the run is not "
+                               "finished, or was noted before results had a schema. Read results.json in its folder: "
+                               f"{entry['folder'] or 'not noted'}.")
+        return schema.read(json.loads(kept), f"entry {entry['entry']} of the ledger")
 
     def finished(self, run: str) -> bool:
         """Whether this very run id is finished: the same configuration hash means 'already done'."""

@@ -48,6 +48,13 @@ def create(connection: Connection) -> None:
         _seal(connection, table)
 
 
+def keep_results(connection: Connection) -> None:
+    """2: the results of a finished run as `lethe.results.schema` reads them; label and variant of a row as columns."""
+    for statement in ("ALTER TABLE runs ADD COLUMN results TEXT", "ALTER TABLE subjects ADD COLUMN label TEXT",
+                      "ALTER TABLE subjects ADD COLUMN variant INTEGER"):
+        connection.exec_driver_sql(statement)
+
+
 def _seal(connection: Connection, table: str) -> None:
     refusal = "the ledger is append-only"
     if connection.dialect.name == "sqlite":
@@ -61,7 +68,7 @@ def _seal(connection: Connection, table: str) -> None:
                                    f"EXECUTE FUNCTION lethe_refuse()")
 
 
-MIGRATIONS: list[Callable[[Connection], None]] = [create]
+MIGRATIONS: list[Callable[[Connection], None]] = [create, keep_results]
 
 
 def migrate(connection: Connection, where: str) -> None:

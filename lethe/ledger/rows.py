@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
 
 from lethe.ledger.discretion import discreet, without
 
-CASE = ("name", "family", "score_name", "sizes", "fingerprints", "references", "not_tested")
+if TYPE_CHECKING:   # the schema is imported when results are written or read: listing runs does without
+    from lethe.results import schema
+    from lethe.results.schema import Measurement, Results, Scenario
+
+CASE = {"name", "family", "score_name", "sizes", "fingerprints", "references", "not_tested"}
 VALUE = ("audit", "metric", "value", "low", "high", "n", "better", "tier", "version", "verdict", "side", "p", "p_holm",
          "original")
 YARDSTICK = ("mean", "sd", "n", "low", "high")
-AS_JSON = ("config", "versions", "scenarios", "cost", "notes")   # columns that hold JSON
+AS_JSON = ("config", "versions", "scenarios", "cost", "notes", "results")   # columns that hold JSON
 Row = dict[str, Any]
 
 
@@ -41,30 +44,54 @@ def digests(folder: Path) -> list[Row]:
     return found
 
 
-def case_row(case: Mapping[str, Any], words: set[str]) -> Row:
+def case_row(case: Scenario, words: Set[str]) -> Row:
     """What is kept of a scenario beside its subjects."""
-    return {**{key: case.get(key) for key in CASE}, "request": without(case.get("request"), words)}
+    kept = case.model_dump(mode="json", include=CASE)
+    return {**kept, "request": without(case.request, words)}
 
 
-def subject_row(case: Mapping[str, Any], subject: Mapping[str, Any], words: set[str]) -> Row:
+def subject_row(case: Scenario, row: schema.Row, words: Set[str]) -> Row:
     """One method, the original or the retrained model."""
-    ending = subject.get("conclusion") or {}
-    config = subject.get("config") or {}
-    name = str(subject["name"])
     return {
-        "scenario": case.get("name"), "family": case.get("family"), "name": name, "role": subject.get("role"),
-        "method": config.get("name") or re.split(r" seed \d+$| \(", name)[0], "kind": subject.get("kind"),
-        "seed": subject.get("seed"), "config": to_json(discreet(config)), "cost": to_json(subject.get("cost")),
-        "notes": without(to_json(subject.get("notes")), words), "error": without(subject.get("error"), words),
-        "verdict": ending.get("verdict"), "text": without(ending.get("text"), words),
+        "scenario": case.name, "family": case.family, "name": row.name, "label": row.label, "variant": row.variant,
+        "role": row.role, "method": row.method or row.label or row.name, "kind": row.kind, "seed": row.seed,
+        "config": to_json(discreet(row.config)), "cost": to_json(row.cost.model_dump(mode="json")),
+        "notes": without(to_json(row.notes), words), "error": without(row.error, words),
+        "verdict": row.conclusion.verdict, "text": without(row.conclusion.text, words),
     }
 
 
-def evidence_row(case: Mapping[str, Any], subject: Mapping[str, Any], item: Mapping[str, Any]) -> Row:
+def evidence_row(case: Scenario, row: schema.Row, item: Measurement) -> Row:
     """One measured value."""
-    yardstick = item.get("yardstick") or {}
-    return {"scenario": case.get("name"), "subject": subject["name"], **{key: item.get(key) for key in VALUE},
-            **{f"yardstick_{key}": yardstick.get(key) for key in YARDSTICK}}
+    return {"scenario": case.name, "subject": row.name, **{key: getattr(item, key) for key in VALUE},
+            **{f"yardstick_{key}": getattr(item.yardstick, key, None) for key in YARDSTICK}}
+
+
+def discreet_results(results: Results, words: Set[str]) -> Row:
+    """The results as JSON-ready data without record content: no samples, no details, no values that name records.
+
+    words  texts by which the request names records, taken out wherever they stand
+    """
+    from lethe.results import schema
+
+    data = schema.plain(results)
+    data["config"] = discreet(data["config"])
+    for case in data["scenarios"]:
+        case["facts"] = {}
+        for row in case["subjects"]:
+            row.update(config=discreet(row["config"]), samples=[], search=[])
+            for item in row["evidence"]:
+                item.update(detail={}, histogram=None)
+    kept: Row = _told(data, words)
+    return kept
+
+
+def _told(value: Any, words: Set[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _told(item, words) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_told(item, words) for item in value]
+    return without(value, words) if isinstance(value, str) else value
 
 
 def csv_lines(entry: Row, parts: Mapping[str, Mapping[int, list[Row]]]) -> list[Row]:

@@ -189,7 +189,7 @@ def carry_out(request: Request, options: Options) -> Report | None:
     report.save_leaderboard(folder)
     report.save(folder / "results.json")   # last: its presence says that the run is finished
     shutil.rmtree(folder / "work", ignore_errors=True)
-    ledger.record(schema.plain(results), folder)
+    ledger.record(results, folder)
     return report
 
 

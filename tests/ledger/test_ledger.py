@@ -16,6 +16,7 @@ from example_results import METHODS, results
 
 from lethe.errors import DiskFull, OutOfRange, StorageError, UnknownName
 from lethe.ledger import Ledger
+from lethe.results.schema import read
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def tamper(ledger: Ledger, *statements: str) -> None:
 
 def test_a_run_comes_back_as_it_was_recorded(ledger: Ledger, tmp_path: Path) -> None:
     data = results()
-    number = ledger.record(data, run_folder(tmp_path))
+    number = ledger.record(read(data), run_folder(tmp_path))
     entry = ledger.run(number)
     assert (entry["id"], entry["status"], entry["title"]) == (data["id"], "finished", data["title"])
     assert [s["name"] for s in entry["subjects"]][:3] == ["original", "retrained", "finetune"]
@@ -69,7 +70,7 @@ def test_a_run_comes_back_as_it_was_recorded(ledger: Ledger, tmp_path: Path) -> 
 
 def test_changed_files_are_named(ledger: Ledger, tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
-    number = ledger.record(results(), folder)
+    number = ledger.record(read(results()), folder)
     assert ledger.changed_artefacts(number) == []
     (folder / "report.html").write_text("<q>")
     (folder / "models" / "weights.bin").unlink()
@@ -80,7 +81,7 @@ def test_no_record_content_is_stored(ledger: Ledger) -> None:
     data = results()
     data["command"] = "lethe run r.yaml forget.ids=[p-17,p-99]"
     data["config"]["forget"] = {"entity": "Jane Doe", "label": 3, "index": [41, 42]}
-    ledger.record(data)
+    ledger.record(read(data))
     ledger.record_failure("ff", data["config"], "lethe run 'Jane Doe'", "EmptySplit: no record of 'Jane Doe'")
     ledger.started("ee", "Forget Jane Doe", "lethe run", data["config"])
     kept = b"".join(path.read_bytes() for path in Path(ledger.store.where).parent.iterdir())
@@ -94,7 +95,7 @@ def test_no_record_content_is_stored(ledger: Ledger) -> None:
 
 
 def test_the_ledger_refuses_changes(ledger: Ledger) -> None:
-    ledger.record(results())
+    ledger.record(read(results()))
     connection = sqlite3.connect(ledger.store.where)
     for statement in ("UPDATE runs SET title = 'x'", "DELETE FROM evidence", "DELETE FROM subjects WHERE place = 0"):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -122,9 +123,9 @@ def test_tampering_is_found_at_its_place(
     ledger: Ledger, tmp_path: Path, statement: str, entry: int, reason: str
 ) -> None:
     data = results()
-    ledger.record(data, run_folder(tmp_path))
-    ledger.record(other(data, "b"))
-    ledger.record(other(data, "c"))
+    ledger.record(read(data), run_folder(tmp_path))
+    ledger.record(read(other(data, "b")))
+    ledger.record(read(other(data, "c")))
     ledger.record_failure("d", {}, "lethe run d.yaml", "Diverged: NaN")
     assert ledger.verify() is None
     tamper(ledger, statement)
@@ -157,7 +158,7 @@ def test_failures_and_killed_runs_stay_visible(ledger: Ledger) -> None:
     ledger.started("failed", "Forget a class", "lethe run failed.yaml")
     ledger.record_failure("failed", {"seed": 2}, "lethe run failed.yaml", "Diverged: NaN at step 3")
     ledger.started("done", "Forget a class", "lethe run done.yaml")
-    ledger.record(other(results(), "done"))
+    ledger.record(read(other(results(), "done")))
     listed = ledger.runs()
     assert [(r["id"], r["status"]) for r in listed] == [
         ("done", "finished"),
@@ -170,7 +171,7 @@ def test_failures_and_killed_runs_stay_visible(ledger: Ledger) -> None:
 
 def test_filters(ledger: Ledger) -> None:
     data = results()
-    ledger.record(data)
+    ledger.record(read(data))
     language = other(
         results(),
         "lm1",
@@ -183,6 +184,9 @@ def test_filters(ledger: Ledger) -> None:
                 "subjects": [
                     {
                         "name": "npo seed 4",
+                        "label": "npo",
+                        "method": "npo",
+                        "seed": 4,
                         "role": "method",
                         "conclusion": {"verdict": "inside", "text": "."},
                         "evidence": [],
@@ -191,7 +195,7 @@ def test_filters(ledger: Ledger) -> None:
             }
         ],
     )
-    ledger.record(language)
+    ledger.record(read(language))
     ledger.record_failure("bad", {}, "lethe run bad.yaml", "NeedsUnmet: needs retain")
 
     def found(**filters: object) -> list[str]:
@@ -224,7 +228,7 @@ def test_an_ambiguous_beginning_is_an_error(ledger: Ledger) -> None:
 def test_export(ledger: Ledger) -> None:
     data = results()
     data["title"] = "=HYPERLINK(1)"
-    ledger.record(data)
+    ledger.record(read(data))
     ledger.record_failure("bad", {}, "lethe run bad.yaml", "Diverged: NaN")
     whole = json.loads(ledger.export("json"))
     assert [e["id"] for e in whole] == [data["id"], "bad"]
@@ -278,7 +282,7 @@ def test_a_killed_writer_leaves_no_half_entry(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_ledger_intact(ledger: Ledger) -> None:
     import sqlalchemy as sa
 
-    ledger.record(results())
+    ledger.record(read(results()))
 
     def small(connection: sqlite3.Connection, record: object) -> None:  # SQLite's own 'disk is full'
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -287,11 +291,11 @@ def test_a_full_disk_leaves_the_ledger_intact(ledger: Ledger) -> None:
     sa.event.listen(ledger.store.engine, "connect", small)
     with pytest.raises(DiskFull, match="all earlier ones stand"):
         for _ in range(3):
-            ledger.record(results())
+            ledger.record(read(results()))
     sa.event.remove(ledger.store.engine, "connect", small)
     before = len(ledger.runs())
     assert ledger.verify() is None
-    ledger.record(results())
+    ledger.record(read(results()))
     assert len(ledger.runs()) == before + 1 and ledger.verify() is None
 
 
@@ -323,7 +327,7 @@ def test_a_ledger_of_a_newer_lethe_is_refused(ledger: Ledger) -> None:
 def test_new_columns_leave_old_hashes_alone(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     from lethe.ledger import migrations
 
-    ledger.record(results())
+    ledger.record(read(results()))
     steps = [*migrations.MIGRATIONS, lambda c: c.exec_driver_sql("ALTER TABLE runs ADD COLUMN operator TEXT")]
     monkeypatch.setattr(migrations, "MIGRATIONS", steps)
     newer = Ledger(ledger.store.where)
@@ -333,8 +337,8 @@ def test_new_columns_leave_old_hashes_alone(ledger: Ledger, monkeypatch: pytest.
 def test_odd_values_do_not_break_the_chain(ledger: Ledger) -> None:
     data = other(results(), "odd", title="\ud800 \0 é ☃", seconds=float("nan"))
     data["scenarios"][0]["subjects"][0]["evidence"][0].update(value=float("inf"), n=3.0, low=1)
-    ledger.record(data)
-    ledger.record({"id": "bare", "scenarios": []})
+    ledger.record(read(data))
+    ledger.record(read({"id": "bare", "scenarios": []}))
     assert ledger.verify() is None
     assert ledger.evidence("odd")[0]["value"] is None and ledger.evidence("odd")[0]["low"] == 1.0
 
@@ -347,6 +351,40 @@ def test_listing_imports_no_torch_and_asking_for_the_name_no_sqlalchemy() -> Non
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_results_come_back_through_the_schema_without_record_content(ledger: Ledger) -> None:
+    data = results()
+    data["scenarios"][0]["facts"] = {"concept": "p-17"}
+    data["scenarios"][0]["subjects"][2]["evidence"][0]["detail"] = {"example": "the words of a record"}
+    made = read(data)
+    ledger.record(made)
+    found = ledger.results(made.id)
+    assert [[row.conclusion for row in case.subjects] for case in found.scenarios] == [
+        [row.conclusion for row in case.subjects] for case in made.scenarios]
+    assert [item.value for item in found.scenarios[1].subjects[3].evidence] == [
+        item.value for item in made.scenarios[1].subjects[3].evidence]
+    assert found.scenarios[1].request == "forget ids ['[withheld]', '[withheld]'] (2 examples)"
+    assert found.config["scenarios"]["random"]["forget"] == {"ids": "[2 values withheld]"}
+    text = found.model_dump_json()
+    for secret in ("p-17", "Kuwait", "words of a record", data["scenarios"][0]["subjects"][2]["samples"][0]["before"]):
+        assert secret not in text
+    assert "results" not in ledger.runs()[0] | ledger.run(made.id), "a list of runs does not carry everything that was measured"
+    ledger.started("open")
+    with pytest.raises(StorageError, match="holds no results"):
+        ledger.results("open")
+
+
+def test_a_ledger_from_before_keeps_its_chain_and_its_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lethe.ledger import migrations
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+    before = Ledger(tmp_path / "ledger.sqlite")
+    before.record_failure("old", {}, "lethe run old.yaml", "Diverged: NaN")
+    monkeypatch.undo()
+    after = Ledger(tmp_path / "ledger.sqlite")
+    after.record(read(results()))
+    assert after.verify() is None and [run["id"] for run in after.runs()] == [results()["id"], "old"]
+
+
 def test_every_method_of_the_example_is_listed(ledger: Ledger) -> None:
-    ledger.record(results())
+    ledger.record(read(results()))
     assert {m["name"] for m in ledger.runs()[0]["methods"]} == set(METHODS)
