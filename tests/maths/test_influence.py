@@ -146,7 +146,7 @@ def test_attributions_predict_half_subset_models() -> None:
     from lethe.core.split import concat
     from lethe.data.select import where
     from lethe.maths.losses import margin
-    from lethe.pools.choose import halves
+    from lethe.pools.choose.memorised import halves
     from lethe.pools.pool import train_pool
 
     task = digits(where(count=10), 0.15, epochs=25)

@@ -15,7 +15,10 @@ from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.errors import DataError, NeedsUnmet, OutOfRange, RequestError, UnknownKey, UnknownName
 from lethe.models.classification.task import Classification
-from lethe.pools.choose import asked, capped_simplex, halves, losses
+from lethe.pools.choose import asked, selectors
+from lethe.pools.choose._bilevel import capped_simplex
+from lethe.pools.choose._losses import losses
+from lethe.pools.choose.memorised import halves
 
 
 def test_projection_golden_numbers() -> None:
@@ -92,6 +95,10 @@ def test_real_targets() -> None:
 @pytest.mark.slow
 def test_texts() -> None:
     assert len(lethe.choose(tiny.lm(), "worst_case", count=3, rounds=1, steps=1).forget) == 3
+
+
+def test_a_selector_is_a_file() -> None:
+    assert selectors() == ("duplicated", "easiest", "influential", "memorised", "worst_case")
 
 
 def test_refused_before_any_work() -> None:

@@ -36,7 +36,7 @@ from lethe.core.seeds import derive
 from lethe.core.split import concat
 from lethe.core.task import Task, missing
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
-from lethe.pools.choose import SELECTORS
+from lethe.pools.choose import selector
 from lethe.train.loop import Loop, Modifiers, Term
 from lethe.train.modifiers.where import Selection
 from lethe.train.modifiers.where.all import All
@@ -100,11 +100,12 @@ def scored(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     """How much of each forgotten example is memorised; higher is more.  -> [n] float64"""
     if cfg.score == "refit":
         return refit(cfg, task, loop)
-    kind, score = SELECTORS[cfg.score]
+    found = selector(cfg.score)
     train = concat([task.forget, task.retain], "train")
     n = len(task.forget)
     # what a selector asks of the family is its own business
-    scores, _ = score(unlimited(task), train, build(kind, {"count": n}), torch.ones(len(train), dtype=torch.bool).numpy(), None)
+    every = torch.ones(len(train), dtype=torch.bool).numpy()
+    scores, _ = found.score(build(found.config, {"count": n}), unlimited(task), train, every, None)
     return torch.from_numpy(scores[:n]).double()
 
 

@@ -1,0 +1,17 @@
+"""The examples whose loss rises most when they are forgotten: `worst_case` with the other sign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lethe.core.split import Split
+from lethe.core.task import Task
+from lethe.pools.choose import Scored
+from lethe.pools.choose._bilevel import Bilevel, selected
+
+
+def score(cfg: Bilevel, task: Task, train: Split, allowed: np.ndarray, cache: Path | None) -> Scored:
+    """w after the last round."""
+    return selected(cfg, task, train, allowed, sign=-1.0)
