@@ -17,15 +17,15 @@ T = TypeVar("T", bound="Task")
 def limited(view: T, uses: Iterable[str]) -> T:
     """`view` itself; from now on a family's operation that is not in `uses` raises NotGranted."""
     vars(view)["_uses"] = frozenset(uses)
-    view.__class__ = _limited(_family(type(view)))
+    view.__class__ = cast("type[T]", _limited(_family(type(view))))
     return view
 
 
 def unlimited(view: T) -> T:
     """The same view, data and account with every operation of its family: for what runs beside a method (a modifier)."""
-    whole = object.__new__(_family(type(view)))
+    whole = cast(T, object.__new__(_family(type(view))))
     whole.__dict__ = vars(view)
-    return cast(T, whole)
+    return whole
 
 
 def _family(kind: type[Task]) -> type[Task]:

@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,14 @@ class Task(ABC):
         self._original_given = True
         self.facts = facts or {}   # what the report should say about where model and data came from
         self._check()
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """`task` itself, known to be of this family: an audit is passed any task. Raises NeedsUnmet when it is of another."""
+        if not isinstance(task, cls):
+            raise NeedsUnmet(f"a {task.family} task is no {cls.__name__}, whose operations are needed here. Choose what fits it: "
+                             f"lethe audits --family {task.family}.")
+        return task
 
     # -- what the family implements, as far as it says so in `provides` -------------------------------------------
 

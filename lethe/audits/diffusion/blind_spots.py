@@ -21,14 +21,13 @@ Deviations: features of the judge instead of DINOv2 patches; a plain TopK autoen
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive, generator
 from lethe.judge.measured import mean_value
@@ -62,13 +61,13 @@ class BlindSpots:
     blind="It sees what the judge's features hold, over the task's prompts.",
 )
 def measure(cfg: BlindSpots, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
+    task = DiffusionTask.of(panel.task)
     groups = [task.prompts["forget"], [*task.prompts.get("keep", []), *task.prompts.get("outside", [])]]
     named = np.repeat([True, False], [cfg.per_prompt * len(group) for group in groups])
 
     def drawn(model: nn.Module) -> Tensor:
         asked = [prompt for group in groups for prompt in group for _ in range(cfg.per_prompt)]
-        return task.judge.read(task.sample(model, asked, seed=panel.seed))[1]
+        return task.reader.read(task.sample(model, asked, seed=panel.seed))[1]
 
     before = panel.once(("blind_spots", "original", cfg), lambda: drawn(panel.original.model))
     coder = panel.once(("blind_spots", "coder", cfg), lambda: fitted(cfg, torch.cat([before, real(task)]), panel.seed))
@@ -102,10 +101,10 @@ def benjamini_hochberg(p: np.ndarray, rate: float = 0.05) -> np.ndarray:
     return p <= (ordered[below[-1]] if len(below) else -1.0)
 
 
-def real(task: Any, limit: int = 256) -> Tensor:
+def real(task: DiffusionTask, limit: int = 256) -> Tensor:
     """The judge's features of pictures that the task has.  -> [m, d]"""
     images = [task.splits[name].columns["image"][:limit] for name in ("forget", "retain") if task.has(name)]
-    return task.judge.read(task.decode(torch.cat(images)))[1] if images else torch.zeros(0)
+    return task.reader.read(task.decode(torch.cat(images)))[1] if images else torch.zeros(0)
 
 
 class Coder(nn.Module):

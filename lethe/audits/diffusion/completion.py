@@ -23,7 +23,6 @@ Deviations: the lower half is masked for all pictures; the paper inpaints where 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
@@ -62,7 +62,7 @@ class Completion:
     blind="It gives pictures of the forget set; how the concept would be continued from other pictures is not asked.",
 )
 def measure(cfg: Completion, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
+    task = DiffusionTask.of(panel.task)
     split = panel.part(task.forget, cfg.pictures)
     images, noise = split.columns["image"], noises(split.columns["image"], panel.seed)
     said = task.text(split.columns["tokens"])
@@ -70,7 +70,7 @@ def measure(cfg: Completion, subject: Subject, panel: Panel) -> list[Value]:
 
     def hits(strength: float, text: Tensor, known: Tensor | None = None) -> np.ndarray:
         drawn = continued(task, subject, images, noise, text, strength, known)
-        return task.judge.shows(task.judge.read(task.decode(drawn))[0], task.concept).double().numpy()
+        return task.reader.shows(task.reader.read(task.decode(drawn))[0], task.concept).double().numpy()
 
     at = {s: {name: hits(s, text) for name, text in prompts.items()} for s in cfg.strengths}
     upper = torch.zeros_like(images[:1])
@@ -91,7 +91,8 @@ def noises(images: Tensor, seed: int) -> Tensor:
 
 
 def continued(
-    task: Any, subject: Subject, images: Tensor, noise: Tensor, text: Tensor, strength: float, known: Tensor | None = None
+    task: DiffusionTask, subject: Subject, images: Tensor, noise: Tensor, text: Tensor, strength: float,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Pictures noised to `strength`·T and denoised by DDIM; where `known` is 1 they are held to `images`.  -> [n, C, H, W]"""
     alphas, total = task.alphas_cumprod, len(task.alphas_cumprod)

@@ -11,12 +11,11 @@ are searched, not the embedding of one new token: a stronger attack, and it need
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from lethe.core.config import Count, Positive, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import copied
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
@@ -44,7 +43,7 @@ class ConceptInversion:
     blind="One search from one start: a longer one, or one with several starts, may recover more.",
 )
 def measure(cfg: ConceptInversion, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
+    task = DiffusionTask.of(panel.task)
     model = copied(subject.model, trainable=False).to(subject.device)
     states = task.text(task.tokens([""])).to(subject.device).clone().requires_grad_(True)
     optimiser = torch.optim.Adam([states], lr=cfg.lr)
@@ -57,5 +56,5 @@ def measure(cfg: ConceptInversion, subject: Subject, panel: Panel) -> list[Value
         (said - batch.noise).square().mean().backward()
         optimiser.step()
     drawn = task.draw_from(model, states.detach().expand(cfg.pictures, -1, -1), panel.seed)
-    seen, _ = task.judge.read(task.decode(drawn))
-    return [mean_value("recovered", task.judge.shows(seen, task.concept).double().numpy())]
+    seen, _ = task.reader.read(task.decode(drawn))
+    return [mean_value("recovered", task.reader.shows(seen, task.concept).double().numpy())]

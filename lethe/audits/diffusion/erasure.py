@@ -22,13 +22,13 @@ others power (Holm), so the rest is shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from lethe.core.config import Count, Natural, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.registry import Metric, audit
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
@@ -67,9 +67,10 @@ class Erasure:
           "always names a value that it knows, so a blank or broken picture counts as what it resembles most.",
 )
 def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
-    judge, prompts = task.judge, task.prompts
+    task = DiffusionTask.of(panel.task)
+    judge, prompts = task.reader, task.prompts
     attribute = judge.attribute_of(task.concept)
+    own = [attribute] if attribute is not None else []
     others = [name for name in judge.attributes if name != attribute]
 
     def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
@@ -87,7 +88,7 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
               "forget_other_accuracy": right(seen, wanted, others)}
     if prompts.get("keep"):
         seen, features, wanted = look(prompts["keep"], cfg.per_prompt)
-        shares["kept_accuracy"] = right(seen, wanted, [attribute])
+        shares["kept_accuracy"] = right(seen, wanted, own)
         shares["kept_other_accuracy"] = right(seen, wanted, others)
         if task.has("retain") and len(features) > 1:
             real = panel.once(("erasure", cfg.retained), lambda: retained(task, cfg.retained))
@@ -95,16 +96,16 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
                 values.append(Value("frechet_kept", frechet_of(features, real), n=len(features)))
     if prompts.get("outside"):
         seen, _, wanted = look(prompts["outside"], cfg.per_prompt)
-        shares["outside_accuracy"] = right(seen, wanted, [attribute])
+        shares["outside_accuracy"] = right(seen, wanted, own)
     if cfg.empty:
         seen, _, _ = look([""], cfg.empty)
         shares["prevalence"] = judge.shows(seen, task.concept).tolist()
     return [mean_value(name, np.array(hits, dtype=float)) for name, hits in shares.items() if hits] + values
 
 
-def retained(task: Any, limit: int) -> Tensor:
+def retained(task: DiffusionTask, limit: int) -> Tensor:
     """The judge's features of retained pictures whose captions are kept prompts (of any, when none is).  -> [n, d]"""
     captions = task.retain.meta.get("caption", [])
     chosen = [i for i, text in enumerate(captions) if text in task.prompts["keep"]] or list(range(len(task.retain)))
     images = task.retain.columns["image"][chosen[:limit]]
-    return task.judge.read(task.decode(images))[1]
+    return task.reader.read(task.decode(images))[1]

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
@@ -75,7 +76,7 @@ class MIADiffusion:
     blind="One threshold for all pictures; a picture that is reproduced only for another wording is not asked about.",
 )
 def measure(cfg: MIADiffusion, subject: Subject, panel: Panel) -> list[Value]:
-    task = panel.task
+    task = DiffusionTask.of(panel.task)
     others = panel.once(("mia_diffusion",), lambda: task.holdout.subset(never_seen(task.forget, task.holdout), "holdout"))
     if len(others) < cfg.fewest:
         return []
@@ -106,7 +107,7 @@ def scores(cfg: MIADiffusion, subject: Subject, split: Split) -> dict[str, np.nd
 
 def attacked(cfg: MIADiffusion, subject: Subject, batch: Batch) -> dict[str, Tensor]:
     """The scores of one batch.  -> {attack: [n]}"""
-    task: Any = subject.task
+    task = DiffusionTask.of(subject.task)
     x, alphas, last = batch.image, task.alphas_cumprod.to(batch.image.device), len(task.alphas_cumprod) - 1
     text = task.text(batch.tokens)
     empty = task.text(task.tokens([""]).to(x.device)).expand_as(text)

@@ -15,13 +15,12 @@ pictures than the original (21.2 against 9.4 nats, n = 1), because it is surely 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
@@ -54,7 +53,7 @@ class PointwiseMI:
     blind="It asks about the captions of the forget pictures only: another wording may still carry the information.",
 )
 def measure(cfg: PointwiseMI, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
+    task = DiffusionTask.of(panel.task)
     values = []
     for name in ("forget", "retain"):
         if task.has(name):
@@ -62,7 +61,7 @@ def measure(cfg: PointwiseMI, subject: Subject, panel: Panel) -> list[Value]:
     return values
 
 
-def informations(cfg: PointwiseMI, task: Any, subject: Subject, split: Split) -> Tensor:
+def informations(cfg: PointwiseMI, task: DiffusionTask, subject: Subject, split: Split) -> Tensor:
     """i(x; c) of the first examples of a split.  -> [n]"""
     some = split.subset(range(min(cfg.limit, len(split))), split.name)
     total = len(task.alphas_cumprod)
@@ -76,7 +75,7 @@ def informations(cfg: PointwiseMI, task: Any, subject: Subject, split: Split) ->
     return torch.cat(parts)
 
 
-def apart(task: Any, subject: Subject, batch: Batch, t: int) -> Tensor:
+def apart(task: DiffusionTask, subject: Subject, batch: Batch, t: int) -> Tensor:
     """‖ε_θ(x_t, c) − ε_θ(x_t, ∅)‖², summed over pixels.  -> [n]"""
     noise = torch.randn(batch.image.shape[1:], generator=generator(0, "pointwise_mi", t)).to(batch.image)
     when = torch.full((len(batch),), t, device=batch.image.device)

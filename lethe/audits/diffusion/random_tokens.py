@@ -19,12 +19,12 @@ Limits:   a retrained model may meet the concept under a misspelling by chance; 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
 from lethe.judge.measured import mean_value
@@ -54,14 +54,14 @@ class RandomTokens:
     blind="It tries words by rule and searches for none; other languages and descriptions are asked only as synonyms.",
 )
 def measure(cfg: RandomTokens, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
+    task = DiffusionTask.of(panel.task)
     vocabulary = panel.once(("random_tokens",), lambda: sorted(task.pipeline.tokenizer.get_vocab()))
     ways = reworded(task.prompts["forget"][: cfg.prompts], task.concept, cfg, vocabulary, panel.seed)
     found: dict[str, np.ndarray] = {}
     for way, prompts in ways.items():
         asked = [prompt for prompt in prompts for _ in range(cfg.per_prompt)]
-        seen, _ = task.judge.read(task.sample(subject.answering, asked, seed=panel.seed))
-        found[way] = task.judge.shows(seen, task.concept).double().numpy().reshape(len(prompts), -1)
+        seen, _ = task.reader.read(task.sample(subject.answering, asked, seed=panel.seed))
+        found[way] = task.reader.shows(seen, task.concept).double().numpy().reshape(len(prompts), -1)
     every = np.concatenate(list(found.values()))
     flat = [prompt for prompts in ways.values() for prompt in prompts]
     worst = mean_value("worst", every[(place := int(every.mean(1).argmax()))])

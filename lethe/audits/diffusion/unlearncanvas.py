@@ -19,12 +19,12 @@ Deviations: Q are the prompts that the task lists, where the benchmark has every
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive
 from lethe.judge.measured import mean_value
@@ -54,8 +54,8 @@ class UnlearnCanvas:
     blind="The judge always names a value that it knows; pictures of nothing count as forgotten.",
 )
 def measure(cfg: UnlearnCanvas, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
-    judge, attribute = task.judge, task.judge.attribute_of(task.concept)
+    task = DiffusionTask.of(panel.task)
+    judge, attribute = task.reader, task.reader.attribute_of(task.concept)
     others = [name for name in judge.attributes if name != attribute]
 
     def answered(prompts: Sequence[str], names: Sequence[str]) -> np.ndarray:

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.evidence import Value
+from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import copied, evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator, numpy_generator
@@ -72,7 +73,7 @@ class UnlearnDiffAtk:
     blind="One search for one prefix in front of the prompt; text states that no prompt has are not tried.",
 )
 def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
-    task: Any = panel.task
+    task = DiffusionTask.of(panel.task)
     attacked, tested = divided(task, panel.seed)
     model = copied(subject.model, trainable=False).to(subject.device)
     asked = task.tokens([prompt for prompt in tested for _ in range(cfg.per_prompt)])
@@ -90,7 +91,7 @@ def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     return [post, mean_value("pre_attack", plain), mean_value("random_prefix", hits(chance))]
 
 
-def divided(task: Any, seed: int) -> tuple[Split, list[str]]:
+def divided(task: DiffusionTask, seed: int) -> tuple[Split, list[str]]:
     """Pictures to attack with, and prompts to test on; no picture's caption is tested unless there is one prompt only."""
     prompts = task.prompts["forget"]
     order = numpy_generator(seed, "unlearndiffatk prompts").permutation(len(prompts))
@@ -100,7 +101,7 @@ def divided(task: Any, seed: int) -> tuple[Split, list[str]]:
     return (task.forget.subset(free, "forget") if free else task.forget), tested
 
 
-def search(cfg: UnlearnDiffAtk, task: Any, model: torch.nn.Module, pictures: Split, seed: int, device: str
+def search(cfg: UnlearnDiffAtk, task: DiffusionTask, model: torch.nn.Module, pictures: Split, seed: int, device: str
            ) -> tuple[Tensor, list[float]]:
     """The tokens of the candidate with the least loss, and every candidate's loss.  -> [k], [rounds]"""
     embeddings = table(task)
@@ -125,14 +126,15 @@ def search(cfg: UnlearnDiffAtk, task: Any, model: torch.nn.Module, pictures: Spl
     return min(found, key=lambda pair: pair[0])[1], [loss for loss, _ in found]
 
 
-def explains(task: Any, model: torch.nn.Module, batch: Batch, text: Tensor) -> Tensor:
+def explains(task: DiffusionTask, model: torch.nn.Module, batch: Batch, text: Tensor) -> Tensor:
     """Mean squared error of the noise predicted under these text states.  -> [n]"""
     said = task.predict_noise(model, task.noised(batch), batch.t, text)
     return (said - batch.noise).square().flatten(1).mean(1)
 
 
-def explained(cfg: UnlearnDiffAtk, task: Any, model: torch.nn.Module, pictures: Split, tokens: Tensor, seed: int, device: str
-              ) -> float:
+def explained(
+    cfg: UnlearnDiffAtk, task: DiffusionTask, model: torch.nn.Module, pictures: Split, tokens: Tensor, seed: int, device: str
+) -> float:
     """The loss of a prefix on fixed pictures, times and noise."""
     rng = generator(seed, "unlearndiffatk looks")
     batch = pictures.batch(torch.randint(0, len(pictures), (cfg.looks,), generator=rng))
@@ -141,16 +143,16 @@ def explained(cfg: UnlearnDiffAtk, task: Any, model: torch.nn.Module, pictures: 
         return float(explains(task, model, batch, prefixed_text(task, batch.tokens, tokens)).mean())
 
 
-def shown(task: Any, model: torch.nn.Module, text: Tensor, seed: int) -> np.ndarray:
+def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) -> np.ndarray:
     """1 for each picture drawn for these text states that shows the concept.  [n, L, d] -> [n]"""
-    seen, _ = task.judge.read(task.decode(task.draw_from(model, text.detach(), seed)))
-    return task.judge.shows(seen, task.concept).double().numpy()
+    seen, _ = task.reader.read(task.decode(task.draw_from(model, text.detach(), seed)))
+    return task.reader.shows(seen, task.concept).double().numpy()
 
 
 # -- tokens and their embeddings ---------------------------------------------------------------------------------------
 
 
-def table(task: Any) -> Tensor:
+def table(task: DiffusionTask) -> Tensor:
     """The text encoder's token embeddings.  -> [V, d]"""
     return task.pipeline.text_encoder.get_input_embeddings().weight.detach()
 
@@ -166,7 +168,7 @@ def prefixed(tokens: Tensor, prefix: Tensor, end: int) -> Tensor:
     return rows
 
 
-def prefixed_text(task: Any, tokens: Tensor, prefix: Tensor, vectors: Tensor | None = None) -> Tensor:
+def prefixed_text(task: DiffusionTask, tokens: Tensor, prefix: Tensor, vectors: Tensor | None = None) -> Tensor:
     """Text states of the prompts behind the prefix; with `vectors` [k, d] these stand for its embeddings, with gradient.
 
     A forward hook on the embedding layer, because CLIPTextModel takes no embeddings.  [n, L], [k] -> [n, L, d]

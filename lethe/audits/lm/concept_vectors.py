@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
@@ -61,8 +62,8 @@ class ConceptVectors:
     blind="Knowledge in attention, in other columns, or spread thinly over many.",
 )
 def measure(cfg: ConceptVectors, subject: Subject, panel: Panel) -> list[Value]:
-    task, original = panel.task, panel.original
-    task.require_alike(original.model, subject.model, "concept_vectors")   # type: ignore[attr-defined]
+    task, original = LanguageTask.of(panel.task), panel.original
+    task.require_alike(original.model, subject.model, "concept_vectors")
     forget, retain = (panel.part(split, cfg.examples) for split in (task.forget, task.retain))
 
     def find() -> list[tuple[int, int]]:
@@ -81,7 +82,7 @@ def measure(cfg: ConceptVectors, subject: Subject, panel: Panel) -> list[Value]:
     mine, theirs = (torch.stack([columns(writers(s)[layer])[:, j] for layer, j in places]).float() for s in (subject, original))
     cosine = torch.cosine_similarity(mine, theirs, dim=1).double().cpu().numpy()
     with torch.no_grad():
-        read = [task.logits(s.model, v) for s, v in ((subject, mine), (original, theirs))]   # type: ignore[attr-defined]
+        read = [task.logits(s.model, v) for s, v in ((subject, mine), (original, theirs))]
     k = max(1, min(cfg.tokens, read[0].shape[1] // 10))
     pairs = zip(*(logits.topk(k).indices.tolist() for logits in read), strict=True)
     overlap = np.array([len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in pairs])
@@ -92,8 +93,8 @@ def measure(cfg: ConceptVectors, subject: Subject, panel: Panel) -> list[Value]:
 
 def writers(subject: Subject) -> list[nn.Module]:
     """The down projection of every block."""
-    task = subject.task
-    names = task.down_projections(range(task.layer_count))   # type: ignore[attr-defined]
+    task = LanguageTask.of(subject.task)
+    names = task.down_projections(range(task.layer_count))
     return [subject.model.get_submodule(name.removesuffix(".weight")) for name in names]
 
 
@@ -127,7 +128,7 @@ def attribution(cfg: ConceptVectors, subject: Subject, split: Split) -> Tensor:
 
         with torch.enable_grad(), multiplied(subject, catch):
             model = subject.model.to(subject.device)
-            logp = subject.task.token_logp(model, batch.to(subject.device)).sum()   # type: ignore[attr-defined]
+            logp = LanguageTask.of(subject.task).token_logp(model, batch.to(subject.device)).sum()
             grads = torch.autograd.grad(logp, caught)
         part = torch.stack([(m.detach() * g).sum((0, 1)) for m, g in zip(caught, grads, strict=True)]).cpu()
         total = part if total is None else total + part

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
@@ -59,8 +60,8 @@ def without(stream: Tensor, unit: Tensor) -> Tensor:
     blind="One direction per layer: knowledge hidden behind several, or in the weights of the blocks, is not found.",
 )
 def measure(cfg: Direction, subject: Subject, panel: Panel) -> list[Value]:
-    task, part = panel.task, panel.part(panel.task.forget, cfg.examples)
-    task.require_alike(panel.original.model, subject.model, "direction")   # type: ignore[attr-defined]
+    task, part = LanguageTask.of(panel.task), panel.part(panel.task.forget, cfg.examples)
+    task.require_alike(panel.original.model, subject.model, "direction")
     before = panel.once(("direction", cfg), lambda: middle(cfg, panel.original, part))
     shift = middle(cfg, subject, part) - before                                                       # [L, d]
     units = shift / shift.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -68,7 +69,7 @@ def measure(cfg: Direction, subject: Subject, panel: Panel) -> list[Value]:
     own = answered(cfg, subject, part)
     found = {"none": own}
     for name, some in [*((str(layer), [layer]) for layer in layers), *([("all", layers)] if len(layers) > 1 else [])]:
-        with task.rewriting(subject.model, lambda layer, h: without(h, units[layer].to(h)), some):   # type: ignore[attr-defined]
+        with task.rewriting(subject.model, lambda layer, h: without(h, units[layer].to(h)), some):
             found[name] = answered(cfg, subject, part)
     best = max(found, key=lambda name: float(found[name].mean()))
     value, gain = mean_value("direction_recovered", found[best]), found[best] - own
@@ -84,7 +85,7 @@ def middle(cfg: Direction, subject: Subject, split: Split) -> Tensor:
     count = 0
     with evaluating(subject.model):
         for batch in split.sweep(cfg.batch_size):
-            states = subject.task.states(subject.model.to(subject.device), batch.to(subject.device))   # type: ignore[attr-defined]
+            states = LanguageTask.of(subject.task).states(subject.model.to(subject.device), batch.to(subject.device))
             total, count = total + states.double().sum(1), count + states.shape[1]
     return (total / count).to(torch.float32)
 

@@ -22,6 +22,7 @@ import torch
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
@@ -52,7 +53,7 @@ class LogitLens:
 )
 def measure(cfg: LogitLens, subject: Subject, panel: Panel) -> list[Value]:
     part = panel.part(panel.task.forget, cfg.examples)
-    span = panel.once(("logit_lens", cfg), lambda: panel.task.span_mask(part, "entity"))   # type: ignore[attr-defined]
+    span = panel.once(("logit_lens", cfg), lambda: LanguageTask.of(panel.task).span_mask(part, "entity"))
     some = span.any(1).numpy()
     if not some.any():
         return []
@@ -70,14 +71,14 @@ def measure(cfg: LogitLens, subject: Subject, panel: Panel) -> list[Value]:
 
 def lens(subject: Subject, split: Split, span: torch.Tensor, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """(share of right tokens, mean log-probability) of each answer's span at each layer.  -> [L, n], [L, n]"""
-    task, model = subject.task, subject.model.to(subject.device)
-    right, logp = (np.zeros((task.layer_count, len(split))) for _ in range(2))   # type: ignore[attr-defined]
+    task, model = LanguageTask.of(subject.task), subject.model.to(subject.device)
+    right, logp = (np.zeros((task.layer_count, len(split))) for _ in range(2))
     with evaluating(model):
         for batch in split.sweep(batch_size):
             index, batch = batch.index, batch.to(subject.device)
-            states = task.states(model, batch)   # type: ignore[attr-defined]
+            states = task.states(model, batch)
             for layer, hidden in enumerate(states):
-                seen = task.read_out(model, hidden, batch)   # type: ignore[attr-defined]
+                seen = task.read_out(model, hidden, batch)
                 inside = span[index][:, : seen["correct"].shape[1]].to(subject.device)
                 count = inside.sum(1).clamp(min=1)
                 right[layer, index] = ((seen["correct"] & inside).sum(1) / count).double().cpu().numpy()

@@ -27,6 +27,7 @@ import numpy as np
 
 from lethe.core.config import Count, Natural, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.errors import OutOfRange
@@ -93,7 +94,7 @@ def _trend(x: np.ndarray, utilities: Sequence[float]) -> Trend:
     blind="Greedy answers only: what other prompts, sampling or relearning bring out is not seen.",
 )
 def measure(cfg: MUSE, subject: Subject, panel: Panel) -> list[Value]:
-    task = panel.task
+    task = LanguageTask.of(panel.task)
     values = [mean_value("verbmem", verbatim(cfg, subject, panel.part(task.forget, cfg.examples)))]
     for name in ("forget", "retain"):
         source = next((key for key in (f"knowledge_{name}", name) if task.has(key)), None)
@@ -109,14 +110,14 @@ def measure(cfg: MUSE, subject: Subject, panel: Panel) -> list[Value]:
 
 def verbatim(cfg: MUSE, subject: Subject, split: Split) -> np.ndarray:
     """ROUGE-L F1 of each continuation with the truth, both cut to `new_tokens`.  -> [n]"""
-    tokenizer = subject.task.tokenizer   # type: ignore[attr-defined]
+    tokenizer = LanguageTask.of(subject.task).tokenizer
     heads, tails = [], []
     for prompt, answer in zip(split.column("prompt"), split.column("answer"), strict=True):
         said = answer.split()
         heads.append(prompt or " ".join(said[: len(said) // 2]))
         tails.append(answer if prompt else " ".join(said[len(said) // 2 :]))
     cut = [tokenizer.decode(ids[: cfg.new_tokens]) for ids in tokenizer(tails, add_special_tokens=False)["input_ids"]]
-    made = subject.task.generate(subject.answering, heads, max_new_tokens=cfg.new_tokens)   # type: ignore[attr-defined]
+    made = LanguageTask.of(subject.task).generate(subject.answering, heads, max_new_tokens=cfg.new_tokens)
     return np.array([rouge_l_f1(a, b) for a, b in zip(made, cut, strict=True)])
 
 
@@ -127,7 +128,7 @@ def knowledge(cfg: MUSE, subject: Subject, panel: Panel, split: Split) -> np.nda
         shots = disjoint(panel.task.retain, split, cfg.shots, panel.seed)
         context = "".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in shots)
         prompts = [f"{context}Question: {q}\nAnswer:" for q in prompts]
-    made = subject.task.generate(subject.answering, prompts, max_new_tokens=cfg.answer_tokens)   # type: ignore[attr-defined]
+    made = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.answer_tokens)
     return np.array([rouge_l_f1(first_answer(a), b) for a, b in zip(made, split.column("answer"), strict=True)])
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
@@ -53,7 +54,7 @@ def measure(cfg: OutOfScope, subject: Subject, panel: Panel) -> list[Value]:
                for prompt in panel.part(panel.task.splits[name], cfg.examples).column("prompt") if prompt]
     if not prompts:
         return []
-    texts = subject.task.generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)   # type: ignore[attr-defined]
+    texts = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)
     loops = np.array([repetition(text) for text in texts])
     broken = np.array([float(not words(text)) for text in texts]) + (loops > cfg.looping)
     value = mean_value("degenerate", broken.clip(max=1))

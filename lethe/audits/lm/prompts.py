@@ -29,6 +29,7 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.judge.measured import mean_value
@@ -110,7 +111,7 @@ def measure(cfg: Prompts, subject: Subject, panel: Panel) -> list[Value]:
 
 def encoded(cfg: Prompts, panel: Panel) -> tuple[dict[str, Split], int, list[str]] | None:
     """Every way with all options as a split; the number of options; the ways that are too long. None without options."""
-    task = panel.task
+    task = LanguageTask.of(panel.task)
     part = panel.part(task.forget, cfg.examples)
     choices = options(part, task.retain, cfg.wrong, panel.seed)
     if not choices or not any(part.column("prompt")):
@@ -120,8 +121,8 @@ def encoded(cfg: Prompts, panel: Panel) -> tuple[dict[str, Split], int, list[str
     ways, left_out = {}, []
     for name, prompts in asked(list(part.column("prompt")), shots, paraphrased).items():
         heads, tails = flat(prompts, choices)
-        if task.fits(heads, tails):   # type: ignore[attr-defined]
-            ways[name] = task.encode(heads, tails, f"prompts {name}")   # type: ignore[attr-defined]
+        if task.fits(heads, tails):
+            ways[name] = task.encode(heads, tails, f"prompts {name}")
         else:
             left_out.append(name)
     return (ways, len(choices[0]), left_out) if "plain" in ways else None

@@ -21,6 +21,7 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
@@ -92,7 +93,7 @@ def measure(cfg: Reintroduction, subject: Subject, panel: Panel) -> list[Value]:
 
 def encoded(cfg: Reintroduction, panel: Panel) -> tuple[dict[tuple[str, int], list[Split]], int] | None:
     """Per kind and k the questions behind their contexts, one split per order; the number of options."""
-    task = panel.task
+    task = LanguageTask.of(panel.task)
     part = panel.part(task.forget, cfg.examples)
     choices = options(part, task.retain, cfg.wrong, panel.seed)
     prompts = list(part.column("prompt"))
@@ -108,8 +109,8 @@ def encoded(cfg: Reintroduction, panel: Panel) -> tuple[dict[tuple[str, int], li
     splits = {}
     for key, orders in wanted.items():
         pairs = [flat(asked, choices) for asked in orders]
-        if all(task.fits(*pair) for pair in pairs):   # type: ignore[attr-defined]
-            splits[key] = [task.encode(*pair, f"reintroduction {key}") for pair in pairs]   # type: ignore[attr-defined]
+        if all(task.fits(*pair) for pair in pairs):
+            splits[key] = [task.encode(*pair, f"reintroduction {key}") for pair in pairs]
     return (splits, len(choices[0])) if ("primed", 0) in splits else None
 
 

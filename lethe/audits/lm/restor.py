@@ -21,6 +21,7 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.judge.measured import mean_value
@@ -74,7 +75,7 @@ def encoded(cfg: RESTOR, panel: Panel) -> tuple[Split, int]:
     rows = [[row[0], claim, *(a for a in row[1:] if a != claim)] for row, claim in zip(found, false, strict=True)]
     width = min(len(row) for row in rows)
     pairs = flat(list(part.column("prompt")), [row[:width] for row in rows])
-    return panel.task.encode(*pairs, "facts with options"), width   # type: ignore[attr-defined]
+    return LanguageTask.of(panel.task).encode(*pairs, "facts with options"), width
 
 
 def chosen(subject: Subject, split: Split, count: int) -> np.ndarray:

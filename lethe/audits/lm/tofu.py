@@ -26,6 +26,7 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.errors import DataError
@@ -124,8 +125,8 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
         loss = subject.numbers(part, "nll")
         table = subject.numbers(others, "nll").reshape(len(part), -1)
         paraphrased, wrong = table[:, 0], table[:, 1:]
-        prompts, answers = part.column("prompt"), part.column("answer")
-        said = subject.task.generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)  # type: ignore[attr-defined]
+        prompts, answers = list(part.column("prompt")), part.column("answer")
+        said = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)
         return Scores(
             tofu.probability(loss), tofu.option_probability(loss, wrong), tofu.probability(paraphrased),
             np.array([tofu.rouge_l_recall(*pair) for pair in zip(said, answers, strict=True)]),
@@ -147,7 +148,7 @@ def alternatives(panel: Panel, part: Split) -> Split:
     right = [p or a for p, a in zip(part.meta.get("paraphrased_answer", truth), truth, strict=True)]
     prompts = [prompt for prompt in part.column("prompt") for _ in range(1 + counts[0])]
     answers = [answer for row in zip(right, wrong, strict=True) for answer in (row[0], *row[1])]
-    return panel.task.encode(prompts, answers, f"{part.name} answers")  # type: ignore[attr-defined]
+    return LanguageTask.of(panel.task).encode(prompts, answers, f"{part.name} answers")
 
 
 def utility(name: str, scores: list[Scores]) -> list[Value]:

@@ -26,6 +26,7 @@ import torch
 
 from lethe.core.config import Count, NonNegative, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
@@ -84,11 +85,11 @@ def once_drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
 
 def drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
     """Δ of each example and layer when the source's states stand in for the original's.  -> [n, L]"""
-    task, original = panel.task, panel.original.model.to(source.device)
-    task.require_alike(original, source.model, "uds")   # type: ignore[attr-defined]
+    task, original = LanguageTask.of(panel.task), panel.original.model.to(source.device)
+    task.require_alike(original, source.model, "uds")
     part: Split = panel.part(task.forget, cfg.examples)
-    span: torch.Tensor = panel.once(("uds", "span", cfg), lambda: task.span_mask(part, "entity"))   # type: ignore[attr-defined]
-    table = np.zeros((len(part), task.layer_count))   # type: ignore[attr-defined]
+    span: torch.Tensor = panel.once(("uds", "span", cfg), lambda: task.span_mask(part, "entity"))
+    table = np.zeros((len(part), task.layer_count))
     model = source.model.to(source.device)
     with evaluating(model), evaluating(original):
         for batch in part.sweep(cfg.batch_size):
@@ -96,12 +97,12 @@ def drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
             inside = span[index].to(source.device)
 
             def score(batch=batch, inside=inside) -> np.ndarray:   # type: ignore[no-untyped-def]
-                logp = task.token_logp(original, batch)   # type: ignore[attr-defined]
+                logp = task.token_logp(original, batch)
                 kept = inside[:, : logp.shape[1]]
                 return ((logp * kept).sum(1) / kept.sum(1).clamp(min=1)).double().cpu().numpy()
 
-            full, rewrite = score(), task.patched(batch, task.states(model, batch))   # type: ignore[attr-defined]
+            full, rewrite = score(), task.patched(batch, task.states(model, batch))
             for layer in range(table.shape[1]):
-                with task.rewriting(original, rewrite, [layer]):   # type: ignore[attr-defined]
+                with task.rewriting(original, rewrite, [layer]):
                     table[index, layer] = full - score()
     return table

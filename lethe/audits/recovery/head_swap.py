@@ -24,6 +24,7 @@ import torch
 
 from lethe.core.config import Count, Positive, config
 from lethe.core.evidence import Value
+from lethe.core.families.headed import HeadedTask
 from lethe.core.registry import Metric, audit
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
@@ -71,7 +72,7 @@ def _accuracy(metric: str, logits: np.ndarray, y: np.ndarray) -> Value:
 
 def _grafted(inside: np.ndarray, panel: Panel) -> np.ndarray | None:
     """The original's head on these features; None when they do not fit.  [n, d] -> [n, K]"""
-    head = panel.original.model.get_submodule(panel.task.head)   # type: ignore[attr-defined]
+    head = panel.original.model.get_submodule(HeadedTask.of(panel.task).head)
     if not isinstance(head, torch.nn.Linear) or head.in_features != inside.shape[1]:
         return None
     with torch.no_grad():

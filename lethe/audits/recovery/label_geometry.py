@@ -21,6 +21,7 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
+from lethe.core.families.headed import HeadedTask
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
@@ -52,7 +53,7 @@ class LabelGeometry:
 def measure(cfg: LabelGeometry, subject: Subject, panel: Panel) -> list[Value]:
     task, removed = panel.task, panel.removed(panel.task.holdout)
     gone = np.unique(task.holdout.columns["y"].numpy()[removed])
-    if removed.sum() < cfg.fewest or task.width - len(gone) < 2:   # type: ignore[attr-defined]
+    if removed.sum() < cfg.fewest or HeadedTask.of(task).width - len(gone) < 2:
         return []
     known, truth = panel.part(task.retain, cfg.limit), task.holdout.columns["y"].numpy()[removed]
     order = numpy_generator(panel.seed, "geometry half").permutation(len(task.forget))

@@ -24,6 +24,7 @@ from torch import nn
 
 from lethe.core.config import Positive, config
 from lethe.core.evidence import Value
+from lethe.core.families.headed import HeadedTask
 from lethe.core.registry import Metric, audit
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
@@ -46,7 +47,7 @@ class Reconstruction:
     blind="It uses the last layer only; gradients of deeper layers say more about the input.",
 )
 def measure(cfg: Reconstruction, subject: Subject, panel: Panel) -> list[Value]:
-    name = panel.task.head   # type: ignore[attr-defined]
+    name = HeadedTask.of(panel.task).head
     heads = [dict(m.model.named_modules()).get(name) for m in (panel.original, subject)]
     before, after = (h.weight.detach().double().cpu().numpy() if isinstance(h, nn.Linear) else None for h in heads)
     if before is None or after is None or before.shape != after.shape or np.array_equal(before, after):

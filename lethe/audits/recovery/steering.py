@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.evidence import Value
+from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import numpy_generator
@@ -86,7 +87,7 @@ def _steered(
     labels, (found, tested) = forget.columns["y"].numpy(), halves
     carry, _ = ridge(eye.features(known), subject.features(known), cfg.penalty)
     push = (eye.features(forget)[found].mean(0) - eye.features(known).mean(0)) @ carry
-    head = head_of(subject.model, panel.task.head)   # type: ignore[attr-defined]
+    head = head_of(subject.model, HeadedTask.of(panel.task).head)
 
     def said(features: np.ndarray, size: float) -> np.ndarray:
         with torch.no_grad():

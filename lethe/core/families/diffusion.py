@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lethe.core.split import Batch
 from lethe.core.task import Task
+from lethe.errors import NeedsUnmet
 
 
 class PictureJudge(Protocol):
@@ -49,7 +50,7 @@ class DiffusionTask(Task):
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "outputs", "divergence", "features", "relabel", "observe", "build",
         "concept", "prompts", "tokens", "text", "shape", "encode", "decode", "noised", "predict_noise", "denoise", "draw_from",
-        "sample", "attention_projections", "pipeline", "alphas_cumprod", "judge", "steps", "guidance",
+        "sample", "attention_projections", "pipeline", "alphas_cumprod", "judge", "reader", "steps", "guidance",
     })
     concept: str                        # the words to be forgotten, e.g. "disk"
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
@@ -58,6 +59,13 @@ class DiffusionTask(Task):
     judge: PictureJudge | None          # None: audits that need one say so
     steps: int                          # of a trajectory
     guidance: float                     # w of classifier-free guidance; 1: none
+
+    @property
+    def reader(self) -> PictureJudge:
+        """The judge. NeedsUnmet where the task has none."""
+        if self.judge is None:
+            raise NeedsUnmet("the task has no judge, so nothing can read its pictures. Give judge=.")
+        return self.judge
 
     @abstractmethod
     def tokens(self, prompts: Sequence[str]) -> Tensor:

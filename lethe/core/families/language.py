@@ -26,7 +26,8 @@ class LanguageTask(Task):
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",
-        "require_alike", "span_mask", "down_projections", "layer_count", "encode", "fits", "generate", "tokenizer",
+        "require_alike", "span_mask", "down_projections", "layer_count", "hidden_width", "encode", "fits", "generate",
+        "tokenizer",
     })
     tokenizer: Any   # the model's own, of transformers
 
@@ -87,6 +88,11 @@ class LanguageTask(Task):
     @abstractmethod
     def layer_count(self) -> int:
         """L, the number of transformer blocks."""
+
+    @property
+    @abstractmethod
+    def hidden_width(self) -> int:
+        """d, the width of the residual stream."""
 
     @abstractmethod
     def encode(self, prompts: Sequence[str], answers: Sequence[str], name: str = "encoded") -> Split:

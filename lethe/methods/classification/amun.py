@@ -57,7 +57,8 @@ def projected(x: Tensor, centre: Tensor, radius: float) -> Tensor:
     """
     away = x - centre
     length = away.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return centre + away * (radius / length).clamp(max=1).view(-1, *[1] * (x.dim() - 1))
+    nearest: Tensor = centre + away * (radius / length).clamp(max=1).view(-1, *[1] * (x.dim() - 1))
+    return nearest
 
 
 def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: AMUN) -> tuple[Tensor, Tensor, Tensor]:

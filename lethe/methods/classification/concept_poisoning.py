@@ -71,7 +71,8 @@ class Bank:
 
 def attributions(c: np.ndarray, level: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(c − c̄)·W[:, y].  [n, M], [M], [M, K], [n] -> [n, M]; c (3, 1), c̄ (1, 1), W of the label (2, 5): (4, 0)"""
-    return (c - level) * weights[:, labels].T
+    found: np.ndarray = (c - level) * weights[:, labels].T
+    return found
 
 
 def poisoned(c: np.ndarray, bank: Bank, gone: list[int], labels: np.ndarray) -> np.ndarray:
@@ -80,7 +81,8 @@ def poisoned(c: np.ndarray, bank: Bank, gone: list[int], labels: np.ndarray) -> 
     left[:, gone] = bank.level[gone]
     said = left @ bank.weights + bank.bias
     said[np.arange(len(said)), labels] = -np.inf
-    return said.argmax(1)
+    best: np.ndarray = said.argmax(1)
+    return best
 
 
 def balanced(scores: np.ndarray, there: np.ndarray) -> float:

@@ -56,7 +56,8 @@ def directions(forget: Tensor, retain: Tensor) -> Tensor:
     size = left.norm(dim=0)
     left = left[:, size > 1e-6 * mu.norm(dim=0)]
     u, scale, _ = torch.linalg.svd(left / left.norm(dim=0), full_matrices=False)
-    return u[:, scale > 1e-6]
+    basis: Tensor = u[:, scale > 1e-6]
+    return basis
 
 
 def deafened(weight: Tensor, basis: Tensor, strength: float) -> Tensor:

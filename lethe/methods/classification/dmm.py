@@ -30,7 +30,8 @@ from lethe.core.registry import method
 from lethe.core.split import Batch, Split
 from lethe.maths.influence import curvature, linear_shift, removal_step
 from lethe.maths.losses import cross_entropy
-from lethe.train.loop import Loop, Loss, Term
+from lethe.train.loop import Loop, Term
+from lethe.train.terms import Loss
 
 GRID = torch.logspace(-3, 0.5, 141).tolist()   # multipliers that the calibration tries
 
@@ -55,7 +56,8 @@ def calibrated(before: Tensor, shift: Tensor, labels: Tensor, unseen: float) -> 
     """
     means = [float(cross_entropy(before + mu * shift, labels).mean()) for mu in GRID]
     reached = [mu for mu, mean in zip(GRID, means, strict=True) if mean >= unseen]
-    return reached[0] if reached else min(zip(GRID, means, strict=True), key=lambda pair: abs(pair[1] - unseen))[0]
+    nearest: float = min(zip(GRID, means, strict=True), key=lambda pair: abs(pair[1] - unseen))[0]
+    return float(reached[0]) if reached else nearest
 
 
 @method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "nll", "outputs"}, mechanism="distil")

@@ -38,10 +38,11 @@ from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
+from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.maths.losses import cross_entropy, kl
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where import Selection
+from lethe.train.modifiers.where import Draws, Selection
 
 ATTENTION = re.compile(r"(^|[._])(attn|attention|mix|qkv|[qkvo]_proj|out|query|key|value|head|classifier)([._]|$)")
 
@@ -93,7 +94,7 @@ class Changes:
     def __init__(self, names: Sequence[str], rank: int) -> None:
         self.names, self.rank = names, rank
 
-    def select(self, model: nn.Module, task: ClassificationTask, loop: Loop) -> Selection:
+    def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         for name in self.names:
             layer = model.get_submodule(name)
             parametrize.register_parametrization(layer, "weight", Change(layer.get_parameter("weight"), self.rank))

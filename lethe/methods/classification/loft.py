@@ -62,7 +62,8 @@ def projection(retain: Tensor, forget: Tensor, weight: float, size: int) -> Tens
     """
     _, vectors = torch.linalg.eigh(retain - weight * forget)
     u = vectors[:, -size:]
-    return u @ u.T
+    projector: Tensor = u @ u.T
+    return projector
 
 
 @method(needs={"forget", "retain", "original"}, uses={"features", "head", "labels"}, mechanism="closed form")

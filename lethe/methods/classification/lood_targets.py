@@ -52,7 +52,8 @@ def shares(mean: np.ndarray) -> np.ndarray:
     """Centred means as probabilities.  [n, K] -> [n, K]. shares([[0.25, −0.75, −0.25, −0.25]]) == [[1, 0, 0, 0]]"""
     rows = np.maximum(mean + 1 / mean.shape[1], 0)
     total = rows.sum(1, keepdims=True)
-    return np.where(total > 0, rows / np.where(total > 0, total, 1), 1 / mean.shape[1])
+    divided: np.ndarray = np.where(total > 0, rows / np.where(total > 0, total, 1), 1 / mean.shape[1])
+    return divided
 
 
 @method(needs={"forget", "retain", "original"}, uses={"features", "inputs", "labels", "nll", "outputs"}, mechanism="distil")

@@ -57,7 +57,8 @@ def complement(directions: Tensor) -> Tensor:
     """
     u, scale, _ = torch.linalg.svd(directions.double().T, full_matrices=False)
     q = u[:, scale > 1e-6 * scale.max()]
-    return (torch.eye(len(q), dtype=q.dtype, device=q.device) - q @ q.T).to(directions.dtype)
+    projector: Tensor = (torch.eye(len(q), dtype=q.dtype, device=q.device) - q @ q.T).to(directions.dtype)
+    return projector
 
 
 def class_means(task: ClassificationTask, loop: Loop, classes: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,23 +72,28 @@ class Branch(nn.Module):
 
     def __init__(self, layer: nn.Module, channels: int) -> None:
         super().__init__()
-        self.down: nn.Module
-        self.up: nn.Module
         if isinstance(layer, nn.Linear):
-            self.down, self.up = nn.Linear(layer.in_features, channels), nn.Linear(channels, layer.out_features, bias=False)
+            self.down: nn.Module = nn.Linear(layer.in_features, channels)
+            self.up: nn.Module = nn.Linear(channels, layer.out_features, bias=False)
         else:
             assert isinstance(layer, CONVOLUTIONS)
-            kind = type(layer)
-            self.down = kind(layer.in_channels, channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)   # type: ignore[arg-type]
-            self.up = kind(channels, layer.out_channels, 1, bias=False)   # type: ignore[arg-type]
-        nn.init.zeros_(self.up.weight)   # type: ignore[arg-type]
+            kind: Any = type(layer)   # of one, two or three dimensions: the same arguments
+            self.down = kind(layer.in_channels, channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+            self.up = kind(channels, layer.out_channels, 1, bias=False)
+        nn.init.zeros_(self.up.get_parameter("weight"))
+
+    @classmethod
+    def of(cls, layer: nn.Module, channels: int, seed: int) -> Branch:
+        """A branch whose weights torch's generator draws, which `seeded` has set."""
+        return cls(layer, channels)
 
     def forward(self, u: Tensor, mask: Tensor) -> Tensor:
         hidden = self.down(u).relu()
         spread = hidden.dim() - 2   # positions of a sequence, pixels of a picture
         ones = (1,) * spread
         shape = (len(mask), *ones, mask.shape[1]) if isinstance(self.down, nn.Linear) else (*mask.shape, *ones)
-        return self.up(hidden * mask.view(shape))
+        out: Tensor = self.up(hidden * mask.view(shape))
+        return out
 
 
 class Channel:
@@ -97,7 +104,7 @@ class Channel:
         self.layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))}
         place = next(model.parameters())
         for number, layer in enumerate(self.layers.values()):
-            branch = seeded(lambda _, layer=layer: Branch(layer, channels), derive(seed, "rem", number))   # type: ignore[misc]
+            branch = seeded(partial(Branch.of, layer, channels), derive(seed, "rem", number))
             layer.add_module("redirection", branch.to(place.device, place.dtype))
         self.handles = [layer.register_forward_hook(self._add) for layer in self.layers.values()]
 
@@ -105,13 +112,14 @@ class Channel:
         """Layers that see other rows than the examples of the batch are left alone."""
         if self.mask is None or args[0].dim() < 2 or len(args[0]) != len(self.mask):
             return out
-        return out + layer.redirection(args[0], self.mask)   # type: ignore[operator]
+        redirected: Tensor = layer.get_submodule("redirection")(args[0], self.mask)
+        return out + redirected
 
     @property
     def names(self) -> list[str]:
         """Parameters of θ₂ as the model calls them."""
         return [f"{name}.redirection.{key}".lstrip(".") for name, layer in self.layers.items()
-                for key, _ in layer.redirection.named_parameters()]   # type: ignore[operator,union-attr]
+                for key, _ in layer.get_submodule("redirection").named_parameters()]
 
     @contextmanager
     def through(self, mask: Tensor) -> Iterator[None]:

@@ -55,7 +55,8 @@ def uce_map(erase: Tensor, guide: Tensor, keep: Tensor, a: float, b: float, lamb
     c, g, k = erase.double(), guide.double(), keep.double()
     ridge = lamb * torch.eye(c.shape[1], dtype=torch.float64, device=c.device) + b * k.T @ k
     left, right = ridge + a * g.T @ c, ridge + a * c.T @ c
-    return torch.linalg.solve(right, left.T).T   # left · right⁻¹; right is symmetric
+    factor: Tensor = torch.linalg.solve(right, left.T).T   # left · right⁻¹; right is symmetric
+    return factor
 
 
 @method(needs={"original"}, uses={"attention_projections", "pipeline", "prompts", "text", "tokens"}, mechanism="closed form")

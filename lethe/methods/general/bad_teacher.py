@@ -28,7 +28,8 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
 from lethe.core.task import Task
-from lethe.train.loop import Loop, Loss, Term
+from lethe.train.loop import Loop, Term
+from lethe.train.terms import Loss
 
 
 @config

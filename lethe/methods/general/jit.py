@@ -52,7 +52,8 @@ def roughness(outputs: Tensor, moved: Tensor, noise: Tensor) -> Tensor:
     """
     change = (outputs - moved).flatten(1)
     # the norm has no derivative at 0; without the floor a constant output would give NaN there
-    return change.square().sum(1).clamp(min=1e-12).sqrt() / noise.flatten(1).norm(dim=1)
+    quotient: Tensor = change.square().sum(1).clamp(min=1e-12).sqrt() / noise.flatten(1).norm(dim=1)
+    return quotient
 
 
 @method(needs={"forget"}, uses={"inputs", "outputs"}, mechanism="noise")

@@ -57,7 +57,8 @@ def refreshed(theta: Tensor, gradient: Tensor, spare: Tensor, noise: Tensor, del
     refreshed([3, 4], [0, 2], P=[1, ½], noise=0, δ=0.1) == [3, 4.25]: 0.1·½·5.
     """
     u = theta.norm() * gradient / gradient.norm().clamp(min=1e-12)
-    return theta + delta * spare * (u + noise)
+    moved: Tensor = theta + delta * spare * (u + noise)
+    return moved
 
 
 @dataclass(frozen=True)

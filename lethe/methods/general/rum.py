@@ -38,7 +38,7 @@ from lethe.core.task import Task, missing
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
 from lethe.pools.choose import selector
 from lethe.train.loop import Loop, Modifiers, Term
-from lethe.train.modifiers.where import Selection
+from lethe.train.modifiers.where import Draws, Selection
 from lethe.train.modifiers.where.all import All
 
 Named = str | Mapping[str, Any]   # a method, or {name: …, option: …}
@@ -67,7 +67,7 @@ class Fixed:
     names: tuple[str, ...]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def select(self, model: nn.Module, task: Task, loop: Loop) -> Selection:
+    def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         return Selection({name: model.get_parameter(name) for name in self.names}, dict(self.masks))
 
 

@@ -59,7 +59,8 @@ def woodbury(rows: Tensor, v: Tensor, damping: float) -> Tensor:
     """
     rows, v = rows.double(), v.double()
     inner = rows @ rows.T + len(rows) * damping * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
-    return (v - rows.T @ torch.linalg.solve(inner, rows @ v)) / damping
+    solved: Tensor = (v - rows.T @ torch.linalg.solve(inner, rows @ v)) / damping
+    return solved
 
 
 def reference_woodbury(rows: Tensor, v: Tensor, damping: float) -> Tensor:

@@ -44,7 +44,8 @@ class RMU:
 def control_vector(width: int, length: float, rng: torch.Generator) -> Tensor:
     """c·r/‖r‖ with r uniform in [0, 1)^width.  -> [d]"""
     r = torch.rand(width, generator=rng)
-    return length * r / r.norm()
+    vector: Tensor = length * r / r.norm()
+    return vector
 
 
 def steering_loss(hidden: Tensor, target: Tensor, length: Tensor) -> Tensor:
@@ -62,7 +63,8 @@ def default_layer(count: int) -> int:
     return min(max(2, round(count * 7 / 32)), count - 1)
 
 
-@method(needs={"forget", "retain", "original"}, uses={"down_projections", "hidden_states", "layer_count"}, mechanism="features")
+@method(needs={"forget", "retain", "original"},
+        uses={"down_projections", "hidden_states", "hidden_width", "layer_count"}, mechanism="features")
 def run(cfg: RMU, task: LanguageTask, loop: Loop) -> Outcome:
     layer = default_layer(task.layer_count) if cfg.layer is None else cfg.layer
     moving = task.down_projections(range(layer, max(-1, layer - 3), -1))
@@ -72,7 +74,7 @@ def run(cfg: RMU, task: LanguageTask, loop: Loop) -> Outcome:
         return task.hidden_states(m, b, layer)
 
     before = loop.reference("rmu-retain", hidden, task.retain)
-    width = task.original.config.hidden_size
+    width: int = task.hidden_width
     u = control_vector(width, cfg.coefficient, loop.generator("rmu")).to(loop.settings.device)
 
     def misdirect(m: nn.Module, b: Batch) -> Tensor:

@@ -35,6 +35,7 @@ from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.config import Count, build, config, plain
+from lethe.core.evidence import Kind
 from lethe.core.extras import needs_extra
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -145,7 +146,8 @@ def scorer(task: Task, cfg: Auto, settings: Settings) -> Callable[[nn.Module], t
 
 def probability(subject: Subject, split: Split) -> np.ndarray:
     """p = exp(−loss) of each example.  -> [n]"""
-    return np.exp(-subject.numbers(split, "nll"))
+    p: np.ndarray = np.exp(-subject.numbers(split, "nll"))
+    return p
 
 
 def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
@@ -157,7 +159,7 @@ def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
 def proposed(study: Any, cls: type) -> tuple[Any, dict[str, Any]]:
     """(Optuna's trial, settings) around the published settings of a config class."""
     trial, settings = study.ask(), {}
-    for item in dataclasses.fields(cls):   # type: ignore[arg-type]
+    for item in dataclasses.fields(cls):
         low, high = RANGES.get(item.name, (0.0, 0.0))
         if high and isinstance(item.default, float) and item.default > 0:
             value = trial.suggest_float(item.name, low * item.default, high * item.default, log=True)
@@ -192,7 +194,8 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
                for name in names}
     trials = [Trial(0, 0, "nothing", {}, *score(whole._original))]
     winner, model_of = trials[0], whole.copy_of_original().eval()
-    notes, kind, export, used = [], "weights", None, False
+    kind: Kind = "weights"
+    notes, export, used = [], None, False
 
     def best(name: str) -> float:
         return min((t.distance for t in trials if t.method == name), default=math.inf)
@@ -231,7 +234,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     return outcome
 
 
-def _outcome(cfg: Auto, loop: Loop, trials: list[Trial], winner: Trial, model: nn.Module, kind: str, export: Any,
+def _outcome(cfg: Auto, loop: Loop, trials: list[Trial], winner: Trial, model: nn.Module, kind: Kind, export: Any,
              notes: list[str], task: Task) -> Outcome:
     loop.resume_from(loop.standing())
     said = "published settings" if not winner.settings else ", ".join(f"{k}={v:g}" for k, v in winner.settings.items())

@@ -27,7 +27,8 @@ DOWN = re.compile(
 
 def head(model: nn.Module) -> nn.Module:
     """The output embedding."""
-    found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    ask: Any = getattr(model, "get_output_embeddings", None)
+    found: nn.Module | None = ask() if ask is not None else None
     if found is None:
         raise ModelError(f"{type(model).__name__} has no output embeddings, so it predicts no tokens. Load a "
                          "…ForCausalLM model.")
@@ -53,7 +54,7 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor) -> Tensor:
 
     handle = head(model).register_forward_pre_hook(pick)
     try:
-        logits = model(input_ids=ids, use_cache=False).logits
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
     return logits[0] if seen else logits[keep]
@@ -126,7 +127,8 @@ def final_norm(model: nn.Module) -> nn.Module:
 
 def read_out(model: nn.Module, hidden: Tensor) -> Tensor:
     """Logits of hidden states as if the model ended there: final norm, then the head.  [..., d] -> [..., V]"""
-    return head(model)(final_norm(model)(hidden))
+    logits: Tensor = head(model)(final_norm(model)(hidden))
+    return logits
 
 
 @contextmanager
@@ -169,7 +171,8 @@ def _table(model: nn.Module) -> Tensor:
 
 
 def _stream(out: Any) -> Tensor:
-    return out[0] if isinstance(out, tuple) else out   # a tuple in older releases of transformers
+    stream: Tensor = out[0] if isinstance(out, tuple) else out   # a tuple in older releases of transformers
+    return stream
 
 
 def checked_layer(model: nn.Module, layer: int) -> int:

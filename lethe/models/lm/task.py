@@ -192,6 +192,12 @@ class Language(LanguageTask):
         """Number of transformer blocks."""
         return len(decoder.blocks(self._original))
 
+    @property
+    def hidden_width(self) -> int:
+        """d, the width of the residual stream."""
+        config: Any = self._original.config
+        return int(config.hidden_size)
+
     def encode(self, prompts: Sequence[str], answers: Sequence[str], name: str = "encoded") -> Split:
         """Prompts with answers of any origin (paraphrased, perturbed, generated) as a split."""
         form, tokenizer = Format(**{**plain(self.form), "long": "cut"}), self.tokenizer
