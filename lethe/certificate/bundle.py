@@ -26,6 +26,7 @@ from lethe.errors import RequestError, StorageError
 from lethe.ledger.discretion import secrets
 
 if TYPE_CHECKING:
+    from lethe.results.schema import Results, Row, Scenario
     from lethe.work.execute import Options
 
 FORMAT = "lethe-certificate-1"
@@ -52,7 +53,7 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
         if not needed.exists():
             raise RequestError(f"{needed} does not exist ({what}), so there is nothing to certify. Give the folder of a finished "
                                "run: lethe results lists them.")
-    results = schema.plain(schema.load(run))
+    results = schema.load(run)
     case, row = gather.chosen(results, method, scenario)
     declared = gather.declarations(declare)
     ledger = Ledger(ledger_file)
@@ -60,7 +61,7 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
     if broken is not None:
         raise StorageError(f"the ledger {ledger_file} was changed after it was written ({broken.reason}), so nothing was "
                            "certified. Compare with a backup.")
-    changed = ledger.changed_artefacts(results["id"])
+    changed = ledger.changed_artefacts(results.id)
     if changed:
         raise StorageError(f"{len(changed)} files of {run} differ from what the ledger noted ({', '.join(changed[:3])}), so "
                            "nothing was certified. Compare with a backup, or repeat the run with --again.")
@@ -73,7 +74,7 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
     documents["certificate.html"] = page.render(certificate, documents["evidence.json"]).encode()
     documents["public.pem"] = keys.public_pem(key.public_key())
     files = {name: data if isinstance(data, bytes) else encode(data) for name, data in documents.items()}
-    words = secrets(results["config"])
+    words = secrets(results.config)
     for data in files.values():
         gather.require_no_addresses(data, words)
     certificate["files"] = [{"path": name, "sha256": sha256(data), "bytes": len(data)} for name, data in sorted(files.items())]
@@ -84,11 +85,11 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
     with new_folder(place) as beside:
         for name, data in files.items():
             (beside / name).write_bytes(data)
-    ledger.certified(sha256(signed), {"run": results["id"], "scenario": case["name"], "subject": row["name"]}, place)
+    ledger.certified(sha256(signed), {"run": results.id, "scenario": case.name, "subject": row.name}, place)
     return Bundle(place, fixed(certificate), made)
 
 
-def _documents(run: Path, results: Mapping[str, Any], case: Mapping[str, Any], row: Mapping[str, Any],
+def _documents(run: Path, results: Results, case: Scenario, row: Row,
                declared: Mapping[str, Any], ledger: Any, secret: bytes, options: Options | None) -> dict[str, Any]:
     from lethe.certificate import execution
     from lethe.certificate.weights import weights_hash
@@ -105,12 +106,12 @@ def _documents(run: Path, results: Mapping[str, Any], case: Mapping[str, Any], r
             "leaf": "HMAC-SHA256 of id and content, under a key that the issuer holds"}
     models = {"before": opened.before, "after": weights_hash(folder), "files": digests(folder)}
     cache = execution.cache_of(run)
-    asked = results["config"].get("audit") or {}
+    asked = results.config.get("audit") or {}
     pool = (cache / "pool").is_dir()
     found = {"original_cached": (cache / "original").is_dir(), "work": (run / "work").is_dir(), "references_cached": pool,
              "shadows_cached": pool and bool(asked.get("shadows"))}
     events = [{"event": entry["status"], "at": entry["created"], "entry": entry["entry"], "ledger_previous": entry["previous"],
-               "ledger_hash": entry["hash"]} for entry in ledger.history(results["id"])]
+               "ledger_hash": entry["hash"]} for entry in ledger.history(results.id)]
     return {
         "evidence.json": gather.evidence(results, case, row, data, models, found, declared, secret),
         "request.json": gather.configuration(results, row),
@@ -122,10 +123,11 @@ def _documents(run: Path, results: Mapping[str, Any], case: Mapping[str, Any], r
 
 def _certificate(documents: Mapping[str, Any], head: str, issuer: str) -> dict[str, Any]:
     evidence = documents["evidence.json"]
-    return fixed({
+    made: dict[str, Any] = fixed({
         "format": FORMAT, "issued": datetime.now(UTC).isoformat(timespec="seconds"), "issuer": issuer,
         "run": evidence["run"], "data": evidence["data"],
         "models": {key: evidence["models"][key] for key in ("before", "after")},
         "claims": ladder(evidence), "inventory": evidence["inventory"], "paragraphs": PARAGRAPHS,
         "chain": {"ledger_head": head, "log": documents["log.json"][-1]["hash"]},
     })
+    return made

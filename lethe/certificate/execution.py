@@ -5,7 +5,6 @@ The one file of this package that computes with tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.load import learns
 from lethe.errors import DataError, NeedsUnmet
+from lethe.results.schema import Row, Scenario
 from lethe.train.loop import Settings
 from lethe.work import execute as runner
 from lethe.work.request import Request, read
@@ -39,7 +39,7 @@ class Reopened:
     learned: bool
 
 
-def reopen(run: Path, case: Mapping[str, Any], options: runner.Options, secret: bytes) -> Reopened:
+def reopen(run: Path, case: Scenario, options: runner.Options, secret: bytes) -> Reopened:
     """The records and the original of a scenario of a run; DataError when they are not those of the run any more."""
     request = _request(run)
     task = _task(request, run, case, options)
@@ -53,20 +53,20 @@ def reopen(run: Path, case: Mapping[str, Any], options: runner.Options, secret: 
                     request.family in ("classification", "regression") and learns(request.data))
 
 
-def reexecute(run: Path, case: Mapping[str, Any], row: Mapping[str, Any], options: runner.Options) -> tuple[str, str]:
+def reexecute(run: Path, case: Scenario, row: Row, options: runner.Options) -> tuple[str, str]:
     """(hash of the weights before, after): the method once more, from the same original with the same seed."""
     request = _request(run)
     task = _task(request, run, case, options)
-    config = dict(row["config"])
+    config = dict(row.config)
     settings, modifiers, _ = config.pop("settings"), config.pop("modifiers"), config.pop("chosen", None)
     outcome = forget(task, config.pop("name"), settings=build(Settings, settings), modifiers=modifiers, progress=False,
                      watchdog=runner.watchdog_of(request), **config)
     return _saved_hash(task, None), _saved_hash(task, outcome)
 
 
-def model_folder(run: Path, case: Mapping[str, Any], row: Mapping[str, Any]) -> Path:
+def model_folder(run: Path, case: Scenario, row: Row) -> Path:
     """Where the run saved this model."""
-    return runner.models_folder(run, case["name"]) / row["name"].replace(" ", "-")
+    return runner.models_folder(run, case.name) / row.name.replace(" ", "-")
 
 
 def cache_of(run: Path) -> Path:
@@ -78,9 +78,9 @@ def _request(run: Path) -> Request:
     return replace(read(run / "request.yaml"), output=str(run.parent))
 
 
-def _task(request: Request, run: Path, case: Mapping[str, Any], options: runner.Options) -> Task:
-    task = runner.prepare(request, options).tasks[case["name"]]
-    changed = [name for name, value in task.fingerprint.items() if case["fingerprints"].get(name) != value]
+def _task(request: Request, run: Path, case: Scenario, options: runner.Options) -> Task:
+    task = runner.prepare(request, options).tasks[case.name]
+    changed = [name for name, value in task.fingerprint.items() if case.fingerprints.get(name) != value]
     if changed:
         raise DataError(f"{', '.join(changed)} of {run} are not what the run used (fingerprints differ), so a "
                         "certificate would be about other data. Bring back data, software and threads, or repeat with --again.")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lethe.certificate import merkle
 from lethe.certificate.canonical import encode, fixed, sha256
 from lethe.certificate.inventory import inventory
+from lethe.core.evidence import OUTSIDE
 from lethe.errors import DataError, RequestError, UnknownKey, nearest
 from lethe.ledger.discretion import discreet, secrets, without
+
+if TYPE_CHECKING:
+    from lethe.results.schema import Measurement, Results, Row, Scenario
 
 TEST = ("audit", "metric", "definition", "tier", "aspect", "version", "value", "low", "high", "n", "better", "verdict", "side",
         "p", "p_holm", "original", "original_outside", "margin", "equivalent", "smallest_margin")
@@ -23,14 +27,14 @@ EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 REPEAT = "lethe verify CERT --reexecute --run RUN"
 
 
-def chosen(results: Mapping[str, Any], method: str | None, scenario: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def chosen(results: Results, method: str | None, scenario: str | None) -> tuple[Scenario, Row]:
     """(scenario, row) of the model that is meant; RequestError when it is not clear which."""
-    cases = {case["name"]: case for case in results["scenarios"]}
+    cases = {case.name: case for case in results.scenarios}
     case = cases[_one("scenario", scenario, list(cases))]
-    rows = {row["name"]: row for row in case["subjects"] if row["role"] == "method"}
+    rows = {row.name: row for row in case.subjects if row.role == "method"}
     row = rows[_one("method", method, list(rows))]
-    if row["error"]:
-        raise RequestError(f"{row['name']} failed ({row['error']}), so there is no model to certify.")
+    if row.error:
+        raise RequestError(f"{row.name} failed ({row.error}), so there is no model to certify.")
     return case, row
 
 
@@ -62,37 +66,37 @@ def declarations(path: Path | None) -> dict[str, Any]:
     return said
 
 
-def evidence(results: Mapping[str, Any], case: Mapping[str, Any], row: Mapping[str, Any], data: Mapping[str, Any],
-             models: Mapping[str, Any], found: Mapping[str, Any], declared: Mapping[str, Any], secret: bytes) -> dict[str, Any]:
+def evidence(results: Results, case: Scenario, row: Row, data: Mapping[str, Any], models: Mapping[str, Any],
+             found: Mapping[str, bool], declared: Mapping[str, Any], secret: bytes) -> dict[str, Any]:
     """Everything that the claims rest on, in the form in which it is signed.
 
     data      counts and roots of the records, and how many retained ones equal a forgotten one
     models    {before, after: hash of the weights, files: digests of the saved model, kind}
     found     what lies in and beside the run folder, for the inventory
     """
-    config = results["config"]
-    words = secrets(config)
+    words = secrets(results.config)
     request = dict(declared.get("request", {}))
     if "subject" in request:
         request["subject"] = "hmac-sha256:" + merkle.leaf(secret, f"subject {request['subject']}", b"").hex()
-    kept = {
-        "run": {"name": _name(results["id"], secret, bool(words)), "title": without(results["title"], words) or "",
-                "family": case["family"], "scenario": case["name"], "created": results["created"], "seconds": results["seconds"]},
-        "request": {"selection": _selection(config, case["name"]), "declared": request},
-        "procedure": {"name": row["config"]["name"], "label": row["name"], "kind": row["kind"], "seed": row["seed"],
-                      "sha256": procedure_hash(row["config"]), "cost": row["cost"], "notes": _said(row["notes"], words),
+    kept: dict[str, Any] = fixed({
+        "run": {"name": _name(results.id, secret, bool(words)), "title": without(results.title, words) or "",
+                "family": case.family, "scenario": case.name, "created": results.created, "seconds": results.seconds},
+        "request": {"selection": _selection(results.config, case.name), "declared": request},
+        "procedure": {"name": row.config["name"], "label": row.name, "kind": row.kind, "seed": row.seed,
+                      "sha256": procedure_hash(row.config), "cost": row.cost.model_dump(), "notes": _said(row.notes, words),
                       "command": REPEAT},
-        "software": results["versions"], "data": data, "models": models, "guarantee": row.get("guarantee") or {},
-        "audit": _audit(config, case, row, words), "inventory": inventory(found, declared.get("inventory", {})),
+        "software": results.versions, "data": data, "models": models, "guarantee": row.guarantee,
+        "audit": _audit(results.config, case, row, words), "inventory": inventory(found, declared.get("inventory", {})),
         "declared": {key: declared[key] for key in ("notifications", "retention", "residual_risk") if key in declared},
-    }
-    return fixed(kept)
+    })
+    return kept
 
 
-def configuration(results: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+def configuration(results: Results, row: Row) -> dict[str, Any]:
     """The effective request and the method's own configuration, without the values by which records are named."""
-    words = secrets(results["config"])
-    return fixed({"request": _public(results["config"], words), "method": _public(row["config"])})
+    words = secrets(results.config)
+    shown: dict[str, Any] = fixed({"request": _public(results.config, words), "method": _public(row.config)})
+    return shown
 
 
 def procedure_hash(config: Mapping[str, Any]) -> str:
@@ -135,26 +139,29 @@ def _public(config: Any, words: Set[str] = frozenset()) -> Any:
     return without(config, words) if isinstance(config, str) else config
 
 
-def _said(notes: Sequence[Any], words: Set[str]) -> list[str]:
-    return [without(str(note), words) or "" for note in notes]
+def _said(notes: Sequence[str], words: Set[str]) -> list[str]:
+    return [without(note, words) or "" for note in notes]
 
 
-def _audit(config: Mapping[str, Any], case: Mapping[str, Any], row: Mapping[str, Any], words: Set[str]) -> dict[str, Any]:
+def _audit(config: Mapping[str, Any], case: Scenario, row: Row, words: Set[str]) -> dict[str, Any]:
     asked = config.get("audit") or {}
-    verdicts = {one["role"]: one["conclusion"]["verdict"] for one in case["subjects"] if one["role"] in ("original", "retrained")}
-    tests = [_test(item) for item in row["evidence"]]
+    verdicts = {one.role: one.conclusion.verdict for one in case.subjects if one.role != "method"}
+    alarms = case.false_alarms
     return {
-        "tests": tests, "conclusion": {**row["conclusion"], "text": without(row["conclusion"]["text"], words) or ""},
-        "budget": {"depth": asked.get("depth"), "references": case["references"]["count"], "shadows": asked.get("shadows"),
-                   "audits": sorted({test["audit"] for test in tests})},
+        "tests": [_test(item) for item in row.evidence],
+        "conclusion": {"verdict": row.conclusion.verdict, "text": without(row.conclusion.text, words) or ""},
+        "budget": {"depth": asked.get("depth"), "references": case.references.count, "shadows": asked.get("shadows"),
+                   "audits": sorted({item.audit for item in row.evidence})},
         "controls": {"original": verdicts.get("original", "absent"), "retrained": verdicts.get("retrained", "absent"),
-                     "utility": [t["metric"] for t in tests if t["tier"] == "utility" and t["verdict"] == "outside"],
-                     "false_alarms": case.get("false_alarms")},
-        "not_tested": [{"audit": one["audit"], "why": one["why"]} for one in case["not_tested"]], "blind": case["blind"],
+                     "utility": [item.metric for item in row.evidence if (item.tier, item.verdict) == ("utility", OUTSIDE)],
+                     "false_alarms": None if alarms is None else alarms.model_dump(exclude_none=True)},
+        "not_tested": [{"audit": one.title, "why": one.why} for one in case.not_tested],
+        "blind": [one.model_dump() for one in case.blind],
     }
 
 
-def _test(item: Mapping[str, Any]) -> dict[str, Any]:
+def _test(item: Measurement) -> dict[str, Any]:
     """One measured value: no per-example numbers, no details."""
-    band = item.get("yardstick")
-    return {**{key: item.get(key) for key in TEST}, "band": {key: band.get(key) for key in BAND} if band else None}
+    band = item.yardstick
+    return {**{key: getattr(item, key) for key in TEST},
+            "band": None if band is None else {key: getattr(band, key) for key in BAND}}

@@ -62,8 +62,8 @@ def _repeated(folder: Path, run: Path, options: Options) -> Check:
 
     certificate = decode((folder / "certificate.json").read_bytes(), "certificate.json")
     evidence = decode((folder / "evidence.json").read_bytes(), "evidence.json")
-    case, row = chosen(schema.plain(schema.load(run)), evidence["procedure"]["label"], evidence["run"]["scenario"])
-    if procedure_hash(row["config"]) != evidence["procedure"]["sha256"]:
+    case, row = chosen(schema.load(run), evidence["procedure"]["label"], evidence["run"]["scenario"])
+    if procedure_hash(row.config) != evidence["procedure"]["sha256"]:
         return Check("re-execution", FAILED, f"{run} was made with another configuration than the certified run")
     before, after = reexecute(run, case, row, options)
     for what, hashed in (("before", before), ("after", after)):

@@ -15,11 +15,12 @@ from example_claims import EXAMPLES
 
 from lethe.certificate import gather, keys, page
 from lethe.certificate.bundle import issue
-from lethe.certificate.canonical import decode, encode, fixed
+from lethe.certificate.canonical import decode, encode, fixed, sha256
 from lethe.certificate.claims import ladder
 from lethe.certificate.inventory import PARAGRAPHS, inventory
 from lethe.errors import DataError, NotFinite, RequestError, StorageError
 from lethe.ledger import Ledger
+from lethe.results.schema import read
 
 NEVER = re.compile(r"\bgone\b|unrecoverabl|irrecoverabl|complian|ε\s*=|epsilon\s*=", re.IGNORECASE)
 BARE = {"original_cached": True, "work": False, "shadows_cached": False, "references_cached": True}
@@ -157,6 +158,20 @@ def test_the_inventory_says_where_shadow_models_lie() -> None:
     assert rows["models of the audit's cache"] == "not covered"
     assert rows["checkpoints and optimiser state of this run"] == "not covered"
     assert {r["artefact"]: r["state"] for r in inventory(BARE, {})}["models of the audit's cache"] == "free of the records"
+
+
+def test_what_is_signed_of_a_run_keeps_its_canonical_form() -> None:
+    """Evidence, configuration and procedure of a run of version 1: the bytes that were signed before results had a schema."""
+    data = json.loads((Path(__file__).resolve().parents[1] / "results" / "version1.json").read_text())
+    data["scenarios"][0]["not_tested"] = [{"audit": "relearn of finetune", "why": "it failed"}]
+    data["scenarios"][0]["false_alarms"] = {"outside": 1, "of": 4, "low": 0.0063, "high": 0.8059}
+    results = read(data)
+    case, row = gather.chosen(results, "finetune (2) seed 1", None)
+    made = gather.evidence(results, case, row, {"forgotten": {"count": 1}}, {"before": "a", "after": "b"}, BARE, {}, b"k")
+    found = (sha256(encode(made)), sha256(encode(gather.configuration(results, row))), gather.procedure_hash(row.config))
+    assert found == ("3c9bdac3317def8d831b5e7fe5767957dfa81a211f4b06189f0eb093782ccd89",
+                     "c9cfdfeff899dc4f991654b2a2187cdd9af83612ceae5e9f93b4a5679b39eeaf",
+                     "6e1584e89f2ffbf450e3ddc20412b765d084b35bbf9ccaae6e08340b5f669f93")
 
 
 def test_canonical_json() -> None:
