@@ -35,11 +35,11 @@ def _family(kind: type[Task]) -> type[Task]:
 @cache
 def _limited(family: type[Task]) -> type[Task]:
     """A subclass of `family` that looks before it hands out. What the family's own code calls is not looked at: `nll` may
-    call `outputs`, whether or not the method does."""
+    call `outputs`, and `train` may call `nll`, whether or not the method does."""
     from lethe.core.task import Task
 
     own = frozenset(name for kind in family.__mro__ if issubclass(kind, Task) and kind is not Task for name in vars(kind)
-                    if not name.startswith("__"))
+                    if not name.startswith("__")) | {"train"}
 
     def look(self: Task, name: str) -> Any:
         if name in family.provides and name not in object.__getattribute__(self, "_uses"):

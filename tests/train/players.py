@@ -27,6 +27,7 @@ class Adversarial(Task):
     """GAN on points: Goodfellow et al. 2014, the non-saturating form."""
 
     family = "adversarial"
+    provides = frozenset({"build", "observe"})   # no loss of an example alone
 
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         return batch.replace(z=torch.randn(len(batch), 2, generator=rng), drawn=True)

@@ -102,5 +102,5 @@ def test_what_a_task_cannot_serve_is_an_error_that_lists_what_can() -> None:
         lethe.forget(lonely, "finetune")
     listed = str(caught.value).split("can run on this task:")[1]
     assert "finetune" not in listed and "npo" not in listed
-    with pytest.raises(NeedsUnmet, match=r"npo is made for lm, the task is classification.*scrub"):
+    with pytest.raises(NeedsUnmet, match=r"npo uses sequence_logp, which has no meaning for a classification task.*scrub"):
         lethe.forget(TASK, "npo")

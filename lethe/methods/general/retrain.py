@@ -25,7 +25,7 @@ class Retrain:
     """No options: the recipe says everything."""
 
 
-@method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="exact")
+@method(needs={"retain", "recipe"}, uses={"build"}, mechanism="exact")
 def run(cfg: Retrain, task: Task, loop: Loop) -> Outcome:
     model = loop.start(task.build(derive(loop.seed, "retrain")))
     task.train(model, task.retain, task.recipe, loop)
