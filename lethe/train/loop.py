@@ -7,85 +7,53 @@ step), so a run that was killed goes on to the same bits (same thread count).
 
 from __future__ import annotations
 
-import contextlib
 import math
 import resource
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import digest, plain
-from lethe.core.events import Ended, Listener, Warned, fan_out, silent
+from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
-from lethe.core.modules import evaluating, named_tensors
+from lethe.core.modules import evaluating
 from lethe.core.operations import unlimited
-from lethe.core.outcome import Cost, Outcome
-from lethe.core.seeds import derive, generator
+from lethe.core.outcome import Outcome
+from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
-from lethe.train.checkpoint import Checkpoints
-from lethe.train.distribute import Distribution, full
-from lethe.train.journal import Log, TensorBoard
+from lethe.train.distribute import full
 from lethe.train.modifiers import resolve
 from lethe.train.modifiers.where import Selection
 from lethe.train.modifiers.where.all import All
 from lethe.train.modifiers.where.lora import save_adapter
 from lethe.train.order import batches_per_epoch
 from lethe.train.run import Run
+from lethe.train.session import Session
 from lethe.train.settings import Settings
-from lethe.train.step_size import StepSize
-from lethe.train.stop import Stop
 from lethe.train.terms import Loss, Modifiers, Term
-from lethe.train.watchdog import Watch, Watchdog
+from lethe.train.watchdog import Watch
 
 __all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb"]
 
 
-@dataclass
-class Loop:
+class Loop(Session):
     """The engine of one run on one task. Methods get it beside their view of the task."""
 
-    task: Task
-    settings: Settings = field(default_factory=Settings)
-    modifiers: Modifiers = field(default_factory=Modifiers)
-    watchdog: Watchdog | None = None
-    folder: Path | None = None
-    listener: Listener = silent   # of the first process alone
-    title: str = ""
-    stop: Stop | None = None      # set by whoever wants the run to end after its step
-
     def __post_init__(self) -> None:
-        settings = self.settings
-        if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
-            raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
-                               "Use device='cpu'.")
-        self.distribution = Distribution(settings.distribution, settings.device)
-        self.checkpoints = Checkpoints(self.folder)
-        self.tell = self._readers()
-        self.cost = Cost()
+        super().__post_init__()
         self.kind: Kind = "weights"
-        self.step_size = StepSize(self.watchdog.tries if self.watchdog else 0)
-        self.notes: list[str] = []
         self._calls = 0
-        self._began, self._cpu_began = time.perf_counter(), time.process_time()
         self._selection: Selection | None = None
         self._watch: Watch | None = None
         self._fresh = False
 
     # -- what methods use ------------------------------------------------------------------------------------------
-
-    @property
-    def seed(self) -> int:
-        return self.settings.seed
 
     def generator(self, *purpose: object) -> torch.Generator:
         """A generator for one purpose of this run."""
@@ -165,7 +133,8 @@ class Loop:
         kept = self.checkpoints.recall(name)
         rows = kept["table"] if kept else table.fill(now, prepare, split, batch_size, self.settings.cache_mb)
         if not isinstance(rows, Tensor):
-            self.notes += [rows] if rows else []
+            if rows:
+                self.note(rows)
             return now
         if kept is None and self.distribution.first:
             self.checkpoints.remember(name, {"table": rows})
@@ -231,16 +200,7 @@ class Loop:
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
             clip, penalty, augment, batch_norm, combined, weighed, None if self._fresh else self._watch, plan,
         )
-        cuda = range(torch.cuda.device_count()) if torch.device(self.settings.device).type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices=cuda):   # the caller's random state is left as it was
-                run.go()
-        finally:
-            self.tell(Ended(self.title, call))
-        tensors = self.tensors(model)
-        if self.distribution.first:
-            self.checkpoints.finish(call, tensors, {"call": call, "plan": plan, **self.standing()})
-        self.distribution.barrier()
+        self._carry_out(run)
         return model
 
     def finish(self, model: nn.Module, guard: Callable[[nn.Module], Guard] | None = None) -> Outcome:
@@ -264,51 +224,18 @@ class Loop:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def note(self, text: str) -> None:
-        """A sentence that belongs to the result; listeners hear it as a warning."""
-        self.notes.append(text)
-        self.tell(Warned(text))
-
-    def _readers(self) -> Listener:
-        if not self.distribution.first:
-            return silent
-        if self.folder is None:
-            return self.listener
-        curves = TensorBoard(self.folder) if self.settings.tensorboard else silent
-        return fan_out(self.listener, Log(self.folder), curves)
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision of forward passes."""
-        if self.settings.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.settings.device).type, torch.bfloat16)
-
-    def on_device(self, batch: Batch) -> Batch:
-        return batch if self.settings.device == "cpu" else batch.to(self.settings.device)
-
-    def reseed(self, *purpose: object) -> None:
-        """Set torch's own generators, from which dropout draws."""
-        seed = derive(self.seed, *purpose)
-        torch.default_generator.manual_seed(seed)   # torch.manual_seed walks every back end: 10 times slower
-        if torch.device(self.settings.device).type == "cuda":
-            torch.cuda.manual_seed(seed)
-
-    def elapsed(self) -> float:
-        """Seconds of work on this run so far, those before a resume included."""
-        return self.cost.seconds + time.perf_counter() - self._began
-
-    def standing(self) -> dict[str, Any]:
-        """What the run has cost and said so far; `resume_from` goes on from it."""
-        cpu_seconds = self.cost.cpu_seconds + time.process_time() - self._cpu_began
-        return {"steps": self.cost.steps, "examples": self.cost.examples, "seconds": self.elapsed(),
-                "cpu_seconds": cpu_seconds, "notes": list(self.notes), "lowered": self.step_size.lowered}
-
-    def resume_from(self, standing: Mapping[str, Any]) -> None:
-        cost = self.cost
-        cost.steps, cost.examples, cost.seconds = standing["steps"], standing["examples"], standing["seconds"]
-        cost.cpu_seconds, self.notes[:] = standing["cpu_seconds"], standing["notes"]
-        self.step_size.lowered = standing["lowered"]
-        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+    def _carry_out(self, run: Run) -> None:
+        """All steps of a call, and the checkpoint of its end."""
+        cuda = range(torch.cuda.device_count()) if torch.device(self.settings.device).type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=cuda):   # the caller's random state is left as it was
+                run.go()
+        finally:
+            self.tell(Ended(self.title, run.call))
+        tensors = self.tensors(run.model)
+        if self.distribution.first:
+            self.checkpoints.finish(run.call, tensors, {"call": run.call, "plan": run.plan, **self.standing()})
+        self.distribution.barrier()
 
     def _plan(self, terms: Mapping[str, Term], size: Mapping[str, int], options: list[Any]) -> str:
         """A digest of what determines the result of a call, so that a checkpoint of another run is not taken for it."""
@@ -329,18 +256,6 @@ class Loop:
             if name in moving:
                 joined[name] = mask & joined[name] if name in joined else mask
         return {name: self.distribution.like(mask, moving[name]) for name, mask in joined.items()}
-
-    def tensors(self, model: nn.Module) -> dict[str, Tensor]:
-        """Parameters and buffers by name, whole even when sharded."""
-        return {name: full(value).detach() for name, value in named_tensors(model).items()}
-
-    def restored(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """`model` with these tensors put in, in place."""
-        with torch.no_grad():
-            for name, value in named_tensors(model).items():
-                value.copy_(self.distribution.like(tensors[name].to(value.device), value))
-        return model
-
 
 def _require_movable(terms: Mapping[str, Term], moving: Mapping[str, nn.Parameter]) -> None:
     for name, term in terms.items():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +19,20 @@ from lethe.core.split import Batch
 from lethe.errors import Diverged
 from lethe.train import optimise
 from lethe.train.distribute import full
+from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.weigh import Weigh
 from lethe.train.order import Order
+from lethe.train.session import Session
 from lethe.train.stop import Interrupt
+from lethe.train.terms import Term
 from lethe.train.watchdog import Watch
-
-if TYPE_CHECKING:
-    from lethe.train.loop import Loop, Term
 
 
 @dataclass
 class Run:
     """The state of one call. Random draws are functions of (seed, call, step), so this state is all of a checkpoint."""
 
-    loop: Loop
+    loop: Session
     model: nn.Module
     terms: Mapping[str, Term]
     params: dict[str, nn.Parameter]      # those that move
@@ -45,18 +46,43 @@ class Run:
     penalty: Callable[[nn.Module, float], Tensor] | None
     augment: bool
     batch_norm: str
-    combine: Any
-    weigh: Any
+    combine: Combine
+    weigh: Weigh
     watch: Watch | None
     plan: str
     slow: dict[str, Tensor] = field(default_factory=dict)
 
     def go(self) -> None:
         """All steps from where the run stands; the model ends at the point that `average` and the watchdog say."""
+        loop, average, fell = self.loop, self.loop.modifiers.average, False
+        self._prepare()
+        step = self._resume()
+        self._begin(step)
+        self.saved = time.monotonic()
+        with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
+            while not fell and step < self.total and not self._over_budget():
+                self._step(step)
+                if average.keeps:
+                    average.update(self.slow, self.params, step)
+                step += 1
+                loop.cost.steps += 1
+                self.advance(step)
+                self._log(step)
+                step, fell = self._watched(step)
+                stopped = not fell and loop.distribution.agree(interrupt.asked)
+                if not fell:
+                    self._checkpoint(step, stopped)
+                if stopped:
+                    raise interrupt.ending(f"stopped after step {step} of {self.total}")
+        if average.keeps and not fell:   # after a fall the sound point stays: the average holds unsound ones
+            with torch.no_grad():
+                for name, p in self.params.items():
+                    p.copy_(self.slow[name])
+
+    def _prepare(self) -> None:
         loop = self.loop
-        average, fell = loop.modifiers.average, False
         self.frozen = {name: self.params[name].detach().clone() for name in self.masks}
-        if average.keeps:
+        if loop.modifiers.average.keeps:
             self.slow = {name: p.detach().clone() for name, p in self.params.items()}
         self.orders = {
             name: Order(term.split, self.size[name], loop.seed, self.call, name) for name, term in self.terms.items()
@@ -68,33 +94,15 @@ class Run:
             self.watch.begin({**self.params, **dict(self.model.named_buffers())})
             loop.step_size.begin(self.watch.moving)
         self._train_mode()
-        step = self._resume()
-        self._begin(step)
-        self.saved = time.monotonic()
-        with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
-            while step < self.total and not self._over_budget():
-                self._step(step)
-                if average.keeps:
-                    average.update(self.slow, self.params, step)
-                step += 1
-                loop.cost.steps += 1
-                self.advance(step)
-                self._log(step)
-                if self.watch and self.watch.due(step, self.total):
-                    fell = self.watch.fell(self.model)
-                    if fell and loop.step_size.may_lower(step, self.total):
-                        fell, step = False, self._start_again(step)
-                    elif fell:
-                        loop.note(self.watch.message(step))
-                        break
-                stopped = loop.distribution.agree(interrupt.asked)
-                self._checkpoint(step, stopped)
-                if stopped:
-                    raise interrupt.ending(f"stopped after step {step} of {self.total}")
-        if average.keeps and not fell:   # after a fall the sound point stays: the average holds unsound ones
-            with torch.no_grad():
-                for name, p in self.params.items():
-                    p.copy_(self.slow[name])
+
+    def _watched(self, step: int) -> tuple[int, bool]:
+        """The step to go on from, and whether the run ends at its last sound point."""
+        if not self.watch or not self.watch.due(step, self.total) or not self.watch.fell(self.model):
+            return step, False
+        if self.loop.step_size.may_lower(step, self.total):
+            return self._start_again(step), False
+        self.loop.note(self.watch.message(step))
+        return step, True
 
     def _start_again(self, step: int) -> int:
         """Everything as at the start of the call, with a lower learning rate; the step to go on from."""
