@@ -11,10 +11,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from lethe.cli import describe as describing
+from lethe.cli.common import Json
+from lethe.cli.common import show as _show
 from lethe.errors import LetheError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -22,7 +25,6 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 RequestFile = Annotated[Path, typer.Argument(metavar="REQUEST", help="Request file (YAML), e.g. presets/demo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. method.lr=0.01 seed=3.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder of the data sets that a preset names.")]
 Again = Annotated[bool, typer.Option("--again", help="Repeat a request that is already done.")]
@@ -56,7 +58,7 @@ def audit(target: Annotated[str | None, typer.Argument(metavar="[RUN|REQUEST]", 
           retain: Annotated[Path | None, typer.Option(help="Data that should be kept.")] = None,
           holdout: Annotated[Path | None, typer.Option(help="Data like the forget set that no model has seen.")] = None,
           test: Annotated[Path | None, typer.Option(help="Data for utility.")] = None,
-          family: Annotated[str | None, typer.Option(help="Default: told by the model's files.")] = None,
+          family: Annotated[str | None, typer.Option(help="Default: recognised by the model's files.")] = None,
           depth: Annotated[str, typer.Option(help="quick | standard | deep")] = "standard",
           allow_pickle: AllowPickle = False,
           output: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None) -> None:
@@ -103,26 +105,8 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
     print(found.json() if as_json else found.table())
 
 
-@app.command()
-def methods(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
-            without: Annotated[str | None, typer.Option(help="Only those without retain | holdout | recipe | forget.")] = None,
-            mechanism: Annotated[str | None, typer.Option(help="Only those that forget by: ascent, relabel, distil, …")] = None,
-            as_json: Json = False) -> None:
-    """List the methods."""
-    from lethe.core.registry import MECHANISMS
-    from lethe.errors import unknown_name
-
-    if mechanism is not None and mechanism not in MECHANISMS:
-        raise unknown_name("mechanism", mechanism, MECHANISMS)
-    _list("methods", family, without, as_json, mechanism)
-
-
-@app.command()
-def audits(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
-           without: Annotated[str | None, typer.Option(help="Only those that need no holdout | references | recipe.")] = None,
-           as_json: Json = False) -> None:
-    """List the audits."""
-    _list("audits", family, without, as_json)
+app.command()(describing.methods)
+app.command()(describing.audits)
 
 
 @app.command()
@@ -176,23 +160,7 @@ def triage(request: RequestFile, overrides: Overrides = None, data_root: DataRoo
     print(json.dumps(found) if as_json else table(found))
 
 
-@app.command()
-def describe(name: Annotated[str, typer.Argument(help="A method or an audit.")], as_json: Json = False) -> None:
-    """Everything about a method or an audit: formula, needs, options with their origin."""
-    from lethe.core.catalogue import find
-
-    entry = find(name)
-    if as_json:
-        _show(_entry(entry, whole=True), True)
-        return
-    print(f"{entry.doc.strip()}\n\nFamilies: {', '.join(entry.families)}    Needs: {', '.join(entry.needs) or 'nothing'}\n")
-    for need, given in entry.instead.items():
-        print(f"  without {need}: set {given}")
-    for option in entry.options:
-        print(f"  {option.name}: {option.type} = {option.default:<10}  {option.comment}")
-    for metric, facts in entry.facts.get("metrics", {}).items():
-        definition = facts.get("definition") or (facts.get("args") or [""])[0]
-        print(f"  {metric}: {definition}")
+app.command()(describing.describe)
 
 
 @app.command()
@@ -251,7 +219,7 @@ def verify(certificate: Annotated[Path, typer.Argument(metavar="CERT", help="The
 
 @app.command()
 def new(kind: Annotated[str, typer.Argument(help="method | audit")], name: Annotated[str, typer.Argument(help="e.g. foo")],
-        family: Annotated[str, typer.Option(help="any | classification | regression | lm | diffusion")] = "any") -> None:
+        family: Annotated[str, typer.Option(help="any, or a family: lethe describe families")] = "any") -> None:
     """Write a new method or audit and its test, running and failing on purpose."""
     from lethe.cli.scaffold import write
 
@@ -323,40 +291,6 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-
-
-def _list(kind: str, family: str | None, without: str | None, as_json: bool, mechanism: str | None = None) -> None:
-    from lethe.core.catalogue import entries
-
-    chosen = [e for e in entries(kind).values() if (family is None or e.fits(family))
-              and (without is None or without not in e.needs) and (mechanism is None or e.mechanism == mechanism)]
-    if as_json:
-        _show([_entry(e) for e in chosen], True)
-        return
-    width = max((len(e.name) for e in chosen), default=0)
-    for entry in sorted(chosen, key=lambda e: e.name):
-        print(f"{entry.name:<{width}}  {entry.title}\n{'':<{width}}  families: {', '.join(entry.families)};  "
-              f"needs: {', '.join(entry.needs) or 'nothing'}")
-
-
-def _entry(entry: Any, whole: bool = False) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    data = {"name": entry.name, "title": entry.title, "families": entry.families, "needs": entry.needs}
-    if entry.kind == "methods":
-        data |= {"uses": sorted(entry.uses), "mechanism": entry.mechanism}
-    if whole:
-        data |= {"doc": entry.doc, "options": [asdict(o) for o in entry.options], "metrics": entry.facts.get("metrics", {})}
-    return data
-
-
-def _show(data: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(data, indent=2, default=str))
-    else:
-        import yaml
-
-        print(yaml.safe_dump(json.loads(json.dumps(data, default=str)), sort_keys=False, allow_unicode=True), end="")
 
 
 def _existing(path: Path) -> Path:

@@ -46,7 +46,7 @@ class Entry:
     def title(self) -> str:
         """The first sentence of the docstring: what it does, without the source."""
         paragraph = " ".join(self.doc.strip().split("\n\n")[0].split())
-        return re.split(r"(?<=[.?!])\s", paragraph, maxsplit=1)[0]
+        return re.split(r"(?<!e\.g\.)(?<!i\.e\.)(?<=[.?!])\s", paragraph, maxsplit=1)[0]
 
     @property
     def needs(self) -> list[str]:

@@ -22,6 +22,12 @@ class Option:
     type: str
     default: str
     comment: str
+    choices: tuple[str, ...] = ()   # of a type that is (or has among others) a Literal
+
+    @property
+    def values(self) -> str:
+        """What may be written: the choices of a Literal, else the type."""
+        return " | ".join(self.choices) if self.choices and " | " not in self.type else self.type
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,50 @@ class Source:
         for base in node.bases:
             above = self.record(base.id) if isinstance(base, ast.Name) else None
             found |= {option.name: option for option in (above.options if above else ())}
-        return tuple({**found, **{option.name: option for option in _fields(node, self.text)}}.values())
+        return tuple({**found, **{option.name: option for option in self._fields(node)}}.values())
+
+    def _fields(self, node: ast.ClassDef) -> list[Option]:
+        lines = self.text.splitlines()
+        return [
+            Option(item.target.id, ast.unparse(item.annotation), _default(item.value),
+                   _comment(lines[(item.end_lineno or 1) - 1]), self.choices(item.annotation))
+            for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            and not ast.unparse(item.annotation).startswith("ClassVar")
+        ]
+
+    def choices(self, annotation: ast.expr) -> tuple[str, ...]:
+        """The words that a type allows: those of its Literals, also where they have a name of their own (`Optimiser`)."""
+        found: list[str] = []
+        for node in ast.walk(annotation):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+                inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+                found += [str(literal(one)) for one in inside]
+            elif isinstance(node, ast.Name):
+                found += self._alias(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = self._imported(node.value.id)
+                other = located(module) if module else None
+                found += other._alias(node.attr) if other is not None else []
+        return tuple(dict.fromkeys(found))
+
+    def _alias(self, name: str) -> list[str]:
+        """Choices of `name = Literal[…]`, here or in the file that it is imported from."""
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+                return list(self.choices(node.value)) if "Literal" in ast.unparse(node.value) else []
+        origin = self._imported(name)
+        module, _, there = origin.rpartition(".")
+        other = located(module) if module.split(".")[0] == HOUSE.name else None
+        return other._alias(there) if other is not None else []
+
+    def _imported(self, name: str) -> str:
+        """`module.name` of what a from-import calls `name` here; empty when none does."""
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        return f"{node.module}.{alias.name}"
+        return ""
 
     def _arguments(self, node: ast.ClassDef) -> tuple[Option, ...]:
         """What a class that is no config takes: the arguments of its `__init__`."""
@@ -127,25 +176,27 @@ def literal(node: ast.expr) -> Any:
         return ast.unparse(node)
 
 
-def _fields(node: ast.ClassDef, text: str) -> list[Option]:
-    lines = text.splitlines()
-    return [
-        Option(item.target.id, ast.unparse(item.annotation), ast.unparse(item.value) if item.value is not None else "required",
-               _comment(lines[item.end_lineno - 1] if item.end_lineno else ""))
-        for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-        and not ast.unparse(item.annotation).startswith("ClassVar")
-    ]
-
-
 def _parameters(node: ast.FunctionDef) -> tuple[Option, ...]:
     given = [*node.args.posonlyargs, *node.args.args]
     defaults: list[ast.expr | None] = [*[None] * (len(given) - len(node.args.defaults)), *node.args.defaults]
     return tuple(
         Option(arg.arg, ast.unparse(arg.annotation) if arg.annotation is not None else "Any",
-               ast.unparse(default) if default is not None else "required", "")
+               _default(default), "")
         for arg, default in zip([*given, *node.args.kwonlyargs], [*defaults, *node.args.kw_defaults], strict=True)
     )
+
+
+def _default(node: ast.expr | None) -> str:
+    """A default as it is written; of `field(default_factory=…)` what the factory makes."""
+    if node is None:
+        return "required"
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "field":
+        made = next((k.value for k in node.keywords if k.arg == "default_factory"), None)
+        if isinstance(made, ast.Lambda):
+            return ast.unparse(made.body)
+        if made is not None:
+            return {"dict": "{}", "list": "[]", "tuple": "()"}.get(ast.unparse(made), f"{ast.unparse(made)}()")
+    return ast.unparse(node)
 
 
 def _comment(line: str) -> str:

@@ -16,9 +16,9 @@ class Settings:
 
     seed: int = 0
     device: str = "cpu"
-    precision: Precision = "float32"   # float32 | bfloat16 (autocast; 12–35 times slower on CPUs without bf16 units)
+    precision: Precision = "float32"   # bfloat16: autocast; 12–35 times slower on CPUs without bf16 units
     accumulate: Count = 1              # pieces that a batch is cut into; same gradient, less memory
-    distribution: Kind = "none"        # none | ddp | fsdp, under torchrun
+    distribution: Kind = "none"        # under torchrun
     max_steps: Count | None = None     # budget over the whole run
     max_minutes: Positive | None = None
     checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill
