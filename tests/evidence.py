@@ -26,6 +26,7 @@ import torch
 from fakes import FAKES
 
 from lethe import api
+from lethe.core.catalogue import entries
 from lethe.core.evidence import NO_POWER, OUTSIDE, Evidence
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
@@ -35,9 +36,14 @@ from lethe.judge.conclusions import conclude
 from lethe.maths.statistics import auc, clopper_pearson
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
+from lethe.pools.member import train_one
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
+from lethe.train.apply import method_of
+from lethe.train.loop import Settings
+from lethe.work.job import audit_of
+from lethe.work.procedure import NOTHING, RETRAIN, repeated
 
 REQUESTS: dict[str, tuple[Where, float, str]] = {
     "class": (where(label=3), 0.05, "forget digit 3, 5 % wrong labels"),
@@ -102,10 +108,10 @@ def bench(kind: str, references: int = 16, fresh: int = 40, shadows: int = 16, e
     forget, wrong, _ = REQUESTS[kind]
     task = digits(forget, wrong, epochs)
     pool = train_pool(task, count=references + fresh, seed=1, strategy="auto")
-    models = [Subject(f"retrained {i}", m, task, s, procedure=api.RETRAIN)
+    models = [Subject(f"retrained {i}", m, task, s, procedure=RETRAIN)
               for i, (m, s) in enumerate(zip(pool.models, pool.seconds, strict=True))]
     chosen, skipped = [], {}
-    for audit, cfg in api.audits_of(audits):
+    for audit, cfg in map(audit_of, audits or entries("audits")):
         why = applicable(audit, task, references, "standard", shadows)
         if why:
             skipped[audit.name] = why
@@ -113,7 +119,7 @@ def bench(kind: str, references: int = 16, fresh: int = 40, shadows: int = 16, e
             chosen.append((audit, cfg))
     liars = [Subject(f.name, f.make(task, 1), task, procedure=f.procedure, kind=f.kind)
              for f in FAKES if fakes and kind in f.suits]
-    found = examine(task, [*models[references:], *liars], Subject("original", task.original, task, procedure=api.NOTHING),
+    found = examine(task, [*models[references:], *liars], Subject("original", task.original, task, procedure=NOTHING),
                     models[:references], chosen, shadows=Shadows(task, shadows) if shadows else None)
     return Bench(kind, task, found, [m.name for m in models[references:]], [s.name for s in liars],
                  [audit.name for audit, _ in chosen], time.perf_counter() - began, skipped)
@@ -169,12 +175,12 @@ def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64) -> dict[str,
     rows: dict[str, dict[str, list[float]]] = {}
     for target in range(targets):
         task = digits(where(count=60, seed=target), 0.15, seed=target)
-        pool, plan = Shadows(task, shadows, target), api.Plan()
-        subjects = [Subject("nothing", task.original, task, procedure=api.NOTHING),
-                    Subject("retrain", api.train_one(task, task.retain, 7 + target)[1], task, procedure=api.RETRAIN)]
+        pool = Shadows(task, shadows, target)
+        subjects = [Subject("nothing", task.original, task, procedure=NOTHING),
+                    Subject("retrain", train_one(task, task.retain, 7 + target)[1], task, procedure=RETRAIN)]
         for name in methods:
             made = api.forget(task, name, progress=False)
-            subjects.append(Subject(name, made.model, task, procedure=api.procedure_of(made, plan)))
+            subjects.append(Subject(name, made.model, task, procedure=repeated(*method_of(name), Settings())))
         for subject in subjects:
             assert subject.procedure is not None
             one = auc(subject.numbers(task.forget, "signal"), subject.numbers(task.holdout, "signal"))

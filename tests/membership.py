@@ -7,7 +7,6 @@ from functools import cache
 import tiny
 import torch
 
-from lethe.api import NOTHING, RETRAIN
 from lethe.core.catalogue import load
 from lethe.core.evidence import Value
 from lethe.core.split import Split
@@ -19,6 +18,7 @@ from lethe.models.zoo.mlp import MLP
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
+from lethe.work.procedure import NOTHING, RETRAIN
 
 
 def noisy_blobs(n: int, seed: int, name: str) -> Split:

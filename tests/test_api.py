@@ -10,13 +10,17 @@ import tiny
 import torch
 
 import lethe
-from lethe.api import Plan, all_methods, run_all
 from lethe.core.modules import state_fingerprint
 from lethe.core.view import audited, reserved
 from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.mlp import MLP
+from lethe.train.apply import all_methods
 from lethe.train.loop import Settings
+from lethe.work.forget import run_all
+from lethe.work.job import of_task
+from lethe.work.options import Options
+from lethe.work.request import AuditPlan
 
 
 @pytest.fixture(scope="module")
@@ -112,5 +116,6 @@ def test_all_stands_for_the_methods_that_forget_after_training() -> None:
     assert {"scrub", "ssd", "delete"} <= set(named) and not {"retrain", "auto", "sisa", "npo"} & set(named)
     alone = Classification(task.copy_of_original(), {"forget": task.forget})
     assert "scrub" not in all_methods(alone) and "gradient_ascent" in all_methods(alone)
-    some = run_all(alone, ["all"], Plan(watchdog=False, settings=Settings(max_minutes=1e-4)))
-    assert [name for name, _ in some] == all_methods(alone)
+    job = of_task(alone, ["all"], AuditPlan(), settings=Settings(max_minutes=1e-4), watchdog=False)
+    some = run_all(job, alone, job.runs_on(alone), Options(progress=False))
+    assert [made.label for made in some] == all_methods(alone)

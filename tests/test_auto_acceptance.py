@@ -20,7 +20,8 @@ from lethe.judge.selection import final
 from lethe.methods.search.auto import candidates
 from lethe.pools.pool import train_pool
 from lethe.pools.subject import Subject
-from lethe.work.execute import Options, prepare
+from lethe.work.execute import Options
+from lethe.work.open import tasks_of
 from lethe.work.request import read
 
 pytestmark = pytest.mark.slow
@@ -48,7 +49,7 @@ def measured(preset: str, root: Path | None, cache: Path) -> dict[str, list[floa
     found: dict[str, list[float]] = {}
     for seed in SEEDS:
         request = read(HERE / "presets" / f"{name}.yaml", [f"seed={seed}"])
-        task = prepare(request, Options(data_root=root, cache=cache, progress=False)).tasks[scenario]
+        task = tasks_of(request, Options(data_root=root, cache=cache, progress=False))[scenario]
         references = train_pool(task, count=3, seed=1000 + seed, strategy="serial").models
         models = {"nothing": task.original}
         for method in candidates(task, ())[: TRIALS // 2]:

@@ -13,13 +13,13 @@ import torch
 from tiny import TASKS
 
 import lethe
-from lethe.api import all_methods
 from lethe.core import catalogue
 from lethe.core.modules import state_fingerprint
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet, NotGranted
+from lethe.train.apply import all_methods
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.run import Run
 

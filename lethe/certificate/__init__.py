@@ -5,5 +5,5 @@
 
 A signature proves who said it, not that it is true; hence every claim carries one level (`lethe.certificate.claims`) and what it
 does not say. No record content: records stand as keyed hashes whose key the controller holds. No torch, except to open
-a run again (`lethe.certificate.execution`).
+a run again (`lethe.work.verify`).
 """

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,11 @@ from lethe.certificate.inventory import PARAGRAPHS
 from lethe.core.files import new_folder
 from lethe.errors import RequestError, StorageError
 from lethe.ledger.discretion import secrets
+from lethe.results.folder import cache_of, model_folder
 
 if TYPE_CHECKING:
+    from lethe.ledger import Ledger
     from lethe.results.schema import Results, Row, Scenario
-    from lethe.work.execute import Options
 
 FORMAT = "lethe-certificate-1"
 
@@ -41,9 +42,30 @@ class Bundle:
     key_made: bool
 
 
-def issue(run: Path, key_file: Path, output: Path | None = None, method: str | None = None, scenario: str | None = None,
-          declare: Path | None = None, options: Options | None = None) -> Bundle:
-    """Write and sign the certificate of one model of a finished run, and note it in the ledger beside the runs."""
+@dataclass
+class Reopened:
+    """The records and the original of a run.
+
+    forget, retain  leaves in ascending order       copies  retained records that equal a forgotten one
+    before          hash of the original            learned whether the preprocessing was fitted to all training records
+    """
+
+    forget: list[bytes]
+    retain: list[bytes]
+    copies: int
+    before: str
+    learned: bool
+
+
+Reopen = Callable[[Path, "Scenario", bytes], Reopened]   # (run, its scenario, secret of the records)
+
+
+def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None, method: str | None = None,
+          scenario: str | None = None, declare: Path | None = None) -> Bundle:
+    """Write and sign the certificate of one model of a finished run, and note it in the ledger beside the runs.
+
+    reopen  reads the records and the original of the run (`lethe.work.verify`)
+    """
     from lethe.ledger import Ledger
     from lethe.results import schema
 
@@ -69,7 +91,7 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
     if place.exists():
         raise RequestError(f"{place} exists; a certificate is never overwritten. Give --output another folder.")
     key, made = keys.private_key(key_file)
-    documents = _documents(run, results, case, row, declared, ledger, keys.record_secret(key), options)
+    documents = _documents(run, results, case, row, declared, ledger, keys.record_secret(key), reopen)
     certificate = _certificate(documents, ledger.head(), keys.raw(key.public_key()).hex())
     documents["certificate.html"] = page.render(certificate, documents["evidence.json"]).encode()
     documents["public.pem"] = keys.public_pem(key.public_key())
@@ -90,22 +112,20 @@ def issue(run: Path, key_file: Path, output: Path | None = None, method: str | N
 
 
 def _documents(run: Path, results: Results, case: Scenario, row: Row,
-               declared: Mapping[str, Any], ledger: Any, secret: bytes, options: Options | None) -> dict[str, Any]:
-    from lethe.certificate import execution
+               declared: Mapping[str, Any], ledger: Ledger, secret: bytes, reopen: Reopen) -> dict[str, Any]:
     from lethe.certificate.weights import weights_hash
     from lethe.ledger.rows import digests
-    from lethe.work.execute import Options
 
-    folder = execution.model_folder(run, case, row)
+    folder = model_folder(run, case.name, row.name)
     if not folder.is_dir():
         raise RequestError(f"{folder} does not exist: the run did not save this model, so there is nothing to certify. Repeat "
                            "it with `lethe run … --again`, or `lethe compare … --export --again`.")
-    opened = execution.reopen(run, case, options or Options(), secret)
+    opened = reopen(run, case, secret)
     data = {**records.commitments(opened.forget, opened.retain), "copies_retained": opened.copies,
             "preprocessing_learned": opened.learned,
             "leaf": "HMAC-SHA256 of id and content, under a key that the issuer holds"}
     models = {"before": opened.before, "after": weights_hash(folder), "files": digests(folder)}
-    cache = execution.cache_of(run)
+    cache = cache_of(run)
     asked = results.config.get("audit") or {}
     pool = (cache / "pool").is_dir()
     found = {"original_cached": (cache / "original").is_dir(), "work": (run / "work").is_dir(), "references_cached": pool,

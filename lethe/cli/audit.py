@@ -18,20 +18,17 @@ OPTIONS = ("model", "data", "audits", "seed")
 def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, depth: str, data_root: Path | None, dry_run: bool,
                command: str, say: Say) -> tuple[Any, Path]:
     """(report, where its page goes); with `dry_run` (what would be done, …)."""
-    from lethe.work import execute as runner
-    from lethe.work.request import read
+    from lethe.work.options import Options
+    from lethe.work.request import AuditPlan, read
+    from lethe.work.saved import audit_saved, saved_plan
 
-    request = read(target / "request.yaml" if target.is_dir() else target, overrides)
-    models = {name: [unlearned] for name in request.cases} if unlearned else runner.saved_models(request, target)
-    place = target / f"audit-{depth}.html" if target.is_dir() else Path(f"{target.stem}-audit.html")
-    if not models:
-        raise RequestError(f"{target} holds no saved model to audit; nothing was started. Give --unlearned FOLDER, or run with "
-                           "`lethe run`, which saves the model.")
+    run = target if target.is_dir() else None
+    request = read(target / "request.yaml" if run else target, overrides)
+    asked = build(AuditPlan, {"depth": depth}).depth
+    place = target / f"audit-{depth}.html" if run else Path(f"{target.stem}-audit.html")
     if dry_run:
-        plan = {name or "request": [str(path) for path in paths] for name, paths in models.items()}
-        return {"models": plan, "depth": depth, "references": request.audit.references}, place
-    made = target if target.is_dir() and not unlearned else None
-    return runner.audit_files(request, runner.Options(data_root, command, say=say), models, depth, made), place
+        return saved_plan(request, unlearned, asked, run), place
+    return audit_saved(request, Options(data_root, command, say=say), unlearned, asked, run), place
 
 
 def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, command: str, say: Say) -> Any:
@@ -54,8 +51,10 @@ def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, command
     if parts.get("unlearned") is None:
         raise RequestError("--forget was given without --unlearned, so there is no model to audit. Give --unlearned MODEL.")
     from lethe.work.files import Files, audit_files
+    from lethe.work.request import AuditPlan
 
     paths = {key: str(value) if isinstance(value, Path) else value for key, value in parts.items() if value is not None}
     paths["retrained"] = tuple(str(path) for path in parts["retrained"])
     files = build(Files, {**paths, "model": options["model"], "data": options["data"]})
-    return audit_files(files, depth, options.get("audits", ()), options.get("seed", 0), say, command)
+    asked = build(AuditPlan, {"depth": depth}).depth
+    return audit_files(files, asked, options.get("audits", ()), options.get("seed", 0), say, command)

@@ -12,15 +12,15 @@ from lethe.certificate.verify import FAILED, OK, Check, check
 from lethe.errors import RequestError
 
 if TYPE_CHECKING:
-    from lethe.work.execute import Options
+    from lethe.work.options import Options
 
 
 def certify(run: Path, key: Path, output: Path | None, method: str | None, scenario: str | None, declare: Path | None,
             options: Options, as_json: bool) -> None:
     """Issue a certificate and say what it claims."""
-    from lethe.certificate.bundle import issue
+    from lethe.work.verify import certify as issued
 
-    made = issue(run, key, output, method, scenario, declare, options)
+    made = issued(run, key, output, method, scenario, declare, options)
     if made.key_made:
         print(f"made a signing key: {key} (only you can read it; keep a safe copy, and give away the public key only)",
               file=sys.stderr)
@@ -56,9 +56,9 @@ def verify(folder: Path, trusted: Path | None, model: Path | None, ledger: Path 
 def _repeated(folder: Path, run: Path, options: Options) -> Check:
     """C1 once more: the same request on the same data must give the same weights."""
     from lethe.certificate.canonical import decode
-    from lethe.certificate.execution import reexecute
     from lethe.certificate.gather import chosen, procedure_hash
     from lethe.results import schema
+    from lethe.work.verify import reexecute
 
     certificate = decode((folder / "certificate.json").read_bytes(), "certificate.json")
     evidence = decode((folder / "evidence.json").read_bytes(), "evidence.json")

@@ -2,7 +2,8 @@
 
     0 done · 2 the request, data or model cannot be used (nothing was started) ·
     3 done, but a method failed or a certificate does not hold ·
-    1 a defect (traceback) · 130 interrupted (repeat the command to go on)
+    1 a defect: of Lethe (traceback), or of a method or an audit (the others are done; traceback in the run's failures/) ·
+    130 interrupted (repeat the command to go on)
 """
 
 from __future__ import annotations
@@ -115,12 +116,12 @@ def train(request: RequestFile, overrides: Overrides = None,
           output: Annotated[Path, typer.Option(help="The folder that is written; it must not exist.")] = Path("exact"),
           data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
     """Train a model from which records can later be deleted exactly, with a manifest of what each part has read."""
-    from lethe.cli.train import train as trained
     from lethe.work.request import read
 
     asked = read(request, overrides or [])
     _one_thread()
-    from lethe.work.execute import Options
+    from lethe.work.options import Options
+    from lethe.work.train import train as trained
 
     _show(trained(asked, exact, output, Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)), as_json)
 
@@ -133,13 +134,13 @@ def protect(request: RequestFile, overrides: Overrides = None,
             steps: Annotated[int, typer.Option(min=1, help="Gradient steps for each perturbation.")] = 200,
             data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
     """Perturb images before training, so that models learn little from them, and measure how little."""
-    from lethe.cli.protect import Protection
-    from lethe.cli.protect import protect as protected
     from lethe.work.request import read
 
     asked = read(request, overrides or [])
     _one_thread()
-    from lethe.work.execute import Options
+    from lethe.work.options import Options
+    from lethe.work.protect import Protection
+    from lethe.work.protect import protect as protected
 
     options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
     _show(protected(asked, output, options, Protection(bound, clusters, steps, asked.seed)), as_json)
@@ -149,12 +150,13 @@ def protect(request: RequestFile, overrides: Overrides = None,
 def triage(request: RequestFile, overrides: Overrides = None, data_root: DataRoot = None, allow_pickle: AllowPickle = False,
            as_json: Json = False) -> None:
     """Rank what is to be forgotten before it is: which records show, which others speak for, which have an equal that stays."""
-    from lethe.cli.triage import table, triaged
+    from lethe.cli.triage import table
     from lethe.work.request import read
 
     asked = read(request, overrides or [])
     _one_thread()
-    from lethe.work.execute import Options
+    from lethe.work.options import Options
+    from lethe.work.triage import triaged
 
     found = triaged(asked, Options(data_root, _command(), allow_pickle=allow_pickle, say=_say))
     print(json.dumps(found) if as_json else table(found))
@@ -190,7 +192,7 @@ def certify(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder 
     from lethe.cli.certificate import certify as issue
 
     _one_thread()
-    from lethe.work.execute import Options
+    from lethe.work.options import Options
 
     options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
     issue(run, key, output, method, scenario, declare, options, as_json)
@@ -210,7 +212,7 @@ def verify(certificate: Annotated[Path, typer.Argument(metavar="CERT", help="The
     options = None
     if reexecute:
         _one_thread()
-        from lethe.work.execute import Options
+        from lethe.work.options import Options
 
         options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
     if not checked(certificate, public_key, model, ledger, run, options, as_json):
@@ -263,27 +265,22 @@ def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool,
 
     request = read(path, overrides or [])
     _one_thread()
-    from lethe.work import execute as runner
+    from lethe.cli.run import after, status_of
+    from lethe.work.execute import carry_out
+    from lethe.work.execute import dry_run as planned
+    from lethe.work.options import Options
 
-    options = runner.Options(data_root, _command(), again, export, allow_pickle, not as_json, _say)
+    options = Options(data_root, _command(), again, export, allow_pickle, not as_json, _say)
     if dry_run:
-        _show(runner.dry_run(request, options), as_json)
+        _show(planned(request, options), as_json)
         return
-    report = runner.carry_out(request, options)
+    report = carry_out(request, options)
     if report is None:   # a follower under torchrun: the first process reports
         return
-    place = Path(request.output) / request.hash
-    if as_json:
-        print(report.json())
-    else:
-        print(report.table())
-        print(f"\nPage:    {place / 'report.html'}\nNumbers: {place / 'results.json'}")
-        if export:
-            print(f"Models:  {place / 'models'}")
-        print(f"\nYour own model: copy {path}, set model and data (lethe describe METHOD says what a method needs), then\n"
-              f"    lethe {verb} your_request.yaml")
-    if any(row.error for case in report.results.scenarios for row in case.subjects):
-        raise typer.Exit(3)
+    print(report.json() if as_json else after(report, request, path, verb, export))
+    status = status_of(report)
+    if status:
+        raise typer.Exit(status)
 
 
 def _one_thread() -> None:

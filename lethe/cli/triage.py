@@ -1,13 +1,9 @@
-"""`lethe triage`: a request, record by record, before anything is deleted."""
+"""`lethe triage` as text: a request, record by record, before anything is deleted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lethe.work.execute import Options
-    from lethe.work.request import Request
+from typing import Any
 
 SHOWN = 12   # records of each kind that the table names
 WORDS = {
@@ -16,14 +12,6 @@ WORDS = {
     "usual": "in between",
     "easy": "retained records say the same: a model trained without these hardly differs",
 }
-
-
-def triaged(request: Request, options: Options) -> dict[str, Any]:
-    """scenario name -> `lethe.triage` of its task."""
-    from lethe.judge.triage import triage
-    from lethe.work import execute as runner
-
-    return {name: triage(task, seed=request.seed) for name, task in runner.prepare(request, options).tasks.items()}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -124,10 +124,14 @@ def load(kind: Literal["zoo"], name: str) -> Callable[..., Any]: ...
 def load(kind: Kind, name: str) -> Any:
     """What a name stands for, its module imported: a `Method`, `Audit` or `Family`, the class of a modifier, the module of a
     source, the factory of a model."""
-    found = entry(kind, name)
+    return record(entry(kind, name))
+
+
+def record(found: Entry) -> Any:
+    """What an entry stands for, see `load`."""
     module = importlib.import_module(found.module)
-    attribute = LAYOUT[kind].declares or found.config
-    return module if kind == "sources" else getattr(module, attribute)
+    attribute = LAYOUT[found.kind].declares or found.config
+    return module if found.kind == "sources" else getattr(module, attribute)
 
 
 def config_class(kind: Kind, name: str) -> Any:

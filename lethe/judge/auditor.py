@@ -37,14 +37,15 @@ def examine(
     *,
     margins: Mapping[str, float] | None = None,
     neighbours: Sequence[Subject] = (),
-    refused: Callable[[str, str, str], None] = lambda audit, subject, why: None,
+    refused: Callable[[str, str, Exception], None] | None = None,
 ) -> dict[str, list[Evidence]]:
     """Evidence for every subject by its name; the original and the references are examined too, under their names.
 
     audits      (Audit, config) pairs; those that the task or the references cannot serve are skipped (see `applicable`)
     margins     metric -> equivalence margin, before the metric's own
     neighbours  models as good as the original: the weaker yardstick, measured only where there are no references
-    refused     told (audit, subject, reason) when an audit raises a LetheError for one model; the others go on
+    refused     told (audit, subject, error) when an audit raises anything for one model; the others go on. None: what is not a
+                LetheError ends the examination
     """
     shared: dict[Hashable, Any] = {}
     weak = [] if references else list(neighbours)
@@ -61,9 +62,12 @@ def examine(
             lacking = "procedure" in audit.needs and subject.procedure is None
             try:
                 measured = [] if lacking else audit.measure(cfg, subject, panel)
-            except LetheError as error:
+            except Exception as error:   # any: one audit never ends the others
+                if refused is None and not isinstance(error, LetheError):
+                    raise
                 measured = []
-                refused(audit.name, subject.name, str(error))
+                if refused is not None:
+                    refused(audit.name, subject.name, error)
             values[subject.name] = {value.metric: value for value in measured}
             seconds[subject.name] = time.perf_counter() - began
         for subject in everyone:

@@ -293,6 +293,11 @@ class Scenario(Record):
     access: Access | None = Field(default=None, description="What the audits could use, from the new model alone (L0) to planted "
                                   "canaries (L3).")
 
+    @property
+    def defects(self) -> list[str]:
+        """What failed for a reason that is not an error on purpose: rows and audits, by name."""
+        return [row.name for row in self.subjects if row.defect] + [one.title for one in self.not_tested if one.defect]
+
 
 class Results(Record):
     """A run: how it was made, and its scenarios."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.core import catalogue
+from lethe.core.catalogue import Entry
 from lethe.core.config import build, plain
 from lethe.core.events import Listener, silent
 from lethe.core.outcome import Outcome
@@ -33,13 +34,30 @@ def apply(
 ) -> Outcome:
     """The outcome of a method on a task; NeedsUnmet before any work when it cannot run there."""
     require(task, record, cfg)
+    return perform(task, record, cfg, settings, Modifiers(**resolved(modifiers)), modifiers or {}, watchdog, folder, progress,
+                   stop)
+
+
+def perform(
+    task: Task,
+    record: Method,
+    cfg: Any,
+    settings: Settings,
+    seams: Modifiers,
+    modifiers: Mapping[str, Any],
+    watchdog: Watchdog | bool | None = None,
+    folder: Path | None = None,
+    progress: Listener = silent,
+    stop: Stop | None = None,
+) -> Outcome:
+    """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as they were asked for."""
     view = task.granted(record.needs, record.uses)
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
-    loop = Loop(task, settings, Modifiers(**resolved(modifiers)), watch, folder, progress, record.name, stop)
+    loop = Loop(task, settings, seams, watch, folder, progress, record.name, stop)
     outcome: Outcome = record.run(cfg, view, loop)
     outcome.method, outcome.task = record.name, task
     outcome.unseen_used |= view.used("holdout")
-    outcome.config = {"name": record.name, **plain(cfg), "settings": plain(settings), "modifiers": plain(dict(modifiers or {}))}
+    outcome.config = {"name": record.name, **plain(cfg), "settings": plain(settings), "modifiers": plain(dict(modifiers))}
     for candidate in outcome.search:
         if candidate["chosen"]:
             outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"]}
@@ -53,12 +71,20 @@ def fitting(task: Task) -> list[str]:
 
 
 def all_methods(task: Task) -> list[str]:
-    """What `all` stands for: the methods that can run on a task and forget after training.
+    """What `all` stands for on a task: the methods that it can serve and that forget after training."""
+    after = {entry.name for entry in catalogue.entries("methods").values() if _after_training(entry)}
+    return [name for name in fitting(task) if name in after]
 
-    Without those whose models are trained for it (`exact`), searching (`auto`), and retraining, which every comparison shows.
-    """
-    folders = {name: entry.module.split(".")[-2] for name, entry in catalogue.entries("methods").items()}
-    return [name for name in fitting(task) if name != "retrain" and folders[name] not in ("exact", "search")]
+
+def everything(family: str) -> list[Entry]:
+    """What `all` may stand for: the methods for a family that forget after training."""
+    known = sorted(catalogue.entries("methods").items())
+    return [entry for _, entry in known if entry.fits(family) and _after_training(entry)]
+
+
+def _after_training(entry: Entry) -> bool:
+    """Not those whose models are trained for it (`exact`), not a search, nor retraining, which every comparison shows."""
+    return entry.name != "retrain" and entry.module.split(".")[-2] not in ("exact", "search")
 
 
 def require(task: Task, record: Method, cfg: Any) -> None:

@@ -16,19 +16,22 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from lethe.api import Plan, Say, scenario
 from lethe.core.config import config, digest, plain
+from lethe.core.evidence import Depth
 from lethe.core.guard import as_served
 from lethe.core.modules import evaluating, require_finite, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import ModelError, RequestError, SplitsOverlap
 from lethe.report.report import Report
-from lethe.results.frame import frame
-from lethe.train.loop import Settings
+from lethe.work.audit import scenario
+from lethe.work.execute import report_of
+from lethe.work.forget import Made
+from lethe.work.job import of_task
+from lethe.work.options import Options, Say
+from lethe.work.request import AuditPlan
 
 PARTS = ("forget", "retain", "holdout", "test")
 
@@ -50,7 +53,7 @@ class Files:
     allow_pickle: bool = False
 
 
-def audit_files(files: Files, depth: str = "standard", audits: Sequence[Any] = (), seed: int = 0, say: Say = lambda text: None,
+def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] = (), seed: int = 0, say: Say = lambda text: None,
                 command: str = "lethe.audit_files(…)") -> Report:
     """Audit one saved model beside what is given of original and retrained models."""
     began = time.perf_counter()
@@ -63,13 +66,14 @@ def audit_files(files: Files, depth: str = "standard", audits: Sequence[Any] = (
         if state_fingerprint(model) == state_fingerprint(first):
             raise ModelError(f"{path} has the very weights of {files.original or files.unlearned}, so it was not retrained "
                              "without the forget set and cannot be a yardstick. Give a retrained model, or leave it out.")
-    plan = Plan(depth, len(retrained), 0, tuple(audits), settings=Settings(seed=seed), say=say, retrained=tuple(retrained))
-    case = scenario(task, [(Path(files.unlearned).stem, Outcome(unlearned, method="unlearned", task=task))], plan,
-                    request=f"forget {len(task.forget)} examples of {files.forget}")
-    written = plain(files)
-    results = frame(digest([written, depth, task.fingerprint]), f"Audit of {files.unlearned}", command, written, [case],
-                    time.perf_counter() - began, plan.settings.device, torch.get_num_threads())
-    return Report(results)
+    written, outcome = plain(files), Outcome(unlearned, method="unlearned", task=task)
+    plan = AuditPlan(depth=depth, references=len(retrained), shadows=0, audits=tuple(audits))
+    job = of_task(task, [], plan, seed=seed, config=written)
+    options = Options(command=command, say=say)
+    case = scenario(job, task, [Made(Path(files.unlearned).stem, outcome)], options,
+                    words=f"forget {len(task.forget)} examples of {files.forget}", retrained=retrained)
+    return report_of(job, [case], f"Audit of {files.unlearned}", options, time.perf_counter() - began,
+                     digest([written, depth, task.fingerprint]))
 
 
 def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:

@@ -11,17 +11,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lethe.core.catalogue import Entry, entries, entry
 from lethe.core.config import Count, Natural, Positive, build, config, digest, plain
 from lethe.core.evidence import Depth
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 
-ALL = "all"   # in the place of a method: every one that can run on the task (see `api.all_methods`)
+ALL = "all"   # in the place of a method: every one that can run on the task (see `train.apply.everything`)
 
 
 @config(name="audit")
@@ -62,6 +64,18 @@ class Request:
         """The methods asked for, each as {name: …, option: …}."""
         given = self.method if isinstance(self.method, (list, tuple)) else [self.method]
         return [{"name": m} if isinstance(m, str) else dict(m) for m in given]
+
+    @cached_property
+    def asked(self) -> tuple[tuple[Entry | None, dict[str, Any]], ...]:
+        """What the catalogue says about each method, with its options; None stands for `all`."""
+        return tuple((None if one.get("name") == ALL else entry("methods", _name("method", one)), _options(one))
+                     for one in self.methods)
+
+    @cached_property
+    def asked_audits(self) -> tuple[tuple[Entry, dict[str, Any]], ...]:
+        """What the catalogue says about each audit that is asked for by name, with its options."""
+        given = [{"name": one} if isinstance(one, str) else one for one in self.audit.audits]
+        return tuple((entry("audits", _name("audit", one)), _options(one)) for one in given)
 
     @property
     def cases(self) -> dict[str, Any]:
@@ -109,40 +123,44 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
 
 
 def _check(request: Request) -> None:
-    from lethe.core.catalogue import entries, entry
-
     families = entries("families")
     if request.family not in families:
         raise RequestError(f"family {request.family!r} is not known{nearest(request.family, families)}, so nothing was started. "
                            f"Families: {', '.join(families)}.")
-    for asked in request.methods:
-        if "name" not in asked:
-            raise RequestError(f"method {asked} has no name, so nothing was started. Write method: {{name: salun, lr: 0.01}}.")
-        if asked["name"] == ALL:
-            _check_options("method all", asked, [], "name the methods to give them options")
+    for found, options in request.asked:
+        if found is None:
+            _check_options("method all", options, [], "name the methods to give them options")
             continue
-        found = entry("methods", asked["name"])
         if not found.fits(request.family):
             fitting = [name for name, other in entries("methods").items() if other.fits(request.family)]
             raise RequestError(f"method {found.name!r} is made for {', '.join(found.families)}, not for {request.family}; "
                                f"nothing was started. lethe methods --family {request.family} lists those that fit: "
                                f"{', '.join(sorted(fitting))}.")
-        _check_options(f"method {found.name}", asked, [o.name for o in found.options], f"lethe describe {found.name}")
-    for asked in request.audit.audits:
-        audit = {"name": asked} if isinstance(asked, str) else asked
-        found = entry("audits", audit["name"])
-        _check_options(f"audit {found.name}", audit, [o.name for o in found.options], f"lethe describe {found.name}")
+        _check_options(f"method {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
+    for found, options in request.asked_audits:
+        _check_options(f"audit {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
+
+
+def _name(kind: str, asked: Mapping[str, Any]) -> str:
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("name"), str):
+        example = "{name: salun, lr: 0.01}" if kind == "method" else "{name: relearn, epochs: 1}"
+        raise RequestError(f"{kind} {asked} has no name, so nothing was started. Write {kind}: {example}.")
+    return str(asked["name"])
+
+
+def _options(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in asked.items() if key != "name"}
 
 
 def _check_options(owner: str, asked: Mapping[str, Any], known: list[str], remedy: str) -> None:
     for key in asked:
-        if key != "name" and key not in known:
+        if key not in known:
             raise UnknownKey(f"{key!r} is not an option of {owner}{nearest(key, known)}, so nothing was started. "
                              f"Options: {', '.join(known) or 'none'}; see {remedy}.")
 
 
 def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    known = [f.name for f in dataclasses.fields(Request)]  # type: ignore[arg-type]
+    known = [f.name for f in dataclasses.fields(Request)]
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign:

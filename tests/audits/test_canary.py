@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tiny
 
-from lethe import api
 from lethe.core.catalogue import load
 from lethe.core.evidence import OUTSIDE
 from lethe.judge.auditor import examine
 from lethe.pools.subject import Subject
+from lethe.work.procedure import NOTHING, RETRAIN
 
 audit = load("audits", "canary")
 from lethe.audits.membership.canary import centred, mislabelled, plant, right_guesses, two_sided  # noqa: E402
@@ -87,15 +87,15 @@ def test_controls_and_verdict():
     """Doing nothing is refuted by one run and by the auditor; retraining is not."""
     fresh, *references = memory.retrained(7)
     panel, seen = memory.panel(references), {}
-    for name, model, procedure in (("nothing", panel.task.original, api.NOTHING), ("retrain", fresh.model, api.RETRAIN)):
+    for name, model, procedure in (("nothing", panel.task.original, NOTHING), ("retrain", fresh.model, RETRAIN)):
         found = audit.measure(audit.config(), Subject(name, model, panel.task, procedure=procedure), panel)
         seen[name] = {v.metric: v for v in found}
     assert seen["nothing"]["canary_epsilon"].value > 0.5 and seen["nothing"]["canary_epsilon"].detail["refuted"]
     assert seen["retrain"]["canary_epsilon"].value == 0 and not seen["retrain"]["canary_epsilon"].detail["refuted"]
     assert seen["nothing"]["canary_accuracy"].n == 32 and seen["nothing"]["canary_accuracy"].detail["canaries"] == 160
 
-    original = Subject("original", panel.task.original, panel.task, procedure=api.NOTHING)
-    made = [Subject(r.name, r.model, panel.task, procedure=api.RETRAIN) for r in (fresh, *references)]
+    original = Subject("original", panel.task.original, panel.task, procedure=NOTHING)
+    made = [Subject(r.name, r.model, panel.task, procedure=RETRAIN) for r in (fresh, *references)]
     evidence = examine(panel.task, made[:1], original, made[1:], [(audit, audit.config())], shadows=panel.shadows)
     verdicts = {name: items[0].verdict for name, items in evidence.items()}
     assert [name for name, verdict in verdicts.items() if verdict == OUTSIDE] == ["original"]
@@ -105,5 +105,5 @@ def test_controls_and_verdict():
 
 def test_too_few_canaries_report_nothing():
     panel = memory.panel([])
-    nothing = Subject("nothing", panel.task.original, panel.task, procedure=api.NOTHING)
+    nothing = Subject("nothing", panel.task.original, panel.task, procedure=NOTHING)
     assert audit.measure(audit.config(canaries=39), nothing, panel) == []

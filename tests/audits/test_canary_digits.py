@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lethe import api
 from lethe.core.catalogue import load
-from lethe.core.outcome import Outcome
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import divide, where
@@ -22,6 +20,9 @@ from lethe.models.zoo import build
 from lethe.pools.pool import train_pool
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
+from lethe.train.apply import method_of
+from lethe.train.loop import Settings
+from lethe.work.procedure import repeated
 
 pytestmark = pytest.mark.slow
 audit = load("audits", "canary")
@@ -50,11 +51,7 @@ def digits() -> Classification:
 
 def procedure(options: dict[str, object]) -> Procedure:
     """As an audit of a finished run repeats it."""
-    run = type("Run", (), {"config": dict(options), "kind": "weights"})()
-    made: Outcome = run   # type: ignore[assignment]
-    found = api.procedure_of(made, api.Plan())
-    assert found is not None
-    return found
+    return repeated(*method_of(options), Settings())
 
 
 def test_cheap_unlearners_are_refuted():

@@ -6,10 +6,10 @@ import memory
 import numpy as np
 import pytest
 
-from lethe.api import NOTHING, RETRAIN
 from lethe.core.catalogue import load
 from lethe.maths.epsilon import Posterior, rates_bound
 from lethe.pools.subject import Subject
+from lethe.work.procedure import NOTHING, RETRAIN
 
 audit = load("audits", "epsilon")
 from lethe.audits.membership.epsilon import decided, left_out  # noqa: E402

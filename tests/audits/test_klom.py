@@ -12,9 +12,9 @@ import tiny
 from panels import said, values
 from scipy.stats import entropy
 
-from lethe.api import NOTHING, RETRAIN
 from lethe.core.catalogue import load
 from lethe.pools.subject import Subject
+from lethe.work.procedure import NOTHING, RETRAIN
 
 klom = load("audits", "klom")
 from lethe.audits.distance.klom import binned_kl, gaussian_kl, knn_kl, permutation_p  # noqa: E402

@@ -10,7 +10,6 @@ import pytest
 from evidence import digits
 from test_controls import retrained
 
-from lethe.api import NOTHING, RETRAIN
 from lethe.audits.membership.rmia import rmia_scores
 from lethe.core.catalogue import load
 from lethe.data.select import where
@@ -19,6 +18,7 @@ from lethe.maths.membership import log_mean, log_online, log_ratio, two_sided
 from lethe.maths.statistics import auc, tpr_at_fpr
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
+from lethe.work.procedure import NOTHING, RETRAIN
 
 pytestmark = pytest.mark.slow
 

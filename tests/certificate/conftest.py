@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lethe.certificate.bundle import issue
 from lethe.work.execute import Options, carry_out
 from lethe.work.request import parse
+from lethe.work.verify import certify as issue
 
 PEOPLE = [f"person{i}@example.org" for i in range(120)]
 

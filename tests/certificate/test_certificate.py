@@ -14,13 +14,13 @@ from conftest import PEOPLE, Issued
 from example_claims import EXAMPLES
 
 from lethe.certificate import gather, keys, page
-from lethe.certificate.bundle import issue
 from lethe.certificate.canonical import decode, encode, fixed, sha256
 from lethe.certificate.claims import ladder
 from lethe.certificate.inventory import PARAGRAPHS, inventory
 from lethe.errors import DataError, NotFinite, RequestError, StorageError
 from lethe.ledger import Ledger
 from lethe.results.schema import read
+from lethe.work.verify import certify as issue
 
 NEVER = re.compile(r"\bgone\b|unrecoverabl|irrecoverabl|complian|ε\s*=|epsilon\s*=", re.IGNORECASE)
 BARE = {"original_cached": True, "work": False, "shadows_cached": False, "references_cached": True}
@@ -207,8 +207,8 @@ def test_the_documented_declarations_are_accepted(tmp_path: Path) -> None:
 def test_models_of_every_family_have_a_hash_that_follows_their_weights(family: str) -> None:
     from tiny import TASKS
 
-    from lethe.certificate.execution import _saved_hash
     from lethe.core.outcome import Outcome
+    from lethe.work.verify import _saved_hash
 
     task = TASKS[family]()
     twin = task.copy_of_original()

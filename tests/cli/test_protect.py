@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lethe.cli.protect import Protection, protect
 from lethe.data.load import load
 from lethe.errors import DataError, NeedsUnmet, OutOfRange, OutputExists
 from lethe.work.execute import Options
+from lethe.work.protect import Protection, protect
 from lethe.work.request import Request, parse
 
 RECIPE = {"epochs": 3, "lr": 2e-3, "batch_size": 64}

@@ -56,7 +56,7 @@ def test_refused_before_anything_is_trained(name: str, dry: bool, tmp_path: Path
     def trained(*_: Any) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(runner, "trained", trained)
+    monkeypatch.setattr("lethe.work.open.trained", trained)
     change, kind, words = CASES[name]
     request = parse(content(tmp_path, **change(tmp_path)))
     with pytest.raises(kind, match=words):

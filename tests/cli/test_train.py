@@ -10,11 +10,11 @@ import yaml
 from typer.testing import CliRunner
 
 from lethe.cli.main import app
-from lethe.cli.train import train
 from lethe.data.load import load
 from lethe.errors import DataError, ModelError, NeedsUnmet, OutputExists, RequestError, UnknownName
 from lethe.work.execute import Options
 from lethe.work.request import parse
+from lethe.work.train import train
 
 CONTENT = {
     "family": "classification", "model": {"zoo": "mlp", "options": {"hidden": [16, 16]}}, "data": {"kind": "digits", "test": 0.8},

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lethe.cli.protect import stored
 from lethe.maths.unlearnable import drawing, k_means, nearest_centre
+from lethe.work.protect import stored
 
 
 def test_k_means_finds_what_lies_apart() -> None:

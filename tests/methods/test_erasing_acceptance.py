@@ -21,7 +21,8 @@ from lethe.audits.diffusion.pointwise_mi import measure as pointwise_mi
 from lethe.core.task import Task
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
-from lethe.work.execute import Options, prepare
+from lethe.work.execute import Options
+from lethe.work.open import tasks_of
 from lethe.work.request import read
 
 PRESET = Path(__file__).resolve().parents[2] / "presets" / "shapes_erase.yaml"
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def task(request: pytest.FixtureRequest) -> Task:
     cache = request.config.cache.mkdir("lethe")
-    return prepare(read(PRESET), Options(cache=cache, progress=False)).tasks[""]
+    return tasks_of(read(PRESET), Options(cache=cache, progress=False))[""]
 
 
 def seen(task: Task, model: torch.nn.Module) -> dict[str, float]:

@@ -162,10 +162,11 @@ HOURS = {
                                                 (HOURS, "etth1")])
 def test_real_data_in_a_request(data_root: Path, tmp_path: Path, content: dict, file: str) -> None:
     from lethe.work import request
-    from lethe.work.execute import Options, prepare
+    from lethe.work.execute import Options
+    from lethe.work.open import tasks_of
 
     data = {**content["data"], "path": str(data_root / f"tabular/{file}.csv.gz")}
-    made = prepare(request.parse({**content, "data": data}), Options(cache=tmp_path)).tasks[""]
+    made = tasks_of(request.parse({**content, "data": data}), Options(cache=tmp_path))[""]
     outcome = lethe.forget(made, "finetune", epochs=1, progress=False)
     before, after = (Subject(n, m, made) for n, m in (("o", made.original), ("u", outcome.model)))
     assert before.numbers(made.holdout, "score").mean() > 0.4 and np.isfinite(after.numbers(made.forget, "nll")).all()

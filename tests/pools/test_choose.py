@@ -118,7 +118,8 @@ def test_refused_before_any_work() -> None:
 
 
 def test_a_request_trains_the_original_first_and_lets_it_choose(tmp_path: Path) -> None:
-    from lethe.work.execute import Options, dry_run, prepare
+    from lethe.work.execute import Options, dry_run
+    from lethe.work.open import tasks_of
     from lethe.work.request import parse
 
     x, y = tiny.blobs(120, 0, "train").columns.values()
@@ -130,11 +131,11 @@ def test_a_request_trains_the_original_first_and_lets_it_choose(tmp_path: Path) 
     })
     options = Options(progress=False)
     assert dry_run(request, options)["scenarios"]["request"]["sizes"] == {"holdout": 24, "forget": 6, "retain": 90}
-    task, again = (prepare(request, options).tasks[""] for _ in range(2))
+    task, again = (tasks_of(request, options)[""] for _ in range(2))
     assert list(task.forget.ids) == list(again.forget.ids) and set(task.forget.columns["y"].tolist()) == {2}
     assert task.facts["chosen"]["selector"] == "worst_case"
     with pytest.raises(DataError, match="leaves nothing"):
-        prepare(parse({**request.__dict__, "forget": {"worst_case": {"count": 120}}}), options)
+        tasks_of(parse({**request.__dict__, "forget": {"worst_case": {"count": 120}}}), options)
 
 
 @pytest.mark.slow
@@ -173,11 +174,11 @@ def test_the_worst_set_for_accuracy_is_not_the_worst_for_privacy() -> None:
     """U-LiRA on an untouched original: influential records are found, those of the worst case hardly."""
     from evidence import digits
 
-    from lethe.api import NOTHING
     from lethe.core.catalogue import load
     from lethe.judge.panel import Panel
     from lethe.pools.shadows import Shadows
     from lethe.pools.subject import Subject
+    from lethe.work.procedure import NOTHING
 
     ulira, base, area = load("audits", "ulira"), digits(lethe.where(count=50), 0.05, epochs=30), {}
     for name in ("worst_case", "influential"):

@@ -1,4 +1,4 @@
-"""`lethe train`: train a model from which records can be deleted exactly, and write its folder."""
+"""Train a model from which records can be deleted exactly, and write its folder (`lethe train`)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import importlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from lethe.core.catalogue import entry
+from lethe.core.catalogue import Entry, entries, record
 from lethe.core.config import build, digest, plain
 from lethe.core.files import new_folder
+from lethe.core.modules import seeded
+from lethe.core.seeds import derive
+from lethe.core.split import Split, concat
 from lethe.errors import NeedsUnmet, OutputExists, RequestError, unknown_name
-
-if TYPE_CHECKING:
-    from lethe.core.split import Split
-    from lethe.models.opened import Opened
-    from lethe.work.execute import Options
-    from lethe.work.request import Request
-
-EXACT = ("s3t", "sisa")
+from lethe.models.opened import Opened
+from lethe.train.loop import Loop
+from lethe.work.job import resolve
+from lethe.work.open import builder, read
+from lethe.work.options import Options
+from lethe.work.request import Request
 
 
 def train(request: Request, name: str, output: Path, options: Options) -> dict[str, Any]:
@@ -29,34 +30,23 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
 
     The request's own options of that method are used when it names it. Killed, it goes on when it is repeated.
     """
-    if name not in EXACT:
-        raise unknown_name("method with a training of its own", name, EXACT)
-    if not entry("methods", name).fits(request.family):
-        raise NeedsUnmet(f"{name} trains {' and '.join(entry('methods', name).families)}, the request is {request.family}; "
-                         "nothing was started. lethe methods --family lists what can forget there.")
-    if output.exists():
-        raise OutputExists(f"{output} exists; a trained model is never overwritten, so nothing was started. Give another "
-                           "--output.")
-    from lethe.core.modules import seeded
-    from lethe.core.seeds import derive
-    from lethe.train.loop import Loop, Settings
-    from lethe.work import execute as runner
-
-    module = importlib.import_module(entry("methods", name).module)
-    asked = next((one for one in request.methods if one["name"] == name), {"name": name})
-    cfg = build(module.run.config, {key: value for key, value in asked.items() if key not in ("name", "trained")})
-    with_recipe = request if name == "sisa" or request.recipe is not None else replace(request, recipe={})   # S3T has its own
-    opened = runner.open_request(with_recipe, options)
+    found = _method(name, request.family, output)
+    module = importlib.import_module(found.module)
+    asked = next((given for entry, given in request.asked if entry == found), {})
+    cfg = build(record(found).config, {key: value for key, value in asked.items() if key != "trained"})
+    own = name != "sisa" and request.recipe is None   # S3T brings a recipe of its own
+    job = resolve(replace(request, recipe={}) if own else request, options)
+    opened = read(job, options)
     given = opened.model is not None or bool(opened.unrepeatable)
     if given and not cfg.public_base:
         raise RequestError("the model's given weights would be where every shard starts, and may have seen the records; nothing "
                            "was started. Leave them out, or give method.public_base=true if they never saw the data.")
-    settings = build(Settings, {**request.settings, "seed": request.seed})
-    base = opened.model or seeded(_builder(opened), derive(settings.seed, name))
+    base = opened.model or seeded(builder(opened), derive(job.settings.seed, name))
     records = _records(opened)
     task = opened.task(base, {"retain": records}, "training")
-    folder = runner.cache_folder(request, options) / "exact" / digest([request.hash, plain(cfg), records.fingerprint])
-    loop = Loop(task, settings, folder=folder, title=name)
+    assert job.cache is not None
+    folder = job.cache / "exact" / digest([request.hash, plain(cfg), records.fingerprint])
+    loop = Loop(task, job.settings, folder=folder, title=name)
     options.say(f"training {name} on {len(records)} records")
     state = module.train(cfg, task, loop, records, base, given)
     served = module.served(state, base)
@@ -69,16 +59,23 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
             "next": f"lethe run {output / 'request.yaml'} 'forget={{ids: […]}}'"}
 
 
-def _builder(opened: Opened) -> Any:
-    if opened.build is None:
-        raise RequestError("the request does not say how the model is made, so there is nothing to train; nothing was started.")
-    return opened.build
+def _method(name: str, family: str, output: Path) -> Entry:
+    """The method with a training of its own, for this family, and a folder that can be written."""
+    own = {key: entry for key, entry in entries("methods").items() if {"trained", "shards"} <= {o.name for o in entry.options}}
+    if name not in own:
+        raise unknown_name("method with a training of its own", name, own)
+    found = own[name]
+    if not found.fits(family):
+        raise NeedsUnmet(f"{name} trains {' and '.join(found.families)}, the request is {family}; nothing was started. lethe "
+                         "methods --family lists what can forget there.")
+    if output.exists():
+        raise OutputExists(f"{output} exists; a trained model is never overwritten, so nothing was started. Give another "
+                           "--output.")
+    return found
 
 
 def _records(opened: Opened) -> Split:
     """All training records, divided or not."""
-    from lethe.core.split import concat
-
     if "train" in opened.splits:
         return opened.splits["train"]
     return concat([opened.splits["retain"], opened.splits["forget"]], "train")
@@ -96,4 +93,4 @@ def _next(request: Request, name: str, cfg: Any, head: str, output: Path) -> str
     for key in ("recipe", "forget", "scenarios"):   # its training is no recipe: references would be trained otherwise
         asked.pop(key, None)
     return (f"# Delete records from the model beside this file:  lethe run {output / 'request.yaml'} 'forget={{ids: […]}}'\n"
-            + yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+            + str(yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)))

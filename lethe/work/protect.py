@@ -1,20 +1,28 @@
-"""`lethe protect`: perturb images before anyone trains on them, and measure what a model learns from them all the same."""
+"""Perturb images before anyone trains on them, and measure what a model learns from them all the same (`lethe protect`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from lethe.core.files import new_folder, write_json
+from lethe.core.modules import evaluating
+from lethe.core.seeds import derive, generator
+from lethe.core.split import Split, pixels
+from lethe.core.task import Task
 from lethe.errors import DataError, NeedsUnmet, OutOfRange, OutputExists
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lethe.core.task import Task
-    from lethe.work.execute import Options
-    from lethe.work.request import Request
+from lethe.maths.unlearnable import drawing, k_means, nearest_centre
+from lethe.models.opened import Opened
+from lethe.pools.member import train_one
+from lethe.work.job import resolve
+from lethe.work.open import original_of, read
+from lethe.work.options import Options
+from lethe.work.request import Request
 
 
 @dataclass(frozen=True)
@@ -36,44 +44,20 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
     250; 1500 MNIST images, LeNet-5, 40 steps: 0.899, 0.895, 0.874. The images teach less, but they do teach: the paper's
     claim (useless data) is not reproduced at this size, with a surrogate trained on these images alone.
     """
-    if output.exists():
-        raise OutputExists(f"{output} exists; protected images never overwrite anything, so nothing was started. Give another "
-                           "--output.")
-    if not 0 < how.bound < 1:
-        raise OutOfRange(f"--bound {how.bound:g} is not between 0 and 1 (the range of a pixel), so nothing was started. 16/255 "
-                         "is 0.063.")
-    if request.family != "classification":
-        raise NeedsUnmet(f"lethe protect perturbs images for classifiers, the request is {request.family}; nothing was started.")
-    import numpy as np
-    import torch
-
-    from lethe.core.config import build
-    from lethe.core.seeds import generator
-    from lethe.core.split import pixels
-    from lethe.train.loop import Settings
-    from lethe.work import execute as runner
-
-    opened = runner.open_request(request, options)
+    _require(request, output, how)
+    job = resolve(request, options)
+    opened = read(job, options)
     train = opened.splits["train"]
-    unseen = opened.splits.get("test", opened.splits.get("holdout"))
-    if unseen is None or opened.recipe is None:
-        raise NeedsUnmet("the effect is measured on unseen images by a model trained anew, and the request has no test or "
-                         "holdout data, or no recipe; nothing was started. Give data.test: 0.2 and recipe.")
+    unseen = _unseen(opened)
     x = train.columns["x"]
-    if x.dim() != 4:
-        raise DataError(f"the inputs are {list(x.shape)}, but images are [n, C, H, W]; nothing was started. Give images.")
-    if how.clusters > len(x):
-        raise OutOfRange(f"--clusters {how.clusters} exceeds the {len(x)} images, so some would be empty. Ask for fewer.")
+    _require_images(x, how)
     pictures = pixels(x)
-    settings = build(Settings, {**request.settings, "seed": request.seed})
-    model = opened.model or runner.trained(opened, settings, runner.cache_folder(request, options))
-    task = opened.task(model, {"retain": train}, "protect")
+    task = opened.task(original_of(job, opened), {"retain": train}, "protect")
     delta, owner = perturbations(task, pictures, how)
     noise = how.bound * (2 * torch.rand(len(delta), *x.shape[1:], generator=generator(how.seed, "noise")) - 1)
     protected, noisy = (stored(pictures, change[owner], how.bound) for change in (delta, noise))
-    versions = {"clean": x, "uniform noise": noisy, "protected": protected}
     learned = {}
-    for name, images in versions.items():
+    for name, images in {"clean": x, "uniform noise": noisy, "protected": protected}.items():
         options.say(f"training on the {name} images")
         learned[name] = accuracy_after(task, replace(train, columns={**train.columns, "x": images}), unseen, request.seed)
     error = (pixels(protected) - pictures).square().mean()
@@ -89,14 +73,35 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
     return manifest
 
 
+def _require(request: Request, output: Path, how: Protection) -> None:
+    """What can be refused before data are read."""
+    if output.exists():
+        raise OutputExists(f"{output} exists; protected images never overwrite anything, so nothing was started. Give another "
+                           "--output.")
+    if not 0 < how.bound < 1:
+        raise OutOfRange(f"--bound {how.bound:g} is not between 0 and 1 (the range of a pixel), so nothing was started. 16/255 "
+                         "is 0.063.")
+    if request.family != "classification":
+        raise NeedsUnmet(f"lethe protect perturbs images for classifiers, the request is {request.family}; nothing was started.")
+
+
+def _unseen(opened: Opened) -> Split:
+    unseen = opened.splits.get("test", opened.splits.get("holdout"))
+    if unseen is None or opened.recipe is None:
+        raise NeedsUnmet("the effect is measured on unseen images by a model trained anew, and the request has no test or "
+                         "holdout data, or no recipe; nothing was started. Give data.test: 0.2 and recipe.")
+    return unseen
+
+
+def _require_images(x: Tensor, how: Protection) -> None:
+    if x.dim() != 4:
+        raise DataError(f"the inputs are {list(x.shape)}, but images are [n, C, H, W]; nothing was started. Give images.")
+    if how.clusters > len(x):
+        raise OutOfRange(f"--clusters {how.clusters} exceeds the {len(x)} images, so some would be empty. Ask for fewer.")
+
+
 def perturbations(task: Task, pictures: Tensor, how: Protection) -> tuple[Tensor, Tensor]:
     """(δ of each cluster, the cluster of each image).  [n, C, H, W] -> [p, C, H, W], [n]"""
-    import torch
-
-    from lethe.core.modules import evaluating
-    from lethe.core.seeds import generator
-    from lethe.maths.unlearnable import drawing, k_means, nearest_centre
-
     surrogate, like = task.original, task.retain.batch([0])
 
     def features(images: Tensor) -> Tensor:
@@ -113,20 +118,14 @@ def perturbations(task: Task, pictures: Tensor, how: Protection) -> tuple[Tensor
 
 def stored(pictures: Tensor, change: Tensor, bound: float) -> Tensor:
     """Perturbed images as bytes, no pixel further than the bound from the original.  [n, …] in [0, 1] -> [n, …] uint8"""
-    import torch
-
     low, high = (pictures - bound).clamp(0, 1) * 255, (pictures + bound).clamp(0, 1) * 255
     wanted = ((pictures + change).clamp(0, 1) * 255).round()
     # 1e-3 of a grey level: bytes divided by 255 and multiplied again are not whole
     return torch.minimum(torch.maximum(wanted, (low - 1e-3).ceil()), (high + 1e-3).floor()).to(torch.uint8)
 
 
-def accuracy_after(task: Task, train: Any, unseen: Any, seed: int) -> float:
+def accuracy_after(task: Task, train: Split, unseen: Split, seed: int) -> float:
     """Accuracy on unseen images of a model trained by the recipe on `train`."""
-    from lethe.core.modules import evaluating
-    from lethe.core.seeds import derive
-    from lethe.pools.member import train_one
-
     model = train_one(task, train, derive(seed, "protect"))[1]
     with evaluating(model):
         said = [(task.outputs(model, batch).argmax(-1) == batch.y).float().sum() for batch in unseen.batches(256)]

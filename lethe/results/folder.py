@@ -1,0 +1,29 @@
+"""What stands where in the folder of a run.
+
+    runs/.cache/  trained models, shared by the runs      runs/ledger.sqlite  what was done
+    runs/HASH/    request.yaml, results.json, report.html, results.csv; models/[SCENARIO/]LABEL/, failures/; work/ while it runs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def file_name(label: str) -> str:
+    """The folder of a row, or of a scenario."""
+    return label.replace(" ", "-")
+
+
+def models_folder(run: Path, scenario: str) -> Path:
+    """Where the models of a scenario are written."""
+    return run / "models" / file_name(scenario)
+
+
+def model_folder(run: Path, scenario: str, label: str) -> Path:
+    """Where the model of one row is written."""
+    return models_folder(run, scenario) / file_name(label)
+
+
+def cache_of(run: Path) -> Path:
+    """Where the models of a run are cached, unless it was told another place."""
+    return run.parent / ".cache"

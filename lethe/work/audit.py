@@ -1,0 +1,190 @@
+"""Hold what the runs made on one task against the yardstick: one scenario of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lethe.core.config import plain
+from lethe.core.evidence import Evidence
+from lethe.core.registry import Audit
+from lethe.core.seeds import derive
+from lethe.core.task import Task
+from lethe.core.view import audited, reserved
+from lethe.judge.auditor import applicable, examine
+from lethe.judge.neighbours import neighbours
+from lethe.judge.selection import final
+from lethe.judge.yardstick import doubts, false_alarms
+from lethe.pools.pool import Pool, train_pool
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Subject
+from lethe.results.rows import access, alarms, doubt, row
+from lethe.results.schema import Blind, NotTested, References, Row, Scenario
+from lethe.work.failures import Failure, failure
+from lethe.work.forget import Made
+from lethe.work.job import Job
+from lethe.work.options import Options
+from lethe.work.procedure import NOTHING, RETRAIN
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What models are held against: references (retrained models), or the original's neighbours where there are none.
+
+    fresh   one more retrained model, outside the references: the row that a perfect method would equal
+    reason  where the references come from, or why there are none
+    """
+
+    references: list[Subject]
+    fresh: list[Subject]
+    neighbours: list[Subject]
+    shadows: Shadows | None
+    pool: Pool | None
+    reason: str
+
+    @property
+    def record(self) -> References:
+        """What the results say of it."""
+        seconds = self.pool.seconds if self.pool else []
+        return References(count=len(self.references), strategy=self.pool.strategy if self.pool else "",
+                          seconds_each=sum(seconds) / len(seconds) if seconds else None, reason=self.reason,
+                          neighbours=len(self.neighbours))
+
+
+def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, name: str = "", words: str = "",
+             retrained: Sequence[nn.Module] = (), failures: Path | None = None) -> Scenario:
+    """Audit what was made on one task.
+
+    words      the request in words                retrained  given reference models: none is trained then
+    failures   where tracebacks of audits go
+    """
+    task = _judged(task, made)
+    yardstick = _yardstick(job, task, options, retrained)
+    original = Subject("original", task._original, task, procedure=NOTHING)
+    subjects = [*yardstick.fresh, *_subjects(task, made)]
+    for subject in [original, *yardstick.references, *subjects]:
+        subject.device = job.settings.device
+    chosen, skipped = _audits(job, task, yardstick)
+    options.say("auditing")
+
+    def refused(audit: str, subject: str, error: Exception) -> None:
+        skipped.append(_refused(audit, subject, error, name, failures))
+
+    evidence = examine(task, subjects, original, yardstick.references, chosen, job.judging.depth, job.settings.seed,
+                       lambda audit: options.say(f"auditing: {audit}"), yardstick.shadows, margins=job.judging.margins,
+                       neighbours=yardstick.neighbours, refused=refused)
+    skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects])
+    rows = [row("original", "original", evidence["original"])] if task.has("original") else []
+    rows += [row(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
+    for one in made:
+        samples = _samples(task, one, refused)
+        rows.append(_row(one, evidence.get(one.name, []), samples))
+    held = {subject.name: evidence[subject.name] for subject in yardstick.references}
+    return Scenario(
+        name=name, request=words, family=task.family, score_name=task.score_name,
+        sizes={key: len(split) for key, split in task.splits.items()}, fingerprints=task.fingerprint, facts=plain(task.facts),
+        references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
+        blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
+        false_alarms=alarms(false_alarms(list(held.values()))),
+        doubts=tuple(doubt(one) for one in doubts(held, evidence.get("original", []))),
+        declared=job.judging.declared, depth=job.judging.depth,
+        access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None),
+    )
+
+
+def _judged(task: Task, made: Sequence[Made]) -> Task:
+    """The task with what audits may use: what a method learned from is no longer unseen, what chose may not judge."""
+    done = [one.outcome for one in made if one.outcome]
+    if any(outcome.unseen_used for outcome in done):
+        task = task.replaced(task._original, holdout=audited(task.holdout), reference=reserved(task.holdout))
+    return final(task) if any(outcome.search for outcome in done) else task
+
+
+def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Module]) -> Yardstick:
+    asked, seed, device = job.judging, job.settings.seed, job.settings.device
+    references, fresh, pool = [], [], None
+    reason = task.facts.get("no_retraining", "no recipe, or none asked for")
+    if retrained:
+        references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained)]
+        reason = f"{len(retrained)} models given as retrained"
+    elif asked.references and task.has("recipe") and task.has("retain"):
+        pool = train_pool(task, count=asked.references, seed=derive(seed, "references"), strategy=asked.strategy, cache=job.cache,
+                          progress=options.say, device=device)
+        references = [Subject(f"reference {i}", model, task, seconds, procedure=RETRAIN)
+                      for i, (model, seconds) in enumerate(zip(pool.models, pool.seconds, strict=True))]
+        reason = pool.reason
+        one = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="serial", cache=job.cache,
+                         progress=options.say, device=device)
+        fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN)]
+    weak = [] if references else neighbours(task, asked.neighbours, derive(seed, "neighbours"), device)
+    return Yardstick(references, fresh, weak, shadows_of(job, task, options), pool, reason)
+
+
+def shadows_of(job: Job, task: Task, options: Options) -> Shadows | None:
+    """The pool of shadow models that audits may grow; None when the task cannot have any."""
+    asked = job.judging
+    if not asked.shadows or not all(task.has(need) for need in ("recipe", "retain", "holdout")):
+        return None
+    return Shadows(task, asked.shadows, derive(job.settings.seed, "shadows"), asked.strategy, job.settings.device, job.cache,
+                   options.say)
+
+
+def _subjects(task: Task, made: Sequence[Made]) -> list[Subject]:
+    """The runs that ended well; those that differ only in their seed are siblings."""
+    groups: dict[str, list[Subject]] = {}
+    for one in made:
+        if one.outcome:
+            groups.setdefault(one.label or one.name, []).append(
+                Subject(one.name, one.outcome.answering, task, one.outcome.cost.seconds, procedure=one.procedure,
+                        kind=one.outcome.kind))
+    for group in groups.values():
+        for subject in group:
+            subject.siblings = [other for other in group if other is not subject]
+    return [subject for group in groups.values() for subject in group]
+
+
+def _audits(job: Job, task: Task, yardstick: Yardstick) -> tuple[list[tuple[Audit, Any]], list[NotTested]]:
+    """The audits that can run, and why others cannot."""
+    chosen: list[tuple[Audit, Any]] = []
+    skipped: list[NotTested] = []
+    depth = "deep" if job.judging.named else job.judging.depth
+    shadows = yardstick.shadows.limit if yardstick.shadows else 0
+    for audit, cfg in job.judging.audits:
+        why = applicable(audit, task, len(yardstick.references), depth, shadows)
+        if not why:
+            chosen.append((audit, cfg))
+        elif not why.startswith("made for"):
+            skipped.append(NotTested(audit=audit.name, why=why))
+    return chosen, skipped
+
+
+def _unanswered(chosen: Sequence[tuple[Audit, Any]], found: Sequence[Sequence[Evidence]]) -> list[NotTested]:
+    """Metrics that need more than their audit does, and that no model got."""
+    reported = {item.metric for items in found for item in items}
+    return [NotTested(audit=audit.name, metric=name, why=f"needs {metric.asks}") for audit, _ in chosen
+            for name, metric in audit.metrics.items() if metric.asks and name not in reported]
+
+
+def _row(one: Made, evidence: Sequence[Evidence], samples: Sequence[Mapping[str, Any]]) -> Row:
+    failed = one.failure or Failure("")
+    return row(one.name, "method", evidence, label=one.label, method=one.method, variant=one.variant, seed=one.seed,
+               run=one.outcome, error=failed.text or None, defect=failed.defect, log=failed.log or None, samples=samples)
+
+
+def _samples(task: Task, one: Made, refused: Callable[[str, str, Exception], None]) -> Sequence[Mapping[str, Any]]:
+    """What a person looks at; a model whose answers cannot be shown has evidence all the same."""
+    try:
+        return task.samples(one.outcome.answering) if one.outcome else []
+    except Exception as error:
+        refused("samples", one.name, error)
+        return []
+
+
+def _refused(audit: str, subject: str, error: Exception, scenario: str, failures: Path | None) -> NotTested:
+    found = failure(error, f"{scenario} {audit} of {subject}", failures)
+    return NotTested(audit=audit, subject=subject, why=found.text if found.defect else str(error), defect=found.defect,
+                     log=found.log or None)

@@ -1,0 +1,38 @@
+"""What went wrong in one method or audit of many: told in its place, with the traceback in a file, while the others go on."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from lethe.core.files import write_text
+from lethe.errors import DiskFull, LetheError
+
+
+@dataclass(frozen=True)
+class Failure:
+    """text: for the table; defect: not an error on purpose, so the code is at fault; log: file with the traceback, '' if none."""
+
+    text: str
+    defect: bool = False
+    log: str = ""
+
+
+def failure(error: Exception, title: str, folder: Path | None) -> Failure:
+    """What is told of an error; its traceback is written below `folder`. A full disk ends the whole run, which
+    resumes when it is repeated: raised."""
+    if isinstance(error, DiskFull):
+        raise error
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, LetheError):
+        return Failure(text)
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" (in {Path(last[0].filename).name}, line {last[0].lineno})" if last else ""
+    log = ""
+    if folder is not None:
+        path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', title).strip('-.')}.txt"
+        write_text(path, "".join(traceback.format_exception(error)))
+        log = f"{path.parent.name}/{path.name}"
+    return Failure(f"{text}{where}{f'; traceback in {log}' if log else ''}", True, log)

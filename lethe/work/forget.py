@@ -1,0 +1,70 @@
+"""Every run of a job on one task. A method that fails is a row of its own and stops no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lethe.core.events import silent
+from lethe.core.outcome import Outcome
+from lethe.core.task import Task
+from lethe.pools.subject import Procedure
+from lethe.results.folder import file_name
+from lethe.train.apply import perform
+from lethe.train.journal import terminal
+from lethe.work.failures import Failure, failure
+from lethe.work.job import Job, Run
+from lethe.work.options import Options
+from lethe.work.procedure import procedure_of
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a run, or a model from elsewhere: an outcome, or a failure.
+
+    name, label, method, variant, seed  as in `Run`; a model from elsewhere has no method and no seed
+    procedure                           how it can be made again, where that is known
+    """
+
+    name: str
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+    label: str = ""
+    method: str = ""
+    variant: int = 1
+    seed: int | None = None
+    procedure: Procedure | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a scenario keeps what its runs write; None: it is not kept.
+
+    work      logs and checkpoints, one folder a run      models    the unlearned models, one folder a run
+    failures  tracebacks of what failed, beginning with the name of the scenario
+    """
+
+    work: Path | None = None
+    models: Path | None = None
+    failures: Path | None = None
+    scenario: str = ""
+
+
+def run_all(job: Job, task: Task, runs: Sequence[Run], options: Options, places: Places = Places()) -> list[Made]:
+    """What became of every run on a task that can serve them (see `Job.runs_on`)."""
+    return [_run(job, task, run, options, places) for run in runs]
+
+
+def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Made:
+    options.say(f"forgetting: {run.name}")
+    made = Made(run.name, label=run.label, method=run.method, variant=run.variant, seed=run.seed)
+    name = file_name(run.name)
+    try:
+        outcome = perform(task, run.record, run.cfg, replace(job.settings, seed=run.seed), job.seams, job.modifiers, job.watchdog,
+                          places.work / name if places.work else None, terminal() if options.progress else silent)
+        if places.models and not (places.models / name).exists():
+            outcome.save(places.models / name)
+        return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))
+    except Exception as error:   # any: a comparison of fifty methods goes on
+        return replace(made, failure=failure(error, f"{places.scenario} {run.name}", places.failures))

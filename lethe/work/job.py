@@ -1,0 +1,197 @@
+"""The job: a request, or a call from Python, resolved once.
+
+    request.yaml ─ read ─> Request ─ resolve ─> Job ─ open ─> scenes ─ forget ─> made ─ audit ─> results ─> page, ledger
+
+Every name has become a record, every mapping a checked config, every margin is declared. After this nobody looks anything up
+again: the later steps take what they need from the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lethe.core import catalogue
+from lethe.core.config import build, digest, plain
+from lethe.core.evidence import Depth
+from lethe.core.registry import Audit, Method
+from lethe.core.task import Recipe, Task
+from lethe.data.context import Context
+from lethe.models.opened import Opened
+from lethe.pools.backends import Strategy
+from lethe.results.rows import declared
+from lethe.results.schema import Declared
+from lethe.train.apply import all_methods, everything, method_of, require
+from lethe.train.loop import Modifiers, Settings
+from lethe.train.modifiers import resolved
+from lethe.train.watchdog import Watchdog
+from lethe.work.options import Options
+from lethe.work.request import ALL, AuditPlan, Request
+
+Asked = str | Mapping[str, Any] | object   # a method or an audit: name, {name: …, option: …}, or its config
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed.
+
+    name      names its row: the method; with several configurations or seeds also which
+    label     what runs that differ only in their seed share
+    variant   1 for the first configuration of a method in the job, 2 for the second, …
+    optional  asked for by `all`: left out where the task cannot serve it
+    """
+
+    record: Method
+    cfg: object
+    name: str
+    label: str
+    variant: int
+    seed: int
+    optional: bool = False
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.record.name
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How models are judged.
+
+    audits    records with their configs         named     whether they were asked for by name: then they run at any depth
+    margins   equivalence margins of the request, by metric; `declared` has those of the metrics too, and since when
+    """
+
+    audits: tuple[tuple[Audit, object], ...]
+    named: bool
+    declared: Declared
+    margins: Mapping[str, float]
+    depth: Depth = "standard"
+    references: int = 8
+    shadows: int = 16
+    strategy: Strategy = "auto"
+    neighbours: int = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the tasks of a job come from.
+
+    request    its `model` and `data` are for the family alone      read      the family's reader of them
+    recipe     how the original was, or is to be, trained           scenarios name -> selection of what is to be forgotten
+    """
+
+    request: Request
+    read: Callable[[Request, Context], Opened]
+    recipe: Recipe | None
+    scenarios: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is to be done, checked.
+
+    hash       names the run                        config   the effective request as plain data, as results keep it
+    seams      members of the loop's seams          modifiers  the same as they were asked for
+    watchdog   None: the usual one where there are data for it; False: none
+    source     None: the task was given             output   the folder of run folders     cache  of trained models
+    """
+
+    hash: str
+    title: str
+    config: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    judging: Judging
+    settings: Settings
+    seams: Modifiers
+    modifiers: Mapping[str, Any]
+    watchdog: Watchdog | bool | None = None
+    source: Source | None = None
+    output: Path | None = None
+    cache: Path | None = None
+
+    @property
+    def opening(self) -> Source:
+        """Where its tasks come from; only for a job that was made from a request."""
+        assert self.source is not None, "a job made from a task has no request to open"
+        return self.source
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        assert self.output is not None, "a job made from a task has no folder"
+        return self.output / self.hash
+
+    def runs_on(self, task: Task) -> tuple[Run, ...]:
+        """The runs that a task can serve; NeedsUnmet before any work when one was asked for by name that it cannot."""
+        able = all_methods(task) if any(run.optional for run in self.runs) else []
+        chosen = tuple(run for run in self.runs if not run.optional or run.method in able)
+        for run in chosen:
+            if run.seed == self.settings.seed:   # its other seeds need the same
+                require(task, run.record, run.cfg)
+        return chosen
+
+
+def resolve(request: Request, options: Options) -> Job:
+    """The job of a request. Raises RequestError for what is wrong with names, options and values; no data or model is read."""
+    asked, seed = request.audit, request.seed
+    methods: list[tuple[Method, object, bool]] = []
+    for entry, given in request.asked:
+        for found in everything(request.family) if entry is None else [entry]:
+            record: Method = catalogue.record(found)
+            methods.append((record, build(record.config, given), entry is None))
+    audits: list[tuple[Audit, object]] = []
+    for found, given in request.asked_audits or [(entry, {}) for entry in catalogue.entries("audits").values()]:
+        audit: Audit = catalogue.record(found)
+        audits.append((audit, build(audit.config, given)))
+    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    watchdog = build(Watchdog, request.watchdog) if isinstance(request.watchdog, Mapping) else request.watchdog
+    return Job(
+        request.hash, request.title, plain(request), tuple(_runs(methods, seed, request.seeds)),
+        _judging(asked, tuple(audits), bool(request.asked_audits)), build(Settings, {**request.settings, "seed": seed}),
+        Modifiers(**resolved(request.modifiers)), request.modifiers, watchdog,
+        Source(request, catalogue.load("families", request.family).open, recipe, request.cases), Path(request.output),
+        options.cache or Path(request.output) / ".cache",
+    )
+
+
+def of_task(task: Task, methods: Sequence[Asked], plan: AuditPlan, *, seed: int = 0, seeds: int = 1, title: str = "",
+            cache: Path | None = None, config: Mapping[str, Any] | None = None, settings: Settings | None = None,
+            watchdog: Watchdog | bool | None = None) -> Job:
+    """The job of a call from Python on a task that is there. config: what the results keep of the call."""
+    found: list[tuple[Method, object, bool]] = []
+    for asked in methods:
+        if (asked.get("name") if isinstance(asked, Mapping) else asked) == ALL:
+            records = [catalogue.record(entry) for entry in everything(task.family)]
+            found += [(record, record.config(), True) for record in records]
+        else:
+            found.append((*method_of(asked), False))
+    audits = tuple(audit_of(asked) for asked in plan.audits or catalogue.entries("audits"))
+    used = replace(settings or Settings(), seed=seed)
+    return Job(digest(dict(config or {})), title, dict(config or {}), tuple(_runs(found, seed, seeds)),
+               _judging(plan, audits, bool(plan.audits)), used, Modifiers(), {}, watchdog, cache=cache)
+
+
+def audit_of(asked: Any) -> tuple[Audit, object]:
+    """The record and the checked config of an audit given by name or by {name: …, option: …}."""
+    options = {"name": asked} if isinstance(asked, str) else dict(asked)
+    record: Audit = catalogue.load("audits", options.pop("name"))
+    return record, build(record.config, options)
+
+
+def _judging(plan: AuditPlan, audits: tuple[tuple[Audit, object], ...], named: bool) -> Judging:
+    return Judging(audits, named, declared(audits, plan.margins), dict(plan.margins), plan.depth, plan.references,
+                   plan.shadows, plan.strategy, plan.neighbours)
+
+
+def _runs(methods: Sequence[tuple[Method, object, bool]], seed: int, seeds: int) -> Iterator[Run]:
+    """Every configuration with seeds seed, seed + 1, …"""
+    variants: dict[str, int] = {}
+    for record, cfg, optional in methods:
+        variant = variants[record.name] = variants.get(record.name, 0) + 1
+        label = record.name if variant == 1 else f"{record.name} ({variant})"
+        for each in range(seed, seed + seeds):
+            yield Run(record, cfg, label if seeds == 1 else f"{label} seed {each}", label, variant, each, optional)

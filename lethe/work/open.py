@@ -1,0 +1,189 @@
+"""Open a job: read model and data, train the original where it came without weights, make one task per scenario."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lethe.core.config import build, digest, plain
+from lethe.core.modules import named_tensors, seeded
+from lethe.core.split import Split
+from lethe.core.task import Task
+from lethe.data.context import Context
+from lethe.data.select import Where, divide
+from lethe.errors import NeedsUnmet, RequestError
+from lethe.models.opened import Opened
+from lethe.pools import choose
+from lethe.report.answer import lopsided
+from lethe.train.checkpoint import load_tensors, save_tensors
+from lethe.train.journal import terminal
+from lethe.train.loop import Loop, Settings
+from lethe.work.job import Job, Run, resolve
+from lethe.work.options import Options
+from lethe.work.request import Request
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scenario, ready: its task, the runs that the task can serve, the request in words."""
+
+    name: str
+    task: Task
+    runs: tuple[Run, ...]
+    words: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An opened job with its model trained: one scene per scenario, by name."""
+
+    opened: Opened
+    scenes: Mapping[str, Scene]
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks by the name of their scenario."""
+        return {name: scene.task for name, scene in self.scenes.items()}
+
+
+def read(job: Job, options: Options) -> Opened:
+    """Let the family read `model` and `data`."""
+    source = job.opening
+    assert job.cache is not None
+    opened = source.read(source.request, Context(options.data_root, job.cache, options.allow_pickle, options.say))
+    if source.recipe is not None:
+        opened.recipe = source.recipe
+    if opened.model is None and opened.recipe is None:
+        raise NeedsUnmet("the request gives neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
+                         "there is nothing to forget from. Add one of them.")
+    return opened
+
+
+def prepare(job: Job, options: Options) -> Prepared:
+    """Open the job, check every scenario, train the original if it came without weights, and make the tasks."""
+    opened = read(job, options)
+    for selection in job.opening.scenarios.values():
+        doubt = lopsided({key: len(split) for key, split in parts(opened, stand_in(opened, selection)).items()})
+        if doubt:
+            options.say(f"warning: {doubt}")
+    model, runs = opened.model, {}
+    if model is None:
+        runs = {name: checked(job, opened, selection) for name, selection in job.opening.scenarios.items()}
+        options.say("training the original model")
+        model = original_of(job, opened)
+    scenes = {}
+    for name, selection in job.opening.scenarios.items():
+        chosen = _chosen(opened, selection, model, job.cache)
+        splits = parts(opened, selection if chosen is None else chosen.mask)
+        task = _task(opened, model, splits, name or job.title or job.opening.request.family)
+        task.facts.update(opened.facts, **({} if chosen is None else {"chosen": chosen.facts}))
+        scenes[name] = Scene(name, task, runs[name] if name in runs else job.runs_on(task),
+                             describe(selection, len(splits["forget"])))
+    return Prepared(opened, scenes)
+
+
+def tasks_of(request: Request, options: Options) -> dict[str, Task]:
+    """The tasks of a request, by the name of their scenario; its methods are left out."""
+    return prepare(replace(resolve(request, options), runs=()), options).tasks
+
+
+def checked(job: Job, opened: Opened, selection: Any) -> tuple[Run, ...]:
+    """The runs that the task of a selection can serve, after every check of data, model and methods; raises what is wrong.
+
+    The task is made on the given model or, where that is yet to be trained, on a fresh one.
+    """
+    start = opened.model or seeded(builder(opened), job.settings.seed)
+    return job.runs_on(_task(opened, start, parts(opened, stand_in(opened, selection)), "checks"))
+
+
+def original_of(job: Job, opened: Opened) -> nn.Module:
+    """The model before: as it came, or trained by the recipe on everything (from the cache when it is there)."""
+    assert job.cache is not None
+    return opened.model or trained(opened, job.settings, job.cache)
+
+
+def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
+    """The original model, trained by the recipe on everything, from the cache when it is there."""
+    assert opened.recipe is not None
+    train = opened.splits["train"]
+    start = seeded(builder(opened), settings.seed)
+    others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
+    task = opened.task(start, {"retain": train, **others}, "training")
+    key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])
+    path = cache / "original" / f"{key}.safetensors"
+    loop = Loop(task, settings, folder=cache / "original" / key, listener=terminal(), title="original")
+    model = loop.start(task.build(settings.seed))
+    if path.exists():
+        return loop.restored(model, load_tensors(path)[0])
+    task.train(model, train, opened.recipe, loop)
+    outcome = loop.finish(model)
+    if loop.distribution.first:
+        save_tensors(path, named_tensors(outcome.model), {"seconds": outcome.cost.seconds})
+        shutil.rmtree(cache / "original" / key, ignore_errors=True)
+    return outcome.model
+
+
+def builder(opened: Opened) -> Callable[[int], nn.Module]:
+    """How a fresh model is made from a seed; RequestError when the request does not say."""
+    if opened.build is None:
+        raise RequestError("the model came without weights and without a way to build it, so there is nothing to train. Give "
+                           "model.code or model.zoo.")
+    return opened.build
+
+
+def describe(selection: Any, count: int) -> str:
+    """The request in words."""
+    if isinstance(selection, Mapping):
+        inner = ", ".join(f"{key} {value}" for key, value in selection.items())
+        return f"forget {inner} ({count} examples)"
+    return f"forget {count} examples"
+
+
+def parts(opened: Opened, selection: Any) -> dict[str, Split]:
+    """The splits of a task: the training data divided by the selection, or as the data came divided."""
+    others = {key: split for key, split in opened.splits.items() if key not in ("train", "forget", "retain")}
+    if selection is None:
+        if "forget" not in opened.splits:
+            raise RequestError("the request does not say what to forget, so nothing was started. Add forget: {label: 3}, "
+                               "{ids: […]}, {fraction: 0.1}, {query: …}, {entity: …}, {text: …}; or data.forget.")
+        return {**{key: opened.splits[key] for key in ("forget", "retain") if key in opened.splits}, **others}
+    forgotten, retained = divide(opened.splits["train"], selection)
+    return {"forget": forgotten, "retain": retained, **others}
+
+
+def stand_in(opened: Opened, selection: Any) -> Any:
+    """The selection itself or, of one that needs the model, as many examples as it will choose."""
+    wanted = choose.asked(selection)
+    if wanted is None:
+        return selection
+    allowed = _among(opened, wanted[2])
+    choose.require_room(wanted[1].count, len(allowed), int(allowed.sum()))
+    return np.flatnonzero(allowed)[: wanted[1].count]
+
+
+def _task(opened: Opened, model: nn.Module, splits: dict[str, Split], name: str) -> Task:
+    task = opened.task(model, splits, name)
+    if opened.unrepeatable:
+        task.unrepeatable(opened.unrepeatable)
+    return task
+
+
+def _chosen(opened: Opened, selection: Any, model: nn.Module, cache: Path | None) -> choose.Chosen | None:
+    """What the trained model chooses; None when the selection does not need it."""
+    wanted = choose.asked(selection)
+    if wanted is None:
+        return None
+    name, cfg, rest = wanted
+    train = opened.splits["train"]
+    return choose.chosen_by(opened.task(model, {"retain": train}, name), train, name, cfg, _among(opened, rest), cache)
+
+
+def _among(opened: Opened, conditions: Mapping[str, Any]) -> np.ndarray:
+    """[n] booleans: the training examples that the other conditions of a selection leave to choose from."""
+    return build(Where, conditions).mask(opened.splits["train"])

@@ -1,0 +1,74 @@
+"""Audit saved models of any origin on the tasks of a request: those of a finished run again, or one from elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lethe.core.config import digest
+from lethe.core.evidence import Depth
+from lethe.core.guard import as_served
+from lethe.core.outcome import Outcome
+from lethe.errors import RequestError
+from lethe.report.report import Report, load
+from lethe.results.folder import models_folder
+from lethe.work.audit import scenario
+from lethe.work.execute import report_of
+from lethe.work.forget import Made
+from lethe.work.job import resolve
+from lethe.work.open import prepare
+from lethe.work.options import Options
+from lethe.work.request import Request
+
+CONTROLS = {"original", "retrained"}   # names of the rows that stand in every table
+
+
+def audit_saved(request: Request, options: Options, unlearned: Path | None, depth: Depth, run: Path | None = None) -> Report:
+    """Audit a saved model, or where none is named those that `run` has saved, on the tasks of a request."""
+    job, began = resolve(request, options), time.perf_counter()
+    models = saved_models(request, unlearned, run)
+    job = replace(job, judging=replace(job.judging, depth=depth))
+    prepared = prepare(replace(job, runs=()), options)
+    halved = _halved(run) if unlearned is None else set()
+    cases, names = [], [str(path) for paths in models.values() for path in paths]
+    for name, paths in models.items():
+        scene = prepared.scenes[name]
+        made = [_made(path, Outcome(as_served(path, prepared.opened.load(path)), method=path.name, task=scene.task,
+                                    unseen_used=name in halved)) for path in paths]
+        cases.append(scenario(job, scene.task, made, options, name=name, words=scene.words))
+    return report_of(job, cases, f"Audit ({depth}) of {', '.join(names)}", options, time.perf_counter() - began,
+                     digest([job.hash, names, depth]))
+
+
+def saved_plan(request: Request, unlearned: Path | None, depth: Depth, run: Path | None = None) -> dict[str, Any]:
+    """What `audit_saved` would do."""
+    models = saved_models(request, unlearned, run)
+    return {"models": {name or "request": [str(path) for path in paths] for name, paths in models.items()}, "depth": depth,
+            "references": request.audit.references}
+
+
+def saved_models(request: Request, unlearned: Path | None, run: Path | None) -> Mapping[str, Sequence[Path]]:
+    """The models to audit, by scenario; RequestError when there are none."""
+    if unlearned:
+        return {name: [unlearned] for name in request.cases}
+    found = {} if run is None else {name: sorted(p for p in models_folder(run, name).glob("*") if p.is_dir())
+                                    for name in request.cases}
+    models = {name: paths for name, paths in found.items() if paths}
+    if not models:
+        raise RequestError(f"{run or 'a request'} holds no saved model to audit, so there is nothing to do. Give --unlearned "
+                           "FOLDER, or run with `lethe run`, which saves the model.")
+    return models
+
+
+def _made(path: Path, outcome: Outcome) -> Made:
+    return Made(f"model {path.name}" if path.name in CONTROLS else path.name, outcome)
+
+
+def _halved(run: Path | None) -> set[str]:
+    """The scenarios of a finished run in which a method looked at half of holdout."""
+    if run is None or not (run / "results.json").exists():
+        return set()
+    return {case.name for case in load(run).results.scenarios if "reference" in case.sizes}
