@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import digest, plain
+from lethe.core.config import Optimiser, Schedule, digest, plain
 from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
@@ -28,12 +28,14 @@ from lethe.core.split import Batch, Split
 from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
 from lethe.train.distribute import full
-from lethe.train.modifiers import resolve
-from lethe.train.modifiers.where import Selection
+from lethe.train.modifiers import Choice, resolve
+from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.weigh import Weigh
+from lethe.train.modifiers.where import Selection, Where
 from lethe.train.modifiers.where.all import All
 from lethe.train.modifiers.where.lora import save_adapter
 from lethe.train.order import batches_per_epoch
-from lethe.train.run import Run
+from lethe.train.run import BatchNorm, Run
 from lethe.train.session import Session
 from lethe.train.settings import Settings
 from lethe.train.terms import Loss, Modifiers, Term
@@ -59,7 +61,7 @@ class Loop(Session):
         """A generator for one purpose of this run."""
         return generator(self.seed, *purpose)
 
-    def start(self, fresh: nn.Module | None = None, where: Any = None) -> nn.Module:
+    def start(self, fresh: nn.Module | None = None, where: Where | Choice | None = None) -> nn.Module:
         """A trainable copy of the original on the device, with what `where` adds to it; or `fresh`, all of which moves.
 
         where  what the method itself moves (a name or a member), when the `where` modifier is left at "all"
@@ -151,17 +153,17 @@ class Loop(Session):
         steps: int | None = None,
         over: str | None = None,
         batch_size: int = 64,
-        optimiser: str = "adamw",
+        optimiser: Optimiser = "adamw",
         weight_decay: float = 0.0,
         momentum: float = 0.9,
-        schedule: str = "constant",
+        schedule: Schedule = "constant",
         warmup: int = 0,
         clip: float | None = None,
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
-        combine: Any = "sum",
-        weigh: Any = "uniform",
-        batch_norm: str = "frozen",
+        combine: Combine | Choice = "sum",
+        weigh: Weigh | Choice = "uniform",
+        batch_norm: BatchNorm = "frozen",
         augment: bool = False,
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lethe.core.config import Optimiser, Schedule
 from lethe.errors import CheckpointCorrupted, unknown_name
-
-OPTIMISERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "linear", "cosine", "onecycle")
 
 
 def optimiser(
-    name: str, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float
+    name: Optimiser, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
     """An optimiser over named parameters. Fused: 9 ms against 22 ms for the loop form (AdamW, 10.5 M parameters)."""
     tensors = list(params.values())
@@ -28,10 +26,10 @@ def optimiser(
         return torch.optim.Adam(tensors, lr=lr, weight_decay=weight_decay, **options)
     if name == "adamw":
         return torch.optim.AdamW(tensors, lr=lr, weight_decay=weight_decay, **options)
-    raise unknown_name("optimiser", name, OPTIMISERS)
+    raise unknown_name("optimiser", name, get_args(Optimiser))
 
 
-def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
+def factor(schedule: Schedule, step: int, total: int, warmup: int = 0) -> float:
     """Multiplier of the learning rate at a step; `warmup` steps rise linearly first."""
     if step < warmup:
         return (step + 1) / warmup
@@ -44,7 +42,7 @@ def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))
     if schedule == "onecycle":  # linear to the peak at 30 %, cosine to 0 (Smith 2018, arXiv:1803.09820)
         return max(done / 0.3, 0.04) if done < 0.3 else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
-    raise unknown_name("schedule", schedule, SCHEDULES)
+    raise unknown_name("schedule", schedule, get_args(Schedule))
 
 
 def state_tensors(opt: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from lethe.train.stop import Interrupt
 from lethe.train.terms import Term
 from lethe.train.watchdog import Watch
 
+BatchNorm = Literal["frozen", "update"]   # running statistics: kept and used, or those of the batches
+
 
 @dataclass
 class Run:
@@ -45,7 +47,7 @@ class Run:
     clip: float | None
     penalty: Callable[[nn.Module, float], Tensor] | None
     augment: bool
-    batch_norm: str
+    batch_norm: BatchNorm
     combine: Combine
     weigh: Weigh
     watch: Watch | None
