@@ -29,23 +29,25 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder of the data sets that a preset names.")]
 Again = Annotated[bool, typer.Option("--again", help="Repeat a request that is already done.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of trained models; default: .cache in the request's output.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights. They can run any code: only from people "
                                                                   "you trust as much as your own programs.")]
 
 
 @app.command()
 def run(request: RequestFile, overrides: Overrides = None, as_json: Json = False, dry_run: DryRun = False,
-        data_root: DataRoot = None, again: Again = False, allow_pickle: AllowPickle = False) -> None:
+        data_root: DataRoot = None, again: Again = False, allow_pickle: AllowPickle = False, cache: Cache = None) -> None:
     """Forget with the request's method, audit the result, and write the unlearned model."""
-    _work(request, overrides, as_json, dry_run, data_root, again, allow_pickle, export=True, verb="run")
+    _work(request, overrides, as_json, dry_run, data_root, again, allow_pickle, export=True, verb="run", cache=cache)
 
 
 @app.command()
 def compare(request: RequestFile, overrides: Overrides = None, as_json: Json = False, dry_run: DryRun = False,
-            data_root: DataRoot = None, again: Again = False, allow_pickle: AllowPickle = False,
+            data_root: DataRoot = None, again: Again = False, allow_pickle: AllowPickle = False, cache: Cache = None,
             export: Annotated[bool, typer.Option("--export", help="Write every unlearned model too.")] = False) -> None:
     """Run several methods on the same work: one table, one page, one yardstick."""
-    _work(request, overrides, as_json, dry_run, data_root, again, allow_pickle, export=export, verb="compare")
+    _work(request, overrides, as_json, dry_run, data_root, again, allow_pickle, export=export, verb="compare",
+          cache=cache)
 
 
 @app.command()
@@ -147,6 +149,28 @@ def protect(request: RequestFile, overrides: Overrides = None,
 
 
 @app.command()
+def pool(request: RequestFile, overrides: Overrides = None,
+         take: Annotated[str, typer.Option(help="I/N: only the I-th of N shares, counted from 1.")] = "1/1",
+         cache: Cache = None,
+         scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
+         what: Annotated[str, typer.Option(help="all | references | shadows")] = "all",
+         strategy: Annotated[str, typer.Option(help="How they are trained; default: one after the other.")] = "serial",
+         list_only: Annotated[bool, typer.Option("--list", help="Show the models and their state; train none of them.")] = False,
+         data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
+    """Train ahead the models that a request holds its results against, all or a share: lethe run then finds them in the cache."""
+    from lethe.cli import pool as command
+    from lethe.pools.take import take_of
+    from lethe.work.request import read
+
+    asked, share = read(request, overrides or []), take_of(take)
+    _one_thread()
+    from lethe.work.options import Options
+
+    options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say, cache=cache)
+    print(command.trained(asked, options, share, scenario, what, strategy, list_only, as_json))
+
+
+@app.command()
 def triage(request: RequestFile, overrides: Overrides = None, data_root: DataRoot = None, allow_pickle: AllowPickle = False,
            as_json: Json = False) -> None:
     """Rank what is to be forgotten before it is: which records show, which others speak for, which have an equal that stays."""
@@ -177,14 +201,6 @@ def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")
     from lethe.cli.ledger import show_results
 
     show_results(output, method, family, verdict, export, verify, as_json)
-
-
-@app.command()
-def schema(what: Annotated[str, typer.Argument(help="results | request")]) -> None:
-    """Print the JSON Schema of results.json, or of a request."""
-    from lethe.cli.schema import show_schema
-
-    show_schema(what)
 
 
 @app.command()
@@ -268,7 +284,7 @@ def main() -> None:
 
 
 def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool, data_root: Path | None, again: bool,
-          allow_pickle: bool, export: bool, verb: str) -> None:
+          allow_pickle: bool, export: bool, verb: str, cache: Path | None = None) -> None:
     from lethe.work.request import read
 
     request = read(path, overrides or [])
@@ -278,7 +294,7 @@ def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool,
     from lethe.work.execute import dry_run as planned
     from lethe.work.options import Options
 
-    options = Options(data_root, _command(), again, export, allow_pickle, not as_json, _say)
+    options = Options(data_root, _command(), again, export, allow_pickle, not as_json, _say, cache)
     if dry_run:
         _show(planned(request, options), as_json)
         return

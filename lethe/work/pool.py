@@ -1,0 +1,117 @@
+"""Train ahead the models that a request will ask of its cache, all or a share of them (`lethe pool`)."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from lethe.core.task import Task
+from lethe.core.view import audited, reserved
+from lethe.errors import unknown_name
+from lethe.judge.auditor import applicable
+from lethe.judge.selection import final
+from lethe.pools.backends import backend
+from lethe.pools.member import Member, Work
+from lethe.pools.needed import of_shadows, yardstick
+from lethe.pools.pool import FOLDER, Wanted
+from lethe.pools.strategy import chosen
+from lethe.pools.take import Take
+from lethe.work.audit import shadows_of
+from lethe.work.job import Job, Run, resolve
+from lethe.work.open import prepare
+from lethe.work.options import Options
+from lethe.work.request import Request
+
+What = Literal["all", "references", "shadows"]
+State = Literal["done", "missing", "damaged"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A member of the pools of a request: in which scenario, what for, and where it is kept."""
+
+    scenario: str
+    wanted: Wanted
+    member: Member
+    file: Path
+
+    @property
+    def state(self) -> State:
+        if not self.file.exists():
+            return "missing"
+        return "done" if self.member.kept(self.file.parent) else "damaged"
+
+    def row(self) -> dict[str, object]:
+        """As plain data, for a table."""
+        return {"scenario": self.scenario, "purpose": self.wanted.purpose, "member": self.member.number, "state": self.state,
+                "file": self.file.name}
+
+
+def places(request: Request, options: Options, scenario: str | None = None, what: str = "all") -> list[Place]:
+    """Every model that the request will ask of the cache, in a fixed order; trains the original, which decides some of them.
+
+    One process at a time trains the original of a cache; the others wait for it and find it there.
+    """
+    job = resolve(request, options)
+    if scenario is not None and scenario not in job.opening.scenarios:
+        raise unknown_name("scenario", scenario, job.opening.scenarios)
+    if what not in get_args(What):
+        raise unknown_name("kind of model", what, get_args(What))
+    assert job.cache is not None
+    with locked(job.cache / "original.lock"):
+        scenes = prepare(job, options).scenes
+    found = []
+    for name, scene in scenes.items():
+        for wanted in needed(job, scene.task, scene.runs, options, what) if scenario in (None, name) else ():
+            found += [Place(name, wanted, member, member.file(job.cache / FOLDER)) for member in wanted.members()]
+    return found
+
+
+def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: str = "all") -> list[Wanted]:
+    """The pools of one scenario: the yardstick, and the shadows that the audits of this depth ask for."""
+    judging, settings = job.judging, job.settings
+    found = yardstick(task, judging.references, settings.seed, settings.device) if what != "shadows" else []
+    task = expected(task, runs)
+    shadows = shadows_of(job, task, options) if what != "references" else None
+    if shadows is not None:
+        depth = "deep" if judging.named else judging.depth
+        audits = [(audit, cfg) for audit, cfg in judging.audits
+                  if not applicable(audit, task, judging.references, depth, shadows.limit)]
+        found += of_shadows(shadows, audits, settings.seed, judging.depth)
+    return found
+
+
+def expected(task: Task, runs: Sequence[Run]) -> Task:
+    """The task as audits will most likely see it: without the unseen data that a method declares, or a search looks at.
+
+    Only the run itself knows what a method took; where this is wrong, the run trains the shadows that are missing.
+    """
+    if task.has("holdout") and any({"holdout", "holdout?"} & run.record.needs for run in runs):
+        task = task.replaced(task._original, holdout=audited(task.holdout), reference=reserved(task.holdout))
+    return final(task) if any(run.method == "auto" for run in runs) else task
+
+
+def train(found: Sequence[Place], take: Take, strategy: str, options: Options) -> int:
+    """Train what is missing or damaged of a share; how many that were."""
+    mine = [place for place in take.among(found) if place.state != "done"]
+    for wanted in {id(place.wanted): place.wanted for place in mine}.values():
+        group = [place for place in mine if place.wanted is wanted]
+        work = Work(wanted.task, [place.member for place in group], wanted.device, group[0].file.parent, options.say)
+        name, reason = chosen(work, strategy)
+        title = f"{group[0].scenario}, {wanted.purpose}" if group[0].scenario else wanted.purpose
+        options.say(f"{title}: training {len(group)} models: {reason}")
+        backend(name).train(work)
+    return len(mine)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time through; a process that dies leaves no lock behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
