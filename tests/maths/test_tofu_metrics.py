@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lethe.audits.lm.extraction import exact_memorisation, extraction_strength, extraction_strength_floored
 from lethe.maths import tofu
-from lethe.maths.memorisation import exact_memorisation, extraction_strength, extraction_strength_floored
 
 UTILITY = {  # of the models whose per-sample logs TOFU published; computed from the logs by other code
     "llama2_7b_full": 0.6227, "llama2_7b_retain90": 0.6137, "llama2_7b_retain95": 0.6006, "llama2_7b_retain99": 0.6207,

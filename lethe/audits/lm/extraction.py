@@ -11,11 +11,12 @@ One forward pass per model and split, shared with the other audits.
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.judge.panel import Panel
-from lethe.maths.memorisation import exact_memorisation, extraction_strength, extraction_strength_floored
 from lethe.maths.statistics import mean_interval
 from lethe.pools.subject import Subject
 
@@ -25,6 +26,27 @@ class Extraction:
     """Options of the extraction audit."""
 
     examples: Count = 1000       # largest seeded sample of each split                                   [ours]
+
+
+def extraction_strength(right: Tensor, inside: Tensor) -> Tensor:
+    """Length of the longest all-right suffix over the length L.  [n, T], [n, T] -> [n]
+
+    The share of the answer that follows from the rest of it: 1 − k/L, k the shortest prefix that has to be given.
+    All right: 1; last token wrong: 0; only the first wrong: 1 − 1/L. 0 where L = 0.
+    """
+    unbroken = (right | ~inside).flip(1).cumprod(1).flip(1).bool() & inside
+    return unbroken.sum(1) / inside.sum(1).clamp(min=1)
+
+
+def extraction_strength_floored(right: Tensor, inside: Tensor) -> Tensor:
+    """`extraction_strength`, at least 1/L: OpenUnlearning's values, whose search never tries k = L.  -> [n]"""
+    length = inside.sum(1)
+    return extraction_strength(right, inside).maximum((length > 0) / length.clamp(min=1))
+
+
+def exact_memorisation(right: Tensor, inside: Tensor) -> Tensor:
+    """Share of the tokens that are predicted, each given the true ones before it.  [n, T], [n, T] -> [n]"""
+    return (right & inside).sum(1) / inside.sum(1).clamp(min=1)
 
 
 @audit(

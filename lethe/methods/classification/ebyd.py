@@ -5,8 +5,8 @@ Li et al. (2024), "Expose Before You Defend", arXiv:2410.19427; trigger recovery
                                                                ascent     minimise −ℓ(θ; x, y) (the paper's clean unlearning)
                                                                prune      the smallest weights to 0, more and more of them
                                                                perturb    θ + r·‖θ_l‖·g_l/‖g_l‖ per layer, growing r
-    2. detection  for every label t the smallest trigger that brings C to t (`lethe.maths.backdoor`); target label = the smallest
-                  of all; verdict: a backdoor when its size ≤ ratio · median size
+    2. detection  for every label t the smallest trigger that brings C to t; target label = the smallest of all;
+                  verdict: a backdoor when its size ≤ ratio · median size
     3. removal    trigger    minimise E_C ℓ(θ; x, y) + E_C ℓ(θ; trigger(x), y), the recovered trigger with true labels
                   prune      switch off the units least needed to bring the clean function of θ_E back, one by one, as long as
                              accuracy on C falls by no more than `drop`
@@ -25,19 +25,20 @@ Deviations: the label is not read from a histogram of the exposed model's answer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Literal
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
 from lethe.core.families.classification import ClassificationTask
-from lethe.core.modules import copied, evaluating
+from lethe.core.modules import NORMS, copied, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split, pixels
-from lethe.maths.backdoor import Trigger, perturbed_up, pruned_smallest, recover_trigger, unit_masks, units
 from lethe.maths.importance import gradient_sum
 from lethe.maths.neighbours import continuous
 from lethe.train.loop import Loop, Term
@@ -67,6 +68,100 @@ def verdict(sizes: Tensor, ratio: float) -> tuple[bool, int]:
     """(whether there is a backdoor, its label).  [K]; verdict([9, 2, 10, 8], 0.6) == (True, 1): 2 ≤ 0.6 · 8"""
     label = int(sizes.argmin())
     return bool(sizes[label] <= ratio * sizes.median()), label
+
+
+Ask = Callable[[Tensor], Tensor]   # inputs [n, …] -> logits [n, K]
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What brings inputs to a label: x' = (1 − mask)·x + mask·picture. `success`: the share of inputs it brings there."""
+
+    label: int
+    mask: Tensor
+    picture: Tensor
+    size: float
+    success: float
+
+    def on(self, x: Tensor) -> Tensor:
+        return (1 - self.mask) * x + self.mask * self.picture
+
+
+def recover_trigger(ask: Ask, x: Tensor, label: int, steps: int = 200, lr: float = 0.1, weight: float = 0.02) -> Trigger:
+    """The smallest trigger found that brings the inputs to `label`: min over mask m and picture p of
+    CE(f((1 − m)·x + m·p), label) + weight·Σ m.  x [n, …]; the mask is shared by the channels of an image
+    """
+    low, high = float(x.min()), float(x.max())
+    shape = (1, *x.shape[2:]) if x.dim() == 4 else x.shape[1:]
+    raw = torch.zeros(shape, device=x.device, requires_grad=True)      # mask ½ everywhere
+    colour = torch.zeros(x.shape[1:], device=x.device, requires_grad=True)
+    adam = torch.optim.Adam([raw, colour], lr=lr)
+    target = torch.full((len(x),), label, device=x.device)
+    for _ in range(steps):
+        mask, picture = raw.sigmoid(), low + (high - low) * colour.sigmoid()
+        loss = F.cross_entropy(ask((1 - mask) * x + mask * picture), target) + weight * mask.sum()
+        adam.zero_grad()
+        loss.backward(inputs=[raw, colour])
+        adam.step()
+    with torch.no_grad():
+        mask, picture = raw.sigmoid(), low + (high - low) * colour.sigmoid()
+        success = float((ask((1 - mask) * x + mask * picture).argmax(-1) == label).float().mean())
+        return Trigger(label, mask, picture, float(mask.sum()), success)
+
+
+def pruned_smallest(params: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The share of weights that is smallest, over all tensors together, set to zero.  name -> [shape]"""
+    flat = torch.cat([p.detach().abs().flatten() for p in params.values()])
+    count = round(share * flat.numel())
+    threshold = flat.kthvalue(count).values if count else flat.new_tensor(-1.0)
+    return {name: torch.where(p.detach().abs() <= threshold, torch.zeros_like(p), p.detach()) for name, p in params.items()}
+
+
+def perturbed_up(params: Mapping[str, Tensor], gradients: Mapping[str, Tensor], radius: float) -> dict[str, Tensor]:
+    """θ_l + radius · ‖θ_l‖ · g_l/‖g_l‖ for each tensor l: a step up the loss of the same relative size everywhere."""
+    return {name: p.detach() + radius * p.detach().norm() * gradients[name] / gradients[name].norm().clamp(min=1e-12)
+            for name, p in params.items()}
+
+
+def units(model: nn.Module, head: str) -> dict[str, nn.Module]:
+    """What can be switched off channel by channel: the norm layers where there are any, else convolutions and dense layers
+    before the head."""
+    named = dict(model.named_modules())
+    norms: dict[str, nn.Module] = {name: m for name, m in named.items() if isinstance(m, NORMS) and m.affine}
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
+    return norms or {name: m for name, m in named.items() if isinstance(m, kinds) and name != head}
+
+
+@contextmanager
+def scaled(modules: Mapping[str, nn.Module], masks: Mapping[str, Tensor]) -> Any:
+    """The outputs of the modules times their masks, channel by channel, while it is open.  masks name -> [C]"""
+    def hook(mask: Tensor) -> Callable[..., Tensor]:
+        return lambda module, args, out: out * (mask.view(1, -1, *[1] * (out.dim() - 2)) if out.dim() != 3 else mask)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(hook(masks[name]))
+            stack.callback(handle.remove)
+        yield
+
+
+def unit_masks(ask: Ask, modules: Mapping[str, nn.Module], x: Tensor, y: Tensor, steps: int = 200, lr: float = 0.2
+               ) -> dict[str, Tensor]:
+    """c ∈ [0, 1] per channel, from 1 by projected descent on the loss of clean data: units that are not needed to bring the
+    clean function back carry the backdoor (Li et al. 2023, arXiv:2305.14876).  name -> [C]
+    """
+    masks = {name: torch.ones(len(m.get_parameter("weight")), device=x.device, requires_grad=True) for name, m in modules.items()}
+    sgd = torch.optim.SGD(list(masks.values()), lr=lr, momentum=0.9)
+    with scaled(modules, masks):
+        for _ in range(steps):
+            loss = F.cross_entropy(ask(x), y)
+            sgd.zero_grad()
+            loss.backward(inputs=list(masks.values()))
+            sgd.step()
+            with torch.no_grad():
+                for mask in masks.values():
+                    mask.clamp_(0, 1)
+    return {name: mask.detach() for name, mask in masks.items()}
 
 
 @method(needs={"holdout"}, uses={"head", "inputs", "labels", "nll", "outputs", "relabel"}, mechanism="tuning")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lethe.maths.backdoor import perturbed_up, pruned_smallest, recover_trigger, scaled, unit_masks, units
+from lethe.methods.classification.ebyd import perturbed_up, pruned_smallest, recover_trigger, scaled, unit_masks, units
 
 
 def ask(x: Tensor) -> Tensor:
