@@ -190,6 +190,23 @@ app.command()(describing.describe)
 
 
 @app.command()
+def bench(suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="A suite; none: list them.")] = None,
+          overrides: Overrides = None,
+          output: Annotated[Path | None, typer.Option(help="Folder of the numbers; default: measured/.")] = None,
+          data_root: DataRoot = None, as_json: Json = False) -> None:
+    """Measure every method on a suite of requests, as a user runs it, and keep the numbers by method."""
+    from lethe.cli import bench as command
+
+    if suite is None:
+        _show(command.listed(), as_json)
+        return
+    _one_thread()
+    from lethe.work.options import Options
+
+    _show(command.measured(suite, overrides or [], Options(data_root, _command(), say=_say), output), as_json)
+
+
+@app.command()
 def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),
             method: Annotated[str | None, typer.Option(help="Only runs with this method.")] = None,
             family: Annotated[str | None, typer.Option(help="Only this family.")] = None,

@@ -56,9 +56,9 @@ def folder() -> Path:
     return inside if inside.is_dir() else HERE.parent / "measured"
 
 
-def read(name: str) -> Measured:
-    """What was measured of this name; empty when nothing was."""
-    path = folder() / f"{name}.json"
+def read(name: str, place: Path | None = None) -> Measured:
+    """What was measured of this name; empty when nothing was. place: the folder, when it is not the usual one."""
+    path = (place or folder()) / f"{name}.json"
     return Measured.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else Measured(schema=1, name=name)
 
 
