@@ -13,4 +13,5 @@ from lethe.train.watchdog import Watchdog
 
 def run(name: str, task: Task, seed: int = 0, watchdog: Watchdog | None = None, **options: Any) -> Outcome:
     method = catalogue.load("methods", name)
-    return method.run(method.config(**options), task.granted(method.needs), Loop(task, Settings(seed=seed), watchdog=watchdog))
+    view = task.granted(method.needs)
+    return method.run(method.config(**options), view, Loop(view, Settings(seed=seed), watchdog=watchdog, watched=task))

@@ -16,6 +16,7 @@ from torch import nn
 
 import lethe
 from lethe.core.task import Task
+from lethe.core.view import audited
 from lethe.judge.selection import final
 from lethe.methods.search.auto import candidates
 from lethe.pools.pool import train_pool
@@ -34,6 +35,7 @@ HERE = Path(__file__).resolve().parent.parent
 def far(task: Task, model: nn.Module, references: list[nn.Module]) -> float:
     """Σ over forget and holdout (halves that no search saw) of mean |p − mean_j p_j|, p = exp(−loss), j others retrained."""
     view = final(task)
+    view = view.replaced(holdout=audited(view.holdout))
 
     def said(which: nn.Module) -> list[np.ndarray]:
         subject = Subject("m", which, view)

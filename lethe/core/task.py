@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from lethe.core.checks import check
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule, config
 from lethe.core.engine import Engine, Term
-from lethe.core.modules import copied, reinitialised, require_finite, seeded, state_fingerprint
+from lethe.core.modules import copied, reinitialised, seeded
 from lethe.core.operations import limited
-from lethe.core.split import Batch, Split, by_role
-from lethe.core.view import reserved
-from lethe.errors import NeedsUnmet, NotFinite, NotGranted, SplitsOverlap
+from lethe.core.split import Batch, Split
+from lethe.core.view import Grant, missing
+from lethe.errors import NeedsUnmet
 
 
 @config
@@ -66,18 +67,14 @@ class Task(ABC):
     def __init__(
         self,
         original: nn.Module,
-        splits: dict[str, Split],
+        splits: Mapping[str, Split],
         recipe: Recipe | None = None,
         build: Callable[[int], nn.Module] | None = None,
         name: str = "task",
         facts: dict[str, Any] | None = None,
     ) -> None:
         self.name, self._recipe, self._build = name, recipe, build
-        self._splits = by_role(splits)
-        self._original = copied(original, trainable=False)
-        self._granted: frozenset[str] | None = None
-        self._used: set[str] = set()   # splits that a method's view has handed out
-        self._original_given = True
+        self._grant = Grant(original, splits)
         self.facts = facts or {}   # what the report should say about where model and data came from
         self._check()
 
@@ -138,8 +135,8 @@ class Task(ABC):
         """Parameters that may move, by name: those that require gradients in the original as it was given."""
         return dict(model.named_parameters())
 
-    def check_family(self) -> None:  # noqa: B027 (a hook: most families need it, none must)
-        """Family-specific checks of data and model before any work starts."""
+    def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:  # noqa: B027 (most families need it)
+        """Family-specific checks of model and data before any work starts; notes what operations need to know of them."""
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
         """What a person looks at: a few seeded, unpicked examples with the model's answer; for the report."""
@@ -149,62 +146,74 @@ class Task(ABC):
 
     @property
     def forget(self) -> Split:
-        return self._split("forget")
+        """What is to be removed."""
+        return self._grant.take("forget")
 
     @property
     def retain(self) -> Split:
-        return self._split("retain")
+        """What is to be kept."""
+        return self._grant.take("retain")
 
     @property
     def holdout(self) -> Split:
-        """Never-seen data. A method's view hands out `reference`, or half of holdout: the audits use the rest."""
-        whole = self._split("holdout")
-        return whole if self._granted is None else self._splits.get("reference") or reserved(whole)
+        """Unseen data. A method's view hands out `reference`, or half of holdout: the audits use the rest."""
+        return self._grant.take("holdout")
 
     @property
     def test(self) -> Split:
-        return self._split("test")
+        """Unseen data by which utility is judged."""
+        return self._grant.take("test")
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """Every split that exists and may be touched, by role."""
+        return self._grant.splits
 
     @property
     def original(self) -> nn.Module:
         """The frozen original, in eval mode. Do not write to it."""
-        self._require("original")
-        return self._original
+        return self._grant.original()
+
+    @property
+    def model(self) -> nn.Module:
+        """The frozen model that the task stands on: the original or, where nobody has that, what stands in for it.
+
+        For auditors, which look at both alike; methods use `original`.
+        """
+        return self._grant.model()
 
     @property
     def recipe(self) -> Recipe:
-        self._require("recipe")
-        assert self._recipe is not None
+        """How the original was trained."""
+        self._grant.require_declared("recipe")
+        if self._recipe is None:
+            raise NeedsUnmet(missing("recipe"))
         return self._recipe
 
     @property
-    def splits(self) -> dict[str, Split]:
-        """Every split that exists and may be touched."""
-        return {key: value for key, value in self._splits.items() if self.has(key)}
+    def augmentation(self) -> str:
+        """The recipe's augmentation, which draws of training batches follow; `none` without a recipe."""
+        return "none" if self._recipe is None else self._recipe.augment
 
-    def used(self, name: str) -> bool:
-        """Whether a method has taken this split from its view."""
-        return name in self._used
+    def used(self, role: str) -> bool:
+        """Whether this split was taken from this view, or from one that was made of it."""
+        return role in self._grant.taken
 
     def has(self, what: str) -> bool:
         """Whether the task has it and, for a method's view, whether it was granted. `forget.entity`: a column of a split."""
-        what, _, column = what.partition(".")
-        known = {"original": self._original_given, "recipe": self._recipe is not None}
-        present = known.get(what, what in self._splits)
-        inside = not column or (present and column in {**self._splits[what].meta, **self._splits[what].columns})
-        return present and inside and (self._granted is None or what in self._granted)
+        if what == "recipe":
+            return self._recipe is not None and self._grant.allows("recipe")
+        return self._grant.has(what)
 
     def copy_of_original(self) -> nn.Module:
-        """A trainable copy of the original, sharing no storage with it."""
-        twin = copied(self._original, trainable=True)
-        twin.requires_grad_(True)
-        return twin
+        """A trainable copy of the original, sharing no storage with it: what every method works on, so it needs no grant."""
+        return copied(self._grant.everything()[0], trainable=True).requires_grad_(True)
 
     def build(self, seed: int) -> nn.Module:
         """A fresh model: what the recipe starts from. The same seed gives the same weights."""
         if self._build is not None:
             return seeded(self._build, seed)
-        return reinitialised(self._original, seed)
+        return reinitialised(self._grant.everything()[0], seed)
 
     def unrepeatable(self, reason: str) -> Task:
         """Itself without the recipe: training again would not be exact (a pre-trained start that knows the forget set)."""
@@ -214,31 +223,30 @@ class Task(ABC):
 
     def without_original(self) -> Task:
         """Itself, with the model only standing in for an original that nobody has: audits of a single model."""
-        self._original_given = False
+        self._grant = self._grant.without_original()
         return self
 
-    def replaced(self, original: nn.Module, **splits: Split | None) -> Task:
-        """The same task on another model and, where given, other splits: what shadow models are unlearned on."""
-        twin = copy.copy(self)   # of a method's view: the same grants, and what it takes counts as taken by the method
-        twin._original = copied(original, trainable=False)
-        twin._splits = by_role({**self._splits, **{role: split if split is None or len(split) else None
-                                                   for role, split in splits.items()}})
+    def replaced(self, original: nn.Module | None = None, **splits: Split | None) -> Task:
+        """The same task on another model (None: the same) and, where given, other splits: what shadows are unlearned on.
+
+        Of a method's view: the same grants, and what is taken of it counts as taken by the method.
+        """
+        twin = copy.copy(self)
+        twin._grant = self._grant.replaced(original, splits)
         twin._check()
         return twin
 
     def granted(self, needs: Iterable[str], uses: Iterable[str] | None = None) -> Task:
         """A view that hands out only `needs`; a name that ends in '?' is optional. Operations: only `uses`; None: all.
+        A view of a view has no more data than that had.
 
         Raises NeedsUnmet when something required is missing.
         """
         needs = set(needs)
         for need in self.lacks(needs):
             raise NeedsUnmet(missing(need))
-        view, asked = copy.copy(self), frozenset(need.rstrip("?") for need in needs)
-        if self._granted is None:
-            view._granted, view._used = asked, set()
-        else:   # a view of a view: no more than that had, and on its account
-            view._granted = asked & self._granted
+        view = copy.copy(self)
+        view._grant = self._grant.limited(need.rstrip("?") for need in needs)
         return view if uses is None else limited(view, uses)
 
     def lacks(self, needs: Iterable[str]) -> list[str]:
@@ -248,59 +256,13 @@ class Task(ABC):
     @property
     def fingerprint(self) -> dict[str, str]:
         """Fingerprints of the original's weights and of every split."""
-        prints = {key: split.fingerprint for key, split in self._splits.items()}
-        return {"original": state_fingerprint(self._original), **prints}
-
-    def _require(self, what: str) -> None:
-        if self._granted is not None and what not in self._granted:
-            raise NotGranted(f"the method touched {what!r} without declaring it; its result could not be trusted to be "
-                             f"independent of it. Add {what!r} to needs=.")
-        if not self.has(what):
-            raise NeedsUnmet(missing(what))
+        return self._grant.fingerprint
 
     def _without(self, operation: str, meaning: str) -> NeedsUnmet:
         return NeedsUnmet(f"a {self.family} task has no {meaning}, so {operation} cannot be computed. Choose a method that does "
                           f"not use {operation}: lethe methods --family {self.family}.")
 
-    def _split(self, name: str) -> Split:
-        self._require(name)
-        self._used.add(name)
-        return self._splits[name]
-
     def _check(self) -> None:
-        require_finite(self._original, "the original model")
-        for name, split in self._splits.items():
-            remedy = "Check the forget selection." if name in ("forget", "retain") else f"Leave {name} out or fill it."
-            split.require_examples(remedy)
-            for key, value in split.columns.items():
-                if value.is_floating_point() and not torch.isfinite(value).all():
-                    bad = (~torch.isfinite(value)).flatten(1).any(1) if value.dim() > 1 else ~torch.isfinite(value)
-                    place = int(bad.nonzero()[0])
-                    raise NotFinite(f"column {key!r} of {name!r} has NaN or infinity in {int(bad.sum())} examples (first: "
-                                    f"id {split.ids[place]}), so losses would be NaN. Remove or impute them.")
-        owners = {name: {str(i) for i in split.ids} for name, split in self._splits.items()}
-        for left, right in (("forget", "holdout"), ("forget", "retain"), ("retain", "holdout"), ("forget", "test"),
-                            ("retain", "test")):
-            shared = owners.get(left, set()) & owners.get(right, set())
-            if shared:
-                some = ", ".join(sorted(shared)[:3])
-                raise SplitsOverlap(f"{left} and {right} share {len(shared)} examples (ids {some}), so the audit would call "
-                                    "seen data unseen. Remove them from one of the two.")
-        if self.distinct and {"forget", "holdout"} <= self._splits.keys():
-            shared_contents = set(self._splits["forget"].contents()) & set(self._splits["holdout"].contents())
-            if shared_contents:
-                raise SplitsOverlap(f"{len(shared_contents)} examples stand in forget and in holdout with equal content, so the "
-                                    "audit would call seen data unseen. Remove the duplicates from holdout.")
-        self.check_family()
-
-
-def missing(what: str) -> str:
-    """Message for something a task does not have."""
-    remedy = {
-        "retain": "Give retain data, or choose a method that works without it: lethe methods --without retain.",
-        "holdout": "Give never-seen data of the same distribution as holdout.",
-        "recipe": "Give recipe= (how the model was trained), so that it can be retrained.",
-        "pictures": "The method lays pictures [n, C, H, W] over each other; choose another for tables or text.",
-        "convolutions": "The method turns 2-d convolutions with square kernels over; choose another, e.g. msg or finetune.",
-    }.get(what, f"Give {what}.")
-    return f"the task has no {what}, which is needed here, so nothing was started. {remedy}"
+        original, splits = self._grant.everything()
+        check(original, splits, self.distinct)
+        self.check_family(original, splits)

@@ -1,4 +1,8 @@
-"""What a search may look at, and what is left for the final audit: seeded halves of forget and holdout."""
+"""What a search may look at, and what is left for the final audit.
+
+The forget set is divided in seeded halves. Of unseen data a search sees what its view hands out: the half of holdout that
+methods may learn from. The audits use the rest, as after every method that took it.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,22 @@ from lethe.core.task import Task
 SMALL = 20   # forget examples below which both parts are the whole
 
 
-def parts(task: Task) -> tuple[dict[str, Split], dict[str, Split]]:
-    """(selection, final): seeded halves of forget and of holdout (of retain at most 256 where there is no holdout)."""
-    first, last = {}, {}
-    for name in ("forget", "holdout"):
-        if not task.has(name):
-            continue
-        split: Split = getattr(task, name)
-        order = numpy_generator(0, "selection part", name).permutation(len(split))
-        half = len(split) // 2
-        whole = len(task.forget) < SMALL
-        first[name] = split if whole else split.subset(np.sort(order[:half]), name)
-        last[name] = split if whole else split.subset(np.sort(order[half:]), name)
-    if "holdout" not in first:
-        order = numpy_generator(0, "selection part", "retain").permutation(len(task.retain))[:256]
-        first["holdout"] = task.retain.subset(np.sort(order), "holdout")
-    return first, last
+def halves(forget: Split) -> tuple[Split, Split]:
+    """(selection, final): seeded halves of the forget set; twice the whole where it is small."""
+    if len(forget) < SMALL:
+        return forget, forget
+    order, half = numpy_generator(0, "selection part", "forget").permutation(len(forget)), len(forget) // 2
+    return forget.subset(np.sort(order[:half]), "forget"), forget.subset(np.sort(order[half:]), "forget")
+
+
+def other(task: Task) -> Split:
+    """What the search looks at beside forget: the view's holdout, or at most 256 retained examples where there is none."""
+    if task.has("holdout"):
+        return task.holdout
+    order = numpy_generator(0, "selection part", "retain").permutation(len(task.retain))[:256]
+    return task.retain.subset(np.sort(order), "holdout")
 
 
 def final(task: Task) -> Task:
-    """The task as the audit sees it after a search: forget and holdout without the selection part."""
-    return task.replaced(task._original, **parts(task)[1])
+    """The task as the audit sees it after a search: the forget set without the selection part."""
+    return task.replaced(forget=halves(task.forget)[1])

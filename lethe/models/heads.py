@@ -33,7 +33,7 @@ class HeadTask(HeadedTask):
     def __init__(
         self,
         original: nn.Module,
-        splits: dict[str, Split],
+        splits: Mapping[str, Split],
         recipe: Recipe | None = None,
         build: Callable[[int], nn.Module] | None = None,
         name: str = "",
@@ -51,15 +51,18 @@ class HeadTask(HeadedTask):
     @property
     def head(self) -> str:
         """Name of the module whose input is the features."""
+        assert self._head is not None, "check_head finds it"
+        return self._head
+
+    def _find_head(self, original: nn.Module) -> None:
         if self._head is None:
-            found = [name for name, m in self._original.named_modules()
+            found = [name for name, m in original.named_modules()
                      if isinstance(m, nn.Linear) and m.out_features == self._width]
             if not found:
                 raise ModelError(f"no linear layer with {self._width} outputs was found in "
-                                 f"{type(self._original).__name__}, so its features cannot be read; nothing was started. Name "
+                                 f"{type(original).__name__}, so its features cannot be read; nothing was started. Name "
                                  f"the module whose input are the features: head='…', in a request model.head.")
             self._head = found[-1]
-        return self._head
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model returns.  -> [n, K]"""
@@ -84,15 +87,15 @@ class HeadTask(HeadedTask):
         return outputs, caught[-1].flatten(1)
 
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
-        if not train or self._recipe is None or self._recipe.augment == "none":
+        if not train or self.augmentation == "none":
             return batch
-        return batch.replace(x=augmented(pixels(batch.x), self._recipe.augment, rng), drawn=True)
+        return batch.replace(x=augmented(pixels(batch.x), self.augmentation, rng), drawn=True)
 
     def has(self, what: str) -> bool:
         """Besides splits, original and recipe: "pictures" (x is [n, C, H, W]) and "convolutions"."""
         if what == "pictures":
-            return all(split.columns["x"].dim() == 4 for split in self._splits.values())
-        return has_convolutions(self._original) if what == "convolutions" else super().has(what)
+            return self._pictures
+        return self._convolutions if what == "convolutions" else super().has(what)
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         from safetensors.torch import save_model
@@ -104,23 +107,25 @@ class HeadTask(HeadedTask):
         """What is written beside the weights."""
         return {"outputs": self._width}
 
-    def tried(self) -> tuple[Batch, Any]:
+    def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Any]:
         """Two examples and what the original returns for them, or an error that says why it cannot take them."""
-        for name, split in self._splits.items():
+        for name, split in splits.items():
             for column in ("x", "y"):
                 if column not in split.columns:
                     raise WrongColumn(f"{name} has no column {column!r}, so there is no "
                                       f"{'input' if column == 'x' else 'label'}. Columns: {', '.join(split.columns)}; "
                                       "name them x and y.")
-        parameter = next(self._original.parameters(), None)
+        parameter = next(original.parameters(), None)
         if parameter is None:
-            raise ModelError(f"{type(self._original).__name__} has no parameters, so there is nothing to unlearn. Give "
+            raise ModelError(f"{type(original).__name__} has no parameters, so there is nothing to unlearn. Give "
                              "the trained module itself.")
-        first = next(iter(self._splits.values()))
+        self._pictures = all(split.columns["x"].dim() == 4 for split in splits.values())
+        self._convolutions = has_convolutions(original)
+        first = next(iter(splits.values()))
         some = first.batch([0, min(1, len(first) - 1)])
         try:
-            with evaluating(self._original):
-                found = self._original(pixels(some.x.to(parameter.device)))
+            with evaluating(original):
+                found = original(pixels(some.x.to(parameter.device)))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ModelError(f"the model cannot take inputs {list(some.x.shape)} "
                              f"({str(some.x.dtype).removeprefix('torch.')}): {str(error).splitlines()[0]}. Nothing was "
@@ -131,10 +136,11 @@ class HeadTask(HeadedTask):
                             "would be NaN. Check its inputs (scaling) and its weights.")
         return some, found
 
-    def check_head(self, some: Batch) -> None:
+    def check_head(self, original: nn.Module, some: Batch) -> None:
         """ModelError unless the head is found and used: every audit and the watchdog read features."""
-        with evaluating(self._original):
-            self.forward(self._original, some.to(next(self._original.parameters()).device))
+        self._find_head(original)
+        with evaluating(original):
+            self.forward(original, some.to(next(original.parameters()).device))
 
 
 def within(model: nn.Module, name: str) -> nn.Module:

@@ -18,7 +18,7 @@ from lethe.errors import NeedsUnmet
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.stop import Stop
-from lethe.train.watchdog import Watchdog, usual
+from lethe.train.watchdog import NEEDS, Watchdog, usual
 
 
 def apply(
@@ -53,10 +53,11 @@ def perform(
     """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as they were asked for."""
     view = task.granted(record.needs, record.uses)
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
-    loop = Loop(task, settings, seams, watch, folder, progress, record.name, stop)
+    watched = task.granted(NEEDS) if watch else view
+    loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched)
     outcome: Outcome = record.run(cfg, view, loop)
     outcome.method, outcome.task = record.name, task
-    outcome.unseen_used |= view.used("holdout")
+    outcome.unseen_used |= view.used("holdout") or watched.used("holdout")
     outcome.config = {"name": record.name, **plain(cfg), "settings": plain(settings), "modifiers": plain(dict(modifiers))}
     for candidate in outcome.search:
         if candidate["chosen"]:

@@ -21,7 +21,6 @@ from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
 from lethe.core.modules import evaluating
-from lethe.core.operations import unlimited
 from lethe.core.outcome import Outcome
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
@@ -70,7 +69,7 @@ class Loop(Session):
         asked = self.modifiers.where if fresh is None else All()
         where = resolve("where", where) if where is not None and asked == All() else asked
         self._fresh = fresh is not None
-        self._selection = where.select(model, unlimited(self.task), self)   # a modifier uses what it likes
+        self._selection = where.select(model, self.task, self)
         self.kind = self._selection.kind
         for name, p in model.named_parameters():
             p.requires_grad_(name in self._selection.params)
@@ -91,7 +90,7 @@ class Loop(Session):
         """Give parameters new values by name, where `where` lets them move; taken back when the watchdog finds them unsound."""
         moving = self.selected(model)
         masks = self._joined(None, moving)
-        watch = Watch(self.watchdog, self.task, self.settings.device, self.seed) if self.watchdog else None
+        watch = self._watching()
         if watch:
             watch.begin(moving)
         with torch.no_grad():
@@ -190,12 +189,12 @@ class Loop(Session):
             total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, batch_norm, augment, sorted(moving),
             _named(combined), _named(weighed),
         ])
+        if self._watch is None and not self._fresh:   # a fresh model has nothing to fall from
+            self._watch = self._watching()   # also where the call is only loaded: what it looked at counts
         done = self.checkpoints.finished(call, plan)
         if done is not None:
             self.resume_from(done[1])
             return self.restored(model, done[0])
-        if self.watchdog and not self._fresh and self._watch is None:   # a fresh model has nothing to fall from
-            self._watch = Watch(self.watchdog, self.task, self.settings.device, self.seed)
         run = Run(
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
             optimise.optimiser(optimiser, moving, lr, weight_decay, momentum),
@@ -225,6 +224,9 @@ class Loop(Session):
                        export=export, served=served)
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _watching(self) -> Watch | None:
+        return Watch(self.watchdog, self.watched or self.task, self.settings.device, self.seed) if self.watchdog else None
 
     def _carry_out(self, run: Run) -> None:
         """All steps of a call, and the checkpoint of its end."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lethe.core.events import Listener, Warned, fan_out, silent
 from lethe.core.modules import named_tensors
+from lethe.core.operations import unlimited
 from lethe.core.outcome import Cost
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
@@ -36,6 +37,7 @@ class Session:
     listener  hears the events of the first process
     title     names the run in events
     stop      set by whoever wants the run to end after its step
+    watched   where the watchdog's own needs are granted, when the method's view has less; None: by `task`
     """
 
     task: Task
@@ -46,9 +48,11 @@ class Session:
     listener: Listener = silent
     title: str = ""
     stop: Stop | None = None
+    watched: Task | None = None
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self.task = unlimited(self.task)   # a loop and its modifiers use what operations they like; data stay as granted
         if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
             raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
                                "Use device='cpu'.")

@@ -20,6 +20,8 @@ from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.train.distribute import full
 
+NEEDS = ("original", "retain?", "holdout?")   # of holdout its reserved half, and only where there is no retain
+
 
 @config
 class Watchdog:
@@ -32,14 +34,18 @@ class Watchdog:
 
 
 class Watch:
-    """The watchdog at work in one run. `sound` holds what moves (and buffers) as it was at the last sound look."""
+    """The watchdog at work in one run. `sound` holds what moves (and buffers) as it was at the last sound look.
+
+    task  what `NEEDS` are granted of: not the method's view, which may have less. What is taken of it is counted there.
+    """
 
     def __init__(self, watchdog: Watchdog, task: Task, device: str, seed: int) -> None:
-        self.watchdog, self.task, self.device = watchdog, unlimited(task), device   # it scores on its own account
-        split = task.splits.get("retain") or task.splits.get("holdout")
-        if split is None:
-            raise NeedsUnmet("the watchdog looks at retained (or holdout) data, and the task has neither, so nothing was "
-                             "started. Give retain data, or run without a watchdog.")
+        self.watchdog, self.device = watchdog, device
+        self.task = task = unlimited(task).granted(NEEDS)   # it scores on its own account
+        if not (task.has("retain") or task.has("holdout")):
+            raise NeedsUnmet("the watchdog looks at retained (or holdout) data, and the task has neither, so ruin would go "
+                             "unnoticed. Provide retain data, or run without a watchdog.")
+        split = task.retain if task.has("retain") else task.holdout
         order = torch.randperm(len(split), generator=generator(seed, "guard"))[: watchdog.examples]
         self.split = split.subset(order.numpy(), "watchdog")
         self.now = self.before = self._score(task.original.to(device))
@@ -96,4 +102,4 @@ class Watch:
 
 def usual(task: Task) -> Watchdog | None:
     """The watchdog of a run that names none: on where there are data to look at."""
-    return Watchdog() if task.splits.keys() & {"retain", "holdout"} else None
+    return Watchdog() if task.has("retain") or task.has("holdout") else None

@@ -64,7 +64,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     """
     task = _judged(task, made)
     yardstick = _yardstick(job, task, options, retrained)
-    original = Subject("original", task._original, task, procedure=NOTHING)
+    original = Subject("original", task.model, task, procedure=NOTHING)
     subjects = [*yardstick.fresh, *_subjects(task, made)]
     for subject in [original, *yardstick.references, *subjects]:
         subject.device = job.settings.device
@@ -100,7 +100,7 @@ def _judged(task: Task, made: Sequence[Made]) -> Task:
     """The task with what audits may use: what a method learned from is no longer unseen, what chose may not judge."""
     done = [one.outcome for one in made if one.outcome]
     if any(outcome.unseen_used for outcome in done):
-        task = task.replaced(task._original, holdout=audited(task.holdout), reference=reserved(task.holdout))
+        task = task.replaced(holdout=audited(task.holdout), reference=reserved(task.holdout))
     return final(task) if any(outcome.search for outcome in done) else task
 
 

@@ -73,7 +73,7 @@ def test_canaries_have_wrong_labels_and_are_trained_on_by_the_coin():
     assert all(source[i] != int(y) for i, y in zip(one.canaries.ids, one.canaries.columns["y"], strict=True))
     assert set(one.task.forget.ids) == set(one.canaries.ids[one.coins])
     assert not {i.removeprefix("canary ") for i in one.canaries.ids} & set(one.task.holdout.ids)
-    known = Subject("planted", one.task._original, task).numbers(one.canaries, "score")
+    known = Subject("planted", one.task.model, task).numbers(one.canaries, "score")
     assert known[one.coins].mean() > 0.5 > 0.25 > known[~one.coins].mean()
 
 

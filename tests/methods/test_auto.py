@@ -10,9 +10,10 @@ from tiny import TASKS
 
 import lethe
 from lethe.core.modules import state_fingerprint
+from lethe.core.view import audited
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange
-from lethe.judge.selection import final, parts
+from lethe.judge.selection import final, halves, other
 from lethe.methods.search.auto import RANGES, Auto, candidates, rounds, scorer, seconds_of
 from lethe.models.classification.task import Classification
 from lethe.train.loop import Settings
@@ -22,11 +23,11 @@ FEW = ("finetune", "random_label", "ssd")
 
 
 def test_selection_and_final_part_divide_forget_and_holdout() -> None:
-    first, last = parts(TASK)
-    for name in ("forget", "holdout"):
-        one, other = set(first[name].ids.tolist()), set(last[name].ids.tolist())
-        assert not one & other and one | other == set(getattr(TASK, name).ids.tolist())
-    assert final(TASK).retain is TASK.retain and len(final(TASK).forget) == len(last["forget"])
+    view = TASK.granted({"forget", "original", "holdout?"})
+    for whole, (first, last) in ((TASK.forget, halves(TASK.forget)), (TASK.holdout, (other(view), audited(TASK.holdout)))):
+        one, two = set(first.ids.tolist()), set(last.ids.tolist())
+        assert not one & two and one | two == set(whole.ids.tolist())
+    assert final(TASK).retain is TASK.retain and len(final(TASK).forget) == len(halves(TASK.forget)[1])
 
 
 def test_a_small_forget_set_is_not_divided_and_a_note_says_so() -> None:
@@ -63,7 +64,8 @@ def test_the_best_candidate_is_chosen_and_everything_that_was_tried_is_kept() ->
     chosen = [line for line in outcome.search if line["chosen"]]
     assert len(chosen) == 1 and chosen[0]["distance"] == min(known) < outcome.search[0]["distance"]
     assert outcome.config["chosen"]["name"] == chosen[0]["method"] and "deployable" in outcome.notes[0]
-    assert sum(scorer(TASK, Auto(), Settings())(outcome.model)) == pytest.approx(min(known))
+    view = TASK.granted({"forget", "original", "retain", "holdout"})
+    assert sum(scorer(view, Auto(), Settings())(outcome.model)) == pytest.approx(min(known))
     assert TASK.fingerprint == before
     again = lethe.forget(TASK, "auto", methods=FEW, trials=7, progress=False)
     assert state_fingerprint(again.model) == state_fingerprint(outcome.model)
@@ -90,6 +92,7 @@ def test_candidates_do_not_retrain_and_what_cannot_run_is_refused() -> None:
 def test_the_audit_after_a_search_sees_the_other_half() -> None:
     methods = [{"name": "auto", "methods": FEW, "trials": 3}, "finetune"]
     report = lethe.compare(TASK, methods, references=2, shadows=0, depth="quick")
-    assert report.results.scenarios[0].sizes["forget"] == len(parts(TASK)[1]["forget"])
+    assert report.results.scenarios[0].sizes["forget"] == len(halves(TASK.forget)[1])
+    assert report.results.scenarios[0].sizes["holdout"] == len(audited(TASK.holdout)), "the search looked at the other half"
     rows = {row.name: row for row in report.rows()}
     assert len(rows["auto"].search) == 4 and rows["finetune"].search == ()

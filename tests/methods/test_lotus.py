@@ -49,7 +49,6 @@ def test_stops_where_the_accuracy_is_that_of_unseen_data() -> None:
 
 def test_single_examples_need_unseen_data() -> None:
     task = classification(Where(index=(0, 1, 2)))
-    bare = task.replaced(task.original)
-    del bare._splits["holdout"]
+    bare = task.replaced(holdout=None)
     with pytest.raises(NeedsUnmet):
         run("lotus", bare)

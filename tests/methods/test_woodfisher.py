@@ -75,7 +75,7 @@ def test_woodfisher_is_exact_on_ridge_regression_where_residuals_are_of_one_size
     y = sign / 2**0.5   # targets at w = 0, which is no optimum: the step from there is still Newton's for the forget gradient
     task = task_of(x, y)
     with torch.no_grad():
-        task._original.get_parameter("weight").zero_()
+        task.model.get_parameter("weight").zero_()
     moved = run("woodfisher", task, damping=0.1).model.get_parameter("weight")[0].double()
     hessian = 2 * x[5:].T @ x[5:] / 25 + 0.1 * torch.eye(4)
     torch.testing.assert_close(moved, torch.linalg.solve(hessian, -2 * x[:5].T @ y[:5] / 25), atol=1e-5, rtol=0)

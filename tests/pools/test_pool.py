@@ -98,7 +98,7 @@ def test_what_determines_a_model_is_in_its_key(tmp_path: Path) -> None:
     """Another recipe, seed, data or architecture (even with equal weights) is another model."""
     task = mlp_task(epochs=1)
     other_data = mlp_task(epochs=1)
-    other_data._splits["retain"] = tiny.blobs(120, 9, "retain")
+    other_data = other_data.replaced(retain=tiny.blobs(120, 9, "retain"))
     deaf = mlp_task(epochs=1)
     deaf._build = lambda seed: nn.Sequential(nn.Linear(6, 4), nn.ReLU())
     deafer = mlp_task(epochs=1)

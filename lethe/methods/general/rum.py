@@ -127,10 +127,13 @@ def refit(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     return scores
 
 
-def within(loop: Loop, task: Task, name: str, modifiers: Modifiers) -> Loop:
-    """A run of its own within this one: its draws depend on its name alone, and it resumes from its own folder."""
+def within(loop: Loop, task: Task, name: str, modifiers: Modifiers, watched: Task | None = None) -> Loop:
+    """A run of its own within this one: its draws depend on its name alone, and it resumes from its own folder.
+
+    watched  where the watchdog's needs are granted, when `task` is the view of a method that has less
+    """
     return Loop(task, replace(loop.settings, seed=derive(loop.seed, "rum", name)), modifiers, loop.watchdog,
-                loop.folder / name if loop.folder else None, loop.listener, name, loop.stop)
+                loop.folder / name if loop.folder else None, loop.listener, name, loop.stop, watched)
 
 
 def charge(loop: Loop, own: Loop) -> None:
@@ -172,8 +175,9 @@ def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
         later = [split for split in splits[i + 1 :] if len(split)]
         kept = {"retain": concat([task.retain, *later], "retain")} if task.has("retain") else {}
         step = task.replaced(model, forget=splits[i], **kept)
-        own = within(loop, step, name, modifiers)
-        made = record.run(options, step.granted(record.needs, record.uses), own)
+        view = step.granted(record.needs, record.uses)
+        own = within(loop, view, name, modifiers, watched=step)
+        made = record.run(options, view, own)
         if made.kind != "weights":
             raise RequestError(f"{record.name} gives back a model of kind {made.kind!r}, from which the next part cannot start. "
                                "Name a method that changes weights.")

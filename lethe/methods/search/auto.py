@@ -2,7 +2,8 @@
 
     round 0: doing nothing, and at their published settings as many methods as half of the trials allow, USUAL before others
     round r: the better half of the methods is left; each gets 2^(r−1) more settings, by a tree-structured Parzen estimator
-    D = D_forget + D_utility on the selection part, a seeded half of the forget set and of holdout; the smallest D wins
+    D = D_forget + D_utility on the selection part, a seeded half of the forget set and the half of holdout that methods may
+    learn from; the smallest D wins
 
 yardstick = unseen     no retrained model is looked at, so the choice can be made by whoever cannot retrain (deployable):
                        D_forget = distance of the quantiles of p(forget) to those of p_original(U), U examples of holdout with
@@ -11,7 +12,7 @@ yardstick = unseen     no retrained model is looked at, so the choice can be mad
 yardstick = retrained  D = mean |p − mean_j p_j| to models j retrained without the forget set: on forget and on holdout. For
                        benchmarks only: who has these models needs no other method.
 p = exp(−ℓ) of each example: the probability of the label, of the text.
-The final audit uses the other half of forget and holdout (of both all, and a note, below 20 forget examples). The search stands
+The final audit uses the other half of forget (all of it, and a note, below 20 examples) and of holdout. The search stands
 in `outcome.search` and in the report. Halving: Jamieson & Talwalkar (2016), arXiv:1502.07943; estimator: Bergstra et al. (2011).
 Needs:    forget, original; holdout (or retain in its place, then a part of it is used); recipe for yardstick = retrained.
 Updates:  what the chosen method updates.     Cost: the budget: all trials together.
@@ -44,7 +45,8 @@ from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import LetheError, NeedsUnmet, OutOfRange
 from lethe.judge.panel import Panel
-from lethe.judge.selection import SMALL, parts
+from lethe.judge.selection import SMALL, halves
+from lethe.judge.selection import other as beside_forget
 from lethe.pools.alike import labelled, unseen
 from lethe.pools.subject import Subject
 from lethe.train.apply import all_methods, apply, fitting
@@ -111,9 +113,9 @@ def candidates(task: Task, asked: tuple[str, ...]) -> list[str]:
 
 def scorer(task: Task, cfg: Auto, settings: Settings) -> Callable[[nn.Module], tuple[float, float]]:
     """model -> (D_forget, D_utility) on the selection part."""
-    chosen = parts(task)[0]
-    view = task.replaced(task._original, **chosen)
-    forget, other = view.forget, chosen["holdout"]
+    other = beside_forget(task)
+    view = task.replaced(forget=halves(task.forget)[0])
+    forget = view.forget
 
     def seen(model: nn.Module) -> Subject:
         return Subject("candidate", model, view, device=settings.device)
@@ -131,7 +133,7 @@ def scorer(task: Task, cfg: Auto, settings: Settings) -> Callable[[nn.Module], t
             return far[0], far[1]
 
         return beside
-    panel = Panel(view, seen(task._original), [])
+    panel = Panel(view, seen(task.original), [])
     like, kept = unseen(view) if task.has("holdout") else np.ones(len(other), dtype=bool), ~panel.removed(other)
     gone = labelled(view) and bool(panel.removed(forget).all())
     before = probability(panel.original, other)
@@ -187,15 +189,16 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     if not (task.has("holdout") or task.has("retain")):
         raise NeedsUnmet("auto scores its candidates on holdout (or retained) data, and the task has neither, so nothing was "
                          "started. Give one of them, or name a method.")
-    began, limit, whole = time.perf_counter(), seconds_of(cfg.budget), loop.task
-    known, score = candidates(whole, cfg.methods), scorer(whole, cfg, loop.settings)
+    task = loop.task   # the same grant with every operation of the family: it runs methods and scores what they made
+    began, limit = time.perf_counter(), seconds_of(cfg.budget)
+    known, score = candidates(task, cfg.methods), scorer(task, cfg, loop.settings)
     names = known if cfg.methods else known[: max(1, cfg.trials // 2)]   # the other half of the trials goes to the better ones
     studies = {name: optuna.create_study(sampler=optuna.samplers.TPESampler(seed=loop.seed, n_startup_trials=3))
                for name in names}
-    trials = [Trial(0, 0, "nothing", {}, *score(whole._original))]
-    winner, model_of = trials[0], whole.copy_of_original().eval()
+    trials = [Trial(0, 0, "nothing", {}, *score(task.original))]
+    winner, model_of = trials[0], task.copy_of_original().eval()
     kind: Kind = "weights"
-    notes, export, used = [], None, False
+    notes, export = [], None
 
     def best(name: str) -> float:
         return min((t.distance for t in trials if t.method == name), default=math.inf)
@@ -209,9 +212,9 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
         trial = Trial(number, turn, name, options)
         settings = loop.settings if math.isinf(left) else replace(loop.settings, max_minutes=left / 60)
         try:
-            made = apply(whole, record, build(record.config, options), settings, watchdog=loop.watchdog or False,
+            made = apply(task, record, build(record.config, options), settings, watchdog=loop.watchdog or False,
                          progress=loop.listener, stop=loop.stop)
-            trial.seconds, used = made.cost.seconds, used or made.unseen_used
+            trial.seconds = made.cost.seconds
             loop.cost.steps, loop.cost.examples = loop.cost.steps + made.cost.steps, loop.cost.examples + made.cost.examples
             if any(note.startswith("stopped early") for note in made.notes):
                 trial.error = "not finished within the budget"
@@ -229,9 +232,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
             winner, model_of, notes, kind, export = trial, made.answering, made.notes, made.kind, made.export
     if len(names) < len(known):
         notes = [f"{len(names)} of {len(known)} methods were tried; more trials try more of them", *notes]
-    outcome = _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, whole)
-    outcome.unseen_used = used
-    return outcome
+    return _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, task)
 
 
 def _outcome(cfg: Auto, loop: Loop, trials: list[Trial], winner: Trial, model: nn.Module, kind: Kind, export: Any,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class Classification(HeadTask, ClassificationTask):
     def __init__(
         self,
         original: nn.Module,
-        splits: dict[str, Split],
+        splits: Mapping[str, Split],
         recipe: Recipe | None = None,
         build: Callable[[int], nn.Module] | None = None,
         name: str = "classification",
@@ -71,10 +71,10 @@ class Classification(HeadTask, ClassificationTask):
     def about(self) -> dict[str, Any]:
         return {"classes": self.class_count, "names": self.classes}
 
-    def check_family(self) -> None:
+    def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Labels and output shape, before any work starts."""
-        some, logits = self.tried()
-        for name, split in self._splits.items():
+        some, logits = self.tried(original, splits)
+        for name, split in splits.items():
             y = split.columns["y"]
             if y.dtype != torch.int64 or y.dim() != 1:
                 raise DataError(f"y of {name!r} is {str(y.dtype).removeprefix('torch.')} {list(y.shape)}, but class "
@@ -87,7 +87,7 @@ class Classification(HeadTask, ClassificationTask):
                               "returns "
                               "logits.")
         self._width = logits.shape[1]
-        for name, split in self._splits.items():
+        for name, split in splits.items():
             y = split.columns["y"]
             wrong = (y < 0) | (y >= self._width)
             if wrong.any():
@@ -96,7 +96,7 @@ class Classification(HeadTask, ClassificationTask):
                                       f"the model has {self._width} classes (0…{self._width - 1}). Correct the "
                                       "labels or the "
                                       "model.")
-        self.check_head(some)
+        self.check_head(original, some)
 
 
 

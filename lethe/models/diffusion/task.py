@@ -48,7 +48,7 @@ class Diffusion(DiffusionTask):
     def __init__(
         self,
         pipeline: Pipeline,
-        splits: dict[str, Split],
+        splits: Mapping[str, Split],
         recipe: Recipe | None = None,
         build: Callable[[int], nn.Module] | None = None,
         name: str = "diffusion",
@@ -68,7 +68,7 @@ class Diffusion(DiffusionTask):
         self._texts = Texts(pipeline.text_encoder)
         unet: Any = pipeline.unet
         super().__init__(pipeline.unet, splits, recipe, build or (lambda seed: type(unet).from_config(unet.config)), name, facts)
-        self.pipeline.unet = self._original
+        self.pipeline.unet = self.model
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -129,9 +129,9 @@ class Diffusion(DiffusionTask):
         t = torch.randint(0, len(self.alphas_cumprod), (len(batch),), generator=rng)
         noise = torch.randn(batch.image.shape, generator=rng)
         tokens = batch.tokens
-        if train and self._recipe is not None and self._recipe.augment != "none":
-            if self._recipe.augment != "drop_prompt":
-                raise unknown_name("augmentation", self._recipe.augment, ["none", "drop_prompt"])
+        if train and self.augmentation != "none":
+            if self.augmentation != "drop_prompt":
+                raise unknown_name("augmentation", self.augmentation, ["none", "drop_prompt"])
             empty = torch.rand(len(batch), generator=rng) < DROPPED
             tokens = torch.where(empty.view(-1, 1), self.tokens([""]), tokens)
         return batch.replace(drawn=True, t=t.to(batch.image.device), noise=noise.to(batch.image.device), tokens=tokens)
@@ -144,7 +144,7 @@ class Diffusion(DiffusionTask):
         pairs = zip(self.prompts.get("forget", []), self.prompts.get("keep", []), strict=False)
         shown = []
         for prompt in [prompt for pair in pairs for prompt in pair][:limit]:
-            before, after = (png(self.sample(m, [prompt] * 4, seed=0)) for m in (self._original, model))
+            before, after = (png(self.sample(m, [prompt] * 4, seed=0)) for m in (self.model, model))
             shown.append({"kind": "image", "caption": prompt, "before": before, "after": after})
         return shown
 
@@ -153,7 +153,7 @@ class Diffusion(DiffusionTask):
         if what == "judge":
             return self.judge is not None and self.judge.attribute_of(self.concept) is not None
         if what == "convolutions":
-            return has_convolutions(self._original)
+            return self._convolutions
         return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
 
     # -- what only diffusion models have -----------------------------------------------------------------------------
@@ -169,8 +169,7 @@ class Diffusion(DiffusionTask):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the UNet sees."""
-        config: Any = self._original.config
-        return config.in_channels, config.sample_size, config.sample_size
+        return self._shape
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels in [−1, 1] to what the UNet sees: scaled latents, or the pixels themselves."""
@@ -247,10 +246,13 @@ class Diffusion(DiffusionTask):
             if isinstance(module, nn.Linear) and name.endswith(("attn2.to_k", "attn2.to_v"))
         }
 
-    def check_family(self) -> None:
+    def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Shapes and ranges, before any work starts."""
-        channels = self.shape[0]
-        for name, split in self._splits.items():
+        self._convolutions = has_convolutions(original)
+        config: Any = original.config
+        self._shape: tuple[int, int, int] = (config.in_channels, config.sample_size, config.sample_size)
+        channels = self._shape[0]
+        for name, split in splits.items():
             for column in ("image", "tokens"):
                 if column not in split.columns:
                     raise WrongColumn(f"{name!r} has no column {column!r}; a diffusion task needs image and tokens.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +41,7 @@ class Language(LanguageTask):
     def __init__(
         self,
         original: nn.Module,
-        splits: dict[str, Split],
+        splits: Mapping[str, Split],
         tokenizer: Any,
         recipe: Recipe | None = None,
         build: Callable[[int], nn.Module] | None = None,
@@ -185,18 +185,17 @@ class Language(LanguageTask):
 
     def down_projections(self, layers: Sequence[int]) -> list[str]:
         """Names of the weights through which the MLPs of these blocks write into the residual stream."""
-        return decoder.down_projections(self._original, list(layers))
+        return decoder.down_projections(self.model, list(layers))
 
     @property
     def layer_count(self) -> int:
         """Number of transformer blocks."""
-        return len(decoder.blocks(self._original))
+        return self._layers
 
     @property
     def hidden_width(self) -> int:
         """d, the width of the residual stream."""
-        config: Any = self._original.config
-        return int(config.hidden_size)
+        return self._width
 
     def encode(self, prompts: Sequence[str], answers: Sequence[str], name: str = "encoded") -> Split:
         """Prompts with answers of any origin (paraphrased, perturbed, generated) as a split."""
@@ -248,7 +247,7 @@ class Language(LanguageTask):
         """Seeded, unpicked prompts of forget and retain with the answer in the data, the original's and the model's."""
         chosen: list[tuple[str, str, str]] = []
         for name in ("forget", "retain"):
-            split = self._splits.get(name)
+            split = self.splits.get(name)
             if split is not None and "prompt" in split.meta:
                 places = torch.randperm(len(split), generator=generator(0, "samples", name))[: limit // 2].tolist()
                 chosen += [(name, str(split.meta["prompt"][i]), str(split.meta["answer"][i])) for i in places]
@@ -256,7 +255,7 @@ class Language(LanguageTask):
         if not prompts:
             return []
         if not self._before.keys() >= set(prompts):
-            self._before.update(zip(prompts, self.generate(self._original, prompts), strict=True))
+            self._before.update(zip(prompts, self.generate(self.model, prompts), strict=True))
         after = self.generate(model, prompts)
         return [
             {"kind": "text", "split": name, "prompt": prompt, "truth": truth, "before": self._before[prompt],
@@ -264,17 +263,19 @@ class Language(LanguageTask):
             for (name, prompt, truth), new in zip(chosen, after, strict=True)
         ]
 
-    def check_family(self) -> None:
+    def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Token numbers and lengths against the model, before any work starts."""
         self._before: dict[str, str] = {}   # greedy answers of the original
-        decoder.head(self._original)
+        decoder.head(original)
+        self._layers = len(decoder.blocks(original))
+        self._width = int(getattr(original.config, "hidden_size", 0))
         if self.tokenizer is None:
             raise ModelError("the task has no tokenizer, so no text can be read or written. Give the one that the model was "
                              "trained with.")
-        self._vocabulary = int(getattr(self._original.config, "vocab_size"))  # noqa: B009
-        self._limit = int(getattr(self._original.config, "max_position_embeddings", None) or sys.maxsize)
-        decoder.checked_layer(self._original, self.layer)
-        for name, split in self._splits.items():
+        self._vocabulary = int(getattr(original.config, "vocab_size"))  # noqa: B009
+        self._limit = int(getattr(original.config, "max_position_embeddings", None) or sys.maxsize)
+        decoder.checked_layer(original, self.layer)
+        for name, split in splits.items():
             top, length = int(split.columns["ids"].max()), split.columns["length"]
             if top >= self._vocabulary:
                 raise LabelOutOfRange(f"{name} holds token {top}, but the model knows {self._vocabulary} tokens (0…"

@@ -13,7 +13,7 @@ retained examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -47,7 +47,7 @@ class Regression(HeadTask, RegressionTask):
     def __init__(
         self,
         original: nn.Module,
-        splits: dict[str, Split],
+        splits: Mapping[str, Split],
         recipe: Recipe | None = None,
         build: Callable[[int], nn.Module] | None = None,
         name: str = "regression",
@@ -103,22 +103,22 @@ class Regression(HeadTask, RegressionTask):
     def about(self) -> dict[str, Any]:
         return {**super().about(), "loss": self.loss}
 
-    def check_family(self) -> None:
+    def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Targets and output shape, before any work starts."""
-        for name, split in self._splits.items():
+        for name, split in splits.items():
             y = split.columns.get("y")
             if y is not None and (not y.is_floating_point() or y.dim() not in (1, 2)):
                 raise DataError(f"y of {name!r} is {str(y.dtype).removeprefix('torch.')} {list(y.shape)}, but targets of a "
                                 "regression are float [n] or [n, h], so no error can be computed. Give y.float(), in "
                                 "a request data.target: number; for class numbers lethe.classification(…).")
-        some, found = self.tried()
+        some, found = self.tried(original, splits)
         h = rows(some.y).shape[1]
         if not isinstance(found, Tensor) or found.dim() not in (1, 2) or tuple(rows(found).shape) != (len(some), h):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise OutputShape(f"the model returns {shape} for {len(some)} examples with {h} targets each, so no error can "
                               f"be computed. Let forward(x) return [{len(some)}, {h}].")
         self._width = h
-        targets = torch.cat([self._splits[key].columns["y"] for key in ("forget", "retain") if key in self._splits])
+        targets = torch.cat([splits[key].columns["y"] for key in ("forget", "retain") if key in splits])
         self._mean, self._deviation = targets.mean(0), targets.std(0, correction=0)
         self._low, self._high = targets.amin(0), targets.amax(0)
         spread = float(rows(targets).double().std(correction=0))
@@ -126,7 +126,7 @@ class Regression(HeadTask, RegressionTask):
             raise DataError(f"all {len(targets)} training targets are {float(targets.flatten()[0]):g}, so there is nothing "
                             "to predict. Name the right target column.")
         self.unit = spread
-        self.check_head(some)
+        self.check_head(original, some)
 
 
 def rows(y: Tensor) -> Tensor:
