@@ -13,14 +13,14 @@ from lethe.report.words import listed, number
 SMALL = 30   # examples of the forget set below which its loss of power is announced
 Level = Literal["good", "bad", "mixed", "none"]
 ALONE: dict[Ending, str] = {   # of a single method
-    INSIDE: "this model was not told apart from one that never saw the data.",
-    OUTSIDE: "this model was told apart from one that never saw the data.",
+    INSIDE: "no test detects a difference from models retrained without the data.",
+    OUTSIDE: "the tests detect a difference from models retrained without the data.",
     FAILED: "the method failed, so there is no model.",
-    NO_POWER: "no answer, because these tests would not have found the data in the untouched model either.",
+    NO_POWER: "no answer, because these tests do not detect the data in the untouched model either.",
     NO_YARDSTICK: "no verdict, because there is no retrained model to compare with.",
 }
 SEVERAL: tuple[tuple[Ending, str, str], ...] = (   # verdict, of one, of more
-    (OUTSIDE, "was told apart", "were told apart"),
+    (OUTSIDE, "left a detectable difference", "left a detectable difference"),
     (NO_POWER, "could not be judged: the tests had no power", "could not be judged: the tests had no power"),
     (NO_YARDSTICK, "had nothing to be compared with", "had nothing to be compared with"),
     (FAILED, "failed", "failed"),
@@ -45,8 +45,8 @@ def answer(case: Case) -> Answer:
     sentences += [case.methods[0].text] if count == 1 and case.methods[0].text else []
     sentences += _others(case) if count > 1 else []
     if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
-        sentences.append("Check of the tests: the untouched model was told apart, as it must be; a freshly retrained "
-                         "one was not.")
+        sentences.append("Check of the tests: they detect the untouched model, as they must, and do not detect a freshly "
+                         "retrained one.")
     bad = case.named(OUTSIDE) or case.named(FAILED)
     level: Level = "none" if not count else "good" if len(good) == count else "mixed" if good else "bad" if bad else "none"
     return Answer(headline, tuple(sentences), tuple(_warnings(case)), level)
@@ -60,13 +60,14 @@ def _headline(case: Case) -> str:
         return f"{case.methods[0].label}: {ALONE[case.methods[0].verdict]}"
     if good:
         some = f"{len(good)} of {count} methods" if len(good) < count else f"All {count} methods"
-        return f"{some} gave a model that was not told apart from one that never saw the data: {listed(good)}."
+        return f"{some} left no detectable difference from retraining: {listed(good)}."
     if len(case.named(NO_YARDSTICK)) == count:
         return "No verdict: there is no retrained model to compare with."
     if told and unclear:
-        return f"{len(told)} of {count} methods gave a model that was told apart; {len(unclear)} cannot be judged."
+        return f"{len(told)} of {count} methods left a detectable difference from retraining; {len(unclear)} cannot be judged."
     if told:
-        return "No method gave a model that could not be told apart from one that never saw the data."
+        some = f"{len(told)} of {count} methods" if len(told) < count else "Every method"
+        return f"{some} left a detectable difference from retraining."
     return "No method can be judged by these tests."
 
 
@@ -74,7 +75,7 @@ def _others(case: Case) -> Iterator[str]:
     """One sentence for each verdict that some methods share."""
     for verdict, one, more in SEVERAL:
         names = case.named(verdict)
-        if names and not (verdict == NO_YARDSTICK and len(names) == len(case.methods)):
+        if names and not (verdict in (OUTSIDE, NO_YARDSTICK) and len(names) == len(case.methods)):   # the headline says so
             yield f"{listed(names)} {one if len(names) == 1 else more}."
 
 
@@ -103,17 +104,17 @@ def _warnings(case: Case) -> Iterator[str]:
     yield from _of_the_sizes(case.scenario.sizes)
     alarms = case.scenario.false_alarms
     if alarms and alarms.outside > 0.25 * alarms.of:
-        yield f"{alarms.outside} of {alarms.of} retrained models were told apart from the others."
+        yield f"{alarms.outside} of {alarms.of} retrained models are detected when held against the others."
 
 
 def _of_the_controls(case: Case) -> Iterator[str]:
     if not case.references:
         yield f"No reference models: {case.scenario.references.reason or 'none were retrained'}."
     elif case.control("original") not in (OUTSIDE, None):
-        yield ("The untouched model was not told apart either. These tests would not have found the data even where "
-               "nothing was removed, so what they say proves little.")
+        yield ("The tests do not detect the untouched model either. They would not find the data even where nothing was "
+               "removed, so their silence proves little.")
     if case.control("retrained") == OUTSIDE:
-        yield ("A freshly retrained model, which never saw the data, was told apart as well. Read single 'outside' "
+        yield ("The tests detect a freshly retrained model, too, which was trained without the data. Read single 'outside' "
                "verdicts with care.")
 
 
@@ -137,7 +138,7 @@ def lopsided(sizes: Mapping[str, int]) -> str:
 
 
 def expected(line: Line) -> str:
-    """Whether a control behaves: the original must be told apart, the retrained model must not."""
+    """Whether a control behaves: the original must be detected, the retrained model must not."""
     wanted = {"original": OUTSIDE, "retrained": INSIDE}.get(line.role)
     if wanted is None or line.verdict == NO_YARDSTICK:
         return ""

@@ -1,6 +1,6 @@
 """A colour and a marker for every method, the same in every figure and, as far as room allows, in every report.
 
-Six colours after Okabe and Ito and five after Tol, told apart by colour-blind readers; markers differ as well, so that
+Six colours after Okabe and Ito and five after Tol, distinguishable to colour-blind readers; markers differ as well, so that
 a grey print keeps the methods apart.
 """
 

@@ -34,7 +34,7 @@ def scores(case: Case, column: Column) -> Drawing | None:
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.supxlabel("score of a record", fontsize=10)
     figure.supylabel("share of records", fontsize=10)
-    title = f"Scores behind {spaced(column.metric)}: where the lines part, records can be told apart"
+    title = f"Scores behind {spaced(column.metric)}: where the lines part, forgotten records are detectable"
     titled(figure, title, 30 * wide)
     return Drawing(f"{column.audit}-{column.metric}-scores", title, "One panel per model; shares of records per bin.",
                    figure, rows)

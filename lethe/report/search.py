@@ -42,16 +42,16 @@ def _title(label: str, trials: Sequence[Trial]) -> str:
     before = trials[0].distance
     chosen = next(trial for trial in trials if trial.chosen)
     if before is None or chosen.distance is None or chosen.distance >= before:
-        return f"{label}: no candidate is better than doing nothing"
-    return (f"{label}: {chosen.method} of {len(trials) - 1} candidates comes to {number(chosen.distance)}, doing nothing to "
-            f"{number(before)}")
+        return f"{label}: no candidate is better than the untouched model"
+    return (f"{label}: {chosen.method} of {len(trials) - 1} candidates comes to {number(chosen.distance)}, the untouched "
+            f"model to {number(before)}")
 
 
 def _candidates(axes: Axes, trials: Sequence[Trial]) -> None:
     """A mark per candidate, the best so far as steps, the untouched model dashed, the chosen one ringed."""
     done = [(trial, trial.distance) for trial in trials if trial.distance is not None]
     if trials[0].distance is not None:
-        axes.axhline(trials[0].distance, color="#666666", linestyle="--", linewidth=1, label="doing nothing")
+        axes.axhline(trials[0].distance, color="#666666", linestyle="--", linewidth=1, label="untouched")
     axes.step([trial.number for trial, _ in done], list(accumulate((far for _, far in done), min)), where="post",
               color="#222222", linewidth=1.2, label="best so far")
     names = list(dict.fromkeys(trial.method for trial, _ in done if trial.number))

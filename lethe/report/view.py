@@ -14,7 +14,7 @@ from lethe.core.evidence import OBFUSCATION, OUTSIDE, SHOWN, Better, Ending, Kin
 from lethe.report.words import SEVERITY, listed, number, spaced
 from lethe.results.schema import Hiding, Measurement, Results, Row, Scenario, Yardstick
 
-NAMES = {"original": "original (do nothing)", "retrained": "retrained (reference)"}
+NAMES = {"original": "original (untouched)", "retrained": "retrained (reference)"}
 FORGETTING, UTILITY = 4, 2   # main metrics shown of each tier
 Key = tuple[str, str]        # audit, metric
 

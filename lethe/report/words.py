@@ -29,7 +29,7 @@ SIGNS: dict[Verdict | Ending, tuple[str, str]] = {
 SEVERITY: tuple[Verdict | Ending, ...] = (INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, FAILED)   # from best to worst
 
 SPOKEN: dict[Ending, str] = {   # of a whole model
-    INSIDE: "not told apart from retraining", OUTSIDE: "told apart from retraining", NO_POWER: "tests had no power",
+    INSIDE: "indistinguishable from retraining", OUTSIDE: "distinguishable from retraining", NO_POWER: "tests had no power",
     NO_YARDSTICK: "nothing to compare with", FAILED: "failed",
 }
 SHORT = {   # words of metric names that are abbreviations
@@ -37,7 +37,7 @@ SHORT = {   # words of metric names that are abbreviations
     "mia": "MIA", "mu": "MU", "nll": "NLL", "rmia": "RMIA", "rouge": "ROUGE", "tofu": "TOFU", "tpr": "TPR", "u": "U",
 }
 KINDS: dict[YardstickKind, str] = {   # of a yardstick
-    "retrained": "Retrained models", "holdout": "To a model that never saw the data (weaker yardstick)",
+    "retrained": "Retrained models", "holdout": "A model to which the data are unseen (weaker yardstick)",
     "rashomon": "Models as good as the untouched one (weaker yardstick)",
 }
 DEPTHS: dict[Depth, str] = {   # what a depth cannot see

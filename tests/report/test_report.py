@@ -74,8 +74,8 @@ class Reader(HTMLParser):
 def test_the_answer_comes_first_in_plain_words(page: str) -> None:
     text = Reader(page[page.index("<body>") :]).text
     first = text[:900]
-    assert "3 of 8 methods gave a model that was not told apart from one that never saw the data" in first
-    assert "bad_teacher failed" in first and "the untouched model was told apart, as it must be" in first
+    assert "3 of 8 methods left no detectable difference from retraining" in first
+    assert "bad_teacher failed" in first and "they detect the untouched model, as they must" in first
     assert text.index("What was not tested") > text.index("Audit: accuracy")
 
 
@@ -83,7 +83,7 @@ def test_the_page_holds_every_part(page: str) -> None:
     text = Reader(page).text
     data = results()
     for part in (data["command"], data["title"], data["id"], "2.13.0+cpu", "runs at depth deep", "one memorised record can hide",
-                 "original (do nothing)", "retrained (reference)", "In Kuwait City.", "stopped early", "1 of 8 retrained models",
+                 "original (untouched)", "retrained (reference)", "In Kuwait City.", "stopped early", "1 of 8 retrained models",
                  *METHODS):
         assert part in text, part
     for case in view.cases(read(data)):
@@ -155,7 +155,7 @@ def test_the_terminal_table() -> None:
     lines = table.splitlines()
     row = next(line for line in lines if line.startswith("sfron"))
     assert "✓ inside" in row and "(0.232×)" in row   # 5.5 s / 23.7 s
-    assert "0 to 0.039" in table and table.count("original (do nothing)") == 2
+    assert "0 to 0.039" in table and table.count("original (untouched)") == 2
     narrow = report.terminal_table(read(results()), width=70)
     assert "no room for" in narrow and max(map(len, narrow.splitlines())) <= 70
     assert "\x1b[" in report.terminal_table(read(small()), colour=True)
@@ -179,7 +179,7 @@ def test_figures_are_written_with_the_data_behind_them(tmp_path: Path) -> None:
         for ending in ("svg", "png", "csv")}
     assert all(p.stat().st_size > 200 for p in written) and len(list((tmp_path / "figures").iterdir())) == 9
     lines = list(csv.DictReader(io.StringIO((tmp_path / "figures" / "class-accuracy-forget_accuracy.csv").read_text())))
-    assert {line["row"] for line in lines} == {"original (do nothing)", "retrained (reference)", *METHODS} - {"bad_teacher"}
+    assert {line["row"] for line in lines} == {"original (untouched)", "retrained (reference)", *METHODS} - {"bad_teacher"}
     again = report.figures(read(small()), tmp_path / "again")
     assert [p.read_bytes() for p in written] == [p.read_bytes() for p in again]   # same bytes on every run
 
@@ -195,8 +195,8 @@ def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(("name", "words", "level"), [
-    ("sfron", "sfron: this model was not told apart from one that never saw the data.", "good"),
-    ("finetune", "finetune: this model was told apart from one that never saw the data.", "bad"),
+    ("sfron", "sfron: no test detects a difference from models retrained without the data.", "good"),
+    ("finetune", "finetune: the tests detect a difference from models retrained without the data.", "bad"),
     ("bad_teacher", "bad_teacher: the method failed, so there is no model.", "bad"),
 ])
 def test_the_answer_on_a_single_method(name: str, words: str, level: str) -> None:
@@ -210,7 +210,7 @@ def test_a_powerless_test_is_not_called_a_success() -> None:
         subject["conclusion"]["verdict"] = "not enough power"
     found = answer(view.cases(read(data))[0])
     assert found.level == "none" and "No method can be judged" in found.headline
-    assert any("untouched model was not told apart either" in w for w in found.warnings)
+    assert any("do not detect the untouched model either" in w for w in found.warnings)
     data["scenarios"][0]["subjects"][1]["conclusion"]["verdict"] = "inside"   # the retrained one alone proves nothing
     assert not any("Check of the tests" in sentence for sentence in answer(view.cases(read(data))[0]).sentences)
 
@@ -227,11 +227,19 @@ def test_values_that_are_only_shown_do_not_lead() -> None:
         "forget_accuracy", "lira_auc", "best_auc", "lira_tpr_at_5", "test_accuracy"]
 
 
-def test_told_apart_and_not_judged_are_counted_apart() -> None:
+def test_detected_and_not_judged_are_counted_apart() -> None:
     data = only(small(), "sfron", "finetune", "ssd")
     next(s for s in data["scenarios"][0]["subjects"] if s["name"] == "sfron")["conclusion"]["verdict"] = "not enough power"
     found = answer(view.cases(read(data))[0])
-    assert found.headline == "2 of 3 methods gave a model that was told apart; 1 cannot be judged." and found.level == "bad"
+    assert found.headline == "2 of 3 methods left a detectable difference from retraining; 1 cannot be judged."
+    assert found.level == "bad"
+
+
+def test_every_method_is_said_only_of_every_method() -> None:
+    data = only(small(), "finetune", "ssd", "bad_teacher")
+    assert answer(view.cases(read(data))[0]).headline == "2 of 3 methods left a detectable difference from retraining."
+    assert answer(view.cases(read(only(data, "finetune", "ssd")))[0]).headline == (
+        "Every method left a detectable difference from retraining.")
 
 
 def test_a_control_that_misbehaves_is_announced() -> None:
@@ -239,7 +247,7 @@ def test_a_control_that_misbehaves_is_announced() -> None:
     data["scenarios"][0]["subjects"][1]["conclusion"]["verdict"] = "outside"
     data["scenarios"][0]["false_alarms"] = {"outside": 3, "of": 8}
     found = answer(view.cases(read(data))[0])
-    assert any("never saw the data, was told apart as well" in w for w in found.warnings)
+    assert any("detect a freshly retrained model, too" in w for w in found.warnings)
     assert any("3 of 8 retrained models" in w for w in found.warnings)
     assert not any("Check of the tests" in s for s in found.sentences)
 
@@ -257,7 +265,7 @@ def test_without_retrained_models_there_is_no_verdict() -> None:
             item.update(verdict="no yardstick", side="", yardstick=None, p=None, p_holm=None, original_outside=None)
     text = Reader(report.render(read(data))).text
     assert "the task has no recipe" in text and "– no yardstick" in text and "bad_teacher failed" in text
-    assert "not told apart from one" not in text
+    assert "no detectable difference from" not in text
 
 
 def test_the_overview_figure_uses_a_metric_with_power() -> None:
