@@ -14,8 +14,6 @@ from lethe.core.files import write_text
 from lethe.core.source_text import HOUSE
 from lethe.errors import OutputExists, RequestError, unknown_name
 
-FOLDERS = {"any": "general", "classification": "classification", "regression": "regression", "lm": "lm", "diffusion": "diffusion"}
-
 METHOD = '''"""{title}: what it does in one line. Authors (year), arXiv:0000.00000.
 
     L(θ) = E_{{x∈R}} ℓ(θ; x)  −  λ · E_{{x∈F}} ℓ(θ; x)
@@ -137,9 +135,9 @@ def write(kind: str, name: str, family: str) -> list[Path]:
         raise RequestError(f"{kind!r} cannot be made; nothing was written. lethe new method NAME, or lethe new audit NAME.")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise RequestError(f"{name!r} is not a file name in snake case (a-z, 0-9, _); nothing was written.")
-    if family not in FOLDERS:
-        raise unknown_name("family", family, FOLDERS)
-    folder = HOUSE / f"{kind}s" / (FOLDERS[family] if kind == "method" else "" if family == "any" else family)
+    if family not in ("any", *entries("families")):
+        raise unknown_name("family", family, ("any", *entries("families")))
+    folder = HOUSE / f"{kind}s" / (family if family != "any" else "general" if kind == "method" else "")
     path, test = folder / f"{name}.py", HOUSE.parent / "tests" / f"{kind}s" / f"test_{name}.py"
     for place in (path, test):
         if place.exists():

@@ -88,25 +88,30 @@ class Audit:
 
 @dataclass(frozen=True)
 class Family:
-    """How a kind of model comes in: `open(request, context) -> Opened`, and the config classes of `model:` and `data:`."""
+    """How a kind of model comes in: `open(request, context) -> Opened`, and the config classes of `model:` and `data:`.
+
+    files  (SavedFiles) -> (model -> Task, path -> model), where models can be audited from files alone
+    """
 
     name: str
     model: type
     data: type
     open: Callable[..., Any]
     doc: str
+    files: Callable[..., Any] | None = None
 
 
-def family(*, model: type, data: type) -> Callable[[Callable[..., Any]], Family]:
+def family(*, model: type, data: type, files: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Family]:
     """Register `open_request(request, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
 
     model, data  config classes of these parts of a request; `lethe describe FAMILY` lists their options
+    files        makes a task of saved models and data files, for audits without a request
     """
 
     def wrap(open_request: Callable[..., Any]) -> Family:
         *_, folder, file = open_request.__module__.split(".")
         return Family(folder if file == "open" else file, model, data, open_request,
-                      inspect.getdoc(inspect.getmodule(open_request)) or "")
+                      inspect.getdoc(inspect.getmodule(open_request)) or "", files)
 
     return wrap
 

@@ -46,7 +46,8 @@ def cached(context: Context, source: Path, what: str, make: Callable[[], np.ndar
     place = context.cache / "data" / f"{source.stem}-{what}-{digest}.npy"
     if place.exists():
         try:
-            return np.load(place, allow_pickle=False)
+            held: np.ndarray = np.load(place, allow_pickle=False)
+            return held
         except (ValueError, EOFError):   # a damaged cache entry costs a decode, nothing else
             context.progress(f"{place} is damaged; made again")
     context.progress(f"decoding {source.name}, once")

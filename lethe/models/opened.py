@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,24 @@ from torch import nn
 
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
+
+Make = Callable[[nn.Module], Task]     # model -> Task
+Load = Callable[[str], nn.Module]      # path -> model
+
+
+@dataclass(frozen=True)
+class SavedFiles:
+    """Models and data that lie in files, without the request that made them.
+
+    parts        path of forget and, where given, of retain, holdout, test
+    model, data  how the model files and the data files are read: options of the family
+    """
+
+    unlearned: str
+    parts: Mapping[str, str]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    allow_pickle: bool = False
 
 
 @dataclass

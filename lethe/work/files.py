@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from lethe.core import catalogue
 from lethe.core.config import config, digest, plain
 from lethe.core.evidence import Depth
 from lethe.core.guard import as_served
@@ -25,6 +26,7 @@ from lethe.core.modules import evaluating, require_finite, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import ModelError, RequestError, SplitsOverlap
+from lethe.models.opened import SavedFiles
 from lethe.report.report import Report
 from lethe.work.audit import scenario
 from lethe.work.execute import report_of
@@ -79,46 +81,16 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
 def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:
     """The task of the files, how a model of it is read, and the original; without one the unlearned model stands in."""
     family = files.family or ("lm" if (Path(files.unlearned) / "config.json").exists() else "classification")
-    if family not in OPENERS:
+    reader = catalogue.load("families", family).files
+    if reader is None:
         raise RequestError(f"models of the family {family!r} cannot be audited from files alone; nothing was read. Write a "
                            f"request and use lethe audit REQUEST --unlearned {files.unlearned}.")
-    make, load = OPENERS[family](files)
+    parts = {part: path for part in PARTS if (path := getattr(files, part))}
+    make, load = reader(SavedFiles(files.unlearned, parts, files.model, files.data, files.allow_pickle))
     first = load(files.original or files.unlearned)
     task = make(first)
     _apart(task)
     return (task if files.original else task.without_original()), load, first
-
-
-def _classification(files: Files) -> tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]:
-    from lethe.data.load import load_parts
-    from lethe.models.classification.task import Classification
-    from lethe.models.load import load_classifier
-
-    options = dict(files.model)
-    head = options.pop("head", None)
-    if not options.keys() & {"zoo", "code"}:
-        raise RequestError(f"{files.unlearned} holds weights, but not what to put them into; nothing was read. Give "
-                           "model.code=path/to/file.py:factory, or model.zoo=….")
-    splits = load_parts({part: path for part in PARTS if (path := getattr(files, part))}, files.data)
-
-    def load(path: str) -> nn.Module:
-        inner = Path(path) / "model.safetensors"
-        return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
-
-    return lambda model: Classification(model, splits, None, None, "audit of files", head=head), load
-
-
-def _lm(files: Files) -> tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]:
-    from lethe.models.lm.open import language_model, load_folder, load_tokenizer
-
-    tokenizer = load_tokenizer(files.unlearned)
-    rows = {part: path for part in PARTS if (path := getattr(files, part))}
-    return (lambda model: language_model(model, tokenizer, **rows, name="audit of files", **files.data),
-            lambda path: load_folder(path, **files.model))
-
-
-OPENERS: dict[str, Callable[[Files], tuple[Callable[[nn.Module], Task], Callable[[str], nn.Module]]]] = {
-    "classification": _classification, "lm": _lm}
 
 
 def _apart(task: Task) -> None:

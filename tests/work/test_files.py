@@ -87,7 +87,7 @@ def test_weights_without_code(folder):
 
 
 def test_models_of_different_classes(folder, monkeypatch):
-    from lethe.models import load
+    from lethe.models.classification import open as load
 
     def either(weights: Path, **options: object) -> torch.nn.Module:
         return MLP(6, (16,), 5 if "unlearned" in str(weights) else 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,10 +13,12 @@ from lethe.core.registry import family
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.context import Context
-from lethe.data.load import Data
+from lethe.data.load import Data, load_parts
+from lethe.errors import RequestError
 from lethe.models.classification.task import Classification
 from lethe.models.heads import ModelSource, divided, opened
-from lethe.models.opened import Opened
+from lethe.models.load import load_classifier
+from lethe.models.opened import Load, Make, Opened, SavedFiles
 
 
 def classification(
@@ -41,7 +44,23 @@ def classification(
     return Classification(model, splits, recipe, build, name, head=head)
 
 
-@family(model=ModelSource, data=Data)
+def open_files(files: SavedFiles) -> tuple[Make, Load]:
+    """Classifiers from safetensors or .npz, put into what `model.zoo` or `model.code` makes; data files of any kind."""
+    options = dict(files.model)
+    head = options.pop("head", None)
+    if not options.keys() & {"zoo", "code"}:
+        raise RequestError(f"{files.unlearned} holds weights, but not what to put them into; nothing was read. Provide "
+                           "model.code=path/to/file.py:factory, or model.zoo=….")
+    splits = load_parts(files.parts, files.data)
+
+    def load(path: str) -> nn.Module:
+        inner = Path(path) / "model.safetensors"
+        return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
+
+    return lambda model: Classification(model, splits, None, None, "audit of files", head=head), load
+
+
+@family(model=ModelSource, data=Data, files=open_files)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
     source = build(ModelSource, request.model)

@@ -25,7 +25,7 @@ from lethe.data.text import read_rows, tokenised
 from lethe.errors import EmptySplit, ModelError, PickleRefused, RequestError
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
 from lethe.models.lm.task import Language
-from lethe.models.opened import Opened
+from lethe.models.opened import Load, Make, Opened, SavedFiles
 
 __all__ = ["Language", "language_model", "load_folder", "load_tokenizer", "open_request"]
 
@@ -169,14 +169,22 @@ class TextSource:
     long: Literal["error", "cut", "split"] = "error"
 
 
-@family(model=ModelSource, data=TextSource)
+def open_files(files: SavedFiles) -> tuple[Make, Load]:
+    """Language models from `save_pretrained` folders; records from .jsonl or .txt."""
+    tokenizer = load_tokenizer(files.unlearned)
+    parts: dict[str, Any] = dict(files.parts)
+    return (lambda model: language_model(model, tokenizer, **parts, name="audit of files", **files.data),
+            lambda path: load_folder(path, **files.model))
+
+
+@family(model=ModelSource, data=TextSource, files=open_files)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a language-model request."""
     source, data = build(ModelSource, request.model), build(TextSource, request.data)
     if (source.folder is None) == (source.tiny is None):
         raise RequestError("model: give either folder (a local save_pretrained folder) or tiny (a small Llama trained "
                            "here); nothing was started.")
-    form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})  # type: ignore[arg-type]
+    form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})
     named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
     files = {key: read_rows(_located(value, context)) for key, value in {**named, **data.others}.items()
              if isinstance(value, str)}
