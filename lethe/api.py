@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lethe.core.config import plain
-from lethe.core.events import silent
+from lethe.core.events import Listener, silent
 from lethe.core.evidence import Depth
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
@@ -21,6 +21,7 @@ from lethe.report.report import Report
 from lethe.train.apply import apply, method_of
 from lethe.train.journal import terminal
 from lethe.train.loop import Settings
+from lethe.train.stop import Stop
 from lethe.train.watchdog import Watchdog
 from lethe.work.audit import scenario
 from lethe.work.execute import report_of
@@ -43,7 +44,8 @@ def forget(
     modifiers: Mapping[str, Any] | None = None,
     watchdog: Watchdog | bool | None = None,
     folder: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | Listener = True,
+    stop: Stop | None = None,
     **options: Any,
 ) -> Outcome:
     """Run a method on a task.
@@ -52,14 +54,16 @@ def forget(
              methods and settings, see `lethe.methods.search.auto`
     watchdog    None: the usual one (`lethe.train.watchdog`) where there are retained or holdout data; False: none
     folder   where log and checkpoints go; a call that was interrupted goes on from there when it is repeated
+    progress  a bar on a terminal, or who listens to the run's events (`lethe.core.events`)
+    stop     a token that ends the run after its step when it is set, e.g. by another thread (`lethe.train.stop`)
     Raises RequestError before any work when a name, an option or a need is wrong.
     """
     chosen = settings or Settings()
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     record, cfg = method_of(method, options)
-    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None,
-                 terminal() if progress else silent)
+    listener = progress if callable(progress) else terminal() if progress else silent
+    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None, listener, stop)
 
 
 def audit(

@@ -13,6 +13,8 @@ import pytest
 import torch
 from tiny import classification
 
+import lethe
+from lethe.core.events import Advanced, Ended, Event, Started
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Batch
 from lethe.core.task import Task
@@ -88,6 +90,20 @@ def test_a_token_set_by_another_thread_stops_a_run_that_resumes_to_the_same_bits
         from_a_thread(stop, task, tmp_path)
     assert [p.name for p in tmp_path.glob("*.safetensors")] == ["current.safetensors"]
     assert state_fingerprint(descend(task, tmp_path)) == state_fingerprint(descend(task, None))
+
+
+def test_a_listener_may_stop_the_run_that_it_listens_to() -> None:
+    """By the public call: a budget of a caller's own."""
+    stop, heard = Stop(), []
+
+    def budget(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Advanced) and event.step == 2:
+            stop.set("enough")
+
+    with pytest.raises(Stopped, match=r"step 2 of .*enough"):
+        lethe.forget(classification(), "finetune", epochs=3, progress=budget, stop=stop)
+    assert isinstance(heard[0], Started) and isinstance(heard[-1], Ended)
 
 
 def test_a_token_stays_set_and_keeps_its_first_reason() -> None:
