@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lethe.cli.common import Json, show
+from lethe.cli.methods_page import methods_page
 from lethe.core.catalogue import KINDS, SEAMS, Entry, Kind, entries
+from lethe.core.files import write_text
 from lethe.core.registry import MECHANISMS
 from lethe.core.source_text import Option, Record, located
 from lethe.errors import RequestError, unknown_name
@@ -32,10 +35,14 @@ Name = Annotated[str, typer.Argument(help="A method, audit, family, modifier, so
 def methods(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
             without: Annotated[str | None, typer.Option(help="Only those without retain | holdout | recipe | forget.")] = None,
             mechanism: Annotated[str | None, typer.Option(help="Only those that forget by: ascent, relabel, distil, …")] = None,
+            page: Annotated[Path | None, typer.Option(help="Write them all to this Markdown file instead, by mechanism.")] = None,
             as_json: Json = False) -> None:
     """List the methods."""
     if mechanism is not None and mechanism not in MECHANISMS:
         raise unknown_name("mechanism", mechanism, MECHANISMS)
+    if page is not None:
+        write_text(page, methods_page())
+        return
     _list(_chosen("methods", family, without, mechanism), as_json)
 
 

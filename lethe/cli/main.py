@@ -221,6 +221,14 @@ def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")
 
 
 @app.command()
+def schema(what: Annotated[str, typer.Argument(help="results | request")]) -> None:
+    """Print the JSON Schema of results.json, or of a request."""
+    from lethe.cli.schema import show_schema
+
+    show_schema(what)
+
+
+@app.command()
 def certify(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
             key: Annotated[Path, typer.Option(help="Private key (PEM, Ed25519) that signs; made when it does not exist.")],
             method: Annotated[str | None, typer.Option(help="Whose model, when the run has several methods.")] = None,

@@ -365,4 +365,5 @@ def to_json(results: Results) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of results.json."""
-    return Results.model_json_schema(by_alias=True, mode="serialization")
+    made = Results.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

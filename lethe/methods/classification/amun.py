@@ -1,5 +1,6 @@
-"""AMUN: teach the original's own nearest mistakes. Ebrahimpour-Boroojeny, Sundaram & Chandrasekaran (2025), "Not All Wrong is
-Bad: Using Adversarial Examples for Unlearning", ICML 2025, arXiv:2503.00917.
+"""AMUN: fine-tune on inputs that lie close to the forgotten ones and that the original already gets wrong, with those wrong
+answers. Ebrahimpour-Boroojeny, Sundaram & Chandrasekaran (2025), "Not All Wrong is Bad: Using Adversarial Examples for
+Unlearning", ICML 2025, arXiv:2503.00917.
 
     (x', y'):  the closest x' to x∈F (ℓ2) that the original calls y' ≠ y
     L(θ) = E_{x∈F} ℓ(θ; x', y')  +  α · E_{(x,y)∈R} ℓ(θ; x, y)

@@ -1,5 +1,5 @@
-"""ARU, adversarial retain-free unlearning: forgotten examples pushed over the boundary stand in for retained ones. Yoon et al.
-(2026), IEEE document 11414433 (after an open implementation; the paper's text was not at hand).
+"""ARU, adversarial retain-free unlearning: push forgotten inputs just over the decision boundary, and train on them in place of
+retained data. Yoon et al. (2026), IEEE document 11414433 (after an open implementation; the paper's text was not at hand).
 
     x' = PGD(x → t(x), ε) for x∈F,   S = {(x', y'): the original calls x' y' ≠ y},   t(x) its best class other than y
     L(θ) = E_{(x',y')∈S} ℓ(θ; x', y')  +  β·E_{x∈F} [ d(z_θ(x), z̄_S) − d(z_θ(x), z̄_F) + m ]₊

@@ -1,5 +1,5 @@
-"""Boundary Expanding: teach the forgotten examples a class of their own, then take that class away. Chen, Gao, Liu, Peng & Wang
-(2023), "Boundary Unlearning", CVPR 2023, arXiv:2303.11570.
+"""Boundary Expanding: teach the forgotten examples an extra class of their own, then remove that class. Chen, Gao, Liu, Peng &
+Wang (2023), "Boundary Unlearning", CVPR 2023, arXiv:2303.11570.
 
     L(θ, w) = E_{x∈F} ℓ([z_θ(x), wᵀh_θ(x)]; K + 1);    afterwards the output K + 1 is removed
 

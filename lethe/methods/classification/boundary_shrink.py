@@ -1,5 +1,5 @@
-"""Boundary Shrink: relabel each forgotten example with the class that lies nearest across the decision boundary. Chen, Gao, Liu,
-Peng & Wang (2023), "Boundary Unlearning", CVPR 2023, arXiv:2303.11570.
+"""Boundary Shrink: teach each forgotten example the wrong class that is nearest to it. Chen, Gao, Liu, Peng & Wang (2023),
+"Boundary Unlearning", CVPR 2023, arXiv:2303.11570.
 
     x' = x + ε · sign ∇_x ℓ(θ_0; x, y),    y' = argmax_{k≠y} z_0(x')_k,    L(θ) = E_{x∈F} ℓ(θ; x, y')
 

@@ -1,5 +1,5 @@
-"""Concept poisoning: find the concepts that make a class, give its examples the label that the other concepts suggest, and
-fine-tune. Chang et al. (2024), "Class Machine Unlearning for Complex Data via Concepts Inference and Data Poisoning",
+"""Concept poisoning: find the visible features that make a class, and teach its examples the class that their other features
+suggest. Chang et al. (2024), "Class Machine Unlearning for Complex Data via Concepts Inference and Data Poisoning",
 arXiv:2405.15662.
 
     c_k(x) = ⟨h_0(x), v_k⟩ + b_k     v_k concept activation vector: ridge regression of ±1 (concept there or not) on the features

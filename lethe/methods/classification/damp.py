@@ -1,5 +1,5 @@
-"""DAMP: make every layer deaf to what only the forgotten class brings. Hatami, Aalishah & Monosov (2026), "Class Unlearning via
-Depth-Aware Removal of Forget-Specific Directions", arXiv:2604.15166.
+"""DAMP: remove from every layer the directions that only the forgotten class uses. Hatami, Aalishah & Monosov (2026), "Class
+Unlearning via Depth-Aware Removal of Forget-Specific Directions", arXiv:2604.15166.
 
     d_f = μ_f − R R⁺ μ_f,    Q = orthonormal basis of {d_f},    W ← W (I − s_l Q Qᵀ)
     s_l = max(0, 2·AUC_l − 1) · l/L

@@ -1,4 +1,4 @@
-"""DELETE: distil from the original's own answers with the forgotten class taken out. Zhou, Zheng, Mo, Lu, Lin & Zheng (2025),
+"""DELETE: teach the original's own answers with the forgotten class taken out. Zhou, Zheng, Mo, Lu, Lin & Zheng (2025),
 "Decoupled Distillation to Erase", CVPR 2025, arXiv:2503.23751.
 
     L(θ) = E_{(x,y)∈F} KL( p(x) ‖ softmax z_θ(x) ),    p(x) = softmax( z_0(x) with z_0(x)_y = −∞ )

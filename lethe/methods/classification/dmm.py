@@ -1,5 +1,5 @@
-"""DMM: predict by attribution what a retrained model would say, then fine-tune to say it (datamodel matching). Georgiev,
-Rinberg, Park, Garg, Ilyas, Madry & Neel (2024), arXiv:2410.23232.
+"""DMM, datamodel matching: predict what a retrained model would answer, then fine-tune to that answer. Georgiev, Rinberg, Park,
+Garg, Ilyas, Madry & Neel (2024), arXiv:2410.23232.
 
     f̂(x) = f_0(x) + μ · J(x)·v,     v = (H + λ)⁻¹ Σ_{i∈F} ∇ℓ_i / |R|
     L(θ) = E_{x∈F} ‖f_θ(x) − f̂(x)‖²  +  E_{x∈R_s} ‖f_θ(x) − f̂(x)‖²

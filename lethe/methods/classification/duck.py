@@ -1,5 +1,6 @@
-"""DUCK: pull the features of forgotten examples to the nearest wrong class centre, and go on training on the rest. Cotogni,
-Bonato, Sabetta, Pelosin & Nicolosi (2023), "DUCK: Distance-based Unlearning via Centroid Kinematics", arXiv:2312.02052.
+"""DUCK: pull the features of forgotten examples to the centre of the nearest wrong class, and go on training on the rest.
+Cotogni, Bonato, Sabetta, Pelosin & Nicolosi (2023), "DUCK: Distance-based Unlearning via Centroid Kinematics",
+arXiv:2312.02052.
 
     L(θ) = λ_f · E_{(x,y)∈F} (1 − cos(h_θ(x), c_t(x)))  +  λ_r · E_{(x,y)∈R} ℓ(z_θ(x)/T, y)
     t(x) = argmin_{k≠y} (1 − cos(h_0(x), c_k)),    c_k = mean of h_0 over the retained examples of class k

@@ -1,5 +1,5 @@
-"""EBYD, expose before you defend: make the model forget its clean function, look at what survives, name the backdoor, remove it.
-Li et al. (2024), "Expose Before You Defend", arXiv:2410.19427; trigger recovery of Wang et al. (2019), Neural Cleanse, IEEE S&P.
+"""EBYD, expose before you defend: find a backdoor by making the model forget everything else, then remove it. Li et al. (2024),
+"Expose Before You Defend", arXiv:2410.19427; trigger recovery of Wang et al. (2019), Neural Cleanse, IEEE S&P.
 
     1. exposure   θ_E ← θ_0 moved until accuracy on C ≤ floor: confusion  minimise ℓ(θ; x, y'), y' random wrong labels
                                                                ascent     minimise −ℓ(θ; x, y) (the paper's clean unlearning)

@@ -1,5 +1,5 @@
-"""Fisher forgetting: noise on every weight, the more the less the retained data care about it. Golatkar, Achille & Soatto (2020),
-"Eternal Sunshine of the Spotless Net", CVPR 2020, arXiv:1911.04933.
+"""Fisher forgetting: add noise to every weight, the more, the less the retained data need it. Golatkar, Achille & Soatto
+(2020), "Eternal Sunshine of the Spotless Net", CVPR 2020, arXiv:1911.04933.
 
     θ_j ← θ_j + n_j,   n_j ~ N(0, v_j),   v_j = α · min((I_j + 1e-8)^(−q), cap),   I = E_{x∈R} Σ_y p_0(y|x) · (∇ℓ(θ_0; x, y))²
 

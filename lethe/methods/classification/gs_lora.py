@@ -1,4 +1,4 @@
-"""GS-LoRA and GS-LoRA++: forget classes one request after another by low-rank changes of few blocks. Zhao, Ni, Fan et al. (2024),
+"""GS-LoRA and GS-LoRA++: forget one class after another by small low-rank changes of few blocks. Zhao, Ni, Fan et al. (2024),
 "Continual Forgetting for Pre-trained Vision Models", CVPR 2024, arXiv:2403.11530; ++: arXiv:2501.09705.
 
     L(A, B) = E_{x∈R'} ℓ(θ; x)  +  β·E_{x∈F_t} [BND − ℓ(θ; x)]₊  +  α·Σ_g ‖(A, B)_g‖,    W_l = W_l⁰ + B_l·A_l

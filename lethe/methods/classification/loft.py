@@ -1,5 +1,5 @@
-"""LOFT: project the features away from where the forgotten ones live, in closed form. Fang, Tao, Liu, Xiao, Ye, Sun & Hu (2026),
-"Machine Unlearning in Low-Dimensional Feature Subspace", arXiv:2601.22456.
+"""LOFT: project out of the features the directions in which the forgotten examples lie, without training. Fang, Tao, Liu, Xiao,
+Ye, Sun & Hu (2026), "Machine Unlearning in Low-Dimensional Feature Subspace", arXiv:2601.22456.
 
     min_U J_r² + J_f²,   J_r = 1 − tr(UᵀAU),   J_f = tr(UᵀBU),   UᵀU = I,   A = M_r/tr M_r,   B = M_f/tr M_f
     head weight W ← W·UUᵀ

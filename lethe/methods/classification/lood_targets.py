@@ -1,5 +1,6 @@
-"""LOOD targets: teach forgotten examples what a Gaussian process says of them that never saw them. Own method of this library
-(2026), from the closed form of leave-one-out distinguishability (Ye, Borovykh, Hayou & Shokri 2024, arXiv:2309.17310).
+"""LOOD targets: estimate by a Gaussian process what a model that never saw the forgotten examples would answer, and teach that.
+Own method of this library (2026), from the closed form of leave-one-out distinguishability (Ye, Borovykh, Hayou & Shokri 2024,
+arXiv:2309.17310).
 
     μ_R(x) = k(x, R) (K_RR + σ²)⁻¹ Y_R,      t(x) = max(μ_R(x) + 1/K, 0), divided by its sum
     L(θ) = E_{x∈F} H(t(x), p_θ(x))  +  α · E_{(x,y)∈R} ℓ(θ; x, y)

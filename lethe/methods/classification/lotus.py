@@ -1,5 +1,5 @@
-"""LoTUS, large-scale unlearning with a taste of uncertainty: distil from the original's own answers, blurred on forgotten data
-until accuracy there is that on unseen data. Spartalis, Semertzidis, Gavves & Daras (2025), CVPR 2025, arXiv:2503.18314.
+"""LoTUS: teach the original's own answers, made less certain on forgotten data until accuracy there is that on unseen data.
+Spartalis, Semertzidis, Gavves & Daras (2025), CVPR 2025, arXiv:2503.18314.
 
     L(θ) = E_{x∈F} H(G_τ(z_0(x)), p_θ(x))  +  E_{x∈R'} H(G_hard(z_0(x)), p_θ(x)),      H cross-entropy of soft targets
     τ = exp(α · (a_F(θ) − a*))  once per epoch;    the run ends when a_F < a* − margin

@@ -1,5 +1,5 @@
-"""MU-Mis: turn down how strongly the label's logit reacts to the input, without retained data. Cheng, Huang, Zhou, He, Yang,
-Wu & Huang (2024), "Remaining-data-free Machine Unlearning by Suppressing Sample Contribution", arXiv:2402.15109.
+"""MU-Mis: make the score of the true label react less to the input, without retained data. Cheng, Huang, Zhou, He, Yang, Wu &
+Huang (2024), "Remaining-data-free Machine Unlearning by Suppressing Sample Contribution", arXiv:2402.15109.
 
     L(θ) = E_{(x,y)∈F} [ s_y(x; θ) − min(s_{y'}(x; θ), κ·s_{y'}(x; θ_0)) ],    s_k(x; θ) = ‖∇_x z_k(x; θ)‖²
 

@@ -1,5 +1,5 @@
-"""NatMU, natural machine unlearning: lay part of a retained image of another class over each forgotten one and teach that class,
-which is now truly to be seen. He, Li, Cheng, Huang & Huang (2024), "Towards Natural Machine Unlearning", arXiv:2405.15495.
+"""NatMU: cover part of each forgotten image with a retained image of another class, and teach that class. He, Li, Cheng, Huang
+& Huang (2024), "Towards Natural Machine Unlearning", arXiv:2405.15495.
 
     x̃_k = m_k ⊙ x + (1 − m_k) ⊙ x_k,     m_k = clip(ramp_k + δ, 0, 1),     k = 1…4
     L(θ) = E_{x∈F, k} ℓ(θ; x̃_k, y_k)  +  α · E_{(x,y)∈R} ℓ(θ; x, y)

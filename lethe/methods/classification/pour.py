@@ -1,4 +1,4 @@
-"""POUR: project the forgotten class's direction out of the features. Le, Peng, Liu & Noble (2025), "POUR: A Provably Optimal
+"""POUR: remove the forgotten class's direction from the features. Le, Peng, Liu & Noble (2025), "POUR: A Provably Optimal
 Method for Unlearning Representations via Neural Collapse", arXiv:2511.19339.
 
     P = I − Q Qᵀ,    Q orthonormal basis of the directions of the forgotten classes

@@ -1,5 +1,5 @@
-"""ReGUn, reference-guided unlearning: answer on forgotten data as the original answers on data it never saw. Mirlach, Laguna &
-Vogt (2026), "Reference-Guided Machine Unlearning", arXiv:2603.11210.
+"""ReGUn, reference-guided unlearning: answer on forgotten data as the original answers on unseen data. Mirlach, Laguna & Vogt
+(2026), "Reference-Guided Machine Unlearning", arXiv:2603.11210.
 
     L(θ) = λ · E_{x∈B_F} KL( q ‖ p_θ(x) )  +  E_{(x,y)∈R} ℓ(θ; x, y),      q = (1/m) Σ_j p_0(x̃_j),   x̃_j ∈ H
 

@@ -1,6 +1,6 @@
-"""REM, redirection for erasing memory: give what was corrupted a disposable place to live in, then throw the place away.
-Schoepf, Mozer, Mitchell, Brintrup, Kaissis, Kairouz & Triantafillou (2025), arXiv:2505.17730 (the loss after third-party accounts
-of the paper and an open implementation).
+"""REM, redirection for erasing memory: move what was learned from corrupted data into extra units, then remove these units.
+Schoepf, Mozer, Mitchell, Brintrup, Kaissis, Kairouz & Triantafillou (2025), arXiv:2505.17730 (the loss after third-party
+accounts of the paper and an open implementation).
 
     1  min_θ₁ N(θ₁; F)  until accuracy on F is at most γ,          N(θ; F) = E_{x∈F} (2/β) · log(1 + (p_θ(y|x) / p_0(y|x))^β)
     2  beside every linear and convolutional layer h grows a branch:  h(u) + B₂ relu(A₂ u) ⊙ m(x)  (m before B₂),  θ₂ = {A₂, B₂}

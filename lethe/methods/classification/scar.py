@@ -1,5 +1,5 @@
-"""SCAR: pull forgotten examples to the nearest wrong class by Mahalanobis distance, and hold the original's answers on surrogate
-inputs instead of retained data. Bonato, Cotogni & Sabetta (2024), ECCV 2024, arXiv:2404.12922.
+"""SCAR: pull the features of forgotten examples to the nearest wrong class, and keep the original's answers on stand-in inputs.
+Bonato, Cotogni & Sabetta (2024), ECCV 2024, arXiv:2404.12922.
 
     L(θ) = λ_f · E_{x∈F} d_t(x)(τ(h_θ(x)))  +  λ_s · E_{x∈S} D_T( z̃_0(x) ‖ z_θ(x) )
     d_k(τ) = (τ/‖τ‖ − μ_k/‖μ_k‖)ᵀ C_k⁻¹ (τ/‖τ‖ − μ_k/‖μ_k‖),    τ(h) = sign(h)·|h|^½

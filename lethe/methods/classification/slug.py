@@ -1,5 +1,5 @@
-"""SLUG: one gradient of forgetting, one of keeping, one weight tensor, one step. Cai, Tan & Asif (2024), "Single Layer Unlearning
-Gradient", arXiv:2407.11867.
+"""SLUG: change one layer by one gradient step, the layer that matters most to the forgotten data and least to the rest. Cai,
+Tan & Asif (2024), "Single Layer Unlearning Gradient", arXiv:2407.11867.
 
     W_l ← W_l + λ·g_l,    g = ∇ E_{x∈F} u(θ_0; x),  r = ∇ E_{x∈R} u(θ_0; x)
     importance I_l = ‖g_l‖/‖W_l‖,    alignment A_l = |cos(g_l, r_l)|,    λ_0 = ‖W_l‖/(10·‖g_l‖)

@@ -1,6 +1,6 @@
-"""TRW: teach the forgotten class the original's other answers, tilted towards classes that look like it.
-Ebrahimpour-Boroojeny, Wang & Sundaram (2025), "On the Necessity of Output Distribution Reweighting for Effective Class
-Unlearning", arXiv:2506.20893; also in Ebrahimpour-Boroojeny (2025), arXiv:2512.06993.
+"""TRW: teach for the forgotten class the original's other answers, with more weight on similar classes. Ebrahimpour-Boroojeny,
+Wang & Sundaram (2025), "On the Necessity of Output Distribution Reweighting for Effective Class Unlearning", arXiv:2506.20893;
+also in Ebrahimpour-Boroojeny (2025), arXiv:2512.06993.
 
     L(θ) = E_{(x,y)∈F} KL( q(x) ‖ p_θ(x) )  +  α · E_{(x,y)∈R} ℓ(θ; x, y)
     q_j(x) ∝ p_0(j | x) · exp(β·s_yj)  for j that stay, 0 for y and every class that vanishes

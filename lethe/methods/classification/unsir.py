@@ -1,5 +1,5 @@
-"""UNSIR: learn noise that the model is worst at calling by the forgotten class, teach it that name for the noise, then repair.
-Tarun, Chundawat, Mandal & Kankanhalli (2023), "Fast Yet Effective Machine Unlearning", TNNLS, arXiv:2111.08947.
+"""UNSIR: train on noise labelled as the forgotten class until the class is spoilt, then repair the rest. Tarun, Chundawat,
+Mandal & Kankanhalli (2023), "Fast Yet Effective Machine Unlearning", TNNLS, arXiv:2111.08947.
 
     N_c = argmin_N  − E ℓ(θ_0; N, c)  +  λ · E ‖N‖²                            noise for every forgotten class c
     impair:  minimise  E_{(N,c)} ℓ(θ; N, c)  +  E_{(x,y)∈R} ℓ(θ; x, y)

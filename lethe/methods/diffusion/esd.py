@@ -1,4 +1,5 @@
-"""ESD: fine-tune towards the frozen model's own negative guidance. Gandikota et al. 2023, arXiv:2303.07345.
+"""ESD: teach the model to draw, for prompts with the concept, away from what the original draws for them. Gandikota et al.
+2023, arXiv:2303.07345.
 
     L(θ) = ‖ε_θ(x_t, c, t) − [ε_b − η · (ε_0(x_t, c, t) − ε_0(x_t, ∅, t))]‖²
 

@@ -1,4 +1,5 @@
-"""MiM-MU: make the concept's pictures what the original draws without a prompt. Cheng et al. 2026, arXiv:2603.00992.
+"""MiM-MU: teach the model to draw, for prompts with the concept, what the original draws without a prompt. Cheng et al. 2026,
+arXiv:2603.00992.
 
     L(θ) = E_{(x, c)∈F, t, ε} ‖ε_θ(x_t, t, c) − ε_0(x_t, t, ∅)‖²,    x_t = √ᾱ_t x + √(1 − ᾱ_t) ε
 

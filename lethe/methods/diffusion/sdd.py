@@ -1,4 +1,5 @@
-"""SDD: align the concept with the edited model's own unconditional prediction. Kim et al. 2023, arXiv:2307.05977.
+"""SDD: teach the model to draw, for prompts with the concept, what it draws itself without a prompt. Kim et al. 2023,
+arXiv:2307.05977.
 
     L(θ) = E_{(x, c)∈F, t, ε} ‖ε_θ(x_t, t, c) − sg[ε_θ(x_t, t, ∅)]‖²,    x_t = √ᾱ_t x + √(1 − ᾱ_t) ε
 

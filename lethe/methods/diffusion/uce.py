@@ -1,4 +1,5 @@
-"""UCE: edit keys and values of cross-attention in closed form. Gandikota et al. 2024, arXiv:2308.14761.
+"""UCE: rewrite how the network reads the concept's words, by solving for new attention weights without training. Gandikota et
+al. 2024, arXiv:2308.14761.
 
     W = argmin_W  a Σ_i ‖W c_i − W_0 g_i‖² + b Σ_j ‖W k_j − W_0 k_j‖² + λ ‖W − W_0‖²_F
       = W_0 · (λI + a Σ g_i c_iᵀ + b Σ k_j k_jᵀ) · (λI + a Σ c_i c_iᵀ + b Σ k_j k_jᵀ)⁻¹

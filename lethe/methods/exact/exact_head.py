@@ -1,5 +1,6 @@
-"""Exact head: a head that is a function of sums over records, so that a record is subtracted. Cao & Yang (2015), IEEE S&P
-(summation form of naive Bayes); ridge regression likewise, as in Guo et al. (2020), arXiv:1911.03030, for the squared loss.
+"""Exact head: fit the last layer from sums over records, so that a record is deleted by subtracting what it added. Cao & Yang
+(2015), IEEE S&P (summation form of naive Bayes); ridge regression likewise, as in Guo et al. (2020), arXiv:1911.03030, for the
+squared loss.
 
     q_i = round(2^b f(x_i)) with f frozen;   T = Σ_i t(q_i, y_i);   head = h(T);   delete F:  T ← T − Σ_{i∈F} t(q_i, y_i)
     bayes:  t = (e_y, e_y ⊗ q, q²);   μ_k = S_k/n_k, σ² pooled over classes;   w_k = μ_k/σ², b_k = log(n_k/n) − ½ μ_k·w_k

@@ -1,4 +1,4 @@
-"""Newton removal: certified removal from a linear model by one Newton step, hidden by noise in the objective.
+"""Newton removal: delete records from a linear model by one Newton step, with noise in training that certifies the removal.
 Guo, Goldstein, Hannun & van der Maaten (2020), arXiv:1911.03030.
 
     L_b(w) = Σ_{i∈D} ℓ(wᵀx_i, y_i) + (λn/2)·‖w‖² + bᵀw,   b ~ N(0, σ²I);      w = argmin L_b

@@ -1,5 +1,5 @@
-"""S3T: exact unlearning by adapters that are trained slice after slice, and switched off. Chowdhury, Choromanski, Sehanobish,
-Dubey & Chaturvedi (2025), ICLR, arXiv:2406.16257.
+"""S3T: train small adapters slice by slice, and delete a record by switching off the adapters that saw it. Chowdhury,
+Choromanski, Sehanobish, Dubey & Chaturvedi (2025), ICLR, arXiv:2406.16257.
 
     shard k:  D_k = S_1 ∪ … ∪ S_L;  B sequences π of its slices;  layers in L groups, the top one first
     stage t:  (A_t, B_t, head_t) = argmin ℓ over S_π(1) ∪ … ∪ S_π(t)   with stages 1 … t − 1 and the backbone W frozen

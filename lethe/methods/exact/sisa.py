@@ -1,5 +1,5 @@
-"""SISA: exact unlearning by retraining one shard from the last checkpoint before the record. Bourtoule et al. (2021), IEEE S&P,
-arXiv:1912.03817.
+"""SISA: train several models on parts of the data, and delete a record by retraining one part from its last checkpoint before
+it. Bourtoule et al. (2021), IEEE S&P, arXiv:1912.03817.
 
     shard k:  θ_{k,0} fresh;  θ_{k,l} = recipe(θ_{k,l−1}, S_{k,1} ∪ … ∪ S_{k,l}),  2E/(L + 1) passes each
     served:   mean_k f(x; θ_{k,L})

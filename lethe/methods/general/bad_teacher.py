@@ -1,5 +1,5 @@
-"""Bad teacher: on forgotten data imitate a network that knows nothing, on retained data the original. Chundawat, Tarun,
-Mandal & Kankanhalli (2023), arXiv:2205.08096.
+"""Bad teacher: imitate an untrained network on forgotten data, and the original on retained data. Chundawat, Tarun, Mandal &
+Kankanhalli (2023), arXiv:2205.08096.
 
     L(θ) = w · E_{x∈F} D_T(θ_i ‖ θ)  +  (1 − w) · E_{x∈R'} D_T(θ_0 ‖ θ),    w = |F| / (|F| + |R'|)
 

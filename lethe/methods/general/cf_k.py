@@ -1,5 +1,5 @@
-"""CF-k, catastrophic forgetting of the last k layers: fine-tune them on retained data, with everything before them frozen.
-Goel, Prabhu, Sanyal, Lim, Torr & Kumaraguru (2022), arXiv:2201.06640.
+"""CF-k, catastrophic forgetting of the last k layers: fine-tune only the last k layers on retained data. Goel, Prabhu, Sanyal,
+Lim, Torr & Kumaraguru (2022), arXiv:2201.06640.
 
     L(θ_k) = E_{x∈R} ℓ(θ_{<k}, θ_k; x),  started at θ_0;    θ_k the last k blocks, θ_{<k} all before them (frozen)
 

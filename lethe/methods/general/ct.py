@@ -1,6 +1,6 @@
-"""CT, convolution transpose: turn every convolution kernel over its diagonal, then repair on retained data. A top entry of the
-NeurIPS 2023 unlearning challenge, as described and compared in Cadet, Borovykh, Malekzadeh, Ahmadi-Abhari & Haddadi (2024), "Deep
-Unlearn", arXiv:2410.01276.
+"""CT, convolution transpose: transpose every convolution kernel, then repair the model on retained data. A top entry of the
+NeurIPS 2023 unlearning challenge, as described and compared in Cadet, Borovykh, Malekzadeh, Ahmadi-Abhari & Haddadi (2024),
+"Deep Unlearn", arXiv:2410.01276.
 
     W[o, i, h, w] ← W[o, i, w, h]  for every convolution;    then minimise E_{x∈R} ℓ(θ; x),  lr falls by a cosine
 

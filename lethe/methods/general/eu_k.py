@@ -1,5 +1,5 @@
-"""EU-k, exact unlearning of the last k layers: draw them anew and train them on retained data by the original's recipe, with
-everything before them frozen. Goel, Prabhu, Sanyal, Lim, Torr & Kumaraguru (2022), arXiv:2201.06640.
+"""EU-k: draw the last k layers anew and train them on retained data by the original's recipe. Goel, Prabhu, Sanyal, Lim, Torr &
+Kumaraguru (2022), arXiv:2201.06640.
 
     θ_k = recipe(initialisation(seed'), R | θ_{<k} frozen at θ_0);    θ_k the last k blocks, θ_{<k} all before them
 

@@ -1,5 +1,5 @@
-"""Fine-tuning: go on training on the retained data and hope that the rest fades. Folklore baseline; e.g. Golatkar, Achille
-& Soatto (2020), arXiv:1911.04933.
+"""Fine-tuning: go on training on the retained data and hope that the rest fades. Folklore baseline; e.g. Golatkar, Achille &
+Soatto (2020), arXiv:1911.04933.
 
     L(θ) = E_{x∈R} ℓ(θ; x),  started at θ_0
 

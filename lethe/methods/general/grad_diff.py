@@ -1,5 +1,5 @@
-"""GradDiff: gradient difference, ascent on forgotten text beside descent on retained text. Liu, Liu & Stone (2022),
-arXiv:2203.12817; the form of Maini et al. (2024, TOFU), arXiv:2401.06121.
+"""GradDiff, gradient difference: raise the loss on forgotten data and lower it on retained data, in the same step. Liu, Liu &
+Stone (2022), arXiv:2203.12817; the form of Maini et al. (2024, TOFU), arXiv:2401.06121.
 
     L(θ) = −γ · E_{x∈F} min(ℓ̄(x), τ)  +  α · E_{x∈R} ℓ̄(x)  +  κ · E_{x∈R} KL(p_0(x) ‖ p_θ(x))
 

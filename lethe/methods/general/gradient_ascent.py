@@ -1,5 +1,5 @@
-"""Gradient ascent: undo learning by climbing the loss of the forgotten data. Thudi, Deza, Chandrasekaran & Papernot (2022),
-arXiv:2109.13398 (there as amnesia by reversed gradients); Jang et al. (2023), arXiv:2210.01504 for language models.
+"""Gradient ascent: raise the loss on the forgotten data. Thudi, Deza, Chandrasekaran & Papernot (2022), arXiv:2109.13398 (there
+as amnesia by reversed gradients); Jang et al. (2023), arXiv:2210.01504 for language models.
 
     L(θ) = − E_{x∈F} ℓ(θ; x),  started at θ_0
 

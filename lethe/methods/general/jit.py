@@ -1,4 +1,4 @@
-"""JiT: make the output insensitive to noise around what is to be forgotten, with nothing but that. Foster, Fogarty, Schoepf,
+"""JiT: make the answers around forgotten inputs insensitive to noise, using nothing but these inputs. Foster, Fogarty, Schoepf,
 Dugue, Öztireli & Brintrup (2024), "An Information Theoretic Approach to Machine Unlearning", arXiv:2402.01401 (first version:
 "Zero-Shot Machine Unlearning at Scale via Lipschitz Regularization").
 

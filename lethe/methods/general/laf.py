@@ -1,4 +1,4 @@
-"""LAF, label-agnostic forgetting: make forgotten features unlike what an autoencoder learned of them, without any labels. Shen,
+"""LAF, label-agnostic forgetting: make the features of forgotten data unlike what they were, without using any labels. Shen,
 Zhang, Zhao, Bialkowski, Chen & Xu (2024), "Label-Agnostic Forgetting", ICLR 2024, arXiv:2404.00506.
 
     extract  L_E(θ) = E_{x∈R} exp(M_R/(1 + M_R))  −  E_{x∈F} exp(M_F/(1 + M_F)),    M_S(x) = ‖v_S(h_θ(x)) − h_θ(x)‖²/d

@@ -1,6 +1,6 @@
-"""MSG, masked small gradients: draw anew the weights whose gradients on forgotten and retained data are alike, then repair. An
-entry of the NeurIPS 2023 unlearning challenge, as described and compared in Cadet, Borovykh, Malekzadeh, Ahmadi-Abhari & Haddadi
-(2024), "Deep Unlearn", arXiv:2410.01276.
+"""MSG, masked small gradients: draw anew the weights that forgotten and retained data use alike, then repair on retained data.
+An entry of the NeurIPS 2023 unlearning challenge, as described and compared in Cadet, Borovykh, Malekzadeh, Ahmadi-Abhari &
+Haddadi (2024), "Deep Unlearn", arXiv:2410.01276.
 
     s_j = |∇_j L_R(θ_0) − ∇_j L_F(θ_0)|,   L_S mean training loss over S;   M = the share ρ of convolution weights of least s_j
     θ_j ← N(0, 2/fan-in) for j ∈ M;    then minimise L_R(θ), with gradients times γ outside M; lr rises, then falls linearly

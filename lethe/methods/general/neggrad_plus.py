@@ -1,4 +1,4 @@
-"""NegGrad+: descend on retained data while ascending on forgotten data. Kurmanji et al. 2023, arXiv:2302.09880.
+"""NegGrad+: lower the loss on retained data while raising it on forgotten data. Kurmanji et al. 2023, arXiv:2302.09880.
 
     L(θ) = β · E_{x∈R} ℓ(θ; x)  −  (1 − β) · E_{x∈F} ℓ(θ; x)
 

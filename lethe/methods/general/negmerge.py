@@ -1,5 +1,5 @@
-"""NegMerge: subtract what several fine-tunings on the forget set agree on. Kim, Han & Choe (2025), "NegMerge: Sign-Consensual
-Weight Merging for Machine Unlearning", ICML 2025, arXiv:2410.05583.
+"""NegMerge: fine-tune several times on the forget set, and subtract from the weights the changes that all of them share. Kim,
+Han & Choe (2025), "NegMerge: Sign-Consensual Weight Merging for Machine Unlearning", ICML 2025, arXiv:2410.05583.
 
     τ_i = θ_i − θ_0,   θ_i fine-tuned on F with the i-th learning rate
     τ = mean_i τ_i where all τ_i have the same sign, else 0;       θ = θ_0 − λ · τ

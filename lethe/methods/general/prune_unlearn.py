@@ -1,5 +1,5 @@
-"""Prune, then unlearn: make the model sparse first, because approximate unlearning errs less where fewer weights can move. Jia,
-Liu, Ram, Yao, Liu, Liu, Sharma & Liu (2023), arXiv:2304.04934.
+"""Prune, then unlearn: set the smallest weights to zero, then fine-tune what is left on retained data. Jia, Liu, Ram, Yao, Liu,
+Liu, Sharma & Liu (2023), arXiv:2304.04934.
 
     1. m = the (1 − s)·d entries of the weight matrices with the largest |θ_0|, one threshold for all;   θ ← m ⊙ θ_0
     2. recover:  minimise  E_{x∈F∪R} ℓ(m ⊙ θ; x)         3. unlearn:  minimise  E_{x∈R} ℓ(m ⊙ θ; x) + α_t · ‖m ⊙ θ‖₁

@@ -1,4 +1,4 @@
-"""Quantile matching: pull the losses on forgotten data onto the losses of data never seen, rank by rank. Own method of this
+"""Quantile matching: bring the losses on forgotten data to the distribution of the losses on unseen data. Own method of this
 library (2026); the target is the null hypothesis of a loss-threshold membership attack (Yeom et al. 2018, arXiv:1709.01604).
 
     L(θ) = (1/n) Σ_i ( g(ℓ_(i)(θ)) − g(q((i − ½)/n)) )²  +  α · E_{x∈R} ℓ(θ; x)

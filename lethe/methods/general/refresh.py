@@ -1,5 +1,5 @@
-"""Refresh learning: before every learning step an unlearning step that spares what the Fisher information protects. Wang, Li,
-Shen & Huang (2024), ICLR 2024, arXiv:2403.13249.
+"""Refresh learning: before every training step on retained data, take a step that unlearns and spares weights the retained data
+need. Wang, Li, Shen & Huang (2024), ICLR 2024, arXiv:2403.13249.
 
     unlearn:  θ ← θ + δ · P ⊙ (u + ν · n),    u = ‖θ‖ · g/‖g‖ per tensor,  g = ∇ E_{x∈F} ℓ(θ; x),  n ~ N(0, I)
     learn:    an optimiser step down E_{x∈R} ℓ(θ; x)

@@ -1,5 +1,5 @@
-"""Retrain: exact unlearning, the model trained again from scratch without the forget set. Cao & Yang (2015), IEEE S&P;
-the yardstick in Bourtoule et al. (2021), arXiv:1912.03817.
+"""Retrain: train the model again from scratch without the forget set, which is exact. Cao & Yang (2015), IEEE S&P; the
+yardstick in Bourtoule et al. (2021), arXiv:1912.03817.
 
     θ_r = recipe(initialisation(seed'), R)
 

@@ -1,5 +1,5 @@
-"""RFE: forget what is entangled with retained data, and give back what its neighbours lose. Cheng, Liu, Li & Zhang (2026),
-"Machine Unlearning under Retain-Forget Entanglement", ICLR 2026, arXiv:2603.26569; the name RFE is ours.
+"""RFE: forget data that resemble retained data, then repair the retained data that are most like them. Cheng, Liu, Li & Zhang
+(2026), "Machine Unlearning under Retain-Forget Entanglement", ICLR 2026, arXiv:2603.26569; the name RFE is ours.
 
     1.  max_θ  γ·E_{x∈F} min(ℓ(θ; x), c)   subject to   g(θ) = E_{x∈R∖A} ℓ(θ; x) − E_{x∈R∖A} ℓ(θ_0; x) = 0
         by an augmented Lagrangian: every pass minimises −γ·L_F + λ·g + (μ/2)·g², then λ ← λ + μ·g

@@ -1,6 +1,6 @@
-"""RUM, refined-unlearning meta-algorithm: part the forget set by how much of it is memorised, and unlearn the parts one after the
-other, each by the method that suits it. Zhao, Kurmanji, Barbulescu, Triantafillou & Triantafillou (2024), "What makes unlearning
-hard and what to do about it", NeurIPS 2024, arXiv:2406.01257; the proxy of the score: the same group, arXiv:2410.16516.
+"""RUM, refined-unlearning meta-algorithm: divide the forget set by how strongly it is memorised, and unlearn each part by the
+method that suits it. Zhao, Kurmanji, Barbulescu, Triantafillou & Triantafillou (2024), "What makes unlearning hard and what to
+do about it", NeurIPS 2024, arXiv:2406.01257; the proxy of the score: the same group, arXiv:2410.16516.
 
     F = S_1 ∪ S_2 ∪ S_3 by score, low to high;   θ_i = U_i(θ_{i−1}, S_i, R ∪ S_{i+1} ∪ … ∪ S_3)
     score = refit       ½·[D(θ_0 ‖ θ') + D(θ' ‖ θ_0)] on x,  θ' = θ_0 trained on holdout (on R where there is none)

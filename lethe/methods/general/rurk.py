@@ -1,6 +1,5 @@
-"""RURK: make the neighbours of forgotten examples unrecognised, too, not the examples alone. Hsu, Niroula, He, Brugere, Lecue &
-Chen (2025), "The Unseen Threat: Residual Knowledge in Machine Unlearning under Perturbed Samples", NeurIPS 2025,
-arXiv:2601.22359.
+"""RURK: forget the inputs around each forgotten example as well as the example itself. Hsu, Niroula, He, Brugere, Lecue & Chen
+(2025), "The Unseen Threat: Residual Knowledge in Machine Unlearning under Perturbed Samples", NeurIPS 2025, arXiv:2601.22359.
 
     L(θ) = E_{(x,y)∈R} ℓ(θ; x, y)  −  λ · E_{(x,y)∈F} ½ [ min(ℓ(θ; x, y), c) + min(ℓ(θ; x', y), c) ]
     x' = argmin_{‖x' − x‖₂ ≤ τ} ℓ(θ; x', y)

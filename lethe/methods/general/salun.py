@@ -1,4 +1,4 @@
-"""SalUn: random labels, restricted to the weights that react most to the forget set. Fan, Liu, Zhang, Wong, Wei & Liu
+"""SalUn: teach random labels, and change only the weights that react most to the forget set. Fan, Liu, Zhang, Wong, Wei & Liu
 (2024), arXiv:2310.12508.
 
     g = |Σ_{x∈F} ∇_θ ℓ(θ_0; x)|,    m_j = 1 for the ρ·d largest g_j over all weights together, else 0

@@ -1,5 +1,5 @@
-"""SCRUB (+R): disobey the original on forgotten data, obey it on retained data, in alternating passes. Kurmanji,
-Triantafillou, Hayes & Triantafillou (2023), arXiv:2302.09880.
+"""SCRUB (+R): move away from the original's answers on forgotten data and stay near them on retained data, in alternating
+passes. Kurmanji, Triantafillou, Hayes & Triantafillou (2023), arXiv:2302.09880.
 
     epoch e = 1…E:   if e ≤ M:  one pass over F minimising  − E_{x∈F} D_T(θ_0 ‖ θ)
                      then       one pass over R minimising  α · E_{x∈R} D_T(θ_0 ‖ θ)  +  γ · E_{x∈R} ℓ(θ; x)

@@ -1,5 +1,5 @@
-"""SFRon: weighted ascent on forgotten data through the weights that matter to it, repaired by retain steps. Huang, Cheng,
-Zheng, Wang, He, Li & Huang (2024), arXiv:2409.19732.
+"""SFRon: raise the loss on forgotten data through the weights that matter to it, and repair with steps on retained data. Huang,
+Cheng, Zheng, Wang, He, Li & Huang (2024), arXiv:2409.19732.
 
     every `freq` steps:  θ ← step along  m ⊙ ∇ [ − α_s · (1/B) Σ_{i∈B⊂F} c_i ℓ_i ],   c_i ∝ 1/ℓ_i^λ with mean 1, constant
     every step:          θ ← step along  ∇ E_{x∈R} ℓ(θ; x)                             (the same optimiser)

@@ -1,5 +1,5 @@
-"""SSD, selective synaptic dampening: shrink the weights that matter more to the forget set than to the training data.
-Foster, Schoepf & Brintrup (2024), arXiv:2308.07707.
+"""SSD, selective synaptic dampening: shrink the weights that matter more to the forget set than to the training data. Foster,
+Schoepf & Brintrup (2024), arXiv:2308.07707.
 
     θ_j ← β_j · θ_j  where  I^F_j > α · I^D_j,    β_j = min(λ · I^D_j / I^F_j, 1);    the other weights stay as they are
 

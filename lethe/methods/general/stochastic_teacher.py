@@ -1,5 +1,5 @@
-"""Stochastic teacher: first imitate a random network on forgotten data, then reconstruct on the rest. Zhang et al. (2023),
-"Machine Unlearning Methodology base on Stochastic Teacher Network", arXiv:2308.14322.
+"""Stochastic teacher: first imitate an untrained network on forgotten data, then train on the retained data. Zhang et al.
+(2023), "Machine Unlearning Methodology base on Stochastic Teacher Network", arXiv:2308.14322.
 
     1. erase        L(θ) = E_{x∈F} D_T(θ_i ‖ θ),     started at θ_0
     2. reconstruct  L(θ) = E_{x∈R} ℓ(θ; x)

@@ -1,5 +1,5 @@
-"""UAM, unlearning-aware minimisation: learn the retained data from where the forgotten ones are worst. NeurIPS 2025 (after an
-open implementation; the paper's text was not at hand).
+"""UAM, unlearning-aware minimisation: compute each retain step at weights that were first moved to where the forgotten data fit
+worst. NeurIPS 2025 (after an open implementation; the paper's text was not at hand).
 
     θ ← θ − η · ∇L_R(θ + ρ · g/‖g‖),    g = ∇L_F(θ),    L_S(θ) = E_{x∈S} ℓ(θ; x)
 

@@ -1,5 +1,6 @@
-"""Influence unlearning (IU): one Newton step to where training without the forget set would have ended. Koh & Liang (2017),
-arXiv:1703.04730; inverse by WoodFisher, Singh & Alistarh (2020), arXiv:2004.14340; as in Jia et al. (2023), arXiv:2304.04934.
+"""Influence unlearning (IU): jump by one Newton step to where training without the forget set would have ended. Koh & Liang
+(2017), arXiv:1703.04730; inverse by WoodFisher, Singh & Alistarh (2020), arXiv:2004.14340; as in Jia et al. (2023),
+arXiv:2304.04934.
 
     θ = θ_0 + α · H⁻¹ · (1/|R|) · (Σ_{x∈F} ∇ℓ(θ_0; x) + |F|·λ·θ_0),      H = ∇² E_{x∈R} ℓ(θ_0; x) + (λ + ε)·I
 

@@ -1,4 +1,5 @@
-"""NPO: negative preference optimisation. Zhang, Lin, Bai & Mei (2024), arXiv:2404.05868.
+"""NPO, negative preference optimisation: lower the probability of forgotten answers, with less force the further it has fallen.
+Zhang, Lin, Bai & Mei (2024), arXiv:2404.05868.
 
     L(θ) = E_{x∈F} (2/β) · log(1 + (p_θ(x) / p_0(x))^β)  +  α · E_{x∈R} ℓ̄(x)  +  κ · E_{x∈R} KL(p_0(x) ‖ p_θ(x))
 

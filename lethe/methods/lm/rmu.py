@@ -1,4 +1,5 @@
-"""RMU: representation misdirection for unlearning. Li et al. (2024, the WMDP benchmark), arXiv:2403.03218.
+"""RMU, representation misdirection for unlearning: replace the hidden states on forgotten text by a fixed random vector, and
+keep those on other text. Li et al. (2024, the WMDP benchmark), arXiv:2403.03218.
 
     L(θ) = E_{x∈F} mean_t (h_ℓ(x, t; θ) − u)²  +  α · E_{x∈R} mean_t (h_ℓ(x, t; θ) − h_ℓ(x, t; θ_0))²,
     u = c · r/‖r‖,   r uniform in [0, 1)^d, drawn once

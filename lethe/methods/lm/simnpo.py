@@ -1,5 +1,5 @@
-"""SimNPO: NPO without a reference model, on the mean over tokens instead of the sum. Fan, Liu, Lin, Jia, Zhang, Mei &
-Liu (2024), arXiv:2410.07163.
+"""SimNPO: lower the probability of forgotten answers per token, with less force the further it has fallen, without the
+original. Fan, Liu, Lin, Jia, Zhang, Mei & Liu (2024), arXiv:2410.07163.
 
     L(θ) = γ_F · E_{x∈F} −(2/β) · log σ(β·(ℓ̄_θ(x) − m))  +  α · E_{x∈R} ℓ̄_θ(x)
 

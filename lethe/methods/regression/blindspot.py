@@ -1,4 +1,4 @@
-"""Blindspot: answer for forgotten inputs like a model that has seen little, and none of them. Tarun, Chundawat, Mandal &
+"""Blindspot: answer forgotten inputs like a model that was trained briefly and never on them. Tarun, Chundawat, Mandal &
 Kankanhalli (2023), "Deep Regression Unlearning", ICML 2023, arXiv:2210.08196.
 
     1. P ← fresh model, trained briefly on R (the blind model)

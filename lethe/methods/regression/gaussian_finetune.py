@@ -1,5 +1,5 @@
-"""Gaussian fine-tuning (Gaussian-amnesiac): teach random plausible targets for the forgotten inputs. Tarun, Chundawat, Mandal &
-Kankanhalli (2023), "Deep Regression Unlearning", ICML 2023, arXiv:2210.08196.
+"""Gaussian fine-tuning: teach random plausible targets for the forgotten inputs. Tarun, Chundawat, Mandal & Kankanhalli (2023),
+"Deep Regression Unlearning", ICML 2023, arXiv:2210.08196.
 
     y'_i = min(max(μ + σ·z_i, y_min), y_max),  z_i ~ N(0, 1) drawn once for each i ∈ F
     L(θ) = E_{(x,y) ∈ R ∪ F'} ℓ(θ; x, y),      F' = {(x_i, y'_i)}

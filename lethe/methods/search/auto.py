@@ -1,4 +1,4 @@
-"""Auto: try methods and settings within a budget, score each on a part of the data, and give back the best.
+"""Auto: try methods and settings within a budget, score each on a part of the data, and keep the best.
 
     round 0: doing nothing, and at their published settings as many methods as half of the trials allow, USUAL before others
     round r: the better half of the methods is left; each gets 2^(r−1) more settings, by a tree-structured Parzen estimator
