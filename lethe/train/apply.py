@@ -13,7 +13,8 @@ from lethe.core.config import build, plain
 from lethe.core.events import Listener, silent
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
-from lethe.core.task import Task, missing
+from lethe.core.task import Task
+from lethe.core.view import missing
 from lethe.errors import NeedsUnmet
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
