@@ -119,7 +119,8 @@ class Loop(Session):
         """What the frozen original says about the examples of `split`: `ask(original, batch)`, computed once for all.
 
         Examples with random draws (noise, augmentation) cannot be looked up, and tables above `cache_mb` are not kept:
-        then the original is asked at every step.
+        then the original is asked at every step. What is said per answer token may be wider than the batch's longest answer:
+        zeros follow, which `task.divergence` leaves out.
         """
         original = self.task.original.to(self.settings.device)
 
@@ -139,8 +140,8 @@ class Loop(Session):
             return now
         if kept is None and self.distribution.first:
             self.checkpoints.remember(name, {"table": rows})
-        rows, less = rows.to(self.settings.device), table.shorter(now, prepare, split)
-        return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, less)
+        rows, cut = rows.to(self.settings.device), table.follows(now, prepare, split)
+        return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, cut)
 
     def minimise(
         self,

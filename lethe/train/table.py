@@ -34,16 +34,17 @@ def fill(ask: Ask, prepare: Callable[[Batch], Batch], split: Split, batch_size: 
     return rows
 
 
-def shorter(ask: Ask, prepare: Callable[[Batch], Batch], split: Split) -> int | None:
-    """By how much answers are shorter than their sequences; None when their width does not follow the sequence."""
+def follows(ask: Ask, prepare: Callable[[Batch], Batch], split: Split) -> bool:
+    """Whether answers are as wide as the sequences that they are about (hidden states), not as what these hold (answers)."""
     if split.lengths is None:
-        return None
+        return False
     ends = [split.batch([int(split.lengths.argmin())]), split.batch([int(split.lengths.argmax())])]
-    widths = [said.shape[1] if said.dim() > 1 else 0 for said in (ask(prepare(batch)) for batch in ends)]
-    return None if widths[0] == widths[1] else int(split.lengths.min()) - widths[0]
+    said = [ask(prepare(batch)) for batch in ends]
+    widths = [one.shape[1] if one.dim() > 1 else 0 for one in said]
+    return widths == [int(split.lengths.min()), int(split.lengths.max())]
 
 
-def look_up(rows: Tensor, batch: Batch, split: Split, less: int | None) -> Tensor:
-    """The rows of a batch, as wide as the model's answers about this batch are (`less`: see `shorter`)."""
+def look_up(rows: Tensor, batch: Batch, split: Split, cut: bool) -> Tensor:
+    """The rows of a batch; `cut`: as wide as its sequences (see `follows`), else as wide as the widest of the split."""
     found = rows[batch.index.to(rows.device)]
-    return found if less is None else found[:, : batch.columns[next(iter(split.padding))].shape[1] - less]
+    return found[:, : batch.columns[next(iter(split.padding))].shape[1]] if cut else found

@@ -125,3 +125,13 @@ def test_two_steps_by_hand() -> None:
 
     found = byhand.run("npo", task, beta=beta, alpha=alpha, kl=kl, epochs=2, warmup=0, lr=0.05)
     byhand.assert_same(task, found, byhand.steps(task, [objective] * 2, lr=0.05), atol=1e-5)
+
+
+def test_the_longest_answer_of_a_batch_need_not_stand_in_its_longest_row() -> None:
+    """One batch at a time against the original that is asked at every step: the table knows no batches."""
+    task = tiny.lm()
+    options = {"alpha": 0.0, "kl": 5.0, "epochs": 2, "lr": 1e-2, "batch_size": 5, "progress": False, "watchdog": False}
+    cached, asked = (lethe.forget(task, "npo", settings=Settings(cache_mb=mb), **options) for mb in (1024.0, 1e-9))
+    assert asked.notes and not cached.notes
+    for a, b in zip(cached.model.parameters(), asked.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
