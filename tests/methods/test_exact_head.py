@@ -23,7 +23,8 @@ from lethe.methods.exact.exact_head import NEVER, head_of, sums
 from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
 from lethe.models.zoo.mlp import MLP
-from lethe.train.loop import Loop
+from lethe.train.apply import apply
+from lethe.train.loop import Settings
 
 GONE = list(range(0, 160, 7))
 
@@ -47,10 +48,9 @@ def task_of(split: Split, gone: list[int], retain: bool = True, model: nn.Module
 
 
 def head(task: Task, **options: Any) -> Outcome:
+    """As a user runs it, with all checks before."""
     method = catalogue.load("methods", "exact_head")
-    outcome = method.run(method.config(**options), task.granted(method.needs), Loop(task))
-    outcome.task = task
-    return outcome
+    return apply(task, method, method.config(**options), Settings(), watchdog=False)
 
 
 def test_golden_sums_and_head() -> None:

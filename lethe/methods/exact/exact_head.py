@@ -41,7 +41,6 @@ from lethe.core.task import missing
 from lethe.errors import DataError, ModelError, NeedsUnmet, RequestError
 from lethe.exact import manifest
 from lethe.exact.manifest import Manifest
-from lethe.exact.sliced import require_deletable
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.loop import Loop
 
@@ -55,11 +54,11 @@ class ExactHead:
     """Options of the exact head."""
 
     kind: Literal["bayes", "ridge"] = "ridge"   # bayes: classification only; cheaper, fits less   [ours]
-    statistics: str = ""               # folder of a model that this method saved; none: the head is fitted first  [ours]
+    statistics: str = ""  # folder that this method saved; none: the head is fitted first [tested in test_exact_head] [ours]
     bits: Annotated[int, Field(ge=1, le=24)] = 10   # features are rounded to 2^−bits; more: finer, smaller n possible  [ours]
     ridge: Positive = 1e-3             # λ per record; larger: less fit                              [ours]
-    floor: Positive = 1e-3             # least σ² of a feature, for bayes                            [ours]
-    public_features: bool = False      # what comes before the head never saw the data: you say so   [ours]
+    floor: Positive = 1e-3             # least σ² of a feature, for bayes [only with kind=bayes]                            [ours]
+    public_features: bool = False      # what comes before the head never saw the data: you say so [changes the guarantee] [ours]
 
 
 def sums(q: Tensor, y: Tensor, kind: str, outputs: int, bits: int) -> Sums:
@@ -91,9 +90,12 @@ def head_of(total: Sums, kind: str, bits: int, ridge: float, floor: float) -> tu
 
 
 def deletable(cfg: Any, task: HeadedTask) -> None:
-    """What is wrong with a deletion from the model in `trained`, before any work."""
-    if cfg.trained:
-        require_deletable(Path(cfg.trained), "exact_head", task)
+    """What is wrong with a deletion from the sums in `statistics`, before any work."""
+    if cfg.statistics:
+        known, ids = manifest.read(Path(cfg.statistics), "exact_head"), task.forget.ids.tolist()
+        known.require_deletable(ids)
+        if task.has("retain"):
+            known.require_retained(ids, task.retain.ids.tolist())
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"features", "head"}, mechanism="exact",
