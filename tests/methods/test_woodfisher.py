@@ -14,6 +14,7 @@ from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.maths.importance import example_gradients, gradient_sum
 from lethe.methods.general.woodfisher import conjugate_gradients, reference_woodbury, woodbury
+from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
 
 RIDGE = 0.3
@@ -130,3 +131,15 @@ def test_the_step_by_hand(solver: str) -> None:
     torch.nn.utils.vector_to_parameters(theta + alpha * step, model.parameters())
     found = byhand.run("woodfisher", task, solver=solver, damping=damping, ridge=ridge, alpha=alpha)
     byhand.assert_same(task, found, model.float(), atol=1e-5)
+
+
+def test_newton_takes_models_with_convolutions() -> None:
+    """The second derivative of a kernel is not contiguous in memory."""
+    x = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 2), torch.nn.Tanh(), torch.nn.Conv2d(3, 2, 2), torch.nn.Flatten(),
+                                torch.nn.Linear(8, 2))
+    parts = {"forget": Split({"x": x[:3], "y": torch.tensor([0, 1, 0])}, "forget"),
+             "retain": Split({"x": x[3:], "y": torch.tensor([0, 1, 0, 1, 1])}, "retain")}
+    task = Classification(model, parts)
+    found = byhand.run("woodfisher", task, solver="newton")
+    assert any(not torch.equal(p, task.original.get_parameter(name)) for name, p in found.named_parameters())

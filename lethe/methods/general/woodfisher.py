@@ -49,7 +49,7 @@ class WoodFisher:
     damping: NonNegative = 0.1         # ε; larger: smaller step; the other knob             [ours, digits CNN]
     ridge: NonNegative = 0.0           # λ, weight of ½‖θ‖² in the training loss             [ours: none]
     examples: Count = 1000             # N, retained gradients in the Fisher matrix          [Jia et al. code]
-    iterations: Count = 100            # of conjugate gradients, newton only                 [ours]
+    iterations: Count = 100            # of conjugate gradients, newton only [only with solver=newton] [ours]
     batch_size: Count = 256            # examples per gradient or product                    [ours]
 
 
@@ -99,7 +99,7 @@ def hessian_product(model: nn.Module, params: list[nn.Parameter], task: Task, ba
             for batch in batches():
                 gradient = parameters_to_vector(torch.autograd.grad(task.nll(model, batch).sum(), params, create_graph=True))
                 found = torch.autograd.grad(gradient @ v, params, materialize_grads=True)
-                total, count = total + parameters_to_vector(found), count + len(batch)
+                total, count = total + torch.cat([one.reshape(-1) for one in found]), count + len(batch)
         return total / count
     return product
 
