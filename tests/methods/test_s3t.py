@@ -9,7 +9,9 @@ from pathlib import Path
 
 import exact_world as world
 import pytest
+import tiny
 import torch
+from running import run
 from safetensors.torch import load_file
 
 from lethe.core.split import Split
@@ -18,6 +20,7 @@ from lethe.exact.ensemble import Ensemble
 from lethe.exact.sliced import Sliced
 from lethe.exact.slicing import prefix
 from lethe.methods.exact import s3t
+from lethe.models.classification.task import Classification
 from lethe.train.run import Run
 
 SMALL = {"shards": 2, "slices": 3, "budget": 3, "rank": 4, "lr": 1e-2, "epochs": 2, "batch_size": 16}
@@ -233,3 +236,10 @@ def test_killed_in_the_middle_goes_on_to_the_same_bits(tmp_path: Path, monkeypat
         world.trained("s3t", world.records(), folder=tmp_path, **SMALL)
     resumed = world.trained("s3t", world.records(), folder=tmp_path, **SMALL)[1]
     assert world.same(resumed, first()[1])
+
+
+@pytest.mark.parametrize(("public_base", "level"), [(False, "none"), (True, "exact")])
+def test_given_weights_are_exact_only_if_somebody_says_that_they_saw_no_record(public_base: bool, level: str) -> None:
+    known = tiny.classification()
+    task = Classification(known.original, dict(known.splits), known.recipe, known.build, facts={"no_retraining": "given weights"})
+    assert run("s3t", task, shards=2, slices=1, budget=1, epochs=1, public_base=public_base).guarantee["level"] == level

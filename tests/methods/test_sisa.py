@@ -7,12 +7,15 @@ from pathlib import Path
 
 import exact_world as world
 import pytest
+import tiny
+from running import run
 
 from lethe.core.modules import named_tensors
 from lethe.errors import DataError, NeedsUnmet, RequestError
 from lethe.exact.ensemble import Ensemble
 from lethe.exact.sliced import Sliced
 from lethe.methods.exact.sisa import passes
+from lethe.models.classification.task import Classification
 
 SMALL = {"shards": 3, "slices": 2}
 
@@ -58,3 +61,10 @@ def test_asked_twice_without_retain_and_other_settings(tmp_path: Path) -> None:
         world.deleted("sisa", folder, split, [5], retain=False)
     with pytest.raises(RequestError, match=r"method\.slices = 3"):
         world.deleted("sisa", folder, split, [5], slices=3)
+
+
+@pytest.mark.parametrize(("public_base", "level"), [(False, "none"), (True, "exact")])
+def test_given_weights_are_exact_only_if_somebody_says_that_they_saw_no_record(public_base: bool, level: str) -> None:
+    known = tiny.classification()
+    task = Classification(known.original, dict(known.splits), known.recipe, known.build, facts={"no_retraining": "given weights"})
+    assert run("sisa", task, shards=2, slices=1, public_base=public_base).guarantee["level"] == level

@@ -39,7 +39,7 @@ class ARU:
     """Options of ARU."""
 
     bound: Positive = 0.05             # ε, in units of the model's input                    [open code]
-    doublings: Natural = 6             # how often ε is doubled while no example crosses     [ours]
+    doublings: Natural = 6             # how often ε is doubled while no example crosses [tested in test_aru] [ours]
     attack_steps: Count = 50           # steps of 2ε/steps per coordinate                    [open code]
     beta: NonNegative = 1.0            # β, weight of the triplet; 0 turns it off            [open code]
     margin: NonNegative = 1.0          # m, of cosine distances; larger keeps on pushing     [open code]

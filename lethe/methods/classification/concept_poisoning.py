@@ -45,10 +45,10 @@ from lethe.train.loop import Loop, Term
 class ConceptPoisoning:
     """Options of concept poisoning."""
 
-    concepts: tuple[str, ...] = ()     # columns of 0 and 1; none: the classes               [ours]
+    concepts: tuple[str, ...] = ()     # columns of 0 and 1; none: the classes [tested in test_concept_poisoning] [ours]
     labels: Literal["targeted", "random"] = "targeted"   # what F is taught                  [paper: both]
     top: Natural = 0                   # size of K, taken out before a label is chosen       [ours, digits CNN]
-    least: Fraction = 0.6              # balanced accuracy that a concept vector must reach  [ours]
+    least: Fraction = 0.6  # balanced accuracy that a concept vector must reach [tested in test_concept_poisoning] [ours]
     penalty: Positive = 1e-2           # of both regressions, in mean eigenvalues            [ours]
     alpha: NonNegative = 1.0           # weight of the retain term                           [ours]
     lr: Positive = 1e-3                # Adam                                                [ours, digits CNN]

@@ -51,17 +51,17 @@ class EBYD:
     exposure: Literal["confusion", "ascent", "prune", "perturb"] = "confusion"   # see above   [ours, digits; paper ascent]
     removal: Literal["trigger", "prune"] = "trigger"   # see above                           [ours, digits; paper prune]
     defence: Count = 60                # clean examples, |C|                                 [ours; paper 1 % of the training set]
-    floor: Fraction = 0.2              # accuracy on C at which exposure stops               [official code: 0.1–0.2]
-    exposure_lr: Positive = 1e-3       # Adam                                                [ours, digits; official 1e-5]
+    floor: Fraction = 0.2  # where it stops [only with exposure=ascent exposure_steps=10 exposure_lr=0.1] [official: 0.1–0.2]
+    exposure_lr: Positive = 1e-3       # Adam [changes the notes] [ours, digits; official 1e-5]
     exposure_steps: Count = 400        # at most                                             [ours]
     trigger_steps: Count = 100         # of the search for each label                        [ours]
     sparsity: NonNegative = 0.1        # λ, weight of the trigger's size                     [ours, digits]
-    ratio: Fraction = 0.6              # size below which, beside the median, it is a backdoor   [ours, digits]
+    ratio: Fraction = 0.6              # size below which, beside the median, it is a backdoor [changes the notes] [ours, digits]
     lr: Positive = 1e-3                # Adam, of the removal                                [ours, digits]
     epochs: Positive = 60.0            # passes over C of the removal                        [ours, digits]
     batch_size: Count = 64             # examples per step                                   [ours]
-    drop: Fraction = 0.05              # accuracy on C that pruning may cost                 [ours]
-    mask_steps: Count = 200            # of learning which units are needed                  [ours]
+    drop: Fraction = 0.05              # accuracy on C that pruning may cost [only with removal=prune] [ours]
+    mask_steps: Count = 200            # of learning which units are needed [only with removal=prune drop=0.1] [ours]
 
 
 def verdict(sizes: Tensor, ratio: float) -> tuple[bool, int]:

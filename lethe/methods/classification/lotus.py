@@ -42,7 +42,7 @@ class LoTUS:
     alpha: Positive = 8.0              # α, how fast the temperature answers the accuracy    [ours, digits CNN: 2–8; official 2]
     share: Fraction = 0.3              # of R that is trained on                             [official code]
     unseen_accuracy: Fraction | None = None   # a*; null: measured on holdout, 0 for classes [official code: measured]
-    margin: NonNegative = 0.01         # a_F may fall this far below a*                      [official code]
+    margin: NonNegative = 0.01         # a_F may fall this far below a* [only with unseen_accuracy=1.0] [official code]
     lr: Positive = 1e-3                # AdamW                                               [ours, digits CNN; official 1e-4]
     epochs: Count = 10                 # at most; passes over R'                             [official code]
     batch_size: Count = 64             # examples of each term per step                      [ours]

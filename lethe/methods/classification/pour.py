@@ -42,12 +42,12 @@ class POUR:
 
     variant: Literal["projection", "distillation"] = "projection"   # POUR-P or POUR-D       [paper: both]
     direction: Literal["head", "mean"] = "head"    # rows of the head, or class means        [paper]
-    lr: Positive = 3e-3                # distillation only                                   [ours, digits CNN]
-    epochs: Positive = 40.0            # passes over F; distillation only                    [ours, digits CNN]
-    batch_size: Count = 64             # examples per step                                   [ours]
-    optimiser: Optimiser = "adam"      # update rule                                         [ours]
-    weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours]
-    clip: Positive | None = None       # largest gradient norm; null: none                   [ours]
+    lr: Positive = 3e-3                # distillation only [only with variant=distillation] [ours, digits CNN]
+    epochs: Positive = 40.0            # passes over F; distillation only [only with variant=distillation] [ours, digits CNN]
+    batch_size: Count = 64             # examples per step [only with variant=distillation] [ours]
+    optimiser: Optimiser = "adam"      # update rule [only with variant=distillation] [ours]
+    weight_decay: NonNegative = 0.0    # pull towards 0 [only with variant=distillation] [ours]
+    clip: Positive | None = None       # largest gradient norm; null: none [only with variant=distillation] [ours]
 
 
 def complement(directions: Tensor) -> Tensor:

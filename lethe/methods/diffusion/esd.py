@@ -58,7 +58,7 @@ class ESD:
     trajectories: Count = 20          # cached trajectories, over all prompts                [ours]
     sampler_steps: Count = 50         # DDIM steps of a trajectory                           [paper]
     start_guidance: NonNegative = 3.0  # guidance of the trajectories; 1 for tiny models     [official code]
-    host: str = ""                    # erase the concept from this prompt only              [official code]
+    host: str = ""                    # erase the concept from this prompt only [e.g. a shape] [official code]
 
 
 def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = None) -> Tensor:

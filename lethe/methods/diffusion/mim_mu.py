@@ -42,7 +42,7 @@ class MiMMU:
     batch_size: Count = 8         # pictures per step                                   [ours]
     low: Fraction = 0.0           # timesteps are uniform between these shares of       [ours: all of them]
     high: Fraction = 1.0          # the noise schedule                                  [ours: all of them]
-    drift: NonNegative = 0.1      # noted above this share of ‖ε_0(c) − ε_0(∅)‖²        [ours]
+    drift: NonNegative = 0.1      # noted above this share of ‖ε_0(c) − ε_0(∅)‖² [changes the notes] [ours]
 
 
 def mim_loss(said: Tensor, unconditional: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ KEYS = Names(("*attn2.to_k.weight", "*attn2.to_v.weight"))
 class UCE:
     """Options of UCE."""
 
-    guide: str = ""                   # the prompt that takes the concept's place       [official code: " ", "art"]
+    guide: str = ""                   # the prompt that takes the concept's place [e.g. art] [official code: " ", "art"]
     preserve: bool = True             # hold the task's "keep" prompts in place         [official code]
     erase_scale: NonNegative = 1.0    # a; larger erases more                           [official code]
     preserve_scale: NonNegative = 1.0  # b; larger keeps more                           [official code]

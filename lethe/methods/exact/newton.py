@@ -56,12 +56,12 @@ class Newton:
     loss: Literal["logistic", "squared"] = "logistic"   # of each one-vs-rest problem, targets ±1   [paper: logistic]
     ridge: Positive = 1e-2             # λ; larger: smaller bound, less fit                          [ours; paper 1e-6 to 1e-2]
     sigma: Positive = 3.0              # σ of b; larger: more removals, less accuracy                [ours; official code 10]
-    epsilon: Positive = 1.0            # ε that is to be certified                                   [paper]
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-4   # δ that is to be certified                  [paper]
+    epsilon: Positive = 1.0            # ε that is to be certified [changes the guarantee] [paper]
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-4   # δ that is to be certified [changes the guarantee] [paper]
     scale: Positive = 1.0              # inputs are divided by it, weights too; the bound grows with max‖x‖³  [paper: ‖x‖ ≤ 1]
     group: Count = 1                   # records removed by one step; the bound grows by its square  [paper]
-    public_features: bool = False      # what comes before the head never saw the data: you say so   [ours]
-    perturbation_key: str = ""         # file of ≥ 32 secret random bytes that b comes from          [ours]
+    public_features: bool = False      # what comes before the head never saw the data: you say so [changes the guarantee] [ours]
+    perturbation_key: str = ""         # file of ≥ 32 secret random bytes that b comes from [tested in test_newton] [ours]
 
 
 def slopes(z: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:

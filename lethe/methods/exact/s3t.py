@@ -68,20 +68,20 @@ ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that s
 class S3T:
     """Options of S3T."""
 
-    trained: str = ""            # folder of a model that `lethe train --exact s3t` wrote; none: it is trained first  [ours]
+    trained: str = ""  # folder of a model that `lethe train --exact s3t` wrote; none: trained first [tested in test_s3t] [ours]
     shards: Count = 5            # m; more: longer service, weaker members                        [official code]
     slices: Count = 4            # L; more: longer service, more stages                           [official code: 4–6]
     budget: Count = 4            # B ≤ L sequences per shard; more: longer service, B times the training  [paper: B ≤ L]
-    order: Literal["cyclic", "matched"] = "cyclic"   # matched: bipartite matching on `probabilities`  [paper]
-    probabilities: tuple[Positive, ...] = ()   # of a deletion in each slice, for order=matched   [paper]
+    order: Literal["cyclic", "matched"] = "cyclic"   # matched: bipartite matching on `probabilities` [tested in test_s3t] [paper]
+    probabilities: tuple[Positive, ...] = ()   # of a deletion in each slice, for order=matched [tested in test_s3t] [paper]
     rank: Count = 16             # r of the adapters                                              [official code]
     alpha: Positive = 16.0       # α; the scale is α/√r (rank-stabilised)                         [official code: α = r]
     lr: Positive = 1e-2          # AdamW; a pretrained backbone wants less                        [ours; official code 2e-3]
     epochs: Positive = 30.0      # passes over the slices of a stage                              [ours; official code 15]
     batch_size: Count = 64       # records per step                                               [official code: 64–128]
-    by: str = "id"               # records with an equal value share a slice: id, content, or a column  [ours]
-    retrain_dead: bool = True    # dead shards are trained again where retained data are given    [paper]
-    public_base: bool = False    # a given backbone never saw the data: you say so                [ours]
+    by: str = "id"               # records with an equal value share a slice: id, content, or a column [e.g. content] [ours]
+    retrain_dead: bool = True  # dead shards are trained again on retained data [only with shards=2 slices=1 budget=1] [paper]
+    public_base: bool = False    # a given backbone never saw the data: you say so [tested in test_s3t] [ours]
 
 
 class LowRank(nn.Module):

@@ -59,11 +59,11 @@ ABOUT_A_DELETION = ("trained", "public_base")   # options that say nothing about
 class SISA:
     """Options of SISA."""
 
-    trained: str = ""            # folder of a model that `lethe train --exact sisa` wrote; none: it is trained first  [ours]
+    trained: str = ""  # folder of a model that `lethe train --exact sisa` wrote; none: trained first [tested in test_sisa] [ours]
     shards: Count = 5            # m; more: cheaper deletions, weaker members                     [paper: 1–20]
     slices: Count = 4            # L; more: cheaper deletions, more checkpoints                   [paper: 1–50]
-    by: str = "id"               # records with an equal value share a slice: id, content, or a column  [ours]
-    public_base: bool = False    # given weights where the shards start never saw the data: you say so  [ours]
+    by: str = "id"               # records with an equal value share a slice: id, content, or a column [e.g. content] [ours]
+    public_base: bool = False  # given weights where shards start never saw the data: you say so [tested in test_sisa] [ours]
 
 
 def passes(epochs: float, slices: int) -> float:

@@ -50,11 +50,11 @@ class RUM:
     """Options of RUM."""
 
     score: Literal["refit", "memorised", "influential"] = "refit"   # see above              [arXiv:2410.16516; paper: memorised]
-    share_low: Fraction = 0.34         # share of F with the lowest scores                   [paper: a third]
+    share_low: Fraction = 0.34         # share of F with the lowest scores [only with mid=gradient_ascent] [paper: a third]
     share_high: Fraction = 0.33        # share of F with the highest scores                  [paper: a third]
-    low: Named = NONE                  # method for the lowest; none: left as it is          [paper: do nothing or fine-tune]
-    mid: Named = "finetune"            # method for those between                            [ours]
-    high: Named = "neggrad_plus"       # method for the highest                              [official code: NegGrad+]
+    low: Named = NONE  # method for the lowest; none: left as it is [e.g. gradient_ascent] [paper: do nothing or fine-tune]
+    mid: Named = "finetune"            # method for those between [e.g. gradient_ascent] [ours]
+    high: Named = "neggrad_plus"       # method for the highest [e.g. gradient_ascent] [official code: NegGrad+]
     refit_lr: Positive = 1e-2          # SGD, of the refit                                   [ours]
     refit_epochs: Count = 5            # passes of the refit                                 [ours]
     batch_size: Count = 64             # examples per step of the refit                      [ours]

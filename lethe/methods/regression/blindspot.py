@@ -43,7 +43,7 @@ class Blindspot:
     epochs: Positive = 5.0             # passes of the student over R ∪ F                    [official code: 1, LSTM 5]
     batch_size: Count = 64             # examples per step                                   [ours, digits; official 256]
     attention: NonNegative = 0.0       # β, weight of the attention maps of convolutions     [ours: no gain; official code 50]
-    layers: Count = 3                  # the last so many convolutions are compared          [ours: bounds the cost]
+    layers: Count = 3  # the last so many convolutions are compared [only with attention=50.0] [ours: bounds the cost]
     optimiser: Optimiser = "adam"      # update rule of both                                [official code]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm of the student; null: none    [official code: none]

@@ -63,11 +63,11 @@ UNITS = {"s": 1, "min": 60, "h": 3600}
 class Auto:
     """Options of the search."""
 
-    budget: str = ""                   # time, e.g. 90 s, 10 min, 1 h; empty: trials alone count            [ours]
-    trials: Count = 24                 # runs of a method at most                                           [ours]
-    methods: tuple[str, ...] = ()      # which methods; empty: all that can run without the recipe          [ours]
-    yardstick: Literal["unseen", "retrained"] = "unseen"   # see above; unseen is deployable                [ours]
-    references: Count = 3              # retrained models, for yardstick = retrained                        [ours]
+    budget: str = ""                   # time, e.g. 90 s, 10 min, 1 h; empty: trials alone count [tested in test_auto] [ours]
+    trials: Count = 24                 # runs of a method at most [tested in test_auto] [ours]
+    methods: tuple[str, ...] = ()      # which methods; empty: all that can run without the recipe [tested in test_auto] [ours]
+    yardstick: Literal["unseen", "retrained"] = "unseen"   # see above; unseen is deployable [tested in test_auto] [ours]
+    references: Count = 3              # retrained models, for yardstick = retrained [tested in test_auto] [ours]
 
 
 @dataclass
