@@ -91,7 +91,7 @@ def expected(task: Task, runs: Sequence[Run]) -> Task:
     Only the run itself knows what a method took; where this is wrong, the run trains the shadows that are missing.
     """
     if task.has("holdout") and any({"holdout", "holdout?"} & run.record.needs for run in runs):
-        task = task.replaced(task._original, holdout=audited(task.holdout), reference=reserved(task.holdout))
+        task = task.replaced(holdout=audited(task.holdout), reference=reserved(task.holdout))
     return final(task) if any(run.method == "auto" for run in runs) else task
 
 
