@@ -30,9 +30,10 @@ class Batch:
 
     def __getattr__(self, name: str) -> Tensor:
         try:
-            return self.__dict__["columns"][name]
+            column: Tensor = self.__dict__["columns"][name]
         except KeyError:
             raise AttributeError(f"batch has no column {name!r}; it has {', '.join(self.columns)}") from None
+        return column
 
     def __len__(self) -> int:
         return len(self.index)
@@ -249,7 +250,7 @@ def pixels(x: Tensor) -> Tensor:
 
 def whole_classes(forget: Split, retain: Split, method: str) -> Tensor:
     """The labels of F, for a method that removes classes; RequestError where retained examples have one of them.  -> [c]"""
-    classes = torch.unique(forget.columns["y"])
+    classes: Tensor = torch.unique(forget.columns["y"])
     kept = int(torch.isin(retain.columns["y"], classes).sum())
     if kept:
         raise RequestError(f"{kept} retained examples have a forgotten label ({classes.tolist()}), and {method} removes whole "

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.modules import copied, evaluating
-from lethe.core.passes import sample
+from lethe.core.passes import drawn, rows, sample
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -88,10 +88,7 @@ def mask(shape: torch.Size, p: float, rng: torch.Generator, law: str) -> Tensor:
 
 def losses(task: Task, model: nn.Module, split: Split, device: str = "cpu", batch_size: int = 256) -> Tensor:
     """The training loss of each example, with the same draws for every model.  -> [n]"""
-    parts = []
     model = model.to(device)
     with evaluating(model):
-        for number, batch in enumerate(split.batches(batch_size)):
-            drawn = task.draw(batch, generator(0, "rashomon", number), False).to(device)
-            parts.append(task.nll(model, drawn).double().cpu())
-    return torch.cat(parts)
+        batches = drawn(task, split, batch_size, ("rashomon",), device=device)
+        return rows(lambda batch: task.nll(model, batch).double(), batches, len(split))

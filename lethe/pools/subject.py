@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lethe.core.guard import Guard, bare
 from lethe.core.modules import copied, evaluating
-from lethe.core.seeds import generator
+from lethe.core.passes import columns, drawn, rows
 from lethe.core.split import Split
 from lethe.core.task import Task
 
@@ -65,14 +64,10 @@ class Subject:
     def seen(self, split: Split) -> dict[str, Tensor]:
         """`task.observe` over the whole split, in its order: key -> [n, …] on the CPU. One pass per (model, split)."""
         if id(split) not in self._seen:
-            parts: list[tuple[Tensor, dict[str, Tensor]]] = []
             model = self.answering.to(self.device)
+            batches = drawn(self.task, split, self.batch_size, ("audit", split.name), device=self.device, sweep=True)
             with evaluating(model):
-                for number, batch in enumerate(split.sweep(self.batch_size)):
-                    drawn = self.task.draw(batch, generator(0, "audit", split.name, number), False).to(self.device)
-                    parts.append((batch.index, {k: v.cpu() for k, v in self.task.observe(model, drawn).items()}))
-            order = torch.argsort(torch.cat([index for index, _ in parts]))
-            self._seen[id(split)] = split, {k: _stack([seen[k] for _, seen in parts])[order] for k in parts[0][1]}
+                self._seen[id(split)] = split, columns(lambda batch: self.task.observe(model, batch), batches, len(split))
         return self._seen[id(split)][1]
 
     def numbers(self, split: Split, key: str) -> np.ndarray:
@@ -89,13 +84,10 @@ class Subject:
             return self._bare.features(split)
         seen = self.seen(split)
         if "features" not in seen:
-            parts, model = [], self.model.to(self.device)
+            model = self.model.to(self.device)
+            batches = drawn(self.task, split, self.batch_size, ("features", split.name), device=self.device)
             with evaluating(model):
-                for number, batch in enumerate(split.batches(self.batch_size)):
-                    drawn = self.task.draw(batch, generator(0, "features", split.name, number), False).to(self.device)
-                    parts.append((batch.index, self.task.features(model, drawn).float().cpu()))
-            order = torch.argsort(torch.cat([index for index, _ in parts]))
-            seen["features"] = torch.cat([x for _, x in parts])[order]
+                seen["features"] = rows(lambda batch: self.task.features(model, batch).float(), batches, len(split))
         return seen["features"].flatten(1).double().numpy()
 
     def like(self, model: nn.Module, name: str) -> Subject:
@@ -105,11 +97,3 @@ class Subject:
     def copy(self) -> nn.Module:
         """A trainable copy, for attacks that change the model."""
         return copied(self.model, trainable=True).requires_grad_(True)
-
-
-def _stack(parts: list[Tensor]) -> Tensor:
-    """Concatenate along the first dimension, padding the second with zeros to the longest."""
-    if parts[0].dim() > 1 and len({p.shape[1] for p in parts}) > 1:
-        width = max(p.shape[1] for p in parts)
-        parts = [torch.cat([p, p.new_zeros((len(p), width - p.shape[1], *p.shape[2:]))], 1) for p in parts]
-    return torch.cat(parts)

@@ -22,6 +22,7 @@ from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
+from lethe.core.passes import drawn
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.errors import Diverged, RequestError
@@ -104,8 +105,7 @@ class Loop(Session):
 
     def drawn(self, split: Split, batch_size: int, *purpose: object, train: bool = False) -> Iterator[Batch]:
         """Every example of a split once, in order, with its random draws (noise) for this purpose, on the device."""
-        for number, batch in enumerate(split.batches(batch_size)):
-            yield self.task.draw(batch, self.generator(*purpose, number), train).to(self.settings.device)
+        return drawn(self.task, split, batch_size, purpose, seed=self.seed, device=self.settings.device, train=train)
 
     def mean_nll(self, model: nn.Module, split: Split, *purpose: object) -> float:
         """Mean training loss over a split, in eval mode, with the same draws at every call for this purpose."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from lethe.core.passes import Rows
 from lethe.core.split import Batch, Split
 
 Ask = Callable[[Batch], Tensor]
@@ -14,24 +14,17 @@ Ask = Callable[[Batch], Tensor]
 
 def fill(ask: Ask, prepare: Callable[[Batch], Batch], split: Split, batch_size: int, limit_mb: float) -> Tensor | str | None:
     """[n, …] on the CPU. None when examples hold random draws, which cannot be looked up; a text when it is too large."""
-    rows: Tensor | None = None
+    rows = Rows(len(split))
     for batch in split.sweep(batch_size):
         ready = prepare(batch)
         if ready.drawn:
             return None
-        said = ask(ready).cpu()
-        if said.numel() / len(batch) * len(split) * said.element_size() > limit_mb * 1e6:   # longer ones come later
+        answers = ask(ready).cpu()
+        if answers.numel() / len(batch) * len(split) * answers.element_size() > limit_mb * 1e6:   # longer ones come later
             return (f"what the original says about {split.name} is larger than cache_mb={limit_mb:g}; it is asked at "
                     "every step")
-        if rows is None:
-            rows = said.new_zeros((len(split), *said.shape[1:]))
-        if said.dim() > 1 and said.shape[1] > rows.shape[1]:   # sequences come sorted by length
-            rows = torch.cat([rows, rows.new_zeros((len(rows), said.shape[1] - rows.shape[1], *rows.shape[2:]))], 1)
-        if said.dim() > 1:
-            rows[batch.index, : said.shape[1]] = said
-        else:
-            rows[batch.index] = said
-    return rows
+        rows.put(batch.index, answers)
+    return rows.found
 
 
 def follows(ask: Ask, prepare: Callable[[Batch], Batch], split: Split) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lethe.core.config import Count, Fraction, Natural, config
 from lethe.core.modules import evaluating
 from lethe.core.operations import unlimited
+from lethe.core.passes import drawn
 from lethe.core.seeds import generator
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
@@ -92,9 +93,8 @@ class Watch:
     def _score(self, model: nn.Module) -> float:
         total, count = 0.0, 0
         with evaluating(model):
-            for number, batch in enumerate(self.split.batches(256)):
-                drawn = self.task.draw(batch, generator(0, "guard", number), False).to(self.device)
-                score = self.task.observe(model, drawn)["score"]
+            for batch in drawn(self.task, self.split, 256, ("guard",), device=self.device):
+                score = self.task.observe(model, batch)["score"]
                 total, count = total + float(score.sum()), count + len(batch)
         mean = total / count
         return mean if mean == mean else float("-inf")

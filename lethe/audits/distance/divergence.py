@@ -24,8 +24,8 @@ from torch import Tensor
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.modules import evaluating
+from lethe.core.passes import drawn
 from lethe.core.registry import Metric, audit
-from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
@@ -102,15 +102,14 @@ def _asked(cfg: Divergence, split: Split, subject: Subject, panel: Panel) -> np.
     All models see the same draws (noise).
     """
     rows = np.zeros(len(split))
-    for number, batch in enumerate(split.batches(cfg.batch_size)):
-        rng = generator(panel.seed, "divergence", split.name, number)
-        drawn = panel.task.draw(batch, rng, False).to(subject.device)
+    purpose = ("divergence", split.name)
+    for batch in drawn(panel.task, split, cfg.batch_size, purpose, seed=panel.seed, device=subject.device):
         with evaluating(subject.answering):
-            here = panel.task.outputs(subject.answering.to(subject.device), drawn)
+            here = panel.task.outputs(subject.answering.to(subject.device), batch)
         total = torch.zeros(len(batch), dtype=torch.float64)
         for reference in panel.references:
             with evaluating(reference.answering):
-                there = panel.task.outputs(reference.answering.to(subject.device), drawn)
-                total += panel.task.divergence(there, here, drawn).double().cpu()
+                there = panel.task.outputs(reference.answering.to(subject.device), batch)
+                total += panel.task.divergence(there, here, batch).double().cpu()
         rows[batch.index.numpy()] = (total / len(panel.references)).numpy()
     return rows

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.modules import evaluating
+from lethe.core.passes import drawn
 from lethe.core.registry import Metric, audit
-from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
@@ -153,9 +153,8 @@ def _layer_grams(cfg: Representation, subject: Subject, split: Split) -> dict[st
                for name in names]
     try:
         with evaluating(model):
-            for number, batch in enumerate(split.batches(subject.batch_size)):
-                drawn = subject.task.draw(batch, generator(0, "grams", split.name, number), False).to(subject.device)
-                subject.task.outputs(model, drawn)
+            for batch in drawn(subject.task, split, subject.batch_size, ("grams", split.name), device=subject.device):
+                subject.task.outputs(model, batch)
     finally:
         for handle in handles:
             handle.remove()

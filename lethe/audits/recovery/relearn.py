@@ -36,6 +36,7 @@ import torch
 from lethe.core.config import Count, Fraction, Natural, Positive, config
 from lethe.core.evidence import Value
 from lethe.core.modules import evaluating, freeze_batch_norm
+from lethe.core.passes import drawn, rows
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive, generator, numpy_generator
 from lethe.core.split import Split
@@ -207,9 +208,6 @@ def _rate(task: Task) -> float:
 
 def _scores(model: torch.nn.Module, split: Split, subject: Subject, panel: Panel) -> np.ndarray:
     """The family's score of each example.  [n]"""
-    score = np.zeros(len(split))
+    batches = drawn(panel.task, split, subject.batch_size, ("relearn test",), seed=panel.seed, device=subject.device)
     with evaluating(model):
-        for number, batch in enumerate(split.batches(subject.batch_size)):
-            drawn = panel.task.draw(batch, generator(panel.seed, "relearn test", number), False).to(subject.device)
-            score[batch.index.numpy()] = panel.task.observe(model, drawn)["score"].double().cpu().numpy()
-    return score
+        return rows(lambda batch: panel.task.observe(model, batch)["score"].double(), batches, len(split)).numpy()

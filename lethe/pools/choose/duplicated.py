@@ -10,7 +10,7 @@ from torch import nn
 
 from lethe.core.config import Count, config
 from lethe.core.modules import evaluating
-from lethe.core.seeds import generator
+from lethe.core.passes import drawn, rows
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.pools.choose import Scored
@@ -27,9 +27,8 @@ class Duplicated:
 def score(cfg: Duplicated, task: Task, train: Split, allowed: np.ndarray, cache: Path | None) -> Scored:
     """Cosine to the nearest other example."""
     with evaluating(task.original):
-        rows = [(b.index, task.features(task.original, task.draw(b, generator(0, "features", k), False)).float().flatten(1))
-                for k, b in enumerate(train.batches(BATCH))]
-    x = torch.cat([f for _, f in rows])[torch.argsort(torch.cat([i for i, _ in rows]))]
+        batches = drawn(task, train, BATCH, ("features",))
+        x = rows(lambda batch: task.features(task.original, batch).float().flatten(1), batches, len(train))
     x = nn.functional.normalize(x - x.mean(0), dim=1)
     nearest = []
     for start in range(0, len(x), BATCH):
