@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_a_request_trains_the_original_first_and_lets_it_choose(tmp_path: Path) 
     assert list(task.forget.ids) == list(again.forget.ids) and set(task.forget.columns["y"].tolist()) == {2}
     assert task.facts["chosen"]["selector"] == "worst_case"
     with pytest.raises(DataError, match="leaves nothing"):
-        tasks_of(parse({**request.__dict__, "forget": {"worst_case": {"count": 120}}}), options)
+        tasks_of(replace(request, forget={"worst_case": {"count": 120}}), options)
 
 
 @pytest.mark.slow
