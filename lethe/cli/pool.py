@@ -21,7 +21,7 @@ def trained(request: Request, options: Options, take: Take, scenario: str | None
     """Train the share (not with `list_only`), and say what there is: as JSON, as a table when listed, else in a line."""
     from lethe.work.pool import places, train
 
-    found = places(request, options, scenario, what)
+    found = places(request, options, scenario, what, original=not list_only)
     made = 0 if list_only else train(found, take, strategy, options)
     mine = take.among(found)
     if as_json:

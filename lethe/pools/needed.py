@@ -14,7 +14,7 @@ from lethe.pools.pool import Wanted, fresh, references
 from lethe.pools.shadows import Shadows
 
 
-def yardstick(task: Task, count: int, seed: int, device: str) -> list[Wanted]:
+def of_yardstick(task: Task, count: int, seed: int, device: str) -> list[Wanted]:
     """The references and the fresh retrain; nothing where retraining is impossible or was not asked for."""
     if not count or not (task.has("recipe") and task.has("retain")):
         return []

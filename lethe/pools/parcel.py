@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import torch
 
+from lethe.core.extras import install
 from lethe.pools.member import Work, make, silent
 from lethe.pools.workers import portable
 
@@ -56,6 +57,6 @@ def why_not_packed(work: Work) -> str:
     try:
         packed(Share(replace(work, members=work.members[:1]), 1))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        remedy = "" if find_spec("cloudpickle") else "; cloudpickle often can: pip install 'lethe-unlearning[slurm]'"
+        remedy = "" if find_spec("cloudpickle") else f"; cloudpickle often can: {install('slurm')}"
         return f"the task cannot be sent to another process ({error}){remedy}"
     return ""

@@ -19,7 +19,8 @@ from lethe.judge.auditor import applicable, examine
 from lethe.judge.neighbours import neighbours
 from lethe.judge.selection import final
 from lethe.judge.yardstick import doubts, false_alarms
-from lethe.pools.pool import Pool, train_pool
+from lethe.pools.needed import of_yardstick
+from lethe.pools.pool import Pool
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.results.rows import access, alarms, doubt, row
@@ -62,7 +63,8 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     words      the request in words                retrained  given reference models: none is trained then
     failures   where tracebacks of audits go
     """
-    task = _judged(task, made)
+    done = [one.outcome for one in made if one.outcome]
+    task = judged(task, any(outcome.unseen_used for outcome in done), any(outcome.search for outcome in done))
     yardstick = _yardstick(job, task, options, retrained)
     original = Subject("original", task.model, task, procedure=NOTHING)
     subjects = [*yardstick.fresh, *_subjects(task, made)]
@@ -96,12 +98,11 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     )
 
 
-def _judged(task: Task, made: Sequence[Made]) -> Task:
-    """The task with what audits may use: what a method learned from is no longer unseen, what chose may not judge."""
-    done = [one.outcome for one in made if one.outcome]
-    if any(outcome.unseen_used for outcome in done):
+def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
+    """The task with what audits may use: what a method learned from is no longer unseen, what a search saw may not judge."""
+    if unseen_used:
         task = task.replaced(holdout=audited(task.holdout), reference=reserved(task.holdout))
-    return final(task) if any(outcome.search for outcome in done) else task
+    return final(task) if searched else task
 
 
 def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Module]) -> Yardstick:
@@ -111,14 +112,12 @@ def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Mo
     if retrained:
         references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained)]
         reason = f"{len(retrained)} models given as retrained"
-    elif asked.references and task.has("recipe") and task.has("retain"):
-        pool = train_pool(task, count=asked.references, seed=derive(seed, "references"), strategy=asked.strategy, cache=job.cache,
-                          progress=options.say, device=device)
+    elif wanted := of_yardstick(task, asked.references, seed, device):
+        pool = wanted[0].train(asked.strategy, job.cache, options.say)
         references = [Subject(f"reference {i}", model, task, seconds, procedure=RETRAIN)
                       for i, (model, seconds) in enumerate(zip(pool.models, pool.seconds, strict=True))]
         reason = pool.reason
-        one = train_pool(task, count=1, seed=derive(seed, "fresh retrain"), strategy="serial", cache=job.cache,
-                         progress=options.say, device=device)
+        one = wanted[1].train("serial", job.cache, options.say)
         fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN)]
     weak = [] if references else neighbours(task, asked.neighbours, derive(seed, "neighbours"), device)
     return Yardstick(references, fresh, weak, shadows_of(job, task, options), pool, reason)

@@ -65,8 +65,11 @@ def read(job: Job, options: Options) -> Opened:
     return opened
 
 
-def prepare(job: Job, options: Options) -> Prepared:
-    """Open the job, check every scenario, train the original if it came without weights, and make the tasks."""
+def prepare(job: Job, options: Options, train: bool = True) -> Prepared:
+    """Open the job, check every scenario, train the original if it came without weights, and make the tasks.
+
+    train   False: a fresh model stands in for an original that is not trained yet; RequestError where it is to choose examples
+    """
     opened = read(job, options)
     for selection in job.opening.scenarios.values():
         doubt = lopsided({key: len(split) for key, split in parts(opened, stand_in(opened, selection)).items()})
@@ -75,8 +78,11 @@ def prepare(job: Job, options: Options) -> Prepared:
     model, runs = opened.model, {}
     if model is None:
         runs = {name: checked(job, opened, selection) for name, selection in job.opening.scenarios.items()}
-        options.say("training the original model")
-        model = original_of(job, opened)
+        if train or _training(opened, job.settings, job.cache)[1].exists():
+            options.say("training the original model")
+            model = original_of(job, opened)
+        else:
+            model = _untrained(job, opened)
     scenes = {}
     for name, selection in job.opening.scenarios.items():
         chosen = _chosen(opened, selection, model, job.cache)
@@ -111,22 +117,36 @@ def original_of(job: Job, opened: Opened) -> nn.Module:
 def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
     """The original model, trained by the recipe on everything, from the cache when it is there."""
     assert opened.recipe is not None
-    train = opened.splits["train"]
-    start = seeded(builder(opened), settings.seed)
-    others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
-    task = opened.task(start, {"retain": train, **others}, "training")
-    key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])
-    path = cache / "original" / f"{key}.safetensors"
-    loop = Loop(task, settings, folder=cache / "original" / key, listener=terminal(), title="original")
+    task, path = _training(opened, settings, cache)
+    loop = Loop(task, settings, folder=path.with_suffix(""), listener=terminal(), title="original")
     model = loop.start(task.build(settings.seed))
     if path.exists():
         return loop.restored(model, load_tensors(path)[0])
-    task.train(model, train, opened.recipe, loop)
+    task.train(model, opened.splits["train"], opened.recipe, loop)
     outcome = loop.finish(model)
     if loop.distribution.first:
         save_tensors(path, named_tensors(outcome.model), {"seconds": outcome.cost.seconds})
-        shutil.rmtree(cache / "original" / key, ignore_errors=True)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return outcome.model
+
+
+def _training(opened: Opened, settings: Settings, cache: Path | None) -> tuple[Task, Path]:
+    """The task on which the original is trained, and the file of the cache that holds it afterwards."""
+    assert cache is not None
+    start = seeded(builder(opened), settings.seed)
+    others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
+    task = opened.task(start, {"retain": opened.splits["train"], **others}, "training")
+    key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])
+    return task, cache / "original" / f"{key}.safetensors"
+
+
+def _untrained(job: Job, opened: Opened) -> nn.Module:
+    """A fresh model in the place of the original, for what depends on data and architecture alone."""
+    choosing = [name or "the request" for name, selection in job.opening.scenarios.items() if choose.asked(selection)]
+    if choosing:
+        raise RequestError(f"the original chooses what {', '.join(choosing)} forgets, and it is not trained yet, so its models "
+                           "cannot be listed. lethe pool without --list trains it first.")
+    return seeded(builder(opened), job.settings.seed)
 
 
 def builder(opened: Opened) -> Callable[[int], nn.Module]:

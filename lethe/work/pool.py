@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from lethe.core.task import Task
-from lethe.core.view import audited, reserved
 from lethe.errors import unknown_name
 from lethe.judge.auditor import applicable
-from lethe.judge.selection import final
 from lethe.pools.backends import backend
 from lethe.pools.member import Member, Work
-from lethe.pools.needed import of_shadows, yardstick
+from lethe.pools.needed import of_shadows, of_yardstick
 from lethe.pools.pool import FOLDER, Wanted
 from lethe.pools.strategy import chosen
 from lethe.pools.take import Take
-from lethe.work.audit import shadows_of
+from lethe.work.audit import judged, shadows_of
 from lethe.work.job import Job, Run, resolve
 from lethe.work.open import prepare
 from lethe.work.options import Options
@@ -51,10 +49,12 @@ class Place:
                 "file": self.file.name}
 
 
-def places(request: Request, options: Options, scenario: str | None = None, what: str = "all") -> list[Place]:
-    """Every model that the request will ask of the cache, in a fixed order; trains the original, which decides some of them.
+def places(request: Request, options: Options, scenario: str | None = None, what: str = "all", original: bool = True
+           ) -> list[Place]:
+    """Every model that the request will ask of the cache, in a fixed order.
 
-    One process at a time trains the original of a cache; the others wait for it and find it there.
+    original   whether the original is trained first where it must be: one process at a time does, the others of this cache
+               wait and find it there
     """
     job = resolve(request, options)
     if scenario is not None and scenario not in job.opening.scenarios:
@@ -62,8 +62,8 @@ def places(request: Request, options: Options, scenario: str | None = None, what
     if what not in get_args(What):
         raise unknown_name("kind of model", what, get_args(What))
     assert job.cache is not None
-    with locked(job.cache / "original.lock"):
-        scenes = prepare(job, options).scenes
+    with locked(job.cache / "original.lock") if original else nullcontext():
+        scenes = prepare(job, options, original).scenes
     found = []
     for name, scene in scenes.items():
         for wanted in needed(job, scene.task, scene.runs, options, what) if scenario in (None, name) else ():
@@ -74,7 +74,7 @@ def places(request: Request, options: Options, scenario: str | None = None, what
 def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: str = "all") -> list[Wanted]:
     """The pools of one scenario: the yardstick, and the shadows that the audits of this depth ask for."""
     judging, settings = job.judging, job.settings
-    found = yardstick(task, judging.references, settings.seed, settings.device) if what != "shadows" else []
+    found = of_yardstick(task, judging.references, settings.seed, settings.device) if what != "shadows" else []
     task = expected(task, runs)
     shadows = shadows_of(job, task, options) if what != "references" else None
     if shadows is not None:
@@ -90,9 +90,8 @@ def expected(task: Task, runs: Sequence[Run]) -> Task:
 
     Only the run itself knows what a method took; where this is wrong, the run trains the shadows that are missing.
     """
-    if task.has("holdout") and any({"holdout", "holdout?"} & run.record.needs for run in runs):
-        task = task.replaced(holdout=audited(task.holdout), reference=reserved(task.holdout))
-    return final(task) if any(run.method == "auto" for run in runs) else task
+    unseen = task.has("holdout") and any({"holdout", "holdout?"} & run.record.needs for run in runs)
+    return judged(task, unseen, any(run.method == "auto" for run in runs))
 
 
 def train(found: Sequence[Place], take: Take, strategy: str, options: Options) -> int:

@@ -125,11 +125,12 @@ def test_a_request_trains_the_original_first_and_lets_it_choose(tmp_path: Path) 
 
     x, y = tiny.blobs(120, 0, "train").columns.values()
     np.savez(tmp_path / "train.npz", x=x.numpy(), y=y.numpy())
-    request = parse({
+    content = {
         "family": "classification", "model": {"zoo": "mlp", "options": {"inputs": 6, "hidden": [16], "classes": 4}},
         "data": {"kind": "npz", "path": str(tmp_path / "train.npz"), "holdout": 0.2}, "recipe": {"epochs": 5, "lr": 0.01},
         "forget": {"worst_case": {"count": 6}, "label": 2}, "output": str(tmp_path / "runs"),
-    })
+    }
+    request = parse(content)
     options = Options(progress=False)
     assert dry_run(request, options)["scenarios"]["request"]["sizes"] == {"holdout": 24, "forget": 6, "retain": 90}
     task, again = (tasks_of(request, options)[""] for _ in range(2))

@@ -100,7 +100,7 @@ def test_shares_in_two_processes_equal_one_process_and_a_run_trains_nothing(tmp_
 def test_members_are_listed_with_their_state(tmp_path: Path) -> None:
     asked = request(tmp_path)
     listed = pool(asked, tmp_path, list_only=True)
-    assert listed["trained"] == 0 and not (tmp_path / "cache" / "pool").exists()
+    assert listed["trained"] == 0 and not list((tmp_path / "cache").rglob("*.safetensors")), "--list has trained the original"
     assert [row["purpose"] for row in listed["members"]] == ["references"] * 3 + ["fresh retrain"] + ["shadows"] * 4
     assert {row["state"] for row in listed["members"]} == {"missing"}
     assert pool(asked, tmp_path, what="references")["trained"] == 4
@@ -119,6 +119,15 @@ def test_shadows_are_left_out_where_no_audit_asks_for_them(tmp_path: Path) -> No
     assert purposes(audits=["scores"]) == {"references", "fresh retrain"}
     assert purposes(audits=["base"], shadows=0) == {"references", "fresh retrain"}
     assert purposes(audits=["ulira"], references=0) == {"shadows", "unlearned retrained"}
+
+
+def test_what_the_original_is_to_choose_is_not_listed_before_it_is_trained(tmp_path: Path) -> None:
+    asked = parse({**content(tmp_path), "forget": {"worst_case": {"count": 6}}})
+    with pytest.raises(RequestError, match="without --list trains it first"):
+        pool(asked, tmp_path, list_only=True)
+    pool(asked, tmp_path, what="references")
+    assert state(asked, tmp_path)[:5] == [*["done"] * 4, "missing"] == [
+        row["state"] for row in pool(asked, tmp_path, list_only=True)["members"][:5]]
 
 
 def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
+from lethe.core.extras import install
 from lethe.pools.contract import Backend
 from lethe.pools.member import Work
 from lethe.pools.parcel import Share, shares, why_not_packed
@@ -17,7 +18,7 @@ class Ray(Backend):
 
     def obstacle(self, work: Work) -> str:
         if find_spec("ray") is None:
-            return "it needs Ray, which is not installed: pip install 'lethe-unlearning[ray]'"
+            return f"it needs Ray, which is not installed: {install('ray')}"
         return why_not_packed(work)
 
     def train(self, work: Work) -> None:

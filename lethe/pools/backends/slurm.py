@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lethe.core.extras import install
 from lethe.errors import WorkerDied
 from lethe.pools.contract import Backend
 from lethe.pools.member import Work
@@ -33,7 +34,7 @@ class Slurm(Backend):
 
     def obstacle(self, work: Work) -> str:
         if find_spec("submitit") is None:
-            return "it needs submitit, which is not installed: pip install 'lethe-unlearning[slurm]'"
+            return f"it needs submitit, which is not installed: {install('slurm')}"
         if shutil.which("sbatch") is None:
             return "there is no SLURM here (sbatch is not on the path); start it on a login node, or use strategy='processes'"
         return why_not_packed(work)
