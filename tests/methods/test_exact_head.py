@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from exact_world import same
 from tiny import blobs, waves
 from torch import nn
 
+import lethe
 from lethe.core import catalogue
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
@@ -142,3 +144,8 @@ def test_accuracy_on_digits(kind: str, least: float) -> None:
         model, test = head(task, kind=kind).model, parts["test"].batch(range(len(parts["test"])))
         scores.append(float(task.observe(model, test)["score"].mean()))
     assert np.mean(scores) > least
+
+
+def test_it_runs_by_its_name_with_its_defaults() -> None:
+    task = tiny.classification()
+    assert lethe.forget(task, "exact_head", progress=False).method == "exact_head"

@@ -232,6 +232,6 @@ def prototypes(task: ClassificationTask, loop: Loop) -> Tensor:
 def merge(model: nn.Module, changes: dict[str, Change]) -> None:
     """W⁰ ← W⁰ + B·A and B ← 0: the model answers as before, and the next request starts from it."""
     for name, change in changes.items():
-        layer = model.get_submodule(name)
-        layer.parametrizations["weight"].original.copy_(layer.weight)  # type: ignore[union-attr, index]
+        weight = model.get_submodule(f"{name}.parametrizations.weight")   # of the layer, as torch keeps it
+        weight.get_parameter("original").copy_(weight())
         change.b.zero_()

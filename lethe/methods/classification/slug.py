@@ -21,6 +21,7 @@ Deviations: the published code lists the candidates; here the score on retained 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -106,10 +107,14 @@ def run(cfg: SLUG, task: ClassificationTask, loop: Loop) -> Outcome:
     names = [name for name in weights if g[name].norm() > 0]
     importance = [float(g[n].norm() / weights[n].detach().norm()) for n in names]
     alignment = [abs(float(torch.cosine_similarity(g[n].flatten(), r[n].flatten(), 0))) for n in names]
+
+    def score_at(name: str, size: float) -> float:
+        return moved_score(task, loop, model, weights[name], size * g[name], check)
+
     best: tuple[float, str, float] | None = None
     for place in front(importance, alignment)[: cfg.candidates]:
         name = names[place]
-        step = search(lambda size, name=name: moved_score(task, loop, model, weights[name], size * g[name], check),  # type: ignore[misc]
+        step = search(partial(score_at, name),
                       float(weights[name].detach().norm() / (10 * g[name].norm())), cfg.target, cfg.evaluations)
         kept = moved_score(task, loop, model, weights[name], step * g[name], part)
         best = max(best, (kept, name, step)) if best else (kept, name, step)

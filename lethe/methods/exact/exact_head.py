@@ -89,7 +89,7 @@ def head_of(total: Sums, kind: str, bits: int, ridge: float, floor: float) -> tu
     return solved[:, :-1], solved[:, -1]
 
 
-def deletable(cfg: Any, task: HeadedTask) -> None:
+def deletable(cfg: ExactHead, task: HeadedTask) -> None:
     """What is wrong with a deletion from the sums in `statistics`, before any work."""
     if cfg.statistics:
         known, ids = manifest.read(Path(cfg.statistics), "exact_head"), task.forget.ids.tolist()

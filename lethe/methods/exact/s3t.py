@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -172,7 +172,9 @@ def train_shard(
             for layer in layers:
                 module = model.get_submodule(layer)
                 rng = generator(known.seed, "s3t", shard, b, t, layer)
-                adapters[f"{layer}.weight"] = LowRank(module.weight, cfg.rank, cfg.alpha / cfg.rank**0.5, rng)  # type: ignore[arg-type]
+                weight = module.weight
+                assert isinstance(weight, Tensor)
+                adapters[f"{layer}.weight"] = LowRank(weight, cfg.rank, cfg.alpha / cfg.rank**0.5, rng)
                 parametrize.register_parametrization(module, "weight", adapters[f"{layer}.weight"])
             moving = {id(p) for adapter in adapters.values() for p in adapter.parameters()}
             names = tuple(name for name, p in model.named_parameters() if id(p) in moving or name.startswith(f"{head}."))
@@ -217,7 +219,7 @@ def deleted(cfg: S3T, state: Sliced, ids: Sequence[object], retained: Split | No
     return left, dead
 
 
-def deletable(cfg: Any, task: HeadedTask) -> None:
+def deletable(cfg: S3T, task: HeadedTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
         require_deletable(Path(cfg.trained), "s3t", task)

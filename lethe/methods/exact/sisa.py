@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -119,7 +118,7 @@ def served(state: Sliced, base: nn.Module) -> Ensemble:
     return assembled(base, known.details["head"], members)
 
 
-def deletable(cfg: Any, task: HeadedTask) -> None:
+def deletable(cfg: SISA, task: HeadedTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
         require_deletable(Path(cfg.trained), "sisa", task)
