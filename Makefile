@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export LETHE_DATA ?= $(if $(wildcard $(DATA_ROOT)),$(abspath $(DATA_ROOT)),)
 
-.PHONY: setup demo test test-slow evidence lint bench clean
+.PHONY: setup demo test test-slow evidence mutations lint bench clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -27,6 +27,10 @@ test-slow: setup
 # what the audits claim of themselves: fakes found out, retrained models passing, known answers; ends with 1 if one falls short
 evidence: setup
 	@$(VENV)/python tests/evidence.py
+
+# which small changes of the code no test notices: make mutations NAMES="scrub npo"; without names everything, for hours
+mutations: setup
+	@$(VENV)/python tests/mutants.py $(NAMES)
 
 lint: setup
 	$(VENV)/ruff check lethe tests speed tools

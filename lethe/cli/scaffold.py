@@ -92,8 +92,8 @@ from __future__ import annotations
 from lethe.core.config import Fraction, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
-from lethe.maths.statistics import mean_interval
 from lethe.judge.panel import Panel
+from lethe.maths.statistics import mean_interval
 from lethe.pools.subject import Subject
 
 
@@ -138,7 +138,7 @@ def write(kind: str, name: str, family: str) -> list[Path]:
     if family not in ("any", *entries("families")):
         raise unknown_name("family", family, ("any", *entries("families")))
     folder = HOUSE / f"{kind}s" / (family if family != "any" else "general" if kind == "method" else "")
-    path, test = folder / f"{name}.py", HOUSE.parent / "tests" / f"{kind}s" / f"test_{name}.py"
+    path, test = folder / f"{name}.py", own_tests(f"{kind}s", name)
     for place in (path, test):
         if place.exists():
             raise OutputExists(f"{place} exists; it is not overwritten, so nothing was written. Choose another name.")
@@ -154,24 +154,37 @@ def write(kind: str, name: str, family: str) -> list[Path]:
 def check(name: str) -> int:
     """Print what is missing and run its tests; 0 when everything holds."""
     entry = find(name)
-    faults = documentation_faults(entry)
+    faults = faults_of(entry)
     for fault in faults:
         print(f"✗ {fault}")
     if not faults:
-        print("✓ documentation: sections, and an origin for every default")
-    tests = HOUSE.parent / "tests"
-    own = tests / entry.kind / f"test_{name}.py"
+        print("✓ documentation: sections, and an origin for every default; tests of its own")
+    tests, own = HOUSE.parent / "tests", own_tests(entry.kind, name)
     if not own.exists():
-        print(f"✗ no test file {own.name}: a golden number and a limit belong there")
         return 1
     if importlib.util.find_spec("pytest") is None:
         raise needs_extra("dev", "lethe check", "pytest")
     python = [sys.executable, "-m", "pytest", "-m", "", "-q"]
     done = [subprocess.run([*python, str(own), str(tests / "test_layers.py")], cwd=HOUSE.parent, check=False).returncode]
     if entry.kind == "methods":
-        matrix = [*python, str(tests / "test_matrix.py"), "-k", name]
-        done.append(subprocess.run(matrix, cwd=HOUSE.parent, check=False).returncode)
+        shared = [str(tests / "test_matrix.py"), str(tests / "wiring")]
+        done.append(subprocess.run([*python, *shared, "-k", name], cwd=HOUSE.parent, check=False).returncode)
     return int(bool(faults) or any(done))
+
+
+def own_tests(kind: str, name: str) -> Path:
+    """Where the tests of a method or audit stand: test_<name>.py, or test_<name>_audit.py where another room has that name."""
+    tests = HOUSE.parent / "tests"
+    usual = tests / kind / f"test_{name}.py"
+    taken = any(path != usual for path in tests.rglob(usual.name))   # pytest imports a name once
+    return tests / kind / f"test_{name}_{kind.removesuffix('s')}.py" if taken else usual
+
+
+def faults_of(entry: Entry) -> list[str]:
+    """What a method or audit lacks, as far as it can be seen without running anything."""
+    own = own_tests(entry.kind, entry.name)
+    untested = [] if own.exists() else [f"{entry.name}: no test file {own.name}: a golden number and a limit belong there"]
+    return [*documentation_faults(entry), *untested]
 
 
 def documentation_faults(entry: Entry) -> list[str]:
