@@ -1,0 +1,1 @@
+"""Reading and selecting data: sources, arrays, texts, poison."""

@@ -1,0 +1,1 @@
+"""The auditor: panel, verdict, yardstick, neighbours, battery of attacks, conclusions, triage."""

@@ -1,0 +1,1 @@
+"""One run: settings, terms, loop, order, checkpoints, readers of its events, stop token, watchdog, modifiers."""

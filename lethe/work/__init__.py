@@ -1,0 +1,1 @@
+"""The way of a request: request, job, open, forget, audit, execute."""

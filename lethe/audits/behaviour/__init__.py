@@ -1,0 +1,1 @@
+"""What the model does: scores, errors, calibration, cost."""

@@ -1,0 +1,1 @@
+"""Whether single records show: attacks with and without shadow models."""

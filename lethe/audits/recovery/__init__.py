@@ -1,0 +1,1 @@
+"""What comes back: relearning, pruning, rounding, probes, pairs of models."""

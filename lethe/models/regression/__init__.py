@@ -1,0 +1,1 @@
+"""Regressors and forecasters."""
