@@ -141,8 +141,8 @@ def assert_same(task: Task, found: nn.Module, wanted: nn.Module, atol: float = 2
     """The weights agree to rounding (a few steps of float32), and they did move."""
     largest = 0.0
     for key, p in wanted.named_parameters():
-        now = found.get_parameter(key).detach()
-        assert torch.allclose(now, p.detach(), atol=atol, rtol=1e-5), f"{key} differs by {float((now - p).abs().max()):g}"
+        now, aim = found.get_parameter(key).detach(), p.detach()
+        assert torch.allclose(now, aim, atol=atol, rtol=1e-5), f"{key} differs by {float((now - aim).abs().max()):g}"
         largest = max(largest, float((p.detach() - task.original.get_parameter(key)).abs().max()))
     assert largest > 1000 * atol, "the step is too small to show anything"
 
