@@ -10,12 +10,16 @@ from tiny import TASKS
 
 import lethe
 from lethe.core.modules import state_fingerprint
+from lethe.core.outcome import Outcome
+from lethe.core.registry import Method
+from lethe.core.task import Task
 from lethe.core.view import audited
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.judge.selection import final, halves, other
 from lethe.methods.search.auto import RANGES, Auto, candidates, rounds, scorer, seconds_of
 from lethe.models.classification.task import Classification
+from lethe.train.apply import apply
 from lethe.train.loop import Settings
 
 TASK = TASKS["classification"]()
@@ -96,3 +100,15 @@ def test_the_audit_after_a_search_sees_the_other_half() -> None:
     assert report.results.scenarios[0].sizes["holdout"] == len(audited(TASK.holdout)), "the search looked at the other half"
     rows = {row.name: row for row in report.rows()}
     assert len(rows["auto"].search) == 4 and rows["finetune"].search == ()
+
+
+def test_a_candidate_that_raises_anything_is_a_failed_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(task: Task, record: Method, *rest: object, **options: object) -> Outcome:
+        if record.name == "ssd":
+            raise RuntimeError("out of memory")
+        return apply(task, record, *rest, **options)
+
+    monkeypatch.setattr("lethe.methods.search.auto.apply", failing)
+    trials = lethe.forget(TASK, "auto", methods=("ssd", "finetune"), trials=2, progress=False).search
+    errors = {trial["method"]: trial["error"] for trial in trials}
+    assert errors["ssd"] == "RuntimeError: out of memory" and errors["finetune"] == ""

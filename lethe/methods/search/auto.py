@@ -43,7 +43,7 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.errors import LetheError, NeedsUnmet, OutOfRange
+from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.judge.panel import Panel
 from lethe.judge.selection import SMALL, halves
 from lethe.judge.selection import other as beside_forget
@@ -86,10 +86,6 @@ class Trial:
     @property
     def distance(self) -> float:
         return self.forgetting + self.utility
-
-
-
-
 
 
 def seconds_of(budget: str) -> float:
@@ -220,7 +216,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
                 trial.error = "not finished within the budget"
             else:
                 trial.forgetting, trial.utility = score(made.answering)
-        except LetheError as error:
+        except Exception as error:   # any: a candidate that fails is a failed trial, and the search goes on
             trial.error = f"{type(error).__name__}: {error}"
         if asked is not None:
             if math.isfinite(trial.distance):
