@@ -128,7 +128,8 @@ def _documents(run: Path, results: Results, case: Scenario, row: Row,
     cache = cache_of(run)
     asked = results.config.get("audit") or {}
     pool = (cache / "pool").is_dir()
-    found = {"original_cached": (cache / "original").is_dir(), "work": (run / "work").is_dir(), "references_cached": pool,
+    found = {"original_cached": (cache / "original").is_dir(), "work": (run / "work").is_dir(),
+             "failures": (run / "failures").is_dir(), "references_cached": pool,
              "shadows_cached": pool and bool(asked.get("shadows"))}
     events = [{"event": entry["status"], "at": entry["created"], "entry": entry["entry"], "ledger_previous": entry["previous"],
                "ledger_hash": entry["hash"]} for entry in ledger.history(results.id)]

@@ -39,6 +39,9 @@ def inventory(run: Mapping[str, Any], declared: Mapping[str, Any]) -> list[dict[
         else (ERASED, "the work folder was deleted when the run ended"),
         "report, samples and results of this run": (NOT, "they may show examples from the data"),
     }
+    if run["failures"]:
+        found["tracebacks of what failed in this run"] = (NOT, "the failures folder of the run is still there, and a "
+                                                               "traceback may quote data")
     if run["shadows_cached"]:
         found["models of the audit's cache"] = (NOT, "shadow models in the cache may have been trained on records of the request")
     elif run["references_cached"]:

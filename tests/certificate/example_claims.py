@@ -7,7 +7,7 @@ from typing import Any
 
 from lethe.certificate.inventory import inventory
 
-FOUND = {"original_cached": True, "work": False, "shadows_cached": True, "references_cached": True}
+FOUND = {"original_cached": True, "work": False, "failures": False, "shadows_cached": True, "references_cached": True}
 
 
 def a_test(metric: str, verdict: str, tier: str = "forgetting", kind: str | None = "retrained", **more: Any) -> dict[str, Any]:

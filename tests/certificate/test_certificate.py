@@ -23,7 +23,7 @@ from lethe.results.schema import read
 from lethe.work.verify import certify as issue
 
 NEVER = re.compile(r"\bgone\b|unrecoverabl|irrecoverabl|complian|ε\s*=|epsilon\s*=", re.IGNORECASE)
-BARE = {"original_cached": True, "work": False, "shadows_cached": False, "references_cached": True}
+BARE = {"original_cached": True, "work": False, "failures": False, "shadows_cached": False, "references_cached": True}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -158,6 +158,12 @@ def test_the_inventory_says_where_shadow_models_lie() -> None:
     assert rows["models of the audit's cache"] == "not covered"
     assert rows["checkpoints and optimiser state of this run"] == "not covered"
     assert {r["artefact"]: r["state"] for r in inventory(BARE, {})}["models of the audit's cache"] == "free of the records"
+
+
+def test_the_inventory_mentions_tracebacks_that_may_quote_data() -> None:
+    with_failures, without = (inventory({**BARE, "failures": there}, {}) for there in (True, False))
+    assert [row["state"] for row in with_failures if row["artefact"].startswith("tracebacks")] == ["not covered"]
+    assert not any(row["artefact"].startswith("tracebacks") for row in without)
 
 
 def test_what_is_signed_of_a_run_keeps_its_canonical_form() -> None:
