@@ -9,6 +9,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from lethe.core.evidence import Aspect, Better, Tier
@@ -90,7 +91,8 @@ class Audit:
 class Family:
     """How a kind of model comes in: `open(request, context) -> Opened`, and the config classes of `model:` and `data:`.
 
-    files  (SavedFiles) -> (model -> Task, path -> model), where models can be audited from files alone
+    files       (SavedFiles) -> (model -> Task, path -> model), where models can be audited from files alone
+    recognises  whether a path holds a model of this family, by its names alone
     """
 
     name: str
@@ -99,19 +101,22 @@ class Family:
     open: Callable[..., Any]
     doc: str
     files: Callable[..., Any] | None = None
+    recognises: Callable[[Path], bool] | None = None
 
 
-def family(*, model: type, data: type, files: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Family]:
+def family(*, model: type, data: type, files: Callable[..., Any] | None = None, recognises: Callable[[Path], bool] | None = None
+           ) -> Callable[[Callable[..., Any]], Family]:
     """Register `open_request(request, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
 
     model, data  config classes of these parts of a request; `lethe describe FAMILY` lists their options
     files        makes a task of saved models and data files, for audits without a request
+    recognises   whether a path holds a model of this family: then such an audit need not be told the family
     """
 
     def wrap(open_request: Callable[..., Any]) -> Family:
         *_, folder, file = open_request.__module__.split(".")
         return Family(folder if file == "open" else file, model, data, open_request,
-                      inspect.getdoc(inspect.getmodule(open_request)) or "", files)
+                      inspect.getdoc(inspect.getmodule(open_request)) or "", files, recognises)
 
     return wrap
 

@@ -33,7 +33,6 @@ from lethe.pools.subject import Subject
 
 GRID = (0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)   # p
 LIMIT = 512   # retained examples by which a neighbour is accepted
-NATS = ("classification", "lm")   # families whose loss is a negative log-likelihood
 MOST = 10**9   # weights of all neighbours together: 4 GB
 
 
@@ -66,7 +65,7 @@ def neighbours(task: Task, count: int = 8, seed: int = 0, device: str = "cpu", l
 
 def tolerance(task: Task, base: Tensor) -> float:
     """ε: 0.05 nats where the loss is a log-likelihood, else two standard errors of its mean.  base [n]"""
-    return 0.05 if task.family in NATS else 2 * float(base.std()) / math.sqrt(len(base))
+    return 0.05 if task.likelihood else 2 * float(base.std()) / math.sqrt(len(base))
 
 
 def perturbed(model: nn.Module, p: float, rng: torch.Generator, law: str = "gaussian") -> nn.Module:

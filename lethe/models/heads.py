@@ -143,6 +143,12 @@ class HeadTask(HeadedTask):
             self.forward(original, some.to(next(original.parameters()).device))
 
 
+def saved_family(folder: Path) -> str:
+    """The family that `save_model` has written beside the weights of a folder; empty where it is no such folder."""
+    about = folder / "lethe.json"
+    return str(json.loads(about.read_text()).get("family", "")) if about.exists() else ""
+
+
 def within(model: nn.Module, name: str) -> nn.Module:
     """The module of this name in the model or, when the model is wrapped in another (a guard), in what is wrapped."""
     named: dict[str, nn.Module] = dict(model.named_modules())

@@ -51,7 +51,7 @@ class Files:
     test: str | None = None                                     # for utility
     model: Mapping[str, Any] = field(default_factory=dict)      # classifiers: zoo or code, options, head, prefix
     data: Mapping[str, Any] = field(default_factory=dict)       # how the data files are read: options of their kind
-    family: str | None = None                                   # default: lm for a folder with a config.json, else classification
+    family: str | None = None                                   # default: the one that recognises the files of `unlearned`
     allow_pickle: bool = False
 
 
@@ -80,7 +80,7 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
 
 def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:
     """The task of the files, how a model of it is read, and the original; without one the unlearned model stands in."""
-    family = files.family or ("lm" if (Path(files.unlearned) / "config.json").exists() else "classification")
+    family = files.family or _recognised(Path(files.unlearned))
     reader = catalogue.load("families", family).files
     if reader is None:
         raise RequestError(f"models of the family {family!r} cannot be audited from files alone; nothing was read. Write a "
@@ -91,6 +91,17 @@ def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:
     task = make(first)
     _apart(task)
     return (task if files.original else task.without_original()), load, first
+
+
+def _recognised(path: Path) -> str:
+    """The family that knows the files of this path; RequestError unless exactly one does."""
+    declared = [name for name, entry in catalogue.entries("families").items() if "recognises" in entry.facts]
+    hits = [name for name in declared if (knows := catalogue.load("families", name).recognises) is not None and knows(path)]
+    if len(hits) != 1:
+        found = f"could be a model of {' or '.join(hits)}" if hits else "is no model that a family recognises"
+        raise RequestError(f"{path} {found if path.exists() else 'does not exist'}, so it is not clear how to read it; nothing "
+                           f"was read. Correct the path, or provide family= one of {', '.join(catalogue.entries('families'))}.")
+    return hits[0]
 
 
 def _apart(task: Task) -> None:
@@ -113,7 +124,6 @@ def _fitting(model: nn.Module, path: str, task: Task, first: nn.Module) -> nn.Mo
             raise ModelError(f"{path} cannot take the first example of forget ({str(error).splitlines()[0]}), so it cannot "
                              "be compared. Give models of one family and, for language models, of one tokenizer.") from error
     if said.shape != before.shape:
-        what = "vocabularies" if task.family == "lm" else "classes"
         raise ModelError(f"{path} answers with {said.shape[-1]} outputs and the original with {before.shape[-1]}, so they have "
-                         f"different {what} and no example can be compared. Give models with the same {what}.")
+                         "different classes or vocabularies and no example can be compared. Provide models with the same ones.")
     return model

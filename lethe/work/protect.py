@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lethe.core.families import provided
 from lethe.core.files import new_folder, write_json
 from lethe.core.modules import evaluating
 from lethe.core.seeds import derive, generator
@@ -81,7 +82,7 @@ def _require(request: Request, output: Path, how: Protection) -> None:
     if not 0 < how.bound < 1:
         raise OutOfRange(f"--bound {how.bound:g} is not between 0 and 1 (the range of a pixel), so nothing was started. 16/255 "
                          "is 0.063.")
-    if request.family != "classification":
+    if "labels" not in provided()[request.family]:
         raise NeedsUnmet(f"lethe protect perturbs images for classifiers, the request is {request.family}; nothing was started.")
 
 

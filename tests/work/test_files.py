@@ -16,7 +16,7 @@ from panels import pool
 from lethe.data.select import Where
 from lethe.errors import LetheError, ModelError, OutputShape, RequestError, SplitsOverlap
 from lethe.models.zoo.mlp import MLP
-from lethe.work.files import Files, audit_files
+from lethe.work.files import Files, _recognised, audit_files
 
 MODEL = {"zoo": "mlp", "options": {"inputs": 6, "hidden": [16], "classes": 4}}
 
@@ -84,6 +84,18 @@ def test_the_original_as_its_own_yardstick(folder):
 def test_weights_without_code(folder):
     with pytest.raises(RequestError, match=r"not what to put them into.*model.code"):
         audit_files(files(folder, "unlearned", "forget", model={}))
+
+
+def test_the_family_is_recognised_by_its_own_reader(folder, tmp_path):
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "config.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    assert [_recognised(path) for path in (folder / "unlearned", tmp_path / "m.safetensors", tmp_path / "lm")] == [
+        "classification", "classification", "lm"]
+    with pytest.raises(RequestError, match=r"other is no model that a family recognises.*family="):
+        _recognised(tmp_path / "other")
+    with pytest.raises(RequestError, match="gone does not exist"):
+        _recognised(tmp_path / "gone")
 
 
 def test_models_of_different_classes(folder, monkeypatch):

@@ -18,6 +18,7 @@ class ClassificationTask(HeadedTask):
 
     family = "classification"
     score_name = "accuracy"
+    likelihood = True
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap",
         "head", "width", "forward", "class_count", "inputs", "labels",

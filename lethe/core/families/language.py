@@ -23,6 +23,7 @@ class LanguageTask(Task):
 
     family = "lm"
     score_name = "answer probability"
+    likelihood = True
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",

@@ -108,7 +108,7 @@ def run(cfg: ExactHead, task: HeadedTask, loop: Loop) -> Outcome:
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise ModelError(f"the head {name!r} is no linear layer with a bias, which an exact head needs; nothing was changed. "
                          "Name it: model.head.")
-    if cfg.kind == "bayes" and task.family != "classification":
+    if cfg.kind == "bayes" and "labels" not in task.provides:
         raise RequestError(f"method.kind = bayes has classes, the task is {task.family}; nothing was changed. Use kind: ridge.")
     retained = task.retain if task.has("retain") else None
     options = {"kind": cfg.kind, "bits": cfg.bits, "ridge": cfg.ridge, "floor": cfg.floor, "before": before(model, name)}

@@ -16,8 +16,8 @@ from lethe.data.context import Context
 from lethe.data.load import Data, load_parts
 from lethe.errors import RequestError
 from lethe.models.classification.task import Classification
-from lethe.models.heads import ModelSource, divided, opened
-from lethe.models.load import load_classifier
+from lethe.models.heads import ModelSource, divided, opened, saved_family
+from lethe.models.load import PICKLED, load_classifier
 from lethe.models.opened import Load, Make, Opened, SavedFiles
 
 
@@ -60,7 +60,12 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
     return lambda model: Classification(model, splits, None, None, "audit of files", head=head), load
 
 
-@family(model=ModelSource, data=Data, files=open_files)
+def is_saved(path: Path) -> bool:
+    """Whether a path is a file of weights, or a folder with one that was saved of a classifier."""
+    return path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
+
+
+@family(model=ModelSource, data=Data, files=open_files, recognises=is_saved)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
     source = build(ModelSource, request.model)

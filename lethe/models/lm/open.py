@@ -177,7 +177,12 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
             lambda path: load_folder(path, **files.model))
 
 
-@family(model=ModelSource, data=TextSource, files=open_files)
+def is_saved(path: Path) -> bool:
+    """Whether a path is a `save_pretrained` folder of transformers."""
+    return (path / "config.json").exists()
+
+
+@family(model=ModelSource, data=TextSource, files=open_files, recognises=is_saved)
 def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a language-model request."""
     source, data = build(ModelSource, request.model), build(TextSource, request.data)

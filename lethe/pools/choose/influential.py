@@ -14,6 +14,8 @@ from lethe.maths import influence as attribution
 from lethe.pools.choose import Scored
 from lethe.pools.choose._losses import BATCH
 
+USES = frozenset({"nll", "outputs", "head"})   # of the family
+
 
 @config
 class Influential:
@@ -25,9 +27,9 @@ class Influential:
 
 def score(cfg: Influential, task: Task, train: Split, allowed: np.ndarray, cache: Path | None) -> Scored:
     """EK-FAC self-influence at the original."""
-    if task.family not in ("classification", "regression"):
-        raise NeedsUnmet(f"influential is made for classification and regression, the task is {task.family}; nothing was "
-                         "started. Use worst_case, memorised or duplicated.")
+    if not task.provides >= USES:
+        raise NeedsUnmet(f"influential takes the curvature at the outputs of a model that ends in one head, which {task.family} "
+                         "models do not; nothing was started. Use worst_case, memorised or duplicated.")
     model = task.original
     at = attribution.curvature(model, lambda: train.batches(BATCH), task.outputs, cfg.damping)
     return attribution.self_influence(model, at, len(train), train.batches(BATCH), task.nll).double().numpy(), {}
