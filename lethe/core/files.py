@@ -17,6 +17,12 @@ from typing import Any
 from lethe.errors import DiskFull, OutputExists, PickleRefused
 
 
+def stems(file: str | Path, *others: str) -> tuple[str, ...]:
+    """`others`, then the names of the files beside `file` that do not begin with an underscore: choices that follow from the
+    file system. `lethe describe` reads them from a call in a type, without importing anything."""
+    return (*others, *sorted(path.stem for path in Path(file).parent.glob("*.py") if not path.stem.startswith("_")))
+
+
 @contextmanager
 def space(path: Path) -> Iterator[None]:
     """Turn 'no space left' into DiskFull with a remedy."""

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lethe.core.files import stems
+
 HOUSE = Path(__file__).resolve().parent.parent
 
 
@@ -100,7 +102,8 @@ class Source:
         ]
 
     def choices(self, annotation: ast.expr) -> tuple[str, ...]:
-        """The words that a type allows: those of its Literals, also where they have a name of their own (`Optimiser`)."""
+        """The words that a type allows: those of its Literals, also where they have a name of their own (`Optimiser`), and the
+        names of files (`stems`)."""
         found: list[str] = []
         for node in ast.walk(annotation):
             if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
@@ -112,13 +115,17 @@ class Source:
                 module = self._imported(node.value.id)
                 other = located(module) if module else None
                 found += other._alias(node.attr) if other is not None else []
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "stems":
+                found += stems(self.path, *(self.constant(one.id) if isinstance(one, ast.Name) else literal(one)
+                                            for one in node.args[1:]))
         return tuple(dict.fromkeys(found))
 
     def _alias(self, name: str) -> list[str]:
         """Choices of `name = Literal[…]`, here or in the file that it is imported from."""
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                return list(self.choices(node.value)) if "Literal" in ast.unparse(node.value) else []
+                closed = any(word in ast.unparse(node.value) for word in ("Literal", "stems("))
+                return list(self.choices(node.value)) if closed else []
         origin = self._imported(name)
         module, _, there = origin.rpartition(".")
         other = located(module) if module.split(".")[0] == HOUSE.name else None

@@ -59,6 +59,13 @@ def test_choices_are_listed_whatever_the_name_of_their_type() -> None:
     assert "optimiser: sgd | adam | adamw = 'adamw'" in told("describe", "recipe")
 
 
+def test_the_strategies_of_a_pool_are_the_files_of_its_backends() -> None:
+    from lethe.pools.backends import names
+
+    option = next(one for one in data("describe", "audit")["options"] if one["name"] == "strategy")
+    assert option["choices"] == ["auto", *names()] and "strategy: auto | gpus |" in told("describe", "audit")
+
+
 def test_a_family_lists_model_and_data() -> None:
     lm = data("describe", "lm")
     assert option(lm["model"], "attention")["choices"] == ["sdpa", "eager"]

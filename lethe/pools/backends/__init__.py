@@ -7,11 +7,11 @@ A backend is a file of this folder with one subclass of `lethe.pools.contract.Ba
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
 
+from lethe.core.files import stems
 from lethe.errors import UnknownName, unknown_name
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ RENAMED = {"loop": "serial"}    # names of earlier versions
 
 def names() -> list[str]:
     """Every backend, by the names of the files."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return list(stems(__file__))
 
 
 def known(name: str) -> str:
@@ -47,4 +47,4 @@ def backend(name: str) -> Backend:
     return made
 
 
-Strategy = Annotated[str, AfterValidator(known), WithJsonSchema({"type": "string", "enum": [AUTO, *names()]})]
+Strategy = Annotated[str, AfterValidator(known), WithJsonSchema({"type": "string", "enum": [*stems(__file__, AUTO)]})]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lethe.core.config import build, plain
+from lethe.core.files import stems
 from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.errors import DataError, RequestError, unknown_name
@@ -38,7 +39,7 @@ class Selector:
 @once
 def selectors() -> tuple[str, ...]:
     """Every selector, by the names of the files."""
-    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")))
+    return stems(__file__)
 
 
 def selector(name: str) -> Selector:
