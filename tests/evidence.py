@@ -38,12 +38,13 @@ from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
 from lethe.pools.member import train_one
 from lethe.pools.pool import train_pool
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.train.apply import method_of
 from lethe.train.loop import Settings
 from lethe.work.job import audit_of
-from lethe.work.procedure import NOTHING, RETRAIN, repeated
+from lethe.work.procedure import repeated
 
 REQUESTS: dict[str, tuple[Where, float, str]] = {
     "class": (where(label=3), 0.05, "forget digit 3, 5 % wrong labels"),

@@ -16,9 +16,9 @@ from lethe.judge.panel import Panel
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.mlp import MLP
 from lethe.pools.pool import train_pool
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
-from lethe.work.procedure import NOTHING, RETRAIN
 
 
 def noisy_blobs(n: int, seed: int, name: str) -> Split:

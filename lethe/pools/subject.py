@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
+from lethe.core.evidence import Kind
 from lethe.core.guard import Guard, bare
 from lethe.core.modules import copied, evaluating
 from lethe.core.passes import columns, drawn, rows
@@ -46,7 +47,7 @@ class Subject:
     batch_size: int = 256
     siblings: Sequence[Subject] = ()   # models made by the same procedure with other seeds
     procedure: Procedure | None = None   # how it was made, where known: shadow models are unlearned in the same way
-    kind: str = "weights"            # weights | adapter | guard: what the method says of its result
+    kind: Kind = "weights"           # what the method says of its result
     served: Guard | None = None
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
     _bare: Subject | None = field(default=None, repr=False)   # itself without the guard, once features were asked for

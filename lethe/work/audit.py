@@ -21,6 +21,7 @@ from lethe.judge.selection import final
 from lethe.judge.yardstick import doubts, false_alarms
 from lethe.pools.needed import of_yardstick
 from lethe.pools.pool import Pool
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.results.rows import access, alarms, doubt, row
@@ -29,7 +30,6 @@ from lethe.work.failures import Failure, failure
 from lethe.work.forget import Made
 from lethe.work.job import Job
 from lethe.work.options import Options
-from lethe.work.procedure import NOTHING, RETRAIN
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,12 @@ from lethe.core.config import digest, plain
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
 from lethe.core.task import Task
-from lethe.pools.member import train_one
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.subject import Procedure
 from lethe.train.apply import method_of, perform, require
 from lethe.train.loop import Modifiers, Settings
 from lethe.train.watchdog import Watchdog
 from lethe.work.job import Job, Run
-
-NOTHING = Procedure("nothing", lambda task, seed: task.original)
-RETRAIN = Procedure("retrain", lambda task, seed: train_one(task, task.retain, seed)[1], retrains=True)
 
 
 def procedure_of(outcome: Outcome, job: Job, run: Run | None = None) -> Procedure | None:

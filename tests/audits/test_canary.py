@@ -10,8 +10,8 @@ import tiny
 from lethe.core.catalogue import load
 from lethe.core.evidence import OUTSIDE
 from lethe.judge.auditor import examine
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.subject import Subject
-from lethe.work.procedure import NOTHING, RETRAIN
 
 audit = load("audits", "canary")
 from lethe.audits.membership.canary import centred, mislabelled, plant, right_guesses, two_sided  # noqa: E402

@@ -8,8 +8,8 @@ import pytest
 
 from lethe.core.catalogue import load
 from lethe.maths.epsilon import Posterior, rates_bound
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.subject import Subject
-from lethe.work.procedure import NOTHING, RETRAIN
 
 audit = load("audits", "epsilon")
 from lethe.audits.membership.epsilon import decided, left_out  # noqa: E402

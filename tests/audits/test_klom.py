@@ -13,8 +13,8 @@ from panels import said, values
 from scipy.stats import entropy
 
 from lethe.core.catalogue import load
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.subject import Subject
-from lethe.work.procedure import NOTHING, RETRAIN
 
 klom = load("audits", "klom")
 from lethe.audits.distance.klom import binned_kl, gaussian_kl, knn_kl, permutation_p  # noqa: E402

@@ -16,9 +16,9 @@ from lethe.data.select import where
 from lethe.judge.panel import Panel
 from lethe.maths.membership import log_mean, log_online, log_ratio, two_sided
 from lethe.maths.statistics import auc, tpr_at_fpr
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
-from lethe.work.procedure import NOTHING, RETRAIN
 
 pytestmark = pytest.mark.slow
 

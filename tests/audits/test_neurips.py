@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lethe.core.catalogue import load
+from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.subject import Subject
-from lethe.work.procedure import NOTHING, RETRAIN
 
 audit = load("audits", "neurips")
 from lethe.audits.distance.neurips import SURE, attack_epsilon, example_epsilon, points, refuted  # noqa: E402

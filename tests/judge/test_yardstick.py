@@ -196,7 +196,8 @@ def test_an_audit_that_refuses_one_model_does_not_stop_the_others():
     told = []
     found = exam({}, {"known": 0.9}, [{"known": x} for x in SPREAD], refused=lambda *what: told.append(what))
     assert found["model"] == [] and found["original"][0].verdict == OUTSIDE
-    assert [what[1:] for what in told] == [("model", "model says nothing; it cannot be audited. Give it a voice.")]
+    assert [(name, str(error)) for _, name, error in told] == [
+        ("model", "model says nothing; it cannot be audited. Give it a voice.")]
 
 
 @pytest.mark.parametrize("audit_name", ["scores", "threshold"])

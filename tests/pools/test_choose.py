@@ -178,9 +178,9 @@ def test_the_worst_set_for_accuracy_is_not_the_worst_for_privacy() -> None:
 
     from lethe.core.catalogue import load
     from lethe.judge.panel import Panel
+    from lethe.pools.procedures import NOTHING
     from lethe.pools.shadows import Shadows
     from lethe.pools.subject import Subject
-    from lethe.work.procedure import NOTHING
 
     ulira, base, area = load("audits", "ulira"), digits(lethe.where(count=50), 0.05, epochs=30), {}
     for name in ("worst_case", "influential"):
