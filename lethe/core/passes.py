@@ -14,6 +14,15 @@ from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 
 
+def plain(split: Split, size: int, *, device: torch.device | str = "cpu", sweep: bool = False) -> Iterator[Batch]:
+    """Every example of a split once, as it is stored, on the device: for passes without random draws, or with draws of their own.
+
+    sweep    cut batches as `Split.sweep` does, for results that do not depend on how examples are batched
+    """
+    for batch in split.sweep(size) if sweep else split.batches(size):
+        yield batch.to(device)
+
+
 def drawn(task: Task, split: Split, size: int, purpose: tuple[object, ...], *, seed: int = 0, device: torch.device | str = "cpu",
           train: bool = False, sweep: bool = False) -> Iterator[Batch]:
     """Every example of a split once, with its random draws, on the device.
@@ -22,7 +31,7 @@ def drawn(task: Task, split: Split, size: int, purpose: tuple[object, ...], *, s
     train    whether examples are augmented as in training
     sweep    cut batches as `Split.sweep` does, for results that do not depend on how examples are batched
     """
-    for number, batch in enumerate(split.sweep(size) if sweep else split.batches(size)):
+    for number, batch in enumerate(plain(split, size, sweep=sweep)):
         yield task.draw(batch, generator(seed, *purpose, number), train).to(device)
 
 
@@ -77,7 +86,7 @@ def inputs(task: Task, split: Split, features: bool = False) -> np.ndarray:
     if x is not None and numbers and not features:
         return x.flatten(1).double().numpy()
     with evaluating(task.original):
-        return rows(lambda batch: task.features(task.original, batch), split.batches(256), len(split)).double().numpy()
+        return rows(lambda batch: task.features(task.original, batch), plain(split, 256), len(split)).double().numpy()
 
 
 def sample(split: Split, limit: int, rng: np.random.Generator) -> Split:

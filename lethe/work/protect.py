@@ -13,6 +13,7 @@ from torch import Tensor
 from lethe.core.families import provided
 from lethe.core.files import new_folder, write_json
 from lethe.core.modules import evaluating
+from lethe.core.passes import plain, rows
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Split, pixels
 from lethe.core.task import Task
@@ -129,5 +130,5 @@ def accuracy_after(task: Task, train: Split, unseen: Split, seed: int) -> float:
     """Accuracy on unseen images of a model trained by the recipe on `train`."""
     model = train_one(task, train, derive(seed, "protect"))[1]
     with evaluating(model):
-        said = [(task.outputs(model, batch).argmax(-1) == batch.y).float().sum() for batch in unseen.batches(256)]
-    return float(sum(said) / len(unseen))
+        correct = rows(lambda batch: task.outputs(model, batch).argmax(-1) == batch.y, plain(unseen, 256), len(unseen))
+    return float(correct.float().sum() / len(unseen))

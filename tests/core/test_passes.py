@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import tiny
 import torch
 
-from lethe.core.passes import Rows, columns, drawn, rows
+from lethe.core.passes import Rows, columns, drawn, plain, rows
 from lethe.core.seeds import generator
 
 
@@ -36,3 +39,25 @@ def test_several_results_at_once_equal_one_at_a_time():
     task = tiny.classification()
     both = columns(lambda b: {"x": b.x, "y": b.y}, drawn(task, task.retain, 32, ("test",)), len(task.retain))
     assert torch.equal(both["x"], task.retain.columns["x"]) and torch.equal(both["y"], task.retain.columns["y"])
+
+
+def test_examples_without_draws_come_as_they_are_stored():
+    task = tiny.diffusion()
+    batches = list(plain(task.forget, 5))
+    assert all(set(batch.columns) == set(task.forget.columns) and not batch.drawn for batch in batches)
+    assert torch.equal(torch.cat([batch.index for batch in batches]), torch.arange(len(task.forget)))
+
+
+# where a split is walked otherwise, and why
+WALKS = {
+    "core/split.py": "the two ways to cut a split",
+    "core/passes.py": "the passes themselves",
+    "train/table.py": "stops at the first batch that a table cannot keep",
+}
+
+
+def test_no_file_walks_over_a_split_by_hand():
+    house = Path(__file__).resolve().parents[2] / "lethe"
+    walking = {path.relative_to(house).as_posix() for path in house.rglob("*.py")
+               if re.search(r"\.(batches|sweep)\(", path.read_text())}
+    assert walking == set(WALKS), "use lethe.core.passes: plain, drawn, rows, columns"

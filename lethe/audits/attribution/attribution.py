@@ -31,6 +31,7 @@ import torch
 
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.evidence import Value
+from lethe.core.passes import plain
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Batch, Split
 from lethe.judge.panel import Panel
@@ -82,12 +83,12 @@ def answers(subject: Subject, split: Split) -> np.ndarray:
 def effects(cfg: Attribution, subject: Subject, panel: Panel, queries: Split, records: Split) -> np.ndarray:
     """Change of f at the queries when a record is taken out, at the subject's weights.  [q, records]"""
     task, part = subject.task, panel.part(panel.task.retain, cfg.limit)
-    at = a.curvature(subject.model, lambda: part.batches(BATCH), task.outputs, cfg.damping)
+    at = a.curvature(subject.model, lambda: plain(part, BATCH), task.outputs, cfg.damping)
 
     def f(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return a.known(task.outputs(model, batch), batch.y)
 
-    return a.influence(subject.model, at, len(panel.task.retain), queries.batches(BATCH), records.batches(BATCH), f,
+    return a.influence(subject.model, at, len(panel.task.retain), plain(queries, BATCH), plain(records, BATCH), f,
                        task.nll).double().numpy()
 
 

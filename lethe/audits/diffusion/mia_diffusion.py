@@ -34,6 +34,7 @@ from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
+from lethe.core.passes import columns, plain
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
@@ -93,16 +94,16 @@ def never_seen(forget: Split, holdout: Split) -> np.ndarray:
     pictures = {image.numpy().tobytes() for image in forget.columns["image"]}
     alike = np.array([tuple(row) in captions for row in holdout.columns["tokens"].tolist()])
     fresh = np.array([image.numpy().tobytes() not in pictures for image in holdout.columns["image"]])
-    return (alike if alike.any() else np.ones(len(holdout), dtype=bool)) & fresh
+    usable: np.ndarray = (alike if alike.any() else np.ones(len(holdout), dtype=bool)) & fresh
+    return usable
 
 
 def scores(cfg: MIADiffusion, subject: Subject, split: Split) -> dict[str, np.ndarray]:
     """Every attack's score of every picture, higher is more member-like.  -> {attack: [n]}"""
-    parts = []
     with evaluating(subject.model.to(subject.device)):
-        for batch in split.batches(subject.batch_size):
-            parts.append(attacked(cfg, subject, batch.to(subject.device)))
-    return {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in ATTACKS}
+        pictures = plain(split, subject.batch_size, device=subject.device)
+        table = columns(lambda batch: attacked(cfg, subject, batch), pictures, len(split))
+    return {name: score.double().numpy() for name, score in table.items()}
 
 
 def attacked(cfg: MIADiffusion, subject: Subject, batch: Batch) -> dict[str, Tensor]:

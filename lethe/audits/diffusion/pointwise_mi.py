@@ -22,6 +22,7 @@ from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
+from lethe.core.passes import plain, rows
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
@@ -67,12 +68,13 @@ def informations(cfg: PointwiseMI, task: DiffusionTask, subject: Subject, split:
     total = len(task.alphas_cumprod)
     steps = torch.linspace(cfg.low * (total - 1), cfg.high * (total - 1), cfg.levels).long()
     alphas = task.alphas_cumprod[steps].double()
-    parts = []
+
+    def of(batch: Batch) -> Tensor:
+        gaps = [apart(task, subject, batch, int(t)) for t in steps]
+        return information(torch.stack(gaps, 1).double().cpu(), (alphas / (1 - alphas)).log())
+
     with evaluating(subject.model.to(subject.device)):
-        for batch in some.batches(subject.batch_size):
-            gaps = [apart(task, subject, batch.to(subject.device), int(t)) for t in steps]
-            parts.append(information(torch.stack(gaps, 1).double().cpu(), (alphas / (1 - alphas)).log()))
-    return torch.cat(parts)
+        return rows(of, plain(some, subject.batch_size, device=subject.device), len(some))
 
 
 def apart(task: DiffusionTask, subject: Subject, batch: Batch, t: int) -> Tensor:

@@ -31,6 +31,7 @@ from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
+from lethe.core.passes import plain, rows
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.judge.measured import mean_value
@@ -119,7 +120,7 @@ def multiplied(subject: Subject, change: Callable[[int, Tensor], Tensor]) -> Ite
 def attribution(cfg: ConceptVectors, subject: Subject, split: Split) -> Tensor:
     """Mean over answers of Σ_t m · ∂ log p(answer)/∂m per column.  -> [L, inner]"""
     total: Tensor | None = None
-    for batch in split.sweep(cfg.batch_size):
+    for batch in plain(split, cfg.batch_size, device=subject.device, sweep=True):
         caught: list[Tensor] = []
 
         def catch(layer: int, m: Tensor, caught: list[Tensor] = caught) -> Tensor:
@@ -128,7 +129,7 @@ def attribution(cfg: ConceptVectors, subject: Subject, split: Split) -> Tensor:
 
         with torch.enable_grad(), multiplied(subject, catch):
             model = subject.model.to(subject.device)
-            logp = LanguageTask.of(subject.task).token_logp(model, batch.to(subject.device)).sum()
+            logp = LanguageTask.of(subject.task).token_logp(model, batch).sum()
             grads = torch.autograd.grad(logp, caught)
         part = torch.stack([(m.detach() * g).sum((0, 1)) for m, g in zip(caught, grads, strict=True)]).cpu()
         total = part if total is None else total + part
@@ -138,9 +139,6 @@ def attribution(cfg: ConceptVectors, subject: Subject, split: Split) -> Tensor:
 
 def losses(cfg: ConceptVectors, subject: Subject, split: Split) -> np.ndarray:
     """Loss of each answer, hooks included.  -> [n]"""
-    found = np.zeros(len(split))
+    answers = plain(split, cfg.batch_size, device=subject.device, sweep=True)
     with evaluating(subject.model):
-        for batch in split.sweep(cfg.batch_size):
-            loss = subject.task.nll(subject.model, batch.to(subject.device))
-            found[batch.index.numpy()] = loss.double().cpu().numpy()
-    return found
+        return rows(lambda batch: subject.task.nll(subject.model, batch).double(), answers, len(split)).numpy()

@@ -27,8 +27,9 @@ from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
+from lethe.core.passes import plain, rows
 from lethe.core.registry import Metric, audit
-from lethe.core.split import Split
+from lethe.core.split import Batch, Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
@@ -84,17 +85,17 @@ def middle(cfg: Direction, subject: Subject, split: Split) -> Tensor:
     total: Any = 0.0
     count = 0
     with evaluating(subject.model):
-        for batch in split.sweep(cfg.batch_size):
-            states = LanguageTask.of(subject.task).states(subject.model.to(subject.device), batch.to(subject.device))
+        for batch in plain(split, cfg.batch_size, device=subject.device, sweep=True):
+            states = LanguageTask.of(subject.task).states(subject.model.to(subject.device), batch)
             total, count = total + states.double().sum(1), count + states.shape[1]
-    return (total / count).to(torch.float32)
+    mean: Tensor = (total / count).to(torch.float32)
+    return mean
 
 
 def answered(cfg: Direction, subject: Subject, split: Split) -> np.ndarray:
     """Probability per token of each answer, hooks included.  -> [n]"""
-    score = np.zeros(len(split))
+    def probability(batch: Batch) -> Tensor:
+        return (-subject.task.nll(subject.model, batch)).exp().double()
+
     with evaluating(subject.model):
-        for batch in split.sweep(cfg.batch_size):
-            loss = subject.task.nll(subject.model, batch.to(subject.device))
-            score[batch.index.numpy()] = (-loss).exp().double().cpu().numpy()
-    return score
+        return rows(probability, plain(split, cfg.batch_size, device=subject.device, sweep=True), len(split)).numpy()

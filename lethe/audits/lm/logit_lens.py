@@ -19,13 +19,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
+from lethe.core.passes import columns, plain
 from lethe.core.registry import Metric, audit
-from lethe.core.split import Split
+from lethe.core.split import Batch, Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
@@ -72,15 +74,16 @@ def measure(cfg: LogitLens, subject: Subject, panel: Panel) -> list[Value]:
 def lens(subject: Subject, split: Split, span: torch.Tensor, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """(share of right tokens, mean log-probability) of each answer's span at each layer.  -> [L, n], [L, n]"""
     task, model = LanguageTask.of(subject.task), subject.model.to(subject.device)
-    right, logp = (np.zeros((task.layer_count, len(split))) for _ in range(2))
+
+    def read(batch: Batch) -> dict[str, Tensor]:
+        layers = [task.read_out(model, hidden, batch) for hidden in task.states(model, batch)]
+        inside = span[batch.index.to(span.device)][:, : layers[0]["correct"].shape[1]].to(subject.device)
+        count = inside.sum(1).clamp(min=1)
+        return {
+            "correct": torch.stack([((layer["correct"] & inside).sum(1) / count).double() for layer in layers], 1),
+            "logp": torch.stack([((layer["token_logp"] * inside).sum(1) / count).double() for layer in layers], 1),
+        }
+
     with evaluating(model):
-        for batch in split.sweep(batch_size):
-            index, batch = batch.index, batch.to(subject.device)
-            states = task.states(model, batch)
-            for layer, hidden in enumerate(states):
-                seen = task.read_out(model, hidden, batch)
-                inside = span[index][:, : seen["correct"].shape[1]].to(subject.device)
-                count = inside.sum(1).clamp(min=1)
-                right[layer, index] = ((seen["correct"] & inside).sum(1) / count).double().cpu().numpy()
-                logp[layer, index] = ((seen["token_logp"] * inside).sum(1) / count).double().cpu().numpy()
-    return right, logp
+        table = columns(read, plain(split, batch_size, device=subject.device, sweep=True), len(split))
+    return table["correct"].T.contiguous().numpy(), table["logp"].T.contiguous().numpy()

@@ -28,8 +28,9 @@ from lethe.core.config import Count, NonNegative, config
 from lethe.core.evidence import Value
 from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
+from lethe.core.passes import plain, rows
 from lethe.core.registry import Metric, audit
-from lethe.core.split import Split
+from lethe.core.split import Batch, Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
@@ -89,20 +90,19 @@ def drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
     task.require_alike(original, source.model, "uds")
     part: Split = panel.part(task.forget, cfg.examples)
     span: torch.Tensor = panel.once(("uds", "span", cfg), lambda: task.span_mask(part, "entity"))
-    table = np.zeros((len(part), task.layer_count))
     model = source.model.to(source.device)
+
+    def score(batch: Batch) -> torch.Tensor:
+        logp = task.token_logp(original, batch)
+        kept = span[batch.index.to(span.device)].to(source.device)[:, : logp.shape[1]]
+        return ((logp * kept).sum(1) / kept.sum(1).clamp(min=1)).double()
+
+    def drop(batch: Batch) -> torch.Tensor:
+        full, rewrite, drops = score(batch), task.patched(batch, task.states(model, batch)), []
+        for layer in range(task.layer_count):
+            with task.rewriting(original, rewrite, [layer]):
+                drops.append(full - score(batch))
+        return torch.stack(drops, 1)
+
     with evaluating(model), evaluating(original):
-        for batch in part.sweep(cfg.batch_size):
-            index, batch = batch.index, batch.to(source.device)
-            inside = span[index].to(source.device)
-
-            def score(batch=batch, inside=inside) -> np.ndarray:   # type: ignore[no-untyped-def]
-                logp = task.token_logp(original, batch)
-                kept = inside[:, : logp.shape[1]]
-                return ((logp * kept).sum(1) / kept.sum(1).clamp(min=1)).double().cpu().numpy()
-
-            full, rewrite = score(), task.patched(batch, task.states(model, batch))
-            for layer in range(table.shape[1]):
-                with task.rewriting(original, rewrite, [layer]):
-                    table[index, layer] = full - score()
-    return table
+        return rows(drop, plain(part, cfg.batch_size, device=source.device, sweep=True), len(part)).numpy()

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.modules import evaluating
+from lethe.core.passes import drawn
 from lethe.core.registry import Metric, audit
-from lethe.core.seeds import generator
 from lethe.judge.battery import battery, best_of
 from lethe.judge.panel import Panel
 from lethe.maths.quantise import calibrated, cast, equal_codes, mapped, matrices, nearest, normal_float
@@ -78,9 +78,9 @@ def measure(cfg: Quantise, subject: Subject, panel: Panel) -> list[Value]:
 
 def _calibrate(cfg: Quantise, model: nn.Module, subject: Subject, panel: Panel) -> None:
     with evaluating(model):
-        for number, batch in enumerate(panel.part(panel.task.retain, cfg.calibration).batches(subject.batch_size)):
-            drawn = panel.task.draw(batch, generator(panel.seed, "calibration", number), False)
-            panel.task.outputs(model, drawn.to(subject.device))
+        for batch in drawn(panel.task, panel.part(panel.task.retain, cfg.calibration), subject.batch_size, ("calibration",),
+                           seed=panel.seed, device=subject.device):
+            panel.task.outputs(model, batch)
 
 
 def _same_codes(cfg: Quantise, model: nn.Module, panel: Panel) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lethe.core.config import Count, Positive, config
+from lethe.core.passes import plain
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
@@ -31,5 +32,5 @@ def score(cfg: Influential, task: Task, train: Split, allowed: np.ndarray, cache
         raise NeedsUnmet(f"influential takes the curvature at the outputs of a model that ends in one head, which {task.family} "
                          "models do not; nothing was started. Use worst_case, memorised or duplicated.")
     model = task.original
-    at = attribution.curvature(model, lambda: train.batches(BATCH), task.outputs, cfg.damping)
-    return attribution.self_influence(model, at, len(train), train.batches(BATCH), task.nll).double().numpy(), {}
+    at = attribution.curvature(model, lambda: plain(train, BATCH), task.outputs, cfg.damping)
+    return attribution.self_influence(model, at, len(train), plain(train, BATCH), task.nll).double().numpy(), {}
