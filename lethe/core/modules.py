@@ -51,7 +51,7 @@ def reinitialised(model: nn.Module, seed: int) -> nn.Module:
         for name, module in twin.named_modules():
             own = [key for key, _ in module.named_parameters(recurse=False)]
             if hasattr(module, "reset_parameters"):
-                module.reset_parameters()  # type: ignore[operator]
+                module.reset_parameters()
             elif own:
                 missed += [f"{name}.{key}".lstrip(".") for key in own]
         if missed:

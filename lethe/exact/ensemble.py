@@ -59,7 +59,8 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, …] -> [n, K]"""
-        return self.joint(torch.cat([body(x).flatten(1) for body in self.bodies], 1))
+        outputs: Tensor = self.joint(torch.cat([body(x).flatten(1) for body in self.bodies], 1))
+        return outputs
 
 
 def assembled(base: nn.Module, head: str, members: Sequence[Mapping[str, Tensor] | None]) -> Ensemble:
@@ -69,13 +70,14 @@ def assembled(base: nn.Module, head: str, members: Sequence[Mapping[str, Tensor]
         raise NeedsUnmet("nothing that was trained is free of the deleted records, so there is no model left to serve; nothing "
                          "was changed. Give the retained data, so that shards can be retrained.")
     joined = Ensemble(base, head, len(members))
-    joint, width = joined.joint, base.get_submodule(head).in_features
+    joint = joined.joint
+    width = joint.in_features // len(members)
     with torch.no_grad():
         for k, state in enumerate(members):
             if state is None:
                 continue
             joined.bodies[k].load_state_dict({key: value for key, value in state.items() if not key.startswith(f"{head}.")})
-            joint.weight[:, k * width : (k + 1) * width] = state[f"{head}.weight"] / live  # type: ignore[operator, misc]
+            joint.weight[:, k * width : (k + 1) * width] = state[f"{head}.weight"] / live
             if joint.bias is not None:
                 joint.bias.add_(state[f"{head}.bias"] / live)
     return joined.eval()

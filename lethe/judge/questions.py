@@ -59,7 +59,8 @@ def flat(prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> tuple[list
 
 def right(loss: np.ndarray) -> np.ndarray:
     """Whether the first option has strictly the smallest loss.  [n, m] -> [n] of 0 and 1"""
-    return (loss[:, 0] < loss[:, 1:].min(1)).astype(float)
+    correct: np.ndarray = (loss[:, 0] < loss[:, 1:].min(1)).astype(float)
+    return correct
 
 
 def above_chance(share: np.ndarray | float, count: int) -> np.ndarray:

@@ -41,7 +41,8 @@ def residual_bound(gamma: float, radius: float, spectral: Tensor, step: Tensor, 
     radius  max‖x_i‖ over the retained examples; 1 in the paper, which requires ‖x‖ ≤ 1
     (H_η − H)v = Xᵀ(D_η − D)Xv, |D_η − D|_ii ≤ γ·|x_iᵀv| ≤ γ·max‖x_i‖·‖v‖.
     """
-    return gamma * radius * spectral * step.norm() * moved.norm()
+    bound: Tensor = gamma * radius * spectral * step.norm() * moved.norm()
+    return bound
 
 
 def worst_residual(gamma: float, gradient: float, ridge: float, n: int, radius: float = 1.0, noise: float = 0.0,
@@ -57,7 +58,8 @@ def worst_residual(gamma: float, gradient: float, ridge: float, n: int, radius: 
 
 def spectral_norm(gram: Tensor) -> Tensor:
     """‖X‖₂ from the largest eigenvalue of XᵀX: exact, where power iteration ends below.  [d, d] -> []"""
-    return torch.linalg.eigvalsh(gram)[-1].clamp(min=0).sqrt()
+    spectral: Tensor = torch.linalg.eigvalsh(gram)[-1].clamp(min=0).sqrt()
+    return spectral
 
 
 # -- noise for repeated gradient descent (Neel et al.) ------------------------------------------------------------------------

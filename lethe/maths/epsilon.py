@@ -32,7 +32,8 @@ def implied(fpr: Number, fnr: Number, delta: float = 0.0) -> np.ndarray:
     x, y = np.asarray(fpr, dtype=float), np.asarray(fnr, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = [np.log(np.maximum(1 - delta - a, 0)) - np.log(b) for a, b in ((x, y), (y, x))]
-    return np.fmax(0.0, np.fmax(*ends))
+    epsilons: np.ndarray = np.fmax(0.0, np.fmax(*ends))
+    return epsilons
 
 
 def highest_rate(errors: Number, n: Number, level: float) -> np.ndarray:
@@ -134,7 +135,8 @@ def fdp_run_bound(right: int, guesses: int, canaries: int, delta: float, level: 
         for i in range(right - 1, -1, -1):
             higher = np.maximum(h, ndtr(ndtri(np.minimum(r, 1.0)) - mu))
             r, h = r + i / (guesses - i) * (higher - h), higher
-        return r + h > guesses / canaries
+        exceeds: np.ndarray = r + h > guesses / canaries
+        return exceeds
 
     low, width = 0.0, 10.0
     if not refuted(np.zeros(1))[0]:

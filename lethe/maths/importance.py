@@ -104,7 +104,8 @@ def example_gradients(model: nn.Module, params: Mapping[str, nn.Parameter], batc
 
     def one(values: dict[str, Tensor], columns: dict[str, Tensor]) -> Tensor:
         single = Batch({key: value.unsqueeze(0) for key, value in columns.items()}, batch.index[:1], batch.drawn)
-        return torch.func.functional_call(call, values, (single,)).sum()
+        total: Tensor = torch.func.functional_call(call, values, (single,)).sum()
+        return total
 
     gradient = torch.func.grad(one)
     with evaluating(model), sdpa_kernel(SDPBackend.MATH):   # fused attention has no rule for vmap

@@ -111,7 +111,8 @@ def sampled(outputs: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
     if y.is_floating_point():
         flat = outputs.flatten(1)
         noise = torch.randn(flat.shape, generator=rng).to(flat.device)
-        return (2 / flat.shape[1]) ** 0.5 * (noise * flat).sum(1)
+        projected: Tensor = (2 / flat.shape[1]) ** 0.5 * (noise * flat).sum(1)
+        return projected
     drawn = torch.multinomial(outputs.detach().softmax(-1).cpu(), 1, generator=rng).squeeze(1).to(outputs.device)
     return F.cross_entropy(outputs, drawn, reduction="none")
 
@@ -249,7 +250,8 @@ def trak(queries: Tensor, train: Tensor, wrong: Tensor, ridge: float = 1.0) -> T
     phi = train.double()
     gram = phi.T @ phi
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    return -(queries.double() @ torch.linalg.solve(gram, phi.T) * wrong.double()).float()
+    change: Tensor = -(queries.double() @ torch.linalg.solve(gram, phi.T) * wrong.double()).float()
+    return change
 
 
 # -- one linear layer, exactly -----------------------------------------------------------------------------------------
@@ -273,7 +275,8 @@ def head_influence(
     hat = np.einsum("nd,kdle,ne->nkl", train, inverse, train, optimize=True)                            # a H⁻¹ aᵀ
     own = np.linalg.solve(np.eye(k) - hat @ blocks, (hat @ error[..., None]))[..., 0]                   # logits of i itself
     pull = error + np.einsum("nkl,nl->nk", blocks, own)                                               # effective ∂ℓ/∂z
-    return np.einsum("qd,kdle,ne,nl->qnk", queries, inverse, train, pull, optimize=True)
+    scores: np.ndarray = np.einsum("qd,kdle,ne,nl->qnk", queries, inverse, train, pull, optimize=True)
+    return scores
 
 
 # -- how good an attribution is ----------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]   # [n, d], [m, d] -> [n
 
 def linear(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     """xᵀz/d."""
-    return x @ z.T / x.shape[1]
+    kernel: np.ndarray = x @ z.T / x.shape[1]
+    return kernel
 
 
 def rbf(width: float) -> Kernel:
@@ -65,7 +66,8 @@ def median_width(x: np.ndarray, limit: int = 1000) -> float:
 
 def targets(y: np.ndarray, classes: int) -> np.ndarray:
     """One-hot rows less 1/C: centred, so that the prior mean 0 is "no idea".  [n] -> [n, C]"""
-    return np.eye(classes)[y] - 1 / classes
+    targets: np.ndarray = np.eye(classes)[y] - 1 / classes
+    return targets
 
 
 def joint_targets(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -152,7 +154,8 @@ def lood_mean(fit: Posterior) -> np.ndarray:
 def lood_kl(fit: Posterior) -> np.ndarray:
     """KL(without i ‖ with i) of the noisy output at x_i, for every record.  [n]"""
     before, after = 1 / np.diag(fit.inverse), 2 * fit.noise - fit.noise**2 * np.diag(fit.inverse)   # both with σ² of the output
-    return 0.5 * (fit.y.shape[1] * (np.log(after / before) - 1 + before / after) + lood_mean(fit) ** 2 / after)
+    divergence: np.ndarray = 0.5 * (fit.y.shape[1] * (np.log(after / before) - 1 + before / after) + lood_mean(fit) ** 2 / after)
+    return divergence
 
 
 def lood_set(fit: Posterior, s: np.ndarray) -> np.ndarray:
@@ -165,7 +168,8 @@ def hidden_by_others(fit: Posterior, s: np.ndarray) -> np.ndarray:
 
     Two equal records have tiny single and large joint LOOD: to delete one of them alone deletes nothing.
     """
-    return lood_set(fit, s) / np.maximum(lood_mean(fit)[s], 1e-12)
+    ratio: np.ndarray = lood_set(fit, s) / np.maximum(lood_mean(fit)[s], 1e-12)
+    return ratio
 
 
 def twins(x: np.ndarray, others: np.ndarray, kernel: Kernel, gap: float = 1e-3) -> np.ndarray:

@@ -57,7 +57,8 @@ def log_ratio(
     """
     worlds = [law(draws, mask, variance, centre, ddof) for mask in (inside, ~inside)]
     member, other = (log_density((signal - m) / scale, freedom) - np.log(scale) for m, scale, freedom in worlds)
-    return member - other
+    margin: np.ndarray = member - other
+    return margin
 
 
 def log_density(z: np.ndarray, freedom: np.ndarray | float) -> np.ndarray:
@@ -76,15 +77,15 @@ def surprise(
 
     location, scale, freedom = law(pool, mask, variance, centre, ddof)
     z = (signal - location) / scale
-    if np.isinf(freedom).all():
-        return -norm.logsf(z)
-    return -np.log(np.maximum(t.sf(z, freedom), TINY))
+    score: np.ndarray = -norm.logsf(z) if np.isinf(freedom).all() else -np.log(np.maximum(t.sf(z, freedom), TINY))
+    return score
 
 
 def two_sided(inside: np.ndarray) -> np.ndarray:
     """Which candidates have enough shadows on either side.  [K, c] bool -> [c] bool"""
     count = inside.sum(0)
-    return (count >= FEWEST) & (len(inside) - count >= FEWEST)
+    enough: np.ndarray = (count >= FEWEST) & (len(inside) - count >= FEWEST)
+    return enough
 
 
 def log_mean(log_p: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -100,7 +101,8 @@ def log_mean(log_p: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
 def log_online(log_p: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """log ½(mean over shadows trained on x + mean over the others).  [K, n], [K, n] bool -> [n]"""
     with np.errstate(invalid="ignore"):   # NaN where one side has no shadow
-        return np.logaddexp(log_mean(log_p, inside), log_mean(log_p, ~inside)) - np.log(2)
+        log_both: np.ndarray = np.logaddexp(log_mean(log_p, inside), log_mean(log_p, ~inside)) - np.log(2)
+        return log_both
 
 
 def best_threshold(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
@@ -147,4 +149,5 @@ def _median(draws: np.ndarray, mask: np.ndarray, count: np.ndarray) -> np.ndarra
     """Median of each column over the draws that count.  [K, c] -> [c]"""
     ordered = np.sort(np.where(mask, draws, np.inf), 0)
     ends = np.stack([(count - 1) // 2, count // 2])
-    return np.take_along_axis(ordered, ends, 0).mean(0)
+    median: np.ndarray = np.take_along_axis(ordered, ends, 0).mean(0)
+    return median

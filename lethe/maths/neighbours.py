@@ -23,7 +23,8 @@ def continuous(batch: Batch) -> Batch:
 
 def lengths(x: Tensor) -> Tensor:
     """ℓ2 norm of each example, shaped to multiply x.  [n, …] -> [n, 1, …]"""
-    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+    norms: Tensor = x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+    return norms
 
 
 def on_sphere(x: Tensor, radius: float, rng: torch.Generator) -> Tensor:

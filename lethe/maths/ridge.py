@@ -42,7 +42,8 @@ def ridge_gcv(
 
 def one_hot(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """1 where the label is the class.  [n], [k] -> [n, k]"""
-    return (labels[:, None] == classes[None]).astype(float)
+    targets: np.ndarray = (labels[:, None] == classes[None]).astype(float)
+    return targets
 
 
 def cross_fitted(x: np.ndarray, y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -229,7 +229,8 @@ def reference_bootstrap(members: np.ndarray, others: np.ndarray, alpha: float, r
     rng = np.random.default_rng(seed)
     k = min(int(alpha * len(others) + 1e-9) + 1, len(others))
     y = np.sort(others[rng.integers(0, len(others), (resamples, len(others)))], 1)[:, -k]
-    return (members[rng.integers(0, len(members), (resamples, len(members)))] > y[:, None]).mean(1)
+    shares: np.ndarray = (members[rng.integers(0, len(members), (resamples, len(members)))] > y[:, None]).mean(1)
+    return shares
 
 
 def student_predictive(

@@ -31,7 +31,8 @@ def option_probability(loss: Array, wrong: Array) -> Array:
     With length-normalised probabilities, as in the official code; the paper's text has them unnormalised.
     """
     scores = -np.concatenate([np.asarray(loss, dtype=np.float64)[:, None], np.asarray(wrong, dtype=np.float64)], 1)
-    return np.exp(scores[:, 0] - np.logaddexp.reduce(scores, 1))
+    share: Array = np.exp(scores[:, 0] - np.logaddexp.reduce(scores, 1))
+    return share
 
 
 def truth_ratio(paraphrased: Array, wrong: Array) -> Array:
@@ -40,12 +41,15 @@ def truth_ratio(paraphrased: Array, wrong: Array) -> Array:
     Below 1 the truth is likelier than the falsehoods; a model that knows nothing has about 1.
     """
     wrong = np.asarray(wrong, dtype=np.float64)
-    return np.exp(np.logaddexp.reduce(-wrong, 1) - math.log(wrong.shape[1]) + np.asarray(paraphrased, dtype=np.float64))
+    log_mean = np.logaddexp.reduce(-wrong, 1) - math.log(wrong.shape[1])
+    ratio: Array = np.exp(log_mean + np.asarray(paraphrased, dtype=np.float64))
+    return ratio
 
 
 def truth_ratio_geometric(paraphrased: Array, wrong: Array) -> Array:
     """R = exp(ℓ(ã) − mean_k ℓ(â_k)): the geometric mean of the probabilities; never above `truth_ratio`.  -> [n]"""
-    return np.exp(np.asarray(paraphrased, dtype=np.float64) - np.asarray(wrong, dtype=np.float64).mean(1))
+    ratio: Array = np.exp(np.asarray(paraphrased, dtype=np.float64) - np.asarray(wrong, dtype=np.float64).mean(1))
+    return ratio
 
 
 def truthfulness(ratio: Array) -> Array:
@@ -56,7 +60,8 @@ def truthfulness(ratio: Array) -> Array:
 def indifference(ratio: Array) -> Array:
     """min(R, 1/R): the truth ratio as reported on the forget set; 1 prefers neither truth nor falsehood.  [n] -> [n]"""
     with np.errstate(divide="ignore"):
-        return np.minimum(ratio, 1.0 / ratio)
+        smaller: Array = np.minimum(ratio, 1.0 / ratio)
+        return smaller
 
 
 def model_utility(terms: Sequence[float]) -> float:

@@ -44,12 +44,14 @@ def reference_min_k(values: Sequence[float], share: float) -> float:
 
 def standardised(logp: Array, mean: Array, var: Array) -> Array:
     """(log p(x_t) − μ_t) / σ_t: how likely the token is beside the other tokens of the vocabulary.  [n, T] × 3 -> [n, T]"""
-    return (logp - mean) / np.sqrt(np.maximum(var, FLOOR))
+    scores: Array = (logp - mean) / np.sqrt(np.maximum(var, FLOOR))
+    return scores
 
 
 def zlib_score(score: Array, texts: Sequence[str]) -> Array:
     """Mean log-probability over the bytes of the compressed text: what is easy to compress is no evidence.  [n] -> [n]"""
-    return score / np.array([len(zlib.compress(text.encode())) for text in texts])
+    scores: Array = score / np.array([len(zlib.compress(text.encode())) for text in texts])
+    return scores
 
 
 def privleak(area: float, retrained: float) -> float:

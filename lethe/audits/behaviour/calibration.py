@@ -19,7 +19,6 @@ import math
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
@@ -38,7 +37,7 @@ class Calibration:
     fewest: Count = 40    # examples below which nothing is reported                                        [ours]
 
 
-def binned(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[NDArray, NDArray, NDArray]:
+def binned(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(mean confidence, accuracy, count) of bins of equally many examples.  [n], [n] -> 3 × [bins]"""
     order = np.argsort(confidence, kind="stable")
     edges = np.linspace(0, len(order), bins + 1).round().astype(int)
@@ -47,7 +46,7 @@ def binned(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[NDArra
     return sums[0], sums[1], count
 
 
-def reference_binned(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[NDArray, NDArray, NDArray]:
+def reference_binned(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same, bin by bin."""
     order = np.argsort(confidence, kind="stable")
     edges = [round(i * len(order) / bins) for i in range(bins + 1)]

@@ -53,7 +53,8 @@ class Composites:
 
 def tug_of_war(here: np.ndarray, there: np.ndarray) -> np.ndarray:
     """Π (1 − |a − b|) over the parts.  [3], [R, 3] -> [R]"""
-    return (1 - np.abs(here - there)).prod(-1)
+    closeness: np.ndarray = (1 - np.abs(here - there)).prod(-1)
+    return closeness
 
 
 def aus(original_test: float, test: float, forget: float, removed: bool) -> float:

@@ -36,7 +36,8 @@ def quantile_risk(prediction: np.ndarray, y: np.ndarray, tau: float) -> np.ndarr
     """Per horizon.  [n, h], [n, h] -> [h]"""
     low = y - prediction
     loss = np.maximum(tau * low, (tau - 1) * low).sum(0)
-    return 2 * loss / np.maximum(np.abs(y).sum(0), 1e-12)
+    relative: np.ndarray = 2 * loss / np.maximum(np.abs(y).sum(0), 1e-12)
+    return relative
 
 
 @audit(

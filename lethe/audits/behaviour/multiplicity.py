@@ -59,7 +59,8 @@ def capacity(p: np.ndarray, gap: float = 1e-6, steps: int = 500) -> np.ndarray:
 def reference_capacity(p: np.ndarray, points: int = 2001) -> np.ndarray:
     """C of two models by trying every weight.  [2, n, K] -> [n]"""
     def kl(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.where(a > 0, a * np.log2(np.where(a > 0, a, 1) / b), 0.0).sum(-1)
+        divergence: np.ndarray = np.where(a > 0, a * np.log2(np.where(a > 0, a, 1) / b), 0.0).sum(-1)
+        return divergence
 
     best = np.zeros(p.shape[1])
     for w in np.linspace(1e-9, 1 - 1e-9, points):

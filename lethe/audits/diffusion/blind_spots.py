@@ -91,7 +91,8 @@ def measure(cfg: BlindSpots, subject: Subject, panel: Panel) -> list[Value]:
 def disparity(new: np.ndarray, old: np.ndarray) -> np.ndarray:
     """(new − old) / (new + old), 0 where both vanish. 3 and 1 give ½.  [K], [K] -> [K]"""
     total = new + old
-    return np.divide(new - old, total, out=np.zeros_like(total), where=total > 0)
+    difference: np.ndarray = np.divide(new - old, total, out=np.zeros_like(total), where=total > 0)
+    return difference
 
 
 def benjamini_hochberg(p: np.ndarray, rate: float = 0.05) -> np.ndarray:

@@ -83,7 +83,8 @@ def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     chance = min(torch.from_numpy(rows), key=lambda row: explained(cfg, task, model, attacked, row, panel.seed, subject.device))
 
     def hits(prefix: Tensor) -> np.ndarray:
-        return np.maximum(plain, shown(task, model, prefixed_text(task, asked, prefix), panel.seed))
+        either: np.ndarray = np.maximum(plain, shown(task, model, prefixed_text(task, asked, prefix), panel.seed))
+        return either
 
     words = task.pipeline.tokenizer.convert_ids_to_tokens(best.tolist())
     post = mean_value("post_attack", hits(best))
@@ -154,7 +155,8 @@ def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) 
 
 def table(task: DiffusionTask) -> Tensor:
     """The text encoder's token embeddings.  -> [V, d]"""
-    return task.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    weight: Tensor = task.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    return weight
 
 
 def prefixed(tokens: Tensor, prefix: Tensor, end: int) -> Tensor:
@@ -184,7 +186,8 @@ def prefixed_text(task: DiffusionTask, tokens: Tensor, prefix: Tensor, vectors: 
 
     handle = encoder.get_input_embeddings().register_forward_hook(replace)
     try:
-        return encoder(unique)[0][place]
+        states: Tensor = encoder(unique)[0][place]
+        return states
     finally:
         handle.remove()
 

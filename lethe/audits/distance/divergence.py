@@ -87,7 +87,8 @@ def compared(logits: Tensor, references: Tensor) -> dict[str, np.ndarray]:
 def activation_distance(logits: Tensor, references: Tensor) -> Tensor:
     """‖softmax − softmax‖₂ to each reference.  [n, K], [R, n, K] -> [R, n]"""
     there, here = (z.double().mT.contiguous().softmax(-2) for z in (references, logits))   # short rows take 4 x as long
-    return torch.linalg.vector_norm(there - here, dim=-2)
+    norms: Tensor = torch.linalg.vector_norm(there - here, dim=-2)
+    return norms
 
 
 def reference_activation_distance(logits: Tensor, references: Tensor) -> Tensor:

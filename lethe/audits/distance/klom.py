@@ -59,7 +59,8 @@ class KLoM:
 def gaussian_kl(p: np.ndarray, q: np.ndarray, floor: float = 1e-3) -> np.ndarray:
     """KL(N_P ‖ N_Q) per column, moments of the rows.  [k, n], [l, n] -> [n]"""
     var_p, var_q = (np.maximum(x.var(0, ddof=1), floor**2) for x in (p, q))
-    return 0.5 * (np.log(var_q / var_p) + (var_p + (p.mean(0) - q.mean(0)) ** 2) / var_q - 1)
+    divergence: np.ndarray = 0.5 * (np.log(var_q / var_p) + (var_p + (p.mean(0) - q.mean(0)) ** 2) / var_q - 1)
+    return divergence
 
 
 def binned_kl(p: np.ndarray, q: np.ndarray, bins: int = 20, clip: float = 100.0, floor: float = 1e-5) -> np.ndarray:
@@ -77,12 +78,14 @@ def binned_kl(p: np.ndarray, q: np.ndarray, bins: int = 20, clip: float = 100.0,
         table = np.zeros((x.shape[1], bins + 1))
         np.add.at(table, (np.arange(x.shape[1]), np.minimum(place, bins)), 1.0)
         inside = table[:, :bins]
-        return inside / np.maximum(inside.sum(1, keepdims=True), 1)
+        shares: np.ndarray = inside / np.maximum(inside.sum(1, keepdims=True), 1)
+        return shares
 
     a, b = counts(p), counts(q)
     b = np.where(a > 0, np.maximum(b, floor), b)
     b = b / b.sum(1, keepdims=True)
-    return np.where(a > 0, a * np.log(np.where(a > 0, a, 1) / np.where(a > 0, b, 1)), 0.0).sum(1)
+    divergence: np.ndarray = np.where(a > 0, a * np.log(np.where(a > 0, a, 1) / np.where(a > 0, b, 1)), 0.0).sum(1)
+    return divergence
 
 
 def knn_kl(p: np.ndarray, q: np.ndarray, neighbour: int = 3) -> np.ndarray:

@@ -101,7 +101,8 @@ def reachable(values: np.ndarray, w: float, lowest: float, highest: float) -> np
     last = np.minimum(after, highest + 2)[None, :]
     open_end = (after <= highest + 2)[None, :]                   # b < v_{j+1}
     room = np.where(open_end, first < last, first <= last)
-    return room & (first - values[:, None] <= w + 2) & (last - before[:, None] > w - 2)
+    pairs: np.ndarray = room & (first - values[:, None] <= w + 2) & (last - before[:, None] > w - 2)
+    return pairs
 
 
 def refuted(retrained: np.ndarray, unlearned: np.ndarray, rng: np.random.Generator) -> np.ndarray:

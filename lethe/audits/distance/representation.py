@@ -83,7 +83,8 @@ def reference_cka(x: np.ndarray, y: np.ndarray) -> float:
 def rotation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The orthogonal Q that minimises ‖xQ − y‖_F.  [m, d], [m, e] -> [d, e] (with e ≠ d: orthonormal on the smaller side)"""
     left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
-    return left @ right
+    q: np.ndarray = left @ right
+    return q
 
 
 def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray, seen_there: np.ndarray) -> np.ndarray:
@@ -93,10 +94,12 @@ def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray,
     """
     def scaled(x: np.ndarray, by: np.ndarray) -> np.ndarray:
         moved = by - by.mean(0)
-        return (x - by.mean(0)) / max(math.sqrt(float((moved**2).sum(1).mean())), 1e-12)
+        standard: np.ndarray = (x - by.mean(0)) / max(math.sqrt(float((moved**2).sum(1).mean())), 1e-12)
+        return standard
 
     turn = rotation(scaled(seen_here, seen_here), scaled(seen_there, seen_there))
-    return np.linalg.norm(scaled(here, seen_here) @ turn - scaled(there, seen_there), axis=1)
+    distance: np.ndarray = np.linalg.norm(scaled(here, seen_here) @ turn - scaled(there, seen_there), axis=1)
+    return distance
 
 
 @audit(

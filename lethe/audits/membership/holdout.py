@@ -34,7 +34,8 @@ def hard(scores: np.ndarray) -> np.ndarray:
     """Which examples are hard: mean score over the references below ½, or else the lowest tenth.  [R, n] -> [n] bool"""
     mean = scores.mean(0)
     shares = scores.min() >= 0 and scores.max() <= 1
-    return mean < 0.5 if shares else mean <= np.quantile(mean, 0.1)
+    unseen: np.ndarray = mean < 0.5 if shares else mean <= np.quantile(mean, 0.1)
+    return unseen
 
 
 @audit(

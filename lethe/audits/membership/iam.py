@@ -56,7 +56,8 @@ def membership(
         inside = np.exp(-np.exp(np.clip(-(z / beta + EULER), -700, 700)))
     else:
         inside = ndtr(z)
-    return alpha @ inside / alpha.sum()
+    mean: np.ndarray = alpha @ inside / alpha.sum()
+    return mean
 
 
 @audit(

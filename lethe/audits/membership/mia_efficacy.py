@@ -56,7 +56,8 @@ def svc_efficacy(members: np.ndarray, others: np.ndarray, forget: np.ndarray) ->
 
     known = np.concatenate([members, others])[:, None]
     called = np.concatenate([np.ones(len(members)), np.zeros(len(others))])
-    return 1 - SVC(C=3, gamma="auto", kernel="rbf").fit(known, called).predict(forget[:, None])
+    outside: np.ndarray = 1 - SVC(C=3, gamma="auto", kernel="rbf").fit(known, called).predict(forget[:, None])
+    return outside
 
 
 @audit(

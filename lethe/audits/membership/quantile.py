@@ -79,11 +79,13 @@ def excess(
         from sklearn.ensemble import GradientBoostingRegressor
 
         trees = GradientBoostingRegressor(loss="quantile", alpha=1 - alpha, subsample=0.5, max_features="sqrt", random_state=0)
-        return signal - trees.fit(unseen_view, unseen).predict(view)
+        above: np.ndarray = signal - trees.fit(unseen_view, unseen).predict(view)
+        return above
     mean, left_out = ridge(unseen_view, unseen, view)
     squares = np.log(np.maximum((unseen - left_out) ** 2, 1e-12))
     log_variance, _ = ridge(unseen_view, squares, view)
-    return (signal - mean) / np.exp((log_variance - LOG_CHI) / 2)
+    scores: np.ndarray = (signal - mean) / np.exp((log_variance - LOG_CHI) / 2)
+    return scores
 
 
 def _view(panel: Panel, split: Split) -> np.ndarray:

@@ -58,14 +58,16 @@ def rmia_scores(ratio_x: np.ndarray, ratio_z: np.ndarray, gamma: float = 1.0) ->
 
 def reference_rmia_scores(ratio_x: np.ndarray, ratio_z: np.ndarray, gamma: float = 1.0) -> np.ndarray:
     """`rmia_scores` from the matrix of all pairs.  [n], [m] -> [n]"""
-    return (ratio_x[:, None] - np.log(gamma) >= ratio_z[None, :]).mean(1)
+    shares: np.ndarray = (ratio_x[:, None] - np.log(gamma) >= ratio_z[None, :]).mean(1)
+    return shares
 
 
 def log_offline(log_out: np.ndarray, a: float) -> np.ndarray:
     """log ½((1 + a)·p_out + 1 − a) from log p_out.  [n] -> [n]"""
     scaled = np.log1p(a) + log_out
     with np.errstate(invalid="ignore"):   # NaN where no shadow was out
-        return (scaled if a == 1 else np.logaddexp(scaled, np.log1p(-a))) - np.log(2)
+        log_p: np.ndarray = (scaled if a == 1 else np.logaddexp(scaled, np.log1p(-a))) - np.log(2)
+        return log_p
 
 
 def tune_offline_a(

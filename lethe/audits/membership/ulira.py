@@ -87,7 +87,7 @@ def enough(panel: Panel, shadows: Shadows, limit: int) -> int:
     """Shadows for all models: twice as many as tell the original from one that never saw the data; `limit` without it."""
     if not panel.task.has("original"):
         return limit
-    looks = [k for k in (BLOCK * 2**i for i in range(16)) if 2 * k <= limit]
+    looks = [k for k in (BLOCK << i for i in range(16)) if 2 * k <= limit]
     for count in looks:
         _, low, _ = auc_interval(*ratios(panel.original, shadows, shadows.trained(count)), 1 - 0.05 / len(looks))
         if low > 0.5:

@@ -67,7 +67,8 @@ def measure(cfg: Differencing, subject: Subject, panel: Panel) -> list[Value]:
         def said(split: Split) -> np.ndarray:
             return model.numbers(split, column).reshape(len(split), -1)
 
-        return np.concatenate([said(task.forget), said(task.holdout)])[rows]
+        answers: np.ndarray = np.concatenate([said(task.forget), said(task.holdout)])[rows]
+        return answers
 
     before, after = phi_o, phi_u = of(panel.original, "signal"), of(subject, "signal")
     distance = np.abs(phi_o - phi_u)
@@ -98,4 +99,5 @@ def ordered(before: np.ndarray, after: np.ndarray, largest: int) -> tuple[np.nda
 def softmax(z: np.ndarray) -> np.ndarray:
     """Posteriors.  [n, K] -> [n, K]"""
     p = np.exp(z - z.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
+    shares: np.ndarray = p / p.sum(1, keepdims=True)
+    return shares

@@ -77,4 +77,5 @@ def _grafted(inside: np.ndarray, panel: Panel) -> np.ndarray | None:
         return None
     with torch.no_grad():
         bias = 0.0 if head.bias is None else head.bias.double().cpu().numpy()
-        return inside @ head.weight.double().cpu().numpy().T + bias
+        logits: np.ndarray = inside @ head.weight.double().cpu().numpy().T + bias
+        return logits

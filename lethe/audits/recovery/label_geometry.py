@@ -75,7 +75,8 @@ def others(subject: Subject, split: Split, gone: np.ndarray) -> np.ndarray:
     """Log-posteriors of the classes that stay, given that it is one of them.  -> [n, K − gone]"""
     z = np.delete(subject.numbers(split, "logits"), gone, 1)
     top = z.max(1, keepdims=True)
-    return z - top - np.log(np.exp(z - top).sum(1, keepdims=True))
+    logp: np.ndarray = z - top - np.log(np.exp(z - top).sum(1, keepdims=True))
+    return logp
 
 
 def class_means(x: np.ndarray, y: np.ndarray) -> dict[int, np.ndarray]:
@@ -86,4 +87,5 @@ def class_means(x: np.ndarray, y: np.ndarray) -> dict[int, np.ndarray]:
 def nearest(x: np.ndarray, means: dict[int, np.ndarray]) -> np.ndarray:
     """The class whose mean is nearest.  [n, d] -> [n]"""
     table = np.stack(list(means.values()))
-    return np.array(list(means))[((x[:, None] - table) ** 2).sum(-1).argmin(1)]
+    nearest: np.ndarray = np.array(list(means))[((x[:, None] - table) ** 2).sum(-1).argmin(1)]
+    return nearest

@@ -86,7 +86,8 @@ def _classes(cfg: Probe, subject: Subject, panel: Panel, removed: np.ndarray) ->
 
     def recall(reader: Callable[..., np.ndarray], rows: np.ndarray) -> np.ndarray:
         said = classes[reader(x[rows], y[rows], unseen[removed], classes).argmax(1)]
-        return (said == truth[removed]).astype(float)
+        correct: np.ndarray = (said == truth[removed]).astype(float)
+        return correct
 
     values = []
     for k in cfg.shots:
@@ -105,13 +106,15 @@ def _classes(cfg: Probe, subject: Subject, panel: Panel, removed: np.ndarray) ->
 def linear(x: np.ndarray, y: np.ndarray, at: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Scores of a ridge onto one-hot labels.  [n, d], [n], [m, d], [K] -> [m, K]"""
     w, b, _ = ridge_gcv(x, one_hot(y, classes))
-    return at @ w + b
+    margins: np.ndarray = at @ w + b
+    return margins
 
 
 def prototypes(x: np.ndarray, y: np.ndarray, at: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """2⟨x, m_c⟩ − ‖m_c‖², largest for the nearest class mean m_c.  [n, d], [n], [m, d], [K] -> [m, K]"""
     means = np.stack([x[y == c].mean(0) for c in classes])
-    return 2 * at @ means.T - (means**2).sum(1)
+    margins: np.ndarray = 2 * at @ means.T - (means**2).sum(1)
+    return margins
 
 
 READERS = (("probe", linear), ("prototype", prototypes))

@@ -63,7 +63,8 @@ def measure(cfg: Reconstruction, subject: Subject, panel: Panel) -> list[Value]:
 def second_moment(x: np.ndarray, penalty: float) -> np.ndarray:
     """Mean of x xᵀ + λI, λ = penalty · mean eigenvalue.  [n, d] -> [d, d]"""
     moment = x.T @ x / len(x)
-    return moment + penalty * np.trace(moment) / len(moment) * np.eye(len(moment))
+    shrunk: np.ndarray = moment + penalty * np.trace(moment) / len(moment) * np.eye(len(moment))
+    return shrunk
 
 
 def reconstruct(delta: np.ndarray, moment: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, int]:

@@ -110,7 +110,8 @@ def checkpoints(steps: int) -> list[int]:
 def log_mean(steps: list[int], curve: np.ndarray) -> np.ndarray:
     """Mean over log(1 + t) by the trapezoid rule, per example.  [T], [T, n] -> [n]"""
     at = np.log1p(steps)
-    return np.trapezoid(curve, at, axis=0) / (at[-1] - at[0])
+    area: np.ndarray = np.trapezoid(curve, at, axis=0) / (at[-1] - at[0])
+    return area
 
 
 def relearn_time(steps: list[int], curve: np.ndarray, target: float) -> float:

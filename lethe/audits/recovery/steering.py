@@ -91,7 +91,9 @@ def _steered(
 
     def said(features: np.ndarray, size: float) -> np.ndarray:
         with torch.no_grad():
-            return head((torch.from_numpy(features + size * push)).float().to(subject.device)).argmax(1).cpu().numpy()
+            pushed = torch.from_numpy(features + size * push).float().to(subject.device)
+            labels: np.ndarray = head(pushed).argmax(1).cpu().numpy()
+            return labels
 
     def outcome(rows: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
         return (said(subject.features(forget)[rows], size) == labels[rows],
@@ -134,4 +136,5 @@ def _universal(
 
 def head_of(model: nn.Module, name: str) -> nn.Module:
     """The head, also of a model that is wrapped in another."""
-    return next(m for key, m in model.named_modules() if key == name or key.endswith(f".{name}"))
+    head: nn.Module = next(m for key, m in model.named_modules() if key == name or key.endswith(f".{name}"))
+    return head

@@ -37,7 +37,7 @@ from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Split
-from lethe.core.task import missing
+from lethe.core.view import missing
 from lethe.errors import DataError, ModelError, NeedsUnmet, RequestError
 from lethe.exact import manifest
 from lethe.exact.manifest import Manifest

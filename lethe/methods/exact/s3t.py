@@ -39,7 +39,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Split, concat
-from lethe.core.task import missing
+from lethe.core.view import missing
 from lethe.errors import ModelError, NeedsUnmet, RequestError
 from lethe.exact.ensemble import Ensemble, assembled, require_last
 from lethe.exact.sliced import (

@@ -34,7 +34,8 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import Method, method
 from lethe.core.seeds import derive
 from lethe.core.split import concat
-from lethe.core.task import Task, missing
+from lethe.core.task import Task
+from lethe.core.view import missing
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
 from lethe.pools.choose import selector
 from lethe.train.loop import Loop, Modifiers, Term

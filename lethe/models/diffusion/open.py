@@ -20,7 +20,7 @@ from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.errors import RequestError, WrongColumn
 from lethe.models.diffusion.judge import Judge
-from lethe.models.diffusion.pipeline import Pipeline, load_pipeline
+from lethe.models.diffusion.pipeline import Pipeline, load_pipeline, require_diffusers
 from lethe.models.diffusion.task import Diffusion
 from lethe.models.opened import Opened
 
@@ -173,7 +173,8 @@ def open_request(request: Any, context: Context) -> Opened:
                            "started. Give data.shapes: 1024.")
 
     def fresh(seed: int) -> nn.Module:
-        return type(parts.unet).from_config(parts.unet.config)  # type: ignore[attr-defined]
+        model: nn.Module = require_diffusers().UNet2DConditionModel.from_config(parts.unet.config)
+        return model
 
     whole = text_to_image(
         parts, data.concept, data.keep, data.prompts, data.outside, images, holdout, data.per_prompt, data.anchor,

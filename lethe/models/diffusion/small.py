@@ -57,12 +57,13 @@ def _joined(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 def unet(channels: int = 3, side: int = 8, width: int = 32) -> nn.Module:
     """A UNet2DConditionModel with cross-attention at full and at half resolution; 0.8 M weights at width 32."""
-    return require_diffusers().UNet2DConditionModel(
+    model: nn.Module = require_diffusers().UNet2DConditionModel(
         sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=(width, 2 * width),
         layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=WIDTH, norm_num_groups=8,
         attention_head_dim=2,   # diffusers reads it as the number of heads
     )
+    return model
 
 
 def pipeline(seed: int = 0, latent: bool = False, width: int = 32, length: int = 8) -> Pipeline:

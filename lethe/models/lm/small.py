@@ -55,4 +55,5 @@ def llama(cfg: TinyLlama, tokenizer: Any) -> nn.Module:
         tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LlamaForCausalLM._from_config(shape, attn_implementation=cfg.attention)
+    model: nn.Module = LlamaForCausalLM._from_config(shape, attn_implementation=cfg.attention)
+    return model
