@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lethe.core.config import plain
-from lethe.core.events import Listener, silent
+from lethe.core.events import Listener
 from lethe.core.evidence import Depth
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
@@ -19,7 +19,7 @@ from lethe.judge.triage import triage
 from lethe.pools.choose import choose
 from lethe.report.report import Report
 from lethe.train.apply import apply, method_of
-from lethe.train.journal import terminal
+from lethe.train.journal import listening
 from lethe.train.loop import Settings
 from lethe.train.stop import Stop
 from lethe.train.watchdog import Watchdog
@@ -62,8 +62,8 @@ def forget(
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     record, cfg = method_of(method, options)
-    listener = progress if callable(progress) else terminal() if progress else silent
-    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None, listener, stop)
+    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None,
+                 listening(progress), stop)
 
 
 def audit(
@@ -77,9 +77,11 @@ def audit(
     seed: int = 0,
     cache: Path | None = None,
     margins: Mapping[str, float] | None = None,
+    progress: bool | Listener = True,
+    stop: Stop | None = None,
 ) -> Report:
-    """Examine one unlearned model beside the original and retrained references."""
-    began, options = time.perf_counter(), Options(command="lethe.audit(…)")
+    """Examine one unlearned model beside the original and retrained references. progress, stop: as in `forget`."""
+    began, options = time.perf_counter(), Options(None, "lethe.audit(…)", listener=listening(progress), stop=stop or Stop())
     outcome = unlearned if isinstance(unlearned, Outcome) else Outcome(unlearned, method="unlearned", task=task)
     label = outcome.method or "unlearned"
     plan = AuditPlan(depth=depth, references=references, shadows=shadows, audits=tuple(audits), margins=margins or {})
@@ -103,9 +105,11 @@ def compare(
     cache: Path | None = None,
     title: str = "",
     margins: Mapping[str, float] | None = None,
+    progress: bool | Listener = True,
+    stop: Stop | None = None,
 ) -> Report:
     """Run several methods on the same task and hold them against the same yardstick, with the untouched model and retraining."""
-    began, options = time.perf_counter(), Options(command="lethe.compare(…)", progress=False)
+    began, options = time.perf_counter(), Options(None, "lethe.compare(…)", listener=listening(progress), stop=stop or Stop())
     plan = AuditPlan(depth=depth, references=references, shadows=shadows, margins=margins or {})
     config = {"methods": [plain(m) for m in methods], "depth": depth, "references": references, "shadows": shadows,
               "task": task.fingerprint, "margins": dict(margins or {})}

@@ -117,5 +117,5 @@ def test_all_stands_for_the_methods_that_forget_after_training() -> None:
     alone = Classification(task.copy_of_original(), {"forget": task.forget})
     assert "scrub" not in all_methods(alone) and "gradient_ascent" in all_methods(alone)
     job = of_task(alone, ["all"], AuditPlan(), settings=Settings(max_minutes=1e-4), watchdog=False)
-    some = run_all(job, alone, job.runs_on(alone), Options(progress=False))
+    some = run_all(job, alone, job.runs_on(alone), Options())
     assert [made.label for made in some] == all_methods(alone)

@@ -51,7 +51,7 @@ def measured(preset: str, root: Path | None, cache: Path) -> dict[str, list[floa
     found: dict[str, list[float]] = {}
     for seed in SEEDS:
         request = read(HERE / "presets" / f"{name}.yaml", [f"seed={seed}"])
-        task = tasks_of(request, Options(data_root=root, cache=cache, progress=False))[scenario]
+        task = tasks_of(request, Options(data_root=root, cache=cache))[scenario]
         references = train_pool(task, count=3, seed=1000 + seed, strategy="serial").models
         models = {"nothing": task.original}
         for method in candidates(task, ())[: TRIALS // 2]:

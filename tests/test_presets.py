@@ -17,7 +17,7 @@ SMALL = ["seeds=1", "recipe.epochs=1", "audit.references=0", "audit.audits=[scor
 
 @pytest.fixture(scope="module")
 def options(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Options:
-    return Options(data_root=data_root, cache=tmp_path_factory.mktemp("cache"), progress=False)
+    return Options(data_root=data_root, cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.slow

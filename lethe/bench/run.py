@@ -23,6 +23,7 @@ def run(name: str, overrides: Sequence[str], options: Options, place: Path | Non
     suite = read(name)
     found: dict[str, list[Results]] = {}
     for problem, request in suite.problems(overrides):
+        options.stop.check()
         options.say(f"{name}: {problem}, seed {request.seed}")
         report = carry_out(request, options)
         if report is not None:   # under torchrun only the first process has the results

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lethe.core.config import build
 from lethe.errors import RequestError, UnknownKey, nearest
 
-Say = Callable[[str], None]
+if TYPE_CHECKING:
+    from lethe.work.options import Options
+
 OPTIONS = ("model", "data", "audits", "seed")
 
 
-def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, depth: str, data_root: Path | None, dry_run: bool,
-               command: str, say: Say) -> tuple[Any, Path]:
+def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, depth: str, options: Options, dry_run: bool
+               ) -> tuple[Any, Path]:
     """(report, where its page goes); with `dry_run` (what would be done, …)."""
-    from lethe.work.options import Options
     from lethe.work.request import AuditPlan, read
     from lethe.work.saved import audit_saved, saved_plan
 
@@ -28,15 +29,15 @@ def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, d
     place = target / f"audit-{depth}.html" if run else Path(f"{target.stem}-audit.html")
     if dry_run:
         return saved_plan(request, unlearned, asked, run), place
-    return audit_saved(request, Options(data_root, command, say=say), unlearned, asked, run), place
+    return audit_saved(request, options, unlearned, asked, run), place
 
 
-def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, command: str, say: Say) -> Any:
+def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, options: Options) -> Any:
     """The report on model files and data files.
 
     parts  paths by name, see `lethe.work.files.Files`; given  model.key=value, data.key=value, audits=[…], seed=…
     """
-    options: dict[str, Any] = {"model": {}, "data": {}}
+    wanted: dict[str, Any] = {"model": {}, "data": {}}
     for text in given:
         key, sign, value = text.partition("=")
         first, _, inner = key.partition(".")
@@ -45,9 +46,9 @@ def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, command
                              "model.code=net.py:make, data.label=…, audits=[…], seed=0.")
         parsed = yaml.safe_load(value)
         if inner:
-            options[first][inner] = parsed
+            wanted[first][inner] = parsed
         else:
-            options[first] = parsed
+            wanted[first] = parsed
     if parts.get("unlearned") is None:
         raise RequestError("--forget was given without --unlearned, so there is no model to audit. Give --unlearned MODEL.")
     from lethe.work.files import Files, audit_files
@@ -55,6 +56,6 @@ def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, command
 
     paths = {key: str(value) if isinstance(value, Path) else value for key, value in parts.items() if value is not None}
     paths["retrained"] = tuple(str(path) for path in parts["retrained"])
-    files = build(Files, {**paths, "model": options["model"], "data": options["data"]})
+    files = build(Files, {**paths, "model": wanted["model"], "data": wanted["data"]})
     asked = build(AuditPlan, {"depth": depth}).depth
-    return audit_files(files, asked, options.get("audits", ()), options.get("seed", 0), say, command)
+    return audit_files(files, asked, wanted.get("audits", ()), wanted.get("seed", 0), options)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ from lethe.cli import describe as describing
 from lethe.cli.common import Json
 from lethe.cli.common import show as _show
 from lethe.errors import LetheError
+
+if TYPE_CHECKING:
+    from lethe.core.events import Listener
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Removes data, classes, entities and concepts from trained models, and measures how well they are gone.")
@@ -69,18 +73,20 @@ def audit(target: Annotated[str | None, typer.Argument(metavar="[RUN|REQUEST]", 
     from lethe.cli import audit as command
 
     _one_thread()
+    from lethe.work.options import Options
+
+    options = Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json))
     if forget is not None:
         parts = {"original": original, "unlearned": unlearned, "retrained": retrained or (), "forget": forget, "retain": retain,
                  "holdout": holdout, "test": test, "family": family, "allow_pickle": allow_pickle}
         given = [*([target] if target else []), *(overrides or [])]
         place = output or Path("audit.html")
-        found = command.of_files(parts, given, depth, _command(), _say)
+        found = command.of_files(parts, given, depth, options)
     else:
         if target is None:
             _fail("nothing says what to audit. Give a run folder, a request with --unlearned, or --unlearned MODEL --forget "
                   "DATA.")
-        found, usual = command.of_request(Path(str(target)), overrides or [], unlearned, depth, data_root, dry_run, _command(),
-                                          _say)
+        found, usual = command.of_request(Path(str(target)), overrides or [], unlearned, depth, options, dry_run)
         place = output or usual
     if isinstance(found, dict):
         _show(found, as_json)
@@ -125,7 +131,8 @@ def train(request: RequestFile, overrides: Overrides = None,
     from lethe.work.options import Options
     from lethe.work.train import train as trained
 
-    _show(trained(asked, exact, output, Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)), as_json)
+    options = Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json))
+    _show(trained(asked, exact, output, options), as_json)
 
 
 @app.command()
@@ -144,7 +151,7 @@ def protect(request: RequestFile, overrides: Overrides = None,
     from lethe.work.protect import Protection
     from lethe.work.protect import protect as protected
 
-    options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
+    options = Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json))
     _show(protected(asked, output, options, Protection(bound, clusters, steps, asked.seed)), as_json)
 
 
@@ -166,7 +173,7 @@ def pool(request: RequestFile, overrides: Overrides = None,
     _one_thread()
     from lethe.work.options import Options
 
-    options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say, cache=cache)
+    options = Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json), cache=cache)
     print(command.trained(asked, options, share, scenario, what, strategy, list_only, as_json))
 
 
@@ -182,7 +189,7 @@ def triage(request: RequestFile, overrides: Overrides = None, data_root: DataRoo
     from lethe.work.options import Options
     from lethe.work.triage import triaged
 
-    found = triaged(asked, Options(data_root, _command(), allow_pickle=allow_pickle, say=_say))
+    found = triaged(asked, Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json)))
     print(json.dumps(found) if as_json else table(found))
 
 
@@ -203,7 +210,7 @@ def bench(suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="A
     _one_thread()
     from lethe.work.options import Options
 
-    _show(command.measured(suite, overrides or [], Options(data_root, _command(), say=_say), output), as_json)
+    _show(command.measured(suite, overrides or [], Options(data_root, _command(), listener=_listener(as_json)), output), as_json)
 
 
 @app.command()
@@ -243,7 +250,7 @@ def certify(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder 
     _one_thread()
     from lethe.work.options import Options
 
-    options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
+    options = Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json))
     issue(run, key, output, method, scenario, declare, options, as_json)
 
 
@@ -263,7 +270,7 @@ def verify(certificate: Annotated[Path, typer.Argument(metavar="CERT", help="The
         _one_thread()
         from lethe.work.options import Options
 
-        options = Options(data_root, _command(), allow_pickle=allow_pickle, say=_say)
+        options = Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json))
     if not checked(certificate, public_key, model, ledger, run, options, as_json):
         raise typer.Exit(3)
 
@@ -287,7 +294,8 @@ def check(name: Annotated[str, typer.Argument(help="A method or an audit.")]) ->
 
 
 def main() -> None:
-    """Entry point: errors on purpose become one line and exit status 2."""
+    """Entry point: errors on purpose become one line and exit status 2; SIGTERM ends as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         ending = app(standalone_mode=False)   # typer turns Exit and Ctrl-C into a returned status, older ones into Abort
         if ending == 130:
@@ -319,7 +327,7 @@ def _work(path: Path, overrides: list[str] | None, as_json: bool, dry_run: bool,
     from lethe.work.execute import dry_run as planned
     from lethe.work.options import Options
 
-    options = Options(data_root, _command(), again, export, allow_pickle, not as_json, _say, cache)
+    options = Options(data_root, _command(), again, export, allow_pickle, _listener(as_json), cache)
     if dry_run:
         _show(planned(request, options), as_json)
         return
@@ -346,8 +354,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _listener(as_json: bool) -> Listener:
+    """The reader of events on stderr; with --json nobody listens."""
+    from lethe.core.events import silent
+    from lethe.train.journal import command_line
+
+    return silent if as_json else command_line()
 
 
 def _command() -> str:

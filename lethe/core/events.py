@@ -6,13 +6,16 @@ raises ends the work, like any error in it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass(frozen=True)
 class Started:
-    """A call of the loop begins, or goes on after `step` steps when a run is resumed or a call starts again."""
+    """A call of the loop begins, or goes on after `step` steps when a run is resumed or a call starts again; or a pool of models
+    or an examination does, whose steps are models or audits (call 0)."""
 
     title: str
     call: int
@@ -66,6 +69,31 @@ class Warned:
 
 Event = Started | Advanced | Logged | Ended | Said | Warned
 Listener = Callable[[Event], None]
+
+
+class Units:
+    """Counts units of work of one kind (models, audits) for a listener; seconds_left by the pace so far.
+
+        with Units(listener, "references", 8) as units:
+            units.done()
+    """
+
+    def __init__(self, listener: Listener, title: str, total: int) -> None:
+        self.listener, self.title, self.total, self.step = listener, title, total, 0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        self.listener(Started(self.title, 0, self.step, self.total))
+        return self
+
+    def done(self, units: int = 1) -> None:
+        """So many more are done."""
+        self.step += units
+        pace = (time.perf_counter() - self._began) / max(self.step, 1)
+        self.listener(Advanced(self.title, 0, self.step, self.total, pace * (self.total - self.step)))
+
+    def __exit__(self, *ending: object) -> None:
+        self.listener(Ended(self.title, 0))
 
 
 def silent(event: Event) -> None:

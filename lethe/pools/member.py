@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import digest
+from lethe.core.events import Listener, Said, Units, silent
 from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.core.seeds import derive
 from lethe.core.split import Split
@@ -25,15 +26,11 @@ from lethe.core.task import Task
 from lethe.errors import CheckpointCorrupted
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.loop import Loop, Settings
+from lethe.train.stop import Stop
 
 NUMBERS = 1   # version of the trained numbers: raised when the same recipe and seed would give another model
 
-Say = Callable[[str], None]
 Kept = tuple[dict[str, Tensor], dict[str, Any]]   # the tensors of a trained member, and what is known of it
-
-
-def silent(text: str) -> None:
-    """A listener that keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +56,31 @@ class Member:
 
 @dataclass(frozen=True)
 class Work:
-    """Members that are yet to be trained, and the folder where they go: what a backend gets."""
+    """Members that are yet to be trained, and the folder where they go: what a backend gets.
+
+    listener  hears of every member that is done        stop  ends the work before the next member
+    """
 
     task: Task
     members: Sequence[Member]
     device: str
     folder: Path
-    say: Say = silent
+    listener: Listener = silent
+    stop: Stop = field(default_factory=Stop)
+    title: str = "models"
+
+    def say(self, text: str) -> None:
+        """A sentence about what happens next."""
+        self.listener(Said(text))
+
+    def units(self) -> Units:
+        """Counts the members that are done."""
+        return Units(self.listener, self.title, len(self.members))
 
     def shares(self, count: int) -> list[Work]:
         """The members dealt out round robin into at most `count` shares, none of them empty; shares say nothing."""
         count = min(count, len(self.members))
-        return [replace(self, members=tuple(self.members[i::count]), say=silent) for i in range(count)]
+        return [replace(self, members=tuple(self.members[i::count]), listener=silent) for i in range(count)]
 
 
 def member_seed(seed: int, number: int) -> int:
@@ -117,10 +127,12 @@ def make(work: Work, member: Member) -> None:
 
 
 def make_all(work: Work) -> None:
-    """Train every member of this work, one after the other, and say so after each."""
-    for done, member in enumerate(work.members, 1):
-        make(work, member)
-        work.say(f"{done} of {len(work.members)} models")
+    """Train every member of this work, one after the other."""
+    with work.units() as units:
+        for member in work.members:
+            work.stop.check()
+            make(work, member)
+            units.done()
 
 
 def keep(work: Work, member: Member, tensors: dict[str, Tensor], seconds: float) -> None:

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 
 import torch
 
+from lethe.core.events import silent
 from lethe.core.extras import install
-from lethe.pools.member import Work, make, silent
+from lethe.pools.member import Work, make
 from lethe.pools.workers import portable
 
 
@@ -30,7 +31,7 @@ class Share:
         try:
             for member in self.work.members:
                 make(self.work, member)
-                self.work.say("done")
+                self.work.say(member.key)
         except Exception as error:
             return portable(error)
         return None
@@ -48,7 +49,7 @@ def shares(work: Work, count: int) -> list[Share]:
 def packed(share: Share) -> bytes:
     """As bytes: by cloudpickle where it is installed, since a model's `build` is often a lambda, which pickle refuses."""
     pickler = import_module("cloudpickle") if find_spec("cloudpickle") else pickle
-    data: bytes = pickler.dumps(replace(share, work=replace(share.work, say=silent)))
+    data: bytes = pickler.dumps(replace(share, work=replace(share.work, listener=silent)))
     return data
 
 

@@ -16,14 +16,16 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
+from lethe.core.events import Listener, silent
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.pools import backends
 from lethe.pools.backends import AUTO, backend
-from lethe.pools.member import Kept, Member, Say, Work, filled, members_of, silent
+from lethe.pools.member import Kept, Member, Work, filled, members_of
 from lethe.pools.strategy import chosen
 from lethe.train.checkpoint import load_tensors
+from lethe.train.stop import Stop
 
 FOLDER = "pool"   # of a cache
 
@@ -63,9 +65,10 @@ class Wanted:
     def members(self) -> list[Member]:
         return members_of(self.task, self.count, self.seed, self.split_of, self.device)
 
-    def train(self, strategy: str = AUTO, cache: Path | None = None, say: Say = silent) -> Pool:
+    def train(self, strategy: str = AUTO, cache: Path | None = None, listener: Listener = silent, stop: Stop | None = None
+              ) -> Pool:
         return train_pool(self.task, split_of=self.split_of, count=self.count, seed=self.seed, strategy=strategy, cache=cache,
-                          progress=say, device=self.device)
+                          listener=listener, stop=stop, title=self.purpose, device=self.device)
 
 
 def references(task: Task, count: int, seed: int, device: str = "cpu") -> Wanted:
@@ -86,10 +89,16 @@ def train_pool(
     seed: int = 0,
     strategy: str = AUTO,
     cache: Path | None = None,
-    progress: Say = silent,
+    listener: Listener = silent,
+    stop: Stop | None = None,
+    title: str = "models",
     device: str = "cpu",
 ) -> Pool:
-    """Train `count` models by the task's recipe, each on `split_of(i)` (default: the retain set) with its own seed."""
+    """Train `count` models by the task's recipe, each on `split_of(i)` (default: the retain set) with its own seed.
+
+    stop    ends the work between two models; those that are done stay in the cache
+    title   names the pool to the listener
+    """
     backends.known(strategy)
     members = members_of(task, count, seed, split_of, device)
     with ExitStack() as stack:
@@ -99,7 +108,7 @@ def train_pool(
         missing = [member for member in members if kept[member.number] is None]
         name, reason = "cache", f"all {count} models were in the cache"
         if missing:
-            name, reason = train(Work(task, missing, device, folder, progress), strategy, count)
+            name, reason = train(Work(task, missing, device, folder, listener, stop or Stop(), title), strategy, count)
         return Pool([_model(task, member, _loaded(member, folder, kept)[0]) for member in members],
                     [_loaded(member, folder, kept)[1]["seconds"] for member in members], name, reason, len(missing))
 

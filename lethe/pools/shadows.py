@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from lethe.core.config import digest
+from lethe.core.events import Listener, Units, silent
 from lethe.core.modules import copied, named_tensors
 from lethe.core.seeds import derive, numpy_generator
 from lethe.core.split import Split, concat
@@ -30,11 +31,12 @@ from lethe.core.task import Task
 from lethe.maths.membership import two_sided
 from lethe.pools.alike import unseen
 from lethe.pools.backends import AUTO
-from lethe.pools.member import NUMBERS, Say, filled, silent
+from lethe.pools.member import NUMBERS, filled
 from lethe.pools.pool import Wanted
 from lethe.pools.subject import Procedure, Subject
 from lethe.pools.workers import in_processes, why_no_processes, workers_for
 from lethe.train.checkpoint import load_tensors, save_tensors
+from lethe.train.stop import Stop
 
 BLOCK = 8   # shadows that an audit adds at a time
 
@@ -49,7 +51,8 @@ class Shadows:
     strategy: str = AUTO
     device: str = "cpu"
     cache: Path | None = None
-    say: Say = silent
+    listener: Listener = silent
+    stop: Stop = field(default_factory=Stop)
     _kept: dict[Any, list[Subject]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -115,14 +118,15 @@ class Shadows:
 
     def made(self, wanted: Wanted) -> list[Subject]:
         """The models of a pool that an audit has put together itself (`on`)."""
-        pool = wanted.train(self.strategy, self._folder, self.say)
+        pool = wanted.train(self.strategy, self._folder, self.listener, self.stop)
         return [Subject(f"{wanted.purpose} {k}", model, self.task, pool.seconds[k], self.device)
                 for k, model in enumerate(pool.models)]
 
     def processed(self, procedure: Procedure, tasks: Sequence[Task], seeds: Sequence[int]) -> list[nn.Module]:
         """What the procedure makes of each task with each seed; one worker per core, from the cache where it is there."""
         if not procedure.weights or why_no_processes(self.device):
-            return [procedure.run(task, seed) for task, seed in zip(tasks, seeds, strict=True)]
+            with Units(self.listener, "unlearned shadows", len(tasks)) as units:
+                return [self._one(procedure, task, seed, units) for task, seed in zip(tasks, seeds, strict=True)]
         files = [self._folder / "shadows" / f"{self._key(procedure, task, seed)}.safetensors"
                  for task, seed in zip(tasks, seeds, strict=True)]
 
@@ -131,8 +135,8 @@ class Shadows:
 
         missing = [i for i, file in enumerate(files) if not file.exists()]
         if missing:
-            self.say(f"running the procedure on {len(missing)} shadow models")
-            in_processes([partial(job, i) for i in missing], workers_for(len(missing)))
+            with Units(self.listener, "unlearned shadows", len(missing)) as units:
+                in_processes([partial(job, i) for i in missing], workers_for(len(missing)), units.done, self.stop)
         return [filled(copied(task.original, trainable=False), load_tensors(file)[0])
                 for task, file in zip(tasks, files, strict=True)]
 
@@ -178,6 +182,12 @@ class Shadows:
         seeds = [derive(self.seed, purpose, k) for k in range(count)]
         models = self.processed(procedure, [task_of(k) for k in range(count)], seeds)
         return [Subject(f"{purpose} {k}", model, self.task, device=self.device) for k, model in enumerate(models)]
+
+    def _one(self, procedure: Procedure, task: Task, seed: int, units: Units) -> nn.Module:
+        self.stop.check()
+        made = procedure.run(task, seed)
+        units.done()
+        return made
 
     def _key(self, procedure: Procedure, task: Task, seed: int) -> str:
         return digest([procedure.key, task.fingerprint, seed, NUMBERS, str(torch.__version__)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import traceback
 import warnings
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from lethe.errors import WorkerDied
-from lethe.pools.member import Say, silent
+from lethe.train.stop import Stop
 
 T = TypeVar("T")
 
@@ -39,17 +40,20 @@ def workers_for(jobs: int) -> int:
     return max(1, min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
 
-def in_processes(jobs: Sequence[Callable[[], T]], workers: int, progress: Say = silent) -> list[T]:
+def in_processes(jobs: Sequence[Callable[[], T]], workers: int, done: Callable[[], None] = lambda: None,
+                 stop: Stop | None = None) -> list[T]:
     """What each job returns, in order. Jobs are dealt out as workers become free.
 
     The first exception of a job ends the others and is raised here. Workers end by themselves when this process dies.
+
+    done   called after every job        stop   once it is set, no further job begins, and those that have begun are finished
     """
     crew: dict[Connection, multiprocessing.process.BaseProcess] = {}
     try:
         for _ in range(workers):
             line, process = _worker(jobs, list(crew))
             crew[line] = process
-        results = _dealt(jobs, list(crew), progress)
+        results = _dealt(jobs, list(crew), done, stop or Stop())
         for process in crew.values():
             process.join()
         return results
@@ -73,7 +77,7 @@ def _worker(jobs: Sequence[Callable[[], T]], others: list[Connection]
     return ours, process
 
 
-def _dealt(jobs: Sequence[Callable[[], T]], lines: list[Connection], progress: Say) -> list[T]:
+def _dealt(jobs: Sequence[Callable[[], T]], lines: list[Connection], done: Callable[[], None], stop: Stop) -> list[T]:
     """Send each worker a job, and the next one when it answers; what the jobs return, in their order."""
     results: dict[int, T] = {}
     busy = dict(zip(lines, range(len(jobs)), strict=False))
@@ -91,17 +95,20 @@ def _dealt(jobs: Sequence[Callable[[], T]], lines: list[Connection], progress: S
             if not good:
                 raise value
             results[job] = value
-            progress(f"{len(results)} of {len(jobs)} models")
-            following = next(upcoming, None)
+            done()
+            following = None if stop.is_set else next(upcoming, None)
             line.send(following)
             if following is not None:
                 busy[line] = following
+    if len(results) < len(jobs):
+        stop.check()
     return [results[job] for job in range(len(jobs))]
 
 
 def _serve(jobs: Sequence[Callable[[], Any]], line: Connection, others: Sequence[Connection]) -> None:
     """A worker: number in, (worked, value or exception) out, until None or until the parent's end is closed."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)   # the parent's handler is for the parent's work
     for other in others:   # the parent's ends, inherited by the fork: they would hide its death
         other.close()
     try:

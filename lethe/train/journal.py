@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lethe.core.events import Advanced, Ended, Event, Listener, Logged, Started, Warned, silent
+from lethe.core.events import Advanced, Ended, Event, Listener, Logged, Started, silent, spoken
 from lethe.core.extras import needs_extra
 from lethe.core.files import space, write_text
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 REFRESH = 0.1   # seconds between two drawings of a bar
+EVERY = 30.0    # seconds between two lines of progress where there are no bars
 
 
 class Log:
@@ -46,11 +48,12 @@ class Log:
 
 
 class Terminal:
-    """A bar per call on stderr with the time that is left, and warnings as lines above it."""
+    """A bar per call on stderr with the time that is left, and sentences and warnings as lines above it."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._title = ""
         self._last = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -60,11 +63,8 @@ class Terminal:
             self._advance(event)
         elif isinstance(event, Ended):
             self._end()
-        elif isinstance(event, Warned):
-            if self._bar is not None:
-                self._bar.console.print(f"warning: {event.text}", markup=False, highlight=False)
-            else:
-                print(f"warning: {event.text}", file=sys.stderr)
+        else:
+            spoken(self._print)(event)
 
     def _begin(self, event: Started) -> None:
         from rich.console import Console
@@ -74,9 +74,18 @@ class Terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._bar.start()
+        self._title = event.title
         self._task = self._bar.add_task(event.title, total=event.total, completed=event.step, left="")
 
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr)
+
     def _advance(self, event: Advanced) -> None:
+        if self._bar is None or self._title != event.title:   # another one has taken its place, and ended
+            self._begin(Started(event.title, event.call, event.step, event.total))
         if self._bar is not None and self._task is not None and time.monotonic() - self._last > REFRESH:
             self._last = time.monotonic()
             left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
@@ -88,9 +97,33 @@ class Terminal:
             self._bar = None
 
 
+class Lines:
+    """For a file or a pipe: sentences and warnings as they come, progress with the time that is left every EVERY seconds."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._last = write, time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        spoken(self._write)(event)
+        if isinstance(event, Advanced) and time.monotonic() - self._last > EVERY:
+            self._last = time.monotonic()
+            left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
+            self._write(f"{event.title}: {event.step} of {event.total}{left}")
+
+
 def terminal() -> Listener:
     """Progress on stderr; silent where stderr is no terminal."""
     return Terminal() if sys.stderr.isatty() else silent
+
+
+def command_line() -> Listener:
+    """Progress of a command on stderr, as bars on a terminal and as lines elsewhere."""
+    return Terminal() if sys.stderr.isatty() else Lines(lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def listening(progress: bool | Listener) -> Listener:
+    """Who listens to a call from Python: the terminal (True), nobody (False), or the listener itself."""
+    return progress if callable(progress) else terminal() if progress else silent
 
 
 class TensorBoard:

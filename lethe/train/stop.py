@@ -32,6 +32,15 @@ class Stop:
     def is_set(self) -> bool:
         return self._event.is_set()
 
+    def check(self) -> None:
+        """Raise Stopped when it is set. Called between two units of work: models of a pool, audits, runs."""
+        if self.is_set:
+            raise Stopped(f"stopped between two units of work ({self.reason})")
+
+    def __reduce__(self) -> tuple[type[Stop], tuple[()]]:
+        """In another process, a token of its own: nobody there sets it."""
+        return Stop, ()
+
 
 class Interrupt:
     """While the block runs, Ctrl-C (and SIGTERM, where `terminate`) ends it after the current step; a second one at once.

@@ -71,14 +71,13 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     for subject in [original, *yardstick.references, *subjects]:
         subject.device = job.settings.device
     chosen, skipped = _audits(job, task, yardstick)
-    options.say("auditing")
 
     def refused(audit: str, subject: str, error: Exception) -> None:
         skipped.append(_refused(audit, subject, error, name, failures))
 
     evidence = examine(task, subjects, original, yardstick.references, chosen, job.judging.depth, job.settings.seed,
-                       lambda audit: options.say(f"auditing: {audit}"), yardstick.shadows, margins=job.judging.margins,
-                       neighbours=yardstick.neighbours, refused=refused)
+                       options.listener, yardstick.shadows, margins=job.judging.margins, neighbours=yardstick.neighbours,
+                       refused=refused, stop=options.stop)
     skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects])
     rows = [row("original", "original", evidence["original"])] if task.has("original") else []
     rows += [row(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
@@ -113,11 +112,11 @@ def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Mo
         references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained)]
         reason = f"{len(retrained)} models given as retrained"
     elif wanted := of_yardstick(task, asked.references, seed, device):
-        pool = wanted[0].train(asked.strategy, job.cache, options.say)
+        pool = wanted[0].train(asked.strategy, job.cache, options.listener, options.stop)
         references = [Subject(f"reference {i}", model, task, seconds, procedure=RETRAIN)
                       for i, (model, seconds) in enumerate(zip(pool.models, pool.seconds, strict=True))]
         reason = pool.reason
-        one = wanted[1].train("serial", job.cache, options.say)
+        one = wanted[1].train("serial", job.cache, options.listener, options.stop)
         fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN)]
     weak = [] if references else neighbours(task, asked.neighbours, derive(seed, "neighbours"), device)
     return Yardstick(references, fresh, weak, shadows_of(job, task, options), pool, reason)
@@ -129,7 +128,7 @@ def shadows_of(job: Job, task: Task, options: Options) -> Shadows | None:
     if not asked.shadows or not all(task.has(need) for need in ("recipe", "retain", "holdout")):
         return None
     return Shadows(task, asked.shadows, derive(job.settings.seed, "shadows"), asked.strategy, job.settings.device, job.cache,
-                   options.say)
+                   options.listener, options.stop)
 
 
 def _subjects(task: Task, made: Sequence[Made]) -> list[Subject]:

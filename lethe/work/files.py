@@ -32,7 +32,7 @@ from lethe.work.audit import scenario
 from lethe.work.execute import report_of
 from lethe.work.forget import Made
 from lethe.work.job import of_task
-from lethe.work.options import Options, Say
+from lethe.work.options import Options
 from lethe.work.request import AuditPlan
 
 PARTS = ("forget", "retain", "holdout", "test")
@@ -55,11 +55,11 @@ class Files:
     allow_pickle: bool = False
 
 
-def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] = (), seed: int = 0, say: Say = lambda text: None,
-                command: str = "lethe.audit_files(…)") -> Report:
+def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] = (), seed: int = 0,
+                options: Options | None = None) -> Report:
     """Audit one saved model beside what is given of original and retrained models."""
-    began = time.perf_counter()
-    say("reading models and data")
+    began, options = time.perf_counter(), options or Options(command="lethe.audit_files(…)")
+    options.say("reading models and data")
     task, load, first = _opened(files)
     weights = first if files.original is None else _fitting(load(files.unlearned), files.unlearned, task, first)
     unlearned = as_served(Path(files.unlearned), weights)
@@ -71,7 +71,6 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     written, outcome = plain(files), Outcome(unlearned, method="unlearned", task=task)
     plan = AuditPlan(depth=depth, references=len(retrained), shadows=0, audits=tuple(audits))
     job = of_task(task, [], plan, seed=seed, config=written)
-    options = Options(command=command, say=say)
     case = scenario(job, task, [Made(Path(files.unlearned).stem, outcome)], options,
                     words=f"forget {len(task.forget)} examples of {files.forget}", retrained=retrained)
     return report_of(job, [case], f"Audit of {files.unlearned}", options, time.perf_counter() - began,

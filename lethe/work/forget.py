@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lethe.core.events import silent
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.pools.subject import Procedure
 from lethe.results.folder import file_name
 from lethe.train.apply import perform
-from lethe.train.journal import terminal
 from lethe.work.failures import Failure, failure
 from lethe.work.job import Job, Run
 from lethe.work.options import Options
@@ -57,12 +55,13 @@ def run_all(job: Job, task: Task, runs: Sequence[Run], options: Options, places:
 
 
 def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Made:
+    options.stop.check()
     options.say(f"forgetting: {run.name}")
     made = Made(run.name, label=run.label, method=run.method, variant=run.variant, seed=run.seed)
     name = file_name(run.name)
     try:
         outcome = perform(task, run.record, run.cfg, replace(job.settings, seed=run.seed), job.seams, job.modifiers, job.watchdog,
-                          places.work / name if places.work else None, terminal() if options.progress else silent)
+                          places.work / name if places.work else None, options.listener, options.stop)
         if places.models and not (places.models / name).exists():
             outcome.save(places.models / name)
         return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))

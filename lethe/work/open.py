@@ -22,7 +22,6 @@ from lethe.models.opened import Opened
 from lethe.pools import choose
 from lethe.report.answer import lopsided
 from lethe.train.checkpoint import load_tensors, save_tensors
-from lethe.train.journal import terminal
 from lethe.train.loop import Loop, Settings
 from lethe.work.job import Job, Run, resolve
 from lethe.work.options import Options
@@ -74,13 +73,13 @@ def prepare(job: Job, options: Options, train: bool = True) -> Prepared:
     for selection in job.opening.scenarios.values():
         doubt = lopsided({key: len(split) for key, split in parts(opened, stand_in(opened, selection)).items()})
         if doubt:
-            options.say(f"warning: {doubt}")
+            options.warn(doubt)
     model, runs = opened.model, {}
     if model is None:
         runs = {name: checked(job, opened, selection) for name, selection in job.opening.scenarios.items()}
         if train or _training(opened, job.settings, job.cache)[1].exists():
             options.say("training the original model")
-            model = original_of(job, opened)
+            model = original_of(job, opened, options)
         else:
             model = _untrained(job, opened)
     scenes = {}
@@ -108,17 +107,17 @@ def checked(job: Job, opened: Opened, selection: Any) -> tuple[Run, ...]:
     return job.runs_on(_task(opened, start, parts(opened, stand_in(opened, selection)), "checks"))
 
 
-def original_of(job: Job, opened: Opened) -> nn.Module:
+def original_of(job: Job, opened: Opened, options: Options) -> nn.Module:
     """The model before: as it came, or trained by the recipe on everything (from the cache when it is there)."""
     assert job.cache is not None
-    return opened.model or trained(opened, job.settings, job.cache)
+    return opened.model or trained(opened, job.settings, job.cache, options)
 
 
-def trained(opened: Opened, settings: Settings, cache: Path) -> nn.Module:
+def trained(opened: Opened, settings: Settings, cache: Path, options: Options) -> nn.Module:
     """The original model, trained by the recipe on everything, from the cache when it is there."""
     assert opened.recipe is not None
     task, path = _training(opened, settings, cache)
-    loop = Loop(task, settings, folder=path.with_suffix(""), listener=terminal(), title="original")
+    loop = Loop(task, settings, folder=path.with_suffix(""), listener=options.listener, title="original", stop=options.stop)
     model = loop.start(task.build(settings.seed))
     if path.exists():
         return loop.restored(model, load_tensors(path)[0])

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-Say = Callable[[str], None]
+from lethe.core.events import Listener, Said, Warned, silent
+from lethe.train.stop import Stop
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where data and caches lie, what is told to whom, and what is written beside the results."""
+    """Where data and caches lie, who listens, who may stop it, and what is written beside the results.
+
+    listener   hears everything that happens: runs, pools of models, audits (`lethe.core.events`)
+    stop       ends the work after the step or the unit of work (a model, an audit) that is being done
+    """
 
     data_root: Path | None = None
     command: str = "lethe"
     again: bool = False
     export: bool = False
     allow_pickle: bool = False
-    progress: bool = True
-    say: Say = lambda text: None
+    listener: Listener = silent
     cache: Path | None = None     # models trained before; None: `.cache` beside the runs, and none from Python
+    stop: Stop = field(default_factory=Stop)
+
+    def say(self, text: str) -> None:
+        """A sentence about what happens next."""
+        self.listener(Said(text))
+
+    def warn(self, text: str) -> None:
+        """A sentence that a reader of the result must see, too."""
+        self.listener(Warned(text))

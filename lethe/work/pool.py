@@ -99,7 +99,8 @@ def train(found: Sequence[Place], take: Take, strategy: str, options: Options) -
     mine = [place for place in take.among(found) if place.state != "done"]
     for wanted in {id(place.wanted): place.wanted for place in mine}.values():
         group = [place for place in mine if place.wanted is wanted]
-        work = Work(wanted.task, [place.member for place in group], wanted.device, group[0].file.parent, options.say)
+        work = Work(wanted.task, [place.member for place in group], wanted.device, group[0].file.parent, options.listener,
+                    options.stop, wanted.purpose)
         name, reason = chosen(work, strategy)
         title = f"{group[0].scenario}, {wanted.purpose}" if group[0].scenario else wanted.purpose
         options.say(f"{title}: training {len(group)} models: {reason}")

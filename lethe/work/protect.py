@@ -54,12 +54,13 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
     x = train.columns["x"]
     _require_images(x, how)
     pictures = pixels(x)
-    task = opened.task(original_of(job, opened), {"retain": train}, "protect")
+    task = opened.task(original_of(job, opened, options), {"retain": train}, "protect")
     delta, owner = perturbations(task, pictures, how)
     noise = how.bound * (2 * torch.rand(len(delta), *x.shape[1:], generator=generator(how.seed, "noise")) - 1)
     protected, noisy = (stored(pictures, change[owner], how.bound) for change in (delta, noise))
     learned = {}
     for name, images in {"clean": x, "uniform noise": noisy, "protected": protected}.items():
+        options.stop.check()
         options.say(f"training on the {name} images")
         learned[name] = accuracy_after(task, replace(train, columns={**train.columns, "x": images}), unseen, request.seed)
     error = (pixels(protected) - pictures).square().mean()

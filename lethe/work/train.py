@@ -46,7 +46,7 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     task = opened.task(base, {"retain": records}, "training")
     assert job.cache is not None
     folder = job.cache / "exact" / digest([request.hash, plain(cfg), records.fingerprint])
-    loop = Loop(task, job.settings, folder=folder, title=name)
+    loop = Loop(task, job.settings, folder=folder, listener=options.listener, title=name, stop=options.stop)
     options.say(f"training {name} on {len(records)} records")
     state = module.train(cfg, task, loop, records, base, given)
     served = module.served(state, base)

@@ -46,7 +46,7 @@ def test_numbers_are_means_over_originals_at_the_defaults(tmp_path: Path, monkey
     monkeypatch.setattr(suites, "HERE", tmp_path)
     place = tmp_path / "measured"
     place.mkdir()
-    written = run("tiny", [f"output={tmp_path / 'runs'}"], Options(progress=False), place)
+    written = run("tiny", [f"output={tmp_path / 'runs'}"], Options(), place)
     assert [path.name for path in written] == ["finetune.json", "gradient_ascent.json"]
     reports = [load(path.parent) for path in sorted(tmp_path.glob("runs/*/results.json"))]
     assert len(reports) == 2
@@ -58,5 +58,5 @@ def test_numbers_are_means_over_originals_at_the_defaults(tmp_path: Path, monkey
     assert number.untouched == pytest.approx(statistics.fmean(controls), rel=1e-3)
     assert number.retrained is None
     before = {path: path.read_bytes() for path in written}
-    assert run("tiny", [f"output={tmp_path / 'runs'}"], Options(progress=False), place) == written   # from finished runs
+    assert run("tiny", [f"output={tmp_path / 'runs'}"], Options(), place) == written   # from finished runs
     assert {path: path.read_bytes() for path in written} == before

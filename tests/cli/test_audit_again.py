@@ -14,7 +14,7 @@ def sizes(folder: Path, method: str) -> tuple[dict[str, int], dict[str, int]]:
     request = parse({"family": "classification", "model": {"zoo": "small_cnn"}, "data": {"kind": "digits", "holdout": 0.8},
                      "recipe": {"epochs": 0.5}, "forget": {"label": 3}, "method": {"name": method, "epochs": 0.1},
                      "audit": {"references": 0, "shadows": 0, "neighbours": 0, "audits": ["scores"]}, "output": str(folder)})
-    report = carry_out(request, Options(progress=False, export=True))
+    report = carry_out(request, Options(export=True))
     assert report is not None
     again, _ = of_request(folder / request.hash, [], None, "quick", None, False, "lethe audit", lambda text: None)
     first, second = (r.results.scenarios[0].sizes for r in (report, again))

@@ -24,7 +24,7 @@ def request(tmp_path: Path, **changes: object) -> Request:
 
 def test_writes_images_within_the_bound_and_says_what_is_learned_from_them(tmp_path: Path) -> None:
     asked = request(tmp_path)
-    said = protect(asked, tmp_path / "safe", Options(progress=False), Protection(bound=0.2, clusters=4, steps=5))
+    said = protect(asked, tmp_path / "safe", Options(), Protection(bound=0.2, clusters=4, steps=5))
     assert json.loads((tmp_path / "safe" / "manifest.json").read_text()) == said
     assert set(said["accuracy_of_a_model_trained_on"]) == {"clean", "uniform noise", "protected"} and sum(said["clusters"]) == 300
     written, clean = load(str(tmp_path / "safe" / "images.npz"))["train"], load(asked.data)["train"]
@@ -32,11 +32,11 @@ def test_writes_images_within_the_bound_and_says_what_is_learned_from_them(tmp_p
     change = (written.columns["x"].float() / 255 - clean.columns["x"]).abs()
     assert 0.05 < change.max() <= 0.2 + 1 / 255   # five steps of at most 0.022
     with pytest.raises(OutputExists, match="nothing was started"):
-        protect(asked, tmp_path / "safe", Options(progress=False), Protection())
+        protect(asked, tmp_path / "safe", Options(), Protection())
 
 
 def test_refusals(tmp_path: Path) -> None:
-    here, quiet = tmp_path / "none", Options(progress=False)
+    here, quiet = tmp_path / "none", Options()
     with pytest.raises(OutOfRange, match="--bound 16"):
         protect(request(tmp_path), here, quiet, Protection(bound=16))
     with pytest.raises(OutOfRange, match="--clusters 999 exceeds the 300 images"):

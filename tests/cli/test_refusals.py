@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lethe.core.events import spoken
 from lethe.errors import LetheError, ModelError, NeedsUnmet, NotFinite
 from lethe.report.answer import lopsided
 from lethe.work import execute as runner
@@ -60,14 +61,14 @@ def test_refused_before_anything_is_trained(name: str, dry: bool, tmp_path: Path
     change, kind, words = CASES[name]
     request = parse(content(tmp_path, **change(tmp_path)))
     with pytest.raises(kind, match=words):
-        (runner.dry_run if dry else runner.carry_out)(request, Options(progress=False))
+        (runner.dry_run if dry else runner.carry_out)(request, Options())
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_more_to_forget_than_to_keep_is_said_at_once_in_the_plan_and_on_the_page(tmp_path: Path) -> None:
     said: list[str] = []
     request = parse(content(tmp_path, forget={"fraction": 0.7}))
-    options = Options(progress=False, say=said.append)
+    options = Options(listener=spoken(said.append))
     report = runner.carry_out(request, options)
     assert report is not None and report.verdict("finetune") == "no yardstick"   # the work was done
     assert said[0].startswith("warning: More is to be forgotten (251 examples) than to be kept (108)")

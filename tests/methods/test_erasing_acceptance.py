@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def task(request: pytest.FixtureRequest) -> Task:
     cache = request.config.cache.mkdir("lethe")
-    return tasks_of(read(PRESET), Options(cache=cache, progress=False))[""]
+    return tasks_of(read(PRESET), Options(cache=cache))[""]
 
 
 def seen(task: Task, model: torch.nn.Module) -> dict[str, float]:

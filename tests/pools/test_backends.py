@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from test_pool import difference, mlp_task, weights, work
 
+from lethe.core.events import Advanced, Ended, Event, Started
 from lethe.errors import Diverged, RequestError, WorkerDied
 from lethe.pools import backends
+from lethe.pools.backends import backend
 from lethe.pools.backends.gpus import over_devices
 from lethe.pools.backends.slurm import submitted
 from lethe.pools.member import Work, members_of
 from lethe.pools.pool import FOLDER, train_pool
 from lethe.pools.strategy import chosen
+from lethe.train.stop import Stop, Stopped
 
 HERE = Path(__file__).parent
 
@@ -37,13 +41,34 @@ def equals_serial(folder: Path, count: int, **recipe: object) -> bool:
     return kept.trained == 0 and difference(kept, train_pool(mlp_task(**recipe), count=count, strategy="serial")) == 0
 
 
+def steps(heard: list[Event]) -> list[int]:
+    return [event.step for event in heard if isinstance(event, Advanced)]
+
+
+@pytest.mark.parametrize("name", ["serial", "processes"])
+def test_a_token_ends_a_pool_between_two_models_and_what_is_done_stays(name: str, tmp_path: Path) -> None:
+    stop, work = Stop(), over(tmp_path, 9, epochs=1)
+
+    def after_the_first(event: Event) -> None:
+        if isinstance(event, Advanced):
+            stop.set("enough")
+
+    with pytest.raises(Stopped, match="enough"):
+        backend(name).train(replace(work, listener=after_the_first, stop=stop))
+    kept = len(list(work.folder.glob("*.safetensors")))
+    assert 1 <= kept < 9
+    again = train_pool(work.task, count=9, cache=tmp_path, strategy="serial")
+    assert again.trained == 9 - kept
+
+
 def test_a_process_for_each_device_gives_the_same_bits(tmp_path: Path) -> None:
     """Two CPUs in the place of two GPUs; five members, so that one device has three of them."""
-    said: list[str] = []
+    heard: list[Event] = []
     asked = over(tmp_path, 5, epochs=1)
-    over_devices(Work(asked.task, asked.members, "cpu", asked.folder, said.append), ["cpu", "cpu"])
+    over_devices(replace(asked, listener=heard.append), ["cpu", "cpu"])
     assert equals_serial(tmp_path, 5, epochs=1)
-    assert said == [f"{done} of 5 models" for done in range(1, 6)]
+    assert heard[0] == Started("models", 0, 0, 5) and heard[-1] == Ended("models", 0)
+    assert steps(heard) == [1, 2, 3, 4, 5]
 
 
 def test_an_error_on_a_device_arrives_as_itself(tmp_path: Path) -> None:
@@ -52,11 +77,10 @@ def test_an_error_on_a_device_arrives_as_itself(tmp_path: Path) -> None:
 
 
 def test_jobs_of_the_local_cluster_give_the_same_bits_in_chunks(tmp_path: Path) -> None:
-    said: list[str] = []
-    asked = over(tmp_path, 2, epochs=1)
-    submitted(Work(asked.task, asked.members, "cpu", asked.folder, said.append), "local", at_once=1)
+    heard: list[Event] = []
+    submitted(replace(over(tmp_path, 2, epochs=1), listener=heard.append), "local", at_once=1)
     assert equals_serial(tmp_path, 2, epochs=1)
-    assert said == ["1 of 2 models", "2 of 2 models"]
+    assert steps(heard) == [1, 2]
     assert not list((tmp_path / FOLDER / "slurm").iterdir()), "the pickled data stay behind"
 
 

@@ -131,7 +131,7 @@ def test_a_request_trains_the_original_first_and_lets_it_choose(tmp_path: Path) 
         "forget": {"worst_case": {"count": 6}, "label": 2}, "output": str(tmp_path / "runs"),
     }
     request = parse(content)
-    options = Options(progress=False)
+    options = Options()
     assert dry_run(request, options)["scenarios"]["request"]["sizes"] == {"holdout": 24, "forget": 6, "retain": 90}
     task, again = (tasks_of(request, options)[""] for _ in range(2))
     assert list(task.forget.ids) == list(again.forget.ids) and set(task.forget.columns["y"].tolist()) == {2}

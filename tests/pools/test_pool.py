@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lethe.core.catalogue import load
+from lethe.core.events import spoken
 from lethe.core.task import Recipe, Task
 from lethe.errors import Diverged, RequestError, UnknownName, WorkerDied
 from lethe.models.classification.task import Classification
@@ -153,7 +154,7 @@ def test_auto_measures_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategy, "WORTH", 0.0)
     monkeypatch.setattr(measure, "PROBE", 0.05)
     said: list[str] = []
-    made = train_pool(mlp_task(), count=4, strategy="auto", progress=said.append)
+    made = train_pool(mlp_task(), count=4, strategy="auto", listener=spoken(said.append))
     assert made.strategy in ("serial", "processes", "vmap")
     assert all(f"{name} about" in made.reason for name in ("serial", "vmap"))
     assert made.reason.startswith(f"{made.strategy}: 4 models of 20 steps, measured {made.strategy} about")
@@ -248,7 +249,7 @@ def test_a_damaged_member_is_trained_again(tmp_path: Path) -> None:
     content = bytearray(bitten.read_bytes())
     content[-1] ^= 1
     bitten.write_bytes(bytes(content))
-    again = train_pool(task, count=3, strategy="serial", cache=tmp_path, progress=said.append)
+    again = train_pool(task, count=3, strategy="serial", cache=tmp_path, listener=spoken(said.append))
     assert again.trained == 2 and difference(first, again) == 0
     assert said[0].startswith("2 models in the cache are damaged and are trained again")
     assert train_pool(task, count=3, strategy="serial", cache=tmp_path).trained == 0

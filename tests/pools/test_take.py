@@ -18,6 +18,7 @@ import tiny
 import yaml
 
 from lethe.cli.pool import table, trained
+from lethe.core.events import spoken
 from lethe.errors import OutOfRange, RequestError, UnknownName
 from lethe.pools.take import Take, take_of
 from lethe.train.checkpoint import load_tensors
@@ -92,7 +93,7 @@ def test_shares_in_two_processes_equal_one_process_and_a_run_trains_nothing(tmp_
     assert pool(asked, alone)["trained"] == 8
     assert weights(tmp_path) == weights(alone) and len(weights(alone)) == 8 * 4
     said: list[str] = []
-    report = carry_out(asked, Options(cache=tmp_path / "cache", say=said.append, progress=False))
+    report = carry_out(asked, Options(cache=tmp_path / "cache", listener=spoken(said.append)))
     assert report is not None and report.results.scenarios[0].references.strategy == "cache"
     assert not [text for text in said if "models:" in text], "the run trained models"
 

@@ -35,7 +35,7 @@ def row(report: Report, name: str) -> Row:
 
 def carried(folder: Path) -> Report:
     asked = test_job.request(folder)
-    report = carry_out(asked, Options(progress=False))
+    report = carry_out(asked, Options())
     assert report is not None
     return report
 
@@ -92,7 +92,7 @@ def test_a_model_that_cannot_be_written_is_a_failed_row(tmp_path: Path, monkeypa
         Path(folder).mkdir(parents=True)
 
     monkeypatch.setattr("lethe.core.outcome.Outcome.save", save)
-    report = carry_out(test_job.request(tmp_path), Options(progress=False, export=True))
+    report = carry_out(test_job.request(tmp_path), Options(export=True))
     assert report is not None and row(report, "random_label").defect and row(report, "finetune").error is None
 
 

@@ -50,7 +50,7 @@ def test_a_run_looks_up_each_method_and_audit_once(tmp_path: Path, monkeypatch: 
     counted(catalogue, "record", lambda found: found.name if found.kind in ("methods", "audits") else "")
     counted(apply, "require", lambda task, record, cfg: record.name)
     counted(apply, "method_of", lambda *given: str(given[0]))
-    carry_out(request(tmp_path), Options(progress=False))
+    carry_out(request(tmp_path), Options())
     names = ("finetune", "random_label")
     assert seen == {**{f"{verb} {name}": 1 for name in names for verb in ("entry", "record", "require")},
                     "entry scores": 1, "record scores": 1}

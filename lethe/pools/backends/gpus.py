@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
+from lethe.core.events import Units
 from lethe.errors import WorkerDied
 from lethe.pools.contract import Backend
 from lethe.pools.member import Work
@@ -41,7 +42,8 @@ def over_devices(work: Work, devices: Sequence[str]) -> None:
         for device, share in zip(devices, shares(work, len(devices)), strict=False):
             line, process = _worker(replace(share, work=replace(share.work, device=device)))
             crew[line] = process
-        _followed(work, list(crew))
+        with work.units() as units:
+            _followed(work, list(crew), units)
         for process in crew.values():
             process.join()
     finally:
@@ -61,21 +63,21 @@ def _worker(share: Share) -> tuple[Connection, multiprocessing.process.BaseProce
     return ours, process
 
 
-def _followed(work: Work, lines: list[Connection]) -> None:
+def _followed(work: Work, lines: list[Connection], units: Units) -> None:
     """Report every finished member until all shares are done."""
-    done, open_lines = 0, list(lines)
+    open_lines = list(lines)
     while open_lines:
         for line in [line for line in wait(open_lines) if isinstance(line, Connection)]:
             try:
                 answer = line.recv()
             except EOFError:
-                raise WorkerDied(f"the process of a device died after {done} of {len(work.members)} models (out of memory, or "
-                                 "killed); finished models are kept where there is a cache. Repeat the command.") from None
+                raise WorkerDied(f"the process of a device died after {units.step} of {len(work.members)} models (out of memory, "
+                                 "or killed); finished models are kept where there is a cache. Repeat the command.") from None
             if isinstance(answer, Exception):
                 raise answer
             if answer:
-                done += 1
-                work.say(f"{done} of {len(work.members)} models")
+                units.done()
+                work.stop.check()
             else:
                 open_lines.remove(line)
 
@@ -86,4 +88,4 @@ def _serve(parcel: bytes, line: Connection) -> None:
     if torch.device(share.work.device).type == "cuda":
         torch.cuda.set_device(share.work.device)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        line.send(replace(share, work=replace(share.work, say=lambda text: line.send(True)))())
+        line.send(replace(share, work=replace(share.work, listener=lambda event: line.send(True)))())

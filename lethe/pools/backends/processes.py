@@ -20,7 +20,9 @@ class Processes(Backend):
         return why_no_processes(work.device)
 
     def train(self, work: Work) -> None:
-        in_processes([partial(make, work, member) for member in work.members], workers_for(len(work.members)), work.say)
+        with work.units() as units:
+            in_processes([partial(make, work, member) for member in work.members], workers_for(len(work.members)), units.done,
+                         work.stop)
 
     def seconds(self, work: Work, steps: int, step: float) -> float:
         workers = workers_for(len(work.members))

@@ -27,8 +27,13 @@ class Ray(Backend):
         gpus = int(torch.device(work.device).type == "cuda")
         task = ray.remote(num_cpus=torch.get_num_threads(), num_gpus=gpus)(Share.__call__)
         waiting = [task.remote(share) for share in shares(work, len(work.members))]
-        for done in range(len(waiting)):
-            (ready, *_), waiting = ray.wait(waiting)
-            if (error := ray.get(ready)) is not None:
-                raise error
-            work.say(f"{done + 1} of {len(work.members)} models")
+        with work.units() as units:
+            while waiting:
+                (ready, *_), waiting = ray.wait(waiting)
+                if (error := ray.get(ready)) is not None:
+                    raise error
+                units.done()
+                if work.stop.is_set:
+                    for one in waiting:
+                        ray.cancel(one)
+                    work.stop.check()

@@ -56,15 +56,20 @@ def submitted(work: Work, cluster: str, at_once: int | None = None) -> None:
     executor.update_parameters(name="lethe-pool", timeout_min=MINUTES, cpus_per_task=torch.get_num_threads(), gpus_per_node=gpus)
     if cluster == "slurm":
         executor.update_parameters(slurm_array_parallelism=AT_ONCE)
-    parts, done = shares(work, len(work.members)), 0
+    parts = shares(work, len(work.members))
     size = at_once or workers_for(len(parts))
-    for start in range(0, len(parts), size):
-        with executor.batch():   # one array
-            jobs = [executor.submit(part) for part in parts[start : start + size]]
-        for job in jobs:
-            _require_done(job, folder)
-            done += 1
-            work.say(f"{done} of {len(parts)} models")
+    with work.units() as units:
+        for start in range(0, len(parts), size):
+            work.stop.check()
+            with executor.batch():   # one array
+                jobs = [executor.submit(part) for part in parts[start : start + size]]
+            for job in jobs:
+                if work.stop.is_set:
+                    job.cancel()
+                    continue
+                _require_done(job, folder)
+                units.done()
+    work.stop.check()
     shutil.rmtree(folder, ignore_errors=True)
 
 

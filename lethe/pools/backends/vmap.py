@@ -30,7 +30,10 @@ class Vmap(Backend):
         return why_no_vmap(work.task, splits, work.device) or stacked(replace(work, members=work.members[:2])).disagreement()
 
     def train(self, work: Work) -> None:
-        each([partial(together, share) for share in dealt(work)])
+        work.stop.check()
+        with work.units() as units:
+            each([partial(together, share) for share in dealt(work)])
+            units.done(len(work.members))
 
     def seconds(self, work: Work, steps: int, step: float) -> float:
         return steps * max(each([partial(tried, share) for share in dealt(work)]))
