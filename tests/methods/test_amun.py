@@ -54,3 +54,16 @@ def test_without_retain_data() -> None:
 
     method, view = catalogue.load("methods", "amun"), classification().granted({"forget", "original"})
     assert method.run(method.config(alpha=0.0, epochs=1), view, Loop(view)).model is not None
+
+
+def test_the_last_step_of_an_attack_counts() -> None:
+    """Class 0 where x > 0: from 0.05 one step of a tenth of the radius is enough."""
+    model = torch.nn.Linear(1, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model.bias.zero_()
+    split = Split({"x": torch.tensor([[0.05]]), "y": torch.tensor([0])}, "forget")
+    task = Classification(model, {"forget": split})
+    x, y, found = attacked(model, task, split.batch([0]), AMUN(radius=1.0, doublings=0, attack_steps=1))
+    assert found.all() and y.tolist() == [1]
+    torch.testing.assert_close(x, torch.tensor([[-0.05]]))

@@ -70,7 +70,7 @@ def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: A
     for j in range(cfg.doublings + 1):
         radius, left = cfg.radius * 2.0**j, (~found).nonzero()[:, 0]
         moving = x[left]
-        for _ in range(cfg.attack_steps):
+        for _ in range(cfg.attack_steps + 1):   # looks: at x itself and after every step
             if not len(left):
                 break
             with torch.enable_grad():
