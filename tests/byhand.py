@@ -12,16 +12,18 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import running
 import torch
 from torch import Tensor, nn
 
 from lethe.core import catalogue
+from lethe.core.outcome import Outcome
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.models.classification.task import Classification
+from lethe.train.apply import apply
 from lethe.train.order import Order
+from lethe.train.settings import Settings
 
 Objective = Callable[[Any], Tensor]
 
@@ -43,15 +45,30 @@ class Net(nn.Module):
         return self.head(self.features(x))
 
 
-def classification(classes: int = 3, removed: bool = False) -> Classification:
+class Pictures(nn.Module):
+    """Pictures of 4 by 4, a convolution of two channels that keeps their size, logits."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(32, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.body(x)).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def classification(classes: int = 3, removed: bool = False, pictures: bool = False) -> Classification:
     """Twelve random points to keep, six to forget, twenty unseen, and a random network: nothing is fitted, gradients are large.
 
     With two classes the other label is no matter of chance. removed: the last class stands in the forget set alone.
     """
     rng = torch.Generator().manual_seed(3)
+    shape, kind = ((1, 4, 4), Pictures) if pictures else ((4,), Net)
 
     def split(n: int, labels: Tensor, name: str) -> Split:
-        return Split({"x": torch.randn(n, 4, generator=rng), "y": labels}, name)
+        return Split({"x": torch.randn(n, *shape, generator=rng), "y": labels}, name)
 
     kept = classes - removed
     forget = torch.full((6,), classes - 1) if removed else torch.arange(6) % classes
@@ -59,29 +76,46 @@ def classification(classes: int = 3, removed: bool = False) -> Classification:
               "holdout": split(20, torch.arange(20) % classes, "holdout")}
 
     def build(seed: int) -> nn.Module:
-        return Net(classes)
+        return kind(classes)
 
     torch.manual_seed(1)
     recipe = Recipe(epochs=1, lr=LR, batch_size=100, optimiser="sgd", momentum=0.0)
-    model = Net(classes)
+    model = kind(classes)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(2)
     return Classification(model, splits, recipe, build)
 
 
-def run(name: str, task: Task, **options: Any) -> nn.Module:
-    """The model after one full-batch step of plain SGD, or as `options` say."""
-    fields = {f.name for f in dataclasses.fields(catalogue.load("methods", name).config)}
+def known(task: Classification, count: int) -> Classification:
+    """The task with what the original says as the labels of the first `count` forgotten examples: it is right about these."""
+    columns = dict(task.forget.columns)
+    said = task.original(columns["x"]).argmax(1)
+    columns["y"] = torch.where(torch.arange(len(said)) < count, said, (said + 1) % task.class_count)
+    return task.replaced(task.original, forget=Split(columns, "forget"))
+
+
+def outcome(name: str, task: Task, seed: int = 0, **options: Any) -> Outcome:
+    """What the method gives after one full-batch step of plain SGD, or as `options` say, by the call that every run takes."""
+    record = catalogue.load("methods", name)
+    fields = {f.name for f in dataclasses.fields(record.config)}
     usual = {key: value for key, value in ONE_STEP.items() if key in fields}
-    return running.run(name, task, **{**usual, **options}).model
+    return apply(task, record, record.config(**{**usual, **options}), Settings(seed=seed), watchdog=False)
+
+
+def run(name: str, task: Task, **options: Any) -> nn.Module:
+    """The model of `outcome`."""
+    return outcome(name, task, **options).model
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """log Σ exp z − z_y of each example.  [n, K], [n] -> [n]"""
+    return logits.exp().sum(1).log() - logits[torch.arange(len(y)), y]
 
 
 def nll(model: nn.Module, split: Split, labels: Tensor | None = None) -> Tensor:
     """Mean cross-entropy, spelled out."""
-    logits = model(split.columns["x"])
-    y = split.columns["y"] if labels is None else labels
-    return -(logits - logits.exp().sum(1, keepdim=True).log())[torch.arange(len(y)), y].mean()
+    return cross_entropy(model(split.columns["x"]), split.columns["y"] if labels is None else labels).mean()
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -104,16 +138,16 @@ def gradient(model: nn.Module, objective: Objective) -> dict[str, Tensor]:
     return {key: torch.zeros_like(p) if g is None else g for (key, p), g in zip(named.items(), found, strict=True)}
 
 
-def stepped(model: nn.Module, objectives: Sequence[Objective], lr: float = LR, momentum: float = 0.9) -> Any:
-    """A copy after one SGD step for each objective; the momentum is shared by all of them."""
+def stepped(model: nn.Module, objectives: Sequence[Objective], lr: float | Sequence[float] = LR, momentum: float = 0.9) -> Any:
+    """A copy after one SGD step for each objective, of its own size where lr names several; the momentum is shared."""
     twin = trainable(model)
     velocity = {key: torch.zeros_like(p) for key, p in twin.named_parameters()}
-    for objective in objectives:
+    for size, objective in zip([lr] * len(objectives) if isinstance(lr, float) else lr, objectives, strict=True):
         found = gradient(twin, objective)
         with torch.no_grad():
             for key, p in twin.named_parameters():
                 velocity[key] = momentum * velocity[key] + found[key]
-                p.sub_(lr * velocity[key])
+                p.sub_(size * velocity[key])
     return twin
 
 

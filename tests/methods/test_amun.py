@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -54,6 +55,34 @@ def test_without_retain_data() -> None:
 
     method, view = catalogue.load("methods", "amun"), classification().granted({"forget", "original"})
     assert method.run(method.config(alpha=0.0, epochs=1), view, Loop(view)).model is not None
+
+
+def closest(model: torch.nn.Module, x: torch.Tensor, y: int, radius: float, doublings: int, steps: int) -> torch.Tensor | None:
+    """The first mistake on ascending paths in wider and wider balls, for a single input."""
+    if int(model(x[None]).argmax()) != y:
+        return x
+    for size in (radius * 2**j for j in range(doublings + 1)):
+        at = x.clone()
+        for _ in range(steps):
+            at = at.detach().requires_grad_(True)
+            (up,) = torch.autograd.grad(byhand.cross_entropy(model(at[None]), torch.tensor([y])).sum(), at)
+            at = at.detach() + size / 10 * up / up.norm()
+            away = (at - x).norm()
+            at = x + (at - x) * size / away if away > size else at
+            if int(model(at[None]).argmax()) != y:
+                return at
+    return None
+
+
+def test_two_steps_by_hand() -> None:
+    task, alpha, attack = byhand.known(byhand.classification(), 4), 0.7, {"radius": 0.05, "doublings": 5, "attack_steps": 14}
+    x, y = task.forget.columns["x"], task.forget.columns["y"]
+    found = [closest(task.original, one, own, 0.05, 5, 14) for one, own in zip(x, y.tolist(), strict=True)]
+    near = torch.stack([one for one in found if one is not None])
+    assert len(near) > 1 and any(torch.equal(a, b) for a, b in zip(near, x, strict=False)), "some are wrong as they are"
+    said = task.original(near).argmax(1)
+    aim = [lambda m: byhand.cross_entropy(m(near), said).mean() + alpha * byhand.nll(m, task.retain)] * 2
+    byhand.assert_same(task, byhand.run("amun", task, alpha=alpha, epochs=2, **attack), byhand.steps(task, aim))
 
 
 def test_the_last_step_of_an_attack_counts() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.aru import ARU, best_other, retain_like, triplet
@@ -92,3 +94,34 @@ def test_scattered_wrong_labels_stay() -> None:
     from test_acceptance_digits import scores
 
     assert scores("labels", "aru").forget > 90
+
+
+def test_two_steps_by_hand() -> None:
+    task, beta, margin, first, steps = byhand.known(byhand.classification(), 6), 0.6, 0.4, 0.05, 4
+    x, y, model = task.forget.columns["x"], task.forget.columns["y"], task.original
+    target = torch.tensor([max((k for k in range(3) if k != own), key=lambda k: row[k])
+                           for row, own in zip(model(x).tolist(), y.tolist(), strict=True)])
+    for bound in (first, 2 * first, 4 * first, 8 * first, 16 * first):
+        rng, at = generator(0, "aru", bound), x
+        for _ in range(steps):
+            shaken = (at + bound * (2 * torch.rand(x.shape, generator=rng) - 1)).requires_grad_(True)
+            (slope,) = torch.autograd.grad(byhand.cross_entropy(model(shaken), target).sum(), shaken)
+            at = torch.minimum(torch.maximum(at - 2 * bound / steps * slope.sign(), x - bound), x + bound)
+        said = model(at).argmax(1)
+        if (said != y).any():
+            break
+    assert bound > first, "the first bound is too narrow, or doubling is not seen"
+    crossed, taught = at[said != y], said[said != y]
+
+    def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a * b).sum(1) / a.norm(dim=1) / b.norm()
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        z = m(x)
+        like, own = m(crossed).mean(0).detach(), z.mean(0).detach()
+        apart = (1 - cosine(z, like)) - (1 - cosine(z, own)) + margin
+        assert (apart > 0).sum() > 0
+        return byhand.cross_entropy(m(crossed), taught).mean() + beta * torch.relu(apart).mean()
+
+    found = byhand.run("aru", task, beta=beta, margin=margin, bound=first, attack_steps=steps, epochs=2)
+    byhand.assert_same(task, found, byhand.steps(task, [objective, objective]))

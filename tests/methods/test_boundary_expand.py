@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
 from running import run
 from tiny import classification
 
+from lethe.core.seeds import generator
 from lethe.maths.losses import cross_entropy
 from lethe.methods.classification.boundary_expand import BoundaryExpand, expanded
 from lethe.methods.classification.boundary_expand import run as boundary_expand
@@ -50,3 +52,20 @@ def test_the_shadow_class_is_trained_whatever_else_may_move() -> None:
     model = boundary_expand.run(BoundaryExpand(epochs=2.0), task.granted({"forget"}), loop).model
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(model.get_parameter("head.weight"), task.original.get_parameter("head.weight"))
+
+
+def test_two_steps_by_hand() -> None:
+    """The fourth class has a row of its own, drawn as a layer of five inputs draws its weights, and it moves too."""
+    task = byhand.classification()
+    x, start = task.forget.columns["x"], byhand.trainable(task.original)
+    start.shadow = torch.nn.Parameter((2 * torch.rand(6, generator=generator(0, "boundary-expand")) - 1) / 5**0.5)
+
+    def objective(m: byhand.Any) -> torch.Tensor:
+        h = m.features(x)
+        wide = torch.cat([m(x), (h * m.shadow[:5]).sum(1, keepdim=True) + m.shadow[5]], 1)
+        return byhand.cross_entropy(wide, torch.full((6,), 3)).mean()
+
+    wanted = byhand.stepped(start, [objective, objective])
+    assert (wanted.shadow - start.shadow).abs().min() > 1e-4
+    del wanted.shadow
+    byhand.assert_same(task, byhand.run("boundary_expand", task, epochs=2), wanted)

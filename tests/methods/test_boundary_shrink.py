@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
 from running import run
 from tiny import classification
@@ -42,3 +43,19 @@ def test_images_in_bytes_are_attacked_in_units_of_the_input() -> None:
               for n, s in task.splits.items() if n != "holdout"}
     outcome = run("boundary_shrink", Classification(task.original, stored))
     assert all(torch.isfinite(p).all() for p in outcome.model.parameters())
+
+
+def test_two_steps_by_hand() -> None:
+    task, bound = byhand.known(byhand.classification(classes=5), 6), 0.5
+    x, y = task.forget.columns["x"], task.forget.columns["y"]
+    there = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(byhand.cross_entropy(task.original(there), y).sum(), there)
+
+    def nearest(inputs: torch.Tensor) -> list[int]:
+        rows = task.original(inputs).tolist()
+        return [max((k for k in range(5) if k != own), key=lambda k: row[k]) for row, own in zip(rows, y.tolist(), strict=True)]
+
+    wrong = nearest(x + bound * slope.sign())
+    assert wrong != nearest(x) and (task.original(x + bound * slope.sign()).argmax(1) == y).any()
+    aim = [lambda m: byhand.nll(m, task.forget, torch.tensor(wrong))] * 2
+    byhand.assert_same(task, byhand.run("boundary_shrink", task, bound=bound, epochs=2), byhand.steps(task, aim))

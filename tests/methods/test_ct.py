@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -53,3 +54,14 @@ def test_same_seed_same_bits_and_the_original_stays() -> None:
 def test_a_model_without_convolutions_is_refused() -> None:
     with pytest.raises(ModelError, match="no 2-d convolution"):
         run("ct", classification())
+
+
+def test_two_steps_by_hand() -> None:
+    """From transposed kernels; the learning rate falls by a cosine: of two steps the second has half of it."""
+    task = byhand.classification(pictures=True)
+    start = byhand.trainable(task.original)
+    with torch.no_grad():
+        for kernel in start.body.weight.flatten(0, 1):
+            kernel.copy_(kernel.T.clone())
+    wanted = byhand.stepped(start, [lambda m: byhand.nll(m, task.retain)] * 2, lr=[byhand.LR, byhand.LR / 2])
+    byhand.assert_same(task, byhand.run("ct", task, epochs=2), wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import torch
 from running import run
 from tiny import classification
@@ -42,3 +43,12 @@ def test_the_class_goes_and_the_others_keep_their_proportions() -> None:
 def test_half_precision_logits_do_not_overflow() -> None:
     target = without(torch.tensor([[60000.0, 1.0]], dtype=torch.float16), torch.tensor([0]))
     assert target.softmax(-1).tolist() == [[0.0, 1.0]]
+
+
+def test_two_steps_by_hand() -> None:
+    task = byhand.classification()
+    x, y = task.forget.columns["x"], task.forget.columns["y"]
+    others = byhand.soft(task.original(x)).detach() * (torch.nn.functional.one_hot(y, 3) == 0)
+    target = others / others.sum(1, keepdim=True)
+    aim = [lambda m: byhand.kl(target, byhand.soft(m(x)))] * 2
+    byhand.assert_same(task, byhand.run("delete", task, epochs=2), byhand.steps(task, aim))

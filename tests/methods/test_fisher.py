@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
+import pytest
 import torch
 from running import run
 from tiny import classification
 from torch import nn
 
+from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.methods.classification.fisher import model_fisher, variance
 from lethe.models.classification.task import Classification
@@ -46,3 +49,32 @@ def test_seeds_draw_different_noise() -> None:
     task = classification()
     one, other = (run("fisher", task, seed=seed, alpha=1e-6).model for seed in (0, 1))
     assert not torch.equal(one.get_parameter("head.weight"), other.get_parameter("head.weight"))
+
+
+@pytest.mark.parametrize(("power", "cap"), [(1.0, 150.0), (0.5, 8.0)])
+def test_the_noise_by_hand(power: float, cap: float) -> None:
+    """Gradients of one example and one label at a time; the cap bites somewhere and not everywhere."""
+    task, alpha = byhand.classification(removed=True), 1e-3
+    x = task.retain.columns["x"]
+    information = {name: torch.zeros_like(p) for name, p in task.original.named_parameters()}
+    wanted = byhand.trainable(task.original)
+    for i in range(12):
+        for y in range(3):
+            p = float(byhand.soft(task.original(x[i : i + 1]))[0, y])
+            one = byhand.gradient(wanted, lambda m, i=i, y=y: byhand.cross_entropy(m(x[i : i + 1]), torch.tensor([y])).mean())
+            for name, g in one.items():
+                information[name] += p * g**2 / 12
+    for name, p in wanted.named_parameters():
+        most = cap / 10 if name.startswith("head") else cap
+        wide = (information[name] + 1e-8) ** -power
+        assert name != "body.weight" or 0 < (wide > most).sum() < wide.numel()
+        spread = alpha * wide.clamp(max=most)
+        if p.dim() == 2:
+            spread = spread.mean(1, keepdim=True).expand_as(p)
+        if name != "body.weight":   # a bias, or the head
+            spread = 10 * spread
+        if name.startswith("head"):   # class 2 goes
+            spread = torch.cat([spread[:2], torch.full_like(spread[2:], 1e-4)])
+            p.data[2] = 0
+        p.data += spread.sqrt() * torch.randn(p.shape, generator=generator(0, "fisher", name))
+    byhand.assert_same(task, byhand.run("fisher", task, alpha=alpha, power=power, cap=cap, batch_size=5), wanted, atol=1e-5)

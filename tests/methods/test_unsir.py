@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import generator
+from lethe.core.split import Split
 from lethe.data.select import Where
 from lethe.errors import RequestError
 from lethe.maths.losses import cross_entropy
@@ -49,3 +52,20 @@ def test_without_impairing_it_is_finetune() -> None:
 def test_a_class_that_is_also_retained_is_refused() -> None:
     with pytest.raises(RequestError, match="whole classes"):
         run("unsir", classification(Where(index=(0, 1, 2))))
+
+
+def test_one_step_of_each_phase_by_hand() -> None:
+    task, penalty = byhand.classification(removed=True), 0.3
+    noise = torch.randn(5, 4, generator=generator(0, "unsir")).requires_grad_(True)
+    adam = torch.optim.Adam([noise], lr=0.2)
+    for _ in range(2):
+        adam.zero_grad()
+        error = byhand.cross_entropy(task.original(noise), torch.full((5,), 2))
+        (-error.mean() + penalty * (noise**2).sum() / 5).backward(inputs=[noise])
+        adam.step()
+    shaped = Split({"x": noise.detach(), "y": torch.full((5,), 2)}, "noise")
+    wanted = byhand.steps(task, [lambda m: byhand.nll(m, shaped) + byhand.nll(m, task.retain)], lr=0.2)
+    wanted = byhand.stepped(wanted, [lambda m: byhand.nll(m, task.retain)], lr=0.05)
+    found = byhand.run("unsir", task, noise=5, noise_steps=2, noise_lr=0.2, penalty=penalty, impair_lr=0.2, impair_epochs=1,
+                       repair_lr=0.05, repair_epochs=1)
+    byhand.assert_same(task, found, wanted)
