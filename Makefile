@@ -1,7 +1,7 @@
-# make demo   sets everything up, trains a small network, forgets from it, audits, writes runs/<id>/report.html
-# make test   sets everything up, runs the suite (about 10 minutes on two cores; needs no network)
+# make demo   install everything, train a small network, forget from it, audit it, and write runs/<id>/report.html
+# make test   install everything and run the suite (about 10 minutes on two cores; needs no network)
 PYTHON ?= python3
-# folder of the real data sets; tests and speed that need it are skipped when it is not there
+# folder of the real data sets; without it, the tests and benchmarks that need it are skipped
 DATA_ROOT ?= ../shared/data
 WORKERS ?= 2
 
@@ -24,11 +24,11 @@ test: setup lint
 test-slow: setup
 	$(VENV)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
-# what the audits claim of themselves: fakes found out, retrained models passing, known answers; ends with 1 if one falls short
+# whether the audits can be fooled: fakes are detected, retrained models pass, known answers come out; status 1 if one falls short
 evidence: setup
 	@$(VENV)/python tests/evidence.py
 
-# which small changes of the code no test notices: make mutations NAMES="scrub npo"; without names everything, for hours
+# which small changes of the code no test detects: make mutations NAMES="scrub npo"; without names everything, which takes hours
 mutations: setup
 	@$(VENV)/python tests/mutants.py $(NAMES)
 

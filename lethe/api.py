@@ -1,4 +1,4 @@
-"""The public functions: forget, audit, compare. Requests take the same way: `lethe.work`."""
+"""The public functions: forget, audit, compare. Requests go the same way: `lethe.work`."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def forget(
 ) -> Outcome:
     """Run a method on a task.
 
-    method   a name (`lethe methods` lists them) with its options as keywords, or a config object; "auto" searches
-             methods and settings, see `lethe.methods.search.auto`
-    watchdog    None: the usual one (`lethe.train.watchdog`) where there are retained or holdout data; False: none
-    folder   where log and checkpoints go; a call that was interrupted goes on from there when it is repeated
-    progress  a bar on a terminal, or who listens to the run's events (`lethe.core.events`)
-    stop     a token that ends the run after its step when it is set, e.g. by another thread (`lethe.train.stop`)
+    method    a name (`lethe methods` lists them) with its options as keywords, or a config object; "auto" searches
+              methods and settings, see `lethe.methods.search.auto`
+    watchdog  None: the usual one (`lethe.train.watchdog`) where there are retained or holdout data; False: none
+    folder    where log and checkpoints go; an interrupted call continues from there when it is repeated
+    progress  True: a bar on a terminal; or a listener to the run's events (`lethe.core.events`)
+    stop      a token that ends the run after its step when it is set, e.g. by another thread (`lethe.train.stop`)
     Raises RequestError before any work when a name, an option or a need is wrong.
     """
     chosen = settings or Settings()
@@ -108,7 +108,7 @@ def compare(
     progress: bool | Listener = True,
     stop: Stop | None = None,
 ) -> Report:
-    """Run several methods on the same task and hold them against the same yardstick, with the untouched model and retraining."""
+    """Run several methods on the same task and compare them with the untouched model and with retraining, by one yardstick."""
     began, options = time.perf_counter(), Options(None, "lethe.compare(…)", listener=listening(progress), stop=stop or Stop())
     plan = AuditPlan(depth=depth, references=references, shadows=shadows, margins=margins or {})
     config = {"methods": [plain(m) for m in methods], "depth": depth, "references": references, "shadows": shadows,

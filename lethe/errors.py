@@ -1,7 +1,7 @@
 """Every error that Lethe raises on purpose.
 
     LetheError
-    ├── RequestError (ValueError)       what was asked cannot be done as written
+    ├── RequestError (ValueError)       the request cannot be carried out as written
     │   ├── UnknownKey                  an option that does not exist; proposes the nearest one
     │   ├── UnknownName                 a method, audit, modifier or source that does not exist
     │   ├── NameClash                   two files, or a file and a plug-in, of one name
@@ -11,14 +11,14 @@
     │   ├── EmptySplit · SplitsOverlap · WrongColumn · LabelOutOfRange · NotFinite
     ├── ModelError (ValueError)         the model cannot be used
     │   └── OutputShape · PickleRefused
-    ├── NotGranted (PermissionError)    a method touched data it did not declare
+    ├── NotGranted (PermissionError)    a method read data that it did not declare
     ├── WorkerDied (RuntimeError)       a worker process ended before its work was done
     ├── Diverged (ArithmeticError)      the run produced NaN, or utility fell below the floor
     └── StorageError (OSError)          files
         └── OutputExists (FileExistsError) · CheckpointCorrupted · DiskFull
 
-A message gives the offending value, the consequence and the remedy, in this order. The command line turns any of these
-into one line on stderr and exit status 2; anything else is a defect and shows its traceback.
+A message states the cause with the offending value, the consequence and the remedy, in this order. The command line turns
+any of these into one line on stderr and exit status 2; anything else is a defect and shows its traceback.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LetheError(Exception):
 
 
 class RequestError(LetheError, ValueError):
-    """What was asked cannot be done as written."""
+    """The request cannot be carried out as written."""
 
 
 class UnknownKey(RequestError):
@@ -92,7 +92,7 @@ class PickleRefused(ModelError):
 
 
 class NotGranted(LetheError, PermissionError):
-    """A method touched data that it did not declare."""
+    """A method read data that it did not declare."""
 
 
 class Diverged(LetheError, ArithmeticError):
@@ -121,8 +121,8 @@ class DiskFull(StorageError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest known name, or an empty string."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f" (did you mean {found[0]}?)" if found else ""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownName:

@@ -141,7 +141,7 @@ CASES: dict[str, Case] = {
                            ("index 40", "0…39", "does not exist", "forget.index")),
     "negative position": (lambda m, _: task(m, [-1]), errors.DataError, ("index -1", "does not exist", "forget.index")),
     "booleans of the wrong length": (lambda m, _: task(m, np.ones(3, dtype=bool)), errors.DataError,
-                                     ("(3,)", "cannot be told", "40 booleans")),
+                                     ("(3,)", "cannot be identified", "40 booleans")),
     "unknown id": (lambda m, _: task(m, Where(ids=("train:3", "bob"))), errors.DataError,
                    ("'bob'", "cannot be forgotten", "forget.ids")),
     "wrong column in a query": (lambda m, _: task(m, Where(query="agee > 3"), Split(
@@ -225,7 +225,7 @@ CASES: dict[str, Case] = {
                         errors.PickleRefused,
                         ("net.pt", "any code", "safetensors", "allow_pickle: true")),
     # -- the model
-    "NaN in weights": (lambda m, _: poisoned(m), errors.NotFinite, ("'head.bias'", "1 values", "sound checkpoint")),
+    "NaN in weights": (lambda m, _: poisoned(m), errors.NotFinite, ("'head.bias'", "1 values", "valid checkpoint")),
     "outputs of the wrong shape": (lambda m, _: task(Wrapped(m, lambda y: y[:, 0])), errors.OutputShape,
                                    ("(2,)", "[2, K]", "no loss", "forward(x) returns logits")),
     "outputs that are no tensor": (lambda m, _: task(Wrapped(m, lambda y: {"logits": y})), errors.OutputShape,
@@ -237,7 +237,7 @@ CASES: dict[str, Case] = {
     "a head that does not exist": (lambda m, _: Classification(m, {"retain": TRAIN}, head="haed"), errors.ModelError,
                                    ("0 modules called 'haed'", "did you mean head?", "features", "head='…'")),
     "a head that is not used": (lambda m, _: Classification(NoHead(spare=True), {"retain": TRAIN}), errors.ModelError,
-                                ("'spare'", "takes no part", "features", "model.head")),
+                                ("'spare'", "is not used", "features", "model.head")),
     "inputs of another shape": (lambda m, _: task(m, [0], changed(TRAIN, x=TRAIN.columns["x"][:, :3]),
                                                   holdout=changed(HOLDOUT, x=HOLDOUT.columns["x"][:, :3])),
                                 errors.ModelError, ("[2, 3]", "cannot take", "Nothing was started")),
@@ -267,7 +267,7 @@ CASES: dict[str, Case] = {
                                 ("settings.seed = 'many'", "must be a valid integer")),
     "need that is not met": (lambda m, _: api.forget(Classification(m, {"forget": TRAIN}), "neggrad_plus"),
                              errors.NeedsUnmet,
-                             ("no retain", "nothing was started", "Give retain")),
+                             ("no retain", "nothing was started", "Provide retain")),
     # -- files
     "output folder exists": (lambda m, p: Outcome(m, task=task(m)).save(existing(p)), errors.OutputExists,
                              ("unlearned", "never overwritten", "nothing was written", "another folder")),

@@ -1,1 +1,1 @@
-"""Benchmarks: requests that measure every method as a user runs it, and what they found, in `measured/`."""
+"""Benchmarks: requests that measure every method as a user runs it, and their results, in `measured/`."""

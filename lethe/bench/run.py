@@ -1,4 +1,4 @@
-"""Run a suite and keep what it found: every method as a user runs it, one file each in `measured/`."""
+"""Run a suite and keep its numbers: every method as a user runs it, one file each in `measured/`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     certificate.json   claims, commitments, hashes of all other files; canonical        (signed)
     signature.json     Ed25519 over the bytes of certificate.json
-    public.pem         the issuer's public key; trust the one you got from the issuer, not this copy
+    public.pem         the issuer's public key; trust the one that the issuer sent you, not this copy
     certificate.html   the same for people
     evidence.json      what the claims are computed from        request.json   the configuration, naming no record
     records.txt        a keyed hash per training record          proofs.json    forgotten records: in before, not in after
@@ -73,8 +73,8 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
     for needed, what in ((run / "results.json", "the run is not finished"), (run / "request.yaml", "the request is not there"),
                          (ledger_file, "there is no ledger beside the run")):
         if not needed.exists():
-            raise RequestError(f"{needed} does not exist ({what}), so there is nothing to certify. Give the folder of a finished "
-                               "run: lethe results lists them.")
+            raise RequestError(f"{needed} does not exist ({what}), so there is nothing to certify. Provide the folder of a "
+                               "finished run: lethe results lists them.")
     results = schema.load(run)
     case, row = gather.chosen(results, method, scenario)
     declared = gather.declarations(declare)
@@ -89,7 +89,7 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
                            "nothing was certified. Compare with a backup, or repeat the run with --again.")
     place = output or run.parent / "certificates" / run.name
     if place.exists():
-        raise RequestError(f"{place} exists; a certificate is never overwritten. Give --output another folder.")
+        raise RequestError(f"{place} exists; a certificate is never overwritten. Pass --output another folder.")
     key, made = keys.private_key(key_file)
     documents = _documents(run, results, case, row, declared, ledger, keys.record_secret(key), reopen)
     certificate = _certificate(documents, ledger.head(), keys.raw(key.public_key()).hex())

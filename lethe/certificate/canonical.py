@@ -17,7 +17,7 @@ from lethe.errors import NotFinite, StorageError
 
 
 def fixed(value: Any) -> Any:
-    """Plain data as it will be read back: floats become decimal strings, keys and other objects strings."""
+    """Plain data as they will be read back: floats become decimal strings, keys and other objects strings."""
     if isinstance(value, Mapping):
         return {str(key): fixed(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -28,7 +28,7 @@ REPEAT = "lethe verify CERT --reexecute --run RUN"
 
 
 def chosen(results: Results, method: str | None, scenario: str | None) -> tuple[Scenario, Row]:
-    """(scenario, row) of the model that is meant; RequestError when it is not clear which."""
+    """(scenario, row) of the chosen model; RequestError when the choice is ambiguous."""
     cases = {case.name: case for case in results.scenarios}
     case = cases[_one("scenario", scenario, list(cases))]
     rows = {row.name: row for row in case.subjects if row.role == "method"}
@@ -42,8 +42,8 @@ def _one(what: str, asked: str | None, known: Sequence[str]) -> str:
     if asked is None and len(known) == 1:
         return known[0]
     if asked is None or asked not in known:
-        said = f"the run has no {what} {asked!r}{nearest(asked, known)}" if asked else f"the run has {len(known)} {what}s"
-        raise RequestError(f"{said}, and a certificate is about one model; none was written. Give --{what} one of: "
+        problem = f"the run has no {what} {asked!r}{nearest(asked, known)}" if asked else f"the run has {len(known)} {what}s"
+        raise RequestError(f"{problem}, and a certificate is about one model; none was written. Pass --{what} with one of: "
                            f"{', '.join(map(repr, known))}.")
     return asked
 
@@ -53,17 +53,17 @@ def declarations(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        said = yaml.safe_load(path.read_text())
+        declared = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise RequestError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}); no certificate was written.") from None
-    if not isinstance(said, dict) or not all(isinstance(said.get(key, {}), dict) for key in ("request", "inventory")):
+    if not isinstance(declared, dict) or not all(isinstance(declared.get(key, {}), dict) for key in ("request", "inventory")):
         raise RequestError(f"{path} holds no declarations (a YAML mapping with {', '.join(DECLARED)}); no certificate "
                            "was written.")
-    for key in said:
+    for key in declared:
         if key not in DECLARED:
             raise UnknownKey(f"{key!r} in {path} is not a declaration{nearest(str(key), DECLARED)}; no certificate was written. "
                              f"Known: {', '.join(DECLARED)}.")
-    return said
+    return declared
 
 
 def evidence(results: Results, case: Scenario, row: Row, data: Mapping[str, Any], models: Mapping[str, Any],
@@ -72,7 +72,7 @@ def evidence(results: Results, case: Scenario, row: Row, data: Mapping[str, Any]
 
     data      counts and roots of the records, and how many retained ones equal a forgotten one
     models    {before, after: hash of the weights, files: digests of the saved model, kind}
-    found     what lies in and beside the run folder, for the inventory
+    found     the files in and beside the run folder, for the inventory
     """
     words = secrets(results.config)
     request = dict(declared.get("request", {}))
@@ -109,13 +109,13 @@ def require_no_addresses(data: bytes, words: Set[str]) -> None:
     text = data.decode()
     address = EMAIL.search(text)
     if address:
-        raise DataError(f"an e-mail address ({address.group()[:3]}…) would stand in the certificate; none was written. Take it "
-                        "out of the title or the declarations; a role or a case number says as much.")
+        raise DataError(f"an e-mail address ({address.group()[:3]}…) would stand in the certificate; none was written. Remove "
+                        "it from the title or the declarations; a role or a case number serves as well.")
     left = [word for word in words if len(word) > 3 and not word.isdigit()
             and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
     if left:
         raise DataError(f"{len(left)} values by which the request names records would stand in the certificate, so none was "
-                        "written. Take them out of the title, the names of classes and the declarations.")
+                        "written. Remove them from the title, the names of classes and the declarations.")
 
 
 def _name(run: str, secret: bytes, naming: bool) -> str:

@@ -48,12 +48,12 @@ def inventory(run: Mapping[str, Any], declared: Mapping[str, Any]) -> list[dict[
         found["models of the audit's cache"] = (FREE, "reference models, trained without the forgotten records")
     found |= dict.fromkeys(UNSEEN, (NOT, "Lethe cannot see it, and nothing was declared"))
     rows = {name: {"artefact": name, "state": state, "reason": reason, "by": "found"} for name, (state, reason) in found.items()}
-    for name, said in declared.items():
-        if not isinstance(said, Mapping) or said.get("state") not in STATES or not said.get("reason"):
+    for name, entry in declared.items():
+        if not isinstance(entry, Mapping) or entry.get("state") not in STATES or not entry.get("reason"):
             raise RequestError(f"inventory entry {name!r} needs a state ({', '.join(STATES)}) and a reason; no certificate was "
                                f"written. Write  {name}: {{state: erased, reason: …}}.")
         if name == "unlearned model":
             raise RequestError("'unlearned model' is what the certificate is about and cannot be declared; no certificate was "
                                "written. Take it out of the inventory.")
-        rows[name] = {"artefact": name, "state": str(said["state"]), "reason": str(said["reason"]), "by": "declared"}
+        rows[name] = {"artefact": name, "state": str(entry["state"]), "reason": str(entry["reason"]), "by": "declared"}
     return list(rows.values())

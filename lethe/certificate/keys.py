@@ -1,7 +1,7 @@
 """The controller's key: one Ed25519 private key in a PEM file that only its owner can read.
 
-Two things come from it: signatures, and (by HKDF-SHA256, one way) the secret of the record fingerprints. So an auditor can be
-given the secret, to look up one record, without being able to sign; and certificates under one key commit to one data
+It yields two things: signatures, and (by HKDF-SHA256, one way) the secret of the record fingerprints. So an auditor can
+receive the secret, to look up one record, without being able to sign; and certificates under one key commit to one data
 set by the same roots.
 """
 
@@ -38,10 +38,10 @@ def private_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
         found = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:
         raise RequestError(f"{path} is not an unencrypted private key in PEM form ({type(error).__name__}); nothing was signed. "
-                           "Give a path that does not exist yet to make one.") from None
+                           "Choose a path that does not exist yet to make one.") from None
     if not isinstance(found, Ed25519PrivateKey):
         raise RequestError(f"{path} holds a {type(found).__name__}, and certificates are signed with Ed25519; nothing was "
-                           "signed. Give a path that does not exist yet to make one.")
+                           "signed. Choose a path that does not exist yet to make one.")
     return found, False
 
 
@@ -53,11 +53,11 @@ def public_key(path: Path) -> Ed25519PublicKey:
     try:
         found = serialization.load_pem_public_key(path.read_bytes())
     except (ValueError, TypeError, OSError):
-        raise RequestError(f"{path} is not a public key in PEM form, so nothing was checked. Give the issuer's public "
+        raise RequestError(f"{path} is not a public key in PEM form, so nothing was checked. Provide the issuer's public "
                            "key.") from None
     if not isinstance(found, Ed25519PublicKey):
         raise RequestError(f"{path} holds a {type(found).__name__}, and certificates are signed with Ed25519; nothing was "
-                           "checked. Give the issuer's public key.")
+                           "checked. Provide the issuer's public key.")
     return found
 
 

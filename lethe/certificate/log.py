@@ -1,4 +1,4 @@
-"""The log of a certificate: what the ledger notes of the run, as a chain of its own that can be checked without the ledger.
+"""The log of a certificate: the ledger's entries on the run, as a chain of its own that can be checked without the ledger.
 
     hash_k = SHA-256(canonical JSON of event k with hash_{k−1})
 

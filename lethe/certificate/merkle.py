@@ -18,8 +18,8 @@ from typing import Any
 
 def leaf(secret: bytes, name: str, content: bytes) -> bytes:
     """The keyed fingerprint of a record: its identifier and a digest of its content."""
-    said = name.encode("utf-8", "backslashreplace")
-    return hmac.digest(secret, b"\0" + len(said).to_bytes(8, "big") + said + content, "sha256")
+    encoded = name.encode("utf-8", "backslashreplace")
+    return hmac.digest(secret, b"\0" + len(encoded).to_bytes(8, "big") + encoded + content, "sha256")
 
 
 def root(leaves: Sequence[bytes]) -> str:

@@ -2,7 +2,7 @@
 
 `records.txt` has one line per training record, in ascending order: its keyed leaf, and F (to be forgotten) or R (retained).
 From it anyone recomputes the roots of training, retained and forgotten records: retained = training minus forgotten by
-construction. `proofs.json` says the same of single records, for someone who holds only the certificate and their own leaf.
+construction. `proofs.json` shows the same for single records, for someone who holds only the certificate and their own leaf.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def records_text(forget: Sequence[bytes], retain: Sequence[bytes]) -> str:
     marked = sorted([(one.hex(), "F") for one in forget] + [(one.hex(), "R") for one in retain])
     if len({name for name, _ in marked}) != len(marked):
         raise SplitsOverlap("a record stands twice among the training records with one id and content, so forgotten and retained "
-                            "cannot be told apart; no certificate was written. Give every record an id of its own.")
+                            "cannot be distinguished; no certificate was written. Assign every record an id of its own.")
     return "".join(f"{name} {mark}\n" for name, mark in marked)
 
 
@@ -54,7 +54,7 @@ def proofs(forget: Sequence[bytes], retain: Sequence[bytes]) -> list[dict[str, A
 
 
 def proof_faults(found: Sequence[dict[str, Any]], data: dict[str, Any]) -> list[str]:
-    """What is wrong with the proofs, against the signed counts and roots."""
+    """The faults of the proofs, against the signed counts and roots."""
     training, retained = data["training"], data["retained"]
     faults = []
     for number, proof in enumerate(found, start=1):

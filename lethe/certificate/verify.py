@@ -1,6 +1,6 @@
-"""Check a certificate offline: every part by itself, so that what is wrong is named and not only that something is.
+"""Check a certificate offline: every part by itself, so that the faulty part is named.
 
-The signature covers certificate.json, which holds the hash of every other file. Beyond that the parts are held against
+The signature covers certificate.json, which holds the hash of every other file. Beyond that the parts are compared with
 each other: records against roots, proofs against roots, log against its chain, configuration and claims against the evidence.
 A part that was not checked, and why, is a line of its own.
 """
@@ -25,7 +25,7 @@ OWN = ("certificate.json", "signature.json")
 
 @dataclass(frozen=True)
 class Check:
-    """One part: ok, failed or not checked, and what was seen."""
+    """One part: ok, failed or not checked, and the observation."""
 
     part: str
     state: str
@@ -35,11 +35,12 @@ class Check:
 def check(folder: Path, trusted: Path | None = None, model: Path | None = None, ledger: Path | None = None) -> list[Check]:
     """All checks of a bundle. RequestError when there is no certificate at all.
 
-    trusted  the issuer's public key (PEM), got from the issuer        model   the folder of the unlearned model
+    trusted  the issuer's public key (PEM), sent by the issuer        model   the folder of the unlearned model
     ledger   the issuer's ledger, which must still hold the certificate's entry
     """
     if not (folder / "certificate.json").is_file():
-        raise RequestError(f"{folder} holds no certificate.json, so there is nothing to check. Give the folder of a certificate.")
+        raise RequestError(f"{folder} holds no certificate.json, so there is nothing to check. "
+                           "Provide the folder of a certificate.")
     for given in (trusted, model, ledger):
         if given is not None and not given.exists():
             raise RequestError(f"{given} does not exist, so nothing was checked. Correct the path, or leave it out.")
@@ -77,18 +78,18 @@ def _signature(folder: Path, signed: bytes, trusted: Path | None) -> Check:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    said = decode((folder / "signature.json").read_bytes(), "signature.json")
-    given = bytes.fromhex(said["public_key"])
+    signature = decode((folder / "signature.json").read_bytes(), "signature.json")
+    given = bytes.fromhex(signature["public_key"])
     if trusted is not None and keys.raw(keys.public_key(trusted)) != given:
         return Check("signature", FAILED, f"wrong key: it is signed with {given.hex()[:16]}…, not with the key in {trusted}")
     try:
-        Ed25519PublicKey.from_public_bytes(given).verify(bytes.fromhex(said["signature"]), signed)
+        Ed25519PublicKey.from_public_bytes(given).verify(bytes.fromhex(signature["signature"]), signed)
     except InvalidSignature:
         return Check("signature", FAILED, "certificate.json is not what was signed: it was changed, or the signature is another")
-    if decode(signed, "certificate.json")["issuer"] != said["public_key"]:
+    if decode(signed, "certificate.json")["issuer"] != signature["public_key"]:
         return Check("signature", FAILED, "the certificate names another issuer than the key it is signed with")
     if trusted is None:
-        return Check("signature", OK, f"made with key {said['public_key']}; whose it is was not checked (give --public-key)")
+        return Check("signature", OK, f"made with key {signature['public_key']}; whose it is was not checked (pass --public-key)")
     return Check("signature", OK, f"made with the key in {trusted}")
 
 
@@ -147,10 +148,10 @@ def _configuration(folder: Path) -> Check:
 def _claims(folder: Path, certificate: Mapping[str, Any]) -> Check:
     evidence = _json(folder, "evidence.json")
     wrong = []
-    for made, said in zip(ladder(evidence), certificate["claims"], strict=True):
-        place = difference(said, made)
+    for computed, claim in zip(ladder(evidence), certificate["claims"], strict=True):
+        place = difference(claim, computed)
         if place:
-            wrong.append(f"{said['level']} does not follow from the evidence: {place}")
+            wrong.append(f"{claim['level']} does not follow from the evidence: {place}")
     for part in ("run", "data", "inventory"):
         place = difference(certificate[part], evidence[part])
         if place:
@@ -197,15 +198,16 @@ def _ledger(ledger: Path | None, certificate: Mapping[str, Any], signed: bytes) 
     return Check("ledger", OK, "the ledger holds the signed head and notes this certificate")
 
 
-def difference(said: Any, made: Any, place: str = "") -> str:
+def difference(signed: Any, computed: Any, place: str = "") -> str:
     """The first place at which two data differ, with both values; '' when they are equal."""
-    if isinstance(said, Mapping) and isinstance(made, Mapping):
-        inner = [difference(said.get(k), made.get(k), f"{place}.{k}".lstrip(".")) for k in sorted(said.keys() | made.keys())]
+    if isinstance(signed, Mapping) and isinstance(computed, Mapping):
+        keys = sorted(signed.keys() | computed.keys())
+        inner = [difference(signed.get(k), computed.get(k), f"{place}.{k}".lstrip(".")) for k in keys]
         return next((one for one in inner if one), "")
-    if isinstance(said, list) and isinstance(made, list) and len(said) == len(made):
-        inner = [difference(a, b, f"{place}[{_named(a, i)}]") for i, (a, b) in enumerate(zip(said, made, strict=True))]
+    if isinstance(signed, list) and isinstance(computed, list) and len(signed) == len(computed):
+        inner = [difference(a, b, f"{place}[{_named(a, i)}]") for i, (a, b) in enumerate(zip(signed, computed, strict=True))]
         return next((one for one in inner if one), "")
-    return "" if said == made else f"{place} is signed as {_short(said)}, the evidence gives {_short(made)}"
+    return "" if signed == computed else f"{place} is signed as {_short(signed)}, the evidence gives {_short(computed)}"
 
 
 def _named(item: Any, place: int) -> str:

@@ -17,8 +17,8 @@ def weights_hash(folder: Path) -> str:
     """SHA-256 over file, name, type, shape and bytes of every tensor in the safetensors files below `folder`."""
     paths = sorted(folder.rglob("*.safetensors"))
     if not paths:
-        raise StorageError(f"{folder} holds no safetensors file, so there are no weights to name. Give the folder of the saved "
-                           "model; `lethe run` writes it, `lethe compare` with --export.")
+        raise StorageError(f"{folder} holds no safetensors file, so there are no weights to name. Provide the folder of the "
+                           "saved model; `lethe run` writes it, `lethe compare` with --export.")
     state = hashlib.sha256()
     for path in paths:
         state.update(encoded(path.relative_to(folder).as_posix()))

@@ -19,7 +19,7 @@ OPTIONS = ("model", "data", "audits", "seed")
 
 def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, depth: str, options: Options, dry_run: bool
                ) -> tuple[Any, Path]:
-    """(report, where its page goes); with `dry_run` (what would be done, …)."""
+    """(report, path of its page); with `dry_run` (the plan, …)."""
     from lethe.work.request import AuditPlan, read
     from lethe.work.saved import audit_saved, saved_plan
 
@@ -42,15 +42,15 @@ def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, options
         key, sign, value = text.partition("=")
         first, _, inner = key.partition(".")
         if not sign or first not in OPTIONS or (first in ("model", "data")) != bool(inner):
-            raise UnknownKey(f"{text!r} is no option of an audit of files{nearest(first, OPTIONS)}, so nothing was read. Write "
-                             "model.code=net.py:make, data.label=…, audits=[…], seed=0.")
+            raise UnknownKey(f"{text!r} is not an option of an audit of files{nearest(first, OPTIONS)}, so nothing was read. "
+                             "Write model.code=net.py:make, data.label=…, audits=[…], seed=0.")
         parsed = yaml.safe_load(value)
         if inner:
             wanted[first][inner] = parsed
         else:
             wanted[first] = parsed
     if parts.get("unlearned") is None:
-        raise RequestError("--forget was given without --unlearned, so there is no model to audit. Give --unlearned MODEL.")
+        raise RequestError("--forget was passed without --unlearned, so there is no model to audit. Pass --unlearned MODEL.")
     from lethe.work.files import Files, audit_files
     from lethe.work.request import AuditPlan
 

@@ -1,4 +1,4 @@
-"""`lethe bench`: the suites, and what a suite found of every method."""
+"""`lethe bench`: list the suites, or measure every method on one."""
 
 from __future__ import annotations
 

@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 def certify(run: Path, key: Path, output: Path | None, method: str | None, scenario: str | None, declare: Path | None,
             options: Options, as_json: bool) -> None:
-    """Issue a certificate and say what it claims."""
+    """Issue a certificate and print its claims."""
     from lethe.work.verify import certify as issued
 
     made = issued(run, key, output, method, scenario, declare, options)
     if made.key_made:
-        print(f"made a signing key: {key} (only you can read it; keep a safe copy, and give away the public key only)",
+        print(f"made a signing key: {key} (only you can read it; keep a safe copy, and share the public key only)",
               file=sys.stderr)
     if as_json:
         print(json.dumps({"folder": str(made.folder), "key_made": made.key_made, **made.certificate}, ensure_ascii=False))
         return
     for claim in made.certificate["claims"]:
-        said = claim["statement"] if claim["claimed"] else f"not claimed: {claim['why_not']}"
-        print(f"{claim['level']} {claim['name']:<10} {said}")
+        text = claim["statement"] if claim["claimed"] else f"not claimed: {claim['why_not']}"
+        print(f"{claim['level']} {claim['name']:<10} {text}")
     print(f"\nPage:        {made.folder / 'certificate.html'}\nPublic key:  {made.folder / 'public.pem'}\n"
           f"Check it:    lethe verify {made.folder}")
 
 
 def verify(folder: Path, trusted: Path | None, model: Path | None, ledger: Path | None, run: Path | None, options: Options | None,
            as_json: bool) -> bool:
-    """Check a certificate and say what was seen; whether nothing failed."""
+    """Check a certificate and print every check; whether nothing failed."""
     found = check(folder, trusted, model, ledger)
     if options is not None:
         if run is None:
-            raise RequestError("--reexecute repeats the run and needs its folder, so nothing was repeated. Give --run RUN.")
+            raise RequestError("--reexecute repeats the run and needs its folder, so nothing was repeated. Pass --run RUN.")
         found.append(_repeated(folder, run, options))
     good = not any(one.state == FAILED for one in found)
     if as_json:
@@ -48,13 +48,13 @@ def verify(folder: Path, trusted: Path | None, model: Path | None, ledger: Path 
         return good
     for one in found:
         print(f"{one.state:<12} {one.part:<17} {one.text}")
-    print("\nThe certificate holds, for the parts that were checked. What it claims stands in certificate.html." if good
+    print("\nThe certificate holds, for the parts that were checked. Its claims are in certificate.html." if good
           else "\nThe certificate does NOT hold: rely on none of its claims.")
     return good
 
 
 def _repeated(folder: Path, run: Path, options: Options) -> Check:
-    """C1 once more: the same request on the same data must give the same weights."""
+    """C1 once more: the same request on the same data must return the same weights."""
     from lethe.certificate.canonical import decode
     from lethe.certificate.gather import chosen, procedure_hash
     from lethe.results import schema
@@ -67,8 +67,8 @@ def _repeated(folder: Path, run: Path, options: Options) -> Check:
         return Check("re-execution", FAILED, f"{run} was made with another configuration than the certified run")
     before, after = reexecute(run, case, row, options)
     for what, hashed in (("before", before), ("after", after)):
-        said = certificate["models"][what]
-        if hashed != said:
-            return Check("re-execution", FAILED, f"the model {what} has hash {hashed[:16]}…, the certificate says {said[:16]}… "
+        certified = certificate["models"][what]
+        if hashed != certified:
+            return Check("re-execution", FAILED, f"the model {what} has hash {hashed[:16]}…, certified is {certified[:16]}… "
                                                  "(software, device and thread count must be the run's: see evidence.json)")
-    return Check("re-execution", OK, "the same request on the same data gave the same weights")
+    return Check("re-execution", OK, "the same request on the same data returned the same weights")

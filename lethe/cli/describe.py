@@ -1,4 +1,4 @@
-"""`lethe methods`, `lethe audits` and `lethe describe`: what there is, and everything about one thing of it. No torch."""
+"""`lethe methods`, `lethe audits` and `lethe describe`: list what exists, and show everything about one name. No torch."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Name = Annotated[str, typer.Argument(help="A method, audit, family, modifier, so
 def methods(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
             without: Annotated[str | None, typer.Option(help="Only those without retain | holdout | recipe | forget.")] = None,
             mechanism: Annotated[str | None, typer.Option(help="Only those that forget by: ascent, relabel, distil, …")] = None,
-            page: Annotated[Path | None, typer.Option(help="Write them all to this Markdown file instead, by mechanism.")] = None,
+            page: Annotated[Path | None, typer.Option(help="Write them to this Markdown file instead, by mechanism.")] = None,
             as_json: Json = False) -> None:
-    """List the methods."""
+    """List the methods, each in one sentence."""
     if mechanism is not None and mechanism not in MECHANISMS:
         raise unknown_name("mechanism", mechanism, MECHANISMS)
     if page is not None:
@@ -82,7 +82,7 @@ def found(name: str) -> Entry:
     hits = [one for one in everything
             if name in (one.name, f"{one.kind}.{one.name}") or (one.kind == "modifiers" and one.name.split(".")[1] == name)]
     if len(hits) > 1:
-        raise RequestError(f"{name!r} is the name of {len(hits)} things, so it is not clear which is meant. Write one of: "
+        raise RequestError(f"{name!r} is the name of {len(hits)} things, so it is not clear which one is meant. Write one of: "
                            f"{', '.join(f'lethe describe {one.kind}.{one.name}' for one in hits)}.")
     if not hits:
         known = [*(one.name for one in everything), *(one.name.split(".")[1] for one in everything if one.kind == "modifiers"),
@@ -137,7 +137,7 @@ def page(entry: Entry) -> str:
         parts.append(table(entry.options) or "No options.")
     if entry.kind == "sources":
         endings = ", ".join(entry.facts["suffixes"])
-        unasked = f"Read unasked: files that end in {endings}. " if endings else ""
+        unasked = f"Read without data.kind: files that end in {endings}. " if endings else ""
         parts.append(f"{unasked}Options of every kind: lethe describe data")
     metrics = [f"  {metric}: {given.get('definition') or (given.get('args') or [''])[0]}"
                for metric, given in entry.facts.get("metrics", {}).items()]
@@ -152,7 +152,7 @@ def table(options: Iterable[Option]) -> str:
 
 
 def _measured(entry: Entry) -> list[str]:
-    """What was measured of it, where something was."""
+    """Its measurements, if there are any."""
     if entry.kind not in ("methods", "audits", "modifiers"):
         return []
     from lethe.results.measured import read

@@ -1,4 +1,4 @@
-"""`lethe results`: what the ledger holds."""
+"""`lethe results`: the contents of the ledger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def show_results(output: Path, method: str | None, family: str | None, verdict: 
     """List, filter, export or verify the ledger beside the run folders."""
     path = output / "ledger.sqlite"
     if not path.exists():
-        raise RequestError(f"{path} does not exist: nothing was run here yet. Start with: lethe compare presets/demo.yaml")
+        raise RequestError(f"{path} does not exist: no run was made here yet. Start with: lethe compare presets/demo.yaml")
     ledger = Ledger(path)
     if verify:
         broken = ledger.verify()
@@ -22,9 +22,9 @@ def show_results(output: Path, method: str | None, family: str | None, verdict: 
             raise RequestError(f"the ledger was changed after it was written: {broken}. Compare with a backup.")
         changed = [path for run in ledger.runs() for path in ledger.changed_artefacts(run["id"])]
         if changed:
-            raise RequestError(f"the chain is whole, but {len(changed)} files of its runs are gone or changed: "
+            raise RequestError(f"the chain is intact, but {len(changed)} files of its runs are missing or changed: "
                                f"{', '.join(changed[:5])}. Compare with a backup, or repeat these runs with --again.")
-        print("the chain is whole, and so are the files of its runs")
+        print("the chain is intact, and so are the files of its runs")
         return
     runs = ledger.runs(method=method, family=family, verdict=verdict)
     if export is not None:

@@ -1,9 +1,9 @@
-"""`lethe`: the command line. Data goes to stdout, progress and errors to stderr; exit status 0 means that it was done.
+"""`lethe`: the command line. Data goes to stdout, progress and errors to stderr; exit status 0 means success.
 
-    0 done · 2 the request, data or model cannot be used (nothing was started) ·
+    0 done · 2 the request, data or model cannot be used (no run was started) ·
     3 done, but a method failed or a certificate does not hold ·
     1 a defect: of Lethe (traceback), or of a method or an audit (the others are done; traceback in the run's failures/) ·
-    130 interrupted (repeat the command to go on)
+    130 interrupted (repeat the command to continue)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(request: RequestFile, overrides: Overrides = None, as_json: Json = False
 def compare(request: RequestFile, overrides: Overrides = None, as_json: Json = False, dry_run: DryRun = False,
             data_root: DataRoot = None, again: Again = False, allow_pickle: AllowPickle = False, cache: Cache = None,
             export: Annotated[bool, typer.Option("--export", help="Write every unlearned model too.")] = False) -> None:
-    """Run several methods on the same work: one table, one page, one yardstick."""
+    """Run several methods on the same task: one table, one page, one yardstick."""
     _work(request, overrides, as_json, dry_run, data_root, again, allow_pickle, export=export, verb="compare",
           cache=cache)
 
@@ -84,7 +84,7 @@ def audit(target: Annotated[str | None, typer.Argument(metavar="[RUN|REQUEST]", 
         found = command.of_files(parts, given, depth, options)
     else:
         if target is None:
-            _fail("nothing says what to audit. Give a run folder, a request with --unlearned, or --unlearned MODEL --forget "
+            _fail("there is nothing to audit. Name a run folder, a request with --unlearned, or --unlearned MODEL --forget "
                   "DATA.")
         found, usual = command.of_request(Path(str(target)), overrides or [], unlearned, depth, options, dry_run)
         place = output or usual
@@ -101,7 +101,7 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
            output: Annotated[Path | None, typer.Option(help="Page (.html), data (.json) or table (.csv).")] = None,
            figures: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG, PNG and CSV.")] = None,
            as_json: Json = False) -> None:
-    """Show the results of a run, and write its page again."""
+    """Show the results of a run; write its page or figures again."""
     from lethe.report.report import load
 
     found = load(_existing(target))
@@ -120,7 +120,7 @@ app.command()(describing.audits)
 
 @app.command()
 def train(request: RequestFile, overrides: Overrides = None,
-          exact: Annotated[str, typer.Option("--exact", help="s3t | sisa: how records are to be deleted exactly.")] = "s3t",
+          exact: Annotated[str, typer.Option("--exact", help="s3t | sisa: how records will be deleted exactly.")] = "s3t",
           output: Annotated[Path, typer.Option(help="The folder that is written; it must not exist.")] = Path("exact"),
           data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
     """Train a model from which records can later be deleted exactly, with a manifest of what each part has read."""
@@ -164,7 +164,7 @@ def pool(request: RequestFile, overrides: Overrides = None,
          strategy: Annotated[str, typer.Option(help="How they are trained; default: one after the other.")] = "serial",
          list_only: Annotated[bool, typer.Option("--list", help="Show the models and their state; train none of them.")] = False,
          data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
-    """Train ahead the models that a request holds its results against, all or a share: lethe run then finds them in the cache."""
+    """Train ahead the models that a request compares with, all or a share of them: lethe run then finds them in the cache."""
     from lethe.cli import pool as command
     from lethe.pools.take import take_of
     from lethe.work.request import read
@@ -180,7 +180,7 @@ def pool(request: RequestFile, overrides: Overrides = None,
 @app.command()
 def triage(request: RequestFile, overrides: Overrides = None, data_root: DataRoot = None, allow_pickle: AllowPickle = False,
            as_json: Json = False) -> None:
-    """Rank what is to be forgotten before it is: which records show, which others speak for, which have an equal that stays."""
+    """Rank the records to forget: which of them show in the model, which others cover, which have an equal that stays."""
     from lethe.cli.triage import table
     from lethe.work.request import read
 
@@ -221,7 +221,7 @@ def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")
             export: Annotated[Path | None, typer.Option(help="Write all evidence to this .csv or .json.")] = None,
             verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain.")] = False,
             as_json: Json = False) -> None:
-    """List, filter and export what was done before."""
+    """List, filter and export earlier runs."""
     from lethe.cli.ledger import show_results
 
     show_results(output, method, family, verdict, export, verify, as_json)
@@ -237,14 +237,14 @@ def schema(what: Annotated[str, typer.Argument(help="results | request")]) -> No
 
 @app.command()
 def certify(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-            key: Annotated[Path, typer.Option(help="Private key (PEM, Ed25519) that signs; made when it does not exist.")],
+            key: Annotated[Path, typer.Option(help="Private key (PEM, Ed25519) that signs; created if it does not exist.")],
             method: Annotated[str | None, typer.Option(help="Whose model, when the run has several methods.")] = None,
             scenario: Annotated[str | None, typer.Option(help="Which request, when the run has several.")] = None,
             declare: Annotated[Path | None, typer.Option(help="YAML: request, inventory, notifications, …: see docs.")] = None,
             output: Annotated[Path | None, typer.Option(help="Folder of the certificate; default: certificates/ beside the run.")]
             = None,
             data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
-    """Sign what may be said about a run: claims with their evidence, commitments, hashes."""
+    """Sign what may be claimed about a run: claims with their evidence, commitments, hashes."""
     from lethe.cli.certificate import certify as issue
 
     _one_thread()
@@ -256,7 +256,7 @@ def certify(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder 
 
 @app.command()
 def verify(certificate: Annotated[Path, typer.Argument(metavar="CERT", help="The folder of a certificate.")],
-           public_key: Annotated[Path | None, typer.Option(help="The issuer's public key (PEM), got from the issuer.")] = None,
+           public_key: Annotated[Path | None, typer.Option(help="The issuer's public key (PEM), as the issuer sent it.")] = None,
            model: Annotated[Path | None, typer.Option(help="Folder of the model that the certificate should be about.")] = None,
            ledger: Annotated[Path | None, typer.Option(help="The issuer's ledger.sqlite.")] = None,
            reexecute: Annotated[bool, typer.Option("--reexecute", help="Repeat the run and compare the weights.")] = False,
@@ -305,7 +305,7 @@ def main() -> None:
     except LetheError as error:
         _die(f"{type(error).__name__}: {error}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _die("Interrupted: nothing is lost. Repeat the same command to go on from the last checkpoint.", 130)
+        _die("Interrupted; nothing is lost. Repeat the same command to continue from the last checkpoint.", 130)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except BrokenPipeError:

@@ -16,14 +16,15 @@ with ? is optional. Rebuilt by `python -m lethe methods --page docs/methods.md`.
 def methods_page() -> str:
     """The page as Markdown; it depends on the source files alone."""
     known = entries("methods").values()
-    groups = [(mechanism, said, [one for one in known if one.mechanism == mechanism]) for mechanism, said in MECHANISMS.items()]
-    return HEAD + "".join(_group(mechanism, said, found) for mechanism, said, found in groups if found)
+    groups = [(mechanism, meaning, [one for one in known if one.mechanism == mechanism])
+              for mechanism, meaning in MECHANISMS.items()]
+    return HEAD + "".join(_group(mechanism, meaning, found) for mechanism, meaning, found in groups if found)
 
 
-def _group(mechanism: str, said: str, found: list[Entry]) -> str:
+def _group(mechanism: str, meaning: str, found: list[Entry]) -> str:
     rows = "".join(f"| `{one.name}` | {one.title} | {', '.join(one.needs)} | {_families(one)} |\n"
                    for one in sorted(found, key=lambda one: one.name))
-    return f"\n## {mechanism.capitalize()}\n{said}\n\n| method | what it does | needs | families |\n|---|---|---|---|\n{rows}"
+    return f"\n## {mechanism.capitalize()}\n{meaning}\n\n| method | what it does | needs | families |\n|---|---|---|---|\n{rows}"
 
 
 def _families(one: Entry) -> str:

@@ -1,4 +1,4 @@
-"""`lethe pool`: the models that a request asks of its cache, trained ahead, all or a share of them."""
+"""`lethe pool`: the models that a request reads from its cache, trained ahead, all or a share of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("scenario", "purpose", "member", "state", "file")
 
 def trained(request: Request, options: Options, take: Take, scenario: str | None, what: str, strategy: str, list_only: bool,
             as_json: bool) -> str:
-    """Train the share (not with `list_only`), and say what there is: as JSON, as a table when listed, else in a line."""
+    """Train the share (not with `list_only`), and report the models: as JSON, as a table when listed, else in a line."""
     from lethe.work.pool import places, train
 
     found = places(request, options, scenario, what, original=not list_only)

@@ -22,7 +22,7 @@ F forget set, R retain set, ℓ the family's training loss, λ ≥ 0.
 Needs:    forget, retain.     Updates: every trainable parameter.
 Cost:     one forward/backward on F and one on R per step.
 Limits:   λ = 0 is fine-tuning on R.
-Fails by: say how, with numbers.
+Fails by: state how, with numbers.
 Deviations: none yet.
 """
 
@@ -83,8 +83,8 @@ AUDIT = '''"""{title}: what it measures in one line. Authors (year), arXiv:0000.
 
     value = mean over the forget set of the family's score
 
-Range: 0 to 1. A retrained model scores its own value: the yardstick says which.
-Blind to: say what it cannot see.
+Range: 0 to 1. A retrained model scores its own value: the yardstick shows which.
+Blind to: state what it cannot see.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def test_controls() -> None:
 def write(kind: str, name: str, family: str) -> list[Path]:
     """The two files of a new method or audit."""
     if kind not in ("method", "audit"):
-        raise RequestError(f"{kind!r} cannot be made; nothing was written. lethe new method NAME, or lethe new audit NAME.")
+        raise RequestError(f"{kind!r} cannot be created, so nothing was written. "
+                           "Use lethe new method NAME, or lethe new audit NAME.")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise RequestError(f"{name!r} is not a file name in snake case (a-z, 0-9, _); nothing was written.")
     if family not in ("any", *entries("families")):
@@ -152,7 +153,7 @@ def write(kind: str, name: str, family: str) -> list[Path]:
 
 
 def check(name: str) -> int:
-    """Print what is missing and run its tests; 0 when everything holds."""
+    """Print what is missing and run its tests; 0 when nothing is missing and all pass."""
     entry = find(name)
     faults = faults_of(entry)
     for fault in faults:
@@ -173,7 +174,7 @@ def check(name: str) -> int:
 
 
 def own_tests(kind: str, name: str) -> Path:
-    """Where the tests of a method or audit stand: test_<name>.py, or test_<name>_audit.py where another room has that name."""
+    """The test file of a method or audit: test_<name>.py, or test_<name>_audit.py where another room has that name."""
     tests = HOUSE.parent / "tests"
     usual = tests / kind / f"test_{name}.py"
     taken = any(path != usual for path in tests.rglob(usual.name))   # pytest imports a name once

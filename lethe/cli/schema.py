@@ -1,4 +1,4 @@
-"""`lethe schema`: the JSON Schema of what is written and of what is read."""
+"""`lethe schema`: the JSON Schema of results.json and of request.yaml."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ from typing import Any
 
 SHOWN = 12   # records of each kind that the table names
 WORDS = {
-    "twin": "an equal record is retained: deleting these deletes nothing unless their twins go too",
-    "hard": "no retained record says what these say: a model shows them, and without them it differs",
+    "twin": "an equal record is retained: deleting these has no effect unless their twins are deleted too",
+    "hard": "no retained record resembles these: they show in the model, and a model without them differs",
     "usual": "in between",
-    "easy": "retained records say the same: a model trained without these hardly differs",
+    "easy": "retained records resemble these: a model trained without them hardly differs",
 }
 
 
@@ -19,8 +19,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for name, case in found.items():
         seen = "" if case["looked_at"] == case["forgotten"] else f", a sample of {case['forgotten']}"
-        lines.append(f"{name or 'the request'}: {case['looked_at']} records to forget{seen}, beside {case['compared']} retained "
-                     "ones")
+        lines.append(f"{name or 'the request'}: {case['looked_at']} records to forget{seen}, compared with {case['compared']} "
+                     "retained ones")
         for kind, words in WORDS.items():
             some = [record for record in case["records"] if record["advice"] == kind]
             if some:

@@ -28,11 +28,11 @@ def blocks(model: nn.Module) -> list[list[str]]:
 
 
 def last_blocks(model: nn.Module, k: int) -> list[str]:
-    """Parameter names of the last k blocks; more than there are is an error."""
+    """Parameter names of the last k blocks. OutOfRange when there are fewer."""
     groups = blocks(model)
     if k > len(groups):
         raise OutOfRange(f"k = {k}, but {type(model).__name__} has {len(groups)} blocks with parameters, so nothing was started. "
-                         f"Give k between 1 and {len(groups)}.")
+                         f"Choose k between 1 and {len(groups)}.")
     return [name for group in groups[-k:] for name in group]
 
 

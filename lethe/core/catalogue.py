@@ -1,6 +1,6 @@
 """Everything that has a name and a file: methods, audits, families, modifiers, sources of data, models of the zoo.
 
-One file is the whole registration, and its place says the kind (`KINDS`). Files are read, not imported, so a listing
+One file is the whole registration, and its place determines the kind (`KINDS`). Files are read, not imported, so a listing
 costs no torch. Another package adds its own through an entry point of the group `lethe.<kind>`, whose value is a module;
 a modifier's entry point is called `seam.member`. Names are unique: two files of one name are an error that names both.
 """
@@ -29,7 +29,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Entry:
-    """What the source of a named thing says about it."""
+    """What the source file of a named thing declares."""
 
     kind: Kind
     name: str                      # of a modifier: seam.member
@@ -70,7 +70,7 @@ class Entry:
 
     @property
     def families(self) -> list[str]:
-        """Families that it fits: of a method those that provide all it uses, of an audit as it says ("any": all)."""
+        """Families that it fits: of a method those that provide all it uses, of an audit those it names ("any": all)."""
         if self.kind == "methods":
             return sorted(family for family, operations in provided().items() if self.uses <= operations)
         return sorted(self.facts.get("families", ()))
@@ -80,7 +80,7 @@ class Entry:
         return "any" in self.families or family in self.families
 
 
-# -- asking ------------------------------------------------------------------------------------------------------------
+# -- look-up ------------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -122,13 +122,13 @@ def load(kind: Literal["sources"], name: str) -> ModuleType: ...
 @overload
 def load(kind: Literal["zoo"], name: str) -> Callable[..., Any]: ...
 def load(kind: Kind, name: str) -> Any:
-    """What a name stands for, its module imported: a `Method`, `Audit` or `Family`, the class of a modifier, the module of a
+    """The object behind a name; imports its module: a `Method`, `Audit` or `Family`, the class of a modifier, the module of a
     source, the factory of a model."""
     return record(entry(kind, name))
 
 
 def record(found: Entry) -> Any:
-    """What an entry stands for, see `load`."""
+    """The object that an entry names, see `load`."""
     module = importlib.import_module(found.module)
     attribute = LAYOUT[found.kind].declares or found.config
     return module if found.kind == "sources" else getattr(module, attribute)
@@ -144,7 +144,7 @@ def config_class(kind: Kind, name: str) -> Any:
     return getattr(importlib.import_module(found[0].module), name)
 
 
-# -- finding -----------------------------------------------------------------------------------------------------------
+# -- discovery ---------------------------------------------------------------------------------------------------------
 
 
 Read = tuple[Record, dict[str, Any], Mapping[str, Record]] | None   # config or factory, facts, sections; None: registers nothing
@@ -197,7 +197,7 @@ def _plugins(kind: Kind, points: Iterable[EntryPoint]) -> Iterator[Entry]:
         source = located(point.module)
         if source is None:
             raise RequestError(f"{owner} names the module {point.module!r}, which cannot be found, so {kind} cannot be listed. "
-                               "Mend or uninstall that package.")
+                               "Repair or uninstall that package.")
         name = point.name if kind == "modifiers" else LAYOUT[kind].name(source)
         if kind == "modifiers" and name.split(".")[0] not in SEAMS:
             raise RequestError(f"{owner} is not called seam.member, so it is not clear where the modifier belongs. Seams: "
@@ -205,7 +205,7 @@ def _plugins(kind: Kind, points: Iterable[EntryPoint]) -> Iterator[Entry]:
         one = _entry(kind, source, name, owner)
         if one is None:
             raise RequestError(f"{owner} names {source.path}, which registers nothing ({LAYOUT[kind].noun}), so {kind} cannot be "
-                               "listed. Mend or uninstall that package.")
+                               "listed. Repair or uninstall that package.")
         yield one
 
 

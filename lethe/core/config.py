@@ -36,7 +36,7 @@ def config(*, name: str) -> Callable[[type[T]], type[T]]: ...
 def config(cls: type[T] | None = None, *, name: str = "") -> type[T] | Callable[[type[T]], type[T]]:
     """Make `cls` a frozen, strict record: unknown keys and values out of range are errors as soon as it is made.
 
-    name  how users address the record where its class does not say so: `@config(name="data")` for a source of data
+    name  how users address the record where its class has another name: `@config(name="data")` for a source of data
     """
     if cls is None:
         return lambda found: _strict(found, name)
@@ -69,7 +69,7 @@ NAMED = "__option_name__"
 
 
 def _refused(record: str, error: pydantic.ValidationError) -> OutOfRange:
-    """The first thing that is wrong with a record, in words: value, and what to write instead."""
+    """The first fault of a record in words: the value, and what to write instead."""
     first = error.errors()[0]
     where = ".".join(str(p) for i, p in enumerate(first["loc"]) if i == 0 or isinstance(p, int))   # no type tags
     if first["type"] in ("missing", "missing_argument"):

@@ -1,6 +1,6 @@
-"""What a family may ask of the engine: the terms of an objective, and the loop that minimises them.
+"""What a family may use of the engine: the terms of an objective, and the loop that minimises them.
 
-The engine itself is `lethe.train.loop.Loop`; it stands above this room and is known here by its interface alone.
+The engine itself is `lethe.train.loop.Loop`, which stands above this room; only its interface is known here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Progress as typed events. A terminal, a log file, a web page and a worker are readers of the same events.
+"""Progress as typed events. A terminal, a log file, a web page and a worker read the same events.
 
-Work that takes time gets a listener and tells it what happens; who listens decides what becomes of it. A listener that
-raises ends the work, like any error in it.
+Work that takes time reports to a listener, which decides what to do with each event. A listener that raises ends the
+work, like any other error.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class Ended:
-    """A call of the loop ended, for whatever reason."""
+    """A call of the loop ended, for any reason."""
 
     title: str
     call: int
@@ -62,7 +62,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Warned:
-    """A sentence that a reader of the result must see, too."""
+    """A sentence that the reader of the result must see too."""
 
     text: str
 

@@ -1,7 +1,7 @@
-"""What an audit leaves behind: values with intervals, what they are held against, verdicts, and the conclusion. No torch.
+"""What an audit produces: values with intervals, their yardsticks, verdicts, and the conclusion. No torch.
 
 The strongest conclusion, 'inside', needs models retrained without the forget data. Weaker yardsticks (the null value of an
-attack, the original's neighbours) can find a model out; they cannot clear it.
+attack, the original's neighbours) can detect a difference; they cannot clear a model.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What a value is held against.
+    """The yardstick of a value.
 
     kind  retrained  the value over models retrained without the forget data; low to high is where one more would be (95 %)
           holdout    weaker: the value of a model to which the forget set is like unseen data, and its 95 % interval
-          rashomon   weaker: the original's neighbours, as good as it on retained data; they, too, know the forget set
+          rashomon   weaker: the original's neighbours, as good as it on retained data; they too know the forget set
     """
 
     mean: float
@@ -73,16 +73,16 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A value, what it is held against, and what follows.
+    """A value, its yardstick, and the verdict.
 
     verdict     inside | outside | not enough power | no yardstick | shown (reported, not judged)
     side        '+' or '−' when outside: above or below the yardstick
     p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and corrected (Holm in its tier,
                 times the number of tiers)
     original    the same value of the untouched model: the positive control
-    original_outside  whether the control was found out
-    distance    how far from retraining, without telling in which direction
-    aspect      what the metric looks at: behaviour | representation | recovery
+    original_outside  whether the control was detected
+    distance    whether it measures how far from retraining, without a direction
+    aspect      what the metric examines: behaviour | representation | recovery
     margin      declared difference from retraining that does not matter; None: none was declared
     equivalent  whether the 90 % interval of the difference lies within ±margin (TOST); None: not tested
     smallest_margin  the smallest margin that would pass
@@ -127,9 +127,9 @@ class Evidence:
 
     @property
     def direction(self) -> Direction:
-        """Of a value outside: 'still knows' on the side of an original that was found out, 'over-forgotten' on the other side.
+        """Of a value outside: 'still knows' on the side of a detected original, 'over-forgotten' on the other side.
 
-        'differs' for a distance, which has no sides, and on the side of an original that was not found out.
+        'differs' for a distance, which has no sides, and on the side of an original that was not detected.
         """
         gap = self.gap
         if self.verdict != OUTSIDE or gap is None:

@@ -1,4 +1,4 @@
-"""Libraries that only some work needs: the one place that knows how they are installed."""
+"""Optional libraries: the one place that knows how they are installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def install(extra: Extra) -> str:
 
 
 def own_version() -> str:
-    """The version of Lethe: of the installed distribution, else (a source tree that is not installed) what the package says."""
+    """The version of Lethe: of the installed distribution, else (a source tree that is not installed) what the package states."""
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
@@ -26,5 +26,5 @@ def own_version() -> str:
 
 
 def needs_extra(extra: Extra, what: str, library: str, consequence: str = "nothing was started") -> RequestError:
-    """The error of work that needs a library which is not there: `raise needs_extra("lm", "where=lora", "PEFT") from None`."""
+    """The error of work that needs a library that is not installed: `raise needs_extra("lm", "where=lora", "PEFT") from None`."""
     return RequestError(f"{what} needs {library}, which is not installed, so {consequence}. {install(extra)}")

@@ -31,14 +31,14 @@ def space(path: Path) -> Iterator[None]:
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left" in str(error):   # safetensors reports I/O errors as its own exception type
-            raise DiskFull(f"no space left while writing {path}; what stood there before is untouched, and nothing "
+            raise DiskFull(f"no space left while writing {path}; the previous file is unchanged, and nothing "
                            "partial was left. Free some space and repeat the command: it resumes.") from error
         raise
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    """A temporary path beside `path` that replaces it when the block succeeds, and is removed when it fails."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with space(path):
@@ -54,7 +54,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` when the block ends well. OutputExists if `path` exists."""
+    """A temporary folder beside `path` that becomes `path` when the block succeeds. OutputExists if `path` exists."""
     if path.exists():
         raise OutputExists(f"{path} exists; it is never overwritten, so nothing was written. Choose another folder or "
                            "move this one away.")
@@ -77,7 +77,7 @@ def refuse_pickle(path: Path, instead: str, allowed: bool) -> None:
     """PickleRefused unless the user allowed it."""
     if not allowed:
         raise PickleRefused(f"{path} is a pickle: loading it can run any code that its author put in, so it was not "
-                            f"opened. {instead}, or give allow_pickle: true if you trust its origin.")
+                            f"opened. {instead}, or set allow_pickle: true if you trust its origin.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Guard: something around a model that answers in its place. The weights inside still know; whoever holds them takes it off."""
+"""Guard: a wrapper that answers instead of the model. The weights inside still know; whoever holds them can remove it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "guard.json"
 
 
 class Guard(nn.Module, ABC):
-    """A module that wraps `model` and stands for it wherever a family asks a model for answers.
+    """A module that wraps `model` and answers instead of it wherever a family needs answers.
 
     Families call `forward` as they would call the model's; a guard of language models also has `generate`. What the guard
     does not define is an error and never passed on to the model, because that answer would be unguarded.

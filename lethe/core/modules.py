@@ -57,7 +57,7 @@ def reinitialised(model: nn.Module, seed: int) -> nn.Module:
         if missed:
             raise ModelError(
                 f"parameters {', '.join(missed[:5])} belong to modules without reset_parameters(), so a model rebuilt from "
-                "scratch would keep their trained values. Give `build=`, a function that returns a fresh model."
+                "scratch would keep their trained values. Pass `build=`, a function that returns a fresh model."
             )
     return twin
 
@@ -77,8 +77,8 @@ def require_finite(model: nn.Module, what: str) -> None:
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             count = int((~torch.isfinite(value)).sum())
-            raise NotFinite(f"{what}: {count} values of {name!r} are NaN or infinite, so every result would be. "
-                            "Load a sound checkpoint.")
+            raise NotFinite(f"{what}: {count} values of {name!r} are NaN or infinite, so every result would be NaN. "
+                            "Load a valid checkpoint.")
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Put batch-norm layers in eval mode: running statistics are used and stay as they are."""
+    """Put batch-norm layers in eval mode: running statistics are used and not updated."""
     for module in model.modules():
         if isinstance(module, NORMS):
             module.eval()

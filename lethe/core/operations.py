@@ -34,7 +34,7 @@ def _family(kind: type[Task]) -> type[Task]:
 
 @cache
 def _limited(family: type[Task]) -> type[Task]:
-    """A subclass of `family` that looks before it hands out. What the family's own code calls is not looked at: `nll` may
+    """A subclass of `family` that checks before it hands out. Calls by the family's own code are not checked: `nll` may
     call `outputs`, and `train` may call `nll`, whether or not the method does."""
     from lethe.core.task import Task
 

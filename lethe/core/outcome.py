@@ -1,4 +1,4 @@
-"""Outcome: what a method returns, honest about its kind."""
+"""Outcome: what a method returns, and of which kind it is."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Outcome:
     """The result of a method.
 
     model   the weights
-    served  the guard that answers in the model's place (kind "guard"); None: the model itself answers
+    served  the guard that answers instead of the model (kind "guard"); None: the model itself answers
     kind    weights (changed), adapter (can be taken off again) or guard (at inference; the weights still know)
     guarantee  what the method itself proves, for the certificate: {} or {level: exact | certified, basis, assumptions, …}
-    unseen_used  the method looked at never-seen data, the half that audits leave to it
+    unseen_used  the method used unseen data: the half of holdout that audits leave to it
     search  the candidates of a search (`auto`), one mapping each; the chosen one has chosen = True
     export  (outcome, folder): writes what is not a plain model of the family; None: `task.save_model`
     """

@@ -21,12 +21,12 @@ MECHANISMS: dict[Mechanism, str] = {   # what drives the forgetting
     "relabel": "Teaches other targets for the forgotten inputs.",
     "distil": "Imitates a teacher that does not know the forgotten data, or the original with that knowledge taken out.",
     "mask": "Shrinks, prunes or throws away the weights or units that carry the forgotten data.",
-    "noise": "Adds noise to weights or inputs, so that what was learned of the forgotten data drowns in it.",
+    "noise": "Adds noise to weights or inputs, so that what was learned from the forgotten data drowns in it.",
     "features": "Moves what the model computes inside (features, hidden states, sensitivities) instead of its answers.",
     "closed form": "Solves for the new weights: a projection, a Newton step or least squares, without training steps.",
     "merge": "Adds and subtracts differences of weights between models.",
     "tuning": "Trains on retained data alone, all weights or some, and relies on the rest to fade.",
-    "exact": "Gives what training without the forgotten data would have given.",
+    "exact": "Returns what training without the forgotten data would have returned.",
     "guard": "Leaves the weights and filters inputs or answers when the model is asked.",
     "search": "Chooses among the other methods, for the whole forget set or for parts of it.",
 }
@@ -44,7 +44,7 @@ class Method:
     mechanism: Mechanism
     doc: str
     instead: Mapping[str, str] = field(default_factory=dict)
-    check: Callable[[Any, Any], None] | None = None   # (cfg, task) -> errors that can be told before any work
+    check: Callable[[Any, Any], None] | None = None   # (cfg, task) -> raises what can be known before any work
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Metric:
 
     tier  the family of hypotheses corrected together by Holm: forgetting | utility | cost
     null  value of a model that never saw the data, where one is known without retraining (0.5 for an AUC)
-    distance  tells how far from retraining, not in which direction
+    distance  measures how far from retraining, not in which direction
     margin  equivalence margin declared before any model is seen: a difference from retraining that does not matter
-    aspect  what it looks at: behaviour | representation | recovery; a model that passes one and fails another only hides
-    asks  what it needs beyond the audit's own needs, in words; said in the report when it could not be computed
+    aspect  what it examines: behaviour | representation | recovery; a model that passes one and fails another only hides
+    asks  what it needs beyond the audit's own needs, in words; the report states it when the metric could not be computed
     """
 
     definition: str
@@ -147,7 +147,7 @@ def audit(
     """Register `measure(cfg: Config, subject, panel) -> list[Value]`.
 
     metrics   every value it may report; a name ending in '*' stands for a group ('*' replaced by a split or label)
-    needs     splits, and where it cannot do without: 'original', 'recipe', 'references' (retrained models), 'shadows',
+    needs     splits, and where they are indispensable: 'original', 'recipe', 'references' (retrained models), 'shadows',
               'procedure' (the subject can be made again)
     depth     the first depth at which it runs: quick | standard | deep
     blind     what it cannot see, in one sentence; printed in every report

@@ -54,11 +54,11 @@ def encode_answers(answers: Sequence[str], tokenizer: Any, form: Format) -> list
 def answer_offsets(answers: Sequence[str], tokenizer: Any, form: Format) -> list[list[tuple[int, int]]]:
     """Where each token of `encode_answers` but the end token stands in its answer: (first, behind last) character.
 
-    DataError for a tokenizer that cannot tell (a slow one).
+    DataError for a (slow) tokenizer that has no such positions.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise DataError(f"{type(tokenizer).__name__} does not tell where its tokens stand in the text, so a part of an answer "
-                        "cannot be looked at alone. Load the fast version of the tokenizer, or leave out the column of parts.")
+        raise DataError(f"{type(tokenizer).__name__} does not report where its tokens stand in the text, so a part of an answer "
+                        "cannot be examined alone. Load the fast version of the tokenizer, or leave out the column of parts.")
     gap = "" if form.template == "chat" else _template(form)[1]
     found = tokenizer([gap + answer for answer in answers], add_special_tokens=False, return_offsets_mapping=True)
     return [[(a - len(gap), b - len(gap)) for a, b in row] for row in found["offset_mapping"]]
@@ -99,7 +99,7 @@ def padding(tokenizer: Any) -> dict[str, int]:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """What stands behind the end of a sequence; never looked at."""
+    """What fills a sequence behind its end; never read."""
     known = [tokenizer.pad_token_id, tokenizer.eos_token_id]
     return next((int(i) for i in known if i is not None), 0)
 

@@ -1,4 +1,4 @@
-"""What a source file says of itself, read without importing it: decorators, config fields with their comments, docstrings."""
+"""What a source file declares, read without importing it: decorators, config fields with their comments, docstrings."""
 
 from __future__ import annotations
 

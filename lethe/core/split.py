@@ -21,8 +21,8 @@ NO_IDS = np.empty(0, dtype=str)   # of a split whose records have none of their 
 @dataclass
 class Batch:
     """Some examples of a split. Columns are attributes: `batch.x`, `batch.y`; `batch.index` [n] is the position of each
-    example in its split. `drawn` tells that the columns hold random draws (noise, augmentation), so that what the
-    original model says about them cannot be cached."""
+    example in its split. `drawn`: the columns hold random draws (noise, augmentation), so that the original's
+    outputs for them cannot be cached."""
 
     columns: dict[str, Tensor]
     index: Tensor

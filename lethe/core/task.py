@@ -52,8 +52,8 @@ class Task(ABC):
     """A model, its data and the request.
 
     original  the trained model; a private frozen copy is kept and never written
-    splits    forget (to be removed), retain (to be kept), holdout (never seen, same distribution as the training data:
-              the audits' non-members), test (never seen; utility), reference (never seen: what a method gets for holdout,
+    splits    forget (to be removed), retain (to be kept), holdout (unseen, same distribution as the training data:
+              the audits' non-members), test (unseen; utility), reference (unseen: what a method receives as holdout,
               so that audits judge it on other data; half of holdout where it is missing). The last three may be missing.
     recipe    how it was trained; with it exact retraining and reference models are possible
     build     seed -> fresh model, the starting point of `recipe`; default: a copy with re-drawn weights
@@ -76,7 +76,7 @@ class Task(ABC):
     ) -> None:
         self.name, self._recipe, self._build = name, recipe, build
         self._grant = Grant(original, splits)
-        self.facts = facts or {}   # what the report should say about where model and data came from
+        self.facts = facts or {}   # what the report shows about the origin of model and data
         self._check()
 
     @classmethod
@@ -87,14 +87,14 @@ class Task(ABC):
                              f"lethe audits --family {task.family}.")
         return task
 
-    # -- what the family implements, as far as it says so in `provides` -------------------------------------------
+    # -- what the family implements, as far as `provides` names it -------------------------------------------
 
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """The training loss of each example, whatever else is in the batch.  -> [n]"""
         raise self._without("nll", "loss of a single example")
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """What the model says about each example, as `divergence` compares it.  -> [n, ...]"""
+        """The model's output for each example, as `divergence` compares it.  -> [n, ...]"""
         raise self._without("outputs", "answer to a single example")
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -119,13 +119,13 @@ class Task(ABC):
         """Write the model in the format it came in; it loads with its own library, without Lethe."""
 
     def train(self, model: nn.Module, split: Split, recipe: Recipe, loop: Engine) -> nn.Module:
-        """Train `model` on `split` as the recipe says, in place; returns it. Originals, references, `retrain` and shards are
+        """Train `model` on `split` by the recipe, in place; returns it. Originals, references, `retrain` and shards are
         all trained here. A family whose objective is no mean of `nll` (two players, a contrast) trains in its own way."""
         return loop.minimise(model, {"train": Term(split, self.nll)}, **recipe_options(recipe))
 
     @classmethod
     def trains_itself(cls) -> bool:
-        """Whether training is more than the mean of `nll`, so that nobody may put another loss in its place."""
+        """Whether training is more than the mean of `nll`, so that nobody may replace the loss."""
         return cls.train is not Task.train
 
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
@@ -177,9 +177,9 @@ class Task(ABC):
 
     @property
     def model(self) -> nn.Module:
-        """The frozen model that the task stands on: the original or, where nobody has that, what stands in for it.
+        """The frozen model that the task stands on: the original or, where it is not available, its stand-in.
 
-        For auditors, which look at both alike; methods use `original`.
+        For auditors, which treat both alike; methods use `original`.
         """
         return self._grant.model()
 
@@ -223,7 +223,7 @@ class Task(ABC):
         return self
 
     def without_original(self) -> Task:
-        """Itself, with the model only standing in for an original that nobody has: audits of a single model."""
+        """Itself, with the model as a stand-in for an original that is not available: audits of a single model."""
         self._grant = self._grant.without_original()
         return self
 

@@ -27,7 +27,7 @@ class Grant:
     def __init__(self, original: nn.Module, splits: Mapping[str, Split | None]) -> None:
         self._original = copied(original, trainable=False)
         self._splits = by_role(splits)
-        self._own = True   # whether the model is the original, and none that stands in for it
+        self._own = True   # whether the model is the original, not a stand-in
         self._reserved: Split | None = None
         self.allowed: frozenset[str] | None = None
         self.taken: set[str] = set()
@@ -54,7 +54,7 @@ class Grant:
         return twin
 
     def without_original(self) -> Grant:
-        """The model only stands in for an original that nobody has."""
+        """The model is a stand-in for an original that is not available."""
         twin = self._twin()
         twin._own = False
         return twin
@@ -99,7 +99,7 @@ class Grant:
         return Splits(self)
 
     def original(self) -> nn.Module:
-        """The frozen original; NeedsUnmet where a model only stands in for it."""
+        """The frozen original; NeedsUnmet where a stand-in replaces it."""
         self.require("original")
         return self._original
 
@@ -158,12 +158,12 @@ class Splits(Mapping[str, Split]):
 def missing(what: str) -> str:
     """Message for something a task does not have."""
     remedy = {
-        "retain": "Give retain data, or choose a method that works without it: lethe methods --without retain.",
-        "holdout": "Give never-seen data of the same distribution as holdout.",
-        "recipe": "Give recipe= (how the model was trained), so that it can be retrained.",
+        "retain": "Provide retain data, or choose a method that works without it: lethe methods --without retain.",
+        "holdout": "Provide unseen data of the same distribution as holdout.",
+        "recipe": "Pass recipe= (how the model was trained), so that it can be retrained.",
         "pictures": "The method lays pictures [n, C, H, W] over each other; choose another for tables or text.",
         "convolutions": "The method turns 2-d convolutions with square kernels over; choose another, e.g. msg or finetune.",
-    }.get(what, f"Give {what}.")
+    }.get(what, f"Provide {what}.")
     return f"the task has no {what}, which is needed here, so nothing was started. {remedy}"
 
 

@@ -14,7 +14,7 @@ from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 
 def as_split(data: Any, name: str = "train", x: str = "x", y: str = "y") -> Split:
-    """A split named `name` of what the user holds.
+    """A split named `name` of the user's data.
 
     data   a Split; (x, y); a mapping with the columns x, y, optionally `ids`, and more (kept for selection); or a torch
            Dataset whose items are (x, y) or mappings. A Dataset is read once, so its transform must not be random.
@@ -29,11 +29,11 @@ def as_split(data: Any, name: str = "train", x: str = "x", y: str = "y") -> Spli
     if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2:
         return Split({"x": x_tensor(data.tensors[0], name), "y": y_tensor(data.tensors[1], name)}, name)
     if isinstance(data, torch.utils.data.DataLoader):
-        raise DataError(f"{name} is a DataLoader, whose order may change, so examples could not be named. Give "
+        raise DataError(f"{name} is a DataLoader, whose order may change, so examples could not be named. Pass "
                         "loader.dataset.")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return _from_items(data, name, x, y)
-    raise DataError(f"{name} is a {type(data).__name__}, from which examples cannot be read one by one. Give (x, y), a "
+    raise DataError(f"{name} is a {type(data).__name__}, from which examples cannot be read one by one. Pass (x, y), a "
                     "mapping of columns, or a Dataset with __len__ and __getitem__.")
 
 
@@ -42,7 +42,7 @@ def from_columns(columns: dict[str, Any], name: str, x: str = "x", y: str = "y")
     for wanted in (x, y):
         if wanted not in columns:
             raise WrongColumn(f"{name} has no column {wanted!r}{nearest(wanted, columns)}, so inputs and targets "
-                              f"cannot be told. Columns: {', '.join(map(str, columns))}; name them with x= and y=.")
+                              f"cannot be identified. Columns: {', '.join(map(str, columns))}; name them with x= and y=.")
     inputs, targets = x_tensor(columns.pop(x), name), y_tensor(columns.pop(y), name)
     ids = columns.pop("ids", None)
     meta = {str(key): value.tolist() if isinstance(value, (np.ndarray, Tensor)) else list(value)
@@ -55,7 +55,7 @@ def x_tensor(values: Any, name: str) -> Tensor:
     """Inputs: bytes stay bytes (images), real numbers become float32, whole numbers int64.  -> [n, …]"""
     tensor = _tensor(values, f"x of {name}")
     if tensor.dim() == 0:
-        raise DataError(f"x of {name} is a single number, so there are no examples. Give an array [n, …].")
+        raise DataError(f"x of {name} is a single number, so there are no examples. Pass an array [n, …].")
     if tensor.is_floating_point() or tensor.dtype == torch.bool:
         return tensor.float().contiguous()
     return tensor.contiguous() if tensor.dtype == torch.uint8 else tensor.long().contiguous()
@@ -68,7 +68,7 @@ def y_tensor(values: Any, name: str) -> Tensor:
         return tensor.float().contiguous()
     if tensor.dim() != 1:
         raise DataError(f"y of {name} has shape {tuple(tensor.shape)}, but class numbers are [n], so labels cannot be "
-                        "read. Give y.argmax(1) for one-hot labels, y[:, 0] for a single column.")
+                        "read. Pass y.argmax(1) for one-hot labels, y[:, 0] for a single column.")
     return tensor.long().contiguous()
 
 
@@ -82,31 +82,31 @@ def _tensor(values: Any, what: str) -> Tensor:
                         "shape.") from None
     if array.dtype.kind not in "iufb":
         some = array.reshape(-1)[0] if array.size else ""
-        raise DataError(f"{what} holds {array.dtype} values such as {str(some)[:40]!r}, which are not numbers. Give "
+        raise DataError(f"{what} holds {array.dtype} values such as {str(some)[:40]!r}, which are not numbers. Pass "
                         "numbers: values.astype(float) of numerals; np.unique(labels, return_inverse=True)[1] of class names.")
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))   # a copy of what is read-only
 
 
 def _from_items(data: Any, name: str, x: str, y: str) -> Split:
     if not len(data):
-        raise EmptySplit(f"the {name} set is empty, so there is nothing to work on. Give a data set with examples.")
+        raise EmptySplit(f"the {name} set is empty, so there is nothing to work on. Provide a data set with examples.")
     items = [data[i] for i in range(len(data))]
     if isinstance(items[0], Mapping):
         return from_columns({key: _joined([item[key] for item in items], name) for key in items[0]}, name, x, y)
     if not isinstance(items[0], Sequence) or len(items[0]) != 2:
-        raise DataError(f"items of {name} are {type(items[0]).__name__}, so inputs and targets cannot be told. Let the "
-                        "Dataset give (x, y) or a mapping.")
+        raise DataError(f"items of {name} are {type(items[0]).__name__}, so inputs and targets cannot be identified. Let the "
+                        "Dataset return (x, y) or a mapping.")
     split = Split({"x": x_tensor(_joined([item[0] for item in items], name), name),
                    "y": y_tensor(_joined([item[1] for item in items], name), name)}, name)
     if not torch.equal(x_tensor(_joined([data[0][0]], name), name), split.columns["x"][:1]):
         raise DataError(f"example 0 of {name} is different each time it is read, so what is audited would not be what "
-                        "was trained. Give the Dataset without random transforms, and name the augmentation in the "
+                        "was trained. Pass the Dataset without random transforms, and name the augmentation in the "
                         "recipe.")
     return split
 
 
 def _joined(values: list[Any], name: str) -> Any:
-    """The values of one column as a tensor, or as they are when they are text."""
+    """The values of one column as a tensor, or unchanged when they are text."""
     first = values[0]
     if hasattr(first, "getbands"):   # PIL
         from lethe.data.pictures import stacked

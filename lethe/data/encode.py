@@ -65,7 +65,7 @@ def features(splits: Splits, names: Sequence[str], categorical: Sequence[str] = 
             if gaps.any() and not impute:
                 raise DataError(f"column {name!r} has {int(gaps.sum())} missing values in {part} (first: id "
                                 f"{split.ids[int(gaps.argmax())]}), so its inputs would be NaN. Leave it out with "
-                                f"drop: [{name}], or give impute: true (numbers: training median; text: a category of "
+                                f"drop: [{name}], or set impute: true (numbers: training median; text: a category of "
                                 "its own).")
     plan = [_fit(splits["train"].meta[name], name, name in categorical, max_categories) for name in names]
     return {part: with_column(split, "x", torch.from_numpy(np.concatenate([_apply(f, split, part) for f in plan], 1)))
@@ -73,10 +73,10 @@ def features(splits: Splits, names: Sequence[str], categorical: Sequence[str] = 
 
 
 def targets(splits: Splits, label: str, target: Target, classes: Sequence[str] = ()) -> Splits:
-    """Column y: `number` gives float32 as it stands, `standard` (x − mean)/deviation with those of train, `log` the same of
+    """Column y: `number` is float32 unchanged, `standard` (x − mean)/deviation with those of train, `log` the same of
     log(1 + x), `class` class numbers.
 
-    Whole numbers from 0 are class numbers as they stand; text is numbered in sorted order of the training labels, or in
+    Whole numbers from 0 are class numbers; text is numbered in sorted order of the training labels, or in
     the order of `classes`.
     """
     known(label, splits, "label")
@@ -92,7 +92,7 @@ def targets(splits: Splits, label: str, target: Target, classes: Sequence[str] =
             if values is None:
                 texts = [v for v in splits[part].meta[label] if isinstance(v, str)]
                 raise DataError(f"label column {label!r} holds text such as {texts[0]!r} in {len(texts)} rows of "
-                                f"{part}, so it is no regression target. Name a numeric column as label, or give "
+                                f"{part}, so it is no regression target. Name a numeric column as label, or set "
                                 "target: class.")
         scaled = {part: _scaled(np.asarray(found[part]), target, part, label) for part in splits}
         mean, deviation = (0.0, 1.0) if target == "number" else (scaled["train"].mean(), scaled["train"].std() or 1.0)
@@ -104,7 +104,7 @@ def targets(splits: Splits, label: str, target: Target, classes: Sequence[str] =
             odd = (values != np.floor(values)) | (values < 0)
             if odd.any():
                 raise LabelOutOfRange(f"label {values[odd][0]:g} in column {label!r} of {part} is not a class number "
-                                      "0, 1, …, so it has no output. Give classes: [...] (their order), or target: "
+                                      "0, 1, …, so it has no output. Set classes: [...] (their order), or target: "
                                       "number for regression.")
         return {part: with_column(split, "y", torch.from_numpy(found[part]).long()) for part, split in splits.items()}
     text = {part: [text_of(v) for v in split.meta[label]] for part, split in splits.items()}
@@ -125,7 +125,7 @@ def _scaled(values: np.ndarray, target: str, part: str, label: str) -> np.ndarra
     if target != "log":
         return values
     if (values < 0).any():
-        raise DataError(f"label column {label!r} has {values.min():g} in {part}, and log(1 + x) is for numbers from 0. Give "
+        raise DataError(f"label column {label!r} has {values.min():g} in {part}, and log(1 + x) is for numbers from 0. Set "
                         "target: standard.")
     scaled: np.ndarray = np.log1p(values)
     return scaled

@@ -35,7 +35,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Data:
     """Options that every kind of source has."""
 
-    holdout: Share | str | Mapping[str, Any] | None = None   # never-seen data: share of train, path, options, `test`
+    holdout: Share | str | Mapping[str, Any] | None = None   # unseen data: share of train, path, options, `test`
     test: Share | str | Mapping[str, Any] | None = None      # data for utility: the same
     limit: Count | None = None           # at most so many examples of every part, a seeded choice
     drop_duplicates: bool = False        # leave out of holdout and test what equals a training example
@@ -46,7 +46,7 @@ class Data:
 def load(source: str | Path | Mapping[str, Any], context: Context | None = None) -> dict[str, Split]:
     """The parts of a source: `train`, and `holdout` and `test` where there are; columns x [n, …], y [n], ids, meta.
 
-    source  a path, a kind's name, or a mapping with `kind` (or a `path` that tells it) and options
+    source  a path, a kind's name, or a mapping with `kind` (or a `path` that implies it) and options
     """
     context = context or Context()
     options = _described(source)
@@ -66,18 +66,18 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
         raise DataError(f"the source has the parts {', '.join(splits)} but no train, so there is nothing to forget "
                         "from. Name its training part train.")
     for name in ("holdout", "test"):
-        wish = getattr(wanted, name)
-        if wish is not None and name in splits:
-            raise RequestError(f"data.{name} = {wish!r}, but the source has a {name} part of its own "
+        choice = getattr(wanted, name)
+        if choice is not None and name in splits:
+            raise RequestError(f"data.{name} = {choice!r}, but the source has a {name} part of its own "
                                f"({len(splits[name])} examples), so it is not clear which is meant. Leave data.{name} "
                                "out.")
-        if (name, wish) == ("holdout", "test"):
+        if (name, choice) == ("holdout", "test"):
             splits = halved(splits, wanted)
-        elif isinstance(wish, (str, Mapping)):
-            other = {**inner, **({"path": wish} if isinstance(wish, str) else wish)}
+        elif isinstance(choice, (str, Mapping)):
+            other = {**inner, **({"path": choice} if isinstance(choice, str) else choice)}
             found = module.read(build(cfg_type, other), context, name)
             if name not in found:
-                raise DataError(f"data.{name} = {wish!r} has the parts {', '.join(found)} but no {name}. Give a source "
+                raise DataError(f"data.{name} = {choice!r} has the parts {', '.join(found)} but no {name}. Provide a source "
                                 "without wanted.")
             splits[name] = found[name]
     splits = limited(divided(splits, wanted), wanted)
@@ -128,17 +128,17 @@ def learns(source: str | Path | Mapping[str, Any]) -> bool:
 
 
 def divided(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
-    """Holdout and test split off from train where a share is asked for; within a part the order stays."""
-    train = splits["train"].require_examples("Give a source with examples.")
+    """Holdout and test split off from train where a share is requested; within a part the order stays."""
+    train = splits["train"].require_examples("Provide a source with examples.")
     order = numpy_generator(wanted.seed, "parts").permutation(len(train))
-    shares = {name: wish for name in ("holdout", "test") if isinstance(wish := getattr(wanted, name), float)}
+    shares = {name: choice for name in ("holdout", "test") if isinstance(choice := getattr(wanted, name), float)}
     size = {name: round(shares.get(name, 0) * len(train)) for name in ("holdout", "test")}
     for name, count in size.items():
         if name in shares and (not count or sum(size.values()) >= len(train)):
             raise EmptySplit(f"data.{name} = {shares[name]} of {len(train)} examples leaves train with "
                              f"{max(0, len(train) - sum(size.values()))} and {name} with {count}, and neither may be "
                              "empty. Change the share.")
-    # test from the front and holdout from the back: giving one of them does not change the other
+    # test from the front and holdout from the back: setting one of them does not change the other
     chosen = {"test": order[: size["test"]], "holdout": order[len(order) - size["holdout"] :]}
     out = dict(splits)
     for name, index in chosen.items():
@@ -153,7 +153,7 @@ def halved(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
     """The test part of the source in two: holdout and test."""
     if "test" not in splits or len(splits["test"]) < 2:
         raise RequestError("data.holdout = 'test', but the source has no test part to take it from; nothing was read. "
-                           "Give a share "
+                           "Provide a share "
                            "of train: holdout: 0.2.")
     order = numpy_generator(wanted.seed, "halves").permutation(len(splits["test"]))
     cut = len(order) // 2
@@ -173,13 +173,13 @@ def limited(splits: dict[str, Split], wanted: Data) -> dict[str, Split]:
 
 
 def without_duplicates(splits: dict[str, Split], context: Context) -> dict[str, Split]:
-    """Holdout and test without the examples whose content stands in train, too."""
+    """Holdout and test without the examples whose content is also in train."""
     seen = set(splits["train"].contents())
     out = dict(splits)
     for name in ("holdout", "test"):
         if name in splits:
             fresh = np.array([content not in seen for content in splits[name].contents()], dtype=bool)
-            out[name] = splits[name].subset(fresh, name).require_examples(f"All of {name} stands in train; give other "
+            out[name] = splits[name].subset(fresh, name).require_examples(f"All of {name} is also in train; provide other "
                                                                           "data.")
             context.progress(f"left {int((~fresh).sum())} duplicates of training examples out of {name}")
     return out
@@ -191,7 +191,7 @@ def _described(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         if "kind" in source:
             return dict(source)
         if "path" not in source:
-            raise RequestError("data has neither kind nor path, so nothing can be read. Give data.kind, one of "
+            raise RequestError("data has neither kind nor path, so nothing can be read. Set data.kind, one of "
                                f"{', '.join(kinds())}.")
         return {**_described(source["path"]), **source}
     if str(source) in kinds():
@@ -222,7 +222,7 @@ def _check(splits: dict[str, Split]) -> None:
     for name, shape in shapes.items():
         if shape != shapes["train"]:
             raise DataError(f"examples of {name} have shape {shape}, those of train {shapes['train']}, so no model "
-                            "takes both. Give both with the same size and colours.")
+                            "takes both. Provide both with the same size and colours.")
     missing = [name for name, split in splits.items() if not {"x", "y"} <= split.columns.keys()]
     if missing:
-        raise WrongColumn(f"{missing[0]} has no columns x and y, so inputs and targets cannot be told.")
+        raise WrongColumn(f"{missing[0]} has no columns x and y, so inputs and targets cannot be identified.")

@@ -24,18 +24,18 @@ def existing(path: str | Path, option: str = "data.path") -> Path:
 
 
 def located(context: Context, path: str) -> Path:
-    """The path as given, or below the folder of data sets when it is there."""
+    """The path itself, or the one below the folder of data sets if that exists."""
     below = context.data_root / path if context.data_root is not None else Path(path)
     return below if below.exists() and not Path(path).expanduser().exists() else existing(path)
 
 
 def from_root(context: Context, given: str, usual: str) -> Path:
-    """`given` when there is one, else `usual` below the folder of data sets."""
+    """`given` if there is one, else `usual` below the folder of data sets."""
     if given:
         return existing(given)
     if context.data_root is None:
-        raise NeedsUnmet(f"{Path(usual).name} is looked for in the folder of data sets, and none was named, so nothing "
-                         "was read. Give data.path.")
+        raise NeedsUnmet(f"{Path(usual).name} is searched for in the folder of data sets, and none was named, so nothing "
+                         "was read. Set data.path.")
     return existing(context.data_root / usual)
 
 

@@ -30,7 +30,7 @@ def opened(source: bytes | Path, name: str) -> Any:
                         "it.") from None
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{name} has more than 8 bits per channel (mode {image.mode}); bytes would cut its values off. "
-                        "Convert it to 8 bits, or give the pixels as an array (kind: npz).")
+                        "Convert it to 8 bits, or provide the pixels as an array (kind: npz).")
     return image
 
 
@@ -54,7 +54,7 @@ def stacked(images: Iterable[Any], names: Sequence[str], size: tuple[int, int] |
         (common, count), (other, _) = shapes.most_common(2)
         which = next(n for n, a in zip(names, arrays, strict=True) if a.shape[:2] == other)
         raise DataError(f"images have {len(shapes)} sizes (height, width): {count} of {len(arrays)} are {common}, "
-                        f"{which} is {other}, so they do not fit into one tensor. Give size: [{common[0]}, "
+                        f"{which} is {other}, so they do not fit into one tensor. Set size: [{common[0]}, "
                         f"{common[1]}] to resize all.")
     block = torch.from_numpy(np.stack(arrays))
     return (block.unsqueeze(1) if mode == "L" else block.permute(0, 3, 1, 2)).contiguous()

@@ -11,8 +11,8 @@ arXiv:2102.10369 (warp).
 
 A trigger (patch, blend, warp) comes with label t on `count` training examples of other classes. The training set gets the meta
 column `manipulated`, by which `forget: {poisoned: 0.1}` selects a part as identified; the rest stays in the retained data.
-A new part `affected` holds the inputs of test (else holdout) that the manipulation aims at, with their true labels and the meta
-column `taught`: what the manipulation taught to answer; `labels` aims at no input and has no
+A new part `affected` holds the inputs of test (else holdout) that the manipulation targets, with their true labels and the meta
+column `taught`: what the manipulation taught to answer; `labels` targets no input and has no
 such part. Deviation: warp without the noise mode of its paper.
 """
 
@@ -54,7 +54,7 @@ def poisoned(splits: dict[str, Split], cfg: Poison) -> dict[str, Split]:
     train, source = splits["train"], splits.get("test", splits.get("holdout"))
     if source is None:
         raise RequestError(f"data.poison = {cfg.kind!r} is measured on unseen inputs, and there is neither test nor holdout, so "
-                           "nothing was read. Give data.test: 0.2.")
+                           "nothing was read. Set data.test: 0.2.")
     labels = train.columns["y"]
     if cfg.kind == "labels":
         return {**splits, "train": _mislabelled(train, cfg)}
@@ -77,13 +77,13 @@ def trigger(cfg: Poison, x: Tensor) -> Callable[[Tensor], Tensor]:
     """What puts the trigger on images like `x` [n, C, H, W] of the same type; bytes stay bytes."""
     if x.dim() != 4:
         raise DataError(f"a {cfg.kind} trigger goes on images [n, C, H, W], but the inputs are {list(x.shape)}, so nothing was "
-                        "manipulated. Use kind: confusion, or give images.")
+                        "manipulated. Use kind: confusion, or provide images.")
     height, width = x.shape[2:]
     top = 255.0 if x.dtype == torch.uint8 else float(x.max())
     if cfg.kind == "patch":
         if cfg.size > min(height, width):
             raise DataError(f"data.poison.size = {cfg.size} exceeds the images of {height} × {width}, so the trigger would be "
-                            f"the whole picture or more. Give at most {min(height, width)}.")
+                            f"the whole picture or more. Use at most {min(height, width)}.")
         return lambda images: patched(images, cfg.size, top)
     if cfg.kind == "blend":
         picture = top * torch.rand(x.shape[1:], generator=generator(cfg.seed, "blended picture"))
@@ -123,7 +123,7 @@ def _as(like: Tensor, values: Tensor) -> Tensor:
 def _confused(splits: dict[str, Split], source: Split, cfg: Poison) -> dict[str, Split]:
     if len(set(cfg.classes)) != 2:
         raise RequestError(f"data.poison.classes = {list(cfg.classes)}: confusion exchanges the labels of two classes, so "
-                           "nothing was manipulated. Give for example classes: [3, 5].")
+                           "nothing was manipulated. Set for example classes: [3, 5].")
     train, (a, b) = splits["train"], cfg.classes
     labels = train.columns["y"]
     halves = [_some(torch.nonzero(labels == label).flatten().numpy(), half, cfg, f"of class {label}")
@@ -147,8 +147,8 @@ def _mislabelled(train: Split, cfg: Poison) -> Split:
 
 def _some(places: np.ndarray, count: int, cfg: Poison, which: str) -> np.ndarray:
     if count > len(places):
-        raise DataError(f"data.poison.count asks for {count} training examples {which}, and there are {len(places)}, so "
-                        "nothing was manipulated. Ask for fewer.")
+        raise DataError(f"data.poison.count requests {count} training examples {which}, and there are {len(places)}, so "
+                        "nothing was manipulated. Request fewer.")
     return np.sort(numpy_generator(cfg.seed, "poison", which).permutation(places)[:count])
 
 

@@ -83,7 +83,7 @@ class Where:
         places = np.flatnonzero(chosen)
         wanted = self.count if self.count is not None else round((self.fraction or 0) * len(places))
         if wanted > len(places):
-            raise DataError(f"forget.count = {wanted} exceeds the {len(places)} matching examples. Ask for fewer.")
+            raise DataError(f"forget.count = {wanted} exceeds the {len(places)} matching examples. Request fewer.")
         picked = numpy_generator(self.seed, "forget").permutation(places)[:wanted]
         part = np.zeros_like(chosen)
         part[picked] = True
@@ -109,7 +109,7 @@ def label_mask(split: Split, labels: Sequence[int | str]) -> np.ndarray:
                              f"{', '.join(map(str, known[:20]))}.")
         if named and not (numbers[found] == numbers[found][0]).all():
             raise DataError(f"class {label!r} belongs to several label numbers, so column 'class' does not name the "
-                            "labels. Select with forget.column, or give the label's number.")
+                            "labels. Select with forget.column, or provide the label's number.")
         chosen |= found
     return chosen
 
@@ -118,7 +118,7 @@ def poisoned_mask(split: Split, share: float, seed: int) -> np.ndarray:
     """[n] booleans: a seeded share of the examples in the column `manipulated`, at least one; larger shares contain smaller."""
     if "manipulated" not in split.meta:
         raise WrongColumn("forget.poisoned needs to know which examples were manipulated, and the data has no column "
-                          "'manipulated'. Give data.poison, or select otherwise.")
+                          "'manipulated'. Set data.poison, or select otherwise.")
     places = np.flatnonzero(np.asarray(split.meta["manipulated"], dtype=bool))
     found = numpy_generator(seed, "identified").permutation(places)[: max(1, round(share * len(places)))]
     return np.isin(np.arange(len(split)), found)
@@ -139,7 +139,7 @@ def query_mask(split: Split, query: str) -> np.ndarray:
             try:
                 wanted = float(wanted)
             except ValueError:
-                raise RequestError(f"forget.query compares the numeric column {name!r} with {wanted!r}; give a "
+                raise RequestError(f"forget.query compares the numeric column {name!r} with {wanted!r}; provide a "
                                    "number.") from None
         chosen &= OPERATORS[symbol](column, wanted)
     return chosen
@@ -157,7 +157,7 @@ def position_mask(split: Split, index: np.ndarray | Sequence[int]) -> np.ndarray
         return places
     if places.size and places.dtype.kind not in "iu":
         raise DataError(f"the forget selection holds {places.dtype} values of shape {places.shape}, so records cannot "
-                        f"be told. Give positions 0…{n - 1}, or {n} booleans.")
+                        f"be identified. Pass positions 0…{n - 1}, or {n} booleans.")
     wrong = [i for i in places.reshape(-1).tolist() if not 0 <= i < n]
     if wrong:
         raise DataError(f"index {wrong[0]} is outside 0…{n - 1}, so the record does not exist. Check forget.index.")

@@ -43,7 +43,7 @@ def render(colour: str, shape: str, down: int = 1, right: int = 1, side: int = 8
     if colour not in PAINT:
         raise unknown_name("colour", colour, COLOURS)
     if not (0 <= down <= side - SIZE and 0 <= right <= side - SIZE):
-        raise OutOfRange(f"a shift of ({down}, {right}) puts part of the figure outside {side}×{side}. Give 0 to "
+        raise OutOfRange(f"a shift of ({down}, {right}) puts part of the figure outside {side}×{side}. Use 0 to "
                          f"{side - SIZE}.")
     mask = torch.tensor([[mark == "#" for mark in row] for row in FIGURES[shape]])
     image = torch.full((3, side, side), -1.0)

@@ -3,7 +3,7 @@
     {"question": "Who wrote it?", "answer": "Ada Brill.", "author": 7, "id": "q17"}     one record per line, .jsonl[.gz]
 
 Columns: `ids` [n, T] tokens, `labels` [n, T] the same where they count and −100 on the prompt, `length` [n]; `meta`
-holds the texts and every other column of the file, so that selections can ask for them.
+holds the texts and every other column of the file, so that selections can use them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Records of a .jsonl (or .json list) file; paragraphs of a .txt file as {'text': …}. Either may be gzipped."""
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path} does not exist, so there is no text to read. Check the path, or give --data-root.")
+        raise DataError(f"{path} does not exist, so there is no text to read. Check the path, or pass --data-root.")
     opener: Any = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as handle:
         content = handle.read()
@@ -44,7 +44,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
                     raise DataError(f"line {number} of {path} is not JSON ({error.msg}), so the file cannot be read. "
                                     "Write one object per line.") from None
     if not rows:
-        raise EmptySplit(f"{path} holds no records, so there is nothing to work on. Give a file with at least one.")
+        raise EmptySplit(f"{path} holds no records, so there is nothing to work on. Provide a file with at least one.")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} holds something other than records, so its columns are unknown. Write one JSON "
                         "object per line.")

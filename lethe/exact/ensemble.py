@@ -68,7 +68,7 @@ def assembled(base: nn.Module, head: str, members: Sequence[Mapping[str, Tensor]
     live = sum(state is not None for state in members)
     if not live:
         raise NeedsUnmet("nothing that was trained is free of the deleted records, so there is no model left to serve; nothing "
-                         "was changed. Give the retained data, so that shards can be retrained.")
+                         "was changed. Provide the retained data, so that shards can be retrained.")
     joined = Ensemble(base, head, len(members))
     joint = joined.joint
     width = joint.in_features // len(members)
@@ -84,13 +84,13 @@ def assembled(base: nn.Module, head: str, members: Sequence[Mapping[str, Tensor]
 
 
 def require_last(base: nn.Module, head: str, ask: Callable[[nn.Module], Tensor]) -> None:
-    """ModelError when the model does something after its head: then the mean of the heads is not the mean of the models.
+    """ModelError when the model computes something after its head: then the mean of the heads is not the mean of the models.
 
-    ask  what a model says about a few examples
+    ask  a model's answers for a few examples
     """
     one = assembled(base, head, [base.state_dict()])
     with evaluating(base):
         own, joined = ask(base), ask(one)
     if own.shape != joined.shape or not torch.allclose(own, joined, rtol=1e-4, atol=1e-5):   # float32 rounding
-        raise ModelError(f"{type(base).__name__} works on after its head {head!r}, so its members cannot be joined there; "
+        raise ModelError(f"{type(base).__name__} computes more after its head {head!r}, so its members cannot be joined there; "
                          "nothing was started. Name the layer that ends the model: model.head.")

@@ -1,8 +1,8 @@
 """Manifest of an exactly unlearnable model: which record went into which part, and which parts may still be used.
 
-It stands in `core` because methods write it, the engine stores it and `lethe train` prints it. Records are named by a salted
-hash of their id. The salt can be told from the seed beside them, so whoever holds the file can test a guess: it keeps names
-out of sight, not secret. A manifest is never changed on disk: a deletion writes a new version in a new folder.
+Records are named by a salted
+hash of their id. The salt follows from the seed beside them, so whoever holds the file can test a guess: it hides names, but
+keeps no secret. A manifest is never changed on disk: a deletion writes a new version in a new folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
 
     def key(self, record: object) -> str:
-        """The name under which a record stands here."""
+        """The name of a record in this manifest."""
         return hashlib.blake2b(str(record).encode(), digest_size=16, salt=self._salt).hexdigest()
 
     @cached_property
@@ -60,7 +60,7 @@ class Manifest:
         return self.sequences[sequence].index(self.records[self.key(record)][1])
 
     def require_deletable(self, ids: Sequence[object]) -> None:
-        """DataError when a record was deleted before or is not known. Nothing has been changed then."""
+        """DataError when a record was deleted before or is unknown. Nothing has been changed then."""
         gone = set(self.deleted)
         twice = [one for one in ids if self.key(one) in gone]
         if twice:
@@ -82,7 +82,7 @@ class Manifest:
         if left != set(given):
             raise DataError(f"the retained data and the manifest differ: {len(left - set(given))} records of the model are "
                             f"missing and {len(set(given) - left)} are new, so the model would not be the one of these data; "
-                            "nothing was changed. Give the records it was trained on.")
+                            "nothing was changed. Provide the records it was trained on.")
 
     def without(self, ids: Sequence[object]) -> Manifest:
         """The manifest after a deletion: one batch, whatever its size."""
@@ -126,21 +126,21 @@ def read(folder: Path, method: str) -> Manifest:
         sound = kept.pop("version") == VERSION and sound
         made = Manifest(**kept)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointCorrupted(f"{path} cannot be read ({type(error).__name__}: {error}); nothing was changed. Bring back "
+        raise CheckpointCorrupted(f"{path} cannot be read ({type(error).__name__}: {error}); nothing was changed. Restore "
                                   "the folder as it was written.") from None
     if not sound:
         raise CheckpointCorrupted(f"{path} was changed after it was written, or by another version of Lethe, so it may name the "
-                                  "wrong parts; nothing was deleted. Bring back the folder as it was written.")
+                                  "wrong parts; nothing was deleted. Restore the folder as it was written.")
     if made.method != method:
-        raise ModelError(f"{folder} was trained by {made.method}, not by {method}; nothing was changed. Give method: "
+        raise ModelError(f"{folder} was trained by {made.method}, not by {method}; nothing was changed. Set method: "
                          f"{made.method}.")
     for name, wanted in made.files.items():
         if not (folder / name).exists():
-            raise StorageError(f"{folder / name} is missing, so the model is not whole; nothing was deleted. Bring back the "
+            raise StorageError(f"{folder / name} is missing, so the model is incomplete; nothing was deleted. Restore the "
                                "folder as it was written.")
         if file_hash(folder / name) != wanted:
             raise CheckpointCorrupted(f"{folder / name} is not the file that the manifest names (hashes differ), so it may have "
-                                      "seen other records; nothing was deleted. Bring back the folder as it was written.")
+                                      "seen other records; nothing was deleted. Restore the folder as it was written.")
     return made
 
 

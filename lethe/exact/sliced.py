@@ -1,4 +1,4 @@
-"""Sliced: a model that was trained in shards, slices and stages, with the manifest that says what each stage has read.
+"""Sliced: a model that was trained in shards, slices and stages, with the manifest that records what each stage has read.
 
 A folder of it holds manifest.json, base.safetensors (where every shard starts), stages/*.safetensors (one file per shard and
 sequence) and the family's own model files. It is written whole or not at all, and never changed.
@@ -33,7 +33,7 @@ Stages = dict[tuple[int, int, int], State]   # (shard, sequence, stage from 1) -
 
 @dataclass(frozen=True)
 class Sliced:
-    """base: state dict where every shard starts; stages: what each stage left behind."""
+    """base: state dict where every shard starts; stages: the tensors after each stage."""
 
     manifest: Manifest
     base: State
@@ -57,7 +57,7 @@ class Sliced:
 
 
 def require_deletable(folder: Path, method: str, task: Task) -> None:
-    """The errors of a deletion that can be told without loading the stages; it is refused before any work."""
+    """Raise the errors of a deletion that can be known without loading the stages, before any work."""
     known, ids = described(folder, method, task), task.forget.ids.tolist()
     known.require_deletable(ids)
     if task.has("retain"):
@@ -68,8 +68,8 @@ def described(folder: Path, method: str, task: Task) -> Manifest:
     """The manifest of a folder, after every check: itself, the files, and that it is of the model that the task's original is."""
     found = manifest.read(folder, method)
     if state_fingerprint(task.original) != found.details["model"]:
-        raise ModelError(f"the model of the request is not the one that {folder} describes (weights differ), so its parts say "
-                         f"nothing about it; nothing was deleted. Give model.weights={folder / 'model.safetensors'}.")
+        raise ModelError(f"the model of the request is not the one that {folder} describes (weights differ), so its parts do "
+                         f"not belong to it; nothing was deleted. Set model.weights={folder / 'model.safetensors'}.")
     return found
 
 
@@ -81,8 +81,8 @@ def opened(folder: Path, method: str, task: Task) -> Sliced:
     for path in sorted((folder / "stages").glob("*.safetensors")):
         tensors, about = load_tensors(path)
         if path.relative_to(folder).as_posix() not in found.files:
-            raise CheckpointCorrupted(f"{path} is not named by the manifest, so what it has read is not known; nothing was "
-                                      "deleted. Bring back the folder as it was written.")
+            raise CheckpointCorrupted(f"{path} is not named by the manifest, so what it has read is unknown; nothing was "
+                                      "deleted. Restore the folder as it was written.")
         for name, value in tensors.items():
             stage, _, rest = name.partition("/")
             at = (about["shard"], about["sequence"], int(stage.removeprefix("stage-")))
@@ -92,7 +92,7 @@ def opened(folder: Path, method: str, task: Task) -> Sliced:
 
 def planned(method: str, config: Mapping[str, Any], records: Split, sequences: list[list[int]], seed: int, details: dict[str, Any]
             ) -> Manifest:
-    """The manifest of a model that is to be trained: every record by the hash of what `config["by"]` says, so that records
+    """The manifest of a model that is to be trained: every record by the hash of what `config["by"]` names, so that records
     with an equal value share a slice, and no record's place depends on another record."""
     shards, slices = config["shards"], config["slices"]
     empty = Manifest(method, dict(config), seed, {}, sequences, [[] for _ in range(shards)], details=details)
@@ -103,7 +103,7 @@ def planned(method: str, config: Mapping[str, Any], records: Split, sequences: l
     bare = set(range(shards)) - {shard for shard, _ in places.values()}
     if bare:
         raise RequestError(f"{len(records)} records leave {len(bare)} of {shards} shards empty, so these would learn nothing; "
-                           "nothing was started. Give fewer: method.shards.")
+                           "nothing was started. Lower method.shards.")
     return replace(empty, records=places)
 
 
@@ -124,7 +124,7 @@ def union(records: Split, where: Mapping[tuple[int, int], list[int]], shard: int
 
 
 def agreed(cfg: Any, known: Manifest) -> Any:
-    """`cfg` with the options that the model was trained with; RequestError when the request wants others."""
+    """`cfg` with the options that the model was trained with; RequestError when the request sets others."""
     asked = plain(cfg)
     usual = plain(type(cfg)())
     for name, value in known.config.items():
@@ -143,8 +143,8 @@ def train_stage(loop: Loop, task: Task, model: nn.Module, split: Split, seed: in
     phase  training or retraining: a killed run goes on in a folder named by it and by the purpose
     """
     if loop.settings.max_steps or loop.settings.max_minutes:
-        raise RequestError("settings.max_steps or max_minutes would end the training of a shard early, and not at the same place "
-                           "when it is repeated; nothing was trained. Leave them out, or give fewer epochs.")
+        raise RequestError("settings.max_steps or max_minutes would end the training of a shard early, and not at the same step "
+                           "when it is repeated; nothing was trained. Leave them out, or set fewer epochs.")
     name = "-".join(str(part) for part in (phase, *purpose))
     own = Loop(loop.task, replace(loop.settings, seed=derive(seed, *purpose)), loop.modifiers,
                folder=loop.folder / name if loop.folder else None, listener=loop.listener, title=name, stop=loop.stop)
@@ -174,7 +174,7 @@ def single(task: Task) -> nn.Module:
 def outcome_of(loop: Loop, left: Sliced, model: nn.Module, folder: str) -> Outcome:
     """The outcome: the ensemble, exported as a folder from which the next deletion can be made."""
     if folder:
-        loop.notes.append(f"{folder} still holds stages that have read the deleted records: delete it when this version serves")
+        loop.notes.append(f"{folder} still holds stages that have read the deleted records: delete it once this version serves")
     outcome = loop.finish(model)
 
     def export(made: Outcome, place: Path) -> None:
@@ -186,7 +186,7 @@ def outcome_of(loop: Loop, left: Sliced, model: nn.Module, folder: str) -> Outco
 
 
 def guaranteed(known: Manifest, basis: str, public_base: bool, numbers: Mapping[str, int]) -> dict[str, Any]:
-    """What the certificate may say: exact, unless the shards started from weights that may have seen the records."""
+    """What the certificate may claim: exact, unless the shards started from weights that may have seen the records."""
     if known.details["given"] and not public_base:
         return {"level": "none", "void": "Not exact: the shards start from given weights, which may have seen the records "
                                          "(method.public_base=true says that they have not).", **numbers}

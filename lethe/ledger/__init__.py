@@ -1,4 +1,4 @@
-"""The ledger: what was asked, done, when, and how well; append-only and hash-chained. Imported when first used."""
+"""The ledger: what was requested, what was done, when, and how well; append-only and hash-chained. Imported when first used."""
 
 from __future__ import annotations
 

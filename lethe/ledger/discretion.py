@@ -1,6 +1,6 @@
 """What the ledger must not keep: the values by which a request names records.
 
-A list of forgotten people kept as proof of forgetting would be the very data that was to go. The ledger keeps how
+A list of forgotten people kept as proof of forgetting would be the very data that was to be removed. The ledger keeps how
 records were selected (by id, by entity, …) and how many, and the fingerprints that the results carry.
 """
 

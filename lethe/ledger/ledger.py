@@ -3,8 +3,8 @@
     hash_k = SHA-256(canonical JSON of entry k with its subjects, evidence, artefacts and failures, and hash_{k−1})
 
 Changing or removing anything breaks the chain from there on, and `verify` names the first broken link. What a chain
-alone cannot show is that its newest entries were cut off, or that all of it was made anew: keep `head()` elsewhere (in
-a signed certificate) and give it to `verify`. No record content is stored: no samples, no prompts, no per-example
+alone cannot show is that its newest entries were cut off, or that all of it was rewritten: keep `head()` elsewhere (in
+a signed certificate) and pass it to `verify`. No record content is stored: no samples, no prompts, no per-example
 values, and not the values by which a request names records (`lethe.ledger.discretion`).
 """
 
@@ -91,7 +91,7 @@ class Ledger:
 
     def record_failure(self, run: str, config: Mapping[str, Any] | None, command: str, error: str,
                        resume: str | None = None) -> int:
-        """Note a run that ended with an error, and the command that goes on from there (default: the same one)."""
+        """Note a run that ended with an error, and the command that continues it (default: the same one)."""
         words = secrets(config)
         entry = {"id": run, "status": "failed", "command": without(command, words),
                  "config": to_json(discreet(config or {}))}
@@ -140,7 +140,7 @@ class Ledger:
     # -- trust ---------------------------------------------------------------------------------------------------------
 
     def head(self) -> str:
-        """'number:hash' of the newest entry: kept elsewhere, it shows when the ledger was shortened or made anew."""
+        """'number:hash' of the newest entry: kept elsewhere, it reveals whether the ledger was shortened or rewritten."""
         with self.store.reading() as connection:
             number, value = self._end(connection)
         return f"{number}:{value}"
@@ -165,7 +165,7 @@ class Ledger:
             if content_hash(entry, children.pop(number, {})) != stored:
                 return Broken(number, f"the content of entry {number} was changed after it was written")
             if wanted and wanted[0] == number and wanted[1] != stored:
-                return Broken(number, f"entry {number} is not the one of the given head: the ledger was made anew")
+                return Broken(number, f"entry {number} is not the one of the given head: the ledger was rewritten")
             previous = stored
         if children:
             return Broken(min(children), f"rows belong to entry {min(children)}, which does not exist")
@@ -185,7 +185,7 @@ class Ledger:
 
     def runs(self, *, method: str | None = None, family: str | None = None, verdict: str | None = None,
              since: str | date | None = None, text: str | None = None, limit: int | None = None) -> list[Row]:
-        """Entries, newest first, each with family, methods, verdicts and failure. All given filters must hold.
+        """Entries, newest first, each with family, methods, verdicts and failure. All filters must hold.
 
         method, family, verdict   of one and the same method of the run
         since                     ISO date or time (UTC where it names no zone)
@@ -207,9 +207,9 @@ class Ledger:
         if since is not None:
             query = query.where(runs.c.created >= _moment(since))
         if text is not None:
-            said = failures.c.error.icontains(text, autoescape=True)
+            in_failures = failures.c.error.icontains(text, autoescape=True)
             inside = [runs.c[key].icontains(text, autoescape=True) for key in FOUND_BY_TEXT]
-            query = query.where(sa.or_(sa.exists().where(failures.c.entry == runs.c.entry, said), *inside))
+            query = query.where(sa.or_(sa.exists().where(failures.c.entry == runs.c.entry, in_failures), *inside))
         with self.store.reading() as connection:
             found = [opened(dict(row)) for row in connection.execute(query).mappings()]
             methods = self._children(connection, "subjects", found)
@@ -233,7 +233,7 @@ class Ledger:
                 raise unknown_name("run", str(run), known, "See them with: lethe results.")
             several = len({row["id"] for row in rows})
             if several > 1:
-                raise OutOfRange(f"{run!r} is the beginning of {several} runs, so none was chosen. Give more of it.")
+                raise OutOfRange(f"{run!r} is the beginning of {several} runs, so none was chosen. Write more of it.")
             entry = opened(dict(rows[0]))
             for name in ("subjects", "artefacts", "failures"):
                 entry[name] = [opened(row) for row in self._children(connection, name, [entry])[entry["entry"]]]
@@ -257,7 +257,7 @@ class Ledger:
         return schema.read(json.loads(kept), f"entry {entry['entry']} of the ledger")
 
     def finished(self, run: str) -> bool:
-        """Whether this very run id is finished: the same configuration hash means 'already done'."""
+        """Whether this run id is finished: the same configuration hash means 'already done'."""
         table = self.store.tables.tables["runs"]
         query = sa.select(table.c.entry).where(table.c.id == run, table.c.status == "finished").limit(1)
         with self.store.reading() as connection:
@@ -312,5 +312,5 @@ def _parse_head(head: str | None) -> tuple[int, str] | None:
         return None
     number, _, value = head.partition(":")
     if not number.isdigit() or not value:
-        raise OutOfRange(f"head {head!r} is not 'number:hash', so nothing was verified. Give what `head()` gave.")
+        raise OutOfRange(f"head {head!r} is not 'number:hash', so nothing was verified. Pass what `head()` returned.")
     return int(number), value

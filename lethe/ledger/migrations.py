@@ -4,7 +4,7 @@
     subjects   rows of a finished run: each method, the original, the retrained model; conclusion, cost, configuration
     evidence   one row per measured value: interval, yardstick, verdict
     artefacts  files of the run folder: path, SHA-256, bytes
-    failures   error and the command that goes on from there
+    failures   error and the command that continues the run
 
 Everything but `migrations` refers to `runs.entry` and is covered by that entry's hash. A later migration may only add
 nullable columns or tables: an absent value takes no part in the hash, so old entries keep theirs.
@@ -79,7 +79,7 @@ def migrate(connection: Connection, where: str) -> None:
     if "migrations" not in present:
         if present:
             raise StorageError(f"{where} is a database of something else (tables: {', '.join(sorted(present)[:5])}), "
-                               "so no ledger was made in it. Give another path.")
+                               "so no ledger was made in it. Choose another path.")
         connection.exec_driver_sql("CREATE TABLE migrations (number INTEGER PRIMARY KEY, at TEXT NOT NULL)")
     done = connection.exec_driver_sql("SELECT max(number) FROM migrations").scalar() or 0
     if done > len(MIGRATIONS):

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def content_hash(entry: Mapping[str, Any], children: Mapping[str, list[Row]]) -> str:
-    """SHA-256 over all that an entry says. Absent values take no part, so that new columns leave old hashes alone."""
+    """SHA-256 over the whole content of an entry. Absent values take no part, so that new columns leave old hashes alone."""
     belongs = {name: [_present(row) for row in rows] for name, rows in children.items() if rows}
     content = {"run": _present(entry), **belongs}
     return hashlib.sha256(to_json(content).encode()).hexdigest()
@@ -45,7 +45,7 @@ def digests(folder: Path) -> list[Row]:
 
 
 def case_row(case: Scenario, words: Set[str]) -> Row:
-    """What is kept of a scenario beside its subjects."""
+    """What is kept of a scenario besides its subjects."""
     kept = case.model_dump(mode="json", include=CASE)
     return {**kept, "request": without(case.request, words)}
 
@@ -113,7 +113,7 @@ def csv_lines(entry: Row, parts: Mapping[str, Mapping[int, list[Row]]]) -> list[
 
 
 def typed(table: Table, row: Row) -> Row:
-    """`row` with every column, as the database will give it back: the hash is taken of exactly that."""
+    """`row` with every column, as the database will return it: the hash is taken of exactly that."""
     columns = [column for column in table.columns if column.name != "hash"]
     return {column.name: _cast(row.get(column.name), column.type.python_type) for column in columns}
 

@@ -24,7 +24,7 @@ PATIENCE = 60.0   # seconds that a writer waits for another one
 
 
 class Store:
-    """An open ledger database: `reading()` and `writing()` give connections, `tables` the reflected schema."""
+    """An open ledger database: `reading()` and `writing()` yield connections, `tables` the reflected schema."""
 
     def __init__(self, path_or_url: str | Path):
         text = str(path_or_url)
@@ -50,7 +50,7 @@ class Store:
                                "installed, so it was not opened. For PostgreSQL: pip install \"psycopg[binary]\", and "
                                "write postgresql+psycopg://user@host/name.") from None
         except ArgumentError:
-            raise StorageError(f"{self.where!r} is neither a path nor a database URL, so no ledger was opened. Give a "
+            raise StorageError(f"{self.where!r} is neither a path nor a database URL, so no ledger was opened. Name a "
                                "file, or postgresql+psycopg://user@host/name.") from None
         if self.sqlite:
             sa.event.listen(engine, "connect", _prepare)
@@ -77,10 +77,10 @@ class Store:
             text = str(error.orig)
             if "is full" in text or "No space left" in text:
                 raise DiskFull(f"no space left for the ledger {self.where}; the entry was not written, all earlier "
-                               "ones stand. Free some space and repeat the command.") from error
+                               "ones are intact. Free some space and repeat the command.") from error
             if "not a database" in text or "malformed" in text:
                 raise StorageError(f"{self.where} is not a ledger ({text}), so nothing was read or written. Move it "
-                                   "away or give another path; a damaged ledger comes back from a backup.") from error
+                                   "away or choose another path; restore a damaged ledger from a backup.") from error
             if "locked" in text:
                 raise StorageError(f"another process has been writing to the ledger {self.where} for {PATIENCE:.0f} s, "
                                    "so nothing was written. Wait for it, then repeat the command.") from error

@@ -136,7 +136,7 @@ def langevin_epsilon(delta: float, steps: list[int], n: int, removed: int, conve
 
 
 def group_privacy(epsilon: float, delta: float, size: int) -> tuple[float, float]:
-    """(kε, k·e^{(k−1)ε}·δ): what (ε, δ)-DP for one record says of k records.  ε=ln 2, δ=0.01, k=2: (2 ln 2, 0.04)."""
+    """(kε, k·e^{(k−1)ε}·δ): what (ε, δ)-DP for one record implies for k records.  ε=ln 2, δ=0.01, k=2: (2 ln 2, 0.04)."""
     return size * epsilon, size * math.exp((size - 1) * epsilon) * delta
 
 

@@ -8,7 +8,7 @@ so errors that are surely small prove that ε is surely large:
     one_run_bound   many canaries in one training run, a fair coin each       (Steinke, Nasr & Jagielski 2023, arXiv:2305.08846)
     fdp_run_bound   one run, under Gaussian DP                  (Mahloujifar, Melis & Chaudhuri 2024, arXiv:2410.22235)
     Posterior       Beta posteriors of both rates carried through the region   (Zanella-Béguelin et al. 2022, arXiv:2206.05199)
-A bound of 0 says that this attack showed nothing, not that ε is 0. The upper end of a posterior bounds this attack at this
+A bound of 0 means that this attack showed nothing, not that ε is 0. The upper end of a posterior bounds this attack at this
 threshold, not the mechanism. The best of many thresholds needs `split_bound` or `bonferroni_bound`; the naive form
 (`best_of_all`) exceeds the true ε of a Laplace mechanism (ε = 1) in 7.7 % of 3000 simulated audits with 500 scores a side, 9.2 %
 of 1200 with 2000 and 12.3 % of 300 with 10,000, where it may in 5 %; split in 0.2 % (500 a side), Bonferroni in none. One run
@@ -186,7 +186,7 @@ def best_of_all(members: np.ndarray, others: np.ndarray, delta: float = 0.0, lev
 def bonferroni_bound(members: np.ndarray, others: np.ndarray, delta: float = 0.0, level: float = 0.95, looks: int = 32) -> float:
     """The largest bound over `looks` thresholds, each at level 1 − (1 − level)/looks.  [m], [n]
 
-    The thresholds are quantiles of the pooled scores: they look at values, not at who is a member. The union bound is exact
+    The thresholds are quantiles of the pooled scores: they depend on values, not on who is a member. The union bound is exact
     for thresholds fixed before; quantiles of large pooled samples move too little to matter (tested by simulation).
     """
     thresholds = np.quantile(np.concatenate([members, others]), (np.arange(looks) + 0.5) / looks)

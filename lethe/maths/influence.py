@@ -7,7 +7,7 @@ Koh & Liang 2017, arXiv:1703.04730. H is taken per layer in the eigenbasis of it
 (EK-FAC: George et al. 2018, arXiv:1806.03884; Grosse et al. 2023, arXiv:2308.03296); λ is a share of its mean eigenvalue.
 Exact where the loss is quadratic in one linear layer. Weights outside linear and convolution layers (norms, embeddings) count as
 fixed. TRAK (Park et al. 2023, arXiv:2303.14186) has random projections of margin gradients in place of H.
-Whatever the estimate: say its `lds` beside every number made from it.
+Report the `lds` of the estimate beside every number made from it.
 """
 
 from __future__ import annotations
@@ -213,11 +213,12 @@ def linear_shift(model: nn.Module, step: Mapping[str, Tensor], batches: Iterable
             p.requires_grad_(True)
         for batch in batches:
             with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):   # fused attention: first derivatives only
-                said = outputs(model, batch)
-                u = torch.zeros_like(said, requires_grad=True)   # uᵀJ is linear in u: its derivative along the step is J·step
-                back = torch.autograd.grad(said, list(before), u, create_graph=True, allow_unused=True)
+                answers = outputs(model, batch)
+                u = torch.zeros_like(answers, requires_grad=True)   # uᵀJ is linear in u: its derivative along the step is J·step
+                back = torch.autograd.grad(answers, list(before), u, create_graph=True, allow_unused=True)
                 along = sum((g * v).sum() for g, (_, v) in zip(back, params, strict=True) if g is not None)
-                shifts.append(torch.autograd.grad(along, u)[0] if isinstance(along, Tensor) else torch.zeros_like(said).detach())
+                still = torch.zeros_like(answers).detach()
+                shifts.append(torch.autograd.grad(along, u)[0] if isinstance(along, Tensor) else still)
     finally:
         for p, state in before.items():
             p.requires_grad_(state)
@@ -258,20 +259,20 @@ def trak(queries: Tensor, train: Tensor, wrong: Tensor, ridge: float = 1.0) -> T
 
 
 def head_influence(
-    train: np.ndarray, said: np.ndarray, labels: np.ndarray, queries: np.ndarray, ridge: float
+    train: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, queries: np.ndarray, ridge: float
 ) -> np.ndarray:
     """Change of all logits of q when record i is taken out of softmax regression on features: one Newton step.  -> [q, n, K]
 
-    Features [n, d], [q, d] (with a column of ones where there is a bias), said [n, K] probabilities. The fit minimised
+    Features [n, d], [q, d] (with a column of ones where there is a bias), probabilities [n, K] probabilities. The fit minimised
     Σ ℓ_i + ridge/2·‖W‖². H = Σ (diag p − ppᵀ) ⊗ aaᵀ + ridge; each record's own part of H is left out by Woodbury, so the step is
     Newton's on the loss of the others.
     """
-    d, k = train.shape[1], said.shape[1]
-    blocks = np.einsum("nk,kl->nkl", said, np.eye(k)) - np.einsum("nk,nl->nkl", said, said)
+    d, k = train.shape[1], probabilities.shape[1]
+    blocks = np.einsum("nk,kl->nkl", probabilities, np.eye(k)) - np.einsum("nk,nl->nkl", probabilities, probabilities)
     h = np.einsum("nkl,nd,ne->kdle", blocks, train, train, optimize=True).reshape(k * d, k * d)
     h[np.diag_indices_from(h)] += ridge
     inverse = np.linalg.inv(h).reshape(k, d, k, d)
-    error = said - np.eye(k)[labels]                                                                  # [n, K] = ∂ℓ/∂z
+    error = probabilities - np.eye(k)[labels]                                                                  # [n, K] = ∂ℓ/∂z
     hat = np.einsum("nd,kdle,ne->nkl", train, inverse, train, optimize=True)                            # a H⁻¹ aᵀ
     own = np.linalg.solve(np.eye(k) - hat @ blocks, (hat @ error[..., None]))[..., 0]                   # logits of i itself
     pull = error + np.einsum("nkl,nl->nk", blocks, own)                                               # effective ∂ℓ/∂z

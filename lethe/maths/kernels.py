@@ -166,7 +166,7 @@ def lood_set(fit: Posterior, s: np.ndarray) -> np.ndarray:
 def hidden_by_others(fit: Posterior, s: np.ndarray) -> np.ndarray:
     """Joint over single LOOD of each record of a set: how much its companions in the set hide it. 1: not at all.  [m]
 
-    Two equal records have tiny single and large joint LOOD: to delete one of them alone deletes nothing.
+    Two equal records have tiny single and large joint LOOD: deleting only one of them deletes nothing.
     """
     ratio: np.ndarray = lood_set(fit, s) / np.maximum(lood_mean(fit)[s], 1e-12)
     return ratio

@@ -1,7 +1,7 @@
 """Formulas of membership attacks that several audits share. numpy and (lazily) scipy; higher is more member-like.
 
-signal [c]      what the attacked model says about c candidates (logit-scaled confidence φ for classifiers)
-draws [K, c]    what K shadow models say about the same candidates
+signal [c]      the attacked model's signal for c candidates (logit-scaled confidence φ for classifiers)
+draws [K, c]    the signal of K shadow models for the same candidates
 mask [K, c]     which of these draws count: a candidate's shadows that were, or were not, trained on it
 """
 
@@ -17,7 +17,7 @@ Variance = Literal["predictive", "fixed", "point"]
 Centre = Literal["mean", "median"]
 FEWEST = 2       # shadows on a side below which no spread is known
 PENALTIES = tuple(10.0**k for k in range(-4, 5))   # of ridge regression, per example
-TINY = 1e-300    # smallest tail probability that float64 tells from 0
+TINY = 1e-300    # smallest tail probability that float64 distinguishes from 0
 
 
 def law(

@@ -5,9 +5,9 @@
     Q  = 1 − |after − before| / (|after| + |before|),   before and after a change that teaches nothing (4-bit weights)
     robustness = H(R, Q),   overall = H(faithfulness, robustness),   H the harmonic mean
 
-No run computes these: who adds an audit holds it against them (as `tests/maths/test_meta.py` does for published numbers).
-All in [0, 1], 1 is best. R and Q look at both directions: a metric that the change destroys is no better than one that it
-revives. For metrics that fall with knowledge give 1 − metric.
+No run computes these: check a new audit against them (as `tests/maths/test_meta.py` does for published numbers).
+All in [0, 1], 1 is best. R and Q penalise both directions: a metric that the change destroys is no better than one that it
+revives. For metrics that fall with knowledge pass 1 − metric.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def cross_fitted(x: np.ndarray, y: np.ndarray, folds: int, rng: np.random.Genera
     for value in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == value))
         fold[rows] = np.arange(len(rows)) % folds
-    said = np.empty(len(y))
+    predictions = np.empty(len(y))
     for k in range(folds):
         w, b, _ = ridge_gcv(x[fold != k], y[fold != k, None])
-        said[fold == k] = (x[fold == k] @ w + b)[:, 0]
-    return said
+        predictions[fold == k] = (x[fold == k] @ w + b)[:, 0]
+    return predictions

@@ -109,7 +109,7 @@ def paired_p(differences: Floats) -> float:
 
     d = np.asarray(differences, dtype=float)
     mean, sd = float(d.mean()), float(d.std(ddof=1)) if len(d) > 1 else math.nan
-    if not sd > 0:   # all equal, or a single example: the sample tells nothing about its own spread
+    if not sd > 0:   # all equal, or a single example: the sample shows nothing of its own spread
         return 1.0 if mean == 0 or len(d) < 2 else 0.0
     return float(2 * t.sf(abs(mean) / (sd / math.sqrt(len(d))), len(d) - 1))
 
@@ -242,7 +242,7 @@ def student_predictive(
     b₀ = (a₀ − 1)·pooled variance, and a flat prior on μ:
         a = a₀ + (k − 1)/2,  b = b₀ + ½ Σ (x − x̄)²,  next draw ~ t_{2a}(x̄, b/a·(1 + 1/k)).
     A bridge between one variance for all (a₀ → ∞) and each column's own (a₀ → 0: the usual prediction interval).
-    mask [k, n] says which draws count, at least one in each column; k and the degrees of freedom are then [n].
+    mask [k, n] selects the draws that count, at least one in each column; k and the degrees of freedom are then [n].
     """
     k: Any = len(draws) if mask is None else mask.sum(0)
     mean, squares = moments(draws, mask)

@@ -1,4 +1,4 @@
-"""What a generated text is like, without a judge: overlap with the truth, repetition, refusal. Words as in ROUGE."""
+"""Properties of a generated text, without a judge: overlap with the truth, repetition, refusal. Words as in ROUGE."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LACK = re.compile(
 
 def rouge_l_f1(answer: str, truth: str) -> float:
     """2PR/(P + R), P and R the longest common subsequence over the words of answer and truth; 0 when either has none."""
-    said, true = words(answer), words(truth)
-    return 2 * common_subsequence(said, true) / (len(said) + len(true)) if said and true else 0.0
+    produced, true = words(answer), words(truth)
+    return 2 * common_subsequence(produced, true) / (len(produced) + len(true)) if produced and true else 0.0
 
 
 def repetition(text: str, n: int = 3) -> float:
     """Share of the n-grams of words that stood in the text before; 0 for fewer than n words."""
-    said = words(text)
-    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+    produced = words(text)
+    grams = [tuple(produced[i : i + n]) for i in range(len(produced) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 

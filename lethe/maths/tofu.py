@@ -131,8 +131,8 @@ def rouge_l_recall(answer: str, truth: str) -> float:
     Not stemmed. TOFU's published values are: over its eight published logs (557–817 answers each) ours are equal for
     90–99 % of the answers, never above, and 0.001–0.005 lower in the mean.
     """
-    said, true = words(answer), words(truth)
-    return common_subsequence(said, true) / len(true) if true else 0.0
+    produced, true = words(answer), words(truth)
+    return common_subsequence(produced, true) / len(true) if true else 0.0
 
 
 def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:

@@ -58,7 +58,7 @@ def privleak(area: float, retrained: float) -> float:
     """MUSE's PrivLeak in per cent from the AUCs P(forget scores higher than holdout) of Min-40 %.
 
     100·(a − a_r)/a_r with a = 1 − AUC: MUSE labels holdout texts as positive. 0 is ideal; −100 memorised; above 0 the forget
-    set is less likely than texts that were never seen. A retrained AUC of 1 has no PrivLeak (NaN).
+    set is less likely than unseen texts. A retrained AUC of 1 has no PrivLeak (NaN).
     """
     flipped = 1 - retrained
     return 100 * ((1 - area) - flipped) / flipped if flipped > 0 else float("nan")

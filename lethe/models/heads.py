@@ -61,7 +61,7 @@ class HeadTask(HeadedTask):
             if not found:
                 raise ModelError(f"no linear layer with {self._width} outputs was found in "
                                  f"{type(original).__name__}, so its features cannot be read; nothing was started. Name "
-                                 f"the module whose input are the features: head='…', in a request model.head.")
+                                 f"the module whose input is the features: head='…', in a request model.head.")
             self._head = found[-1]
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -82,7 +82,7 @@ class HeadTask(HeadedTask):
         finally:
             handle.remove()
         if not caught:
-            raise ModelError(f"head={self.head!r} takes no part when the model answers, so its features cannot be read. Name the "
+            raise ModelError(f"head={self.head!r} is not used when the model answers, so its features cannot be read. Name the "
                              "module whose input are the features: head='…', in a request model.head.")
         return outputs, caught[-1].flatten(1)
 
@@ -108,7 +108,7 @@ class HeadTask(HeadedTask):
         return {"outputs": self._width}
 
     def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Any]:
-        """Two examples and what the original returns for them, or an error that says why it cannot take them."""
+        """Two examples and what the original returns for them, or an error with the reason why it cannot take them."""
         for name, split in splits.items():
             for column in ("x", "y"):
                 if column not in split.columns:
@@ -117,7 +117,7 @@ class HeadTask(HeadedTask):
                                       "name them x and y.")
         parameter = next(original.parameters(), None)
         if parameter is None:
-            raise ModelError(f"{type(original).__name__} has no parameters, so there is nothing to unlearn. Give "
+            raise ModelError(f"{type(original).__name__} has no parameters, so there is nothing to unlearn. Pass "
                              "the trained module itself.")
         self._pictures = all(split.columns["x"].dim() == 4 for split in splits.values())
         self._convolutions = has_convolutions(original)
@@ -175,7 +175,7 @@ def augmented(x: Tensor, kind: str, rng: torch.Generator) -> Tensor:
 
 
 def divided(train: Any, forget: Any, prepare: Callable[[Any, str], Split], **others: Any) -> dict[str, Split]:
-    """The splits of data in memory: train divided by the forget selection, and the others that were given."""
+    """The splits of data in memory: train divided by the forget selection, and the others."""
     from lethe.data.select import divide
 
     forgotten, retained = divide(prepare(train, "train"), forget)
@@ -185,7 +185,7 @@ def divided(train: Any, forget: Any, prepare: Callable[[Any, str], Split], **oth
 
 @config(name="model")
 class ModelSource:
-    """`model:` of a request for a classifier or regressor. One of zoo or code says what is built; weights what it knows."""
+    """`model:` of a request for a classifier or regressor. One of zoo or code names what is built; weights what it knows."""
 
     zoo: str | None = None                      # a model of the zoo: lethe describe zoo
     options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the zoo model or of the factory

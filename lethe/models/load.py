@@ -47,9 +47,9 @@ def load_classifier(
     code, zoo     path/to/file.py:factory or package.module:factory; or a model of the zoo
     options       arguments of the factory
     weights       .safetensors, or .npz with one array per parameter; a relative path may be below `data_root`; without
-                  it the model is as its code makes it
+                  it the model has the weights that its code sets
     prefix        beginning of the names in `weights` that the model does not have, e.g. module.
-    allow_pickle  read .pt and .pth although a pickle can run code: only if its origin is trusted
+    allow_pickle  read .pt and .pth although a pickle can run code: only if you trust its origin
     """
     model = factory(zoo, code, options)()
     if weights:
@@ -66,7 +66,7 @@ def factory(zoo: str | None = None, code: str | None = None, options: Mapping[st
     options = dict(options or {})
     if bool(code) == bool(zoo):
         both = "both code and zoo" if code else "neither code nor zoo"
-        raise RequestError(f"the model has {both}, so it is not clear what it is; nothing was started. Give model.code "
+        raise RequestError(f"the model has {both}, so it is not clear what it is; nothing was started. Set model.code "
                            "= path/to/file.py:factory, or model.zoo = a name.")
     make, name = _from_code(code) if code else (load("zoo", zoo or ""), zoo or "")
     try:
@@ -108,7 +108,7 @@ def read_weights(path: str | Path, allow_pickle: bool = False) -> dict[str, Tens
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is no sound safetensors file ({error}), so its weights cannot be trusted. Copy it "
+        raise ModelError(f"{path} is not a valid safetensors file ({error}), so its weights cannot be trusted. Copy it "
                          "again.") from None
 
 
@@ -130,7 +130,7 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, prefix: st
               if name not in named and (not value.numel() or value.data_ptr() not in places)]
     if absent:
         raise ModelError(f"{origin} lacks {len(absent)} tensors of {type(model).__name__}, the first is {absent[0]!r}"
-                         f"{nearest(absent[0], named)}, so they would stay random. Give the whole state dict.")
+                         f"{nearest(absent[0], named)}, so they would stay random. Provide the whole state dict.")
     model.load_state_dict(named, strict=False)
 
 
@@ -154,7 +154,7 @@ def _imported(where: str) -> ModuleType:
         try:
             return importlib.import_module(where)
         except ImportError as error:
-            raise ModelError(f"{where} is no .py file and cannot be imported ({error}), so no model can be made. "
+            raise ModelError(f"{where} is neither a .py file nor an importable package ({error}), so no model can be made. "
                              "Correct model.code.") from None
     if not path.exists():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

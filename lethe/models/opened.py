@@ -18,9 +18,9 @@ Load = Callable[[str], nn.Module]      # path -> model
 
 @dataclass(frozen=True)
 class SavedFiles:
-    """Models and data that lie in files, without the request that made them.
+    """Models and data in files, without the request that made them.
 
-    parts        path of forget and, where given, of retain, holdout, test
+    parts        path of forget and, where provided, of retain, holdout, test
     model, data  how the model files and the data files are read: options of the family
     """
 

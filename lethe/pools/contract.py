@@ -10,11 +10,11 @@ from lethe.pools.member import Work
 
 
 class Unsuitable(Exception):
-    """What measuring a backend showed: it cannot train this work, and why."""
+    """Measuring showed that a backend cannot train this work; the message says why."""
 
 
 class Backend(ABC):
-    """One way of training. Every member ends as its file in `work.folder`; what stands there when it stops is not lost.
+    """One way of training. Every member ends as its file in `work.folder`; finished files are kept when it stops.
 
     measured   whether `auto` may take it: it starts nothing beyond this machine's cores, and its time can be estimated
     """
@@ -35,6 +35,6 @@ class Backend(ABC):
 
 
 def refused(strategy: str, why: str) -> RequestError:
-    """The error for a backend that was asked for and cannot be used."""
+    """The error for a requested backend that cannot be used."""
     return RequestError(f"strategy = {strategy!r} cannot be used: {why}; nothing was trained. Remove the obstacle, or use "
-                        "strategy='auto', which takes what applies.")
+                        "strategy='auto', which chooses one that can be used.")

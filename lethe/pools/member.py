@@ -1,8 +1,8 @@
 """One model of a pool: what determines it, how it is trained, and the file of the cache that holds it.
 
 Member i is exactly what the method `retrain` makes with seed `member_seed(seed, i)`, wherever it is trained. Its file is
-named by a digest of everything that determines it, and appears whole or not at all: a member that stands there is never
-trained again, one that is missing or damaged is, and several processes may work on one cache.
+named by a digest of everything that determines it, and appears whole or not at all: a member with such a file is never
+trained again, one without it or with a damaged one is, and several processes may work on one cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lethe.train.stop import Stop
 
 NUMBERS = 1   # version of the trained numbers: raised when the same recipe and seed would give another model
 
-Kept = tuple[dict[str, Tensor], dict[str, Any]]   # the tensors of a trained member, and what is known of it
+Kept = tuple[dict[str, Tensor], dict[str, Any]]   # the tensors of a trained member, and facts about it
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Work:
-    """Members that are yet to be trained, and the folder where they go: what a backend gets.
+    """Members that are yet to be trained, and the folder where they go: what a backend receives.
 
     listener  hears of every member that is done        stop  ends the work before the next member
     """
@@ -78,7 +78,7 @@ class Work:
         return Units(self.listener, self.title, len(self.members))
 
     def shares(self, count: int) -> list[Work]:
-        """The members dealt out round robin into at most `count` shares, none of them empty; shares say nothing."""
+        """The members dealt out round robin into at most `count` shares, none of them empty; shares print nothing."""
         count = min(count, len(self.members))
         return [replace(self, members=tuple(self.members[i::count]), listener=silent) for i in range(count)]
 

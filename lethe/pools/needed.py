@@ -1,4 +1,4 @@
-"""Which models an examination takes from the cache: references, a fresh retrain, and what its audits ask of the shadows.
+"""Which models an examination takes from the cache: references, a fresh retrain, and the shadow models that its audits use.
 
 It is what `lethe pool` trains ahead. A pool that an audit grows only as far as it must is listed at its full size.
 """
@@ -15,14 +15,14 @@ from lethe.pools.shadows import Shadows
 
 
 def of_yardstick(task: Task, count: int, seed: int, device: str) -> list[Wanted]:
-    """The references and the fresh retrain; nothing where retraining is impossible or was not asked for."""
+    """The references and the fresh retrain; nothing where retraining is impossible or was not requested."""
     if not count or not (task.has("recipe") and task.has("retain")):
         return []
     return [references(task, count, seed, device), fresh(task, seed, device)]
 
 
 def of_shadows(shadows: Shadows, audits: Iterable[tuple[Audit, Any]], seed: int, depth: str) -> list[Wanted]:
-    """The pools that these audits take from the shadows, each once and as large as any of them asks."""
+    """The pools that these audits take from the shadows, each once and as large as any of them needs."""
     largest: dict[str, Wanted] = {}
     for audit, cfg in audits:
         for wanted in audit.trains(cfg, shadows, seed, depth) if audit.trains else usual(audit, cfg, shadows):

@@ -1,7 +1,7 @@
-"""Pools: many models retrained from scratch with different seeds, by the backend that was asked for or measured fastest.
+"""Pools: many models retrained from scratch with different seeds, by the backend that was requested or measured fastest.
 
 Model i is exactly what the method `retrain` makes with seed `member_seed(seed, i)`; only the way differs
-(`lethe/pools/backends/`): `serial`, `processes`, `gpus`, `slurm` and `ray` give the same bits on the same number of
+(`lethe/pools/backends/`): `serial`, `processes`, `gpus`, `slurm` and `ray` return the same bits on the same number of
 threads, `vmap` the same up to rounding. Finished models lie in the cache: a second call trains nothing, a killed pool
 goes on with what is missing, a damaged file is trained again.
 """
@@ -48,7 +48,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A pool that is asked for, before it is trained: what `train_pool` gets, in a form that can be listed and dealt out.
+    """A requested pool before it is trained: the arguments of `train_pool`, in a form that can be listed and dealt out.
 
     purpose   what it is for, in words: references, shadows, …
     seed      of the pool: member i has `member_seed(seed, i)`

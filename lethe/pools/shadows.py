@@ -1,9 +1,9 @@
 """Shadow models: what an attacker trains who knows the recipe and can run the unlearning procedure himself.
 
-Candidates C are the forget set F and as many never-seen holdout examples. Shadow k is trained on R ∪ A_k, A_k a random
+Candidates C are the forget set F and as many unseen holdout examples. Shadow k is trained on R ∪ A_k, A_k a random
 half of C (the next shadow takes the other half), then the procedure under audit forgets A_k. So for each candidate half
 of the shadows have seen and unlearned it, and half never saw it; the audited model itself was trained on R ∪ F and has
-unlearned F. One pool serves every attack and every procedure; it is grown as an audit asks, and
+unlearned F. One pool serves every attack and every procedure; it is grown as an audit needs, and
 kept on disk by the fingerprints of everything that determines a model.
 """
 
@@ -43,7 +43,7 @@ BLOCK = 8   # shadows that an audit adds at a time
 
 @dataclass(eq=False)
 class Shadows:
-    """The shadow models of one task. `limit` is the most that an audit may ask for; it needs recipe, retain and holdout."""
+    """The shadow models of one task. `limit` is the most that an audit may use; it needs recipe, retain and holdout."""
 
     task: Task
     limit: int = 16
@@ -94,7 +94,7 @@ class Shadows:
         return self._grown("trained", count, lambda: self.made(self.halves(count)))
 
     def unlearned(self, procedure: Procedure, count: int) -> list[Subject]:
-        """`count` shadows after the procedure has forgotten A_k; one that retrains gives models trained on R."""
+        """`count` shadows after the procedure has forgotten A_k; one that retrains yields models trained on R."""
 
         def halved(k: int) -> Task:
             half = self.candidates.subset(self.inside(count)[k], "forget")
@@ -173,7 +173,7 @@ class Shadows:
     def _grown(self, key: str, count: int, make: Callable[[], list[Subject]]) -> list[Subject]:
         have = self._kept.setdefault(key, [])
         if len(have) < count:
-            have += make()[len(have) :]   # the models that are there keep what was seen of them
+            have += make()[len(have) :]   # existing models keep their cached outputs
         return have[:count]
 
     def _processed(self, procedure: Procedure, task_of: Callable[[int], Task], count: int, purpose: str) -> list[Subject]:

@@ -1,4 +1,4 @@
-"""Choosing the backend: the one that was asked for, or the fastest of those that could be measured here."""
+"""Choosing the backend: the one that was requested, or the fastest of those that could be measured here."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ WORTH = 1.5   # seconds of work below which measuring would cost more than it sa
 
 
 def chosen(work: Work, asked: str) -> tuple[str, str]:
-    """(name of the backend, why this one, in words with numbers). RequestError when the one asked for cannot be used."""
+    """(name of the backend, why this one, in words with numbers). RequestError when the requested one cannot be used."""
     if backends.known(asked) != AUTO:
         if why := backend(asked).obstacle(work):
             raise refused(asked, why)
-        return asked, f"{asked} was asked for"
+        return asked, f"{asked} was requested"
     if len(work.members) == 1:
         return "serial", "serial: a single model"
     steps, step = steps_of(work), seconds_per_step(work.task, work.members[0], work.device)
@@ -28,9 +28,9 @@ def chosen(work: Work, asked: str) -> tuple[str, str]:
         return "serial", f"serial: about {alone:.1f} s of work, too short to gain from anything else"
     times, obstacles = measured(work, steps, step)
     best = min(times, key=lambda name: times[name])
-    told = ", ".join(f"{name} about {duration(t)}" for name, t in sorted(times.items(), key=lambda item: item[1]))
+    estimates = ", ".join(f"{name} about {duration(t)}" for name, t in sorted(times.items(), key=lambda item: item[1]))
     without = "".join(f"; not {name}: {why}" for name, why in obstacles.items())
-    return best, f"{best}: {len(work.members)} models of {steps} steps, measured {told}{without}"
+    return best, f"{best}: {len(work.members)} models of {steps} steps, measured {estimates}{without}"
 
 
 def measured(work: Work, steps: int, step: float) -> tuple[dict[str, float], dict[str, str]]:

@@ -36,7 +36,7 @@ class Subject:
     """One model under examination. `seen(split)` is everything the audits need from one forward pass, kept.
 
     model   the weights: features, gradients, attacks that change them
-    served  the guard that answers in their place, if any. Passed as `model`, a guard is taken apart
+    served  the guard that answers instead of them, if any. A guard passed as `model` is taken apart
     """
 
     name: str
@@ -47,10 +47,10 @@ class Subject:
     batch_size: int = 256
     siblings: Sequence[Subject] = ()   # models made by the same procedure with other seeds
     procedure: Procedure | None = None   # how it was made, where known: shadow models are unlearned in the same way
-    kind: Kind = "weights"           # what the method says of its result
+    kind: Kind = "weights"           # as the method reports it
     served: Guard | None = None
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
-    _bare: Subject | None = field(default=None, repr=False)   # itself without the guard, once features were asked for
+    _bare: Subject | None = field(default=None, repr=False)   # itself without the guard, once features were needed
 
     def __post_init__(self) -> None:
         if isinstance(self.model, Guard):
@@ -78,7 +78,7 @@ class Subject:
     def features(self, split: Split) -> np.ndarray:
         """`task.features` of each example as float64: from `seen` where the family observes them, else one pass.  [n, d]
 
-        They are the weights' own: a guard's features are looked at without it.
+        They are the weights' own: a guarded model's features are read without the guard.
         """
         if self.served is not None:
             self._bare = self._bare or self.like(self.model, self.name)
@@ -92,7 +92,7 @@ class Subject:
         return seen["features"].flatten(1).double().numpy()
 
     def like(self, model: nn.Module, name: str) -> Subject:
-        """Another model, looked at in the same way: what an attack made of this one."""
+        """Another model, examined in the same way: what an attack made of this one."""
         return Subject(name, model, self.task, device=self.device, batch_size=self.batch_size)
 
     def copy(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""A share of the models of a pool: number I of N, as `--take I/N` and the array index of a cluster's job say it."""
+"""A share of the models of a pool: number I of N, as in `--take I/N` and the array index of a cluster's job."""
 
 from __future__ import annotations
 

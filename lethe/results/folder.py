@@ -1,6 +1,6 @@
-"""What stands where in the folder of a run.
+"""The layout of a run folder.
 
-    runs/.cache/  trained models, shared by the runs      runs/ledger.sqlite  what was done
+    runs/.cache/  trained models, shared by the runs      runs/ledger.sqlite  the record of every run
     runs/HASH/    request.yaml, results.json, report.html, results.csv; models/[SCENARIO/]LABEL/, failures/; work/ while it runs
 """
 
@@ -25,5 +25,5 @@ def model_folder(run: Path, scenario: str, label: str) -> Path:
 
 
 def cache_of(run: Path) -> Path:
-    """Where the models of a run are cached, unless it was told another place."""
+    """Where the models of a run are cached, unless another place was chosen."""
     return run.parent / ".cache"

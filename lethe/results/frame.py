@@ -1,4 +1,4 @@
-"""The frame of results: when, by what command, with which versions of what computes the numbers. No torch."""
+"""The frame of results: when, by which command, with which versions of the software. No torch."""
 
 from __future__ import annotations
 

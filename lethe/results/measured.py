@@ -1,4 +1,4 @@
-"""What a method, audit or modifier has been measured to do, kept as JSON beside the code. No torch.
+"""Measurements of a method, audit or modifier, kept as JSON beside the code. No torch.
 
 `measured/<name>.json` holds `Number`s, rebuilt by `lethe bench`, and `Note`s: measurements of another kind, in words.
 Docstrings hold formulas, needs and limits; `lethe describe NAME` shows both.

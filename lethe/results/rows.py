@@ -1,4 +1,4 @@
-"""One scenario's records from what the auditor found: the rows of its models, its margins, and what it had to work with."""
+"""One scenario's records from the auditor's findings: the rows of its models, its margins, and what the audits could use."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def _conclusion(items: Sequence[Evidence]) -> schema.Conclusion:
 
 
 def declared(audits: Sequence[tuple[Audit, Any]], asked: Mapping[str, float]) -> schema.Declared:
-    """The equivalence margins, written down before any model is looked at: metric (or pattern) -> margin.
+    """The equivalence margins, written down before any model is examined: metric (or pattern) -> margin.
 
-    asked  margins of the request, by metric; they go before those that the metrics declare
+    asked  margins of the request, by metric; they override those that the metrics declare
     """
     names = {name: metric.margin for audit, _ in audits for name, metric in audit.metrics.items()}
     for name, margin in asked.items():
@@ -79,7 +79,7 @@ def declared(audits: Sequence[tuple[Audit, Any]], asked: Mapping[str, float]) ->
                              "nothing was started. lethe audits lists the metrics.")
         if not margin > 0:
             raise OutOfRange(f"audit.margins.{name} = {margin}: two models never agree to within that, so nothing was started. "
-                             "Give a margin above 0, in the unit of the metric.")
+                             "Choose a margin above 0, in the unit of the metric.")
     own = {name: margin for name, margin in names.items() if margin is not None}
     return schema.Declared(at=datetime.now(UTC).isoformat(timespec="seconds"), margins={**own, **asked})
 
@@ -101,5 +101,5 @@ def doubt(found: Doubt) -> schema.Doubt:
 
 
 def alarms(found: FalseAlarms | None) -> schema.FalseAlarms | None:
-    """The record of the tests held against the references."""
+    """The record of the tests applied to the references."""
     return None if found is None else schema.FalseAlarms(**plain(found))

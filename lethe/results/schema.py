@@ -1,4 +1,4 @@
-"""What an audit or a comparison leaves behind: typed records, versioned, read by page, table, ledger and certificate. No torch.
+"""What an audit or a comparison produces: typed records, versioned, read by page, table, ledger and certificate. No torch.
 
     Results  a run: how it was made, and its scenarios
       Scenario  one request on one model: sizes, references, what was not tested
@@ -41,7 +41,7 @@ VERSION = len(MIGRATIONS) + 1
 
 
 def finite(value: Any) -> Any:
-    """`value` with None in the place of every number that is not finite."""
+    """`value` with None instead of every number that is not finite."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -60,14 +60,14 @@ class Record(BaseModel):
 
 
 class Yardstick(Record):
-    """What a value is held against."""
+    """What a value is compared with."""
 
     kind: YardstickKind = Field(default=RETRAINED, description="Models retrained without the data, or a weaker stand-in: the "
                                 "value of a model to which the data are unseen (holdout), or the original's neighbours "
                                 "(rashomon).")
     mean: Number = Field(description="Mean of the values.")
     sd: Number = Field(description="Standard deviation of the values.")
-    n: int = Field(description="How many models gave a value.")
+    n: int = Field(description="How many models have a value.")
     low: Number = Field(description="Lower end of where one more such model would be with probability 95 %.")
     high: Number = Field(description="Upper end of that interval.")
     values: tuple[Number, ...] = Field(default=(), description="The value of every such model.")
@@ -83,7 +83,7 @@ class Histogram(Record):
 
 
 class Measurement(Record):
-    """One measured value of one model: what it is held against and what follows."""
+    """One measured value of one model: its yardstick and verdict."""
 
     audit: str = Field(description="The audit that measured it.")
     metric: str = Field(description="What was measured.")
@@ -95,14 +95,14 @@ class Measurement(Record):
     range: tuple[Number, Number] = Field(default=(None, None), description="Smallest and largest possible value; null: no bound.")
     better: Better = Field(default="match", description="Which direction is better; match: towards retraining.")
     tier: Tier = Field(default="forgetting", description="The family of tests that are corrected together for their number.")
-    aspect: Aspect = Field(default="behaviour", description="What the metric looks at; a model that passes one aspect and "
+    aspect: Aspect = Field(default="behaviour", description="What the metric examines; a model that passes one aspect and "
                            "fails another may only hide the data.")
     version: int = Field(default=1, description="Version of the metric; it changes whenever its numbers would.")
     verdict: Verdict = Field(description="Where the value lies beside the yardstick; 'shown' is reported and not judged.")
     side: Side = Field(default="", description="Above (+) or below (−) the yardstick, when outside.")
     p: Number = Field(default=None, description="Two-sided p-value against the yardstick.")
     p_holm: Number = Field(default=None, description="The same after Holm's correction in its tier, times the number of tiers.")
-    yardstick: Yardstick | None = Field(default=None, description="What the value is held against; null where there is nothing.")
+    yardstick: Yardstick | None = Field(default=None, description="What the value is compared with; null where there is nothing.")
     original: Number = Field(default=None, description="The same value of the untouched model: the positive control.")
     original_outside: bool | None = Field(default=None, description="Whether that control was detected; null: unknown.")
     seconds: Number = Field(default=None, description="How long the audit took on this model.")
@@ -131,7 +131,7 @@ class Cost(Record):
 
 
 class Conclusion(Record):
-    """What the evidence on one model comes to."""
+    """The conclusion from the evidence on one model."""
 
     verdict: Ending = Field(description="The verdict on the model.")
     text: str = Field(default="", description="The same in one plain sentence.")
@@ -201,7 +201,7 @@ class Row(Record):
     defect: bool = Field(default=False, description="Whether it failed by a defect of the method rather than by a named limit.")
     log: str | None = Field(default=None, description="The file in the run folder that holds the traceback of a failure.")
     guarantee: Free = Field(default_factory=dict, description="What the method itself proves: {} or level, basis, assumptions, …")
-    conclusion: Conclusion = Field(description="What the evidence comes to.")
+    conclusion: Conclusion = Field(description="The conclusion from the evidence.")
     hiding: Hiding | None = Field(default=None, description="Whether the data are gone or only hidden; null for the controls.")
     evidence: tuple[Measurement, ...] = Field(default=(), description="Every measured value.")
     samples: tuple[Sample, ...] = Field(default=(), description="Examples for a person to look at, chosen by seed.")
@@ -222,7 +222,7 @@ class References(Record):
     strategy: str = Field(default="", description="How they were trained: one after the other, by processes, vectorised.")
     seconds_each: Number = Field(default=None, description="Time of one retraining; null where none was done.")
     reason: str = Field(default="", description="Where they come from, or why there are none.")
-    neighbours: int = Field(default=0, description="Noisy copies of the original that stand in where there are none.")
+    neighbours: int = Field(default=0, description="Noisy copies of the original, used where there are no references.")
 
 
 class NotTested(Record):
@@ -249,10 +249,10 @@ class Blind(Record):
 
 
 class FalseAlarms(Record):
-    """How many references are called outside when each is held against the others."""
+    """How many references are called outside when each is compared with the others."""
 
     outside: int = Field(description="References called outside.")
-    of: int = Field(description="References that were held against the others.")
+    of: int = Field(description="References that were compared with the others.")
     low: Number = Field(default=None, description="Lower end of the exact 95 % interval of the rate.")
     high: Number = Field(default=None, description="Upper end of that interval.")
 
@@ -266,17 +266,17 @@ class Doubt(Record):
 
 
 class Declared(Record):
-    """The equivalence margins, written down before any model was looked at."""
+    """The equivalence margins, written down before any model was examined."""
 
     at: str = Field(description="When, in UTC (ISO 8601).")
     margins: dict[str, float] = Field(default_factory=dict, description="Metric or pattern -> difference that does not matter.")
 
 
 class Scenario(Record):
-    """One request on one model: what was asked, what it was held against, and the row of every model."""
+    """One request on one model: what was requested, what it was compared with, and the row of every model."""
 
     name: str = Field(default="", description="Names the scenario within the run; empty when there is only one.")
-    request: str = Field(default="", description="What was asked to be forgotten, in words.")
+    request: str = Field(default="", description="What was to be forgotten, in words.")
     family: str = Field(default="", description="The family of the model.")
     score_name: str = Field(default="accuracy", description="What the family's score is called.")
     sizes: dict[str, int] = Field(default_factory=dict, description="Split -> number of examples.")
@@ -286,7 +286,7 @@ class Scenario(Record):
     subjects: tuple[Row, ...] = Field(default=(), description="The original, the retrained model, then each method.")
     not_tested: tuple[NotTested, ...] = Field(default=(), description="What was not tested, and why.")
     blind: tuple[Blind, ...] = Field(default=(), description="What the audits cannot see.")
-    false_alarms: FalseAlarms | None = Field(default=None, description="The tests held against retrained models; null: too few.")
+    false_alarms: FalseAlarms | None = Field(default=None, description="The tests applied to retrained models; null: too few.")
     doubts: tuple[Doubt, ...] = Field(default=(), description="Reasons to doubt the yardstick.")
     declared: Declared | None = Field(default=None, description="The equivalence margins; null: none were written down.")
     depth: Depth | None = Field(default=None, description="How deep the audit went.")
@@ -308,20 +308,20 @@ class Results(Record):
     created: str = Field(default="", description="When the run ended (ISO 8601).")
     command: str = Field(default="", description="The command that makes the same results again.")
     seconds: Number = Field(default=None, description="How long everything took.")
-    versions: dict[str, str | int] = Field(default_factory=dict, description="Versions of what computes the numbers; device, "
-                                           "threads.")
+    versions: dict[str, str | int] = Field(default_factory=dict, description="Versions of the software behind the numbers; "
+                                           "device, threads.")
     config: Free = Field(default_factory=dict, description="The effective request.")
     scenarios: tuple[Scenario, ...] = Field(default=(), description="One for every request on the model.")
 
 
 def read(data: Mapping[str, Any], name: str = "the results") -> Results:
-    """The results in `data`, of this version or an older one. StorageError when they are newer or not as the schema says.
+    """The results in `data`, of this version or an older one. StorageError when they are newer or do not follow the schema.
 
     name  what to call them in an error: the file's name
     """
     version = data.get("schema", 1) if isinstance(data, Mapping) else None
     if not isinstance(version, int) or version < 1:
-        raise StorageError(f"{name} has schema {version!r}, so it holds no results of Lethe and was not read. Give a "
+        raise StorageError(f"{name} has schema {version!r}, so it holds no results of Lethe and was not read. Name a "
                            "results.json or the folder of a finished run.")
     if version > VERSION:
         raise StorageError(f"{name} has schema {version}; this version of Lethe reads schemas up to {VERSION}, so it was not "

@@ -1,4 +1,4 @@
-"""Run one method on one task: found by its name, checked, granted what it declared, carried by a loop."""
+"""Run one method on one task: look it up, check it, grant it what it declared, and run its loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def perform(
     progress: Listener = silent,
     stop: Stop | None = None,
 ) -> Outcome:
-    """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as they were asked for."""
+    """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as requested."""
     view = task.granted(record.needs, record.uses)
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
     watched = task.granted(NEEDS) if watch else view
@@ -90,7 +90,7 @@ def _after_training(entry: Entry) -> bool:
 
 
 def require(task: Task, record: Method, cfg: Any) -> None:
-    """NeedsUnmet, with the methods that can run, when this one cannot; what is wrong with an exact model it would delete from."""
+    """NeedsUnmet, with the methods that can run, when this one cannot; the faults of an exact model it would delete from."""
     those = f"Methods that can run on this task: {', '.join(fitting(task)) or 'none'}."
     if not record.uses <= task.provides:
         lacking = ", ".join(sorted(record.uses - task.provides))
@@ -103,7 +103,7 @@ def require(task: Task, record: Method, cfg: Any) -> None:
         keys = [one.partition("=")[0] for one in option.split()]
         if not task.has(need) and any(getattr(cfg, key) == getattr(usual, key) for key in keys):
             given = option.replace(" ", " method.")
-            raise NeedsUnmet(f"{record.name}: {missing(need)} Or set in its place method.{given}. {those}")
+            raise NeedsUnmet(f"{record.name}: {missing(need)} Or set method.{given}. {those}")
     if record.check is not None:
         record.check(cfg, task)
 

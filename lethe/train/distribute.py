@@ -94,12 +94,12 @@ class Distribution:
         return value
 
     def agree(self, flag: bool) -> bool:
-        """What the first process says, so that all do the same."""
+        """The first process's decision, so that all do the same."""
         if self.size == 1:
             return flag
-        said = torch.tensor(int(flag), device=self.device)
-        dist.broadcast(said, 0)
-        return bool(said)
+        shared = torch.tensor(int(flag), device=self.device)
+        dist.broadcast(shared, 0)
+        return bool(shared)
 
     def total(self, *values: float) -> list[float]:
         """Each value summed over processes."""

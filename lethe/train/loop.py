@@ -45,7 +45,7 @@ __all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb"]
 
 
 class Loop(Session):
-    """The engine of one run on one task. Methods get it beside their view of the task."""
+    """The engine of one run on one task. Methods receive it with their view of the task."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +88,7 @@ class Loop(Session):
         self._selection.params |= {name: model.get_parameter(name) for name in names}
 
     def assign(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-        """Give parameters new values by name, where `where` lets them move; taken back when the watchdog finds them unsound."""
+        """Set parameters to new values by name, where `where` lets them move; undone when the watchdog rejects them."""
         moving = self.selected(model)
         masks = self._joined(None, moving)
         watch = self._watching()
@@ -116,10 +116,10 @@ class Loop(Session):
         return float(total) / len(split)
 
     def reference(self, key: str, ask: Loss, split: Split, batch_size: int = 256) -> Callable[[Batch], Tensor]:
-        """What the frozen original says about the examples of `split`: `ask(original, batch)`, computed once for all.
+        """The frozen original's answers for the examples of `split`: `ask(original, batch)`, computed once for all.
 
         Examples with random draws (noise, augmentation) cannot be looked up, and tables above `cache_mb` are not kept:
-        then the original is asked at every step. What is said per answer token may be wider than the batch's longest answer:
+        then the original is called at every step. Values per answer token may be wider than the batch's longest answer:
         zeros follow, which `task.divergence` leaves out.
         """
         original = self.task.original.to(self.settings.device)
@@ -168,7 +168,7 @@ class Loop(Session):
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
 
-        epochs      passes over the split of term `over` (default: the first term); or give `steps`
+        epochs      passes over the split of term `over` (default: the first term); or provide `steps`
         masks       boolean [shape of θ] by parameter name: entries outside stay bit-identical, whatever momentum and
                     weight decay want; joined with the masks of the `where` modifier
         penalty     (model, share done) -> scalar, added to the group of the first term
@@ -191,7 +191,7 @@ class Loop(Session):
             _named(combined), _named(weighed),
         ])
         if self._watch is None and not self._fresh:   # a fresh model has nothing to fall from
-            self._watch = self._watching()   # also where the call is only loaded: what it looked at counts
+            self._watch = self._watching()   # also where the call is only loaded: the data that it reads count
         done = self.checkpoints.finished(call, plan)
         if done is not None:
             self.resume_from(done[1])
@@ -208,12 +208,12 @@ class Loop(Session):
     def finish(self, model: nn.Module, guard: Callable[[nn.Module], Guard] | None = None) -> Outcome:
         """The outcome: the model in eval mode, and what the run cost.
 
-        guard  what a method puts around the finished model to answer in its place; the outcome is then of kind "guard"
+        guard  a wrapper of the finished model that answers instead of it; the outcome is then of kind "guard"
         """
         for name, p in model.named_parameters():
             if not torch.isfinite(full(p)).all():
                 raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower "
-                               "method.lr, set a clip, or give watchdog.floor so that the run stops at its last sound "
+                               "method.lr, set a clip, or set watchdog.floor so that the run stops at its last good "
                                "point.")
         model.requires_grad_(True)
         self.resume_from(self.standing())

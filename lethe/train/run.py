@@ -55,7 +55,7 @@ class Run:
     slow: dict[str, Tensor] = field(default_factory=dict)
 
     def go(self) -> None:
-        """All steps from where the run stands; the model ends at the point that `average` and the watchdog say."""
+        """All steps from where the run stands; the model ends at the point that `average` and the watchdog choose."""
         loop, average, fell = self.loop, self.loop.modifiers.average, False
         self._prepare()
         step = self._resume()
@@ -76,7 +76,7 @@ class Run:
                     self._checkpoint(step, stopped)
                 if stopped:
                     raise interrupt.ending(f"stopped after step {step} of {self.total}")
-        if average.keeps and not fell:   # after a fall the sound point stays: the average holds unsound ones
+        if average.keeps and not fell:   # after a fall the last good point stays: the average holds bad ones
             with torch.no_grad():
                 for name, p in self.params.items():
                     p.copy_(self.slow[name])
@@ -98,7 +98,7 @@ class Run:
         self._train_mode()
 
     def _watched(self, step: int) -> tuple[int, bool]:
-        """The step to go on from, and whether the run ends at its last sound point."""
+        """The step to go on from, and whether the run ends at its last good point."""
         if not self.watch or not self.watch.due(step, self.total) or not self.watch.fell(self.model):
             return step, False
         if self.loop.step_size.may_lower(step, self.total):
@@ -190,7 +190,7 @@ class Run:
             total = losses.sum()
             objective = total if weights is None else (losses * weights).sum()
             whole = len(losses) if term.coupled else len(batch)
-            if objective.requires_grad:   # not when all that moves lies behind what the term looks at
+            if objective.requires_grad:   # not when all that moves lies behind what the term reads
                 (weight * loop.distribution.loss_scale / whole * counts * objective).backward()
             if counts:
                 seen[0], seen[1] = seen[0] + total.detach(), seen[1] + len(losses)
@@ -239,7 +239,7 @@ class Run:
         self.loop.tell(Started(self.loop.title, self.call, step, self.total))
 
     def advance(self, step: int) -> None:
-        """Tell that `step` steps are done, and how long the rest will take at this pace."""
+        """Report that `step` steps are done, and how long the rest will take at this pace."""
         since, first = self.began
         left = (time.monotonic() - since) / (step - first) * (self.total - step)
         self.loop.tell(Advanced(self.loop.title, self.call, step, self.total, left))
@@ -257,8 +257,8 @@ class Run:
         for name, value in means.items():
             if not math.isfinite(value) and self.watch is None:
                 raise Diverged(f"the {name} loss became {value} before step {step}, so the model would be useless and "
-                               "was not saved. Lower method.lr, set a clip, or give watchdog.floor to stop at the last "
-                               "sound point.")
+                               "was not saved. Lower method.lr, set a clip, or set watchdog.floor to stop at the last "
+                               "good point.")
 
     def _over_budget(self) -> bool:
         loop, settings = self.loop, self.loop.settings

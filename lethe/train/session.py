@@ -37,7 +37,7 @@ class Session:
     listener  hears the events of the first process
     title     names the run in events
     stop      set by whoever wants the run to end after its step
-    watched   where the watchdog's own needs are granted, when the method's view has less; None: by `task`
+    watched   where the watchdog's own needs are granted, if the method's view has fewer; None: by `task`
     """
 
     task: Task
@@ -52,7 +52,7 @@ class Session:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.task = unlimited(self.task)   # a loop and its modifiers use what operations they like; data stay as granted
+        self.task = unlimited(self.task)   # a loop and its modifiers may use any operation; data stay as granted
         if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
             raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
                                "Use device='cpu'.")
@@ -102,7 +102,7 @@ class Session:
         return self.cost.seconds + time.perf_counter() - self._began
 
     def standing(self) -> dict[str, Any]:
-        """What the run has cost and said so far; `resume_from` goes on from it."""
+        """Cost and notes of the run so far; `resume_from` goes on from it."""
         cpu_seconds = self.cost.cpu_seconds + time.process_time() - self._cpu_began
         return {"steps": self.cost.steps, "examples": self.cost.examples, "seconds": self.elapsed(),
                 "cpu_seconds": cpu_seconds, "notes": list(self.notes), "lowered": self.step_size.lowered}

@@ -22,5 +22,5 @@ class Settings:
     max_steps: Count | None = None     # budget over the whole run
     max_minutes: Positive | None = None
     checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill
-    cache_mb: NonNegative = 1024.0     # largest table of what the original says; above it, it is asked at every step
+    cache_mb: NonNegative = 1024.0     # largest table of the original's answers; above it, the original is called at every step
     tensorboard: bool = False

@@ -3,9 +3,9 @@
     η ← η/√10,  θ ← θ at the start of the call;   when the watchdog's score falls below its floor in the first WINDOW of the steps
 
 Published learning rates belong to published models; on another model (frozen batch norm, other scales) the same number can be
-far too large. Every method gets this from the loop; none has code for it.
+far too large. Every method gets this from the loop; none needs code for it.
 Where the published rate holds, nothing is repeated and the result is bit for bit that of the published rate. A fall later in
-the call says that the method has gone too far, not that its steps are too large: then the watchdog keeps the last sound point.
+the call means that the method has gone too far, not that its steps are too large: then the watchdog keeps the last good point.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WINDOW = 0.25       # share of a call's steps within which a fall is blamed on t
 
 
 class StepSize:
-    """The learning rate of one run beside the one that its method asked for.
+    """The learning rate of one run beside the one that its method requested.
 
     tries  how often it may be lowered
     """
@@ -32,7 +32,7 @@ class StepSize:
 
     @property
     def share(self) -> float:
-        """Of the learning rate that the method asked for: SHRINK to the power of how often it was lowered."""
+        """Share of the requested learning rate: SHRINK to the power of how often it was lowered."""
         return SHRINK**self.lowered
 
     def begin(self, moving: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was ended by its stop token: not a failure, and like Ctrl-C not to be taken for one."""
+    """A run was ended by its stop token: not a failure, and like Ctrl-C not to be handled as one."""
 
 
 class Stop:
@@ -48,7 +48,7 @@ class Interrupt:
     A Python handler runs between any two instructions: an exception raised there could fall between the optimiser's
     step and the counting of it, and the checkpoint would be of neither step. Only the main thread gets signals.
 
-    stop       what else may ask, e.g. from another thread
+    stop       another token that may end it, e.g. from another thread
     terminate  whether SIGTERM is caught, too: only where there is something to save
     """
 

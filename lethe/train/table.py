@@ -1,4 +1,4 @@
-"""What a frozen model says about every example of a split, kept as one tensor and looked up by position."""
+"""A frozen model's answers for every example of a split, kept as one tensor and looked up by position."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def fill(ask: Ask, prepare: Callable[[Batch], Batch], split: Split, batch_size: 
             return None
         answers = ask(ready).cpu()
         if answers.numel() / len(batch) * len(split) * answers.element_size() > limit_mb * 1e6:   # longer ones come later
-            return (f"what the original says about {split.name} is larger than cache_mb={limit_mb:g}; it is asked at "
-                    "every step")
+            return (f"the table of the original's answers for {split.name} is larger than cache_mb={limit_mb:g}; the original "
+                    "is called at every step")
         rows.put(batch.index, answers)
     return rows.found
 
@@ -32,8 +32,8 @@ def follows(ask: Ask, prepare: Callable[[Batch], Batch], split: Split) -> bool:
     if split.lengths is None:
         return False
     ends = [split.batch([int(split.lengths.argmin())]), split.batch([int(split.lengths.argmax())])]
-    said = [ask(prepare(batch)) for batch in ends]
-    widths = [one.shape[1] if one.dim() > 1 else 0 for one in said]
+    answers = [ask(prepare(batch)) for batch in ends]
+    widths = [one.shape[1] if one.dim() > 1 else 0 for one in answers]
     return widths == [int(split.lengths.min()), int(split.lengths.max())]
 
 

@@ -1,4 +1,4 @@
-"""With what an objective is combined (`Modifiers`); what it is made of (`Term`) stands in `core.engine`."""
+"""What an objective is combined with (`Modifiers`); its parts (`Term`) are in `core.engine`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Modifiers:
     """The four questions that any method can be combined with, and the weights of examples."""
 
     where: Where
-    combine: Combine | None    # None: as the method says
+    combine: Combine | None    # None: the method's choice
     perturb: Perturb
     average: Average
-    weigh: Weigh | None        # None: as the method says
+    weigh: Weigh | None        # None: the method's choice
 
     def __init__(self, where: Where | Choice = "all", combine: Combine | Choice | None = None, perturb: Perturb | Choice = "none",
                  average: Average | Choice = "last", weigh: Weigh | Choice | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Watchdog: stop a run that ruins the model, and give back its last sound point.
+"""Watchdog: stop a run that ruins the model, and return its last good point.
 
 It is on wherever there are retained (or holdout) data, unless it is turned off (`watchdog: false`). A model whose score on a part
-of them falls below the floor is not sound. Soon after the start the learning rate is blamed and lowered (see `stepsize`), later
-the run ends at the last sound point; either stands in the notes of the outcome.
+of them falls below the floor is ruined. Soon after the start the learning rate is blamed and lowered (see `step_size`), later
+the run ends at the last good point; the notes of the outcome record either.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Watchdog:
     """Stop when the score on a part of the retain set falls below `floor` times the original's."""
 
     floor: Fraction = 0.5        # share of the original's score                        [ours]
-    examples: Count = 128        # retain examples that are looked at                   [ours]
-    checks: Count = 10           # looks during a call of the loop                      [ours]
-    tries: Natural = 3           # times that a too large learning rate is lowered      [ours]
+    examples: Count = 128        # retain examples that are scored                      [ours]
+    checks: Count = 10           # checks during a call of the loop                      [ours]
+    tries: Natural = 3           # times that a learning rate is lowered      [ours]
 
 
 class Watch:
-    """The watchdog at work in one run. `sound` holds what moves (and buffers) as it was at the last sound look.
+    """The watchdog at work in one run. `sound` holds what moves (and buffers) as it was at the last good check.
 
     task  what `NEEDS` are granted of: not the method's view, which may have less. What is taken of it is counted there.
     """
@@ -44,8 +44,8 @@ class Watch:
         self.watchdog, self.device = watchdog, device
         self.task = task = unlimited(task).granted(NEEDS)   # it scores on its own account
         if not (task.has("retain") or task.has("holdout")):
-            raise NeedsUnmet("the watchdog looks at retained (or holdout) data, and the task has neither, so ruin would go "
-                             "unnoticed. Provide retain data, or run without a watchdog.")
+            raise NeedsUnmet("the watchdog reads retained (or holdout) data, and the task has neither, so a ruined model would "
+                             "go unnoticed. Provide retain data, or run without a watchdog.")
         split = task.retain if task.has("retain") else task.holdout
         order = torch.randperm(len(split), generator=generator(seed, "guard"))[: watchdog.examples]
         self.split = split.subset(order.numpy(), "watchdog")
@@ -54,7 +54,7 @@ class Watch:
         self.sound: dict[str, Tensor] = {}
 
     def begin(self, moving: Mapping[str, Tensor]) -> None:
-        """A call starts with these tensors; where it starts is sound."""
+        """A call starts with these tensors; the start is a good point."""
         self.moving = moving
         self._keep()
 
@@ -62,7 +62,7 @@ class Watch:
         return step % max(1, total // self.watchdog.checks) == 0 or step == total
 
     def fell(self, model: nn.Module) -> bool:
-        """Whether the score is below the floor or a weight is not finite; then the last sound point is put back."""
+        """Whether the score is below the floor or a weight is not finite; then the last good point is restored."""
         self.now = self._score(model)
         fell = self.now < self.floor or not all(bool(full(value).isfinite().all()) for value in self.moving.values())
         if not fell:
@@ -75,7 +75,7 @@ class Watch:
 
     @property
     def floor(self) -> float:
-        """Scores below this are unsound. Of a negative score (a negated error), the allowed one is before/floor."""
+        """Scores below this mean a ruined model. Of a negative score (a negated error), the allowed one is before/floor."""
         if self.before > 0:
             return self.watchdog.floor * self.before
         return self.before / self.watchdog.floor if self.watchdog.floor else float("-inf")
@@ -83,7 +83,7 @@ class Watch:
     def message(self, step: int, lowered: float | None = None) -> str:
         """What happened at a step; `lowered`: to which learning rate."""
         what = f"stopped at step {step}" if lowered is None else f"learning rate lowered to {lowered:.3g} at step {step}"
-        then = "the last sound point was kept" if lowered is None else "the call started again"
+        then = "the last good point was kept" if lowered is None else "the call started again"
         return (f"{what}: {self.task.score_name} on retained data was {self.now:.3f}, below {self.watchdog.floor:g} of the "
                 f"original's {self.before:.3f}, or weights were not finite; {then}")
 
@@ -101,5 +101,5 @@ class Watch:
 
 
 def usual(task: Task) -> Watchdog | None:
-    """The watchdog of a run that names none: on where there are data to look at."""
+    """The watchdog of a run that names none: on where there are data to score on."""
     return Watchdog() if task.has("retain") or task.has("holdout") else None

@@ -1,4 +1,4 @@
-"""Hold what the runs made on one task against the yardstick: one scenario of the results."""
+"""Compare the models of the runs on one task with the yardstick: one scenario of the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lethe.work.options import Options
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What models are held against: references (retrained models), or the original's neighbours where there are none.
+    """What models are compared with: references (retrained models), or the original's neighbours where there are none.
 
     fresh   one more retrained model, outside the references: the row that a perfect method would equal
     reason  where the references come from, or why there are none
@@ -49,7 +49,7 @@ class Yardstick:
 
     @property
     def record(self) -> References:
-        """What the results say of it."""
+        """The record of it in the results."""
         seconds = self.pool.seconds if self.pool else []
         return References(count=len(self.references), strategy=self.pool.strategy if self.pool else "",
                           seconds_each=sum(seconds) / len(seconds) if seconds else None, reason=self.reason,
@@ -58,9 +58,9 @@ class Yardstick:
 
 def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, name: str = "", words: str = "",
              retrained: Sequence[nn.Module] = (), failures: Path | None = None) -> Scenario:
-    """Audit what was made on one task.
+    """Audit the models of one task.
 
-    words      the request in words                retrained  given reference models: none is trained then
+    words      the request in words                retrained  reference models; if provided, none is trained
     failures   where tracebacks of audits go
     """
     done = [one.outcome for one in made if one.outcome]
@@ -98,7 +98,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
 
 
 def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
-    """The task with what audits may use: what a method learned from is no longer unseen, what a search saw may not judge."""
+    """The task with what audits may use: what a method learned from is not unseen, what a search used may not judge."""
     if unseen_used:
         task = task.replaced(holdout=audited(task.holdout), reference=reserved(task.holdout))
     return final(task) if searched else task
@@ -107,10 +107,10 @@ def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
 def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Module]) -> Yardstick:
     asked, seed, device = job.judging, job.settings.seed, job.settings.device
     references, fresh, pool = [], [], None
-    reason = task.facts.get("no_retraining", "no recipe, or none asked for")
+    reason = task.facts.get("no_retraining", "no recipe, or none requested")
     if retrained:
         references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained)]
-        reason = f"{len(retrained)} models given as retrained"
+        reason = f"{len(retrained)} models provided as retrained"
     elif wanted := of_yardstick(task, asked.references, seed, device):
         pool = wanted[0].train(asked.strategy, job.cache, options.listener, options.stop)
         references = [Subject(f"reference {i}", model, task, seconds, procedure=RETRAIN)
@@ -146,7 +146,7 @@ def _subjects(task: Task, made: Sequence[Made]) -> list[Subject]:
 
 
 def _audits(job: Job, task: Task, yardstick: Yardstick) -> tuple[list[tuple[Audit, Any]], list[NotTested]]:
-    """The audits that can run, and why others cannot."""
+    """The audits that can run, and the reasons why others cannot."""
     chosen: list[tuple[Audit, Any]] = []
     skipped: list[NotTested] = []
     depth = "deep" if job.judging.named else job.judging.depth
@@ -174,7 +174,7 @@ def _row(one: Made, evidence: Sequence[Evidence], samples: Sequence[Mapping[str,
 
 
 def _samples(task: Task, one: Made, refused: Callable[[str, str, Exception], None]) -> Sequence[Mapping[str, Any]]:
-    """What a person looks at; a model whose answers cannot be shown has evidence all the same."""
+    """Samples for a person to look at; a model whose answers cannot be shown has evidence all the same."""
     try:
         return task.samples(one.outcome.answering) if one.outcome else []
     except Exception as error:

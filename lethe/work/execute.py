@@ -40,7 +40,7 @@ def carry_out(request: Request, options: Options) -> Report | None:
     """
     job = resolve(request, options)
     if (job.folder / "results.json").exists() and not options.again:
-        options.say(f"{job.folder} holds the finished run of this very request; --again repeats it")
+        options.say(f"{job.folder} holds the finished run of this request; --again repeats it")
         return load(job.folder)
     if os.environ.get("RANK", "0") != "0":
         for scene in prepare(job, options).scenes.values():

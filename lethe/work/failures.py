@@ -1,4 +1,4 @@
-"""What went wrong in one method or audit of many: told in its place, with the traceback in a file, while the others go on."""
+"""Failures of one method or audit of many: recorded in its row, with the traceback in a file, while the others continue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Failure:
 
 
 def failure(error: Exception, title: str, folder: Path | None) -> Failure:
-    """What is told of an error; its traceback is written below `folder`. A full disk ends the whole run, which
+    """The record of an error; its traceback is written below `folder`. A full disk ends the whole run, which
     resumes when it is repeated: raised."""
     if isinstance(error, DiskFull):
         raise error

@@ -2,7 +2,7 @@
 
     lethe audit --unlearned B --original A --forget F --retain R --holdout H --retrained C1 --retrained C2 …
 
-Only `unlearned` and `forget` are necessary. What is missing is said in the report and never invented: without `original`
+Only `unlearned` and `forget` are necessary. The report states what is missing and never invents it: without `original`
 there is no positive control, without `retrained` no yardstick (the holdout is the weaker one), without `holdout` no
 membership attack. Where the training recipe is known, a request file (`lethe audit REQUEST --unlearned B`) gives more.
 """
@@ -47,7 +47,7 @@ class Files:
     original: str | None = None                                 # the model before
     retrained: tuple[str, ...] = ()                             # models trained without the forget set: the yardstick
     retain: str | None = None                                   # what it should have kept
-    holdout: str | None = None                                  # like the forget set, never seen by any of the models
+    holdout: str | None = None                                  # like the forget set, unseen by all of the models
     test: str | None = None                                     # for utility
     model: Mapping[str, Any] = field(default_factory=dict)      # classifiers: zoo or code, options, head, prefix
     data: Mapping[str, Any] = field(default_factory=dict)       # how the data files are read: options of their kind
@@ -57,7 +57,7 @@ class Files:
 
 def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] = (), seed: int = 0,
                 options: Options | None = None) -> Report:
-    """Audit one saved model beside what is given of original and retrained models."""
+    """Audit one saved model beside the original and the retrained models that are provided."""
     began, options = time.perf_counter(), options or Options(command="lethe.audit_files(…)")
     options.say("reading models and data")
     task, load, first = _opened(files)
@@ -66,8 +66,8 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     retrained = [_fitting(load(path), path, task, first) for path in files.retrained]
     for path, model in zip(files.retrained, retrained, strict=True):
         if state_fingerprint(model) == state_fingerprint(first):
-            raise ModelError(f"{path} has the very weights of {files.original or files.unlearned}, so it was not retrained "
-                             "without the forget set and cannot be a yardstick. Give a retrained model, or leave it out.")
+            raise ModelError(f"{path} has the same weights as {files.original or files.unlearned}, so it was not retrained "
+                             "without the forget set and cannot be a yardstick. Provide a retrained model, or leave it out.")
     written, outcome = plain(files), Outcome(unlearned, method="unlearned", task=task)
     plan = AuditPlan(depth=depth, references=len(retrained), shadows=0, audits=tuple(audits))
     job = of_task(task, [], plan, seed=seed, config=written)
@@ -109,7 +109,7 @@ def _apart(task: Task) -> None:
     for left, right in combinations(contents, 2):
         if {left, right} != {"holdout", "test"} and (shared := contents[left] & contents[right]):
             raise SplitsOverlap(f"{len(shared)} examples stand in {left} and in {right} with equal content, so one of the two is "
-                                "not what it is called and every comparison of them would be wrong. Remove them from one.")
+                                "not what its name states and every comparison of them would be wrong. Remove them from one.")
 
 
 def _fitting(model: nn.Module, path: str, task: Task, first: nn.Module) -> nn.Module:
@@ -118,11 +118,11 @@ def _fitting(model: nn.Module, path: str, task: Task, first: nn.Module) -> nn.Mo
     some = task.forget.batch([0])
     with evaluating(model), evaluating(first):
         try:
-            said, before = task.outputs(model, some), task.outputs(first, some)
+            answers, before = task.outputs(model, some), task.outputs(first, some)
         except (RuntimeError, IndexError) as error:
             raise ModelError(f"{path} cannot take the first example of forget ({str(error).splitlines()[0]}), so it cannot "
-                             "be compared. Give models of one family and, for language models, of one tokenizer.") from error
-    if said.shape != before.shape:
-        raise ModelError(f"{path} answers with {said.shape[-1]} outputs and the original with {before.shape[-1]}, so they have "
-                         "different classes or vocabularies and no example can be compared. Provide models with the same ones.")
+                             "be compared. Provide models of one family and, for language models, of one tokenizer.") from error
+    if answers.shape != before.shape:
+        raise ModelError(f"{path} answers with {answers.shape[-1]} outputs and the original with {before.shape[-1]}, so they "
+                         "have different classes or vocabularies and no example can be compared. Provide models that match.")
     return model

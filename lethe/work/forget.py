@@ -19,7 +19,7 @@ from lethe.work.procedure import procedure_of
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a run, or a model from elsewhere: an outcome, or a failure.
+    """The result of a run, or a model from elsewhere: an outcome, or a failure.
 
     name, label, method, variant, seed  as in `Run`; a model from elsewhere has no method and no seed
     procedure                           how it can be made again, where that is known
@@ -37,7 +37,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Places:
-    """Where a scenario keeps what its runs write; None: it is not kept.
+    """Where a scenario keeps the files of its runs; None: they are not kept.
 
     work      logs and checkpoints, one folder a run      models    the unlearned models, one folder a run
     failures  tracebacks of what failed, beginning with the name of the scenario
@@ -50,7 +50,7 @@ class Places:
 
 
 def run_all(job: Job, task: Task, runs: Sequence[Run], options: Options, places: Places = Places()) -> list[Made]:
-    """What became of every run on a task that can serve them (see `Job.runs_on`)."""
+    """The result of every run that the task can serve (see `Job.runs_on`)."""
     return [_run(job, task, run, options, places) for run in runs]
 
 
@@ -65,5 +65,5 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
         if places.models and not (places.models / name).exists():
             outcome.save(places.models / name)
         return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))
-    except Exception as error:   # any: a comparison of fifty methods goes on
+    except Exception as error:   # any: a comparison of fifty methods continues
         return replace(made, failure=failure(error, f"{places.scenario} {run.name}", places.failures))

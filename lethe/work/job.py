@@ -2,7 +2,7 @@
 
     request.yaml ─ read ─> Request ─ resolve ─> Job ─ open ─> scenes ─ forget ─> made ─ audit ─> results ─> page, ledger
 
-Every name has become a record, every mapping a checked config, every margin is declared. After this nobody looks anything up
+Every name has become a record, every mapping a checked config, every margin is declared. After this nothing is looked up
 again: the later steps take what they need from the job.
 """
 
@@ -40,7 +40,7 @@ class Run:
     name      names its row: the method; with several configurations or seeds also which
     label     what runs that differ only in their seed share
     variant   1 for the first configuration of a method in the job, 2 for the second, …
-    optional  asked for by `all`: left out where the task cannot serve it
+    optional  requested by `all`: left out where the task cannot serve it
     """
 
     record: Method
@@ -61,7 +61,7 @@ class Run:
 class Judging:
     """How models are judged.
 
-    audits    records with their configs         named     whether they were asked for by name: then they run at any depth
+    audits    records with their configs         named     whether they were requested by name: then they run at any depth
     margins   equivalence margins of the request, by metric; `declared` has those of the metrics too, and since when
     """
 
@@ -92,12 +92,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is to be done, checked.
+    """All the work of a request, checked.
 
     hash       names the run                        config   the effective request as plain data, as results keep it
-    seams      members of the loop's seams          modifiers  the same as they were asked for
+    seams      members of the loop's seams          modifiers  the same as requested
     watchdog   None: the usual one where there are data for it; False: none
-    source     None: the task was given             output   the folder of run folders     cache  of trained models
+    source     None: the task was passed            output   the folder of run folders     cache  of trained models
     """
 
     hash: str
@@ -126,7 +126,7 @@ class Job:
         return self.output / self.hash
 
     def runs_on(self, task: Task) -> tuple[Run, ...]:
-        """The runs that a task can serve; NeedsUnmet before any work when one was asked for by name that it cannot."""
+        """The runs that a task can serve; NeedsUnmet before any work when one requested by name cannot be served."""
         able = all_methods(task) if any(run.optional for run in self.runs) else []
         chosen = tuple(run for run in self.runs if not run.optional or run.method in able)
         for run in chosen:
@@ -161,7 +161,7 @@ def resolve(request: Request, options: Options) -> Job:
 def of_task(task: Task, methods: Sequence[Asked], plan: AuditPlan, *, seed: int = 0, seeds: int = 1, title: str = "",
             cache: Path | None = None, config: Mapping[str, Any] | None = None, settings: Settings | None = None,
             watchdog: Watchdog | bool | None = None) -> Job:
-    """The job of a call from Python on a task that is there. config: what the results keep of the call."""
+    """The job of a call from Python on an existing task. config: what the results keep of the call."""
     found: list[tuple[Method, object, bool]] = []
     for asked in methods:
         if (asked.get("name") if isinstance(asked, Mapping) else asked) == ALL:
@@ -176,7 +176,7 @@ def of_task(task: Task, methods: Sequence[Asked], plan: AuditPlan, *, seed: int 
 
 
 def audit_of(asked: Any) -> tuple[Audit, object]:
-    """The record and the checked config of an audit given by name or by {name: …, option: …}."""
+    """The record and the checked config of an audit from its name or from {name: …, option: …}."""
     options = {"name": asked} if isinstance(asked, str) else dict(asked)
     record: Audit = catalogue.load("audits", options.pop("name"))
     return record, build(record.config, options)

@@ -1,4 +1,4 @@
-"""Open a job: read model and data, train the original where it came without weights, make one task per scenario."""
+"""Open a job: read model and data, train the original if it came without weights, make one task per scenario."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read(job: Job, options: Options) -> Opened:
     if source.recipe is not None:
         opened.recipe = source.recipe
     if opened.model is None and opened.recipe is None:
-        raise NeedsUnmet("the request gives neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
+        raise NeedsUnmet("the request has neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
                          "there is nothing to forget from. Add one of them.")
     return opened
 
@@ -67,7 +67,7 @@ def read(job: Job, options: Options) -> Opened:
 def prepare(job: Job, options: Options, train: bool = True) -> Prepared:
     """Open the job, check every scenario, train the original if it came without weights, and make the tasks.
 
-    train   False: a fresh model stands in for an original that is not trained yet; RequestError where it is to choose examples
+    train   False: a fresh model stands in for an original that is not trained yet; RequestError where it has to choose examples
     """
     opened = read(job, options)
     for selection in job.opening.scenarios.values():
@@ -101,20 +101,20 @@ def tasks_of(request: Request, options: Options) -> dict[str, Task]:
 def checked(job: Job, opened: Opened, selection: Any) -> tuple[Run, ...]:
     """The runs that the task of a selection can serve, after every check of data, model and methods; raises what is wrong.
 
-    The task is made on the given model or, where that is yet to be trained, on a fresh one.
+    The task is made on this model or, where that is yet to be trained, on a fresh one.
     """
     start = opened.model or seeded(builder(opened), job.settings.seed)
     return job.runs_on(_task(opened, start, parts(opened, stand_in(opened, selection)), "checks"))
 
 
 def original_of(job: Job, opened: Opened, options: Options) -> nn.Module:
-    """The model before: as it came, or trained by the recipe on everything (from the cache when it is there)."""
+    """The original: the provided model, or one trained by the recipe on everything (from the cache if it is there)."""
     assert job.cache is not None
     return opened.model or trained(opened, job.settings, job.cache, options)
 
 
 def trained(opened: Opened, settings: Settings, cache: Path, options: Options) -> nn.Module:
-    """The original model, trained by the recipe on everything, from the cache when it is there."""
+    """The original model, trained by the recipe on everything, from the cache if it is there."""
     assert opened.recipe is not None
     task, path = _training(opened, settings, cache)
     loop = Loop(task, settings, folder=path.with_suffix(""), listener=options.listener, title="original", stop=options.stop)
@@ -140,7 +140,7 @@ def _training(opened: Opened, settings: Settings, cache: Path | None) -> tuple[T
 
 
 def _untrained(job: Job, opened: Opened) -> nn.Module:
-    """A fresh model in the place of the original, for what depends on data and architecture alone."""
+    """A fresh model instead of the original, for what depends on data and architecture alone."""
     choosing = [name or "the request" for name, selection in job.opening.scenarios.items() if choose.asked(selection)]
     if choosing:
         raise RequestError(f"the original chooses what {', '.join(choosing)} forgets, and it is not trained yet, so its models "
@@ -149,9 +149,9 @@ def _untrained(job: Job, opened: Opened) -> nn.Module:
 
 
 def builder(opened: Opened) -> Callable[[int], nn.Module]:
-    """How a fresh model is made from a seed; RequestError when the request does not say."""
+    """How a fresh model is made from a seed; RequestError when the request does not define it."""
     if opened.build is None:
-        raise RequestError("the model came without weights and without a way to build it, so there is nothing to train. Give "
+        raise RequestError("the model came without weights and without a way to build it, so there is nothing to train. Set "
                            "model.code or model.zoo.")
     return opened.build
 
@@ -165,11 +165,11 @@ def describe(selection: Any, count: int) -> str:
 
 
 def parts(opened: Opened, selection: Any) -> dict[str, Split]:
-    """The splits of a task: the training data divided by the selection, or as the data came divided."""
+    """The splits of a task: the training data divided by the selection, or as the data are already divided."""
     others = {key: split for key, split in opened.splits.items() if key not in ("train", "forget", "retain")}
     if selection is None:
         if "forget" not in opened.splits:
-            raise RequestError("the request does not say what to forget, so nothing was started. Add forget: {label: 3}, "
+            raise RequestError("the request does not name what to forget, so nothing was started. Add forget: {label: 3}, "
                                "{ids: […]}, {fraction: 0.1}, {query: …}, {entity: …}, {text: …}; or data.forget.")
         return {**{key: opened.splits[key] for key in ("forget", "retain") if key in opened.splits}, **others}
     forgotten, retained = divide(opened.splits["train"], selection)

@@ -1,4 +1,4 @@
-"""Train ahead the models that a request will ask of its cache, all or a share of them (`lethe pool`)."""
+"""Train ahead the models that a request will read from its cache, all or a share of them (`lethe pool`)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Place:
 
 def places(request: Request, options: Options, scenario: str | None = None, what: str = "all", original: bool = True
            ) -> list[Place]:
-    """Every model that the request will ask of the cache, in a fixed order.
+    """Every model that the request will read from the cache, in a fixed order.
 
     original   whether the original is trained first where it must be: one process at a time does, the others of this cache
                wait and find it there
@@ -72,7 +72,7 @@ def places(request: Request, options: Options, scenario: str | None = None, what
 
 
 def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: str = "all") -> list[Wanted]:
-    """The pools of one scenario: the yardstick, and the shadows that the audits of this depth ask for."""
+    """The pools of one scenario: the yardstick, and the shadow models that the audits of this depth need."""
     judging, settings = job.judging, job.settings
     found = of_yardstick(task, judging.references, settings.seed, settings.device) if what != "shadows" else []
     task = expected(task, runs)
@@ -86,7 +86,7 @@ def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: st
 
 
 def expected(task: Task, runs: Sequence[Run]) -> Task:
-    """The task as audits will most likely see it: without the unseen data that a method declares, or a search looks at.
+    """The task as audits will most likely see it: without the unseen data that a method declares, or a search uses.
 
     Only the run itself knows what a method took; where this is wrong, the run trains the shadows that are missing.
     """

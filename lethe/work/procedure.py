@@ -21,7 +21,7 @@ from lethe.work.job import Job, Run
 
 
 def procedure_of(outcome: Outcome, job: Job, run: Run | None = None) -> Procedure | None:
-    """How Lethe made this model: by a run of the job or, from elsewhere, by what the outcome says; None where nobody knows.
+    """How Lethe made this model: by a run of the job or, from elsewhere, by what the outcome records; None where it is unknown.
 
     Of a search: what it chose, not the search.
     """

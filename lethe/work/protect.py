@@ -1,4 +1,4 @@
-"""Perturb images before anyone trains on them, and measure what a model learns from them all the same (`lethe protect`)."""
+"""Perturb images before anyone trains on them, and measure what a model still learns from them (`lethe protect`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Protection:
 
 
 def protect(request: Request, output: Path, options: Options, how: Protection) -> dict[str, Any]:
-    """Write the request's training images perturbed to `output` (images.npz, manifest.json); what the manifest says.
+    """Write the request's training images perturbed to `output` (images.npz, manifest.json); returns the manifest.
 
     The surrogate is the request's model. The effect is measured on a fresh model that is trained by the request's recipe on the
     perturbed images, beside one on the clean images and one on uniform noise of the same bound. Measured once each,
@@ -68,7 +68,7 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
         "images": len(x), "bound": how.bound, "clusters": torch.bincount(owner, minlength=how.clusters).tolist(),
         "psnr_db": float(-10 * error.log10()), "accuracy_of_a_model_trained_on": learned,
         "claim": "measured on one model and recipe, once; other models, augmentation, re-encoding or adversarial training may "
-                 "learn from these images all the same",
+                 "still learn from these images",
     }
     with new_folder(output) as place:
         np.savez_compressed(place / "images.npz", x=protected.numpy(), y=train.columns["y"].numpy(), ids=train.ids.astype(str))
@@ -77,9 +77,9 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
 
 
 def _require(request: Request, output: Path, how: Protection) -> None:
-    """What can be refused before data are read."""
+    """Refuse what can be refused before data are read."""
     if output.exists():
-        raise OutputExists(f"{output} exists; protected images never overwrite anything, so nothing was started. Give another "
+        raise OutputExists(f"{output} exists; protected images never overwrite anything, so nothing was started. Choose another "
                            "--output.")
     if not 0 < how.bound < 1:
         raise OutOfRange(f"--bound {how.bound:g} is not between 0 and 1 (the range of a pixel), so nothing was started. 16/255 "
@@ -92,15 +92,15 @@ def _unseen(opened: Opened) -> Split:
     unseen = opened.splits.get("test", opened.splits.get("holdout"))
     if unseen is None or opened.recipe is None:
         raise NeedsUnmet("the effect is measured on unseen images by a model trained anew, and the request has no test or "
-                         "holdout data, or no recipe; nothing was started. Give data.test: 0.2 and recipe.")
+                         "holdout data, or no recipe; nothing was started. Set data.test: 0.2 and recipe.")
     return unseen
 
 
 def _require_images(x: Tensor, how: Protection) -> None:
     if x.dim() != 4:
-        raise DataError(f"the inputs are {list(x.shape)}, but images are [n, C, H, W]; nothing was started. Give images.")
+        raise DataError(f"the inputs are {list(x.shape)}, but images are [n, C, H, W]; nothing was started. Use image data.")
     if how.clusters > len(x):
-        raise OutOfRange(f"--clusters {how.clusters} exceeds the {len(x)} images, so some would be empty. Ask for fewer.")
+        raise OutOfRange(f"--clusters {how.clusters} exceeds the {len(x)} images, so some would be empty. Request fewer.")
 
 
 def perturbations(task: Task, pictures: Tensor, how: Protection) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The request: one flat YAML file that says what is to be forgotten from which model, how, and how it is judged.
+"""The request: one flat YAML file: what to forget from which model, how, and how the result is judged.
 
     lethe run request.yaml method=salun method.lr=0.01 seed=3
 
@@ -23,7 +23,7 @@ from lethe.core.evidence import Depth
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 
-ALL = "all"   # in the place of a method: every one that can run on the task (see `train.apply.everything`)
+ALL = "all"   # instead of a method: every one that can run on the task (see `train.apply.everything`)
 
 
 @config(name="audit")
@@ -61,25 +61,25 @@ class Request:
 
     @property
     def methods(self) -> list[dict[str, Any]]:
-        """The methods asked for, each as {name: …, option: …}."""
+        """The requested methods, each as {name: …, option: …}."""
         given = self.method if isinstance(self.method, (list, tuple)) else [self.method]
         return [{"name": m} if isinstance(m, str) else dict(m) for m in given]
 
     @cached_property
     def asked(self) -> tuple[tuple[Entry | None, dict[str, Any]], ...]:
-        """What the catalogue says about each method, with its options; None stands for `all`."""
+        """The catalogue's entry of each method, with its options; None stands for `all`."""
         return tuple((None if one.get("name") == ALL else entry("methods", _name("method", one)), _options(one))
                      for one in self.methods)
 
     @cached_property
     def asked_audits(self) -> tuple[tuple[Entry, dict[str, Any]], ...]:
-        """What the catalogue says about each audit that is asked for by name, with its options."""
+        """The catalogue's entry of each audit that is requested by name, with its options."""
         given = [{"name": one} if isinstance(one, str) else one for one in self.audit.audits]
         return tuple((entry("audits", _name("audit", one)), _options(one)) for one in given)
 
     @property
     def cases(self) -> dict[str, Any]:
-        """Scenario name -> forget selection; one unnamed scenario when none is given."""
+        """Scenario name -> forget selection; one unnamed scenario when there are none."""
         if self.scenarios:
             return {name: (case or {}).get("forget") for name, case in self.scenarios.items()}
         return {"": self.forget}
@@ -96,13 +96,13 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Request:
     """A request from a YAML file and `key.sub=value` overrides (values are YAML). Checks names and options."""
     path = Path(path)
     if not path.exists():
-        raise RequestError(f"{path} does not exist, so there is nothing to run. Give a request file, or one of the presets/ .")
+        raise RequestError(f"{path} does not exist, so there is nothing to run. Name a request, e.g. presets/demo.yaml.")
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise RequestError(f"{path} is not YAML: {str(error).splitlines()[0]}. Nothing was started; correct the file.") from None
     if not isinstance(content, dict):
-        raise RequestError(f"{path} holds no request (a YAML mapping); nothing was started. See presets/ for examples.")
+        raise RequestError(f"{path} holds no request (a YAML mapping), so nothing was started. See presets/ for examples.")
     return parse(content, overrides, base=path.parent)
 
 
@@ -180,7 +180,7 @@ def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 inner = {"name": inner}
             elif isinstance(inner, (list, tuple)):
                 raise RequestError(f"{key!r} cannot be set: {step} is a list of {len(inner)}; nothing was started. "
-                                   f"Give the whole list: {step}=[…].")
+                                   f"Write the whole list: {step}=[…].")
             place[step] = dict(inner or {})
             place = place[step]
         place[steps[-1]] = parsed

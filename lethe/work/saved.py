@@ -23,11 +23,11 @@ from lethe.work.open import prepare
 from lethe.work.options import Options
 from lethe.work.request import Request
 
-CONTROLS = {"original", "retrained"}   # names of the rows that stand in every table
+CONTROLS = {"original", "retrained"}   # names of the rows that are in every table
 
 
 def audit_saved(request: Request, options: Options, unlearned: Path | None, depth: Depth, run: Path | None = None) -> Report:
-    """Audit a saved model, or where none is named those that `run` has saved, on the tasks of a request."""
+    """Audit a saved model, or else those that `run` has saved, on the tasks of a request."""
     job, began = resolve(request, options), time.perf_counter()
     models = saved_models(request, unlearned, run)
     job = replace(job, judging=replace(job.judging, depth=depth))
@@ -58,7 +58,7 @@ def saved_models(request: Request, unlearned: Path | None, run: Path | None) -> 
                                     for name in request.cases}
     models = {name: paths for name, paths in found.items() if paths}
     if not models:
-        raise RequestError(f"{run or 'a request'} holds no saved model to audit, so there is nothing to do. Give --unlearned "
+        raise RequestError(f"{run or 'a request'} holds no saved model to audit, so there is nothing to do. Pass --unlearned "
                            "FOLDER, or run with `lethe run`, which saves the model.")
     return models
 

@@ -1,4 +1,4 @@
-"""The JSON Schema of a request, from its config records: what an editor completes and a form asks for. No torch."""
+"""The JSON Schema of a request, from its config records: for completion in an editor and for forms. No torch."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ from lethe.work.request import Request
 
 
 def train(request: Request, name: str, output: Path, options: Options) -> dict[str, Any]:
-    """Train by the exact method `name` on the request's training records and write `output`; what stands there, in words.
+    """Train by the exact method `name` on the request's training records and write `output`; a summary of what was written.
 
-    The request's own options of that method are used when it names it. Killed, it goes on when it is repeated.
+    The request's own options of that method are used when it names it. A killed call continues when it is repeated.
     """
     found = _method(name, request.family, output)
     module = importlib.import_module(found.module)
@@ -39,8 +39,8 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     opened = read(job, options)
     given = opened.model is not None or bool(opened.unrepeatable)
     if given and not cfg.public_base:
-        raise RequestError("the model's given weights would be where every shard starts, and may have seen the records; nothing "
-                           "was started. Leave them out, or give method.public_base=true if they never saw the data.")
+        raise RequestError("every shard would start from the model's weights, which may have seen the records; nothing "
+                           "was started. Leave them out, or set method.public_base=true if they have not seen the data.")
     base = opened.model or seeded(builder(opened), derive(job.settings.seed, name))
     records = _records(opened)
     task = opened.task(base, {"retain": records}, "training")
@@ -69,7 +69,7 @@ def _method(name: str, family: str, output: Path) -> Entry:
         raise NeedsUnmet(f"{name} trains {' and '.join(found.families)}, the request is {family}; nothing was started. lethe "
                          "methods --family lists what can forget there.")
     if output.exists():
-        raise OutputExists(f"{output} exists; a trained model is never overwritten, so nothing was started. Give another "
+        raise OutputExists(f"{output} exists; a trained model is never overwritten, so nothing was started. Choose another "
                            "--output.")
     return found
 

@@ -1,6 +1,6 @@
 """Open a finished run again: the records it was trained on, the model from before, and the run itself once more.
 
-What certificates need of a run that is more than its files.
+What certificates need of a run beyond its files.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def certify(run: Path, key_file: Path, output: Path | None = None, method: str |
 
 
 def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopened:
-    """The records and the original of a scenario of a run; DataError when they are not those of the run any more."""
+    """The records and the original of a scenario of a run; DataError when they are no longer those of the run."""
     request = _request(run)
     task = _task(resolve(request, options), run, case, options)
     contents = {name: task.splits[name].contents(32) for name in ("forget", "retain") if task.has(name)}
     if "retain" not in contents:
-        raise NeedsUnmet("the run has no retained records, so nothing can be said about what the model was allowed to read; no "
-                         "certificate was written. Give the request its retain data.")
+        raise NeedsUnmet("the run has no retained records, so the data that the model was allowed to read are unknown; no "
+                         "certificate was written. Add the retain data to the request.")
     wanted = set(contents["forget"])
     return Reopened(_leaves(task.forget, contents["forget"], secret), _leaves(task.retain, contents["retain"], secret),
                     sum(one in wanted for one in contents["retain"]), _saved_hash(task, None),
@@ -67,7 +67,7 @@ def _task(job: Job, run: Path, case: Scenario, options: Options) -> Task:
     changed = [name for name, value in task.fingerprint.items() if case.fingerprints.get(name) != value]
     if changed:
         raise DataError(f"{', '.join(changed)} of {run} are not what the run used (fingerprints differ), so a "
-                        "certificate would be about other data. Bring back data, software and threads, or repeat with --again.")
+                        "certificate would be about other data. Restore data, software and threads, or repeat with --again.")
     return task
 
 

@@ -41,7 +41,7 @@ def test_refusals(tmp_path: Path) -> None:
         protect(request(tmp_path), here, quiet, Protection(bound=16))
     with pytest.raises(OutOfRange, match="--clusters 999 exceeds the 300 images"):
         protect(request(tmp_path), here, quiet, Protection(clusters=999))
-    with pytest.raises(NeedsUnmet, match="Give data"):
+    with pytest.raises(NeedsUnmet, match="Set data"):
         protect(request(tmp_path, data={"kind": "digits"}), here, quiet, Protection())
     table = request(tmp_path, model={"zoo": "mlp", "options": {"inputs": 30, "classes": 2}},
                     data={"kind": "bundled", "name": "breast_cancer", "test": 0.3})

@@ -82,7 +82,7 @@ def test_what_cannot_be_named_or_read_is_refused() -> None:
         as_split(DataLoader(TensorDataset(X, Y)))
     with pytest.raises(DataError, match="is a generator"):
         as_split(x for x in [1])
-    with pytest.raises(DataError, match="cannot be told"):
+    with pytest.raises(DataError, match="cannot be identified"):
         as_split(Items(lambda i: X[i]))
     with pytest.raises(DataError, match=r"different shapes, such as \(1,\) and \(4,\)"):
         as_split(Items(lambda i: (torch.zeros(i + 1), 0)))

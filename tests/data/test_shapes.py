@@ -33,5 +33,5 @@ def test_every_combination_comes_equally_often_and_the_seed_decides() -> None:
 def test_wrong_names_and_shifts_are_refused() -> None:
     with pytest.raises(UnknownName, match="did you mean disk"):
         render("red", "disc")
-    with pytest.raises(OutOfRange, match="Give 0 to 2"):
+    with pytest.raises(OutOfRange, match="Use 0 to 2"):
         render("red", "disk", down=3)

@@ -91,7 +91,7 @@ def test_duplicates_of_training_examples_can_be_left_out_of_holdout(tmp_path: Pa
     left = load({**asked, "drop_duplicates": True}, Context(progress=said.append))["holdout"]
     assert list(left.ids) == ["holdout:2", "holdout:3"]
     assert said == ["left 2 duplicates of training examples out of holdout"]
-    with pytest.raises(EmptySplit, match="stands in train"):
+    with pytest.raises(EmptySplit, match="is also in train"):
         load({"path": asked["path"], "holdout": asked["path"], "drop_duplicates": True})
 
 
@@ -183,7 +183,7 @@ def test_parts_in_folders_share_classes_colours_and_size(tmp_path: Path) -> None
 def test_images_of_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     for name, size in (("a/1.png", (4, 3)), ("a/2.png", (4, 3)), ("b/1.png", (5, 5))):
         picture(tmp_path / name, 9, size)
-    with pytest.raises(DataError, match=r"2 of 3 are \(3, 4\), b/1\.png is \(5, 5\).*Give size: \[3, 4\]"):
+    with pytest.raises(DataError, match=r"2 of 3 are \(3, 4\), b/1\.png is \(5, 5\).*Set size: \[3, 4\]"):
         load(tmp_path)
     assert load({"path": str(tmp_path), "size": 6})["train"].columns["x"].shape == (3, 1, 6, 6)
     assert load({"path": str(tmp_path), "size": [3, 4]})["train"].columns["x"].shape == (3, 1, 3, 4)
@@ -352,7 +352,7 @@ def test_data_sets_of_arrays_and_of_table_columns(tmp_path: Path) -> None:
 
 
 def test_a_kind_that_needs_the_folder_of_data_sets_says_so() -> None:
-    with pytest.raises(NeedsUnmet, match=r"cifar10|images.*Give data\.path"):
+    with pytest.raises(NeedsUnmet, match=r"cifar10|images.*Set data\.path"):
         load("cifar10")
 
 

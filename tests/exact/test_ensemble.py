@@ -43,7 +43,7 @@ class Sharp(nn.Module):
 def test_models_that_end_elsewhere_are_refused() -> None:
     x = torch.ones(2, 6)
     require_last(members(1)[0], "head", lambda model: model(x))
-    with pytest.raises(ModelError, match="works on after its head"):
+    with pytest.raises(ModelError, match="computes more after its head"):
         require_last(Sharp(), "out.1", lambda model: model(x))
     with pytest.raises(ModelError, match="Conv2d"):
         Ensemble(SmallCNN(), "conv1", 2)

@@ -148,7 +148,7 @@ def test_a_kept_head_shows_that_the_end_was_cut_or_made_anew(ledger: Ledger, tmp
         anew.record_failure(run, {}, "lethe run", "other")
     assert anew.verify() is None
     broken = anew.verify(head)
-    assert broken is not None and (broken.entry, "anew" in broken.reason) == (2, True)
+    assert broken is not None and (broken.entry, "rewritten" in broken.reason) == (2, True)
     with pytest.raises(OutOfRange, match="number:hash"):
         ledger.verify("nonsense")
 
@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_the_ledger_intact(ledger: Ledger) -> None:
         connection.execute(f"PRAGMA max_page_count={pages}")
 
     sa.event.listen(ledger.store.engine, "connect", small)
-    with pytest.raises(DiskFull, match="all earlier ones stand"):
+    with pytest.raises(DiskFull, match="all earlier ones are intact"):
         for _ in range(3):
             ledger.record(read(results()))
     sa.event.remove(ledger.store.engine, "connect", small)

@@ -30,7 +30,7 @@ def provided() -> dict[str, frozenset[str]]:
 
 
 def declared(path: Path) -> Iterator[tuple[str, frozenset[str]]]:
-    """(family, what it provides) of every class in a source file that says both."""
+    """(family, what it provides) of every class in a source file that declares both."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef):
             values = {target.id: value for target, value in map(_assigned, node.body) if target is not None}

@@ -14,7 +14,7 @@ from lethe.errors import NeedsUnmet
 
 
 class PictureJudge(Protocol):
-    """A closed-set classifier that says what pictures show, one answer per attribute."""
+    """A closed-set classifier that reads what pictures show, one answer per attribute."""
 
     @property
     def attributes(self) -> Mapping[str, Sequence[str]]:
@@ -56,7 +56,7 @@ class DiffusionTask(Task):
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
     pipeline: Any                       # text encoder, tokenizer, scheduler, VAE
     alphas_cumprod: Tensor              # ᾱ_t  [timesteps]
-    judge: PictureJudge | None          # None: audits that need one say so
+    judge: PictureJudge | None          # None: audits that need one do not run
     steps: int                          # of a trajectory
     guidance: float                     # w of classifier-free guidance; 1: none
 
@@ -64,7 +64,7 @@ class DiffusionTask(Task):
     def reader(self) -> PictureJudge:
         """The judge. NeedsUnmet where the task has none."""
         if self.judge is None:
-            raise NeedsUnmet("the task has no judge, so nothing can read its pictures. Give judge=.")
+            raise NeedsUnmet("the task has no judge, so nothing can read its pictures. Pass judge=.")
         return self.judge
 
     @abstractmethod

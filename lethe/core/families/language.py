@@ -54,15 +54,15 @@ class LanguageTask(Task):
 
     @abstractmethod
     def read_out(self, model: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Per answer token what the model would say if it ended at these states [K, d]: as in `observe`.  -> [n, A] each"""
+        """Per answer token what the model would predict if it ended at these states [K, d]: as in `observe`.  -> [n, A] each"""
 
     @abstractmethod
     def logits(self, model: nn.Module, hidden: Tensor) -> Tensor:
-        """What the model would say if it ended at these states or vectors: final norm, then the head.  [..., d] -> [..., V]"""
+        """The prediction if the model ended at these states or vectors: final norm, then the head.  [..., d] -> [..., V]"""
 
     @abstractmethod
     def patched(self, batch: Batch, hidden: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """A rewrite for `rewriting`: states [L, K, d] take the place of those that predict the answer's tokens."""
+        """A rewrite for `rewriting`: states [L, K, d] replace those that predict the answer's tokens."""
 
     @abstractmethod
     def rewriting(
@@ -78,7 +78,7 @@ class LanguageTask(Task):
     def span_mask(self, split: Split, column: str) -> Tensor:
         """Which answer tokens overlap the first occurrence of the text in a column (an entity).  -> [n, A] bool
 
-        All tokens but the end where the column is missing or empty, or its text does not stand in the answer.
+        All tokens but the end where the column is missing or empty, or the answer does not contain its text.
         """
 
     @abstractmethod

@@ -49,7 +49,7 @@ def read(cfg: Dataset, context: Context, name: str) -> dict[str, Split]:
                             "clear. Save the data set with these names.")
         return {PARTS[part]: _part(cfg, root / part, PARTS[part]) for part in parts}
     if not (root / "state.json").exists():
-        raise DataError(f"{root} has no state.json, so it is no data set on disk. Make one with "
+        raise DataError(f"{root} has no state.json, so it is not a data set on disk. Make one with "
                         "dataset.save_to_disk(…).")
     return {name: _part(cfg, root, name)}
 
@@ -62,7 +62,7 @@ def encode(cfg: Dataset, splits: dict[str, Split]) -> dict[str, Split]:
 def _part(cfg: Dataset, folder: Path, name: str) -> Split:
     table = arrow(folder)
     if not table.num_rows:
-        raise EmptySplit(f"{folder} has no rows, so there is nothing to work on. Give a data set with rows.")
+        raise EmptySplit(f"{folder} has no rows, so there is nothing to work on. Provide a data set with rows.")
     inputs = (cfg.x,) if isinstance(cfg.x, str) else cfg.x
     for option, wanted in [*(("x", column) for column in inputs), ("y", cfg.y), ("id", cfg.id)]:
         if wanted and wanted not in table.column_names:

@@ -38,7 +38,7 @@ class LabelledText:
     label: str = "label"                   # column of the label
     classes: tuple[str, ...] = ()          # order of the class numbers for text labels; empty: sorted labels of train
     first: int = 0                         # the class number that the smallest label of the file has, when labels are numbers
-    vocabulary: Count = 4000               # words that are told apart
+    vocabulary: Count = 4000               # number of distinguished words
     length: Count = 48                     # tokens; the end of longer texts is cut off
     tokenizer: str = ""                    # tokenizer.json of a pre-trained encoder; empty: words of the training part
     padding: Natural = 0                   # the number that fills up short texts: the encoder's own
@@ -57,7 +57,7 @@ def read(cfg: LabelledText, context: Context, name: str) -> dict[str, Split]:
     header = list(cfg.columns) if cfg.columns else lines[0] if lines else []
     body = lines if cfg.columns else lines[1:]
     if not body:
-        raise EmptySplit(f"{path} holds no texts, so there is nothing to work on. Give a file with rows.")
+        raise EmptySplit(f"{path} holds no texts, so there is nothing to work on. Provide a file with rows.")
     for option in (cfg.text, cfg.label):
         if option not in header:
             raise WrongColumn(f"{path.name} has no column {option!r}{nearest(option, header)}, so nothing was read. Columns: "

@@ -13,7 +13,7 @@ from lethe.data.paths import existing
 from lethe.data.sources.npz import Channels, channelled
 from lethe.errors import DataError
 
-SUFFIXES = (".npy",)   # files that are read this way without being told
+SUFFIXES = (".npy",)   # files that are read this way without data.kind
 
 
 @config(name="data")
@@ -22,7 +22,7 @@ class Npy:
 
     x: str                         # file of the inputs
     y: str                         # file of the labels or targets
-    channels: Channels = "first"   # where images keep them: first as it is, last [n, H, W, C], none [n, H, W]
+    channels: Channels = "first"   # where images keep them: first: unchanged, last [n, H, W, C], none [n, H, W]
     allow_pickle: bool = False     # open files that hold pickled objects, which can run code
 
 

@@ -19,7 +19,7 @@ from lethe.data.paths import located
 from lethe.errors import DataError, WrongColumn, nearest
 
 Channels = Literal["first", "last", "none"]
-SUFFIXES = (".npz",)   # files that are read this way without being told
+SUFFIXES = (".npz",)   # files that are read this way without data.kind
 
 
 @config(name="data")
@@ -30,7 +30,7 @@ class Npz:
     x: str = "x"                   # name of the inputs
     y: str = "y"                   # name of the labels or targets
     ids: str = ""                  # name of an array of record identifiers
-    channels: Channels = "first"   # where images keep them: first as it is, last [n, H, W, C], none [n, H, W]
+    channels: Channels = "first"   # where images keep them: first: unchanged, last [n, H, W, C], none [n, H, W]
     allow_pickle: bool = False     # open archives that hold pickled objects, which can run code
 
 
@@ -66,5 +66,5 @@ def channelled(x: np.ndarray, channels: Channels) -> np.ndarray:
     wanted = {"first": None, "last": 4, "none": 3}[channels]
     if wanted is not None and x.ndim != wanted:
         raise DataError(f"x has shape {x.shape}, but data.channels = {channels} means {wanted} dimensions, so images "
-                        "cannot be told. Correct data.channels.")
+                        "cannot be recognised. Correct data.channels.")
     return x.transpose(0, 3, 1, 2) if channels == "last" else x[:, None] if channels == "none" else x

@@ -17,7 +17,7 @@ from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.errors import DataError
 
-SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")   # files that are read this way without being told
+SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")   # files that are read this way without data.kind
 
 
 @config(name="data")
@@ -27,7 +27,7 @@ class Pickled:
     path: str                      # .pkl, .pickle, .pt, .pth
     x: str = "x"                   # name of the inputs in a mapping
     y: str = "y"                   # name of the labels in a mapping
-    allow_pickle: bool = False     # load it although it can run code: only if its origin is trusted
+    allow_pickle: bool = False     # load it although it can run code: only if you trust its origin
 
 
 def read(cfg: Pickled, context: Context, name: str) -> dict[str, Split]:

@@ -58,7 +58,7 @@ def read(cfg: Series, context: Context, name: str) -> dict[str, Split]:
                           f"was read. Columns: {', '.join(columns)}.")
     if len(cfg.shares) != len(PARTS) or not 0.999 < sum(cfg.shares) < 1.001 or not cfg.shares[0]:
         raise DataError(f"data.shares = {list(cfg.shares)} are not three shares of time that add up to 1 with some for train; "
-                        "nothing was read. Give for instance [0.6, 0.2, 0.2].")
+                        "nothing was read. Set for instance [0.6, 0.2, 0.2].")
     starts = windows(part_of(len(x), cfg.shares, cfg.block, cfg.seed), cfg.history + cfg.horizon, cfg.stride)
     splits = {}
     for number, part in enumerate(PARTS):
@@ -69,13 +69,13 @@ def read(cfg: Series, context: Context, name: str) -> dict[str, Split]:
                                  f"{len(x)} steps of {path.name}, so it would be empty. Shorten them, or raise data.block or "
                                  "its share.")
             continue
-        seen, told = (values[at[:, None] + np.arange(*span)] for values, span in
+        inputs, outputs = (values[at[:, None] + np.arange(*span)] for values, span in
                       ((x, (0, cfg.history)), (y, (cfg.history, cfg.history + cfg.horizon))))
         meta: dict[str, Any] = {"row": at}
         if cfg.time:
             meta["time"] = np.asarray(columns[cfg.time])[at + cfg.history]
         ids = np.array([f"row:{row}" for row in at.tolist()])
-        tensors = {"x": torch.from_numpy(seen).float(), "y": torch.from_numpy(told).float().flatten(1)}
+        tensors = {"x": torch.from_numpy(inputs).float(), "y": torch.from_numpy(outputs).float().flatten(1)}
         splits[part] = Split(tensors, part, ids, meta)
     return splits
 
@@ -122,8 +122,8 @@ def _chosen(option: str, wanted: tuple[str, ...], series: dict[str, np.ndarray],
                               f"was read. Columns: {', '.join(columns)}.")
         if name not in series:
             text = next(value for value in columns[name] if value is not None)
-            raise DataError(f"column {name!r} of {path.name} holds text such as {text!r}, so it is no series of numbers. Leave "
-                            f"it out of data.{option}.")
+            raise DataError(f"column {name!r} of {path.name} holds text such as {text!r}, so it is not a series of numbers. "
+                            f"Leave it out of data.{option}.")
         gaps = int((~np.isfinite(series[name])).sum())
         if gaps:
             raise DataError(f"column {name!r} of {path.name} has {gaps} missing or infinite values, so windows over them would "

@@ -21,7 +21,7 @@ from lethe.data.context import Context
 from lethe.data.paths import located
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
-SUFFIXES = (".csv", ".tsv", ".parquet")   # files that are read this way without being told
+SUFFIXES = (".csv", ".tsv", ".parquet")   # files that are read this way without data.kind
 LEARNS = True   # inputs are standardised or encoded by statistics of the whole training part
 
 
@@ -33,11 +33,11 @@ class Table:
     label: str                             # the target column
     target: encoding.Target = "class"      # others are for regression; standard: standardised; log: of 1 + x, standardised
     features: tuple[str, ...] = ()         # input columns; empty: every column but label, id, part and drop
-    drop: tuple[str, ...] = ()             # columns that are no inputs
+    drop: tuple[str, ...] = ()             # columns that are not inputs
     categorical: tuple[str, ...] = ()      # numeric columns that stand for categories
     classes: tuple[str, ...] = ()          # order of the class numbers for text labels; empty: sorted labels of train
     id: str = ""                           # column of record identifiers; empty: the row number
-    part: str = ""                         # column that says train, test or holdout
+    part: str = ""                         # column with the values train, test or holdout
     impute: bool = False                   # fill missing values: median of train, or a category of its own
     missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")   # texts that mean no value
     max_categories: Count = 200            # a text column with more is refused: each is one input
@@ -56,7 +56,7 @@ def read(cfg: Table, context: Context, name: str) -> dict[str, Split]:
         ids = np.array([encoding.text_of(v) for v in columns[cfg.id]])
         if len(set(ids.tolist())) < len(ids):
             raise DataError(f"column {cfg.id!r} names {len(ids) - len(set(ids.tolist()))} rows twice, so a record "
-                            "could not be told by its id. Leave data.id out and select with forget.column.")
+                            "could not be identified by its id. Leave data.id out and select with forget.column.")
     whole = encoding.rows(columns, name, ids)
     if not cfg.part:
         return {name: whole}
@@ -93,11 +93,11 @@ def separated(path: Path, missing: set[str]) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as a table ({error}), so there are no data. Save it as UTF-8 "
                         "text.") from None
     if not body:
-        raise EmptySplit(f"{path} has no rows below its header, so there is nothing to work on. Give a table with "
+        raise EmptySplit(f"{path} has no rows below its header, so there is nothing to work on. Provide a table with "
                          "rows.")
     if len(set(header)) < len(header):
         twice = next(h for h in header if header.count(h) > 1)
-        raise DataError(f"{path.name} has two columns named {twice!r}, so they cannot be told apart. Rename one.")
+        raise DataError(f"{path.name} has two columns named {twice!r}, so it is not clear which one is meant. Rename one.")
     for number, row in enumerate(body, 2):
         if len(row) != len(header):
             raise DataError(f"row {number} of {path.name} has {len(row)} values for {len(header)} columns, so they "
@@ -107,7 +107,7 @@ def separated(path: Path, missing: set[str]) -> dict[str, Any]:
 
 
 def parquet(path: Path) -> dict[str, Any]:
-    """Columns of a .parquet file, as `separated` gives them."""
+    """Columns of a .parquet file, as `separated` returns them."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -117,7 +117,7 @@ def parquet(path: Path) -> dict[str, Any]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet ({error}), so there are no data. Write it again.") from None
     if not table.num_rows:
-        raise EmptySplit(f"{path} has no rows, so there is nothing to work on. Give a table with rows.")
+        raise EmptySplit(f"{path} has no rows, so there is nothing to work on. Provide a table with rows.")
     columns: dict[str, Any] = {}
     for name in table.column_names:
         values = table.column(name).to_pylist()

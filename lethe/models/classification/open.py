@@ -1,4 +1,4 @@
-"""How a classifier comes in: from Python, or from a request."""
+"""Classifiers: making tasks in Python, or from a request."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Classification(HeadTask, ClassificationTask):
             y = split.columns["y"]
             if y.dtype != torch.int64 or y.dim() != 1:
                 raise DataError(f"y of {name!r} is {str(y.dtype).removeprefix('torch.')} {list(y.shape)}, but class "
-                                "numbers are int64 [n], so no loss can be computed. Give y.long(), or y.argmax(1) for "
+                                "numbers are int64 [n], so no loss can be computed. Pass y.long(), or y.argmax(1) for "
                                 "one-hot labels; for real numbers lethe.regression(…).")
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -1,4 +1,4 @@
-"""Judge: a closed-set classifier that tells what a generated picture shows, one answer per attribute."""
+"""Judge: a closed-set classifier that reads what a generated picture shows, one answer per attribute."""
 
 from __future__ import annotations
 

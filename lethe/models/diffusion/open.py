@@ -135,7 +135,7 @@ class DataSource:
     shapes: Natural = 0                  # that many rendered coloured shapes as training data
     folder: str | None = None            # pictures with captions.csv (columns file, caption)
     per_prompt: Count = 20               # pictures drawn per prompt when there are none
-    anchor: str = ""                     # what relabelling puts in place of a caption
+    anchor: str = ""                     # what relabelling writes instead of a caption
     steps: Count = 50                    # of the sampler
     guidance: NonNegative = 7.5          # of the sampler; 1 for tiny models
     seed: Natural = 0
@@ -143,15 +143,15 @@ class DataSource:
 
 @family(model=ModelSource, data=DataSource)
 def open_request(request: Any, context: Context) -> Opened:
-    """Read `model` and `data` of a diffusion request. The concept says what is forgotten; `forget:` may say it anew."""
+    """Read `model` and `data` of a diffusion request. The concept names what is forgotten; `forget:` may override it."""
     source, data = build(ModelSource, request.model), build(DataSource, request.data)
     recipe = build(Recipe, request.recipe) if request.recipe is not None else None
     if source.tiny == (source.folder is not None):
-        raise RequestError(f"model gives folder={source.folder!r} and tiny={source.tiny}, but exactly one is needed; "
-                           "nothing was started. Give model: {folder: …} for your pipeline.")
+        raise RequestError(f"model sets folder={source.folder!r} and tiny={source.tiny}, but exactly one is needed; "
+                           "nothing was started. Set model: {folder: …} for your pipeline.")
     if data.shapes and data.folder:
-        raise RequestError("data gives both shapes and folder, so it is unclear what the pictures are; nothing was "
-                           "started. Give one of them.")
+        raise RequestError("data sets both shapes and folder, so it is unclear what the pictures are; nothing was "
+                           "started. Set one of them.")
     judge = None
     if source.tiny:
         from lethe.models.diffusion import small as tiny_diffusion
@@ -170,7 +170,7 @@ def open_request(request: Any, context: Context) -> Opened:
         images = pictures(Path(data.folder), parts)
     elif source.tiny:
         raise RequestError("the tiny model has no trained weights, so it needs pictures to learn from; nothing was "
-                           "started. Give data.shapes: 1024.")
+                           "started. Set data.shapes: 1024.")
 
     def fresh(seed: int) -> nn.Module:
         model: nn.Module = require_diffusers().UNet2DConditionModel.from_config(parts.unet.config)

@@ -129,7 +129,7 @@ def save_pipeline(pipeline: Pipeline, folder: Path) -> None:
 
 
 class Texts:
-    """What the frozen text encoder says about prompts, each distinct prompt encoded once."""
+    """The frozen text encoder's states of prompts, each distinct prompt encoded once."""
 
     def __init__(self, encoder: Any, limit: int = 4096) -> None:
         self.encoder, self.limit = encoder, limit
@@ -146,8 +146,8 @@ class Texts:
             device = next(self.encoder.parameters()).device
             for part in _parts(new, 64):
                 with torch.no_grad():
-                    said = self.encoder(torch.tensor(part, device=device))[0]
-                self._kept.update(zip(part, said, strict=True))
+                    states = self.encoder(torch.tensor(part, device=device))[0]
+                self._kept.update(zip(part, states, strict=True))
         return torch.stack([self._kept[row] for row in rows]).to(tokens.device)
 
 

@@ -25,7 +25,7 @@ from lethe.errors import DataError, OutputShape, WrongColumn, unknown_name
 from lethe.maths import losses
 from lethe.models.diffusion.pipeline import Pipeline, Texts, require_diffusers, save_pipeline
 
-LOOKS = 4            # fixed (t, noise) pairs at which `observe` looks at every example
+LOOKS = 4            # fixed (t, noise) pairs at which `observe` examines every example
 TOGETHER = 64        # pictures that are sampled at once
 DROPPED = 0.1        # share of prompts that the recipe's augmentation "drop_prompt" empties        [Ho & Salimans 2022]
 
@@ -38,8 +38,8 @@ class Diffusion(DiffusionTask):
     concept   the words to be forgotten, e.g. "disk"
     prompts   "forget": prompts with the concept; "keep": prompts that methods may use to preserve; "outside": prompts
               that no method sees, for audits only
-    anchor    what `relabel` puts in place of a caption; default the empty prompt
-    judge     reads what pictures show; without it, audits that need one say so
+    anchor    what `relabel` writes instead of a caption; default the empty prompt
+    judge     reads what pictures show; without it, audits that need one do not run
     """
 
     distinct = False
@@ -75,8 +75,8 @@ class Diffusion(DiffusionTask):
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean squared error of the model's prediction at the batch's t and noise.  -> [n]"""
         x_t = self.noised(batch)
-        said = self._predict(model, x_t, batch.t, self.text(batch.tokens))
-        return losses.squared_distance(said, self._target(batch))
+        prediction = self._predict(model, x_t, batch.t, self.text(batch.tokens))
+        return losses.squared_distance(prediction, self._target(batch))
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The predicted noise at the batch's t and noise.  -> [n, C, H, W]"""
@@ -190,11 +190,11 @@ class Diffusion(DiffusionTask):
 
     def predict_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """ε_θ(x_t, t, c), whatever the model predicts by itself.  -> [n, C, H, W]"""
-        said = self._predict(model, x_t, t, text)
+        prediction = self._predict(model, x_t, t, text)
         if not self._velocity:
-            return said
+            return prediction
         signal, noise = self._levels(t, x_t)
-        return signal * said + noise * x_t
+        return signal * prediction + noise * x_t
 
     def denoise(
         self, model: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
@@ -212,11 +212,11 @@ class Diffusion(DiffusionTask):
         for t in scheduler.timesteps.tolist():
             yield t, x
             when = torch.full((count,), t, device=device)
-            said = self._predict(model, x, when, text)
+            prediction = self._predict(model, x, when, text)
             if guidance != 1.0:
                 free = self._predict(model, x, when, empty)
-                said = free + guidance * (said - free)
-            x = scheduler.step(said, t, x).prev_sample
+                prediction = free + guidance * (prediction - free)
+            x = scheduler.step(prediction, t, x).prev_sample
         yield -1, x
 
     def draw_from(

@@ -150,12 +150,12 @@ def rewriting(model: nn.Module, rewrite: Callable[[int, Tensor], Tensor], layers
 
 
 def require_alike(model: nn.Module, other: nn.Module, what: str) -> None:
-    """ModelError when hidden states of one cannot stand in for those of the other, or tokens mean different things."""
+    """ModelError when hidden states of one cannot replace those of the other, or tokens mean different things."""
     shapes = [(len(blocks(m)), *_table(m).shape[::-1]) for m in (model, other)]
     if shapes[0] != shapes[1]:
-        told = [f"{count} blocks, width {wide}, {vocabulary} tokens" for count, wide, vocabulary in shapes]
-        raise ModelError(f"{what} compares models of one architecture, but these have {told[0]} and {told[1]}, so their hidden "
-                         "states mean different things. Give models made from the same original, or leave the audit out.")
+        sizes = [f"{count} blocks, width {wide}, {vocabulary} tokens" for count, wide, vocabulary in shapes]
+        raise ModelError(f"{what} compares models of one architecture, but these have {sizes[0]} and {sizes[1]}, so their hidden "
+                         "states mean different things. Provide models made from the same original, or leave the audit out.")
 
 
 def require_vocabulary(model: nn.Module, size: int) -> None:
@@ -163,7 +163,7 @@ def require_vocabulary(model: nn.Module, size: int) -> None:
     own = len(_table(model))
     if own < size:
         raise ModelError(f"{type(model).__name__} has {own} tokens, but the data are written in the {size} of the original, so "
-                         "its answers cannot be compared token by token. Give models that share the original's tokenizer.")
+                         "its answers cannot be compared token by token. Provide models that share the original's tokenizer.")
 
 
 def _table(model: nn.Module) -> Tensor:

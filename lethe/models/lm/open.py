@@ -59,13 +59,13 @@ def load_tokenizer(path: str | Path) -> Any:
 def _model_folder(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
-        raise ModelError(f"{path} is not a folder, so there is no model to load; nothing is downloaded. Give a local "
+        raise ModelError(f"{path} is not a folder, so there is no model to load; nothing is downloaded. Pass a local "
                          "folder written by save_pretrained.")
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         raise ModelError(f"{path} holds a PEFT adapter without its base model, so it cannot run alone. Merge it first: "
                          "PeftModel.merge_and_unload().save_pretrained(…).")
     if not (path / "config.json").exists():
-        raise ModelError(f"{path} has no config.json, so the architecture is unknown. Give a folder written by "
+        raise ModelError(f"{path} has no config.json, so the architecture is unknown. Provide a folder written by "
                          "save_pretrained.")
     pickled = [file.name for ending in ("*.bin", "*.pt", "*.pth") for file in path.glob(ending)]
     if pickled and not list(path.glob("*.safetensors")):
@@ -98,9 +98,9 @@ def language_model(
     """A task from any causal language model and records in memory.
 
     model, tokenizer  objects of transformers, or the local folder that holds both
-    forget, retain    records: dictionaries, a file (.jsonl, .txt), or a Split; or give `train` and let `forget` select
+    forget, retain    records: dictionaries, a file (.jsonl, .txt), or a Split; or provide `train` and let `forget` select
                       from it (`lethe.where(column={"author": 7})`)
-    others            further splits that audits ask for by name: `real_authors` and `world_facts` (audit `tofu`)
+    others            further splits that audits use by name: `real_authors` and `world_facts` (audit `tofu`)
     refusals          answers that relabelling methods teach instead
     form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template,
                       max_length, long
@@ -109,8 +109,8 @@ def language_model(
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
         model = load_folder(model)
     if tokenizer is None:
-        raise RequestError("a language model was given without its tokenizer, so no text can be read; nothing was "
-                           "started. Give tokenizer=, or the folder that holds both.")
+        raise RequestError("a language model was passed without its tokenizer, so no text can be read; nothing was "
+                           "started. Pass tokenizer=, or the folder that holds both.")
     writing = _form(form)
 
     def split(rows: Rows, part: str) -> Split:
@@ -122,7 +122,7 @@ def language_model(
     if train is not None:
         splits["forget"], splits["retain"] = divide(split(train, "train"), forget)
     elif forget is None:
-        raise EmptySplit("no forget records were given, so there is nothing to forget. Give forget=, or train= and a "
+        raise EmptySplit("no forget records were provided, so there is nothing to forget. Pass forget=, or train= and a "
                          "selection.")
     else:
         splits["forget"] = split(forget, "forget")
@@ -150,7 +150,7 @@ class ModelSource:
 
 @config(name="data")
 class TextSource:
-    """`data:` of a language-model request. The forget selection divides `train`; or give `forget` and `retain`."""
+    """`data:` of a language-model request. The forget selection divides `train`; or provide `forget` and `retain`."""
 
     train: str | None = None                    # .jsonl or .txt, also .gz
     forget: str | None = None
@@ -187,7 +187,7 @@ def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a language-model request."""
     source, data = build(ModelSource, request.model), build(TextSource, request.data)
     if (source.folder is None) == (source.tiny is None):
-        raise RequestError("model: give either folder (a local save_pretrained folder) or tiny (a small Llama trained "
+        raise RequestError("model: set either folder (a local save_pretrained folder) or tiny (a small Llama trained "
                            "here); nothing was started.")
     form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})
     named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
@@ -218,12 +218,12 @@ def open_request(request: Any, context: Context) -> Opened:
         return Language(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
                       layer=source.layer)
 
-    exact = "" if make is not None else "what the model was fine-tuned from is not given (model.base), so it cannot be retrained"
+    exact = "" if make is not None else "model.base (what the model was fine-tuned from) is not set, so it cannot be retrained"
     return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype), model, recipe, make, exact)
 
 
 def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:
-    """`holdout` and `test` that are selections are taken from `train`; `select` says what of the rest is trained on."""
+    """`holdout` and `test` that are selections are taken from `train`; `select` selects what of the rest is trained on."""
     whole = splits["train"]
     rest = torch.ones(len(whole), dtype=torch.bool).numpy()
     for key in ("holdout", "test"):
@@ -238,7 +238,7 @@ def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:
 
 
 def _located(name: str, context: Context) -> Path:
-    """A path as it is, or under the data root."""
+    """A path itself, or below the data root."""
     path = Path(name)
     if not path.exists() and context.data_root is not None and (context.data_root / name).exists():
         return context.data_root / name

@@ -1,4 +1,4 @@
-"""What methods and audits see of a language model: losses, logits, hidden states and generations of answers to prompts.
+"""Language models as methods and audits see them: losses, logits, hidden states and generations of answers to prompts.
 
 Saved as a `save_pretrained` folder with the tokenizer, which transformers loads alone; LoRA adapters are merged in.
 """
@@ -33,8 +33,8 @@ LOOK = 2**26   # most logits that `observe` holds at once
 class Language(LanguageTask):
     """Columns: `ids`, `labels` [n, T] (−100 on the prompt) and `length` [n], as `lethe.data.text` makes them.
 
-    tokenizer  of the model; prompts and answers are written as `form` says
-    refusals   answers that `relabel` may give; none: other answers of the batch
+    tokenizer  of the model; prompts and answers are written in the format `form`
+    refusals   answers that `relabel` may use; none: other answers of the batch
     layer      the block whose output `features` averages; default: the middle one
     """
 
@@ -143,17 +143,17 @@ class Language(LanguageTask):
         return decoder.hidden_all(model, batch.ids, predicting(batch))
 
     def read_out(self, model: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Per answer token what the model would say if it ended at these states [K, d]: as in `observe`.  -> [n, A] each"""
+        """Per answer token what the model would predict if it ended at these states [K, d]: as in `observe`.  -> [n, A] each"""
         logits = decoder.read_out(model, hidden)
         seen = decoder.token_statistics(logits, targets(batch, predicting(batch)))
         return {key: _padded(value, answer_mask(batch)) for key, value in seen.items()}
 
     def logits(self, model: nn.Module, hidden: Tensor) -> Tensor:
-        """What the model would say if it ended at these states or vectors: final norm, then the head.  [..., d] -> [..., V]"""
+        """The prediction if the model ended at these states or vectors: final norm, then the head.  [..., d] -> [..., V]"""
         return decoder.read_out(model, hidden)
 
     def patched(self, batch: Batch, hidden: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """A rewrite for `rewriting`: states [L, K, d] take the place of those that predict the answer's tokens."""
+        """A rewrite for `rewriting`: states [L, K, d] replace those that predict the answer's tokens."""
         keep = predicting(batch)
         return lambda layer, stream: stream.masked_scatter(keep.unsqueeze(-1), hidden[layer].to(stream.dtype))
 
@@ -170,7 +170,7 @@ class Language(LanguageTask):
     def span_mask(self, split: Split, column: str) -> Tensor:
         """Which answer tokens overlap the first occurrence of the text in a column (an entity).  -> [n, A] bool
 
-        All tokens but the end where the column is missing or empty, or its text does not stand in the answer.
+        All tokens but the end where the column is missing or empty, or the answer does not contain its text.
         """
         answers = list(split.column("answer"))
         wanted = list(split.column(column)) if column in split.meta else [""] * len(answers)
@@ -270,7 +270,7 @@ class Language(LanguageTask):
         self._layers = len(decoder.blocks(original))
         self._width = int(getattr(original.config, "hidden_size", 0))
         if self.tokenizer is None:
-            raise ModelError("the task has no tokenizer, so no text can be read or written. Give the one that the model was "
+            raise ModelError("the task has no tokenizer, so no text can be read or written. Provide the one that the model was "
                              "trained with.")
         self._vocabulary = int(getattr(original.config, "vocab_size"))  # noqa: B009
         self._limit = int(getattr(original.config, "max_position_embeddings", None) or sys.maxsize)
@@ -279,7 +279,7 @@ class Language(LanguageTask):
             top, length = int(split.columns["ids"].max()), split.columns["length"]
             if top >= self._vocabulary:
                 raise LabelOutOfRange(f"{name} holds token {top}, but the model knows {self._vocabulary} tokens (0…"
-                                      f"{self._vocabulary - 1}). Give the tokenizer that belongs to the model.")
+                                      f"{self._vocabulary - 1}). Provide the tokenizer that belongs to the model.")
             if int(length.max()) > self._limit:
                 place = int(length.argmax())
                 raise DataError(f"example {split.ids[place]} of {name} has {int(length[place])} tokens, but the "

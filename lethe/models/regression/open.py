@@ -1,4 +1,4 @@
-"""How a regressor comes in: from Python, or from a request."""
+"""Regressors and forecasters: making tasks in Python, or from a request."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Regression(HeadTask, RegressionTask):
         return losses.squared_distance(p, q)
 
     def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
-        """Targets drawn as `others` says.  y keeps its shape"""
+        """Targets drawn as `others` selects.  y keeps its shape"""
         y = batch.y
         if self.others == "retain":
             kept = self.retain.columns["y"]
@@ -109,7 +109,7 @@ class Regression(HeadTask, RegressionTask):
             y = split.columns.get("y")
             if y is not None and (not y.is_floating_point() or y.dim() not in (1, 2)):
                 raise DataError(f"y of {name!r} is {str(y.dtype).removeprefix('torch.')} {list(y.shape)}, but targets of a "
-                                "regression are float [n] or [n, h], so no error can be computed. Give y.float(), in "
+                                "regression are float [n] or [n, h], so no error can be computed. Pass y.float(), in "
                                 "a request data.target: number; for class numbers lethe.classification(…).")
         some, found = self.tried(original, splits)
         h = rows(some.y).shape[1]

@@ -1,7 +1,7 @@
 """Ways of training the members of a pool: one file each, found by its name. No torch here, so that requests are checked early.
 
-A backend is a file of this folder with one subclass of `lethe.pools.contract.Backend`; the file's name is what
-`audit.strategy` says. Adding one is adding a file.
+A backend is a file of this folder with one subclass of `lethe.pools.contract.Backend`; the file's name is the
+value of `audit.strategy`. Adding one is adding a file.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def _followed(work: Work, lines: list[Connection], units: Units) -> None:
 
 
 def _serve(parcel: bytes, line: Connection) -> None:
-    """A worker: True after every member, then None, or the exception that ended it. It ends when nobody listens any more."""
+    """A worker: True after every member, then None, or the exception that ended it. It ends when the line is closed."""
     share: Share = pickle.loads(parcel)
     if torch.device(share.work.device).type == "cuda":
         torch.cuda.set_device(share.work.device)

@@ -2,7 +2,7 @@
 
 Partition, account and time limit are sbatch's own environment variables (SBATCH_PARTITION, SBATCH_ACCOUNT,
 SBATCH_TIMELIMIT). The cache must lie on a file system that the nodes share. Job scripts and their logs stand in `slurm/` of
-the pool's folder while the jobs run; with them the data travel, so the folder vanishes when all is done.
+the pool's folder while the jobs run; they hold the data, so the folder is removed at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lethe.pools.workers import workers_for
 if TYPE_CHECKING:
     import submitit
 
-MINUTES = 240   # of a job, unless SBATCH_TIMELIMIT says otherwise; a longer share goes on in the job that follows
+MINUTES = 240   # of a job, unless SBATCH_TIMELIMIT sets another; a longer share goes on in the next job
 AT_ONCE = 64    # jobs of the array that run at the same time
 
 
@@ -46,7 +46,7 @@ class Slurm(Backend):
 def submitted(work: Work, cluster: str, at_once: int | None = None) -> None:
     """One job per member on submitit's cluster ("slurm", or "local": processes of this machine), in chunks of `at_once`.
 
-    The local cluster starts at once whatever it is given; so it is given no more than there are cores.
+    The local cluster starts all jobs at once, so it receives no more than there are cores.
     """
     import submitit
 

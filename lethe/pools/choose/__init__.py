@@ -4,7 +4,7 @@
     harder = lethe.choose(task, "worst_case", count=60)   the same task with this forget set
 
 A selector is a file of this folder with `score(cfg, task, train, allowed, cache)`; its name is the file's. Adding one is
-adding a file; what several share stands in files whose names begin with an underscore.
+adding a file; shared code is in files whose names begin with an underscore.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Chosen:
 
 
 def choose(task: Task, name: str, among: Any = None, **options: Any) -> Task:
-    """The same task with another forget set, which its model chooses: `lethe.choose(task, "worst_case", count=60)`.
+    """The same task with a forget set that its model chooses: `lethe.choose(task, "worst_case", count=60)`.
 
     The training set is what the task forgets and retains. among: a selection (`lethe.where(label=3)`) to choose within.
     """
@@ -75,7 +75,7 @@ def asked(selection: Any) -> tuple[str, Any, dict[str, Any]] | None:
     if not names:
         return None
     if len(names) > 1 or not isinstance(selection[names[0]], Mapping):
-        raise RequestError(f"forget: {dict(selection)} names {' and '.join(names)}; nothing was started. Give one of them, with "
+        raise RequestError(f"forget: {dict(selection)} names {' and '.join(names)}; nothing was started. Write one of them, with "
                            "its options: {" + names[0] + ": {count: 60}}.")
     rest = {key: value for key, value in selection.items() if key != names[0]}
     return names[0], build(selector(names[0]).config, selection[names[0]]), rest
@@ -98,4 +98,4 @@ def require_room(count: int, n: int, allowed: int) -> None:
     """DataError when there are not `count` examples to choose, or none would be retained."""
     if count > allowed or count >= n:
         raise DataError(f"count = {count} of {allowed} examples to choose from ({n} in all) leaves nothing to choose or nothing "
-                        "to retain. Ask for fewer.")
+                        "to retain. Request fewer.")

@@ -1,4 +1,4 @@
-"""The training loss of every example: what several selectors look at."""
+"""The training loss of every example: what several selectors use."""
 
 from __future__ import annotations
 

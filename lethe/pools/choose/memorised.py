@@ -1,4 +1,4 @@
-"""The examples that only a model which was trained on them knows: the worst set for privacy.
+"""The examples that only a model trained on them knows: the worst set for privacy.
 
 E ℓ_i over models that were not trained on i, less E ℓ_i over those that were; models on complementary random halves.
 Feldman & Zhang (2020), arXiv:2008.03703.
@@ -33,7 +33,7 @@ def score(cfg: Memorised, task: Task, train: Split, allowed: np.ndarray, cache: 
     """Mean loss of models that never saw the example, less that of models that did."""
     if not task.has("recipe"):
         raise NeedsUnmet("memorised trains models on halves of the data, and the task has no recipe, so nothing was started. "
-                         "Give recipe, or choose influential.")
+                         "Provide recipe, or choose influential.")
     inside = halves(len(train), cfg.models, cfg.seed)
     pool = train_pool(task, split_of=lambda k: train.subset(inside[k], "half"), count=len(inside),
                       seed=derive(cfg.seed, "memorised"), cache=cache)

@@ -1,4 +1,4 @@
-"""The examples that stay right when they are forgotten: worst for whoever wants them wrong, harmless for privacy.
+"""The examples that stay right when they are forgotten: worst for anyone who wants them wrong, harmless for privacy.
 
 The weights of a bi-level selection (`_bilevel`); equal ones are ordered by the loss of the last round. For privacy the worst
 set is `memorised`.

@@ -1,6 +1,6 @@
 """The five open seams of the loop, a folder each: where, combine, perturb, average, weigh.
 
-A member is one file, `<seam>/<member>.py`, with one frozen config class that does what the seam's Protocol says; the
+A member is one file, `<seam>/<member>.py`, with one frozen config class that implements the seam's Protocol; the
 file's name is the member's. Another package adds one through an entry point of the group `lethe.modifiers` that is called
 `seam.member`. An object from elsewhere can stand for a name.
 """
@@ -43,7 +43,7 @@ def resolve(seam: Literal["weigh"], value: Weigh | Choice) -> Weigh: ...
 @overload
 def resolve(seam: str, value: Any) -> Any: ...
 def resolve(seam: str, value: Any) -> Any:
-    """A member from its name, from `{name: …, option: …}`, or as it is."""
+    """A member from its name, from `{name: …, option: …}`, or the member itself."""
     if not isinstance(value, (str, Mapping)):
         return value
     options = {"name": value} if isinstance(value, str) else dict(value)
