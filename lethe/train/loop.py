@@ -140,8 +140,8 @@ class Loop(Session):
             return now
         if kept is None and self.distribution.first:
             self.checkpoints.remember(name, {"table": rows})
-        rows, cut = rows.to(self.settings.device), table.follows(now, prepare, split)
-        return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, cut)
+        rows, less = rows.to(self.settings.device), table.shorter(now, prepare, split)
+        return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, less)
 
     def minimise(
         self,

@@ -27,17 +27,21 @@ def fill(ask: Ask, prepare: Callable[[Batch], Batch], split: Split, batch_size: 
     return rows.found
 
 
-def follows(ask: Ask, prepare: Callable[[Batch], Batch], split: Split) -> bool:
-    """Whether answers are as wide as the sequences that they are about (hidden states), not as what these hold (answers)."""
+def shorter(ask: Ask, prepare: Callable[[Batch], Batch], split: Split) -> int | None:
+    """By how much the rows are shorter than the sequences: 0 for hidden states, 1 for next-token predictions.
+
+    None when their width follows something else, such as the longest answer of a batch: then they stay as wide as the widest.
+    """
     if split.lengths is None:
-        return False
+        return None
     ends = [split.batch([int(split.lengths.argmin())]), split.batch([int(split.lengths.argmax())])]
     answers = [ask(prepare(batch)) for batch in ends]
     widths = [one.shape[1] if one.dim() > 1 else 0 for one in answers]
-    return widths == [int(split.lengths.min()), int(split.lengths.max())]
+    less = int(split.lengths.min()) - widths[0]
+    return less if less in (0, 1) and less == int(split.lengths.max()) - widths[1] else None
 
 
-def look_up(rows: Tensor, batch: Batch, split: Split, cut: bool) -> Tensor:
-    """The rows of a batch; `cut`: as wide as its sequences (see `follows`), else as wide as the widest of the split."""
+def look_up(rows: Tensor, batch: Batch, split: Split, less: int | None) -> Tensor:
+    """The rows of a batch, as wide as its sequences less `less` (see `shorter`), else as wide as the widest of the split."""
     found = rows[batch.index.to(rows.device)]
-    return found[:, : batch.columns[next(iter(split.padding))].shape[1]] if cut else found
+    return found if less is None else found[:, : batch.columns[next(iter(split.padding))].shape[1] - less]

@@ -41,7 +41,7 @@ def test_doing_nothing_has_ratio_one_and_models_retrained_with_other_seeds_none(
     found = {v.metric: v for v in verification.measure(verification.config(pairs=1), nothing, panel)}
     assert found["verification_ratio"].value == pytest.approx(1)
     exact = Subject("e", task.original, task, procedure=Procedure(
-        "twin", lambda t, seed: panel.published[f"verification {verification.config(pairs=1)}"][0][1]))
+        "twin", lambda t, seed: panel.published["verification", verification.config(pairs=1)][0][1]))
     assert verification.measure(verification.config(pairs=1), exact, panel)[0].value == 0
     retrained = Subject("r", task.original, task, procedure=Procedure("retrain", lambda t, seed: t.original, retrains=True))
     assert verification.measure(verification.config(pairs=1), retrained, panel) == []

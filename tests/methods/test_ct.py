@@ -11,7 +11,7 @@ from torch import nn
 
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
-from lethe.errors import ModelError
+from lethe.errors import NeedsUnmet
 from lethe.methods.general.ct import transposed
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
@@ -52,7 +52,7 @@ def test_same_seed_same_bits_and_the_original_stays() -> None:
 
 
 def test_a_model_without_convolutions_is_refused() -> None:
-    with pytest.raises(ModelError, match="no 2-d convolution"):
+    with pytest.raises(NeedsUnmet, match="2-d convolutions"):
         run("ct", classification())
 
 

@@ -10,7 +10,7 @@ from tiny import classification
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.errors import DataError, NeedsUnmet
+from lethe.errors import NeedsUnmet
 from lethe.methods.classification.natmu import NatMU, hybrids, likely, masks
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
@@ -73,7 +73,7 @@ def test_repeats_to_the_same_bits_and_leaves_the_original() -> None:
 
 
 def test_what_is_no_picture_is_refused() -> None:
-    with pytest.raises(DataError, match=r"\[120, 6\].*pictures"):
+    with pytest.raises(NeedsUnmet, match="lays pictures"):
         run("natmu", classification())
 
 

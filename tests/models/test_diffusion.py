@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import TASKS
 
-from lethe.core.config import build
 from lethe.core.seeds import generator
 from lethe.data.context import Context
 from lethe.data.shapes import shapes
@@ -210,7 +210,7 @@ def test_requests_open(tmp_path: Path) -> None:
     folder = open_request.open(given, Context())
     assert folder.model is not None and len(folder.splits["forget"]) == len(folder.splits["retain"]) == 2
     with pytest.raises(RequestError, match="exactly one"):
-        open_request.open(build(type(given), {**vars(given), "model": {}}), Context())
+        open_request.open(replace(given, model={}), Context())
 
 
 @pytest.mark.slow
