@@ -112,3 +112,13 @@ def test_model_libraries_are_imported_only_where_they_are_needed() -> None:
 def test_files_stay_short() -> None:
     long = {p.relative_to(HOUSE).as_posix(): n for p in HOUSE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
     assert not long, f"files over 400 lines hide an idea that wants its own file: {long}"
+
+
+def test_functions_fit_on_a_screen() -> None:
+    """50 lines at most, signature and docstring counted."""
+    long = {}
+    for path in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= 50:
+                long[f"{path.relative_to(HOUSE).as_posix()}:{node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+    assert not long, f"functions over 50 lines hide an idea that wants a name of its own: {long}"

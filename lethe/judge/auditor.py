@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lethe.core.events import Listener, Said, Units, silent
 from lethe.core.evidence import OUTSIDE, Evidence, Value
@@ -28,14 +28,18 @@ Refused = Callable[[str, str, Exception], None]   # (audit, subject, error)
 DEPTHS = ("quick", "standard", "deep")
 
 
+class Measured(NamedTuple):
+    """What one audit measured of one model."""
+
+    values: dict[str, Value]   # by metric
+    seconds: float
+
+
 def examine(
     task: Task,
-    subjects: Sequence[Subject],
-    original: Subject,
-    references: Sequence[Subject],
+    subjects: Sequence[Subject], original: Subject, references: Sequence[Subject],
     audits: Sequence[tuple[Audit, Any]],
-    depth: str = "standard",
-    seed: int = 0,
+    depth: str = "standard", seed: int = 0,
     listener: Listener = silent,
     shadows: Shadows | None = None,
     *,
@@ -66,40 +70,36 @@ def examine(
     with Units(listener, "audits", len(audits) * len([*everyone, *weak])) as units:
         for audit, cfg in audits:
             listener(Said(f"auditing: {audit.name}"))
-            values: dict[str, dict[str, Value]] = {}
-            seconds = {}
+            measured: dict[str, Measured] = {}
             for subject in [*everyone, *weak]:
                 token.check()
-                began = time.perf_counter()
-                values[subject.name] = _measured(audit, cfg, subject, panel_of(subject), refused)
-                seconds[subject.name] = time.perf_counter() - began
+                measured[subject.name] = _measured(audit, cfg, subject, panel_of(subject), refused)
                 units.done()
+            before = measured[original.name].values if original.name in measured else {}
             for subject in everyone:
-                for metric, value in values[subject.name].items():
-                    before, took = values.get(original.name, {}).get(metric), seconds[subject.name]
-                    yard = [values[m.name][metric] for m in references or weak if m is not subject and metric in values[m.name]]
-                    if references:
-                        made = judge(audit, value, yard, before, took, margin_of(audit, metric, margins or {}))
-                    else:
-                        made = judge_weakly(audit, value, yard, before, took)
-                    found[subject.name].append(made)
+                yard = [measured[m.name].values for m in references or weak if m is not subject]
+                for metric, value in measured[subject.name].values.items():
+                    rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject.name].seconds
+                    found[subject.name].append(judge(audit, value, *rest, margin_of(audit, metric, margins or {}))
+                                               if references else judge_weakly(audit, value, *rest))
     controls = corrected(found.get(original.name, []))
     outside = {(e.audit, e.metric): e.verdict == OUTSIDE for e in controls if e.p is not None}
     return {name: controlled(corrected(items), outside) for name, items in found.items()}
 
 
-def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: Refused | None) -> dict[str, Value]:
-    """What an audit says of one model, by metric; nothing where it needs a procedure that is not known, or fails."""
-    if "procedure" in audit.needs and subject.procedure is None:
-        return {}
+def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: Refused | None) -> Measured:
+    """One audit of one model; no values where it needs a procedure that is not known, or fails."""
+    began = time.perf_counter()
+    lacking = "procedure" in audit.needs and subject.procedure is None
+    values: list[Value] = []
     try:
-        return {value.metric: value for value in audit.measure(cfg, subject, panel)}
+        values = [] if lacking else audit.measure(cfg, subject, panel)
     except Exception as error:   # any: one audit never ends the others
         if refused is None and not isinstance(error, LetheError):
             raise
         if refused is not None:
             refused(audit.name, subject.name, error)
-        return {}
+    return Measured({value.metric: value for value in values}, time.perf_counter() - began)
 
 
 def applicable(audit: Audit, task: Task, references: int, depth: str, shadows: int = 0) -> str:

@@ -148,23 +148,13 @@ class Loop(Session):
         model: nn.Module,
         terms: Mapping[str, Term],
         *,
-        lr: float,
-        epochs: float | None = None,
-        steps: int | None = None,
-        over: str | None = None,
-        batch_size: int = 64,
-        optimiser: Optimiser = "adamw",
-        weight_decay: float = 0.0,
-        momentum: float = 0.9,
-        schedule: Schedule = "constant",
-        warmup: int = 0,
-        clip: float | None = None,
+        epochs: float | None = None, steps: int | None = None, over: str | None = None, batch_size: int = 64,
+        optimiser: Optimiser = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9, clip: float | None = None,
+        schedule: Schedule = "constant", warmup: int = 0,
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
-        combine: Combine | Choice = "sum",
-        weigh: Weigh | Choice = "uniform",
-        batch_norm: BatchNorm = "frozen",
-        augment: bool = False,
+        combine: Combine | Choice = "sum", weigh: Weigh | Choice = "uniform",
+        batch_norm: BatchNorm = "frozen", augment: bool = False,
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
 
@@ -175,13 +165,9 @@ class Loop(Session):
         batch_norm  frozen: running statistics are used and kept; update: training mode, unless a term has one example
         augment     whether batches are drawn as in training
         """
-        if steps is None and epochs is None:
-            raise ValueError("minimise needs epochs or steps; neither was given, so nothing would be trained")
-        call, self._calls = self._calls, self._calls + 1
-        over = over or next(iter(terms))
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
-        per_epoch = batches_per_epoch(terms[over].split, size[over])
-        total = steps if steps is not None else math.ceil((epochs or 0) * per_epoch)
+        total = _step_count(terms, size, over, epochs, steps)
+        call, self._calls = self._calls, self._calls + 1
         moving = self.selected(model)
         _require_movable(terms, moving)
         combined = self.modifiers.combine or resolve("combine", combine)
@@ -261,6 +247,17 @@ class Loop(Session):
             if name in moving:
                 joined[name] = mask & joined[name] if name in joined else mask
         return {name: self.distribution.like(mask, moving[name]) for name, mask in joined.items()}
+
+def _step_count(terms: Mapping[str, Term], size: Mapping[str, int], over: str | None, epochs: float | None,
+                steps: int | None) -> int:
+    """`steps`, or the batches of `epochs` passes over the split of term `over` (default: the first)."""
+    if steps is not None:
+        return steps
+    if epochs is None:
+        raise ValueError("minimise needs epochs or steps; neither was given, so nothing would be trained")
+    over = over or next(iter(terms))
+    return math.ceil(epochs * batches_per_epoch(terms[over].split, size[over]))
+
 
 def _require_movable(terms: Mapping[str, Term], moving: Mapping[str, nn.Parameter]) -> None:
     for name, term in terms.items():

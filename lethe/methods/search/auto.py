@@ -39,7 +39,7 @@ from lethe.core.config import Count, build, config, plain
 from lethe.core.evidence import Kind
 from lethe.core.extras import needs_extra
 from lethe.core.outcome import Outcome
-from lethe.core.registry import method
+from lethe.core.registry import Method, method
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -56,6 +56,7 @@ USUAL = ("finetune", "scrub", "bad_teacher", "sfron", "neggrad_plus", "delete", 
          "random_label", "l1_sparse")   # tried first: the best default on some measured task, or cheap beside its peers  [ours]
 INDISTINCT = 0.1   # distance of doing nothing below which the search says that it cannot see                          [ours]
 RANGES = {"lr": (0.1, 3.0), "epochs": (0.3, 1.5), "alpha": (0.2, 5.0)}   # what is tried, as multiples of the published value
+Score = Callable[[nn.Module], tuple[float, float]]   # model -> (D_forget, D_utility)
 UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -107,7 +108,7 @@ def candidates(task: Task, asked: tuple[str, ...]) -> list[str]:
     return list(asked) or sorted(found, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
 
 
-def scorer(task: Task, cfg: Auto, settings: Settings) -> Callable[[nn.Module], tuple[float, float]]:
+def scorer(task: Task, cfg: Auto, settings: Settings) -> Score:
     """model -> (D_forget, D_utility) on the selection part."""
     other = beside_forget(task)
     view = task.replaced(forget=halves(task.forget)[0])
@@ -175,6 +176,24 @@ def rounds(names: list[str], best: Callable[[str], float]) -> Iterator[tuple[int
         left, number = sorted(left, key=best)[: max(1, len(left) // 2)], number + 1
 
 
+def tried(trial: Trial, task: Task, record: Method, loop: Loop, left: float, score: Score) -> Outcome | None:
+    """The outcome of one trial, with `left` seconds of budget; enters its distance and seconds, or its error (then None)."""
+    settings = loop.settings if math.isinf(left) else replace(loop.settings, max_minutes=left / 60)
+    try:
+        outcome = apply(task, record, build(record.config, trial.settings), settings, watchdog=loop.watchdog or False,
+                        progress=loop.listener, stop=loop.stop)
+        trial.seconds = outcome.cost.seconds
+        loop.cost.steps, loop.cost.examples = loop.cost.steps + outcome.cost.steps, loop.cost.examples + outcome.cost.examples
+        if any(note.startswith("stopped early") for note in outcome.notes):
+            trial.error = "not finished within the budget"
+        else:
+            trial.forgetting, trial.utility = score(outcome.answering)
+    except Exception as error:   # any: a candidate that fails is a failed trial, and the search goes on
+        trial.error = f"{type(error).__name__}: {error}"
+        return None
+    return outcome
+
+
 @method(needs={"forget", "original", "retain?", "holdout?", "recipe?", "test?"}, uses=set(), mechanism="search")
 def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     try:
@@ -204,28 +223,17 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
         if number > cfg.trials or left <= 0 or not names:
             break
         record = catalogue.load("methods", name)
-        asked, options = proposed(studies[name], record.config) if turn else (None, {})
+        suggestion, options = proposed(studies[name], record.config) if turn else (None, {})
         trial = Trial(number, turn, name, options)
-        settings = loop.settings if math.isinf(left) else replace(loop.settings, max_minutes=left / 60)
-        try:
-            made = apply(task, record, build(record.config, options), settings, watchdog=loop.watchdog or False,
-                         progress=loop.listener, stop=loop.stop)
-            trial.seconds = made.cost.seconds
-            loop.cost.steps, loop.cost.examples = loop.cost.steps + made.cost.steps, loop.cost.examples + made.cost.examples
-            if any(note.startswith("stopped early") for note in made.notes):
-                trial.error = "not finished within the budget"
-            else:
-                trial.forgetting, trial.utility = score(made.answering)
-        except Exception as error:   # any: a candidate that fails is a failed trial, and the search goes on
-            trial.error = f"{type(error).__name__}: {error}"
-        if asked is not None:
+        outcome = tried(trial, task, record, loop, left, score)
+        if suggestion is not None:
             if math.isfinite(trial.distance):
-                studies[name].tell(asked, trial.distance)
+                studies[name].tell(suggestion, trial.distance)
             else:
-                studies[name].tell(asked, state=optuna.trial.TrialState.FAIL)
+                studies[name].tell(suggestion, state=optuna.trial.TrialState.FAIL)
         trials.append(trial)
-        if (trial.distance, trial.seconds) < (winner.distance, winner.seconds if winner.number else math.inf):
-            winner, model_of, notes, kind, export = trial, made.answering, made.notes, made.kind, made.export
+        if outcome and (trial.distance, trial.seconds) < (winner.distance, winner.seconds if winner.number else math.inf):
+            winner, model_of, notes, kind, export = trial, outcome.answering, outcome.notes, outcome.kind, outcome.export
     if len(names) < len(known):
         notes = [f"{len(names)} of {len(known)} methods were tried; more trials try more of them", *notes]
     return _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,7 @@ def text_to_image(
     """
     parts = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(pipeline)
     groups = {"forget": list(prompts) or [concept], "keep": list(keep), "outside": list(outside)}
-    for group in ("keep", "outside"):
-        naming = [prompt for prompt in groups[group] if names(prompt, concept)]
-        if naming:
-            raise RequestError(f"{group} prompt {naming[0]!r} names the concept {concept!r}, so it would be kept and "
-                               "forgotten at once. Remove it, or word the concept more narrowly.")
+    _require_unnamed(groups, concept)
     facts: dict[str, Any] = {"concept": concept}
 
     def task(splits: dict[str, Split]) -> Diffusion:
@@ -76,12 +72,25 @@ def text_to_image(
             if chosen:
                 splits[split] = drawn(maker, chosen, per_prompt, derive(seed, split), split)
     else:
-        given = captioned(parts, images, "train")
-        mask = np.array([names(text, concept) for text in given.meta["caption"]])
-        splits = {"forget": given.subset(mask, "forget"), "retain": given.subset(~mask, "retain")}
+        splits = _by_caption(captioned(parts, images, "train"), concept)
     if holdout is not None:
         splits["holdout"] = captioned(parts, holdout, "holdout")
     return task(splits)
+
+
+def _require_unnamed(groups: Mapping[str, Sequence[str]], concept: str) -> None:
+    """RequestError when a prompt that is to stay names the concept."""
+    for group in ("keep", "outside"):
+        naming = [prompt for prompt in groups[group] if names(prompt, concept)]
+        if naming:
+            raise RequestError(f"{group} prompt {naming[0]!r} names the concept {concept!r}, so it would be kept and "
+                               "forgotten at once. Remove it, or word the concept more narrowly.")
+
+
+def _by_caption(pictures: Split, concept: str) -> dict[str, Split]:
+    """Pictures whose caption names the concept are forgotten, the others retained."""
+    mask = np.array([names(text, concept) for text in pictures.meta["caption"]])
+    return {"forget": pictures.subset(mask, "forget"), "retain": pictures.subset(~mask, "retain")}
 
 
 def names(text: str, concept: str) -> bool:
@@ -146,12 +155,7 @@ def open_request(request: Any, context: Context) -> Opened:
     """Read `model` and `data` of a diffusion request. The concept names what is forgotten; `forget:` may override it."""
     source, data = build(ModelSource, request.model), build(DataSource, request.data)
     recipe = build(Recipe, request.recipe) if request.recipe is not None else None
-    if source.tiny == (source.folder is not None):
-        raise RequestError(f"model sets folder={source.folder!r} and tiny={source.tiny}, but exactly one is needed; "
-                           "nothing was started. Set model: {folder: …} for your pipeline.")
-    if data.shapes and data.folder:
-        raise RequestError("data sets both shapes and folder, so it is unclear what the pictures are; nothing was "
-                           "started. Set one of them.")
+    _require_one_source(source, data)
     judge = None
     if source.tiny:
         from lethe.models.diffusion import small as tiny_diffusion
@@ -161,16 +165,7 @@ def open_request(request: Any, context: Context) -> Opened:
     else:
         assert source.folder is not None
         parts = load_pipeline(source.folder)
-    images = holdout = None
-    if data.shapes:
-        from lethe.data.shapes import shapes
-
-        images, holdout = shapes(data.shapes, data.seed), shapes(max(16, data.shapes // 4), data.seed, "holdout")
-    elif data.folder:
-        images = pictures(Path(data.folder), parts)
-    elif source.tiny:
-        raise RequestError("the tiny model has no trained weights, so it needs pictures to learn from; nothing was "
-                           "started. Set data.shapes: 1024.")
+    images, holdout = _pictures(data, parts)
 
     def fresh(seed: int) -> nn.Module:
         model: nn.Module = require_diffusers().UNet2DConditionModel.from_config(parts.unet.config)
@@ -193,6 +188,28 @@ def open_request(request: Any, context: Context) -> Opened:
         return load_pipeline(folder).unet
 
     return Opened(splits, task, load, None if source.tiny else parts.unet, recipe, fresh, facts=whole.facts)
+
+
+def _require_one_source(source: ModelSource, data: DataSource) -> None:
+    """RequestError unless there is one model, and at most one source of pictures (exactly one for the tiny model)."""
+    if source.tiny == (source.folder is not None):
+        raise RequestError(f"model sets folder={source.folder!r} and tiny={source.tiny}, but exactly one is needed; "
+                           "nothing was started. Set model: {folder: …} for your pipeline.")
+    if data.shapes and data.folder:
+        raise RequestError("data sets both shapes and folder, so it is unclear what the pictures are; nothing was "
+                           "started. Set one of them.")
+    if source.tiny and not data.shapes and not data.folder:
+        raise RequestError("the tiny model has no trained weights, so it needs pictures to learn from; nothing was "
+                           "started. Set data.shapes: 1024.")
+
+
+def _pictures(data: DataSource, parts: Pipeline) -> tuple[Split | None, Split | None]:
+    """(pictures with captions, holdout) that a request names; None where it names none."""
+    if data.shapes:
+        from lethe.data.shapes import shapes
+
+        return shapes(data.shapes, data.seed), shapes(max(16, data.shapes // 4), data.seed, "holdout")
+    return (pictures(Path(data.folder), parts) if data.folder else None), None
 
 
 def pictures(folder: Path, parts: Pipeline) -> Split:

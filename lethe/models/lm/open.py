@@ -118,6 +118,15 @@ def language_model(
             return rows
         return tokenised(read_rows(rows) if isinstance(rows, (str, Path)) else rows, tokenizer, writing, part)
 
+    further = {"retain": retain, "holdout": holdout, "test": test, **(others or {})}
+    splits = _splits(split, train, forget, {key: rows for key, rows in further.items() if rows is not None})
+    return Language(model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer)
+
+
+def _splits(
+    split: Callable[[Rows, str], Split], train: Rows | None, forget: Any, further: Mapping[str, Rows]
+) -> dict[str, Split]:
+    """Forget and retain, divided from `train` where there is one, and the further splits."""
     splits: dict[str, Split] = {}
     if train is not None:
         splits["forget"], splits["retain"] = divide(split(train, "train"), forget)
@@ -126,10 +135,7 @@ def language_model(
                          "selection.")
     else:
         splits["forget"] = split(forget, "forget")
-    for key, rows in {"retain": retain, "holdout": holdout, "test": test, **(others or {})}.items():
-        if rows is not None:
-            splits[key] = split(rows, key)
-    return Language(model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer)
+    return splits | {key: split(rows, key) for key, rows in further.items()}
 
 
 def _form(options: Mapping[str, Any]) -> Format:
