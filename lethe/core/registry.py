@@ -89,7 +89,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Family:
-    """How a kind of model comes in: `open(request, context) -> Opened`, and the config classes of `model:` and `data:`.
+    """How a kind of model comes in: `open(sections, context) -> Opened`, and the config classes of `model:` and `data:`.
 
     files       (SavedFiles) -> (model -> Task, path -> model), where models can be audited from files alone
     recognises  whether a path holds a model of this family, by its names alone
@@ -106,7 +106,7 @@ class Family:
 
 def family(*, model: type, data: type, files: Callable[..., Any] | None = None, recognises: Callable[[Path], bool] | None = None
            ) -> Callable[[Callable[..., Any]], Family]:
-    """Register `open_request(request, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
+    """Register `open_request(sections, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
 
     model, data  config classes of these parts of a request; `lethe describe FAMILY` lists their options
     files        makes a task of saved models and data files, for audits without a request

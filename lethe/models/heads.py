@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import build, config
+from lethe.core.config import config
 from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import evaluating, has_convolutions
 from lethe.core.split import Batch, Split, pixels
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
 from lethe.errors import ModelError, NotFinite, WrongColumn, nearest, unknown_name
-from lethe.models.opened import Opened
+from lethe.models.opened import Opened, Sections
 
 
 class HeadTask(HeadedTask):
@@ -196,7 +196,7 @@ class ModelSource:
 
 
 def opened(
-    request: Any,
+    sections: Sections,
     context: Context,
     source: Any,
     task: Callable[[nn.Module, dict[str, Split], Recipe | None, Callable[[int], nn.Module], str], Task],
@@ -205,8 +205,7 @@ def opened(
     from lethe.data.load import load
     from lethe.models.load import load_classifier
 
-    splits = load(request.data, context)
-    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    splits, recipe = load(sections.data, context), sections.recipe
 
     def fresh(seed: int) -> nn.Module:
         return loaded(source.start) if source.start else load_classifier(zoo=source.zoo, code=source.code, options=source.options)

@@ -9,11 +9,22 @@ from typing import Any
 
 from torch import nn
 
+from lethe.core.modules import seeded
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
+from lethe.errors import RequestError
 
 Make = Callable[[nn.Module], Task]     # model -> Task
 Load = Callable[[str], nn.Module]      # path -> model
+
+
+@dataclass(frozen=True)
+class Sections:
+    """What a family reads of a request: its own sections as they were written, and the recipe, which is checked already."""
+
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -48,3 +59,10 @@ class Opened:
     build: Callable[[int], nn.Module] | None = None
     unrepeatable: str = ""      # why training again without the forget set would not be exact; empty when it is
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def fresh(self, seed: int) -> nn.Module:
+        """A new model, the same for the same seed; RequestError when the request does not say how one is built."""
+        if self.build is None:
+            raise RequestError("the model came without weights and without a way to build it, so there is nothing to train. "
+                               "Set model.code or model.zoo.")
+        return seeded(self.build, seed)

@@ -28,7 +28,7 @@ from lethe.results.frame import frame
 from lethe.work.audit import scenario
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
-from lethe.work.open import Scene, checked, describe, parts, prepare, read, stand_in
+from lethe.work.open import Scene, checked, describe, draft, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -64,7 +64,7 @@ def _lead(job: Job, options: Options) -> Report:
     except BaseException as error:
         ledger.record_failure(job.hash, job.config, options.command, f"{type(error).__name__}: {error}")
         raise
-    report = report_of(job, cases, job.title or _headline(job), options, time.perf_counter() - began)
+    report = report_of(job, cases, job.headline, options, time.perf_counter() - began)
     report.save(folder / "report.html")
     report.save(folder / "results.csv")
     report.save_leaderboard(folder)
@@ -79,11 +79,6 @@ def report_of(job: Job, cases: Sequence[schema.Scenario], title: str, options: O
     """The report around finished scenarios. run: names it; default: the job's hash."""
     return Report(frame(run or job.hash, title, options.command, job.config, cases, seconds, job.settings.device,
                         torch.get_num_threads()))
-
-
-def _headline(job: Job) -> str:
-    request = job.opening.request
-    return f"{request.family}: {', '.join(method['name'] for method in request.methods)}"
 
 
 def _case(job: Job, scene: Scene, options: Options) -> schema.Scenario:
@@ -102,14 +97,15 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
     """What a request would do: sizes, steps, parameters; nothing is trained."""
     job = resolve(request, options)
     opened = read(job, options)
-    start = opened.model or (opened.build(job.settings.seed) if opened.build else None)
+    start = opened.model or (opened.fresh(job.settings.seed) if opened.build else None)
     plans: dict[str, Any] = {}
-    for name, selection in job.opening.scenarios.items():
-        sizes = {key: len(split) for key, split in parts(opened, stand_in(opened, selection)).items()}
+    for case in job.opening.cases:
+        splits = draft(opened, case)
+        sizes = {key: len(split) for key, split in splits.items()}
         if start is not None:
-            checked(job, opened, selection)
-        plans[name or "request"] = {
-            "request": describe(selection, sizes["forget"]),
+            checked(job, opened, start, splits)
+        plans[case.name or "request"] = {
+            "request": describe(case.selection, sizes["forget"]),
             "sizes": sizes,
             "methods": [m["name"] for m in request.methods],
             "references": job.judging.references,

@@ -19,8 +19,10 @@ from lethe.core.evidence import Depth
 from lethe.core.registry import Audit, Method
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
-from lethe.models.opened import Opened
+from lethe.models.opened import Opened, Sections
 from lethe.pools.backends import Strategy
+from lethe.pools.choose import Wish
+from lethe.pools.choose import asked as wish
 from lethe.results.rows import declared
 from lethe.results.schema import Declared
 from lethe.train.apply import all_methods, everything, method_of, require
@@ -77,17 +79,29 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the tasks of a job come from.
+class Case:
+    """What one scenario forgets.
 
-    request    its `model` and `data` are for the family alone      read      the family's reader of them
-    recipe     how the original was, or is to be, trained           scenarios name -> selection of what is to be forgotten
+    selection  as the request says it; None: the data came divided      wish  what it asks of the trained model, if anything
     """
 
-    request: Request
-    read: Callable[[Request, Context], Opened]
-    recipe: Recipe | None
-    scenarios: Mapping[str, Any]
+    name: str
+    selection: Any
+    wish: Wish | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the tasks of a job come from: the family's reader, what it reads, and what every scenario forgets.
+
+    data   the family's config of `data:`
+    """
+
+    family: str
+    read: Callable[[Sections, Context], Opened]
+    sections: Sections
+    data: type
+    cases: tuple[Case, ...]
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,7 @@ class Job:
     seams      members of the loop's seams          modifiers  the same as requested
     watchdog   None: the usual one where there are data for it; False: none
     source     None: the task was passed            output   the folder of run folders     cache  of trained models
+    headline   over the page: the title, or family and methods
     """
 
     hash: str
@@ -112,6 +127,7 @@ class Job:
     source: Source | None = None
     output: Path | None = None
     cache: Path | None = None
+    headline: str = ""
 
     @property
     def opening(self) -> Source:
@@ -148,13 +164,16 @@ def resolve(request: Request, options: Options) -> Job:
         audit: Audit = catalogue.record(found)
         audits.append((audit, build(audit.config, given)))
     recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    family = catalogue.load("families", request.family)
     watchdog = build(Watchdog, request.watchdog) if isinstance(request.watchdog, Mapping) else request.watchdog
     return Job(
         request.hash, request.title, plain(request), tuple(_runs(methods, seed, request.seeds)),
         _judging(asked, tuple(audits), bool(request.asked_audits)), build(Settings, {**request.settings, "seed": seed}),
         Modifiers(**resolved(request.modifiers)), request.modifiers, watchdog,
-        Source(request, catalogue.load("families", request.family).open, recipe, request.cases), Path(request.output),
-        options.cache or Path(request.output) / ".cache",
+        Source(request.family, family.open, Sections(request.model, request.data, recipe), family.data, tuple(
+            Case(name, selection, wish(selection)) for name, selection in request.cases.items())),
+        Path(request.output), options.cache or Path(request.output) / ".cache",
+        request.title or f"{request.family}: {', '.join(method['name'] for method in request.methods)}",
     )
 
 

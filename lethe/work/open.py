@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from lethe.core.config import build, digest, plain
-from lethe.core.modules import named_tensors, seeded
+from lethe.core.modules import named_tensors
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.context import Context
@@ -20,10 +20,11 @@ from lethe.data.select import Where, divide
 from lethe.errors import NeedsUnmet, RequestError
 from lethe.models.opened import Opened
 from lethe.pools import choose
+from lethe.pools.choose import Chosen, Wish
 from lethe.report.answer import lopsided
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.loop import Loop, Settings
-from lethe.work.job import Job, Run, resolve
+from lethe.work.job import Case, Job, Run, resolve
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -52,12 +53,10 @@ class Prepared:
 
 
 def read(job: Job, options: Options) -> Opened:
-    """Let the family read `model` and `data`."""
+    """Let the family read its sections of the request."""
     source = job.opening
     assert job.cache is not None
-    opened = source.read(source.request, Context(options.data_root, job.cache, options.allow_pickle, options.say))
-    if source.recipe is not None:
-        opened.recipe = source.recipe
+    opened = source.read(source.sections, Context(options.data_root, job.cache, options.allow_pickle, options.say))
     if opened.model is None and opened.recipe is None:
         raise NeedsUnmet("the request has neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
                          "there is nothing to forget from. Add one of them.")
@@ -69,27 +68,26 @@ def prepare(job: Job, options: Options, train: bool = True) -> Prepared:
 
     train   False: a fresh model stands in for an original that is not trained yet; RequestError where it has to choose examples
     """
-    opened = read(job, options)
-    for selection in job.opening.scenarios.values():
-        doubt = lopsided({key: len(split) for key, split in parts(opened, stand_in(opened, selection)).items()})
-        if doubt:
+    opened, source = read(job, options), job.opening
+    drafts = {case.name: draft(opened, case) for case in source.cases}
+    for splits in drafts.values():
+        if doubt := lopsided({key: len(split) for key, split in splits.items()}):
             options.warn(doubt)
     model, runs = opened.model, {}
     if model is None:
-        runs = {name: checked(job, opened, selection) for name, selection in job.opening.scenarios.items()}
-        if train or _training(opened, job.settings, job.cache)[1].exists():
-            options.say("training the original model")
-            model = original_of(job, opened, options)
-        else:
-            model = _untrained(job, opened)
+        start = opened.fresh(job.settings.seed)
+        runs = {name: checked(job, opened, start, splits) for name, splits in drafts.items()}
+        model = _original(job, opened, start, options, train)
     scenes = {}
-    for name, selection in job.opening.scenarios.items():
-        chosen = _chosen(opened, selection, model, job.cache)
-        splits = parts(opened, selection if chosen is None else chosen.mask)
-        task = _task(opened, model, splits, name or job.title or job.opening.request.family)
-        task.facts.update(opened.facts, **({} if chosen is None else {"chosen": chosen.facts}))
-        scenes[name] = Scene(name, task, runs[name] if name in runs else job.runs_on(task),
-                             describe(selection, len(splits["forget"])))
+    for case in source.cases:
+        splits, facts = drafts[case.name], dict(opened.facts)
+        if case.wish is not None:
+            chosen = _chosen(opened, case.wish, model, job.cache)
+            splits, facts["chosen"] = parts(opened, chosen.mask), chosen.facts
+        task = _task(opened, model, splits, case.name or job.title or source.family)
+        task.facts.update(facts)
+        scenes[case.name] = Scene(case.name, task, runs[case.name] if runs else job.runs_on(task),
+                                  describe(case.selection, len(splits["forget"])))
     return Prepared(opened, scenes)
 
 
@@ -98,13 +96,12 @@ def tasks_of(request: Request, options: Options) -> dict[str, Task]:
     return prepare(replace(resolve(request, options), runs=()), options).tasks
 
 
-def checked(job: Job, opened: Opened, selection: Any) -> tuple[Run, ...]:
-    """The runs that the task of a selection can serve, after every check of data, model and methods; raises what is wrong.
+def checked(job: Job, opened: Opened, model: nn.Module, splits: dict[str, Split]) -> tuple[Run, ...]:
+    """The runs that a task on these splits can serve, after every check of data, model and methods; raises what is wrong.
 
-    The task is made on this model or, where that is yet to be trained, on a fresh one.
+    model   the one that came or, where it is yet to be trained, a fresh one
     """
-    start = opened.model or seeded(builder(opened), job.settings.seed)
-    return job.runs_on(_task(opened, start, parts(opened, stand_in(opened, selection)), "checks"))
+    return job.runs_on(_task(opened, model, splits, "checks"))
 
 
 def original_of(job: Job, opened: Opened, options: Options) -> nn.Module:
@@ -132,28 +129,22 @@ def trained(opened: Opened, settings: Settings, cache: Path, options: Options) -
 def _training(opened: Opened, settings: Settings, cache: Path | None) -> tuple[Task, Path]:
     """The task on which the original is trained, and the file of the cache that holds it afterwards."""
     assert cache is not None
-    start = seeded(builder(opened), settings.seed)
+    start = opened.fresh(settings.seed)
     others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
     task = opened.task(start, {"retain": opened.splits["train"], **others}, "training")
     key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])
     return task, cache / "original" / f"{key}.safetensors"
 
 
-def _untrained(job: Job, opened: Opened) -> nn.Module:
-    """A fresh model instead of the original, for what depends on data and architecture alone."""
-    choosing = [name or "the request" for name, selection in job.opening.scenarios.items() if choose.asked(selection)]
-    if choosing:
+def _original(job: Job, opened: Opened, start: nn.Module, options: Options, train: bool) -> nn.Module:
+    """The trained original; `start` in its place where it is not trained and need not be."""
+    if train or _training(opened, job.settings, job.cache)[1].exists():
+        options.say("training the original model")
+        return original_of(job, opened, options)
+    if choosing := [case.name or "the request" for case in job.opening.cases if case.wish is not None]:
         raise RequestError(f"the original chooses what {', '.join(choosing)} forgets, and it is not trained yet, so its models "
                            "cannot be listed. lethe pool without --list trains it first.")
-    return seeded(builder(opened), job.settings.seed)
-
-
-def builder(opened: Opened) -> Callable[[int], nn.Module]:
-    """How a fresh model is made from a seed; RequestError when the request does not define it."""
-    if opened.build is None:
-        raise RequestError("the model came without weights and without a way to build it, so there is nothing to train. Set "
-                           "model.code or model.zoo.")
-    return opened.build
+    return start
 
 
 def describe(selection: Any, count: int) -> str:
@@ -176,14 +167,13 @@ def parts(opened: Opened, selection: Any) -> dict[str, Split]:
     return {"forget": forgotten, "retain": retained, **others}
 
 
-def stand_in(opened: Opened, selection: Any) -> Any:
-    """The selection itself or, of one that needs the model, as many examples as it will choose."""
-    wanted = choose.asked(selection)
-    if wanted is None:
-        return selection
-    allowed = _among(opened, wanted[2])
-    choose.require_room(wanted[1].count, len(allowed), int(allowed.sum()))
-    return np.flatnonzero(allowed)[: wanted[1].count]
+def draft(opened: Opened, case: Case) -> dict[str, Split]:
+    """The splits of a scenario before a model is trained: of one that needs the model, as many examples as it will choose."""
+    if case.wish is None:
+        return parts(opened, case.selection)
+    allowed = _among(opened, case.wish)
+    choose.require_room(case.wish.count, len(allowed), int(allowed.sum()))
+    return parts(opened, np.flatnonzero(allowed)[: case.wish.count])
 
 
 def _task(opened: Opened, model: nn.Module, splits: dict[str, Split], name: str) -> Task:
@@ -193,16 +183,13 @@ def _task(opened: Opened, model: nn.Module, splits: dict[str, Split], name: str)
     return task
 
 
-def _chosen(opened: Opened, selection: Any, model: nn.Module, cache: Path | None) -> choose.Chosen | None:
-    """What the trained model chooses; None when the selection does not need it."""
-    wanted = choose.asked(selection)
-    if wanted is None:
-        return None
-    name, cfg, rest = wanted
+def _chosen(opened: Opened, wish: Wish, model: nn.Module, cache: Path | None) -> Chosen:
+    """What the trained model chooses."""
     train = opened.splits["train"]
-    return choose.chosen_by(opened.task(model, {"retain": train}, name), train, name, cfg, _among(opened, rest), cache)
+    task = opened.task(model, {"retain": train}, wish.name)
+    return choose.chosen_by(task, train, wish.name, wish.cfg, _among(opened, wish), cache)
 
 
-def _among(opened: Opened, conditions: Mapping[str, Any]) -> np.ndarray:
+def _among(opened: Opened, wish: Wish) -> np.ndarray:
     """[n] booleans: the training examples that the other conditions of a selection leave to choose from."""
-    return build(Where, conditions).mask(opened.splits["train"])
+    return build(Where, wish.among).mask(opened.splits["train"])

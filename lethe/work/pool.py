@@ -57,8 +57,9 @@ def places(request: Request, options: Options, scenario: str | None = None, what
                wait and find it there
     """
     job = resolve(request, options)
-    if scenario is not None and scenario not in job.opening.scenarios:
-        raise unknown_name("scenario", scenario, job.opening.scenarios)
+    known = [case.name for case in job.opening.cases]
+    if scenario is not None and scenario not in known:
+        raise unknown_name("scenario", scenario, known)
     if what not in get_args(What):
         raise unknown_name("kind of model", what, get_args(What))
     assert job.cache is not None

@@ -13,14 +13,13 @@ import yaml
 from lethe.core.catalogue import Entry, entries, record
 from lethe.core.config import build, digest, plain
 from lethe.core.files import new_folder
-from lethe.core.modules import seeded
 from lethe.core.seeds import derive
 from lethe.core.split import Split, concat
 from lethe.errors import NeedsUnmet, OutputExists, RequestError, unknown_name
 from lethe.models.opened import Opened
 from lethe.train.loop import Loop
 from lethe.work.job import resolve
-from lethe.work.open import builder, read
+from lethe.work.open import read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -41,7 +40,7 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     if given and not cfg.public_base:
         raise RequestError("every shard would start from the model's weights, which may have seen the records; nothing "
                            "was started. Leave them out, or set method.public_base=true if they have not seen the data.")
-    base = opened.model or seeded(builder(opened), derive(job.settings.seed, name))
+    base = opened.model or opened.fresh(derive(job.settings.seed, name))
     records = _records(opened)
     task = opened.task(base, {"retain": records}, "training")
     assert job.cache is not None

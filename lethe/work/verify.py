@@ -17,7 +17,7 @@ from lethe.core.config import build
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.data.load import learns
+from lethe.data.load import Data, learns
 from lethe.errors import DataError, NeedsUnmet
 from lethe.results.schema import Row, Scenario
 from lethe.train.apply import apply, method_of
@@ -37,7 +37,8 @@ def certify(run: Path, key_file: Path, output: Path | None = None, method: str |
 def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopened:
     """The records and the original of a scenario of a run; DataError when they are no longer those of the run."""
     request = _request(run)
-    task = _task(resolve(request, options), run, case, options)
+    job = resolve(request, options)
+    task = _task(job, run, case, options)
     contents = {name: task.splits[name].contents(32) for name in ("forget", "retain") if task.has(name)}
     if "retain" not in contents:
         raise NeedsUnmet("the run has no retained records, so the data that the model was allowed to read are unknown; no "
@@ -45,7 +46,7 @@ def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopen
     wanted = set(contents["forget"])
     return Reopened(_leaves(task.forget, contents["forget"], secret), _leaves(task.retain, contents["retain"], secret),
                     sum(one in wanted for one in contents["retain"]), _saved_hash(task, None),
-                    request.family in ("classification", "regression") and learns(request.data))
+                    job.opening.data is Data and learns(request.data))
 
 
 def reexecute(run: Path, case: Scenario, row: Row, options: Options) -> tuple[str, str]:

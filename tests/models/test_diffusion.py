@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,14 @@ import torch
 from tiny import TASKS
 
 from lethe.core.seeds import generator
+from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.shapes import shapes
 from lethe.errors import DataError, ModelError, OutputShape, PickleRefused, RequestError, WrongColumn
 from lethe.models.diffusion import small as tiny_diffusion
 from lethe.models.diffusion.open import Diffusion, captioned, open_request, text_to_image
 from lethe.models.diffusion.pipeline import load_pipeline, save_pipeline
+from lethe.models.opened import Sections
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,8 @@ def test_requests_open(tmp_path: Path) -> None:
         "data": {"concept": "disk", "keep": ["a red cross"], "shapes": 32, "steps": 2, "guidance": 1.0},
         "method": "uce", "audit": {"references": 0},
     })
-    opened = open_request.open(shape_request, Context())
+    recipe = Recipe(epochs=1, augment="drop_prompt")
+    opened = open_request.open(Sections(shape_request.model, shape_request.data, recipe), Context())
     assert opened.model is None and {"train", "forget", "retain", "holdout"} <= opened.splits.keys()
     assert opened.build is not None
     made = opened.task(opened.build(0), {k: opened.splits[k] for k in ("forget", "retain")}, "shapes")
@@ -207,10 +209,10 @@ def test_requests_open(tmp_path: Path) -> None:
         "family": "diffusion", "model": {"folder": str(tmp_path / "pipe")}, "method": "uce", "audit": {"references": 0},
         "data": {"concept": "disk", "keep": ["a red cross"], "per_prompt": 2, "steps": 2, "guidance": 1.0},
     })
-    folder = open_request.open(given, Context())
+    folder = open_request.open(Sections(given.model, given.data), Context())
     assert folder.model is not None and len(folder.splits["forget"]) == len(folder.splits["retain"]) == 2
     with pytest.raises(RequestError, match="exactly one"):
-        open_request.open(replace(given, model={}), Context())
+        open_request.open(Sections({}, given.data), Context())
 
 
 @pytest.mark.slow

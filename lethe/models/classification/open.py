@@ -18,7 +18,7 @@ from lethe.errors import RequestError
 from lethe.models.classification.task import Classification
 from lethe.models.heads import ModelSource, divided, opened, saved_family
 from lethe.models.load import PICKLED, load_classifier
-from lethe.models.opened import Load, Make, Opened, SavedFiles
+from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 
 
 def classification(
@@ -66,9 +66,9 @@ def is_saved(path: Path) -> bool:
 
 
 @family(model=ModelSource, data=Data, files=open_files, recognises=is_saved)
-def open_request(request: Any, context: Context) -> Opened:
+def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
-    source = build(ModelSource, request.model)
-    return opened(request, context, source, lambda model, parts, recipe, fresh, name: Classification(
+    source = build(ModelSource, sections.model)
+    return opened(sections, context, source, lambda model, parts, recipe, fresh, name: Classification(
         model, parts, recipe, fresh, name, head=source.head))
 

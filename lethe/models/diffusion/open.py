@@ -22,7 +22,7 @@ from lethe.errors import RequestError, WrongColumn
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline, load_pipeline, require_diffusers
 from lethe.models.diffusion.task import Diffusion
-from lethe.models.opened import Opened
+from lethe.models.opened import Opened, Sections
 
 __all__ = ["Diffusion", "captioned", "open_request", "text_to_image"]
 
@@ -151,10 +151,10 @@ class DataSource:
 
 
 @family(model=ModelSource, data=DataSource)
-def open_request(request: Any, context: Context) -> Opened:
+def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a diffusion request. The concept names what is forgotten; `forget:` may override it."""
-    source, data = build(ModelSource, request.model), build(DataSource, request.data)
-    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    source, data = build(ModelSource, sections.model), build(DataSource, sections.data)
+    recipe = sections.recipe
     _require_one_source(source, data)
     judge = None
     if source.tiny:

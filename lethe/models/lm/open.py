@@ -25,7 +25,7 @@ from lethe.data.text import read_rows, tokenised
 from lethe.errors import EmptySplit, ModelError, PickleRefused, RequestError
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
 from lethe.models.lm.task import Language
-from lethe.models.opened import Load, Make, Opened, SavedFiles
+from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 
 __all__ = ["Language", "language_model", "load_folder", "load_tokenizer", "open_request"]
 
@@ -189,9 +189,9 @@ def is_saved(path: Path) -> bool:
 
 
 @family(model=ModelSource, data=TextSource, files=open_files, recognises=is_saved)
-def open_request(request: Any, context: Context) -> Opened:
+def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a language-model request."""
-    source, data = build(ModelSource, request.model), build(TextSource, request.data)
+    source, data = build(ModelSource, sections.model), build(TextSource, sections.data)
     if (source.folder is None) == (source.tiny is None):
         raise RequestError("model: set either folder (a local save_pretrained folder) or tiny (a small Llama trained "
                            "here); nothing was started.")
@@ -212,7 +212,7 @@ def open_request(request: Any, context: Context) -> Opened:
     splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
     if "train" in splits:
         splits = _selected(splits, data)
-    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    recipe = sections.recipe
     refusals = _located(data.refusals, context).read_text().split("\n") if data.refusals else []
 
     def fresh(seed: int) -> nn.Module:

@@ -14,7 +14,7 @@ from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.load import Data
 from lethe.models.heads import divided, opened
-from lethe.models.opened import Opened
+from lethe.models.opened import Opened, Sections
 from lethe.models.regression.task import Regression, RegressionSource, numbered
 
 
@@ -43,9 +43,9 @@ def regression(
 
 
 @family(model=RegressionSource, data=Data)
-def open_request(request: Any, context: Context) -> Opened:
+def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a regression request."""
-    source = build(RegressionSource, request.model)
-    return opened(request, context, source, lambda model, parts, recipe, fresh, name: Regression(
+    source = build(RegressionSource, sections.model)
+    return opened(sections, context, source, lambda model, parts, recipe, fresh, name: Regression(
         model, parts, recipe, fresh, name, loss=source.loss, others=source.others, head=source.head))
 

@@ -69,8 +69,22 @@ def choose(task: Task, name: str, among: Any = None, **options: Any) -> Task:
     return task.replaced(task.original, forget=train.subset(chosen.mask, "forget"), retain=train.subset(~chosen.mask, "retain"))
 
 
-def asked(selection: Any) -> tuple[str, Any, dict[str, Any]] | None:
-    """(name, checked options, the other conditions) of a selection that needs the model, else None."""
+@dataclass(frozen=True)
+class Wish:
+    """A selection that only the trained model can answer: the selector, its checked options, and among what it chooses."""
+
+    name: str
+    cfg: Any
+    among: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        """How many examples it asks for."""
+        return int(self.cfg.count)
+
+
+def asked(selection: Any) -> Wish | None:
+    """What a selection asks of the trained model; None where the data alone answer it."""
     names = [key for key in selection if key in selectors()] if isinstance(selection, Mapping) else []
     if not names:
         return None
@@ -78,7 +92,7 @@ def asked(selection: Any) -> tuple[str, Any, dict[str, Any]] | None:
         raise RequestError(f"forget: {dict(selection)} names {' and '.join(names)}; nothing was started. Write one of them, with "
                            "its options: {" + names[0] + ": {count: 60}}.")
     rest = {key: value for key, value in selection.items() if key != names[0]}
-    return names[0], build(selector(names[0]).config, selection[names[0]]), rest
+    return Wish(names[0], build(selector(names[0]).config, selection[names[0]]), rest)
 
 
 def chosen_by(
