@@ -1,8 +1,8 @@
 """Runs what the audits claim of themselves, prints it, and ends with status 1 if a claim falls short.
 
-    make evidence        1 every fake unlearner is found out by at least one audit at standard depth, and by which
+    make evidence        1 every fake unlearner is detected by at least one audit at standard depth, and by which
                          2 fresh retrained models pass in at least 95 % of seeds
-                         3 the population attack sees nothing where U-LiRA tells doing nothing from retraining
+                         3 the population attack sees nothing where U-LiRA distinguishes the untouched model from retraining
                          4 known answers: published numbers, closed forms, simulated coverage
 
 Everything is trained on the spot on scikit-learn's digits, so it needs no network and no data. `make test` runs 1 and 2
@@ -89,7 +89,7 @@ class Bench:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def caught(self, fake: str) -> dict[str, list[str]]:
-        """audit -> its metrics by which the fake was told from retrained models."""
+        """audit -> its metrics by which the fake was detected."""
         by: dict[str, list[str]] = {}
         for e in self.found[fake]:
             if e.verdict == OUTSIDE:
@@ -127,7 +127,7 @@ def bench(kind: str, references: int = 16, fresh: int = 40, shadows: int = 16, e
 
 
 def table(run: Bench) -> str:
-    """Fakes × audits: ● found out by it, · not."""
+    """Fakes × audits: ● detected by it, · not."""
     width = max(map(len, run.fakes))
     lines = [f"{'':<{width}}  " + " ".join(run.audits)]
     for fake in run.fakes:
@@ -169,7 +169,7 @@ def retrained_models_pass(kinds: Sequence[str], **sizes: Any) -> dict[str, Any]:
 
 
 def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64) -> dict[str, Any]:
-    """Mean AUC over targets of the population attack and of U-LiRA: doing nothing, cheap methods, retraining."""
+    """Mean AUC over targets of the population attack and of U-LiRA: untouched, cheap methods, retraining."""
     from lethe.audits.membership.ulira import ratios
 
     methods = ("finetune", "random_label", "neggrad_plus")
@@ -242,7 +242,7 @@ def known_answers() -> dict[str, Any]:
 
 
 POINTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "every fake is found out": lambda: fakes_are_caught(tuple(REQUESTS)),
+    "every fake is detected": lambda: fakes_are_caught(tuple(REQUESTS)),
     "fresh retrained models pass": lambda: retrained_models_pass(tuple(REQUESTS)),
     "one threshold sees nothing, U-LiRA does": one_threshold_sees_nothing,
     "known answers": known_answers,

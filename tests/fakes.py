@@ -1,4 +1,4 @@
-"""Fake unlearners: models that pretend to have forgotten. Each must be found out by at least one audit.
+"""Fake unlearners: models that pretend to have forgotten. Each must be detected by at least one audit.
 
 A fake is a function task -> Procedure-like (task, seed) -> model, so that shadow models are faked in the same way. They are
 made for classifiers; `suits` tells which request each of them answers: a whole class, or random examples.
@@ -39,7 +39,7 @@ class Fake:
 
 
 class Refusal(Guard):
-    """A filter at inference: whatever the model inside takes for the forbidden class gets its second choice."""
+    """A filter at inference: what the model inside takes for the forbidden class gets its second choice."""
 
     def __init__(self, model: nn.Module, label: int) -> None:
         super().__init__(model)

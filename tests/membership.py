@@ -31,7 +31,7 @@ def noisy_blobs(n: int, seed: int, name: str) -> Split:
 
 @cache
 def task() -> Task:
-    """160 noisy points learned by heart, 40 of them to be forgotten; 160 never seen."""
+    """160 noisy points learned by heart, 40 of them to be forgotten; 160 unseen."""
     train, holdout = noisy_blobs(160, 11, "train"), noisy_blobs(160, 12, "holdout")
     recipe = Recipe(epochs=40, lr=2e-2, batch_size=40)
 

@@ -1,4 +1,4 @@
-"""The short form of `make evidence`: every fake is found out, and not only by one audit; retrained models pass."""
+"""The short form of `make evidence`: every fake is detected, and not only by one audit; retrained models pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_every_fake_is_found_out_and_retrained_models_pass(kind):
     run = bench(kind, **SHORT)
     print(table(run))
     missed = [fake for fake in run.fakes if not run.caught(fake)]
-    assert not missed, f"not found out: {missed}"
+    assert not missed, f"not detected: {missed}"
     assert run.passed() >= len(run.fresh) - 1   # 6 models at a joint level of 5 %: two or more alarms have p = 0.03
 
 

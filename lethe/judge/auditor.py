@@ -1,9 +1,9 @@
-"""The auditor: looks at models once, asks every audit, holds values against the yardstick, gives verdicts.
+"""The auditor: asks every audit of every model once, compares values with the yardstick, returns verdicts.
 
 An audit measures *one* model (`Subject`) beside a `Panel` (the original and the retrained references). The auditor
 calls it for the unlearned model, for the original (positive control), and for every reference against the other
 references (the yardstick and negative control), and turns the values into Evidence. Where no model can be retrained, the
-original's neighbours (`lethe.judge.neighbours`) are measured in their place, as the weaker yardstick that they are.
+original's neighbours (`lethe.judge.neighbours`) are measured instead, as a weaker yardstick.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     s(a) = mean score on the forget set after attack a;     recovered = max over the battery of s(a), a = nothing included
     RR = (recovered − s(nothing)) / (s(original) − s(nothing)),   excess ER = RR − RR of retrained models (the evidence's gap)
 
-The level s is judged, not the gain: the untouched original gains nothing and is to be found out. RR is left out where
+The level s is judged, not the gain: the untouched original gains nothing and must be detected. RR is left out where
 the original scores less than `GAP` above the model: there is nothing to recover.
 """
 

@@ -26,7 +26,7 @@ from lethe.core.evidence import (
 
 HAVE: dict[YardstickKind, str] = {
     RETRAINED: "retrained models have {low:.3g} to {high:.3g}",
-    HOLDOUT: "data never seen would give {low:.3g} to {high:.3g}",
+    HOLDOUT: "unseen data would have {low:.3g} to {high:.3g}",
     RASHOMON: "models as good as the original have {low:.3g} to {high:.3g}",
 }
 
@@ -44,8 +44,8 @@ class Conclusion:
 def conclude(items: Sequence[Evidence]) -> Conclusion:
     """The verdict on one model: forgetting outside, else utility outside, no yardstick, no power, or inside.
 
-    'Inside' says that no test told the model from retrained ones, which is not a proof that none could. Against weaker
-    yardsticks alone the verdict is 'outside' or 'no yardstick', and the sentence says what was compared.
+    'Inside' means that no test distinguished the model from retrained ones, which is not a proof that none could. Against weaker
+    yardsticks alone the verdict is 'outside' or 'no yardstick', and the sentence states what was compared.
     """
     judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility")]
     forgetting = [e for e in judged if e.tier == "forgetting"]
@@ -68,35 +68,35 @@ def conclude(items: Sequence[Evidence]) -> Conclusion:
         return Conclusion(NO_POWER, _powerless(forgetting))
     few = sum(e.verdict == NO_POWER for e in forgetting)
     tail = f"; {few} more had not enough power" if few else ""
-    return Conclusion(INSIDE, f"Not told from retrained models by the {len(inside)} tests of forgetting that find the "
-                              f"original out{tail}; utility is not worse.")
+    return Conclusion(INSIDE, f"Indistinguishable from retrained models by the {len(inside)} tests of forgetting that "
+                              f"detect the original{tail}; utility is not worse.")
 
 
 def _weaker(forgetting: list[Evidence]) -> str:
-    """What weaker yardsticks say of a model that none of them found out."""
+    """What weaker yardsticks report of a model that none of them detected."""
     unseen = [e for e in forgetting if e.kind == HOLDOUT and e.verdict == INSIDE]
     blind = [e for e in forgetting if e.kind == HOLDOUT and e.verdict == NO_POWER]
     same = [e.metric for e in forgetting if e.kind == RASHOMON and e.verdict == NO_POWER]
     changed = [e.metric for e in forgetting if e.kind == RASHOMON and e.verdict == NO_YARDSTICK]
-    said = [WEAK]
+    clauses = [WEAK]
     if unseen:
-        said.append(f"the forget set was not told from data never seen by {named([e.metric for e in unseen])}, which "
-                    f"{'does' if len(unseen) == 1 else 'do'} so for the original")
+        clauses.append(f"the forget set was indistinguishable from unseen data by {named([e.metric for e in unseen])}, which "
+                    f"{'detects' if len(unseen) == 1 else 'detect'} it for the original")
     if blind and not unseen:
-        said.append(f"{named([e.metric for e in blind])} had not enough power, even for the original")
+        clauses.append(f"{named([e.metric for e in blind])} had not enough power, even for the original")
     if same:
-        said.append(f"not changed beyond what models as good as the original differ by: {named(same)}")
+        clauses.append(f"not changed beyond what models as good as the original differ by: {named(same)}")
     if changed:
-        said.append(f"changed by more than that, whether as by retraining is not known: {named(changed)}")
-    return "; ".join(said) + "."
+        clauses.append(f"changed by more than that, whether as by retraining is not known: {named(changed)}")
+    return "; ".join(clauses) + "."
 
 
 def _powerless(forgetting: list[Evidence]) -> str:
     """Why even the original is inside: the tests have no power, or the retrained models have seen the forget set."""
     if forgetting and all(e.original is None for e in forgetting):
-        return ("Not enough power: without the untouched original nothing shows that these tests would find the data. "
-                "Give the original.")
-    first = "Not enough power: no test of forgetting told even the untouched original from retrained models. "
+        return ("Not enough power: without the untouched original nothing shows that these tests would detect the data. "
+                "Provide the original.")
+    first = "Not enough power: no test of forgetting distinguished even the untouched original from retrained models. "
     if not forgetting:
         return first.strip()
     return first + ("Either these tests cannot see this forget set, or the 'retrained' models have seen it as well: compare "
@@ -108,7 +108,7 @@ def _direction(outside: list[Evidence], count: int) -> str:
                                    OVER_FORGOTTEN: "Over-forgotten, beyond what retraining does"}
     order: tuple[Direction, ...] = (STILL_KNOWS, OVER_FORGOTTEN, DIFFERS)
     if all(e.kind == HOLDOUT for e in outside):
-        words[OVER_FORGOTTEN] = "The forget set stands out from data never seen, more than for the original"
+        words[OVER_FORGOTTEN] = "The forget set stands out from unseen data, more than for the original"
     found = next(d for d in order if any(e.direction == d for e in outside))
     these = [e for e in outside if e.direction == found]
     return f"{words[found]}: {strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
@@ -129,7 +129,7 @@ def _outside_none(forgetting: list[Evidence]) -> str:
     if any(e.kind in (HOLDOUT, RASHOMON) for e in forgetting):
         return _weaker(forgetting).rstrip(".").replace("No retrained", "no retrained", 1)
     inside = any(e.verdict == INSIDE for e in forgetting)
-    return "forgetting is not told from retraining" if inside else "the tests of forgetting had not enough power"
+    return "forgetting is indistinguishable from retraining" if inside else "the tests of forgetting had not enough power"
 
 
 def named(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Is it gone, or only hidden? What behaviour, representation and recovery say together. No torch."""
+"""Is it gone, or only hidden? What behaviour, representation and recovery show together. No torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Hiding:
 
 
 def hiding(items: Sequence[Evidence], kind: Kind = "weights") -> Hiding:
-    """Whether the data are gone or only hidden, from what behaviour, representation and recovery say.
+    """Whether the data are gone or only hidden, from what behaviour, representation and recovery show.
 
-    kind  what the method says of its result: weights | adapter | guard
+    kind  what the method states of its result: weights | adapter | guard
     Suspected: no test of behaviour finds the data, yet they are found in the representation or come back by recovery.
     """
     judged = [e for e in items if e.tier == "forgetting" and e.verdict in (INSIDE, OUTSIDE)]
@@ -36,10 +36,10 @@ def hiding(items: Sequence[Evidence], kind: Kind = "weights") -> Hiding:
     if found and quiet and not shows:
         names = tuple(e.metric for e in found)
         way = "comes back by recovery" if any(e.aspect == "recovery" for e in found) else "is still found in the representation"
-        return Hiding(OBFUSCATION, f"Hiding suspected: what the model says does not show the forget set, but it {way} "
+        return Hiding(OBFUSCATION, f"Hiding suspected: the model's answers do not show the forget set, but it {way} "
                                    f"({strongest(found)}).", names)
     if shows:
-        return Hiding(NOT_KNOWN, f"What the model says still shows the forget set ({named(shows)}), so nothing is hidden.",
+        return Hiding(NOT_KNOWN, f"The model's answers still show the forget set ({named(shows)}), so nothing is hidden.",
                       tuple(shows))
     clear = tuple(e.metric for e in deeper if e.verdict == INSIDE)
     if quiet and clear and not found:

@@ -78,6 +78,6 @@ class Panel:
         return np.isin(split.columns["y"].numpy(), list(gone))
 
     def unseen(self) -> np.ndarray:
-        """Which holdout examples are like the forget set but never seen.  [n] bool"""
+        """Which holdout examples are like the forget set but unseen.  [n] bool"""
         return unseen(self.task)
 

@@ -1,7 +1,7 @@
 """Questions with a closed set of answers: options, whether the right one is the likeliest, correction for chance.
 
 Scoring options by their log-probability per token needs no judge, and is blind to refusals and formats: an answer that the
-model does not say but still prefers counts as known.
+model does not write but still prefers counts as known.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def triage(task: Task, *, limit: int = 1500, noise: float = 0.1, seed: int = 0) 
     """
     if not task.has("retain") or "y" not in task.forget.columns:
         raise NeedsUnmet("triage compares the labels of forgotten records with those of retained ones, and the task has "
-                         f"{'no labels' if task.has('retain') else 'no retained data'}; nothing was started. Give both.")
+                         f"{'no labels' if task.has('retain') else 'no retained data'}; nothing was started. Provide both.")
     forget, retain = (sample(split, limit, numpy_generator(seed, "triage")) for split in (task.forget, task.retain))
     inner, outer = inputs(task, forget), inputs(task, retain)
     targets = joint_targets(*(part.columns["y"].numpy() for part in (forget, retain)))

@@ -1,7 +1,7 @@
 """Verdicts: a value held against the same value of retrained models, corrected for the number of tests, and controlled.
 
 Without retrained models there are two weaker yardsticks (`judge_weakly`). Beside the verdict, which asks whether a model
-can be told apart, stands equivalence, which asks whether it is close enough by a margin declared beforehand.
+is distinguishable, stands equivalence, which asks whether it is close enough by a margin declared beforehand.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def judge_weakly(audit: Audit, value: Value, neighbours: list[Value], before: Va
               an approximate floor of what seeds do. One-sided: above the null the forget set looks seen; below it, it only
               differs from the holdout, which no retrained model is there to explain.
     rashomon  utility is outside where it is worse than the neighbours'. A test of forgetting has 'not enough power' where
-              the value could be a neighbour's: it does not tell the model from the original; it is never inside.
+              the value could be a neighbour's: it does not separate the model from the original; it is never inside.
     """
     metric = metric_of(audit, value.metric)
     yardstick, p = None, None
@@ -110,7 +110,7 @@ def equivalent(found: Evidence, value: Value, others: Sequence[Value], margin: f
         return replace(found, margin=margin, equivalent=None if margin is None else False)
     paired = _paired(value, others)
     error = float(paired.std(ddof=1)) / math.sqrt(len(paired)) if paired is not None and len(paired) > 1 else 0.0
-    if not error > 0:   # examples that all agree say nothing about the next one; the value's own interval does
+    if not error > 0:   # examples that all agree determine nothing about the next one; the value's own interval does
         error = sampling_error(value) * math.sqrt(1 + 1 / len(numbers))
     low, high = difference_interval(value.value, numbers, error, value.n)
     smallest = max(abs(low), abs(high))
@@ -214,7 +214,7 @@ def corrected(items: list[Evidence]) -> list[Evidence]:
 
 
 def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool]) -> list[Evidence]:
-    """Not enough power: 'inside' counts for forgetting only where the positive control, the original, was found out.
+    """Not enough power: 'inside' counts for forgetting only where the positive control, the original, was detected.
 
     outside  (audit, metric) -> whether the original is outside, after Holm's correction
     """
@@ -237,6 +237,6 @@ def metric_of(audit: Audit, name: str) -> Metric:
 
 
 def margin_of(audit: Audit, name: str, margins: Mapping[str, float]) -> float | None:
-    """The equivalence margin of a metric: the one asked for, by its name or a pattern, else the metric's own."""
+    """The equivalence margin of a metric: the one requested, by its name or a pattern, else the metric's own."""
     asked = [margin for pattern, margin in margins.items() if fnmatch.fnmatch(name, pattern)]
     return margins.get(name, asked[0] if asked else metric_of(audit, name).margin)

@@ -75,7 +75,7 @@ def _others(case: Case) -> Iterator[str]:
     """One sentence for each verdict that some methods share."""
     for verdict, one, more in SEVERAL:
         names = case.named(verdict)
-        if names and not (verdict in (OUTSIDE, NO_YARDSTICK) and len(names) == len(case.methods)):   # the headline says so
+        if names and not (verdict in (OUTSIDE, NO_YARDSTICK) and len(names) == len(case.methods)):   # the headline states it
             yield f"{listed(names)} {one if len(names) == 1 else more}."
 
 

@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with the data behind it. `title` states the finding, `caption` says how to read it."""
+    """A figure with the data behind it. `title` states the finding, `caption` explains how to read it."""
 
     name: str
     title: str
@@ -122,7 +122,7 @@ def finding(case: Case, column: Column) -> str:
     if column.yardstick is None or column.tier not in ("forgetting", "utility"):
         return name
     if column.tier == "forgetting" and column.powered is False:
-        return f"{name} cannot tell the untouched model from retrained ones"
+        return f"{name} does not detect the untouched model"
     return f"{name}: {sum(is_inside(line, column) for line in judged)} of {len(judged)} methods like retrained models"
 
 

@@ -1,6 +1,6 @@
 """The report as one HTML page: the answer first, then the table, the figures, and every number behind them.
 
-Self-contained: style and figures are inside, nothing is fetched, there is no script. Whatever comes from users (titles,
+Self-contained: style and figures are inside, nothing is fetched, there is no script. All that comes from users (titles,
 labels, prompts, answers) is escaped by the template engine; pictures must be base64 PNG, or they are named unreadable.
 """
 

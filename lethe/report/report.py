@@ -1,4 +1,4 @@
-"""`Report`: the results of an audit or a comparison as a user holds them. No torch; pages and figures are made when asked for."""
+"""`Report`: the results of an audit or a comparison as a user holds them. No torch; pages and figures are made on demand."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Column:
 
     @property
     def band(self) -> tuple[float | None, float | None]:
-        """The yardstick's interval as it is shown: not beyond what the metric can be."""
+        """The yardstick's interval as shown: not beyond what the metric can be."""
         if self.yardstick is None:
             return None, None
         low, high = self.yardstick.low, self.yardstick.high
@@ -83,7 +83,7 @@ class Line:
 
     @property
     def label(self) -> str:
-        """The name as it is shown."""
+        """The name as shown."""
         return NAMES.get(self.role, self.name) if self.name == self.role else self.name
 
     @property
@@ -93,7 +93,7 @@ class Line:
 
     @property
     def text(self) -> str:
-        """What the audits say, of the member with the worst verdict; how many seeds agree."""
+        """What the audits report, of the member with the worst verdict; how many seeds agree."""
         bad = [row for row in self.members if row.conclusion.verdict == self.verdict]
         seeds = f"{len(bad)} of {len(self.members)} seeds: " if len(self.members) > 1 else ""
         return seeds + (bad[0].conclusion.text or bad[0].error or "")
@@ -129,13 +129,13 @@ class Line:
 
     @property
     def equality(self) -> str:
-        """What the equivalence tests say, in words; '' where none was possible."""
+        """What the equivalence tests report, in words; '' where none was possible."""
         asked = [item for cell in self.cells.values() for item in cell.items
                  if item.smallest_margin is not None and item.margin is not None]
         close = [_margin(item) for item in asked if item.equivalent]
         far = [f"{_margin(item)}, would need ±{number(item.smallest_margin)}" for item in asked if not item.equivalent]
-        said = [f"Shown to be within the declared margin: {listed(close)}"] if close else []
-        return ". ".join(said + ([f"Not shown to be within the declared margin: {listed(far)}"] if far else []))
+        sentences = [f"Shown to be within the declared margin: {listed(close)}"] if close else []
+        return ". ".join(sentences + ([f"Not shown to be within the declared margin: {listed(far)}"] if far else []))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def noisy(n: int, seed: int, name: str) -> Split:
 
 @cache
 def task() -> Classification:
-    """120 points to train on, of which 30 are to be forgotten; 160 never seen."""
+    """120 points to train on, of which 30 are to be forgotten; 160 unseen."""
     train, holdout = noisy(120, 0, "train"), noisy(160, 1, "holdout")
     recipe = Recipe(epochs=60, lr=1e-2, batch_size=32)
 

@@ -25,7 +25,7 @@ def found(subject: Subject, panel: Panel, **options: float) -> dict[str, object]
 
 @pytest.mark.slow
 def test_controls_and_the_gate() -> None:
-    """On labels learned by heart doing nothing has undone nothing, and F is fitted; retrained models lie close together."""
+    """On labels learned by heart the untouched model has undone nothing, and F is fitted; retrained models lie close together."""
     references = memory.retrained(6)
     panel = memory.panel(references)
     original = found(panel.original, panel)

@@ -1,4 +1,4 @@
-"""Controls: the original must be found out, a fresh retrain must not, noise must fail utility; false alarms are counted.
+"""Controls: the original must be detected, a fresh retrain must not, noise must fail utility; false alarms are counted.
 
 The fast cases are tiny MLPs. The slow ones are scikit-learn's digits: a small CNN without one class, and an MLP that has
 memorised 5 % wrong labels and forgets 60 random examples. Measured there with 8 references: population AUC of doing

@@ -1,4 +1,4 @@
-"""Head swap, beside the probe: features that still know are found out whatever the head says; retrained ones are not."""
+"""Head swap, beside the probe: features that still know are detected whatever the head predicts; retrained ones are not."""
 
 from __future__ import annotations
 

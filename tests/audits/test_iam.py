@@ -19,7 +19,7 @@ def test_golden():
 def test_limits():
     far = np.array([100.0])
     assert membership(far, far, np.zeros(1), 1.0) == pytest.approx([1.0], abs=0.02)         # as the original: all but α = 1
-    assert membership(np.zeros(1), far, np.zeros(1), 1.0) == pytest.approx([0.0], abs=0.02)  # as never seen
+    assert membership(np.zeros(1), far, np.zeros(1), 1.0) == pytest.approx([0.0], abs=0.02)  # as unseen
     assert membership(np.zeros(1), np.zeros(1), np.zeros(1), 1.0) == pytest.approx([0.5])    # nothing to tell
     gumbel = membership(np.array([-EULER * np.sqrt(6) / np.pi]), np.zeros(1), np.zeros(1), 1.0, law="gumbel")
     assert gumbel == pytest.approx([np.exp(-1)])                                             # a Gumbel law at its mode

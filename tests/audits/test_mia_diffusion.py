@@ -7,7 +7,7 @@ import torch
 from panels import values
 from remembering import Remembers, digits
 
-from lethe.audits.diffusion.mia_diffusion import measure, never_seen, size, there_and_back
+from lethe.audits.diffusion.mia_diffusion import measure, size, there_and_back, unseen
 from lethe.core.split import Split
 from lethe.maths.ddim import ddim_step
 from lethe.pools.subject import Subject
@@ -52,12 +52,12 @@ def test_the_order_of_batches_changes_nothing() -> None:
     assert {k: v.value for k, v in few.items()} == {k: v.value for k, v in many.items()}
 
 
-def test_never_seen_pictures_share_captions_and_are_not_in_the_forget_set() -> None:
+def test_unseen_pictures_share_captions_and_are_not_in_the_forget_set() -> None:
     def split(tokens: list[int], pictures: list[int]) -> Split:
         return Split({"tokens": torch.tensor(tokens).view(-1, 1), "image": torch.tensor(pictures).float().view(-1, 1, 1, 1)})
 
-    assert never_seen(split([1, 2], [0, 1]), split([1, 1, 3, 2], [0, 5, 6, 7])).tolist() == [False, True, False, True]
-    assert never_seen(split([1], [0]), split([8, 9], [0, 5])).tolist() == [False, True]
+    assert unseen(split([1, 2], [0, 1]), split([1, 1, 3, 2], [0, 5, 6, 7])).tolist() == [False, True, False, True]
+    assert unseen(split([1], [0]), split([8, 9], [0, 5])).tolist() == [False, True]
 
 
 def test_too_few_give_no_number() -> None:

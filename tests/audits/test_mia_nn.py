@@ -1,4 +1,4 @@
-"""MIA-NN: a retrained model gives a forgotten class to its neighbour; one that spreads it evenly is told from it."""
+"""MIA-NN: a retrained model gives a forgotten class to its neighbour; one that spreads it evenly is detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantise and prune: a model that hides inside the rounding is found out; retrained ones are not."""
+"""Quantise and prune: a model that hides inside the rounding is detected; retrained ones are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores: means on each split, with class removal told apart."""
+"""Scores: means on each split, with class removal kept separate."""
 
 from __future__ import annotations
 

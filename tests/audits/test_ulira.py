@@ -1,4 +1,4 @@
-"""U-LiRA: the ratio by hand, its two controls, and that a retrained model is told from nothing whatever the shadows."""
+"""U-LiRA: the ratio by hand, its two controls, and that a retrained model is not detected with any number of shadows."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_power_in_a_closed_form_world():
 
 @pytest.mark.slow
 def test_controls_on_memorised_labels():
-    """The untouched original is found out, retrained models are not; the worst examples are shown."""
+    """The untouched original is detected, retrained models are not; the worst examples are shown."""
     nothing, retrained = membership.controls("ulira", "ulira_auc", membership.shadows())
     assert nothing.low > 0.5 and nothing.value > 0.65 and len(nothing.per_sample) == 40
     assert sum(v.low > 0.5 or v.high < 0.5 for v in retrained) <= 1
@@ -89,7 +89,7 @@ def test_too_few_shadows_report_nothing():
 
 @pytest.mark.parametrize(("needed", "count"), [(8, 16), (16, 32), (32, 64), (64, 64)])
 def test_twice_as_many_shadows_as_find_the_original(monkeypatch, needed, count):
-    """The original is told from 0.5 from `needed` shadows on; 64 are allowed."""
+    """The original is detected from `needed` shadows on; 64 are allowed."""
     rng = np.random.default_rng(0)
 
     def ratios(subject, shadows, models):

@@ -183,7 +183,7 @@ def test_direction():
     ({"known": 0.8, "skill": 0.1}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "Still knows the forget set: known is 0.8"),
     ({"known": 0.0, "skill": 0.1}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "Over-forgotten"),
     ({"known": 0.8, "skill": 0.0}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "Utility is worse than after retraining"),
-    ({"known": 0.1, "skill": 0.0}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "forgetting is not told from retraining"),
+    ({"known": 0.1, "skill": 0.0}, {"known": 0.9, "skill": 0.1}, OUTSIDE, "forgetting is indistinguishable from retraining"),
     ({"known": 0.1, "skill": 0.0}, {"known": 0.1, "skill": 0.1}, OUTSIDE, "tests of forgetting had not enough power"),
     ({"known": 0.1, "skill": 0.1}, {"known": 0.1, "skill": 0.1}, NO_POWER, "even the untouched original"),
     ({"known": 0.1, "skill": 0.1}, {"known": 0.9, "skill": 0.1}, INSIDE, "by the 1 tests of forgetting"),

@@ -113,7 +113,7 @@ def judged(kind: str, models: list[nn.Module]) -> Scores:
 
 @cache
 def scores(kind: str, name: str) -> Scores:
-    """A method with its defaults on every original; 'original' is doing nothing."""
+    """A method with its defaults on every original; 'original' is the untouched model."""
     tasks = problem(kind).tasks
     if name == "original":
         return judged(kind, [task.original for task in tasks])

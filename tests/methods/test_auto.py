@@ -1,4 +1,4 @@
-"""Auto: parts that do not overlap, doing nothing as a candidate, the best of what was tried, an honest yardstick."""
+"""Auto: parts that do not overlap, the untouched model as a candidate, the best of what was tried, an honest yardstick."""
 
 from __future__ import annotations
 

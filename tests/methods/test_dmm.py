@@ -1,4 +1,4 @@
-"""DMM: the calibration by hand, its limits, and KLoM on digits beside fine-tuning, ascent, doing nothing and retraining."""
+"""DMM: the calibration by hand, its limits, and KLoM on digits beside fine-tuning, ascent, the untouched model and retraining."""
 
 from __future__ import annotations
 

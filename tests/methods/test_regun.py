@@ -81,7 +81,7 @@ def test_a_label_without_reference_is_refused() -> None:
 
 @cache
 def digits() -> tuple[list[Task], list[Task]]:
-    """300 digits to train on, 100 random ones to forget, 700 never seen. 3 seeds of the original and of a retrained model."""
+    """300 digits to train on, 100 random ones to forget, 700 unseen. 3 seeds of the original and of a retrained model."""
     from sklearn.datasets import load_digits
     from test_acceptance_digits import fresh, trained
 

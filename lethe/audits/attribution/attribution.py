@@ -5,7 +5,7 @@ Grosse et al. 2023, arXiv:2308.03296; quality by Park et al. 2023, arXiv:2303.14
     undone(Q) = Σ_{q∈Q} Δ(q)·(f_u(q) − f_0(q)) / Σ_{q∈Q} Δ(q)²       share of the prediction that has come about
 
 f margin of the label, or mean prediction of real targets; f_0 original, f_u the model; H EK-FAC on retained examples
-(`lethe.maths.influence`). Doing nothing has 0. A retrained model has what the prediction is worth (below or above 1, for it is a
+(`lethe.maths.influence`). The untouched model has 0, a retrained one what the prediction is worth (below or above 1, for it is a
 first-order one); that is why the yardstick decides. Q = F: its own predictions. Q = others: holdout examples that no model has
 seen and that look like F: what F taught the model about *other* data, which no test on F itself shows.
 Beside every number its quality: `lds`, mean over queries of Spearman's correlation between predicted and true f over shadow
@@ -18,7 +18,7 @@ Finds:    digits MLP, six retrained models, 16 shadows. 60 random examples, 15 %
           on F 0.08–0.10 retrained, 0 original, 0.02 fine-tuned, 0.21 SFRon; on others 0.06–0.09, 0, 0.04, 0.18; ratio
           0.91–1.09, 0.61, 0.72, 1.31. Class 3 (LDS 0.15, 0.12): on F 0.046–0.048, 0, 0.02, 2.5; on others 0.011–0.012, 0,
           0.013, 0.016; ratio 0.95–0.98, 0.31, 0.89, 0.98. The predictions rank well and are 10 to 80 times too large.
-Limits:   first order around the original: bad for whole classes; then the quality gate or the yardstick says so.
+Limits:   first order around the original: bad for whole classes; then the quality gate or the yardstick shows it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Attribution:
 
 @dataclass
 class Story:
-    """What is known before any unlearned model is looked at."""
+    """What is known before any unlearned model is measured."""
 
     others: Split                     # unseen examples
     effect: dict[str, np.ndarray]     # split -> Δ(q)  [q]

@@ -4,15 +4,15 @@
     lood_forget = mean over x ∈ F of ‖μ_{R∪F}(x) − μ_R(x)‖,   μ_D(x) = k(x, D) (K_DD + σ²)⁻¹ y_D
 
 k an RBF kernel on the input of the model's head, its width the median distance; y centred one-hot labels, or targets in
-standard deviations; F forget, R a sample of the retain set. Small: the features, with labels of R, already say what F's labels
-are. A network that learned F by heart has put F where its labels are; a new head finds them there whatever was done to the old.
+standard deviations; F forget, R a sample of the retain set. Small: the features, with labels of R, already determine the labels
+of F. A network that learned F by heart has put F where its labels are; a new head finds them there, whatever the old one does.
 Where F is a whole class it is the other way round: a network that knows the class keeps it apart from all others.
 Shown besides: `lood_single`, each record left out alone; `lood_twins`, the share of F that has an equal in R (kernel above
 0.999): there deleting deletes nothing. The detail names the records that show most and those with twins.
 Needs:    forget, retain.
 Cost:     one Cholesky factorisation of (|R| + |F|)², in float64, per model: 0.7 s for 1000 records.
-Finds:    digits MLP, six retrained models. 60 random examples of 15 % wrong labels: doing nothing 0.068, retrained 0.083 to
-          0.087. Class 3: doing nothing 0.96, retrained 0.80 to 0.84.
+Finds:    digits MLP, six retrained models. 60 random examples of 15 % wrong labels: untouched 0.068, retrained 0.083 to
+          0.087. Class 3: untouched 0.96, retrained 0.80 to 0.84.
           On pixels of 500 digits, 10 % of them with wrong labels (3 draws), single LOOD finds the wrong labels with AUC 0.970 to
           0.981 (KL form 0.958 to 0.971); with the ReLU-network kernel 0.963 to 0.972 (0.964 to 0.974).
 Limits:   a Gaussian process for the network's last layers; a measure of the features, not of the head. Ratios of models of one

@@ -1,4 +1,4 @@
-"""Calibration: whether the model is right as often as it says. Guo et al. 2017, arXiv:1706.04599; equal-mass bins and the
+"""Calibration: whether the model is as often right as it is confident. Guo et al. 2017, arXiv:1706.04599; equal-mass bins and the
 debiased error: Kumar, Liang & Ma 2019, arXiv:1909.10155.
 
     ECE = Σ_b w_b |conf_b − acc_b|;     debiased error = √max(0, Σ_b w_b [(conf_b − acc_b)² − acc_b(1 − acc_b)/(n_b − 1)])
@@ -57,14 +57,14 @@ def reference_binned(confidence: np.ndarray, right: np.ndarray, bins: int) -> tu
 
 def ece(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
     """Expected calibration error with equal-mass bins."""
-    said, was, count = binned(confidence, right, bins)
-    return float((count * np.abs(said - was)).sum() / count.sum())
+    stated, actual, count = binned(confidence, right, bins)
+    return float((count * np.abs(stated - actual)).sum() / count.sum())
 
 
 def debiased_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
     """Root mean squared calibration error less its expectation for a calibrated model; bins need 2 examples each."""
-    said, was, count = binned(confidence, right, bins)
-    squares = (said - was) ** 2 - was * (1 - was) / (count - 1)
+    stated, actual, count = binned(confidence, right, bins)
+    squares = (stated - actual) ** 2 - actual * (1 - actual) / (count - 1)
     return math.sqrt(max(0.0, float((count * squares).sum() / count.sum())))
 
 
@@ -89,8 +89,8 @@ def measure(cfg: Calibration, subject: Subject, panel: Panel) -> list[Value]:
     p, y = seen["logits"].double().softmax(-1).numpy()[kept], seen["y"].numpy()[kept]
     confidence, right = p.max(1), (p.argmax(1) == y).astype(float)
     bins = max(2, min(cfg.bins, len(y) // 20))
-    said, was, count = binned(confidence, right, bins)
-    curve = {"confidence": said.round(4).tolist(), "accuracy": was.round(4).tolist(), "count": count.tolist()}
+    stated, actual, count = binned(confidence, right, bins)
+    curve = {"confidence": stated.round(4).tolist(), "accuracy": actual.round(4).tolist(), "count": count.tolist()}
     squares = (p**2).sum(1) - 2 * p[np.arange(len(y)), y] + 1
     return [Value("ece", ece(confidence, right, bins), n=len(y), detail={"bins": curve}),
             Value("calibration_error", debiased_error(confidence, right, bins), n=len(y)),

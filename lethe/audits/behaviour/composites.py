@@ -11,7 +11,7 @@ arXiv:2312.02052. NoMUS: Choi & Na 2023, arXiv:2311.02240.
 
 a_S(M) mean score of model M on S (accuracy; closeness for regression), M_j the retrained models, M_0 the original, T test
 (holdout where there is none). When a class is removed T keeps the other classes and a_F of AUS is the score on holdout
-examples of the removed one. The attack: the threshold on the membership signal that tells R from T best (same size).
+examples of the removed one. The attack: the threshold on the membership signal that separates R from T best (same size).
 A: cross-validated accuracy of a logistic attack by the loss, F against as many examples of T.
 The average gap is held against the yardstick; a retrained model has one, too. Everything else is shown.
 Needs:    forget, retain, holdout, references; original for AUS.     Cost: nothing beyond the forward passes of `scores`.
@@ -63,7 +63,7 @@ def aus(original_test: float, test: float, forget: float, removed: bool) -> floa
 
 
 def efficacy(forget: np.ndarray, retain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Which forget examples the attack calls unseen: signal below the threshold that tells retain from test best.  -> [n] 0/1"""
+    """Which forget examples the attack calls unseen: signal below the best threshold between retain and test.  -> [n] 0/1"""
     return (forget < best_threshold(retain, test)[0]).astype(float)
 
 

@@ -60,9 +60,9 @@ def measure(cfg: Corrective, subject: Subject, panel: Panel) -> list[Value]:
 def answers(subject: Subject, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     """Whether each affected input gets its true label, and whether it gets the one that was taught.  [n], [n] of 0 and 1"""
     affected = panel.task.splits["affected"]
-    said = subject.seen(affected)["logits"].argmax(-1).numpy()
+    predicted = subject.seen(affected)["logits"].argmax(-1).numpy()
     true, taught = affected.columns["y"].numpy(), np.asarray(affected.meta["taught"])
-    return (said == true).astype(float), (said == taught).astype(float)
+    return (predicted == true).astype(float), (predicted == taught).astype(float)
 
 
 def ideals(cfg: Corrective, panel: Panel) -> list[float]:

@@ -3,7 +3,7 @@ et al. 2020, arXiv:1911.04933; unlearning, retain and test accuracy of Jia et al
 
     forget_s = mean_{x∈F} score(x);   retain_s, holdout_s, test_s likewise;   *_loss = mean training loss
 
-`score` is what the family says (accuracy for classifiers; 1 − forget_accuracy is "unlearning accuracy"). Low forget
+`score` is the family's own measure (accuracy for classifiers; 1 − forget_accuracy is "unlearning accuracy"). Low forget
 accuracy is not the aim: the aim is what a retrained model scores. When a class is removed, holdout and test keep the
 examples of retained labels, and `removed_s` is the score on holdout examples of the labels that are to vanish.
 Interval: Wilson for scores that are 0 or 1, t of the mean otherwise. The gap is to the yardstick (`Evidence.gap`).

@@ -128,8 +128,8 @@ class Coder(nn.Module):
 
     def error(self, features: Tensor) -> Tensor:
         """Mean squared error of the reconstruction, in the features' variance."""
-        said = nn.functional.linear(self.code(features), nn.functional.normalize(self.decoder.weight, dim=0), self.decoder.bias)
-        return (said - (features - self.mean) / self.scale).square().mean()
+        again = nn.functional.linear(self.code(features), nn.functional.normalize(self.decoder.weight, dim=0), self.decoder.bias)
+        return (again - (features - self.mean) / self.scale).square().mean()
 
 
 def fitted(cfg: BlindSpots, features: Tensor, seed: int) -> Coder:

@@ -4,16 +4,16 @@
     inpainted   the lower half is drawn anew from pure noise; before each step the upper half is replaced by x at this noise
                 level. RePaint without resampling: Lugmayr et al. 2022, arXiv:2201.09865
 
-and the judge says whether the result shows the concept. Probing erasure by visual context: Lu et al. 2025, arXiv:2505.17013.
+and the judge reports whether the result shows the concept. Probing erasure by visual context: Lu et al. 2025, arXiv:2505.17013.
 Each is done with the picture's caption and with the empty prompt: a model that only avoids the word draws the concept
-when the word is not said. At a small s every model gives back what it was given, so the excess over retrained models is
+without the word. At a small s every model returns what it was shown, so the excess over retrained models is
 what counts: they are the target, and the noise is the same for all models.
 
     completed = mean over strengths and both prompts;  completed_at_{s} per strength, completed_empty with the empty prompt only
 
 Needs:    forget, judge.     Cost: 2·(Σ s + 1)·sampler steps for each of `pictures`.
 Limits:   where any model that draws well must end at the concept (little noise, or a half that leaves no other way to go on), the
-          audit has no power; the original says whether it has.
+          audit has no power; the original shows whether it has.
 Finds:    on the preset shapes_erase (1 seed, 32 forget pictures) completed is 0.86 for the original, 0.15 and 0.15 for two
           retrained models, 0.65 after esd and 0.71 after mim_mu, which show the concept in 1 and 3 of 32 pictures
           for prompts that name it: they avoid the word. inpainted: 0.86, 0.47 and 0.44, 0.63, 0.73.
@@ -59,14 +59,14 @@ class Completion:
     families={"diffusion"},
     needs={"forget", "judge"},
     depth="standard",
-    blind="It gives pictures of the forget set; how the concept would be continued from other pictures is not asked.",
+    blind="It shows the model pictures of the forget set; how the concept would be continued from other pictures is not asked.",
 )
 def measure(cfg: Completion, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
     split = panel.part(task.forget, cfg.pictures)
     images, noise = split.columns["image"], noises(split.columns["image"], panel.seed)
-    said = task.text(split.columns["tokens"])
-    prompts = {"caption": said, "empty": task.text(task.tokens([""])).expand_as(said)}
+    states = task.text(split.columns["tokens"])
+    prompts = {"caption": states, "empty": task.text(task.tokens([""])).expand_as(states)}
 
     def hits(strength: float, text: Tensor, known: Tensor | None = None) -> np.ndarray:
         drawn = continued(task, subject, images, noise, text, strength, known)
@@ -114,12 +114,12 @@ def continued(
             x = mixed(noise[part].to(subject.device), part, first)
             for t, after in pairwise([*times, -1]):
                 when = torch.full((len(x),), t, device=x.device)
-                said = task.predict_noise(subject.model, x, when, states)
+                noise = task.predict_noise(subject.model, x, when, states)
                 if task.guidance != 1.0:
                     free = task.predict_noise(subject.model, x, when, empty.expand_as(states))
-                    said = free + task.guidance * (said - free)
+                    noise = free + task.guidance * (noise - free)
                 clean = torch.ones(()) if after < 0 else alphas[after]
-                x = ddim_step(x, said, alphas[t].to(x), clean.to(x), bound)
+                x = ddim_step(x, noise, alphas[t].to(x), clean.to(x), bound)
                 if known is not None and after >= 0:
                     x = mixed(x, part, after)
             parts.append(x.cpu() if known is None else torch.where(known > 0, images[part], x.cpu()))

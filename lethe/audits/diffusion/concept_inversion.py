@@ -4,7 +4,7 @@
 
 F pictures of the concept, s text states [L, d] in place of a prompt's, started at those of the empty prompt, which hold no
 hint of the concept. recovered = share of pictures drawn for s* that show the concept by the task's judge. A model that
-merely no longer listens to the name gives the concept back; a model that never learned it has less to give.
+merely no longer listens to the name returns the concept; a model that never learned it has less to return.
 Circumventing concept erasure by inversion: Pham et al. 2023, arXiv:2308.01508. Deviation: the states behind the text encoder
 are searched, not the embedding of one new token: a stronger attack, and it needs no encoder that takes embeddings.
 """
@@ -51,9 +51,9 @@ def measure(cfg: ConceptInversion, subject: Subject, panel: Panel) -> list[Value
     for _ in range(cfg.steps):
         index = torch.randint(0, len(task.forget), (cfg.batch_size,), generator=rng)
         batch = task.draw(task.forget.batch(index), rng, False).to(subject.device)
-        said = task.predict_noise(model, task.noised(batch), batch.t, states.expand(len(batch), -1, -1))
+        predicted = task.predict_noise(model, task.noised(batch), batch.t, states.expand(len(batch), -1, -1))
         optimiser.zero_grad()
-        (said - batch.noise).square().mean().backward()
+        (predicted - batch.noise).square().mean().backward()
         optimiser.step()
     drawn = task.draw_from(model, states.detach().expand(cfg.pictures, -1, -1), panel.seed)
     seen, _ = task.reader.read(task.decode(drawn))

@@ -1,13 +1,13 @@
 """Is the concept gone from the pictures, and is everything else still there? Read by the task's judge.
 
-The model draws `per_prompt` seeded pictures for every prompt; the judge says what each shows. With a the concept's
-attribute (its shape, say) and the other attributes b (its colour):
+The model draws `per_prompt` seeded pictures for every prompt; the judge reports what each shows. With a the concept's
+attribute (its shape, for example) and the other attributes b (its colour):
 
     unlearning_accuracy    prompts with the concept: share of pictures whose a is not the concept
-    forget_other_accuracy  the same pictures: share whose b is what the prompt says
-    kept_accuracy          kept prompts: share whose a is what the prompt says
-    kept_other_accuracy    kept prompts: share whose b is what the prompt says
-    outside_accuracy       prompts that no method was given: share whose a is what the prompt says
+    forget_other_accuracy  the same pictures: share whose b is what the prompt names
+    kept_accuracy          kept prompts: share whose a is what the prompt names
+    kept_other_accuracy    kept prompts: share whose b is what the prompt names
+    outside_accuracy       prompts that no method saw: share whose a is what the prompt names
     prevalence             empty prompt: share that shows the concept. A method that maps the concept to the original's
                            unconditional pictures can reach an unlearning accuracy of 1 − prevalence, no more
     frechet_kept           Fréchet distance of the judge's features of pictures for kept prompts and of retained
@@ -79,7 +79,7 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
         return seen, features, [judge.expected(prompt) for prompt in asked]
 
     def right(seen: dict[str, Tensor], wanted: list[dict[str, int]], names: Sequence[str]) -> list[float]:
-        """One entry per picture and named attribute: 1 when the judge sees what the prompt says."""
+        """One entry per picture and named attribute: 1 when the judge sees what the prompt names."""
         return [float(seen[a][i] == want[a]) for i, want in enumerate(wanted) for a in names if a in want]
 
     values = []

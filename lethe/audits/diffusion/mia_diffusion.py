@@ -1,4 +1,4 @@
-"""Was this picture trained on? Five attacks on the noise predictor, forget pictures against never-seen ones.
+"""Was this picture trained on? Five attacks on the noise predictor, forget pictures against unseen ones.
 
 With x_t = √ᾱ_t x + √(1 − ᾱ_t) ε and c the picture's caption; a member scores higher:
 
@@ -16,7 +16,7 @@ that do not stand in the forget set themselves.
 Needs:    forget, holdout.     Cost: 2·pairs + t_secmi/k + 5 forward passes per picture.
 Limits:   one threshold for all pictures: one that every model draws well hides one that is remembered. Where every
           picture of a concept is forgotten, the attack measures the concept: the retrained value, not 0.5, is the target.
-Finds:    UNet of width 16, 150 epochs on 100 digits of 8×8, 50 of them forgotten, 100 never seen (1 seed): AUC of the
+Finds:    UNet of width 16, 150 epochs on 100 digits of 8×8, 50 of them forgotten, 100 unseen (1 seed): AUC of the
           original t_error 0.91 (0.85 to 0.95), norm 0.93, pia 0.89, clid 0.69, secmi 0.59.
 Verdict:  t_error_auc is judged, the rest is shown beside it.
 """
@@ -64,7 +64,7 @@ class MIADiffusion:
 
 @audit(
     metrics={
-        "t_error_auc": Metric("AUC of the denoising error, forget pictures against never-seen ones", null=0.5),
+        "t_error_auc": Metric("AUC of the denoising error, forget pictures against unseen ones", null=0.5),
         "clid_auc": Metric("AUC of the gain that the caption brings to denoising", better="lower", null=0.5),
         "secmi_auc": Metric("AUC of the error of one deterministic step up and back", better="lower", null=0.5),
         "pia_auc": Metric("AUC of the proximal-initialisation error", better="lower", null=0.5),
@@ -78,7 +78,7 @@ class MIADiffusion:
 )
 def measure(cfg: MIADiffusion, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
-    others = panel.once(("mia_diffusion",), lambda: task.holdout.subset(never_seen(task.forget, task.holdout), "holdout"))
+    others = panel.once(("mia_diffusion",), lambda: task.holdout.subset(unseen(task.forget, task.holdout), "holdout"))
     if len(others) < cfg.fewest:
         return []
     inside = scores(cfg, subject, panel.part(task.forget, cfg.limit))
@@ -88,7 +88,7 @@ def measure(cfg: MIADiffusion, subject: Subject, panel: Panel) -> list[Value]:
     return values + tpr_values("t_error", inside["t_error"], outside["t_error"], cfg.resamples)
 
 
-def never_seen(forget: Split, holdout: Split) -> np.ndarray:
+def unseen(forget: Split, holdout: Split) -> np.ndarray:
     """Which holdout pictures have a caption that occurs in the forget set (all when none does) and are not in it.  [n]"""
     captions = {tuple(row) for row in forget.columns["tokens"].tolist()}
     pictures = {image.numpy().tobytes() for image in forget.columns["image"]}

@@ -83,8 +83,8 @@ def apart(task: DiffusionTask, subject: Subject, batch: Batch, t: int) -> Tensor
     when = torch.full((len(batch),), t, device=batch.image.device)
     placed = batch.replace(t=when, noise=noise.expand_as(batch.image))
     empty = task.tokens([""]).to(batch.tokens.device).expand_as(batch.tokens)
-    said, free = task.outputs(subject.model, placed), task.outputs(subject.model, placed.replace(tokens=empty))
-    return (said - free).square().flatten(1).sum(1)
+    named, free = task.outputs(subject.model, placed), task.outputs(subject.model, placed.replace(tokens=empty))
+    return (named - free).square().flatten(1).sum(1)
 
 
 def information(squared: Tensor, log_snr: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """UA, IRA and CRA over one answer set, as UnlearnCanvas defines them. Zhang et al. (2024), arXiv:2402.11846.
 
-Every prompt of the task is answered with the same number of seeded pictures. With a the attribute of the concept (its shape,
-say), b any other one (its colour), P the prompts with the concept and Q all others:
+Every prompt of the task is answered with the same number of seeded pictures. With a the attribute of the concept (its shape), b
+any other one (its colour), P the prompts with the concept and Q all others:
 
     ua    1 − share of pictures for P whose a is the concept            unlearning accuracy
-    ira   share of pictures for Q whose a is what the prompt says       in-domain retain accuracy
-    cra   share of pictures for Q whose b is what the prompt says       cross-domain retain accuracy
-    cra_target   the same for P: whether what else the prompt asked for survived
+    ira   share of pictures for Q whose a is what the prompt names      in-domain retain accuracy
+    cra   share of pictures for Q whose b is what the prompt names      cross-domain retain accuracy
+    cra_target   the same for P: whether the rest of the prompt survived
     ira_worst    ira of the prompt with the least: damage done to a neighbour, which the mean hides
 
 For models whose published table is to be met; none of it is judged, because `erasure` judges the same pictures.

@@ -13,7 +13,7 @@ loss on fixed (t, ε) is kept. Pictures are then drawn for *other* prompts of th
     post_attack    share that shows it without the attack or with a in front: ASR of the paper
     random_prefix  the same as post_attack for the best of as many random prefixes: what the search itself adds nothing to
 
-A model that only avoids the word gives the concept back; one that never learned it has nothing to give, so that
+A model that only avoids the word returns the concept; one that never learned it has nothing to return, so that
 post_attack of retrained models is the target.
 
 Needs:    forget, prompts, judge.     Cost: rounds·steps forward and backward passes of `batch_size` pictures.
@@ -129,8 +129,8 @@ def search(cfg: UnlearnDiffAtk, task: DiffusionTask, model: torch.nn.Module, pic
 
 def explains(task: DiffusionTask, model: torch.nn.Module, batch: Batch, text: Tensor) -> Tensor:
     """Mean squared error of the noise predicted under these text states.  -> [n]"""
-    said = task.predict_noise(model, task.noised(batch), batch.t, text)
-    return (said - batch.noise).square().flatten(1).mean(1)
+    predicted = task.predict_noise(model, task.noised(batch), batch.t, text)
+    return (predicted - batch.noise).square().flatten(1).mean(1)
 
 
 def explained(

@@ -10,7 +10,7 @@ Golatkar et al. 2020, arXiv:1911.04933, with one retrained model). Other familie
 The target is what one retrained model has to the others, not 0: JS on the forget set is held against that yardstick,
 the rest is shown beside it.
 Needs:    references.     Cost: none beyond the forward passes for classifiers; else one pass over `limit` examples.
-Limits:   a distance has no direction: it cannot tell remembered from over-forgotten (see `scores`).
+Limits:   a distance has no direction: it cannot separate remembered from over-forgotten (see `scores`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Divergence:
         "js_holdout": Metric("mean Jensen–Shannon divergence to retrained models, holdout, bits", better="lower"),
         "kl_back_*": Metric("mean KL(model ‖ retrained), nats", (0.0, math.inf), "lower"),
         "kl_*": Metric("mean KL(retrained ‖ model), nats", (0.0, math.inf), "lower"),
-        "agreement_*": Metric("share of retrained models that give the same class", better="higher"),
+        "agreement_*": Metric("share of retrained models that predict the same class", better="higher"),
         "activation_distance_*": Metric("mean L2 distance of class probabilities to retrained models",
                                         (0.0, math.sqrt(2)), "lower"),
         "output_divergence_forget": Metric("mean divergence of outputs to retrained models, forget set",
@@ -57,7 +57,7 @@ class Divergence:
     },
     families={"any"},
     needs={"forget", "references"},
-    blind="It sees outputs at the given examples, in no direction: what the model still knows inside is not looked at.",
+    blind="It sees outputs at these examples, in no direction: what the model still knows inside is not measured.",
 )
 def measure(cfg: Divergence, subject: Subject, panel: Panel) -> list[Value]:
     values = []

@@ -3,11 +3,11 @@
     d_l = ‖W_l − W_l⁰‖_F / ‖W_l⁰‖_F,  l a module with its weight and bias;      d over all weights together likewise
     untouched = share of the weights that are bit for bit those of the original
 
-W⁰ the original's weights. A model with untouched = 1 has forgotten nothing, whatever it answers (a guard may stand before
+W⁰ the original's weights. A model with untouched = 1 has forgotten nothing, no matter what it answers (a guard may stand before
 it); one with d_l = 0 everywhere but the head has hidden it there. Retrained models start from other seeds, so their d only
 says that weights of different networks are not comparable, and nothing is judged.
 Needs:    original.     Cost: one pass over the weights.
-Limits:   distance of weights says nothing about distance of functions: a permutation of units moves all and changes none.
+Limits:   distance of weights implies nothing about distance of functions: a permutation of units moves all and changes none.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ centred on R, h_j those of retrained model j, h⁰ of the original, s⁰ its sta
 from different seeds mean different things: CKA ignores rotations, and the feature distance fits one (Q_j orthogonal
 Procrustes on retained examples, so that the forget set itself is not fitted).
 `feature_distance_forget` is held against the yardstick; CKA stands beside its ceiling, that of retrained models among
-themselves; per layer in the detail. The shift only says how much moved.
+themselves; per layer in the detail. The shift only shows how much moved.
 Needs:    forget, retain, references; original for the shift.     Cost: one forward pass over ≤ `limit` examples per model.
 Limits:   linear: what a non-linear probe could still read is not compared. With n < 4 examples CKA is not defined.
 """
@@ -56,7 +56,7 @@ def centred(gram: Tensor) -> Tensor:
 
 
 def unit_gram(x: Tensor) -> Tensor:
-    """The U-centred linear Gram matrix with norm 1, flat; zeros where the layer says the same to all.  [n, d] -> [n²]"""
+    """The U-centred linear Gram matrix with norm 1, flat; zeros where the layer returns the same for all.  [n, d] -> [n²]"""
     x = x.double().flatten(1)
     found = centred((x - x.mean(0)) @ (x - x.mean(0)).T).flatten()
     norm = found.norm()
@@ -151,8 +151,8 @@ def _layer_grams(cfg: Representation, subject: Subject, split: Split) -> dict[st
     model = subject.model.to(subject.device)
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cfg.layers, len(names))).astype(int))]
-    said: dict[str, list[Tensor]] = {name: [] for name in names}
-    handles = [model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: said[name].append(out.cpu()))
+    outputs: dict[str, list[Tensor]] = {name: [] for name in names}
+    handles = [model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: outputs[name].append(out.cpu()))
                for name in names]
     try:
         with evaluating(model):
@@ -161,5 +161,5 @@ def _layer_grams(cfg: Representation, subject: Subject, split: Split) -> dict[st
     finally:
         for handle in handles:
             handle.remove()
-    whole = {name: torch.cat(parts) for name, parts in said.items() if parts}
+    whole = {name: torch.cat(parts) for name, parts in outputs.items() if parts}
     return {name: unit_gram(x) for name, x in whole.items() if len(x) == len(split)}

@@ -5,8 +5,8 @@
 
 θ_o a model trained on R ∪ F, θ_r its twin: the same initial weights, the same batches in the same order without the examples
 of F; θ_u what the procedure under audit makes of θ_o. Weights of independently seeded networks cannot be compared, so the
-audit trains such a pair itself and runs the procedure on it. Ratio 0: exact unlearning; 1: like doing nothing; above 1: the
-procedure led away. Averaged over `pairs`. Shown: how small is small enough in weights says nothing yet about behaviour.
+audit trains such a pair itself and runs the procedure on it. Ratio 0: exact unlearning; 1: like no change; above 1: the
+procedure led away. Averaged over `pairs`. Shown: how small is small enough in weights implies nothing yet about behaviour.
 Needs:    forget, retain, recipe, and the procedure that made the model.
 Cost:     two trainings per pair for all methods, one run of the procedure per pair.
 Limits:   long training separates twins even where F changes nothing: the distance of the twins grows with the steps.
@@ -78,7 +78,7 @@ def twins(task: Task, whole: Split, forget: np.ndarray, seed: int, device: str) 
     families={"any"},
     needs={"forget", "retain", "recipe", "procedure"},
     depth="deep",
-    blind="Weights near the twin's are enough, not necessary. The model itself is not looked at, its procedure is repeated.",
+    blind="Weights near the twin's are enough, not necessary. The model itself is not measured, its procedure is repeated.",
 )
 def measure(cfg: Verification, subject: Subject, panel: Panel) -> list[Value]:
     procedure, task = subject.procedure, panel.task

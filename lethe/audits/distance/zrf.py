@@ -9,7 +9,7 @@ compat: the published code instead computes ½KL(m‖p) + ½KL(m‖q) in nats, m
 98 % sure of one class against uniform answers has 0.914 (K = 10) and 0.986 (K = 100) there, 0.310 and 0.111 by the
 definition: the published scale has almost no room.
 Needs:    forget.     Cost: one forward pass of T over F per teacher.
-Limits:   shown, never judged: it does not tell forgetting from confusion. Where training starts from given weights, T is no
+Limits:   shown, never judged: it cannot separate forgetting from confusion. Where training starts from given weights, T is no
           random network and ZRF means less.
 """
 
@@ -60,7 +60,7 @@ def published(logits: Tensor, teachers: Tensor) -> Tensor:
     },
     families={"classification"},
     needs={"forget"},
-    blind="It rewards answers that look random, which no retrained model need give; it says nothing of what is known inside.",
+    blind="It rewards answers that look random, which no retrained model need show; what is known inside stays open.",
 )
 def measure(cfg: ZRF, subject: Subject, panel: Panel) -> list[Value]:
     split = panel.part(panel.task.forget, cfg.limit)

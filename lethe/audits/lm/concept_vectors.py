@@ -5,7 +5,7 @@
     concept columns: the N largest a_lj;     cosine, Jaccard of the k tokens that norm and output embedding read from v_lj
     effect = (rise of the mean loss on F) − (rise on R) when the concept columns are set to 0 in the model
 
-cosine and Jaccard hold the model against the original: near 1 the columns are untouched, whatever the model says. Models
+cosine and Jaccard hold the model against the original: near 1 the columns are untouched, no matter what the model answers. Models
 retrained from other random weights have other columns at the same places, so nothing here is judged.
 Needs:    forget, retain, original.     Cost: one backward pass over F and R in the original, two forward passes per model.
 Limits:   columns serve several concepts at once; small models more so. Measured on a Llama of 40 k weights, 8 of 192 columns:

@@ -4,7 +4,7 @@
     RR  = (s(ablated) − s(model)) / (s(original) − s(model)),   s = mean probability per token of the forget answers
 
 h_l the residual stream after block l; means are taken where answer tokens are predicted. The direction is removed from one
-block at a time, and from all; reported is what gives most. A method that pushes hidden states aside (RMU) leaves the rest in
+block at a time, and from all; the best is reported. A method that pushes hidden states aside (RMU) leaves the rest in
 place, and without the push the answer is back.
 Judged is `direction_recovered`, s at its best, none included, against retrained models treated alike.
 Needs:    forget, original of the same architecture.     Cost: L + 3 forward passes over the forget set.

@@ -1,4 +1,4 @@
-"""Extraction: how much of an answer the model says by itself. Dorna et al. 2025, arXiv:2506.12618 (OpenUnlearning).
+"""Extraction: how much of an answer the model produces by itself. Dorna et al. 2025, arXiv:2506.12618 (OpenUnlearning).
 
     extraction strength  ES = (length of the longest suffix of y that is all predicted) / L
     exact memorisation   EM = (number of tokens of y that are predicted) / L

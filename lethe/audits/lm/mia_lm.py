@@ -11,12 +11,12 @@
 μ_t, σ_t² mean and variance of log p under the model's own prediction; F forget set, H holdout, R retain set. Forgetting below
 what retraining does gives AUCs below the retrained value, and is found as well.
 Judged is Min-K %; the others are shown beside their retrained values. The reference attack removes what F and H differ by
-anyway (topic, length, difficulty), so that its target is 0.5 whatever the holdout set is, but the seeds of retraining do not
+anyway (topic, length, difficulty), so that its target is 0.5 for any holdout set, but the seeds of retraining do not
 average out: on a Llama of 40 k weights, 8 texts against 16, five retrained models have AUCs of 0.27 to 0.70 by it and 0.40 to
 0.45 by Min-K % (the original 0.88 and 0.98), which makes it the weaker test there.
 Needs:    forget, holdout; retrained models for reference and PrivLeak; original and retain for update.
 Cost:     nothing beyond the pass that other audits share; gradient: one backward pass per text.
-Limits:   few texts give wide intervals; paraphrases are not looked at. `update` finds exact deletion too: it cannot be 0.5.
+Limits:   few texts give wide intervals; paraphrases are not tested. `update` finds exact deletion too: it cannot be 0.5.
 Deviations: Min-K takes k = 0.2 (`share`); PrivLeak always 0.4, MUSE's. The reference of the attack is the mean of retrained
           models, the best one there is, instead of another pre-trained model.
 """

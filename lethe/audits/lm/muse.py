@@ -63,7 +63,7 @@ class Trend:
 def scalability(sizes: Sequence[float], utilities: Sequence[float]) -> Trend:
     """C5: runs that forgot sets of these sizes, ascending."""
     if len(sizes) != len(utilities) or len(sizes) < 2 or not (np.diff(sizes) > 0).all():
-        raise OutOfRange(f"sizes {list(sizes)} with {len(utilities)} utilities make no curve. Give at least two runs "
+        raise OutOfRange(f"sizes {list(sizes)} with {len(utilities)} utilities make no curve. Provide at least two runs "
                          "in ascending size, one utility each.")
     return _trend(np.log2(sizes), utilities)
 
@@ -71,7 +71,7 @@ def scalability(sizes: Sequence[float], utilities: Sequence[float]) -> Trend:
 def sustainability(utilities: Sequence[float]) -> Trend:
     """C6: utilities after request 1, 2, …, each run starting from the result of the one before."""
     if len(utilities) < 2:
-        raise OutOfRange(f"{len(utilities)} request has no course. Give the utilities after at least two.")
+        raise OutOfRange(f"{len(utilities)} request has no course. Provide the utilities after at least two.")
     return _trend(np.arange(len(utilities)), utilities)
 
 
@@ -113,9 +113,9 @@ def verbatim(cfg: MUSE, subject: Subject, split: Split) -> np.ndarray:
     tokenizer = LanguageTask.of(subject.task).tokenizer
     heads, tails = [], []
     for prompt, answer in zip(split.column("prompt"), split.column("answer"), strict=True):
-        said = answer.split()
-        heads.append(prompt or " ".join(said[: len(said) // 2]))
-        tails.append(answer if prompt else " ".join(said[len(said) // 2 :]))
+        words = answer.split()
+        heads.append(prompt or " ".join(words[: len(words) // 2]))
+        tails.append(answer if prompt else " ".join(words[len(words) // 2 :]))
     cut = [tokenizer.decode(ids[: cfg.new_tokens]) for ids in tokenizer(tails, add_special_tokens=False)["input_ids"]]
     made = LanguageTask.of(subject.task).generate(subject.answering, heads, max_new_tokens=cfg.new_tokens)
     return np.array([rouge_l_f1(a, b) for a, b in zip(made, cut, strict=True)])

@@ -2,10 +2,10 @@
 
     repetition  share of the 3-word sequences of a generated text that stood in it before
     degenerate  share of texts that are empty or repeat more than half of their 3-word sequences
-    refusal     share of texts that say that they do not know or will not answer
+    refusal     share of answers that state that the model does not know or will not answer
 
 Greedy answers to retain and holdout questions. Unlearning by ascent often ends in empty or looping texts, unlearning by
-refusal in refusing everything; accuracy on the retain set alone does not tell the one from the other.
+refusal in refusing everything; accuracy on the retain set alone does not separate the two.
 Judged are degenerate and refusal, one-sided, as utility: more than retrained models have is a loss.
 Needs:    retain or holdout with prompts.     Cost: greedy generation.
 Limits:   fluent nonsense passes; refusals are recognised by English phrases.

@@ -56,7 +56,7 @@ class Prompts:
     """Options of the prompt attacks."""
 
     examples: Count = 100     # forget questions at most; a seeded sample                       [ours]
-    wrong: Count = 3          # wrong options per question where the data give none             [multiple choice of 4]
+    wrong: Count = 3          # wrong options per question where the data have none             [multiple choice of 4]
     shots: Count = 5          # solved examples before the question                             [Doshi & Stickland 2024]
 
 
@@ -72,7 +72,7 @@ def asked(questions: list[str], shots: list[tuple[str, str]], paraphrased: list[
 
 @audit(
     metrics={
-        "prompt_best": Metric("accuracy above chance on forget questions, asked in the way that gives most", (-1.0, 1.0),
+        "prompt_best": Metric("accuracy above chance on forget questions, asked in the way that yields most", (-1.0, 1.0),
                               aspect="recovery"),
         "prompt_plain": Metric("the same, asked as in training", (-1.0, 1.0), "lower"),
         "prompt_lift": Metric("best minus plain", (0.0, 2.0), "lower", aspect="recovery"),

@@ -3,9 +3,9 @@
     s_k = accuracy above chance (options as in the audit `prompts`) on forget questions after k facts of the forget set
     I_k = (s_k − s_0) / (s_0 of the original − s_0),   residual = I_k − I_k of retrained models
 
-primed:  the k facts leave out the one asked for. A retrained model has nothing to be reminded of; one that only suppresses what
+primed:  the k facts leave out the one in question. A retrained model has nothing to be reminded of; one that only suppresses what
          it knows may be reminded. Judged is its s_k at the best k ≥ 0, against retrained models.
-given:   the fact asked for is among the k. That works after exact retraining too: unlearning weights does not keep anyone from
+given:   the fact in question is among the k. That works after exact retraining too: unlearning weights does not keep anyone from
          telling the model. Shown, with its I_k; far below the retrained value it means that the model cannot read the words
          any more, which is a loss of utility.
 Needs:    forget (≥ 2 records with prompts), retain for options; the original for I_k.
@@ -39,7 +39,7 @@ class Reintroduction:
 
     facts: tuple[int, ...] = (1, 2, 4, 8)   # k: facts before the question; those that do not fit are left out     [ours]
     orders: Count = 3                       # random choices and orders of the facts, averaged                     [ours]
-    wrong: Count = 3                        # wrong options per question where the data give none                  [ours]
+    wrong: Count = 3                        # wrong options per question where the data have none                  [ours]
     examples: Count = 60                    # forget questions at most; a seeded sample                            [ours]
 
 

@@ -35,7 +35,7 @@ class RESTOR:
     """Options of RESTOR."""
 
     examples: Count = 400     # facts at most; a seeded sample                                    [ours]
-    wrong: Count = 3          # further options where the data give none                          [ours]
+    wrong: Count = 3          # further options where the data have none                          [ours]
 
 
 @audit(

@@ -11,7 +11,7 @@ is P(a) / (P(a) + Σ_k P(â_k)). `mu_retain` has the three retain terms alone, f
 With several retrained models forget quality is the median over them. Wrong and paraphrased answers stand in the columns
 `perturbed_answer` (a list, equally many on every record) and `paraphrased_answer`.
 
-Deviations: ROUGE does not stem (`lethe.maths.tofu.rouge_l_recall` says what that changes). The official code takes the
+Deviations: ROUGE does not stem (`lethe.maths.tofu.rouge_l_recall` states what that changes). The official code takes the
 first 300 examples of a set, here it is a seeded sample. `…_geometric` is exp(ℓ(ã) − mean_k ℓ(â_k)), as in the logs
 published with the official code and in OpenUnlearning (arXiv:2506.12618); all else is the paper's arithmetic form.
 p-values of forget quality depend on the number of examples: compare with equal n, and read the statistic beside them.
@@ -126,10 +126,10 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
         table = subject.numbers(others, "nll").reshape(len(part), -1)
         paraphrased, wrong = table[:, 0], table[:, 1:]
         prompts, answers = list(part.column("prompt")), part.column("answer")
-        said = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)
+        generated = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)
         return Scores(
             tofu.probability(loss), tofu.option_probability(loss, wrong), tofu.probability(paraphrased),
-            np.array([tofu.rouge_l_recall(*pair) for pair in zip(said, answers, strict=True)]),
+            np.array([tofu.rouge_l_recall(*pair) for pair in zip(generated, answers, strict=True)]),
             tofu.truth_ratio(paraphrased, wrong), tofu.truth_ratio_geometric(paraphrased, wrong), name in KNOWLEDGE,
         )
 
@@ -142,7 +142,7 @@ def alternatives(panel: Panel, part: Split) -> Split:
     counts = sorted({len(answers) for answers in wrong})
     if len(counts) > 1 or not counts[0]:
         raise DataError(f"records of {part.name} have {' or '.join(map(str, counts))} wrong answers in "
-                        "'perturbed_answer', so their truth ratios could not be compared. Give every record equally "
+                        "'perturbed_answer', so their truth ratios could not be compared. Provide every record with equally "
                         "many, at least one.")
     truth = part.column("answer")
     right = [p or a for p, a in zip(part.meta.get("paraphrased_answer", truth), truth, strict=True)]

@@ -85,7 +85,7 @@ def once_drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
 
 
 def drops(cfg: UDS, source: Subject, panel: Panel) -> np.ndarray:
-    """Δ of each example and layer when the source's states stand in for the original's.  -> [n, L]"""
+    """Δ of each example and layer when the source's states replace the original's.  -> [n, L]"""
     task, original = LanguageTask.of(panel.task), panel.original.model.to(source.device)
     task.require_alike(original, source.model, "uds")
     part: Split = panel.part(task.forget, cfg.examples)

@@ -1,9 +1,9 @@
-"""Blind split: can forget and unseen data be told apart without any model? Das et al. 2024, arXiv:2406.16201.
+"""Blind split: are forget and unseen data distinguishable without any model? Das et al. 2024, arXiv:2406.16201.
 
     AUC of a ridge regression of 1[x ∈ F] on the raw inputs, each example scored by folds that it is not in
 
 Membership attacks compare the forget set with unseen data and take the two for draws of one distribution. If the inputs
-alone tell them apart, an attack may measure that shift and no memory. The control looks at no model: the value is the same
+alone distinguish them, an attack may measure that shift and no memory. The control uses no model: the value is the same
 for all of them. Above 0.55 (with its interval above ½) the detail carries a warning.
 Inputs: pixels or features with the label; for text, counts of tokens.
 Needs:    forget, holdout (labels that occur in the forget set).     Cost: a few linear regressions, once.
@@ -67,7 +67,7 @@ def measure(cfg: BlindSplit, subject: Subject, panel: Panel) -> list[Value]:
                              numpy_generator(panel.seed, "blind split"))
         value = auc_value("blind_split_auc", score[member], score[~member])
         if value.value > cfg.warn and value.low is not None and value.low > 0.5:
-            value.detail["warning"] = (f"a linear classifier tells forget from unseen data by their inputs alone (AUC "
+            value.detail["warning"] = (f"a linear classifier separates forget from unseen data by their inputs alone (AUC "
                                        f"{value.value:.2f}), so membership attacks may measure that difference and no "
                                        "memory. Draw forget set and holdout from the same source.")
         return [value]

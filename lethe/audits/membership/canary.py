@@ -8,17 +8,17 @@ arXiv:2305.08846 (privacy auditing with one training run).
 so p = P[Bin(r, ½) ≥ v] is exact, for a single run too, and ε ≥ ln(q/(1 − q)), q the lower Clopper–Pearson bound of v/r, bounds
 what the whole pipeline tells about one canary. Runs share the canaries and differ in coins and seeds; together they are one
 mechanism with a coin per run and canary, so comparing them is licensed by the same theorem. Both directions are tried (what is
-over-forgotten scores below what was never seen), so each gets half of the 5 %; k is fixed before any score is seen. φ is the
+over-forgotten scores below unseen data), so each gets half of the 5 %; k is fixed before any score is seen. φ is the
 family's membership signal.
-Canaries are never-seen (holdout) examples, with wrong labels where examples have classes: nothing but memory fits them.
+Canaries are unseen (holdout) examples, with wrong labels where examples have classes: nothing but memory fits them.
 `canary_accuracy` is v/r: held against retrained models, for which the guesses are coin flips; theirs is the mean over many
 throws, so that only the interval of the audited model's own guesses decides. `canary_epsilon` is shown, from the thrown coins;
-its detail says whether exact unlearning is refuted, with p. A value of 0 shows that this attack failed, no more.
+its detail states whether exact unlearning is refuted, with p. A value of 0 shows that this attack failed, no more.
 Needs:    recipe, retain, holdout and the procedure; what is examined is the procedure, on a deletion request of about m/2
-          canaries instead of F. Of a model that comes without its procedure it can say nothing.
+          canaries instead of F. Of a model that comes without its procedure it can report nothing.
 Cost:     one training for all methods and one run of the method; a retrained model is its own answer.
 Finds:    digits, MLP 64-128-128-10, 1000 retained, 300 canaries, k = 30, 18 audits; share of right guesses / median ε with 1,
-          2 and 4 runs: doing nothing .97/2.2, .95/2.2, .99/3.3; fine-tuning 5 epochs .93/1.7, .94/2.1, .98/3.1; 20 epochs with
+          2 and 4 runs: untouched .97/2.2, .95/2.2, .99/3.3; fine-tuning 5 epochs .93/1.7, .94/2.1, .98/3.1; 20 epochs with
           Adam .73/0.4, .89/1.5, .94/2.3; neggrad_plus .90/1.4, .93/2.0, .98/2.9; scrub .95/2.0, .95/2.1, .99/3.2; random_label
           .88/1.2, .87/1.3, .93/2.1; ssd .78/0.7, .72/0.6, .76/0.9; l1_sparse .85/1.1, .90/1.6, .96/2.6; retraining .51/0,
           .52/0, .51/0. All but retraining are refuted in every audit (the long fine-tuning with 1 run in 16 of 18), retraining

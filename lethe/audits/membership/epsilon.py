@@ -1,4 +1,4 @@
-"""Epsilon: how well an attacker tells 'unlearned' from 'never seen', as a privacy budget. Lower bounds after Jagielski, Ullman
+"""Epsilon: how well an attacker separates 'unlearned' from 'unseen', as a privacy budget. Lower bounds after Jagielski, Ullman
 & Oprea 2020, arXiv:2006.07709; posterior after Zanella-Béguelin et al. 2022, arXiv:2206.05199.
 
     Λ_k(x) = log p_u(φ_k(x)) − log p_n(φ_k(x));   decision 'was trained on and unlearned' where ±Λ_k(x) ≥ τ;
@@ -65,7 +65,7 @@ def decided(ratio: np.ndarray, inside: np.ndarray, rng: np.random.Generator, del
 
 @audit(
     metrics={
-        "epsilon": Metric("heuristic lower bound at 95 % of ε between 'unlearned' and 'never seen' (Clopper–Pearson)",
+        "epsilon": Metric("heuristic lower bound at 95 % of ε between 'unlearned' and 'unseen' (Clopper–Pearson)",
                           (0.0, math.inf), "lower", null=0.0,
                           asks="the unlearning procedure and at least 8 shadow models"),
         "epsilon_bayes": Metric("heuristic posterior median of ε of this attack, with its 90 % interval", (0.0, math.inf),

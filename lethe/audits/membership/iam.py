@@ -1,4 +1,4 @@
-"""IAM: how far an example has come back from 'learned' to 'never seen'. Wang et al. 2025, arXiv:2506.06112.
+"""IAM: how far an example has come back from 'learned' to 'unseen'. Wang et al. 2025, arXiv:2506.06112.
 
     v_α = s_n(x) + α (s_o(x) − s_n(x)),   α on a grid in (0, 1]
     membership(x) = Σ_α α · C((s(x) − v_α) / σ) / Σ_α α,         completeness = 1 − mean over F
@@ -9,10 +9,10 @@ x has membership ½ or more, one that is back at s_n has ½ where both agree and
 σ is the spread of one model's signal around s_n: on holdout data, which neither has seen, the original differs from s_n by
 noise alone, so σ² = mean (s_o − s_n)² / (1 + 1/R) over the holdout, R models in s_n.
 Needs:    forget, holdout, original, references.      Cost: none beyond the forward passes.
-Finds:    digits MLP with 5 % wrong labels, 60 to forget: completeness 0.40 of doing nothing, 0.40 of fine-tuning, retrained
+Finds:    digits MLP with 5 % wrong labels, 60 to forget: completeness 0.40 untouched, 0.40 of fine-tuning, retrained
           models 0.59–0.67. Spearman correlation of membership with U-LiRA's ratio (8 shadows) over F, one | eight never-trained:
-          doing nothing 0.53 | 0.56, fine-tuning 0.31 | 0.34, random labels −0.31 | −0.26.
-Limits:   random labels push the signal below never seen: IAM calls that complete (0.97), U-LiRA finds it (AUC 0.84). What the
+          untouched 0.53 | 0.56, fine-tuning 0.31 | 0.34, random labels −0.31 | −0.26.
+Limits:   random labels push the signal below unseen: IAM calls that complete (0.97), U-LiRA finds it (AUC 0.84). What the
           original did not fit has nothing to lose; the retrained value is not ½. Shown beside the verdicts of lira and ulira.
 Deviations: σ is estimated on holdout data, the same for one shadow and for many; the published code takes it over shadows,
           or over all examples when there is one shadow.
@@ -62,7 +62,7 @@ def membership(
 
 @audit(
     metrics={
-        "iam_completeness": Metric("1 − mean membership of the forget set on the way from never seen to original",
+        "iam_completeness": Metric("1 − mean membership of the forget set on the way from unseen to original",
                                    better="higher"),
         "iam_worst": Metric("median membership over the 5 % of the forget set where it is highest", better="lower"),
     },

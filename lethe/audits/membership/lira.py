@@ -13,7 +13,7 @@ Online asks more: does the model look trained on x? Each shadow is trained on th
 candidates (F and as many unseen examples); AUC, TPR and the median Λ of the worst 5 % of F are on the candidates.
 Needs:    forget, holdout, references; shadows for the online attack.
 Cost:     none beyond the forward passes; online one training per shadow, shared by all audits that ask for shadows.
-Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget, 24 references: doing nothing has AUC 0.65 and
+Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget, 24 references: the untouched model has AUC 0.65 and
           TPR 0.32 at 5 % FPR, references 0.50 ± 0.04 and 0.05; the population attack has 0.54 beside 0.50 ± 0.01.
           Online, each of 32 shadows attacked by K others, 120 candidates, mean AUC (5 | 15 % wrong labels), SE ± 0.01:
           K = 31: predictive 0.716 | 0.829, fixed 0.720 | 0.826, point 0.713 | 0.826, one threshold 0.541 | 0.572;
@@ -58,7 +58,7 @@ class LiRA:
         "lira_auc": Metric("AUC of the per-example likelihood-ratio attack, forget set against unseen data", null=0.5),
         "lira_worst": Metric("median Λ over the 5 % of the forget set where it is highest", (0.0, math.inf), "lower"),
         "lira_tpr_at_*": Metric("TPR of the attack at 1, 5 or 10 % FPR", better="lower"),
-        "lira_online_auc": Metric("AUC of the likelihood ratio 'trained on' against 'never seen'", null=0.5,
+        "lira_online_auc": Metric("AUC of the likelihood ratio 'trained on' against 'unseen'", null=0.5,
                                   asks="shadow models"),
         "lira_online_worst": Metric("median online Λ over the 5 % of the forget set where it is highest",
                                     (-math.inf, math.inf), "lower"),

@@ -4,15 +4,15 @@
 
 p_y confidence of the model in the true label; τ the exact best threshold between retained (R) and unseen (U) examples,
 fitted on one half of both. The other half tells the attack's own power: its AUC between R and U. Below 0.55 the attack
-tells nothing from nothing, and no efficacy is reported, only the power and the reason.
+separates nothing, and no efficacy is reported, only the power and the reason.
 Higher is not better: the target is the value of retrained models, two-sided.
 compat="svc": the number that papers print (Fan et al. 2024, arXiv:2310.12508, and others): an RBF support vector classifier
 with C = 3 and gamma = 1 on p_y, members the first |U| retained examples, non-members all unseen ones.
 Needs:    forget, retain, holdout. Classifiers.
 Cost:     none beyond the forward passes; compat="svc" is quadratic in |U|.
-Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget: doing nothing 0.10, fine-tuning 0.10, six retrained
+Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget: untouched 0.10, fine-tuning 0.10, six retrained
           models 0.10 to 0.25: inside the spread of retraining; only random labels (0.55) are not. Power 0.55–0.57.
-Limits:   one threshold; an average that hides memorised examples. A model that generalises well gives it no power.
+Limits:   one threshold; an average that hides memorised examples. A model that generalises well leaves it no power.
 Deviations: the published attack is a support vector classifier that may learn islands, reports no power of its own, and
           takes the first retained examples unshuffled.
 """
@@ -82,7 +82,7 @@ def measure(cfg: MIAEfficacy, subject: Subject, panel: Panel) -> list[Value]:
                     for name, x in (("retain", retained), ("unseen", own)))
     power = auc_value("mia_efficacy_power", retained[~fit_r], own[~fit_u])
     if power.value < cfg.power:
-        reason = (f"no power: the attack tells retained from unseen data with AUC {power.value:.2f}, below {cfg.power:g}, so "
+        reason = (f"no power: the attack separates retained from unseen data with AUC {power.value:.2f}, below {cfg.power:g}, so "
                   "what it calls the forget set means nothing and is not reported")
         return [Value(power.metric, power.value, power.low, power.high, power.n, detail={"reason": reason})]
     values = [Value(power.metric, power.value, power.low, power.high, power.n)]

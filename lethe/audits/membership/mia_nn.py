@@ -5,7 +5,7 @@ arXiv:2506.20893.
     nn(c)  = argmax_j of the mean of q_j over the class's examples and the retrained models: the nearest class
     AUC    = P(q_nn(x) of this model > q_nn(x') of a retrained model)
 
-A retrained model gives an image of a forgotten class to the classes that look alike; a model that pushed the class down
+A retrained model assigns an image of a forgotten class to similar classes; a model that pushed the class down
 often spreads it otherwise, and accuracy on F is 0 for both. Several classes: each against its own neighbour.
 `mia_nn_profile` is the mean over F of the total variation ½ Σ_j |q_j − q̄_j| to the retrained models' mean q̄, over all
 remaining classes.

@@ -14,7 +14,7 @@ P            share of F above the (1 − α) quantile of p_y on the calibration 
              arXiv:2111.09679), with the false-positive rate that the other half really has
 Needs:    forget, holdout; retain for the thresholds per class. Classifiers.
 Cost:     none beyond the forward passes.
-Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget: doing nothing 0.532, 0.515, 0.531, 0.528 (confidence,
+Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget: untouched 0.532, 0.515, 0.531, 0.528 (confidence,
           entropy, mentr, margin), six retrained models 0.48–0.50: no signal tells more than another.
 Limits:   one threshold sees no remembered example among easy ones; per-example attacks (lira, ulira) do. Shown beside
           the verdict of `threshold`, not judged again: five views of one question would cost the others their power.

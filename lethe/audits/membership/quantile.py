@@ -1,6 +1,6 @@
 """Quantile regression: a threshold for each example without shadows. Bertran et al. 2023, arXiv:2307.03694.
 
-    gaussian  Λ(x) = (φ_x − μ(v_x)) / σ(v_x)            μ, log σ² ridge regressions on never-seen examples
+    gaussian  Λ(x) = (φ_x − μ(v_x)) / σ(v_x)            μ, log σ² ridge regressions on unseen examples
     pinball   Λ(x) = φ_x − q_{1−α}(v_x),   q minimises Σ max((1−α) r, −α r),  r = φ − q(v): boosted trees
 
 φ_x is the membership signal of the audited model, v_x a view of x that does not come from it: the penultimate activations
@@ -8,7 +8,7 @@ of one retrained model, the label, and the mean signal of the retrained models. 
 sure the model is of such an example anyway; what it is surer of, it has seen. One regression per model, no shadow models.
 Half of the unseen examples (and all holdout of other labels) fit it, the other half are the non-members.
 Needs:    forget, holdout, references. Classifiers.    Cost: one regression per model.
-Finds:    digits MLP with 5 % wrong labels, 60 to forget, 398 to fit: doing nothing 0.58, random labels 0.25, six retrained
+Finds:    digits MLP with 5 % wrong labels, 60 to forget, 398 to fit: untouched 0.58, random labels 0.25, six retrained
           models 0.45–0.55; LiRA with the same references 0.64.
 Limits:   needs hundreds of unseen examples; what two similar examples do not share it cannot predict. It asks what LiRA
           asks, so it is shown beside LiRA's verdict and not judged again.

@@ -45,7 +45,7 @@ class RMIA:
 
     models: Count = 8         # shadows at most; the plan's limit holds too              [ours; the paper has 1 to 254]
     gamma: Positive = 1.0     # how much likelier x must have become than z              [the authors' code]
-    a: Fraction | None = None   # offline: slope from never-seen to p(x); None: tuned    [the authors' code]
+    a: Fraction | None = None   # offline: slope from unseen to p(x); None: tuned    [the authors' code]
     resamples: Count = 2000   # bootstrap resamples of TPR                               [usual]
     fewest: Count = 10        # unseen examples or z below which nothing is reported     [ours: AUC ± 0.2 at 10]
 

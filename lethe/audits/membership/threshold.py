@@ -1,4 +1,4 @@
-"""Threshold: population membership attack, forget set against never-seen data. Yeom et al. 2018, arXiv:1709.01604.
+"""Threshold: population membership attack, forget set against unseen data. Yeom et al. 2018, arXiv:1709.01604.
 
     AUC = P(s(x) > s(x')),  x ∈ F, x' ∈ U;      TPR@α = P(s(x) > τ_α), τ_α the lowest threshold with P(s(x') > τ_α) ≤ α
 

@@ -6,13 +6,13 @@
 p_n: shadows that never saw x and ran the same procedure on other examples. So the two worlds differ by x alone, and Λ
 asks: was x trained on and then unlearned? Every shadow forgets a random half of the candidates (F and as many unseen
 examples), so one training and one unlearning per shadow serve all examples.
-Reported: AUC and TPR of Λ on F against the unseen candidates. A retrained model has AUC 0.5 whatever the number of
+Reported: AUC and TPR of Λ on F against the unseen candidates. A retrained model has AUC 0.5 for any number of
 shadows; more shadows find more, so all models of a report are measured with the same number: twice as many as are needed to
-tell the untouched original from 0.5 (8, 16, 32, …; 5 % spent evenly over the looks), at most the plan's limit. The median
+distinguish the untouched original from 0.5 (8, 16, 32, …; 5 % spent evenly over the looks), at most the plan's limit. The median
 over the worst 5 % of F is shown: what hides in an average.
 Needs:    forget, retain, holdout, recipe (through shadows), and the procedure that made the model.
 Cost:     one training per shadow for all methods, one run of the method per shadow.
-Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget, 8 | 16 | 32 shadows: doing nothing 0.68 | 0.70 | 0.72,
+Finds:    digits MLP with 5 % wrong labels, 60 random examples to forget, 8 | 16 | 32 shadows: untouched 0.68 | 0.70 | 0.72,
           nine retrained models 0.54 ± 0.03 | 0.53 ± 0.02 | 0.50 ± 0.04, while the population attack has 0.53 and 0.50.
           Random labels, where that attack has 0.28: 0.84 with 8 shadows of another draw.
 Limits:   candidates are few where F is few: 60 examples give an AUC of ± 0.1.
@@ -47,7 +47,7 @@ class ULiRA:
 
 @audit(
     metrics={
-        "ulira_auc": Metric("AUC of the likelihood ratio 'unlearned' against 'never seen', forget set against unseen data",
+        "ulira_auc": Metric("AUC of the likelihood ratio 'unlearned' against 'unseen', forget set against unseen data",
                             null=0.5, asks="the unlearning procedure, which a model from elsewhere does not bring"),
         "ulira_worst": Metric("median likelihood of 'unlearned' over the 5 % of the forget set where it is highest",
                               better="lower"),
@@ -84,7 +84,7 @@ def ratios(subject: Subject, shadows: Shadows, models: list[Subject]) -> tuple[n
 
 
 def enough(panel: Panel, shadows: Shadows, limit: int) -> int:
-    """Shadows for all models: twice as many as tell the original from one that never saw the data; `limit` without it."""
+    """Shadows for all models: twice as many as detect the original against one that never saw the data; `limit` without it."""
     if not panel.task.has("original"):
         return limit
     looks = [k for k in (BLOCK << i for i in range(16)) if 2 * k <= limit]

@@ -1,4 +1,4 @@
-"""Differencing: what both versions together give away about who was deleted. Chen et al. 2021, arXiv:2005.02205.
+"""Differencing: what both versions together reveal about who was deleted. Chen et al. 2021, arXiv:2005.02205.
 
     v(x) = (φ_o, p_o sorted; φ_u, p_u in the order of p_o; ‖p_o − p_u‖),  p_o, p_u the posteriors of the original and of this
            model, φ_o, φ_u their membership signals; families without posteriors have the signals alone
@@ -8,7 +8,7 @@
     difference_share    share of targets whose attack confidence in the truth rises over the attack on the original alone
 
 This is about publishing two versions, not about forgetting: an exactly retrained model leaks as much, so nothing here is
-judged. Who has seen the original, and sees the new model, learns what the difference says; publish one, or add noise.
+judged. Who has seen the original, and sees the new model, learns what the difference reveals; publish one, or add noise.
 Needs:    forget, holdout, original.     Cost: none beyond the passes that are there; five small fits.
 Limits:   the ridge is fitted on members that it is told; a shadow attack needs none and finds no more.
 Finds:    MLP on digits that memorised 5 % wrong labels, 60 random examples deleted, 8 retrained models: 0.65 ± 0.03 with both,
@@ -54,7 +54,7 @@ class Differencing:
     },
     families={"any"},
     needs={"forget", "holdout", "original"},
-    blind="It speaks of who sees both versions; it says nothing about a model that is published alone.",
+    blind="It concerns those who see both versions, not a model that is published alone.",
 )
 def measure(cfg: Differencing, subject: Subject, panel: Panel) -> list[Value]:
     task, unseen = panel.task, panel.unseen()
@@ -64,10 +64,10 @@ def measure(cfg: Differencing, subject: Subject, panel: Panel) -> list[Value]:
     member = np.concatenate([np.ones(len(task.forget)), np.zeros(len(task.holdout))])[rows]
 
     def of(model: Subject, column: str) -> np.ndarray:
-        def said(split: Split) -> np.ndarray:
+        def outputs(split: Split) -> np.ndarray:
             return model.numbers(split, column).reshape(len(split), -1)
 
-        answers: np.ndarray = np.concatenate([said(task.forget), said(task.holdout)])[rows]
+        answers: np.ndarray = np.concatenate([outputs(task.forget), outputs(task.holdout)])[rows]
         return answers
 
     before, after = phi_o, phi_u = of(panel.original, "signal"), of(subject, "signal")

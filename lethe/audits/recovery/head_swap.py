@@ -5,7 +5,7 @@
     grafted_score   = accuracy on F of the original's head on h(x)
 
 h(x) features of the model under audit, z₀ logits of the original, R retained examples, F the forget set. The stitch is
-fitted without a single forgotten example: what it says about F was in the features, wherever they were turned to. A
+fitted without a single forgotten example: what it predicts about F was in the features, wherever they were turned to. A
 retrained model's features carry some of it too (classes resemble each other), so the retrained value is the target.
 For a linear head, a map onto the original's features followed by its head is the same estimate.
 Needs:    forget, retain, original.     Cost: features of R and F, one linear solve.
@@ -58,10 +58,10 @@ def measure(cfg: HeadSwap, subject: Subject, panel: Panel) -> list[Value]:
     task, known = panel.task, panel.part(panel.task.retain, cfg.limit)
     inside = subject.features(task.forget)
     w, b = ridge(subject.features(known), panel.original.numbers(known, "logits"), cfg.penalty)
-    said = inside @ w + b
+    logits = inside @ w + b
     y = task.forget.columns["y"]
-    phi = margin(torch.from_numpy(said), y).numpy()
-    values = [mean_value("stitched_margin", phi), _accuracy("stitched_score", said, y.numpy())]
+    phi = margin(torch.from_numpy(logits), y).numpy()
+    values = [mean_value("stitched_margin", phi), _accuracy("stitched_score", logits, y.numpy())]
     grafted = _grafted(inside, panel)
     return values if grafted is None else [*values, _accuracy("grafted_score", grafted, y.numpy())]
 

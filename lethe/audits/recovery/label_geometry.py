@@ -1,4 +1,4 @@
-"""Label geometry: a deleted class recovered from what is said about the other classes. MIA-NN: arXiv:2506.20893 (2025).
+"""Label geometry: a deleted class recovered from the predictions for the other classes. MIA-NN: arXiv:2506.20893 (2025).
 
     g(x) = log-softmax of the logits without the removed classes;     nearest mean in g among the K classes, the removed ones
     represented by half of F:   geometry_recall = share of unseen examples of removed classes that are nearest to their own mean
@@ -35,7 +35,7 @@ class LabelGeometry:
     """Options of the recovery from label geometry."""
 
     limit: Count = 4000   # retained examples at most                                 [ours]
-    fewest: Count = 10    # unseen examples below which nothing is said               [ours]
+    fewest: Count = 10    # unseen examples below which nothing is reported           [ours]
 
 
 @audit(

@@ -1,10 +1,10 @@
-"""Probe: can a fresh linear head tell the forgotten class from frozen features? Alain & Bengio 2016, arXiv:1610.01644.
+"""Probe: can a fresh linear head read the forgotten class from frozen features? Alain & Bengio 2016, arXiv:1610.01644.
 
     probe     ridge onto one-hot labels (penalty by generalised cross-validation) on k examples of every class, forgotten
-              ones included; recall of the forgotten classes on never-seen data, mean over draws; k = 5, 50, all
+              ones included; recall of the forgotten classes on unseen data, mean over draws; k = 5, 50, all
     prototype nearest class mean of the same k examples (Ha et al. 2025, arXiv:2506.01318)
     selectivity = held-out accuracy − training accuracy on permuted labels (control task: Hewitt & Liang 2019)
-    membership  AUC of a cross-fitted ridge that tells F from unseen examples with labels of F
+    membership  AUC of a cross-fitted ridge that separates F from unseen examples with labels of F
 
 What counts is the excess over retrained models, `evidence.gap`: their features separate an unseen class too, so a high
 recall alone proves nothing.
@@ -43,7 +43,7 @@ class Probe:
     draws: Count = 5                     # random choices of the shots, averaged          [ours]
     limit: Count = 4000                  # retained examples at most                      [ours]
     folds: Count = 5                     # of the membership probe                        [usual]
-    fewest: Count = 10                   # unseen examples below which nothing is said    [ours]
+    fewest: Count = 10                   # unseen examples below which nothing is reported [ours]
 
 
 @audit(
@@ -56,7 +56,7 @@ class Probe:
                                      better="lower", aspect="representation"),
         "probe_selectivity": Metric("held-out accuracy of the probe minus its training accuracy on permuted labels",
                                     (-1.0, 1.0), "lower", aspect="representation"),
-        "probe_membership_auc": Metric("AUC of a linear probe that tells forget from unseen examples", better="lower",
+        "probe_membership_auc": Metric("AUC of a linear probe that separates forget from unseen examples", better="lower",
                                        null=0.5, aspect="representation"),
     },
     families={"any"},
@@ -70,8 +70,8 @@ def measure(cfg: Probe, subject: Subject, panel: Panel) -> list[Value]:
     if like.sum() >= cfg.fewest:
         inside, outside = subject.features(task.forget), subject.features(task.holdout)[like]
         member = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
-        said = cross_fitted(np.concatenate([inside, outside]), member, cfg.folds, numpy_generator(panel.seed, "probe folds"))
-        values.append(auc_value("probe_membership_auc", said[member == 1], said[member == 0]))
+        scores = cross_fitted(np.concatenate([inside, outside]), member, cfg.folds, numpy_generator(panel.seed, "probe folds"))
+        values.append(auc_value("probe_membership_auc", scores[member == 1], scores[member == 0]))
     if not labelled(task):   # real targets are no classes
         return values
     removed = panel.removed(task.holdout)
@@ -85,8 +85,8 @@ def _classes(cfg: Probe, subject: Subject, panel: Panel, removed: np.ndarray) ->
     unseen, truth, classes = subject.features(task.holdout), task.holdout.columns["y"].numpy(), np.unique(y)
 
     def recall(reader: Callable[..., np.ndarray], rows: np.ndarray) -> np.ndarray:
-        said = classes[reader(x[rows], y[rows], unseen[removed], classes).argmax(1)]
-        correct: np.ndarray = (said == truth[removed]).astype(float)
+        predicted = classes[reader(x[rows], y[rows], unseen[removed], classes).argmax(1)]
+        correct: np.ndarray = (predicted == truth[removed]).astype(float)
         return correct
 
     values = []

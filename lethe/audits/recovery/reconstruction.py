@@ -7,7 +7,7 @@
                      (x itself for one example)
 
 The raw cosine of non-negative features is high for anything (digits: 0.83 for the mean image), hence the centring.
-This is about publishing two versions: exact deletion from a convex model gives the example away almost exactly, so
+This is about publishing two versions: exact deletion from a convex model reveals the example almost exactly, so
 nothing is judged. Noise on the released weights stops it.
 Needs:    forget, holdout, original with a linear head.     Cost: one d × K singular value decomposition.
 Limits:   features of the original; once the layers below move, the difference of the heads tells of them too.
@@ -44,7 +44,7 @@ class Reconstruction:
     },
     families={"classification"},
     needs={"forget", "holdout", "original"},
-    blind="It uses the last layer only; gradients of deeper layers say more about the input.",
+    blind="It uses the last layer only; gradients of deeper layers reveal more about the input.",
 )
 def measure(cfg: Reconstruction, subject: Subject, panel: Panel) -> list[Value]:
     name = HeadedTask.of(panel.task).head

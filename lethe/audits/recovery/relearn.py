@@ -21,7 +21,7 @@ Limits:   for random examples a retrained model knows F₂ before the first step
 Finds:    the same CNN, after 5 steps on 5 examples: bias lowered by 8 nats 1.00, sign-gradient ascent 1.00, retrained
           0.03 ± 0.09 (n=8). Unrelated data bring back 0.02 and 0.06, related 0.02 and 0.01 (retrained 0.00): they do not
           undo hiding here, and they make the original forget (0.80, 0.25). Fine-tuning the head alone to another label
-          (0.20, few 0.00) and teaching F another label (0.47, few 0.28) are not found out by relearning (retrained
+          (0.20, few 0.00) and teaching F another label (0.47, few 0.28) are not detected by relearning (retrained
           0.40 ± 0.07); `head_swap` finds them.
 Deviations: both papers train and measure on all of F; their step counts are then dominated by learning F anew.
 """

@@ -1,7 +1,7 @@
 """Residual knowledge: does a small change of a forgotten input bring its label back? Hsu, Niroula, He, Brugere, Lecue & Chen
 (2025), NeurIPS 2025, arXiv:2601.22359.
 
-    k_M(x) = share of N points x' with ‖x' − x‖₂ = τ that M gives the label y of x
+    k_M(x) = share of N points x' with ‖x' − x‖₂ = τ to which M assigns the label y of x
     r = Σ_{x∈F} k_M(x) / Σ_{x∈F} mean_j k_j(x),  j over the retrained models;     r > 1: residual knowledge
     share = part of F with k_M(x) > mean_j k_j(x)
     reached = part of F for which gradient steps on M itself find an x' with ‖x' − x‖₂ ≤ τ that M calls y
@@ -64,7 +64,7 @@ def surroundings(cfg: Residual, panel: Panel) -> tuple[Batch, float]:
 
 
 def hit(subject: Subject, batch: Batch) -> np.ndarray:
-    """Which inputs are given their label, by whatever answers.  -> [n] of 0 and 1"""
+    """Which inputs get their label from what answers (model or guard).  -> [n] of 0 and 1"""
     return (subject.task.outputs(subject.answering, batch).argmax(-1) == batch.y).double().cpu().numpy()
 
 

@@ -89,15 +89,15 @@ def _steered(
     push = (eye.features(forget)[found].mean(0) - eye.features(known).mean(0)) @ carry
     head = head_of(subject.model, HeadedTask.of(panel.task).head)
 
-    def said(features: np.ndarray, size: float) -> np.ndarray:
+    def predicted(features: np.ndarray, size: float) -> np.ndarray:
         with torch.no_grad():
             pushed = torch.from_numpy(features + size * push).float().to(subject.device)
             labels: np.ndarray = head(pushed).argmax(1).cpu().numpy()
             return labels
 
     def outcome(rows: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
-        return (said(subject.features(forget)[rows], size) == labels[rows],
-                np.isin(said(subject.features(known), size), labels))
+        return (predicted(subject.features(forget)[rows], size) == labels[rows],
+                np.isin(predicted(subject.features(known), size), labels))
 
     def gain(size: float) -> float:
         hit, false = outcome(found, size)

@@ -11,7 +11,7 @@ built once, in batches; examples for which no radius succeeds are left out (and 
 Needs:    forget, original; retain when α > 0.     Updates: every trainable parameter.
 Cost:     up to `attack_steps` · (`doublings` + 1) passes of the original over F, once; then one forward/backward on F' and, when
           α > 0, one on R per step.
-Limits:   without steps it is the original. At θ_0 the loss on F' is small: x' lies where the original says y' already.
+Limits:   without steps it is the original. At θ_0 the loss on F' is small: x' lies where the original predicts y' already.
 Fails by: gentleness: made to lower confidence on single examples that a retrained model mostly still gets right; a class, or a
           memorised wrong label that the attack moves far, needs more.
 Deviations: x' is not clipped to an input range, which the task does not know. F itself is not among what is taught (the paper
@@ -65,8 +65,8 @@ def projected(x: Tensor, centre: Tensor, radius: float) -> Tensor:
 def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: AMUN) -> tuple[Tensor, Tensor, Tensor]:
     """(x', y', whether one was found).  -> [n, …], [n], [n]"""
     x = pixels(batch.x)
-    best, said = x.clone(), task.outputs(original, batch).argmax(-1)
-    found = said != batch.y
+    best, predicted = x.clone(), task.outputs(original, batch).argmax(-1)
+    found = predicted != batch.y
     for j in range(cfg.doublings + 1):
         radius, left = cfg.radius * 2.0**j, (~found).nonzero()[:, 0]
         moving = x[left]
@@ -79,11 +79,11 @@ def attacked(original: nn.Module, task: ClassificationTask, batch: Batch, cfg: A
                 (g,) = torch.autograd.grad(cross_entropy(logits, batch.y[left]).sum(), moving)
             wrong = logits.detach().argmax(-1) != batch.y[left]
             done = left[wrong]
-            best[done], said[done], found[done] = moving.detach()[wrong], logits.detach().argmax(-1)[wrong], True
+            best[done], predicted[done], found[done] = moving.detach()[wrong], logits.detach().argmax(-1)[wrong], True
             unit = g / g.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, *[1] * (g.dim() - 1))
             stepped = projected(moving.detach() + radius / 10 * unit, x[left], radius)
             left, moving = left[~wrong], stepped[~wrong]
-    return best, said, found
+    return best, predicted, found
 
 
 def adversarial(task: ClassificationTask, loop: Loop, cfg: AMUN) -> Split:

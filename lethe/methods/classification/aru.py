@@ -89,13 +89,13 @@ def retain_like(task: ClassificationTask, loop: Loop, cfg: ARU) -> Split:
         with evaluating(original):
             parts = [(*attacked(original, task, batch, bound, cfg.attack_steps, rng), batch.y)
                      for batch in loop.drawn(task.forget, 256, "aru")]
-        x, said, y = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+        x, predicted, y = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
         loop.cost.examples += cfg.attack_steps * len(task.forget)
-        crossed = said != y
+        crossed = predicted != y
         if crossed.any():
             loop.notes.append(f"{int(crossed.sum())} of {len(crossed)} forgotten examples crossed the boundary within {bound:g} "
                               "and stand in for retained data")
-            return Split({"x": x[crossed], "y": said[crossed]}, "retain-like")
+            return Split({"x": x[crossed], "y": predicted[crossed]}, "retain-like")
     raise RequestError(f"method.bound = {cfg.bound:g} with {cfg.doublings} doublings carried no forgotten example over the "
                        "boundary, so nothing can stand in for retained data and nothing was changed. Raise method.doublings.")
 

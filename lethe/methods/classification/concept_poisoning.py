@@ -10,7 +10,7 @@ arXiv:2405.15662.
 F forget set, R retain set, h_0 features of the original, y label, ℓ cross-entropy. IG are integrated gradients, exact because g
 is linear. labels = targeted: t(x) = argmax_{j≠y} g_j(c'), c' with the concepts of K set to c̄ (per example); random: uniform
 over the others, drawn anew at every step. `concepts` names columns of both sets that hold 0 or 1; without any, every class of R
-and F is a concept. A concept whose vector tells it from the rest on held-out examples with a balanced accuracy below `least` is
+and F is a concept. A concept whose vector separates it from the rest on held-out data with a balanced accuracy below `least` is
 left out.
 Needs:    forget, retain, original.     Updates: every trainable parameter.
 Cost:     one pass of the original over R and F, a few ridge regressions; one forward/backward on F and one on R per step.
@@ -79,9 +79,9 @@ def poisoned(c: np.ndarray, bank: Bank, gone: list[int], labels: np.ndarray) -> 
     """The best class but y when the concepts in `gone` are at their mean.  [n, M], [n] -> [n]"""
     left = c.copy()
     left[:, gone] = bank.level[gone]
-    said = left @ bank.weights + bank.bias
-    said[np.arange(len(said)), labels] = -np.inf
-    best: np.ndarray = said.argmax(1)
+    logits = left @ bank.weights + bank.bias
+    logits[np.arange(len(logits)), labels] = -np.inf
+    best: np.ndarray = logits.argmax(1)
     return best
 
 
@@ -137,8 +137,8 @@ def fitted(
         if not balanced(x[check] @ v + b, there[check]) < cfg.least:   # NaN: none held out to judge by
             kept[name] = vector(x, there, cfg.penalty)
     if not kept:
-        raise RequestError(f"none of {len(marks)} concepts is told from the rest with a balanced accuracy of {cfg.least:g}, so "
-                           "nothing was started. Lower method.least, or give other method.concepts.")
+        raise RequestError(f"none of {len(marks)} concepts is separable from the rest with accuracy of {cfg.least:g}, so "
+                           "nothing was started. Lower method.least, or set other method.concepts.")
     vectors, offsets = np.stack([v for v, _ in kept.values()], 1), np.array([b for _, b in kept.values()])
     c = x @ vectors + offsets
     weights, bias = ridge(c, logits, cfg.penalty)

@@ -6,7 +6,7 @@ Unlearning via Depth-Aware Removal of Forget-Specific Directions", arXiv:2604.15
 
 For every linear and convolution layer l = 1 … L in the order in which they are called, L the last: μ_f [d] the mean input of the
 forgotten class f, R [d, r] those of the retained classes, R R⁺ the projection on their span, W [out, d], AUC_l of a cross-fitted
-linear probe that tells inputs of F from inputs of R. Inputs of convolutions are means over positions, so directions lie in the
+linear probe that separates inputs of F from inputs of R. Inputs of convolutions are means over positions: directions lie in the
 channels and are removed at every place of the kernel; inputs of linear layers are means over tokens. Everything is measured once,
 on the original; biases stay.
 Needs:    forget, retain; classes that vanish as a whole.     Updates: weights of linear and convolution layers.
@@ -134,8 +134,8 @@ def run(cfg: DAMP, task: ClassificationTask, loop: Loop) -> Outcome:
         if f"{name}.weight" not in weights or not basis.shape[1]:
             continue
         both = torch.cat([inside[name], outside[name]]).double().numpy()
-        said = cross_fitted(both, member, cfg.folds, numpy_generator(loop.seed, "damp", name))
-        strength = depth_scale(auc(said[member == 1], said[member == 0]), place, len(inside))
+        scores = cross_fitted(both, member, cfg.folds, numpy_generator(loop.seed, "damp", name))
+        strength = depth_scale(auc(scores[member == 1], scores[member == 0]), place, len(inside))
         weight = weights[f"{name}.weight"].detach()
         values[f"{name}.weight"] = deafened(weight, basis.to(weight.device), strength)
         loop.notes.append(f"{name}: {basis.shape[1]} of {basis.shape[0]} directions scaled by {1 - strength:.2f}")

@@ -9,7 +9,7 @@ Jacobian at θ_0, H EK-FAC over R (`lethe.maths.influence`), λ its damping, μ 
 effects on all logits of x, taken at once as one directional derivative; no matrix of attributions is ever made.
 Needs:    forget, retain, original; holdout to calibrate μ.     Updates: every trainable parameter.
 Cost:     four passes over R with gradients for H, one directional derivative per target, then steps on F and R_s.
-Limits:   μ = 0 keeps the original. For ridge regression f̂ at μ = 1 is what retraining says, to rounding (tests of the core).
+Limits:   μ = 0 keeps the original. For ridge regression f̂ at μ = 1 is what retraining predicts, to rounding (tests of the core).
 Fails by: the first order. Networks that fit F are far from retrained ones, and the prediction that ranks well is far too large:
           without calibration (μ = 1) it ruins them. A whole class needs its own μ: holdout, where the class is, calibrates it
           far too low.
@@ -71,12 +71,12 @@ def run(cfg: DMM, task: ClassificationTask, loop: Loop) -> Outcome:
 
     def predicted(split: Split) -> tuple[Tensor, Tensor]:
         """f_0 and J·v of every example.  [n, K], [n, K]"""
-        return said(task, loop, original, split), linear_shift(original, step, loop.drawn(split, 128, "dmm"), task.outputs)
+        return logits_of(task, loop, original, split), linear_shift(original, step, loop.drawn(split, 128, "dmm"), task.outputs)
 
     before, shift = predicted(task.forget)
     mu = cfg.multiplier
     if mu is None and task.has("holdout"):
-        unseen = cross_entropy(said(task, loop, original, task.holdout), task.holdout.columns["y"].to(before.device)).mean()
+        unseen = cross_entropy(logits_of(task, loop, original, task.holdout), task.holdout.columns["y"].to(before.device)).mean()
         mu = calibrated(before, shift, task.forget.columns["y"].to(before.device), float(unseen))
         loop.notes.append(f"multiplier {mu:.3g} calibrated on holdout")
     mu = 1.0 if mu is None else mu
@@ -95,7 +95,7 @@ def run(cfg: DMM, task: ClassificationTask, loop: Loop) -> Outcome:
     return loop.finish(model)
 
 
-def said(task: ClassificationTask, loop: Loop, model: nn.Module, split: Split) -> Tensor:
+def logits_of(task: ClassificationTask, loop: Loop, model: nn.Module, split: Split) -> Tensor:
     """Logits of every example, in eval mode.  [n, K]"""
     with evaluating(model):
         return torch.cat([task.outputs(model, batch) for batch in loop.drawn(split, 256, "dmm")])

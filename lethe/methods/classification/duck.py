@@ -7,7 +7,7 @@ arXiv:2312.02052.
 
 F forget set, R retain set, h_θ features before the head, h_0 those of the original, z logits, ℓ cross-entropy, T temperature.
 The target class is fixed once; a class without retained examples has no centre. Stops when the accuracy on F is at most
-`target` (of a class: near 0; of examples whose class stays: what unseen data of their kind would get), looked at after every
+`target` (of a class: near 0; of examples whose class stays: what unseen data of their kind would get), measured after every
 pass. Then `settle` passes with lr/4 and λ_f/10.
 Needs:    forget, retain, original.     Updates: every trainable parameter.
 Cost:     one pass of the original over R and F; one forward/backward on F and one on R per step.
@@ -106,7 +106,7 @@ def class_centres(task: ClassificationTask, loop: Loop) -> Tensor:
     labels = torch.cat([y for _, y in found])
     if len(labels.unique()) < 2:
         raise NeedsUnmet("the retain set holds a single class, so its examples have no wrong centre to go to; nothing was "
-                         "started. Give retained data of at least two classes.")
+                         "started. Provide retained data of at least two classes.")
     return centres(torch.cat([h for h, _ in found]), labels, task.class_count).to(
         loop.settings.device)
 

@@ -16,7 +16,7 @@ label, the sizes, and accuracy and trigger success of θ_E.
 Needs:    holdout.     Updates: every trainable parameter (trigger) or the weights of some units (prune).
 Cost:     `trigger_steps` passes over C for every label, then a few epochs on C. Neither forget nor retain data.
 Limits:   verdict and removal are separate: a model that is called clean is treated all the same.
-Fails by: triggers that are large, differ by input, or bring different labels; few labels (the median says nothing below 4).
+Fails by: triggers that are large, differ by input, or bring different labels; few labels (the median is meaningless below 4).
 Deviations: the label is not read from a histogram of the exposed model's answers, which clean models fill unevenly too. The
           verdict compares sizes with their median: with ten labels the robust deviation is small and calls clean models
           backdoored.

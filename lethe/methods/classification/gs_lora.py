@@ -13,8 +13,8 @@ sequence: each class of F is a request, in order of its number (`classes`), or a
 Needs:    forget, retain; original for ++.     Updates: the linear layers of the feed-forward parts.
 Cost:     one forward/backward on F_t and one on R' per step; 2·r·(in + out) weights move per block.
 Limits:   α large switches every group off: the original. Without ++ and with β = 0 it fine-tunes adapters on R'.
-Fails by: what is asked for earlier is not held down while later requests are served: look at all forgotten classes at the end.
-          Where another `where` is asked for, its parameters move instead of the changes and nothing is shrunk.
+Fails by: what was requested earlier is not held down while later requests are served: check all forgotten classes at the end.
+          Where another `where` is chosen, its parameters move instead of the changes and nothing is shrunk.
 Deviations: [·]₊ per example, not of the batch mean; bounds relative to log K instead of 105–110, which belong to scaled logits of
           face recognition; proximal shrinkage instead of the penalty's gradient, which never reaches zero. The moving average of
           the weights is the `average` modifier.

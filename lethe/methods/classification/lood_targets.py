@@ -7,13 +7,13 @@ arXiv:2309.17310).
 
 F forget set, R a sample of the retain set with centred one-hot labels Y_R, k an RBF kernel on the inputs (of = inputs) or on the
 input of the original's head (of = features), its width the median distance; H cross-entropy of soft targets, ℓ cross-entropy.
-For a model that is itself such a process, t is exactly what retraining would say; for a network it is a guess.
+For a model that is itself such a process, t is exactly what retraining would predict; for a network it is a guess.
 Needs:    forget, retain, original (of = features).     Updates: every trainable parameter.
 Cost:     one Cholesky factorisation of |R|², then a forward/backward on F and one on R per step.
 Limits:   a class that is not in R keeps only what the prior leaves it (1/K far from all of R, next to nothing near it); the
-          rest is shared as the neighbours' labels say. α = 0 drops the retain term.
+          rest is shared by the neighbours' labels. α = 0 drops the retain term.
 Fails by: features that have learned F by heart (memorised wrong labels) give F its labels back; of = inputs does not, but is
-          blind where pixels say little.
+          blind where pixels carry little information.
 """
 
 from __future__ import annotations

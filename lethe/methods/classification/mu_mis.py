@@ -5,7 +5,7 @@ Huang (2024), "Remaining-data-free Machine Unlearning by Suppressing Sample Cont
 
 F forget set, z_k logit of class k, y' ≠ y a class drawn anew at every step, θ_0 the original, κ ≥ 0 how far the other class
 may rise. Training has enlarged s_y of its own examples; this undoes it. Stops when the mean s_y over F is at most δ times the
-original's, which is looked at after every pass.
+original's, which is measured after every pass.
 Needs:    forget, original.     Updates: every trainable parameter.
 Cost:     two gradients with respect to the input and a backward pass through them per step; s_k(θ_0) of all K classes, once.
 Limits:   κ = 0 only suppresses the label's logit. Without steps it is the original.

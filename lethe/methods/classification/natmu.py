@@ -101,7 +101,7 @@ def hybrids(cfg: NatMU, task: ClassificationTask, loop: Loop) -> Split:
     present[known] = True
     if (present.sum() - present[labels].long()).min() < 1:
         raise NeedsUnmet("the retained data have no class but that of a forgotten image, so there is nothing to lay over it; "
-                         "nothing was started. Give retained images of other classes.")
+                         "nothing was started. Provide retained images of other classes.")
     rng = loop.generator("natmu")
     ranked = logits if cfg.partners == "likely" else torch.rand(logits.shape, generator=rng)
     classes = likely(ranked, labels, present)

@@ -3,7 +3,7 @@ Method for Unlearning Representations via Neural Collapse", arXiv:2511.19339.
 
     P = I − Q Qᵀ,    Q orthonormal basis of the directions of the forgotten classes
     projection (POUR-P)     W ← W P: the head sees P z_0(x) only
-    distillation (POUR-D)   L(θ) = E_{x∈F} ‖z_θ(x) − P z_0(x)‖²,  the head as it is
+    distillation (POUR-D)   L(θ) = E_{x∈F} ‖z_θ(x) − P z_0(x)‖²,  the head unchanged
 
 F forget set, z features (the head's input), z_0 those of the original (frozen), W [K, d] the head's weights. The direction of
 class c is row c of W, or the mean of z_0 over its examples (`mean`). Where features have collapsed onto an equiangular tight

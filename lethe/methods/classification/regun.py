@@ -73,7 +73,7 @@ def run(cfg: ReGUn, task: ClassificationTask, loop: Loop) -> Outcome:
     if lost:
         raise NeedsUnmet(f"none of the {len(unseen)} holdout examples that fall to the reference set has label "
                          f"{', '.join(map(str, lost))}, so there is no reference for the forgotten ones; nothing was started. "
-                         "Give more holdout data of these classes.")
+                         "Provide more holdout data of these classes.")
     original = task.original.to(loop.settings.device)
     with evaluating(original):
         answers = torch.cat([task.outputs(original, b).float().softmax(-1).cpu() for b in loop.drawn(unseen, 256, "regun")])

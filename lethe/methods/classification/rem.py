@@ -16,7 +16,7 @@ Limits:   κ = 0 and share = 0 is NPO on F, then fine-tuning on D. B₂ starts a
 Fails by: corrupted examples with nothing in common with F are learned again by θ₁. Large κ, small β: utility.
 Deviations: the published form widens the layers, so that added channels feed added channels; here each layer has its branch, and
           one m holds for all of them. The term on D is ℓ itself, not wrapped as N is. Batch-norm statistics are kept. Step 1 ends
-          at accuracy γ or below, looked at after every pass over F.
+          at accuracy γ or below, measured after every pass over F.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Needs:    original; forget or `forget_class`; retain where given.     Updates: e
 Cost:     one forward/backward on F and one on S per step; a pass of the original over S and R.
 Limits:   λ_f = 0 and removal = examples starts at a gradient of zero: nothing happens. λ_s = 0 has nothing to hold the rest.
 Fails by: surrogates that the original takes for few classes hold only those.
-Deviations: sign-preserving power, so that features below zero (batch norm, GELU) are no NaN; the accuracy on F is looked at after
+Deviations: sign-preserving power, so that features below zero (batch norm, GELU) are no NaN; the accuracy on F is measured after
           every pass, not after every step; every removed class is taken out, not the first.
 """
 
@@ -111,7 +111,7 @@ def mahalanobis(tau: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
 def run(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     inputs = surrogate_inputs(cfg, task, loop)
-    features, logits = said(task, loop, inputs)
+    features, logits = predictions(task, loop, inputs)
     taken = logits.argmax(1)
     if task.has("forget"):
         forget = task.forget
@@ -119,12 +119,12 @@ def run(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Outcome:
     else:
         if cfg.forget_class is None or not (taken == cfg.forget_class).any():
             raise NeedsUnmet(f"there is no forget set, and no surrogate is taken for method.forget_class = {cfg.forget_class}, "
-                             "so nothing was started. Give the class, more surrogates (method.count), or "
+                             "so nothing was started. Set the class, more surrogates (method.count), or "
                              "method.surrogates=halves with retained data.")
         forget = inputs.subset((taken == cfg.forget_class).numpy(), "forget")
         gone = torch.tensor([cfg.forget_class])
     if task.has("retain"):
-        known, labels = said(task, loop, task.retain)[0], task.retain.columns["y"]
+        known, labels = predictions(task, loop, task.retain)[0], task.retain.columns["y"]
     else:
         known, labels = features, taken
     gaussians = fitted(known, labels, gone, cfg.shrink, loop.settings.device)
@@ -156,7 +156,7 @@ def surrogate_inputs(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Split:
     seen = next((task.splits[name] for name in ("retain", "forget") if task.has(name)), None)
     if seen is None or (cfg.surrogates == "halves" and not task.has("retain")):
         raise NeedsUnmet(f"surrogates = {cfg.surrogates!r} are made from data that the task does not have, so nothing was "
-                         "started. Give retain data, or a forget set and method.surrogates=noise.")
+                         "started. Provide retain data, or a forget set and method.surrogates=noise.")
     x, rng = pixels(seen.columns["x"]), loop.generator("scar")
     if cfg.surrogates == "noise":
         continuous(seen.batch([0]))   # tokens are refused before any work
@@ -166,10 +166,10 @@ def surrogate_inputs(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Split:
         made, width = x[left].clone(), x.shape[-1]
         made[..., width // 2 :] = x[right][..., width // 2 :]
     split = Split({"x": made, "y": torch.zeros(cfg.count, dtype=torch.long)}, "surrogates")
-    return Split({"x": made, "y": said(task, loop, split)[1].argmax(1)}, "surrogates")
+    return Split({"x": made, "y": predictions(task, loop, split)[1].argmax(1)}, "surrogates")
 
 
-def said(task: ClassificationTask, loop: Loop, split: Split) -> tuple[Tensor, Tensor]:
+def predictions(task: ClassificationTask, loop: Loop, split: Split) -> tuple[Tensor, Tensor]:
     """The original's features and logits.  -> [n, d], [n, K]"""
     original = task.original.to(loop.settings.device)
     with evaluating(original):
@@ -182,7 +182,7 @@ def fitted(features: Tensor, labels: Tensor, gone: Tensor, shrink: float, device
     tau = tukey(features)
     classes = torch.tensor([k for k in labels.unique().tolist() if k not in gone.tolist() and int((labels == k).sum()) > 1])
     if len(classes) < 2:
-        raise NeedsUnmet(f"only {len(classes)} classes have statistics to pull towards, so nothing was started. Give retain "
+        raise NeedsUnmet(f"only {len(classes)} classes have statistics to pull towards, so nothing was started. Provide retain "
                          "data, or more surrogates (method.count).")
     means = torch.stack([F.normalize(tau[labels == k].mean(0), dim=0) for k in classes])
     factors = [torch.linalg.cholesky(correlation(tau[labels == k], shrink)) for k in classes]

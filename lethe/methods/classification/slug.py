@@ -65,7 +65,7 @@ def front(importance: list[float], alignment: list[float]) -> list[int]:
 
 
 def search(accuracy: Callable[[float], float], start: float, target: float, evaluations: int) -> float:
-    """The smallest λ looked at with accuracy ≤ target; of none such, the λ with the least accuracy.
+    """The smallest tried λ with accuracy ≤ target; without one, the λ with the least accuracy.
 
     Accuracy 1 below λ = 5, else 0, from 1: looks at 1, 2, 4, 8, then 6, 5: λ = 5 after six.
     """

@@ -81,7 +81,7 @@ def run(cfg: ESD, task: DiffusionTask, loop: Loop) -> Outcome:
 
 
 class Edit:
-    """The prompts of one run, and what the original says about points on their trajectories."""
+    """The prompts of one run, and what the original predicts at points on their trajectories."""
 
     def __init__(self, cfg: ESD, task: DiffusionTask, loop: Loop) -> None:
         self.cfg, self.task, self.loop = cfg, task, loop
@@ -118,11 +118,11 @@ class Edit:
 
     def on_visited(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss at points that were visited before.  -> [n]"""
-        said = self.task.predict_noise(model, batch.image, batch.t, self.task.text(batch.tokens))
-        return squared_distance(said, batch.target)
+        predicted = self.task.predict_noise(model, batch.image, batch.t, self.task.text(batch.tokens))
+        return squared_distance(predicted, batch.target)
 
     def asked(self) -> Split:
-        """The prompts alone; `t` says that nothing is to be drawn for them."""
+        """The prompts alone; `t` marks that nothing is to be drawn for them."""
         count = max(len(self.prompts), self.cfg.batch_size)
         return Split({
             "tokens": self.tokens(self.prompts, count).cpu(), "concept": self.tokens(self.concepts, count).cpu(),
@@ -136,8 +136,8 @@ class Edit:
         with torch.no_grad():
             t, x = next(islice(self._path(model, batch.tokens, seed), stop, None))
         when = torch.full((len(x),), t, device=x.device)
-        said = self.task.predict_noise(model, x, when, self.task.text(batch.tokens))
-        return squared_distance(said, self.target(x, when, batch.concept, batch.tokens))
+        predicted = self.task.predict_noise(model, x, when, self.task.text(batch.tokens))
+        return squared_distance(predicted, self.target(x, when, batch.concept, batch.tokens))
 
     def _path(self, model: nn.Module, tokens: Tensor, seed: int) -> Iterator[tuple[int, Tensor]]:
         text = self.task.text(tokens)

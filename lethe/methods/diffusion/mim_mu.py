@@ -45,12 +45,12 @@ class MiMMU:
     drift: NonNegative = 0.1      # noted above this share of ‖ε_0(c) − ε_0(∅)‖² [changes the notes] [ours]
 
 
-def mim_loss(said: Tensor, unconditional: Tensor) -> Tensor:
+def mim_loss(predicted: Tensor, unconditional: Tensor) -> Tensor:
     """Mean squared difference per example.  [n, …] ×2 -> [n]
 
-    said (1, 3), unconditional (0, 1): (1 + 4)/2 = 2.5.
+    predicted (1, 3), unconditional (0, 1): (1 + 4)/2 = 2.5.
     """
-    return squared_distance(said, unconditional.detach())
+    return squared_distance(predicted, unconditional.detach())
 
 
 @method(needs={"forget", "original"}, uses={"alphas_cumprod", "outputs", "tokens"}, mechanism="distil")

@@ -64,7 +64,7 @@ def uce_map(erase: Tensor, guide: Tensor, keep: Tensor, a: float, b: float, lamb
 def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
     if not task.prompts.get("forget"):
         raise RequestError("the task names no prompts with the concept, so there is nothing to edit; nothing was "
-                           "started. Give prompts.")
+                           "started. Provide prompts.")
     model = loop.start(where=KEYS)
     moving = loop.selected(model)
     keys = {f"{name}.weight" for name in task.attention_projections(model)}

@@ -123,13 +123,13 @@ def run(cfg: ExactHead, task: HeadedTask, loop: Loop) -> Outcome:
     known.require_deletable(ids)
     if retained is not None:
         known.require_retained(ids, retained.ids.tolist())
-    changed = [one for one, said in zip(ids, added, strict=True) if known.details["added"][known.key(one)] != said]
+    changed = [one for one, digest in zip(ids, added, strict=True) if known.details["added"][known.key(one)] != digest]
     if changed:
         raise DataError(f"{len(changed)} records are not what they were when they were added (first: {changed[0]}), so "
-                        "subtracting them would leave a trace; nothing was changed. Give them as they were.")
+                        "subtracting them would leave a trace; nothing was changed. Provide them as they were.")
     left = {key: value - gone[key] for key, value in total.items()}
     keys = {known.key(one) for one in ids}
-    rest = {key: said for key, said in known.details["added"].items() if key not in keys}
+    rest = {key: digest for key, digest in known.details["added"].items() if key not in keys}
     after = replace(known.without(ids).retrained([0]), details={**known.details, "added": rest})
     values = dict(zip((f"{name}.weight", f"{name}.bias"), head_of(left, cfg.kind, cfg.bits, cfg.ridge, cfg.floor), strict=True))
     loop.assign(model, values)
@@ -159,23 +159,23 @@ def rows(model: nn.Module, task: HeadedTask, split: Split, loop: Loop, cfg: Exac
     y = torch.cat([y for _, y in seen])
     if y.is_floating_point():
         y = (y.double() * 2.0**cfg.bits).round()
-    said = [hashlib.blake2b(a.numpy().tobytes() + b.numpy().tobytes(), digest_size=8).hexdigest()
+    digests = [hashlib.blake2b(a.numpy().tobytes() + b.numpy().tobytes(), digest_size=8).hexdigest()
             for a, b in zip(q, y, strict=True)]
-    return q, y, said
+    return q, y, digests
 
 
 def fitted(model: nn.Module, task: HeadedTask, retained: Split, loop: Loop, cfg: ExactHead, options: Mapping[str, Any],
            forgotten: tuple[Sums, Tensor, list[Any], list[str]], outputs: int) -> tuple[Manifest, Sums]:
     """(manifest, sums) of all records: the retained ones and, already summed, the forgotten ones."""
-    q, y, said = rows(model, task, retained, loop, cfg)
-    gone, q_gone, ids, said_gone = forgotten
+    q, y, digests = rows(model, task, retained, loop, cfg)
+    gone, q_gone, ids, digests_gone = forgotten
     largest = max(float(q.abs().max()), float(q_gone.abs().max()), 2.0**cfg.bits, float(y.abs().max()))
     if (len(q) + len(q_gone)) * largest**2 >= 2.0**53:
         raise RequestError(f"method.bits = {cfg.bits} with features up to {largest / 2**cfg.bits:.3g} of {len(q) + len(q_gone)} "
-                           "records makes sums above 2^53, which float64 rounds; nothing was changed. Give fewer bits.")
+                           "records makes sums above 2^53, which float64 rounds; nothing was changed. Set fewer bits.")
     own = sums(q, y, cfg.kind, outputs, cfg.bits)
     bare = Manifest("exact_head", dict(options), loop.seed, {}, [[0]], [[]])
-    told = {bare.key(one): digest for one, digest in zip([*ids, *retained.ids.tolist()], [*said_gone, *said], strict=True)}
+    told = {bare.key(one): digest for one, digest in zip([*ids, *retained.ids.tolist()], [*digests_gone, *digests], strict=True)}
     known = replace(bare, records={key: [0, 0] for key in told}, details={"added": told})
     return known, {key: value + gone[key] for key, value in own.items()}
 
@@ -188,7 +188,7 @@ def opened(folder: Path, options: Mapping[str, Any]) -> tuple[Manifest, Sums]:
             what = f"method.{key} = {value!r}, not {known.config[key]!r}"
             what = "the layers before the head differ" if key == "before" else what
             raise ModelError(f"{folder} was made otherwise ({what}), so its sums are of other features; nothing was changed. "
-                             "Give the model and the options that it was made with.")
+                             "Provide the model and the options that it was made with.")
     return known, {key: value.double() for key, value in load_tensors(folder / FILE)[0].items()}
 
 

@@ -61,7 +61,7 @@ from lethe.exact.slicing import cyclic, matched
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
-ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that say nothing about the training
+ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that do not affect the training
 
 
 @config
@@ -129,7 +129,7 @@ def merged(base: State, stages: Iterable[State], scale: float) -> State:
 
 
 def train(cfg: S3T, task: HeadedTask, loop: Loop, records: Split, base: nn.Module, given: bool = False) -> Sliced:
-    """Train every shard in every sequence on `records`, from `base` (given: a trained backbone, which stays as it is)."""
+    """Train every shard in every sequence on `records`, from `base` (a trained backbone stays unchanged)."""
     head = task.head
     some = records.batch([0, len(records) - 1])
     require_last(base, head, lambda model: task.outputs(model, some))
@@ -154,7 +154,7 @@ def sequences(cfg: S3T) -> list[list[int]]:
                            "more sequences serve no longer; nothing was trained. Lower the budget.")
     if (cfg.order == "matched") != (len(cfg.probabilities) == cfg.slices):
         raise RequestError(f"method.order = {cfg.order!r} with {len(cfg.probabilities)} probabilities for {cfg.slices} slices; "
-                           "nothing was trained. Give one per slice with order: matched, and none with cyclic.")
+                           "nothing was trained. Set one per slice with order: matched, and none with cyclic.")
     return matched(cfg.probabilities, cfg.budget) if cfg.order == "matched" else cyclic(cfg.slices, cfg.budget)
 
 
@@ -179,7 +179,7 @@ def train_shard(
             moving = {id(p) for adapter in adapters.values() for p in adapter.parameters()}
             names = tuple(name for name, p in model.named_parameters() if id(p) in moving or name.startswith(f"{head}."))
             split = union(records, where, shard, sequence[:t])
-            if split is None:   # nothing was left of these slices: a member that says nothing
+            if split is None:   # nothing was left of these slices: a member without a prediction
                 for p in model.get_submodule(head).parameters():
                     nn.init.zeros_(p)
             else:

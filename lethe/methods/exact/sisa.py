@@ -51,7 +51,7 @@ from lethe.exact.sliced import (
 from lethe.exact.slicing import prefix
 from lethe.train.loop import Loop
 
-ABOUT_A_DELETION = ("trained", "public_base")   # options that say nothing about the training
+ABOUT_A_DELETION = ("trained", "public_base")   # options that do not affect the training
 
 
 @config

@@ -6,9 +6,9 @@ Kumaraguru (2022), arXiv:2201.06640.
 R retain set, θ_0 the original weights; the recipe is the one that made the original. What a block is: `lethe.core.blocks`.
 Needs:    retain, recipe.     Updates: the last k blocks; the others stay bit-identical.
 Cost:     a training run, with a backward pass that ends k blocks from the output.
-Limits:   k = all blocks is retraining. The last k blocks then hold nothing of F but what frozen features say about it.
+Limits:   k = all blocks is retraining. The last k blocks then hold nothing of F but what frozen features reveal about it.
 Fails by: the frozen part, which still separates what was forgotten: a probe finds it (audit: `probe`).
-Deviations: k blocks are trained as long as the recipe says, not as long as would match their share of the cost. Batch-norm
+Deviations: k blocks are trained as long as the recipe states, not as long as would match their share of the cost. Batch-norm
           statistics of the whole model follow R, as in training. The start is fresh, so `where` modifiers and the watchdog
           do not apply.
 """

@@ -6,7 +6,7 @@ Dugue, Öztireli & Brintrup (2024), "An Information Theoretic Approach to Machin
 
 F forget set, f_θ outputs before any softmax, N draws of noise in the shape of the input x, new at every step; norms over all but
 the first dimension. The quotient estimates the local Lipschitz constant.
-detach = true   f_θ(x + η) is held fixed (the official code): f_θ(x) is pulled to what is said about the noisy input.
+detach = true   f_θ(x + η) is held fixed (the official code): f_θ(x) is pulled to the output for the noisy input.
 detach = false  the gradient of L as it is written.
 clamp = true    x + η stays between the smallest and largest value in the batch (the official code); η is what then remains.
 Needs:    forget; no labels, no retained data.     Updates: every trainable parameter.

@@ -130,9 +130,9 @@ def fitted(e: Tensor, cfg: LAF, seed: int, device: str) -> Autoencoder:
     adam = torch.optim.Adam(autoencoder.parameters(), lr=cfg.fit_lr)
     for _ in range(cfg.fit_steps):
         some = e[torch.randint(len(e), (min(len(e), cfg.batch_size),), generator=rng).to(device)]
-        said, mean, spread = autoencoder(some, torch.randn(len(some), cfg.latent, generator=rng).to(device))
+        rebuilt, mean, spread = autoencoder(some, torch.randn(len(some), cfg.latent, generator=rng).to(device))
         divergence = 0.5 * (spread.exp() + mean.square() - 1 - spread).sum(1)
-        loss = ((said - some).square().sum(1) + cfg.beta * divergence).mean()
+        loss = ((rebuilt - some).square().sum(1) + cfg.beta * divergence).mean()
         adam.zero_grad()
         loss.backward()
         adam.step()

@@ -8,7 +8,7 @@ Haddadi (2024), "Deep Unlearn", arXiv:2410.01276.
 F forget set, R retain set.
 Needs:    forget, retain.     Updates: every trainable parameter, those outside M slowly.
 Cost:     one gradient pass over F and R, then one forward/backward on R per step.
-Limits:   ρ = 0 and γ = 1 is fine-tuning. A model without convolutions has its other weight matrices drawn anew (and says so).
+Limits:   ρ = 0 and γ = 1 is fine-tuning. A model without convolutions has its other weight matrices drawn anew (with a note).
 Fails by: too short a repair: utility. Nothing drives what is drawn anew away from F but chance.
 Deviations: one threshold for all layers. γ acts on the gradient, so it needs SGD: Adam would undo it.
 """

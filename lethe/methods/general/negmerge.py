@@ -78,7 +78,7 @@ def chosen(task: Task, loop: Loop, model: nn.Module, start: Mapping[str, Tensor]
 @method(needs={"forget", "retain?"}, uses={"nll", "observe"}, mechanism="merge", instead={"retain": "scale=1"})
 def run(cfg: NegMerge, task: Task, loop: Loop) -> Outcome:
     if cfg.scale is None:
-        task.retain.require_examples("Give method.scale.")   # refused before any work when it is missing
+        task.retain.require_examples("Set method.scale.")   # refused before any work when it is missing
     vectors: list[dict[str, Tensor]] = []
     for rate in cfg.rates:
         model = loop.start()

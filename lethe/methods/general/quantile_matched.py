@@ -10,7 +10,7 @@ would see what was fitted.
 Needs:    forget, retain, holdout.     Updates: every trainable parameter.
 Cost:     one forward/backward on F and one on R per step; one pass over H.
 Limits:   losses that already are the quantiles have no gradient. α = 0 drops the retain term.
-Fails by: matching a distribution says nothing of single examples: the order of difficulty in F need not be that of a retrained
+Fails by: matching a distribution leaves single examples open: the order of difficulty in F need not be that of a retrained
           model. H must be of the same mix as F; for a class that goes, unseen examples of that class are still known.
 """
 

@@ -6,12 +6,12 @@ unlearning, its label part).
     L(θ) = E_{x∈F} ℓ(θ; x, y')  +  α · E_{(x,y)∈R} ℓ(θ; x, y)
 
 F forget set, R retain set, ℓ the family's training loss, y' a random other target (classes: uniform over the other K − 1),
-drawn anew at every step; the minimiser over F therefore says "any of the others", not one memorised wrong answer.
+drawn anew at every step; the minimiser over F therefore predicts "any of the others", not one memorised wrong answer.
 Needs:    forget, retain.     Updates: every trainable parameter.
 Cost:     one forward/backward on F and one on R per step.
 Limits:   α = 0 drops the retain term; without steps it is the original.
 Fails by: answering unlike a model that never saw F: flat over wrong classes, where a retrained one has an opinion. On
-          unremarkable examples, which a retrained model gets right, it is further from retraining than doing nothing.
+          unremarkable examples, which a retrained model gets right, it is further from retraining than the untouched model.
 Deviations: amnesiac unlearning also subtracts logged updates of the training run, which needs cooperation at training time.
           F and R are drawn side by side with equal batch sizes, F cycled; the sources pass over their union, which weighs F
           by its size. The true label is never drawn.

@@ -22,7 +22,7 @@ from lethe.train.loop import Loop
 
 @config
 class Retrain:
-    """No options: the recipe says everything."""
+    """No options: the recipe states everything."""
 
 
 @method(needs={"retain", "recipe"}, uses={"build"}, mechanism="exact")

@@ -115,7 +115,7 @@ def parted(task: Task, loop: Loop, share: float) -> tuple[Split, Split]:
     """(A, R∖A); at least one example each."""
     if len(task.retain) < 2:
         raise RequestError(f"the retain set has {len(task.retain)} example, which cannot be parted in adjacent and other ones; "
-                           "nothing was started. Give more retain data.")
+                           "nothing was started. Provide more retain data.")
     original = task.original.to(loop.settings.device)
 
     def features(split: Split) -> Tensor:

@@ -7,7 +7,7 @@ do about it", NeurIPS 2024, arXiv:2406.01257; the proxy of the score: the same g
     score = memorised   E ℓ(x) over models that were not trained on x, less E ℓ(x) over those that were
     score = influential self-influence of x at θ_0 (classes, regression)
 
-F forget set, R retain set, U_i registered methods with options of their own ("none" leaves a part as it is: what is not memorised
+F forget set, R retain set, U_i registered methods with options of their own ("none" leaves a part as is: what is not memorised
 is answered alike by a model that never saw it), D the family's divergence. Parts still to come are among the retained data.
 Needs:    forget, original; what the named methods need; recipe for score = memorised.     Updates: what these methods update.
 Cost:     the scores (refit: `refit_epochs` passes; memorised: 8 models, each on half of the data) and the methods on their parts.
@@ -53,7 +53,7 @@ class RUM:
     score: Literal["refit", "memorised", "influential"] = "refit"   # see above              [arXiv:2410.16516; paper: memorised]
     share_low: Fraction = 0.34         # share of F with the lowest scores [only with mid=gradient_ascent] [paper: a third]
     share_high: Fraction = 0.33        # share of F with the highest scores                  [paper: a third]
-    low: Named = NONE  # method for the lowest; none: left as it is [e.g. gradient_ascent] [paper: do nothing or fine-tune]
+    low: Named = NONE  # method for the lowest; none: left unchanged [e.g. gradient_ascent] [paper: do nothing or fine-tune]
     mid: Named = "finetune"            # method for those between [e.g. gradient_ascent] [ours]
     high: Named = "neggrad_plus"       # method for the highest [e.g. gradient_ascent] [official code: NegGrad+]
     refit_lr: Positive = 1e-2          # SGD, of the refit                                   [ours]
@@ -118,7 +118,7 @@ def refit(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     own.minimise(moved, {"refit": Term(unseen, task.nll)}, lr=cfg.refit_lr, epochs=cfg.refit_epochs, batch_size=cfg.batch_size,
                  optimiser="sgd")
     charge(loop, own)
-    loop.notes.append(f"memorisation was told from how answers move when training goes on on {unseen.name} data")
+    loop.notes.append(f"memorisation was estimated from how predictions move when training continues on {unseen.name} data")
     original, scores = task.original.to(loop.settings.device), torch.zeros(len(task.forget), dtype=torch.float64)
     with evaluating(original), evaluating(moved):
         for batch in loop.drawn(task.forget, 256, "rum"):
@@ -161,7 +161,7 @@ def settled(task: Task, loop: Loop) -> Modifiers:
 def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
     if cfg.share_low + cfg.share_high > 1:
         raise OutOfRange(f"method.share_low + method.share_high = {cfg.share_low + cfg.share_high:g} is more than all of the "
-                         "forget set; nothing was started. Give shares that sum to 1 at most.")
+                         "forget set; nothing was started. Set shares that sum to 1 at most.")
     wanted = {name: known(name, getattr(cfg, name)) for name in ("low", "mid", "high")}
     for record, _ in wanted.values():
         for need in task.lacks(record.needs) if record else []:
@@ -180,7 +180,7 @@ def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
         own = within(loop, view, name, modifiers, watched=step)
         made = record.run(options, view, own)
         if made.kind != "weights":
-            raise RequestError(f"{record.name} gives back a model of kind {made.kind!r}, from which the next part cannot start. "
+            raise RequestError(f"{record.name} returns a model of kind {made.kind!r}, from which the next part cannot start. "
                                "Name a method that changes weights.")
         loop.notes += [f"{name} ({record.name}, {len(splits[i])} examples): {note}" for note in made.notes]
         charge(loop, own)

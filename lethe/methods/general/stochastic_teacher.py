@@ -49,10 +49,10 @@ def run(cfg: StochasticTeacher, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     teacher = reinitialised(task.original, derive(loop.seed, "stochastic_teacher")).eval().requires_grad_(False)
     teacher.to(loop.settings.device)
-    said = loop.reference("stochastic-teacher", lambda _, batch: task.outputs(teacher, batch), task.forget)
+    taught = loop.reference("stochastic-teacher", lambda _, batch: task.outputs(teacher, batch), task.forget)
 
     def erase(m: nn.Module, batch: Batch) -> Tensor:
-        return task.divergence(said(batch), task.outputs(m, batch), batch, cfg.temperature)
+        return task.divergence(taught(batch), task.outputs(m, batch), batch, cfg.temperature)
 
     loop.minimise(model, {"forget": Term(task.forget, erase)}, lr=cfg.erase_lr, epochs=cfg.erase_epochs,
                   batch_size=cfg.erase_batch_size, optimiser=cfg.optimiser, weight_decay=cfg.weight_decay)

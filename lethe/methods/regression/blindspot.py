@@ -12,7 +12,7 @@ Cost:     the blind model's epochs on R, then one forward/backward on D per epoc
 Limits:   with P(x) = y on F and β = 0 it is fine-tuning on D. A blind model that was trained to the end is a retrained one.
 Fails by: the blind model: too few epochs and its answers for F are noise that is taught, too many and retraining is cheaper.
 Deviations: the forget loss is the family's own (the official code: L1 for images, squared for text). Maps are compared for
-          convolutions only: units of dense layers have no order that two models share. β is 0 unless asked for.
+          convolutions only: units of dense layers have no order that two models share. β is 0 by default.
 """
 
 from __future__ import annotations

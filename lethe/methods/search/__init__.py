@@ -1,1 +1,1 @@
-"""Methods that run other methods and choose by what an audit of their own says; nothing else may judge."""
+"""Methods that run other methods and choose by an audit of their own; no other method may judge."""

@@ -1,24 +1,24 @@
 """Auto: try methods and settings within a budget, score each on a part of the data, and keep the best.
 
-    round 0: doing nothing, and at their published settings as many methods as half of the trials allow, USUAL before others
+    round 0: the untouched model, and at their published settings as many methods as half of the trials allow, USUAL first
     round r: the better half of the methods is left; each gets 2^(r−1) more settings, by a tree-structured Parzen estimator
     D = D_forget + D_utility on the selection part, a seeded half of the forget set and the half of holdout that methods may
     learn from; the smallest D wins
 
-yardstick = unseen     no retrained model is looked at, so the choice can be made by whoever cannot retrain (deployable):
+yardstick = unseen     no retrained model is used, so those who cannot retrain can make the choice (deployable):
                        D_forget = distance of the quantiles of p(forget) to those of p_original(U), U examples of holdout with
-                       the same labels, 0 in their place where a label is not retained at all (who never saw a label never
-                       says it).  D_utility = mean |p − p_original| on the rest of holdout
+                       the same labels, 0 instead where a label is not retained at all (a model that never saw a label never
+                       predicts it).  D_utility = mean |p − p_original| on the rest of holdout
 yardstick = retrained  D = mean |p − mean_j p_j| to models j retrained without the forget set: on forget and on holdout. For
-                       benchmarks only: who has these models needs no other method.
+                       benchmarks only: whoever has these models needs no other method.
 p = exp(−ℓ) of each example: the probability of the label, of the text.
 The final audit uses the other half of forget (all of it, and a note, below 20 examples) and of holdout. The search stands
 in `outcome.search` and in the report. Halving: Jamieson & Talwalkar (2016), arXiv:1502.07943; estimator: Bergstra et al. (2011).
-Needs:    forget, original; holdout (or retain in its place, then a part of it is used); recipe for yardstick = retrained.
+Needs:    forget, original; holdout (or else retain, of which a part is used); recipe for yardstick = retrained.
 Updates:  what the chosen method updates.     Cost: the budget: all trials together.
-Limits:   one trial is the best of doing nothing and one method. Methods that need the recipe (retraining) are left out.
-Fails by: `unseen` cannot judge forget sets that are unlike never-seen data (wrong labels, outliers): there it takes doing
-          nothing for forgetting. A note says so when the original itself is not told from one that never saw the data.
+Limits:   one trial picks the better of no change and one method. Methods that need the recipe (retraining) are left out.
+Fails by: `unseen` cannot judge forget sets that are unlike unseen data (wrong labels, outliers): there it takes no
+          change for forgetting. A note warns when the original itself is indistinguishable from a model that never saw it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from lethe.train.loop import Loop, Settings
 
 USUAL = ("finetune", "scrub", "bad_teacher", "sfron", "neggrad_plus", "delete", "salun", "ssd", "blindspot", "npo",
          "random_label", "l1_sparse")   # tried first: the best default on some measured task, or cheap beside its peers  [ours]
-INDISTINCT = 0.1   # distance of doing nothing below which the search says that it cannot see                          [ours]
+INDISTINCT = 0.1   # distance of the untouched model below which the search reports that it cannot see              [ours]
 RANGES = {"lr": (0.1, 3.0), "epochs": (0.3, 1.5), "alpha": (0.2, 5.0)}   # what is tried, as multiples of the published value
 Score = Callable[[nn.Module], tuple[float, float]]   # model -> (D_forget, D_utility)
 UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -97,15 +97,15 @@ def seconds_of(budget: str) -> float:
     return float(found[1]) * UNITS[found[2]] if found else math.inf
 
 
-def candidates(task: Task, asked: tuple[str, ...]) -> list[str]:
-    """Names of the methods to try, in this order: those asked for, or all that can run and do not train again."""
+def candidates(task: Task, requested: tuple[str, ...]) -> list[str]:
+    """Names of the methods to try, in this order: those requested, or all that can run and do not train again."""
     entries = catalogue.entries("methods")
     found = [name for name in all_methods(task) if "recipe" not in entries[name].needs]
-    for name in asked:
+    for name in requested:
         if name not in fitting(task):
             raise NeedsUnmet(f"auto.methods names {name!r}, which cannot run on this task, so nothing was started. Those that "
                              f"can: {', '.join(found)}.")
-    return list(asked) or sorted(found, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
+    return list(requested) or sorted(found, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
 
 
 def scorer(task: Task, cfg: Auto, settings: Settings) -> Score:
@@ -134,7 +134,7 @@ def scorer(task: Task, cfg: Auto, settings: Settings) -> Score:
     like, kept = unseen(view) if task.has("holdout") else np.ones(len(other), dtype=bool), ~panel.removed(other)
     gone = labelled(view) and bool(panel.removed(forget).all())
     before = probability(panel.original, other)
-    strange = np.zeros(1) if gone or not like.any() else before[like]   # what is said of examples like F that were never seen
+    strange = np.zeros(1) if gone or not like.any() else before[like]   # what is predicted for unseen examples like F
 
     def alone(model: nn.Module) -> tuple[float, float]:
         there, rest = (probability(seen(model), split) for split in (forget, other))
@@ -203,8 +203,8 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not (task.has("holdout") or task.has("retain")):
         raise NeedsUnmet("auto scores its candidates on holdout (or retained) data, and the task has neither, so nothing was "
-                         "started. Give one of them, or name a method.")
-    task = loop.task   # the same grant with every operation of the family: it runs methods and scores what they made
+                         "started. Provide one of them, or name a method.")
+    task = loop.task   # the same grant with every operation of the family: it runs methods and scores what they return
     began, limit = time.perf_counter(), seconds_of(cfg.budget)
     known, score = candidates(task, cfg.methods), scorer(task, cfg, loop.settings)
     names = known if cfg.methods else known[: max(1, cfg.trials // 2)]   # the other half of the trials goes to the better ones
@@ -242,14 +242,14 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
 def _outcome(cfg: Auto, loop: Loop, trials: list[Trial], winner: Trial, model: nn.Module, kind: Kind, export: Any,
              notes: list[str], task: Task) -> Outcome:
     loop.resume_from(loop.standing())
-    said = "published settings" if not winner.settings else ", ".join(f"{k}={v:g}" for k, v in winner.settings.items())
-    yardstick = ("no retrained model was looked at: deployable" if cfg.yardstick == "unseen" else
+    options = "published settings" if not winner.settings else ", ".join(f"{k}={v:g}" for k, v in winner.settings.items())
+    yardstick = ("no retrained model was used: deployable" if cfg.yardstick == "unseen" else
                  "held against retrained models: a benchmark, not deployable")
-    found = [f"auto chose {winner.method} ({said}) of {len(trials) - 1} trials by distance {winner.distance:.3f}, doing nothing "
+    found = [f"auto chose {winner.method} ({options}) of {len(trials) - 1} trials by distance {winner.distance:.3f}, untouched "
              f"{trials[0].distance:.3f}; yardstick {cfg.yardstick} ({yardstick})"]
     if trials[0].distance < INDISTINCT:
-        found.append(f"doing nothing already has distance {trials[0].distance:.3f} by this yardstick, so it cannot tell "
-                     "forgetting from doing nothing here; name a method, or search with yardstick=retrained")
+        found.append(f"the untouched model already has distance {trials[0].distance:.3f} by this yardstick, so it cannot "
+                     "detect forgetting here; name a method, or search with yardstick=retrained")
     if len(task.forget) < SMALL:
         found.append(f"the forget set has {len(task.forget)} examples, so the final audit uses those of the selection")
     search = [{**plain(trial), "distance": trial.distance if math.isfinite(trial.distance) else None, "chosen": trial is winner}
