@@ -1,10 +1,11 @@
 """Other values for an option, and what its comment says about when it counts.
 
-A comment may hold one of these marks; without one, changing the option must change the result:
+A comment may hold one of these marks; without one, another value must change the result, and of named choices (a Literal)
+every one must:
 
     [only with a=1 b=x]       it counts where the other options have these values
     [changes the notes]       … only what the outcome says in words; likewise: the guarantee
-    [changes nothing: why]    … nothing at all, e.g. how much is held in memory at once; this is tested, too
+    [changes nothing: why]    … nothing beyond rounding, e.g. how much is held in memory at once; this is tested, too
     [e.g. x]                  a value of a text that means something
     [tested in test_foo]      it needs something (a folder, a key) that only that test makes
 """
@@ -14,14 +15,48 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from lethe.core.source_text import Option
+
+Tried = Callable[[str], Iterator[tuple[Any, bool]]]   # what is looked at -> (other value, whether it changes that)
+
 EXAMPLE = re.compile(r"\[e\.g\. ([^\]]+)\]")
 ONLY, WORDS, NOTHING, ELSEWHERE = (re.compile(pattern) for pattern in (
-    r"\[only with ([^\]]+)\]", r"\[changes the (notes|guarantee)\]", r"\[changes nothing: [^\]]+\]", r"\[tested in (test_\w+)\]"))
+    r"\[only with ([^\]]+)\]", r"\[changes the (\w+)\]", r"\[changes nothing: [^\]]+\]", r"\[tested in (\w+)\]"))
+
+
+def counts(owner: str, option: Option, tried: Tried, default: Any) -> None:
+    """AssertionError unless other values of an option change what they must by its comment.
+
+    tried    "result", or the word of `[changes the …]` -> (other value, whether it changes that), problem by problem
+    default  the value that they are compared with
+    """
+    apart, comment, name = ELSEWHERE.search(option.comment), option.comment, f"{owner}.{option.name}"
+    if apart:
+        text = next(Path(__file__).parent.parent.rglob(f"{apart.group(1)}.py")).read_text()
+        assert re.search(rf"\b{option.name}\b", text), f"{apart.group(1)} does not mention {option.name}"
+        return
+    if NOTHING.search(comment):
+        found = list(tried("result"))
+        assert found and not any(changed for _, changed in found), f"{name} is said to change nothing: {found}"
+        return
+    words = WORDS.search(comment)
+    values: list[Any] = []
+    left, any_changed = {*option.choices} - {str(default)}, False
+    for value, changed in tried(words.group(1) if words else "result"):
+        values.append(value)
+        any_changed |= changed
+        left -= {str(one) for one in (value if isinstance(value, tuple) else (value,))} if changed else set()
+        if any_changed and not left:
+            return
+    raise AssertionError(f"{name}: {sorted(left) or values} give the same result as {default!r} ({values} tried). Is it used? If "
+                         "it counts only besides other options, say so in its comment: [only with option=value]; see "
+                         "tests/wiring/values.py")
 
 
 def companions(comment: str) -> dict[str, Any]:
@@ -33,7 +68,9 @@ def companions(comment: str) -> dict[str, Any]:
 def others(annotation: Any, value: Any, comment: str = "") -> list[Any]:
     """Values near `value` that an annotation may allow; some may be out of its range."""
     example = EXAMPLE.search(comment)
-    named = [example.group(1)] if example else []
+    named: list[Any] = [example.group(1)] if example else []
+    if get_origin(annotation) is tuple:
+        named = [(text,) for text in named]
     found = [*named, *_others(annotation, value, comment)]
     return list(dict.fromkeys(other for other in found if other != value or type(other) is not type(value)))
 
@@ -51,7 +88,7 @@ def _others(annotation: Any, value: Any, comment: str) -> Iterator[Any]:
     elif annotation is bool:
         yield not value
     elif annotation is int:
-        yield from (1, 2) if value is None else (value + 1, value - 1, 2 * value, value // 2, 1, 10 * value)
+        yield from (1, 2) if value is None else (value + 1, value - 1, 2 * value, value // 2, 1, 10 * value, 0)
     elif annotation is float:
         yield from (0.01, 1.0, 0.3, 0.0) if value is None else (2 * value, value / 2, 0.5, value + 0.1, 1.0, 10.0, 0.0)
     elif origin is tuple:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, Natural, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -54,7 +54,7 @@ class ConceptPoisoning:
     lr: Positive = 1e-3                # Adam                                                [ours, digits CNN]
     epochs: Positive = 5.0             # passes over R                                       [ours, digits CNN]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: Optimiser = "adam"      # update rule                                         [ours]
+    optimiser: Literal["sgd", "adam"] = "adam"   # update rule [ours]
 
 
 @dataclass(frozen=True)

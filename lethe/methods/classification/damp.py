@@ -43,7 +43,7 @@ class DAMP:
 
     examples: Count = 100              # of each class, at most, for prototypes and probes   [ours]
     folds: Count = 5                   # of the probe                                        [ours]
-    batch_size: Count = 256            # examples per forward pass; no influence             [ours]
+    batch_size: Count = 256            # examples per forward pass [changes nothing: one pass] [ours]
 
 
 def directions(forget: Tensor, retain: Tensor) -> Tensor:

@@ -18,11 +18,13 @@ Deviations: centres from all of R, not from its first 50 batches; F is cycled ov
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, Natural, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -45,7 +47,7 @@ class DUCK:
     epochs: Count = 10                 # passes over R at most                               [official code: 10–200]
     settle: Natural = 2                # passes at lr/4 and λ_f/10 after that                [official code]
     batch_size: Count = 64             # examples of each term per step                      [ours; official 256]
-    optimiser: Optimiser = "adam"      # update rule                                         [official code]
+    optimiser: Literal["sgd", "adam"] = "adam"   # update rule [official code]
 
 
 def centres(features: Tensor, labels: Tensor, classes: int) -> Tensor:

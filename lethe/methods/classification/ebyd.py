@@ -43,12 +43,14 @@ from lethe.maths.importance import gradient_sum
 from lethe.maths.neighbours import continuous
 from lethe.train.loop import Loop, Term
 
+Exposure = Literal["confusion", "ascent", "prune", "perturb"]   # how everything else is forgotten, see above
+
 
 @config
 class EBYD:
     """Options of EBYD."""
 
-    exposure: Literal["confusion", "ascent", "prune", "perturb"] = "confusion"   # see above   [ours, digits; paper ascent]
+    exposure: Exposure = "confusion"   # [only with removal=prune drop=0.2 exposure_steps=10 exposure_lr=0.3 mask_steps=16] [ours]
     removal: Literal["trigger", "prune"] = "trigger"   # see above                           [ours, digits; paper prune]
     defence: Count = 60                # clean examples, |C|                                 [ours; paper 1 % of the training set]
     floor: Fraction = 0.2  # where it stops [only with exposure=ascent exposure_steps=10 exposure_lr=0.1] [official: 0.1–0.2]

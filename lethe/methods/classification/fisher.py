@@ -40,7 +40,7 @@ class Fisher:
     power: Positive = 1.0              # q; 1 official code, 0.5 paper                       [official code]
     cap: Positive = 1e3                # largest (I + 1e-8)^(−q); a tenth for the head       [official code]
     zero_rows: bool = True             # set the head's rows of forgotten classes to 0       [official code]
-    batch_size: Count = 32             # examples whose K gradients are held at once         [ours: memory]
+    batch_size: Count = 32             # examples whose K gradients are held [changes nothing: memory] [ours]
 
 
 def variance(fisher: Tensor, alpha: float, power: float, cap: float) -> Tensor:

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lethe.core.config import Count, Fraction, Natural, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -66,7 +66,7 @@ class GSLoRA:
     lr: Positive = 1e-2                # AdamW                                               [official code]
     epochs: Positive = 10.0            # passes over R' per request                          [ours, digits ViT; official 100]
     batch_size: Count = 64             # examples of each term per step                      [ours; official 48]
-    optimiser: Optimiser = "adamw"     # update rule                                         [official code]
+    optimiser: Literal["sgd", "adamw"] = "adamw"   # update rule [official code]
 
 
 class Change(nn.Module):

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, Natural, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -57,7 +57,7 @@ class SCAR:
     lr: Positive = 5e-4                # Adam                                                [official code]
     epochs: Count = 20                 # passes over the surrogates at most                  [ours, digits CNN; official 30]
     batch_size: Count = 64             # examples of each term per step                      [ours; official 1024]
-    optimiser: Optimiser = "adam"      # update rule                                         [official code]
+    optimiser: Literal["sgd", "adam"] = "adam"   # update rule [official code]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class SLUG:
     evaluations: Count = 10            # looks at the forget set per layer                   [official code]
     target: Fraction = 0.02            # accuracy on F that is enough                        [ours; official 0]
     checked: Fraction = 0.2            # share of F that the search looks at, not the gradient   [ours]
-    batch_size: Count = 256            # examples per gradient; no influence on the result   [ours]
+    batch_size: Count = 256            # examples per gradient [changes nothing: a sum] [ours]
 
 
 def front(importance: list[float], alignment: list[float]) -> list[int]:

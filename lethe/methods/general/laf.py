@@ -17,11 +17,13 @@ Deviations: v_R is fitted to R alone, not to all training data; features are sta
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Positive, config
 from lethe.core.modules import evaluating, seeded
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -41,7 +43,7 @@ class LAF:
     temperature: Positive = 2.0        # τ; larger pushes F less                             [ours, digits CNN; official 5–20]
     epochs: Natural = 20               # turns, each a pass over R by L_E and one by L_A     [official code, MNIST]
     batch_size: Count = 64             # examples of each term per step                      [ours]
-    optimiser: Optimiser = "adam"      # update rule                                         [official code]
+    optimiser: Literal["sgd", "adam"] = "adam"   # update rule [official code]
     latent: Count = 8                  # dimensions of z                                     [official code, MNIST]
     width: Count = 64                  # of the autoencoders' hidden layers                  [ours; official 256–32]
     beta: NonNegative = 0.025          # β, weight of the KL term                            [official code]

@@ -24,12 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, Natural, Optimiser, Positive, config
+from lethe.core.config import Count, Fraction, Natural, Positive, config
 from lethe.core.modules import copied, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -51,7 +52,7 @@ class RFE:
     mu: Positive = 10.0                # μ, penalty and step of the multiplier               [official code]
     lr: Positive = 1e-3                # phase 1; Adam                                       [ours, digits CNN; official 2.5e-6]
     epochs: Count = 5                  # passes over R∖A of phase 1                          [ours, digits CNN; official 1]
-    optimiser: Optimiser = "adam"      # update rule of phase 1                                 [official code]
+    optimiser: Literal["sgd", "adam"] = "adam"   # update rule of phase 1 [official code]
     alpha: Fraction = 0.5              # α, share of W₂² in the guarded loss on F            [official code]
     recover_lr: Positive = 1e-2        # η, phase 2; SGD                                     [ours, digits CNN; official 2e-5]
     recover_epochs: Natural = 6        # passes over A of phase 2; 0: none                   [official code]

@@ -50,7 +50,7 @@ class WoodFisher:
     ridge: NonNegative = 0.0           # λ, weight of ½‖θ‖² in the training loss             [ours: none]
     examples: Count = 1000             # N, retained gradients in the Fisher matrix          [Jia et al. code]
     iterations: Count = 100            # of conjugate gradients, newton only [only with solver=newton] [ours]
-    batch_size: Count = 256            # examples per gradient or product                    [ours]
+    batch_size: Count = 256            # examples per gradient or product [changes nothing: sums] [ours]
 
 
 def woodbury(rows: Tensor, v: Tensor, damping: float) -> Tensor:
