@@ -32,9 +32,9 @@ class Recipe:
     epochs: Positive = 10.0      # passes over the training set
     lr: Positive = 1e-3          # peak learning rate
     batch_size: Count = 64       # examples per step
-    optimiser: Optimiser = "adamw"
+    optimiser: Optimiser = "adamw"   # [only with weight_decay=0.1]
     weight_decay: NonNegative = 0.0
-    momentum: NonNegative = 0.9  # sgd only
+    momentum: NonNegative = 0.9  # [only with optimiser=sgd]
     schedule: Schedule = "constant"   # of the learning rate over the run
     augment: Literal["none", "flip_crop", "drop_prompt"] = "none"   # images: flip_crop; text to image: drop_prompt
 

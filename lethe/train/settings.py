@@ -15,12 +15,12 @@ class Settings:
     """How a run is carried out; the same for every method."""
 
     seed: int = 0
-    device: str = "cpu"
+    device: str = "cpu"                # as torch calls it [tested in test_loop]
     precision: Precision = "float32"   # bfloat16: autocast; 12–35 times slower on CPUs without bf16 units
-    accumulate: Count = 1              # pieces that a batch is cut into; same gradient, less memory
-    distribution: Kind = "none"        # under torchrun
+    accumulate: Count = 1              # pieces that a batch is cut into; less memory [changes nothing: same gradient]
+    distribution: Kind = "none"        # under torchrun [tested in distributed_script]
     max_steps: Count | None = None     # budget over the whole run
-    max_minutes: Positive | None = None
-    checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill
-    cache_mb: NonNegative = 1024.0     # largest table of the original's answers; above it, the original is called at every step
-    tensorboard: bool = False
+    max_minutes: Positive | None = None      # the same in time [tested in test_loop]
+    checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill [tested in test_resume]
+    cache_mb: NonNegative = 1024.0     # largest table of the original's answers; above it, it is asked [tested in test_loop]
+    tensorboard: bool = False          # curves in the run folder [tested in test_loop]

@@ -15,7 +15,7 @@ from lethe.train.modifiers.combine import Apply, Ask
 
 @config
 class Surgery:
-    yields: str = "forget"      # the term that gives way; without a term of this name, the first
+    yields: str = "forget"      # the term that gives way; without a term of this name, the first [e.g. retain]
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
         if len(terms) < 2:

@@ -13,7 +13,7 @@ from lethe.core.config import Positive, config
 @config
 class Exponential:
     temperature: Positive = 1.0 # τ; smaller is closer to the least-forgotten example alone   [ours]
-    term: str = "forget"        # the term that is weighed
+    term: str = "forget"        # the term that is weighed [e.g. retain]
 
     def weights(self, losses: Tensor, term: str) -> Tensor | None:
         if term != self.term:

@@ -13,7 +13,7 @@ from lethe.core.config import NonNegative, Positive, config
 @config
 class Loss:
     power: NonNegative = 0.5    # 0 is uniform                                          [SFRon official code: 0.5]
-    term: str = "forget"        # the term that is weighed
+    term: str = "forget"        # the term that is weighed [e.g. retain]
     floor: Positive = 1e-15     # added to |loss|^power                                 [SFRon official code]
 
     def weights(self, losses: Tensor, term: str) -> Tensor | None:

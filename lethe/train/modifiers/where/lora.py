@@ -28,7 +28,7 @@ class Lora:
     rank: Count = 8             # inner dimension of the adapters                       [paper, §4.2]
     alpha: Positive = 16.0      # scale is alpha / rank                                 [PEFT examples]
     dropout: Fraction = 0.0     # on the adapters' input                                [ours: small forget sets]
-    targets: tuple[str, ...] = ()  # module-name endings; empty: every such layer but the last
+    targets: tuple[str, ...] = ()  # module-name endings; empty: every such layer but the last [e.g. head]
 
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         try:

@@ -15,7 +15,7 @@ from lethe.train.modifiers.where import Draws, Selection
 @config
 class Names:
     patterns: tuple[str, ...]        # shell-style patterns over parameter names
-    without: tuple[str, ...] = ()    # patterns of those that stay all the same
+    without: tuple[str, ...] = ()    # patterns of those that stay all the same [e.g. head.*]
 
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         everything = task.trainable(model)

@@ -17,7 +17,7 @@ from lethe.train.modifiers.where import Draws, Selection
 @config
 class Saliency:
     density: Fraction = 0.5     # share of entries that may move                        [paper]
-    batch_size: Count = 256     # examples per gradient                                 [official code]
+    batch_size: Count = 256     # examples per gradient [changes nothing: a sum]         [official code]
 
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         params = task.trainable(model)
