@@ -156,14 +156,30 @@ def steps(task: Task, objectives: Sequence[Objective], lr: float = LR, momentum:
     return stepped(task.original, objectives, lr, momentum)
 
 
+def adam(
+    model: nn.Module, objectives: Sequence[Objective], lr: float | Sequence[float] = LR, weight_decay: float = 0.0
+) -> Any:
+    """As `stepped`, by Adam; weight_decay as AdamW takes it: θ ← (1 − lr·wd)·θ before the step."""
+    twin = trainable(model)
+    taken = torch.optim.Adam(twin.parameters(), foreach=False)
+    for size, objective in zip([lr] * len(objectives) if isinstance(lr, float) else lr, objectives, strict=True):
+        found = gradient(twin, objective)
+        for key, p in twin.named_parameters():
+            p.grad = found[key]
+            p.data.mul_(1 - size * weight_decay)
+        taken.param_groups[0]["lr"] = size
+        taken.step()
+    return twin
+
+
 def reseed(step: int = 0, call: int = 0, seed: int = 0) -> None:
     """Torch's own generator as the loop sets it before a step."""
     torch.manual_seed(derive(seed, "step", call, step, 0))
 
 
-def order(split: Split, name: str, call: int = 0, seed: int = 0) -> Tensor:
-    """The order in which the loop takes a whole split: what is drawn at random for a batch falls on its rows in turn."""
-    return Order(split, len(split), seed, call, name).draw(0)
+def order(split: Split, name: str, call: int = 0, seed: int = 0, step: int = 0) -> Tensor:
+    """The order in which a step takes a whole split: what is drawn at random for a batch falls on its rows in turn."""
+    return Order(split, len(split), seed, call, name).draw(step)
 
 
 def drawn(name: str, step: int = 0, call: int = 0, seed: int = 0) -> torch.Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import byhand
 import numpy as np
 import pytest
 import torch
@@ -83,3 +84,41 @@ def test_noise_is_no_concept() -> None:
     assert "mark" in outcome.notes[-1]
     with pytest.raises(RequestError, match="other values than 0 and 1"):
         run("concept_poisoning", with_column(task, real * 2), concepts=("mark",))
+
+
+@pytest.mark.parametrize("labels", ["targeted", "random"])
+def test_two_steps_by_hand(labels: str) -> None:
+    task, penalty, alpha, top = byhand.classification(), 0.05, 0.6, 1
+    x = {name: task.original.features(task.splits[name].columns["x"]).detach().double().numpy() for name in ("forget", "retain")}
+    y = {name: task.splits[name].columns["y"].numpy() for name in x}
+    every, known = np.concatenate([x["forget"], x["retain"]]), np.concatenate([y["forget"], y["retain"]])
+
+    def fit(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        centred = a - a.mean(0)
+        square = centred.T @ centred
+        w = np.linalg.inv(square + penalty * np.trace(square) / len(square) * np.eye(len(square))) @ centred.T @ (b - b.mean(0))
+        return w, b.mean(0) - a.mean(0) @ w
+
+    vectors, offsets = [], []
+    for k in range(3):
+        v, _ = fit(every, np.where(known == k, 1.0, -1.0))
+        vectors.append(v)
+        offsets.append(-((every @ v)[known == k].mean() + (every @ v)[known != k].mean()) / 2)
+    level = {name: rows @ np.stack(vectors, 1) + np.array(offsets) for name, rows in x.items()}
+    logits = task.original(torch.cat([task.forget.columns["x"], task.retain.columns["x"]])).detach().double().numpy()
+    w, b = fit(np.concatenate([level["forget"], level["retain"]]), logits)
+    usual = level["retain"].mean(0)
+    mass = np.mean([(c - usual) * w[:, own] for c, own in zip(level["forget"], y["forget"], strict=True)], 0)
+    left = level["forget"].copy()
+    left[:, mass.argmax()] = usual[mass.argmax()]
+    wrong = torch.tensor([max((j for j in range(3) if j != own), key=lambda j: row[j])
+                          for row, own in zip(left @ w + b, y["forget"].tolist(), strict=True)])
+    aims = []
+    for step in range(2):
+        taught, rows = wrong, byhand.order(task.forget, "forget", step=step)
+        if labels == "random":
+            shift = torch.randint(1, 3, (6,), generator=byhand.drawn("forget", step))
+            taught = (task.forget.columns["y"] + torch.zeros(6, dtype=torch.long).index_copy(0, rows, shift)) % 3
+        aims.append(lambda m, taught=taught: byhand.nll(m, task.forget, taught) + alpha * byhand.nll(m, task.retain))
+    found = byhand.run("concept_poisoning", task, labels=labels, top=top, least=0.0, penalty=penalty, alpha=alpha, epochs=2)
+    byhand.assert_same(task, found, byhand.steps(task, aims))

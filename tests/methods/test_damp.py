@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import mean
 
+import byhand
 import numpy as np
 import pytest
 import torch
@@ -14,10 +15,12 @@ from torch import nn
 
 from lethe.audits.recovery.probe import few_of_each, linear
 from lethe.core import catalogue
+from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.select import Where
 from lethe.errors import RequestError
+from lethe.maths.ridge import cross_fitted
 from lethe.methods.classification.damp import deafened, depth_scale, directions, layer_inputs, prototypes
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.small_cnn import SmallCNN
@@ -139,3 +142,31 @@ def test_a_class_of_digits_fades_but_stays_and_less_of_it_is_left_than_after_an_
     )
     assert judged("class", head).forget > found.forget + 15
     assert mean(map(recall, tasks, whole)) < mean(map(recall, tasks, head)) - 0.02
+
+
+def test_the_edit_by_hand() -> None:
+    """Of four examples a class: what the mean of class 2 has outside the span of the other means, by least squares."""
+    plain = byhand.classification(removed=True)
+    columns = {**plain.forget.columns, "x": plain.forget.columns["x"] + 0.7}   # a class that a probe can see
+    task = plain.replaced(plain.original, forget=Split(columns, "forget"))
+    wanted, chosen = byhand.trainable(task.original), {}
+    for name in ("forget", "retain"):
+        split = task.splits[name]
+        order, y = torch.randperm(len(split), generator=generator(0, "damp", name)).tolist(), split.columns["y"].tolist()
+        rows = sorted(i for k in set(y) for i in [i for i in order if y[i] == k][:4])
+        chosen[name] = (split.columns["x"][rows], split.columns["y"][rows])
+    for place, layer in enumerate(("body", "head"), start=1):
+        seen = {key: ((x if layer == "body" else task.original.features(x)).detach().double().numpy(), y.numpy())
+                for key, (x, y) in chosen.items()}
+        gone = seen["forget"][0].mean(0)
+        kept = np.stack([seen["retain"][0][seen["retain"][1] == k].mean(0) for k in (0, 1)], 1)
+        left = gone - kept @ np.linalg.lstsq(kept, gone, rcond=None)[0]
+        q = left / np.linalg.norm(left)
+        both, member = np.concatenate([seen["forget"][0], seen["retain"][0]]), np.repeat([1.0, 0.0], [4, 8])
+        said = cross_fitted(both, member, 3, numpy_generator(0, "damp", layer))
+        area = float(np.mean([[(a > b) + 0.5 * (a == b) for b in said[4:]] for a in said[:4]]))
+        strength = (2 * area - 1) * place / 2
+        assert strength > 0
+        weight = wanted.get_parameter(f"{layer}.weight").data
+        weight -= strength * torch.outer(weight @ torch.tensor(q).float(), torch.tensor(q).float())
+    byhand.assert_same(task, byhand.run("damp", task, examples=4, folds=3), wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from running import run
 from tiny import classification
 
 from lethe.core.modules import evaluating
+from lethe.core.seeds import generator
 from lethe.core.task import Task
 from lethe.maths.losses import margin
 from lethe.methods.classification.dmm import GRID, calibrated
@@ -80,3 +82,60 @@ def test_klom_on_digits() -> None:
     assert forget["retrained"] < forget["dmm"] < 0.75 * min(forget[n] for n in ("finetune", "neggrad_plus", "nothing"))
     assert klom(made["dmm"], "retain") < 1.2 * klom(made["finetune"], "retain")
     assert (margins(made["dmm"], "holdout") > 0).mean() > (margins(oracles, "holdout") > 0).mean() - 0.02
+
+
+def without_them(task: byhand.Classification, damping: float) -> dict[str, torch.Tensor]:
+    """(H + λ)⁻¹ Σ_F ∇ℓ / |R|, layer by layer, from gradients of single examples; labels drawn from the original's answers."""
+    model, rng = byhand.trainable(task.original), generator(0, "curvature")
+    x = task.retain.columns["x"]
+    drawn = torch.multinomial(byhand.soft(task.original(x)).detach(), 1, generator=rng)[:, 0]
+    found: dict[str, torch.Tensor] = {}
+    for layer in ("body", "head"):
+        def rows(y: torch.Tensor, inputs: torch.Tensor, layer: str = layer) -> torch.Tensor:
+            each = [byhand.gradient(model, lambda m, i=i: byhand.cross_entropy(m(inputs[i : i + 1]), y[i : i + 1]).sum())
+                    for i in range(len(y))]
+            return torch.stack([torch.cat([g[f"{layer}.weight"], g[f"{layer}.bias"][:, None]], 1) for g in each]).double()
+
+        fisher = rows(drawn, x)
+        entering = x if layer == "body" else task.original.features(x).detach()
+        a = torch.cat([entering, torch.ones(12, 1)], 1).double()
+        delta = fisher @ a[:, :, None] / (a**2).sum(1)[:, None, None]   # each gradient is delta aᵀ
+        left = torch.linalg.eigh((delta @ delta.transpose(1, 2)).sum(0)).eigenvectors
+        right = torch.linalg.eigh(a.T @ a).eigenvectors
+        values = ((left.T @ fisher @ right) ** 2).mean(0)
+        total = rows(task.forget.columns["y"], task.forget.columns["x"]).sum(0)
+        solved = left @ ((left.T @ total @ right) / (values + damping * values.mean())) @ right.T / 12
+        found |= {f"{layer}.weight": solved[:, :-1].float(), f"{layer}.bias": solved[:, -1].float()}
+    return found
+
+
+@pytest.mark.parametrize("multiplier", [0.7, None])
+def test_three_steps_by_hand(multiplier: float | None) -> None:
+    """The derivative along the step is taken by differences; nine of twelve retained examples are taught, at a falling rate."""
+    task = byhand.known(byhand.classification(), 6)
+    v = without_them(task, 0.5)
+
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        double = byhand.trainable(task.original).double()
+        for name, p in double.named_parameters():
+            p.data += 1e-6 * v[name]
+        return ((double(x.double()) - task.original.double()(x.double())) / 1e-6).detach().float()
+
+    part = torch.randperm(12, generator=generator(0, "dmm", "sample"))[:9]
+    x, kept, y = task.forget.columns["x"], task.retain.columns["x"][part], task.forget.columns["y"]
+    shift, kept_shift = moved(x), moved(kept)
+    task.original.float()
+    mu, before, unseen = multiplier, task.original(x).detach(), task.granted({"holdout"}).holdout
+    if mu is None:
+        aim = float(byhand.nll(task.original, unseen))
+        means = [float(byhand.cross_entropy(before + each * shift, y).mean()) for each in GRID]
+        assert min(means) < aim < max(means)
+        mu = GRID[min(i for i in range(len(GRID)) if means[i] >= aim)]
+    goal, kept_goal = before + mu * shift, task.original(kept).detach() + mu * kept_shift
+
+    def objective(m: byhand.Any) -> torch.Tensor:
+        return ((m(x) - goal) ** 2).sum(1).mean() + ((m(kept) - kept_goal) ** 2).sum(1).mean()
+
+    wanted = byhand.adam(task.original, [objective] * 3, lr=[0.03, 0.02, 0.01])
+    found = byhand.run("dmm", task, multiplier=multiplier, damping=0.5, retain_multiplier=1.5, lr=0.03, epochs=3)
+    byhand.assert_same(task, found, wanted, atol=2e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -54,3 +55,36 @@ def test_a_single_retained_class_is_refused() -> None:
     alone = full.retain.subset((full.retain.columns["y"] == 0).numpy(), "retain")
     with pytest.raises(NeedsUnmet, match="single class"):
         run("duck", Classification(full.original, {"forget": full.forget, "retain": alone}))
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_a_step_of_every_pass_by_hand(target: float) -> None:
+    """At most two full passes, which end once enough is forgotten, and one at a quarter of the rate with a tenth of the pull."""
+    task, weights, heat = byhand.known(byhand.classification(), 6), (0.8, 0.6), 1.7
+    x, y, kept = task.forget.columns["x"], task.forget.columns["y"], task.retain.columns
+    h = task.original.features(kept["x"])
+    centre = torch.stack([h[kept["y"] == k].mean(0) for k in range(3)])
+
+    def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a * b).sum(-1) / a.norm(dim=-1) / b.norm(dim=-1)
+
+    near = [max((k for k in range(3) if k != own), key=lambda k: float(cosine(row, centre[k])))
+            for row, own in zip(task.original.features(x).detach(), y.tolist(), strict=True)]
+    goal = centre[near].detach()
+
+    def objective(share: float) -> byhand.Objective:
+        def loss(m: byhand.Any) -> torch.Tensor:
+            hold = byhand.cross_entropy(m(kept["x"]) / heat, kept["y"]).mean()
+            return share * weights[0] * (1 - cosine(m.features(x), goal)).mean() + weights[1] * hold
+
+        return loss
+
+    wanted, passes = task.original, 0
+    while passes < 2:
+        wanted, passes = byhand.stepped(wanted, [objective(1.0)]), passes + 1
+        if float((wanted(x).argmax(1) == y).float().mean()) <= target:
+            break
+    assert passes == 2 - int(target)
+    wanted = byhand.stepped(wanted, [objective(0.1)], lr=byhand.LR / 4)
+    found = byhand.run("duck", task, pull=weights[0], hold=weights[1], temperature=heat, target=target, epochs=2, settle=1)
+    byhand.assert_same(task, found, wanted)

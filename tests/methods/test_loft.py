@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
+import numpy as np
 import pytest
 import torch
 from running import run
 from tiny import classification
 
+from lethe.core.seeds import generator
 from lethe.errors import ModelError
 from lethe.methods.classification.loft import moment, projection
 from lethe.models.classification.task import Classification
@@ -70,3 +73,35 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
     task = Classification(model, {"forget": full.forget, "retain": full.retain}, head="1")
     with pytest.raises(ModelError, match="Tanh"):
         run("loft", task)
+
+
+@pytest.mark.parametrize("moments", ["raw", "centred"])
+def test_the_projection_by_hand(moments: str) -> None:
+    """Chosen from three sizes and seven weights by what five examples of each set score."""
+    task = byhand.known(byhand.classification(), 4)
+    w, b = (task.original.head.get_parameter(key).detach().double().numpy() for key in ("weight", "bias"))
+    z, y, part = {}, {}, {}
+    for name in ("retain", "forget"):
+        split = task.splits[name]
+        z[name] = task.original.features(split.columns["x"]).detach().double().numpy()
+        y[name], part[name] = split.columns["y"].numpy(), torch.randperm(len(split), generator=generator(0, "loft", name))[:5]
+
+    def share(name: str) -> np.ndarray:
+        rows = z[name] - (z[name].mean(0) if moments == "centred" else 0)
+        return rows.T @ rows / (rows**2).sum()
+
+    found = []
+    for weight in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0):
+        values, vectors = np.linalg.eigh(share("retain") - weight * share("forget"))
+        for size in (2, 3, 5):
+            u = vectors[:, np.argsort(values)[::-1][:size]]
+            new = w @ u @ u.T
+            forget, retain = (float(np.mean(((z[n] @ new.T + b).argmax(1) == y[n])[part[n]])) for n in ("forget", "retain"))
+            found.append((forget, retain, new))
+    enough = [one for one in found if one[0] <= 0.3]
+    best = max(enough, key=lambda one: one[1])
+    assert (0 < len(enough) < len(found) and best[1] < max(one[1] for one in found)) or moments == "centred"
+    wanted = byhand.trainable(task.original)
+    wanted.head.weight.data = torch.tensor(best[2]).float()
+    found_model = byhand.run("loft", task, moments=moments, sizes=3, target=0.3, looked_at=5)
+    byhand.assert_same(task, found_model, wanted)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import byhand
 import numpy as np
 import pytest
+import torch
 from running import run
 from test_acceptance_digits import judged, problem, scores
 from test_acceptance_digits import run as unlearned
 from tiny import classification
 
 from lethe.core.passes import inputs
+from lethe.core.seeds import numpy_generator
 from lethe.maths.kernels import fitted, targets
 from lethe.methods.classification.lood_targets import shares
 
@@ -38,3 +41,32 @@ def test_a_class_that_is_not_retained_keeps_only_what_the_prior_leaves_it() -> N
 def test_targets_are_nearer_to_retraining_than_relabelling(kind: str, own: float, better_than: str) -> None:
     found = judged(kind, [unlearned(task, "lood_targets", seed) for seed, task in enumerate(problem(kind).tasks)])
     assert found.js == pytest.approx(own, abs=0.03) and found.js < scores(kind, better_than).js and found.forget < 2
+
+
+@pytest.mark.parametrize("of", ["inputs", "features"])
+def test_three_steps_by_hand(of: str) -> None:
+    """A process on seven retained examples, solved as it is written."""
+    task, noise, alpha = byhand.classification(), 0.3, 0.7
+    rows = np.sort(numpy_generator(0, "triage").permutation(12)[:7])
+
+    def seen(x: torch.Tensor) -> np.ndarray:
+        found = x if of == "inputs" else task.original.features(x)
+        return found.detach().double().numpy()
+
+    x, q = seen(task.retain.columns["x"][rows]), seen(task.forget.columns["x"])
+    width = np.median([np.linalg.norm(x[i] - x[j]) for i in range(7) for j in range(i)])
+
+    def k(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.exp(-((a[:, None] - b[None]) ** 2).sum(2) / (2 * width**2))
+
+    centred = np.eye(3)[task.retain.columns["y"][rows].numpy()] - 1 / 3
+    share = np.clip(k(q, x) @ np.linalg.inv(k(x, x) + noise * np.eye(7)) @ centred + 1 / 3, 0, None)
+    target = torch.tensor(share / share.sum(1, keepdims=True)).float()
+
+    def objective(m: byhand.Any) -> torch.Tensor:
+        logits = m(task.forget.columns["x"])
+        taught = -(target * (logits - logits.exp().sum(1, keepdim=True).log())).sum(1).mean()
+        return taught + alpha * byhand.nll(m, task.retain)
+
+    found = byhand.run("lood_targets", task, of=of, noise=noise, limit=7, alpha=alpha, lr=0.03, epochs=3)
+    byhand.assert_same(task, found, byhand.adam(task.original, [objective] * 3, lr=0.03), atol=1e-5)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import generator
+from lethe.core.split import Split
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet
 from lethe.methods.classification.lotus import rf_jsd, soft_cross_entropy, temperature
@@ -52,3 +55,41 @@ def test_single_examples_need_unseen_data() -> None:
     bare = task.replaced(holdout=None)
     with pytest.raises(NeedsUnmet):
         run("lotus", bare)
+
+
+@pytest.mark.parametrize("case", ["given", "measured", "whole class"])
+def test_a_step_of_two_epochs_by_hand(case: str) -> None:
+    task, alpha = byhand.known(byhand.classification(removed=case == "whole class"), 5), 3.0
+    if case == "whole class":
+        task = byhand.classification(removed=True)
+        columns = {**task.forget.columns, "x": task.forget.columns["x"] + 0.3}
+        task = task.replaced(task.original, forget=Split(columns, "forget"))
+    unseen = task.granted({"holdout"}).holdout.columns
+    measured = float((task.original(unseen["x"]).argmax(1) == unseen["y"]).float().mean())
+    aim = {"given": 0.4, "measured": measured, "whole class": 0.0}[case]
+    x, y = task.forget.columns["x"], task.forget.columns["y"]
+    some = task.retain.subset(torch.randperm(12, generator=generator(0, "lotus"))[:6].numpy(), "lotus-retain")
+    wanted, taus = task.original, []
+    for epoch in range(2):
+        accuracy = float((wanted(x).argmax(1) == y).float().mean())
+        if epoch and aim == accuracy == 0:
+            break
+        taus.append(math.exp(alpha * (accuracy - aim)))
+        byhand.reseed(0, epoch)
+        drawn = []
+        for split, name in ((some, "retain"), (task.forget, "forget")):
+            rows = byhand.order(split, name, epoch)
+            z = task.original(split.columns["x"][rows]).detach()
+            drawn.append((split.columns["x"][rows], z - torch.empty_like(z).exponential_().log()))
+        (kept, noisy), (gone, blurred) = drawn
+        hard = torch.nn.functional.one_hot(noisy.argmax(1), 3)
+        soft = torch.softmax(blurred / taus[-1], 1)
+
+        def objective(m: torch.nn.Module, kept: torch.Tensor = kept, gone: torch.Tensor = gone, hard: torch.Tensor = hard,
+                      soft: torch.Tensor = soft) -> torch.Tensor:
+            return -(hard * m(kept).log_softmax(1)).sum(1).mean() - (soft * m(gone).log_softmax(1)).sum(1).mean()
+
+        wanted = byhand.adam(wanted, [objective], lr=0.03, weight_decay=0.2)
+    options = {"unseen_accuracy": 0.4} if case == "given" else {}
+    found = byhand.run("lotus", task, alpha=alpha, share=0.5, lr=0.03, epochs=2, weight_decay=0.2, margin=1.0, **options)
+    byhand.assert_same(task, found, wanted, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import byhand
+import pytest
 import torch
 from running import run
 from tiny import classification
@@ -96,3 +98,41 @@ def test_batch_norm_statistics_and_dropout_are_left_alone() -> None:
     assert state_fingerprint(task.original) == before
     assert torch.equal(outcome.model.get_buffer("1.running_mean"), model.get_buffer("1.running_mean"))
     assert not outcome.model.training
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0])
+def test_a_step_of_every_pass_by_hand(delta: float) -> None:
+    """Squared slopes of single logits at single inputs; the run ends after a pass that brought them down far enough."""
+    task, kappa = byhand.classification(), 1.1
+    rows = byhand.order(task.forget, "forget")
+
+    def slope(m: torch.nn.Module, x: torch.Tensor, k: int) -> torch.Tensor:
+        x = x.clone().requires_grad_(True)
+        return (torch.autograd.grad(m(x[None])[0, k], x, create_graph=True)[0] ** 2).sum()
+
+    def mean(m: torch.nn.Module) -> float:
+        return sum(slope(m, x, int(y)).item() for x, y in zip(*map(task.forget.columns.get, "xy"), strict=True))
+
+    wanted, start, passes, held = byhand.trainable(task.original), mean(byhand.trainable(task.original)), 0, []
+    before = byhand.trainable(task.original)
+    while passes < 2:
+        byhand.reseed(0, passes)
+        shift = torch.randint(1, 3, (6,))
+        rows = byhand.order(task.forget, "forget", passes)
+        x, y = task.forget.columns["x"][rows], task.forget.columns["y"][rows]
+
+        def objective(m: torch.nn.Module, x: torch.Tensor = x, y: torch.Tensor = y, shift: torch.Tensor = shift) -> torch.Tensor:
+            total = torch.zeros(())
+            for one, own, by in zip(x, y.tolist(), shift.tolist(), strict=True):
+                k = (own + by) % 3
+                bound = kappa * slope(before, one, k).detach()
+                other = slope(m, one, k)
+                held.append(bool(other > bound))
+                total = total + (slope(m, one, own) - torch.minimum(other, bound)) / 6
+            return total
+
+        wanted, passes = byhand.stepped(wanted, [objective]), passes + 1
+        if mean(wanted) <= delta * start:
+            break
+    assert passes == 2 - int(delta) and (delta or 0 < sum(held) < len(held))
+    byhand.assert_same(task, byhand.run("mu_mis", task, delta=delta, kappa=kappa, epochs=2), wanted, atol=1e-5)
