@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +29,10 @@ class Guard(nn.Module, ABC):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+
+    def admitted(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as the model inside reads them: a blacklist replaces what it refuses. Asked when pictures are drawn."""
+        return list(prompts)
 
     @abstractmethod
     def save(self, folder: Path) -> None:

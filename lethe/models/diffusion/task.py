@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.families.diffusion import DiffusionTask, PictureJudge
+from lethe.core.guard import Guard
 from lethe.core.modules import evaluating, has_convolutions
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
@@ -236,7 +237,8 @@ class Diffusion(DiffusionTask):
         guidance: float | None = None,
     ) -> Tensor:
         """Pictures for prompts; equal seeds give equal starting noise for every model.  -> [n, 3, H, W] in [−1, 1]"""
-        drawn = self.draw_from(model, self.text(self.tokens(prompts)), seed, steps, guidance)
+        read = model.admitted(prompts) if isinstance(model, Guard) else prompts
+        drawn = self.draw_from(model, self.text(self.tokens(read)), seed, steps, guidance)
         return torch.cat([self.decode(some) for some in torch.split(drawn, TOGETHER)])
 
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lethe.core.guard import Guard, bare
 from lethe.errors import ModelError, OutOfRange
 
 # the matrix that writes an MLP's result into the residual stream: Llama, Mistral, Qwen, Gemma, Phi-3 | GPT-2,
@@ -44,6 +45,9 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor) -> Tensor:
     Sequences are padded on the right and attention is causal, so pads cannot reach what stands before them; without a
     mask attention takes its fast path.
     """
+    if isinstance(model, Guard):   # it answers as a whole: nothing inside it is looked at
+        guarded: Tensor = model(input_ids=ids, use_cache=False).logits[keep]
+        return guarded
     seen: list[bool] = []
 
     def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -160,7 +164,7 @@ def require_alike(model: nn.Module, other: nn.Module, what: str) -> None:
 
 def require_vocabulary(model: nn.Module, size: int) -> None:
     """ModelError when the model does not have as many tokens as the data were written with."""
-    own = len(_table(model))
+    own = len(_table(bare(model)))
     if own < size:
         raise ModelError(f"{type(model).__name__} has {own} tokens, but the data are written in the {size} of the original, so "
                          "its answers cannot be compared token by token. Provide models that share the original's tokenizer.")
