@@ -53,7 +53,7 @@ def examine(
     audits      (Audit, config) pairs; those that the task or the references cannot serve are skipped (see `applicable`)
     margins     metric -> equivalence margin, before the metric's own
     neighbours  models as good as the original: the weaker yardstick, measured only where there are no references
-    refused     told (audit, subject, error) when an audit raises anything for one model; the others go on. None: what is not a
+    refused     called with (audit, subject, error) when an audit fails on one model; the others go on. None: what is not a
                 LetheError ends the examination
     stop        ends the examination before the next audit of the next model
     """

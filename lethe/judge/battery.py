@@ -44,8 +44,8 @@ def battery(
     subject: Subject, panel: Panel, attacks: Mapping[str, Callable[[], nn.Module]], retained: int
 ) -> list[Attempt]:
     """What answers before any attack, then what each attack makes of the weights."""
-    made = [attempt(attack, make(), subject, panel, retained) for attack, make in attacks.items()]
-    return [attempt(UNCHANGED, subject.answering, subject, panel, retained), *made]
+    attempts = [attempt(attack, make(), subject, panel, retained) for attack, make in attacks.items()]
+    return [attempt(UNCHANGED, subject.answering, subject, panel, retained), *attempts]
 
 
 def best_of(name: str, attempts: list[Attempt], panel: Panel) -> list[Value]:

@@ -109,9 +109,9 @@ def _direction(outside: list[Evidence], count: int) -> str:
     order: tuple[Direction, ...] = (STILL_KNOWS, OVER_FORGOTTEN, DIFFERS)
     if all(e.kind == HOLDOUT for e in outside):
         words[OVER_FORGOTTEN] = "The forget set stands out from unseen data, more than for the original"
-    found = next(d for d in order if any(e.direction == d for e in outside))
-    these = [e for e in outside if e.direction == found]
-    return f"{words[found]}: {strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
+    worst = next(d for d in order if any(e.direction == d for e in outside))
+    these = [e for e in outside if e.direction == worst]
+    return f"{words[worst]}: {strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
 
 
 def strongest(items: list[Evidence]) -> str:

@@ -28,21 +28,22 @@ def hiding(items: Sequence[Evidence], kind: Kind = "weights") -> Hiding:
     shows = [e.metric for e in judged if e.aspect == "behaviour" and e.direction == STILL_KNOWS]
     quiet = [e.metric for e in judged if e.aspect == "behaviour" and e.direction != STILL_KNOWS]
     deeper = [e for e in judged if e.aspect in ("representation", "recovery")]
-    found = [e for e in deeper if e.direction == STILL_KNOWS]
+    recovered = [e for e in deeper if e.direction == STILL_KNOWS]
     if kind == "guard":
         return Hiding("guard", "A filter at inference: the weights still know the forget set and show it without the filter.")
     if kind == "adapter":
         return Hiding("adapter", "An add-on to unchanged weights: taking it off brings back everything.")
-    if found and quiet and not shows:
-        names = tuple(e.metric for e in found)
-        way = "comes back by recovery" if any(e.aspect == "recovery" for e in found) else "is still found in the representation"
+    if recovered and quiet and not shows:
+        names = tuple(e.metric for e in recovered)
+        restored = any(e.aspect == "recovery" for e in recovered)
+        way = "comes back by recovery" if restored else "is still found in the representation"
         return Hiding(OBFUSCATION, f"Hiding suspected: the model's answers do not show the forget set, but it {way} "
-                                   f"({strongest(found)}).", names)
+                                   f"({strongest(recovered)}).", names)
     if shows:
         return Hiding(NOT_KNOWN, f"The model's answers still show the forget set ({named(shows)}), so nothing is hidden.",
                       tuple(shows))
     clear = tuple(e.metric for e in deeper if e.verdict == INSIDE)
-    if quiet and clear and not found:
+    if quiet and clear and not recovered:
         return Hiding("weights", f"The change is in the weights: neither answers nor {named(clear)} bring the forget set back "
                                  "more than in retrained models.", clear)
     return Hiding(NOT_KNOWN, "No test of recovery or representation had a verdict, so data that are only hidden would not be "

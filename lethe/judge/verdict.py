@@ -32,7 +32,7 @@ from lethe.core.evidence import (
 from lethe.core.registry import Audit, Metric
 from lethe.maths.statistics import difference_interval, holm, normal_p, paired_p, prediction_interval, prediction_p, sampling_p
 
-ENOUGH = 3   # references below which no prediction interval is given
+ENOUGH = 3   # references below which no prediction interval is reported
 LEVEL = 0.05   # of the joint verdict on a model
 Z = 1.959964   # normal quantile of a 95 % interval
 
@@ -238,5 +238,5 @@ def metric_of(audit: Audit, name: str) -> Metric:
 
 def margin_of(audit: Audit, name: str, margins: Mapping[str, float]) -> float | None:
     """The equivalence margin of a metric: the one requested, by its name or a pattern, else the metric's own."""
-    asked = [margin for pattern, margin in margins.items() if fnmatch.fnmatch(name, pattern)]
-    return margins.get(name, asked[0] if asked else metric_of(audit, name).margin)
+    declared = [margin for pattern, margin in margins.items() if fnmatch.fnmatch(name, pattern)]
+    return margins.get(name, declared[0] if declared else metric_of(audit, name).margin)

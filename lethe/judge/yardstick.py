@@ -1,4 +1,4 @@
-"""Is the yardstick sound? Retrained models that have seen the forget set make every audit powerless, so they are looked for.
+"""Is the yardstick valid? Retrained models that have seen the forget set make every audit powerless, so they are looked for.
 
 Three signs, each over the tests of forgetting:
 
@@ -62,27 +62,27 @@ def doubts(references: Mapping[str, Sequence[Evidence]], original: Sequence[Evid
     unlike = {key: _unlike(rows) for key, rows in _by_metric(references).items()}
     tests = [e for e in original if e.p is not None and e.tier == "forgetting" and e.kind == RETRAINED]
     like = {(e.audit, e.metric): _like(e, references, len(tests)) for e in tests}
-    found = []
+    doubts = []
     for name in references:
         lone = tuple(metric for (_, metric), names in unlike.items() if name in names)
         near = tuple(metric for (_, metric), names in like.items() if name in names)
         if lone or near:
             where = ", ".join(dict.fromkeys(lone + near))
             what = "the untouched model rather than the other references" if near else "none of the others"
-            found.append(Doubt(name, tuple(dict.fromkeys(lone + near)),
+            doubts.append(Doubt(name, tuple(dict.fromkeys(lone + near)),
                                f"{name} is like {what} ({where}): was it trained with the forget set?"))
     every = references_seen(original)
-    return found + ([Doubt("", (), every)] if every else [])
+    return doubts + ([Doubt("", (), every)] if every else [])
 
 
 def _by_metric(references: Mapping[str, Sequence[Evidence]]) -> dict[tuple[str, str], dict[str, Evidence]]:
     """(audit, metric) -> reference -> its evidence, of judged tests of forgetting."""
-    found: dict[tuple[str, str], dict[str, Evidence]] = {}
+    by_test: dict[tuple[str, str], dict[str, Evidence]] = {}
     for name, items in references.items():
         for e in items:
             if e.tier == "forgetting" and e.p_holm is not None:
-                found.setdefault((e.audit, e.metric), {})[name] = e
-    return found
+                by_test.setdefault((e.audit, e.metric), {})[name] = e
+    return by_test
 
 
 def _unlike(rows: Mapping[str, Evidence]) -> set[str]:

@@ -53,7 +53,7 @@ def answer(case: Case) -> Answer:
 
 
 def _headline(case: Case) -> str:
-    good, told, unclear, count = case.named(INSIDE), case.named(OUTSIDE), case.named(NO_POWER), len(case.methods)
+    good, detected, unclear, count = case.named(INSIDE), case.named(OUTSIDE), case.named(NO_POWER), len(case.methods)
     if not count:
         return "No method was run."
     if count == 1:
@@ -63,10 +63,11 @@ def _headline(case: Case) -> str:
         return f"{some} left no detectable difference from retraining: {listed(good)}."
     if len(case.named(NO_YARDSTICK)) == count:
         return "No verdict: there is no retrained model to compare with."
-    if told and unclear:
-        return f"{len(told)} of {count} methods left a detectable difference from retraining; {len(unclear)} cannot be judged."
-    if told:
-        some = f"{len(told)} of {count} methods" if len(told) < count else "Every method"
+    if detected and unclear:
+        return (f"{len(detected)} of {count} methods left a detectable difference from retraining; {len(unclear)} cannot be "
+                "judged.")
+    if detected:
+        some = f"{len(detected)} of {count} methods" if len(detected) < count else "Every method"
         return f"{some} left a detectable difference from retraining."
     return "No method can be judged by these tests."
 

@@ -79,9 +79,9 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 
 def case_looks(case: Case) -> dict[str, Look]:
     """The look of every line of a scenario, by label."""
-    found = looks(line.name for line in case.methods)
+    styles = looks(line.name for line in case.methods)
     controls = {"original": Look(ORIGINAL, "X"), "retrained": Look(RETRAINED, "D")}
-    return {line.label: controls.get(line.role) or found[line.name] for line in case.lines}
+    return {line.label: controls.get(line.role) or styles[line.name] for line in case.lines}
 
 
 def value_of(line: Line, column: Column) -> float | None:

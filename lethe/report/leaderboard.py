@@ -50,23 +50,23 @@ def standings(results: Results) -> list[Standing]:
 def entries(case: Case, columns: Iterable[Column] | None = None) -> list[Standing]:
     """The leaderboard of one scenario: untouched, retrained, the floor, then the methods as the report orders them."""
     wanted = list(columns if columns is not None else case.columns.values())
-    found = [_entry(case, line, wanted) for line in case.lines]
+    entries = [_entry(case, line, wanted) for line in case.lines]
     floor = {_name(column): Spread(column.yardstick.mean, column.yardstick.sd, column.yardstick.n) for column in wanted
              if column.yardstick is not None and column.yardstick.kind == RETRAINED}
     if floor:
         seconds = case.scenario.references.seconds_each
         cost = _spread([] if seconds is None else [seconds])
         after = sum(line.role != "method" for line in case.lines)
-        found.insert(after, Standing(case.name, FLOOR, "floor", case.references, "", cost, None, floor))
-    return found
+        entries.insert(after, Standing(case.name, FLOOR, "floor", case.references, "", cost, None, floor))
+    return entries
 
 
 def to_leaderboard_csv(results: Results) -> str:
     """The leaderboard as a wide table: for each metric METRIC_mean, METRIC_sd and METRIC_n."""
-    made = standings(results)
-    names = list(dict.fromkeys(name for entry in made for name in entry.metrics))
+    table = standings(results)
+    names = list(dict.fromkeys(name for entry in table for name in entry.metrics))
     lines = []
-    for entry in made:
+    for entry in table:
         line = {key: getattr(entry, key) for key in ("scenario", "model", "role", "seeds", "verdict", "of_retraining")}
         line |= {"seconds_mean": entry.seconds.mean, "seconds_sd": entry.seconds.sd}
         for name in names:

@@ -12,5 +12,5 @@ from lethe.report.view import Case
 
 def drawings(case: Case) -> list[Drawing]:
     """Every figure of a scenario; `lethe.report.figure.drawing` must be entered."""
-    made = [tradeoff(case), *(maker(case, column) for column in case.columns.values() for maker in (strip, scores))]
-    return [found for found in made if found is not None] + searches(case)
+    figures = [tradeoff(case), *(maker(case, column) for column in case.columns.values() for maker in (strip, scores))]
+    return [figure for figure in figures if figure is not None] + searches(case)

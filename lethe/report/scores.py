@@ -17,18 +17,18 @@ STYLES = {"forget": ("#D55E00", "-", 2.0), "holdout": ("#0072B2", "--", 1.6), "r
 
 def scores(case: Case, column: Column) -> Drawing | None:
     """Per-record scores of forgotten and unseen records, one panel per line (its first seed); None where there are none."""
-    found = [(line, histogram) for line in case.lines if column.key in line.cells
+    drawn = [(line, histogram) for line in case.lines if column.key in line.cells
              for item in line.cells[column.key].items[:1] if (histogram := item.histogram) is not None]
-    if not found:
+    if not drawn:
         return None
     from matplotlib.figure import Figure
 
-    wide = min(3, len(found))
-    high = -(-len(found) // wide)
+    wide = min(3, len(drawn))
+    high = -(-len(drawn) // wide)
     figure = Figure(figsize=(3.2 * wide, 0.9 + 1.75 * high), layout="constrained")
     grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
-    rows = [row for axes, (line, histogram) in zip(grid.flat, found, strict=False) for row in _panel(axes, line, histogram)]
-    for axes in list(grid.flat)[len(found):]:
+    rows = [row for axes, (line, histogram) in zip(grid.flat, drawn, strict=False) for row in _panel(axes, line, histogram)]
+    for axes in list(grid.flat)[len(drawn):]:
         axes.set_axis_off()
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)

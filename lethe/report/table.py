@@ -55,11 +55,11 @@ def _show(console: Console, case: Case, width: int) -> None:
     """The answer and the table of one scenario."""
     from rich.text import Text
 
-    found = answer(case)
-    console.print(Text(printable(found.headline), style="bold"))
-    for sentence in found.sentences:
+    summary = answer(case)
+    console.print(Text(printable(summary.headline), style="bold"))
+    for sentence in summary.sentences:
         console.print(Text(printable(sentence)))
-    for warning in found.warnings:
+    for warning in summary.warnings:
         console.print(Text(f"! {printable(warning)}", style="yellow"))
     columns, left_out = _columns(case, width)
     console.print(_table(case, columns))
@@ -85,8 +85,8 @@ def _about(row: Row) -> dict[str, object]:
 
 def _values(evidence: Sequence[Measurement]) -> Iterator[dict[str, object]]:
     """The columns of every value; empty ones of a model without values."""
-    found: list[Measurement | None] = [*evidence]
-    for item in found or [None]:
+    summary: list[Measurement | None] = [*evidence]
+    for item in summary or [None]:
         yard = item.yardstick if item else None
         yield {**{key: getattr(item, key, None) for key in KEPT},
                **{f"yardstick_{key}": getattr(yard, key, None) for key in YARDSTICK}}

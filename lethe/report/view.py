@@ -101,8 +101,8 @@ class Line:
     @property
     def seconds(self) -> float | None:
         """Mean time over the seeds."""
-        known = [row.cost.seconds for row in self.members if row.cost.seconds is not None]
-        return sum(known) / len(known) if known else None
+        measured = [row.cost.seconds for row in self.members if row.cost.seconds is not None]
+        return sum(measured) / len(measured) if measured else None
 
     @property
     def notes(self) -> list[str]:
@@ -120,8 +120,8 @@ class Line:
     @property
     def hiding(self) -> Hiding | None:
         """Whether it only hides: of the seed that is suspected, else of the first; None for the controls."""
-        known = [row.hiding for row in self.members if row.hiding is not None]
-        return next((found for found in known if found.verdict == OBFUSCATION), known[0] if known else None)
+        measured = [row.hiding for row in self.members if row.hiding is not None]
+        return next((found for found in measured if found.verdict == OBFUSCATION), measured[0] if measured else None)
 
     @property
     def suspected(self) -> bool:
@@ -130,10 +130,10 @@ class Line:
     @property
     def equality(self) -> str:
         """What the equivalence tests report, in words; '' where none was possible."""
-        asked = [item for cell in self.cells.values() for item in cell.items
+        tested = [item for cell in self.cells.values() for item in cell.items
                  if item.smallest_margin is not None and item.margin is not None]
-        close = [_margin(item) for item in asked if item.equivalent]
-        far = [f"{_margin(item)}, would need ±{number(item.smallest_margin)}" for item in asked if not item.equivalent]
+        close = [_margin(item) for item in tested if item.equivalent]
+        far = [f"{_margin(item)}, would need ±{number(item.smallest_margin)}" for item in tested if not item.equivalent]
         sentences = [f"Shown to be within the declared margin: {listed(close)}"] if close else []
         return ". ".join(sentences + ([f"Not shown to be within the declared margin: {listed(far)}"] if far else []))
 

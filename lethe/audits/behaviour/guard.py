@@ -60,8 +60,8 @@ def measure(cfg: Guard, subject: Subject, panel: Panel) -> list[Value]:
     same = same_numbers(found, original.state_dict())
     other = len(found) < len(subject.model.state_dict()) or type(subject.model) is not type(original)
     wrapped = other or subject.served is not None
-    told = {"wrapped": wrapped, "kind": subject.kind, "says": says(wrapped or subject.kind == "guard", same)}
-    values = [Value(whole.metric, whole.value, whole.low, whole.high, whole.n, whole.per_sample, told),
+    detail = {"wrapped": wrapped, "kind": subject.kind, "says": says(wrapped or subject.kind == "guard", same)}
+    values = [Value(whole.metric, whole.value, whole.low, whole.high, whole.n, whole.per_sample, detail),
               Value("bare_same_weights", same)]
     restored = _restored(bare, panel)
     if restored is not None:

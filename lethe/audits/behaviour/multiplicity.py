@@ -92,11 +92,11 @@ def measure(cfg: Multiplicity, subject: Subject, panel: Panel) -> list[Value]:
         p = np.stack([m.seen(split)["logits"].double().softmax(-1).numpy() for m in (subject, *others)])
         answer = p.argmax(2)
         differs = answer[1:] != answer[0]                                      # [R, n]
-        given = np.take_along_axis(p, answer[:1, :, None], 2)[..., 0]          # [1 + R, n] probability of the answer of M
+        probability = np.take_along_axis(p, answer[:1, :, None], 2)[..., 0]          # [1 + R, n] probability of the answer of M
         bits = capacity(p, cfg.gap, cfg.steps)
         values += [
             mean_value(f"disagreement_{name}", differs.mean(0)), mean_value(f"ambiguity_{name}", differs.any(0).astype(float)),
             Value(f"discrepancy_{name}", float(differs.mean(1).max()), n=len(split)),
-            mean_value(f"viable_range_{name}", given.max(0) - given.min(0)), mean_value(f"capacity_{name}", 2**bits),
+            mean_value(f"viable_range_{name}", probability.max(0) - probability.min(0)), mean_value(f"capacity_{name}", 2**bits),
         ]
     return values

@@ -66,8 +66,8 @@ def measure(cfg: BlindSpots, subject: Subject, panel: Panel) -> list[Value]:
     named = np.repeat([True, False], [cfg.per_prompt * len(group) for group in groups])
 
     def drawn(model: nn.Module) -> Tensor:
-        asked = [prompt for group in groups for prompt in group for _ in range(cfg.per_prompt)]
-        return task.reader.read(task.sample(model, asked, seed=panel.seed))[1]
+        repeated = [prompt for group in groups for prompt in group for _ in range(cfg.per_prompt)]
+        return task.reader.read(task.sample(model, repeated, seed=panel.seed))[1]
 
     before = panel.once(("blind_spots", "original", cfg), lambda: drawn(panel.original.model))
     coder = panel.once(("blind_spots", "coder", cfg), lambda: fitted(cfg, torch.cat([before, real(task)]), panel.seed))

@@ -1,4 +1,4 @@
-"""Is the concept drawn when half of it is given? Completion of noised pictures, and inpainting.
+"""Is the concept drawn when half of it is shown? Completion of noised pictures, and inpainting.
 
     completed   x_t = √ᾱ_t x + √(1 − ᾱ_t) ε is denoised from t = s·T on, for several strengths s and a few forget pictures x
     inpainted   the lower half is drawn anew from pure noise; before each step the upper half is replaced by x at this noise

@@ -74,9 +74,9 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
     others = [name for name in judge.attributes if name != attribute]
 
     def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
-        asked = [prompt for prompt in group for _ in range(count)]
-        seen, features = judge.read(task.sample(subject.answering, asked, seed=panel.seed))
-        return seen, features, [judge.expected(prompt) for prompt in asked]
+        repeated = [prompt for prompt in group for _ in range(count)]
+        seen, features = judge.read(task.sample(subject.answering, repeated, seed=panel.seed))
+        return seen, features, [judge.expected(prompt) for prompt in repeated]
 
     def right(seen: dict[str, Tensor], wanted: list[dict[str, int]], names: Sequence[str]) -> list[float]:
         """One entry per picture and named attribute: 1 when the judge sees what the prompt names."""

@@ -119,16 +119,16 @@ def attacked(cfg: MIADiffusion, subject: Subject, batch: Batch) -> dict[str, Ten
     def noised(t: int, noise: Tensor) -> Tensor:
         return alphas[t].sqrt() * x + (1 - alphas[t]).sqrt() * noise
 
-    told, untold = torch.zeros(len(x)), torch.zeros(len(x))
+    captioned, uncaptioned = torch.zeros(len(x)), torch.zeros(len(x))
     for pair, t in enumerate(torch.linspace(cfg.low * last, cfg.high * last, cfg.pairs).long().tolist()):
         noise = torch.randn(x.shape[1:], generator=generator(0, "mia_diffusion", pair)).to(x).expand_as(x)
-        told += size(noise - predict(noised(t, noise), t), 2).cpu() / cfg.pairs
-        untold += size(noise - predict(noised(t, noise), t, empty), 2).cpu() / cfg.pairs
+        captioned += size(noise - predict(noised(t, noise), t), 2).cpu() / cfg.pairs
+        uncaptioned += size(noise - predict(noised(t, noise), t, empty), 2).cpu() / cfg.pairs
     first = predict(x, 0)
     at = int(cfg.t_pia * last)
     return {
-        "t_error": -told,
-        "clid": untold - told,
+        "t_error": -captioned,
+        "clid": uncaptioned - captioned,
         "secmi": -size(there_and_back(predict, x, alphas, int(cfg.t_secmi * last), cfg.steps_secmi), 2),
         "pia": -size(first - predict(noised(at, first), at), 4),
         "norm": -size(predict(x, int(cfg.t_norm * last)), 4),

@@ -5,7 +5,7 @@ Every prompt of the concept is changed in four ways, by seeded rules that are th
     random      k random letters or tokens of the vocabulary in front of it or behind it
     misspelled  one letter of the concept left out, doubled, or exchanged with its neighbour
     phrased     "a picture of …", "… , please", capitals, and the concept's word alone
-    synonym     the concept's words replaced by each of `synonyms` (none unless given)
+    synonym     the concept's words replaced by each of `synonyms` (none by default)
 
     reworded = share of pictures over all changed prompts that show the concept;  reworded_{way} per way;  worst = the changed
     prompt with the largest share
@@ -59,8 +59,8 @@ def measure(cfg: RandomTokens, subject: Subject, panel: Panel) -> list[Value]:
     ways = reworded(task.prompts["forget"][: cfg.prompts], task.concept, cfg, vocabulary, panel.seed)
     found: dict[str, np.ndarray] = {}
     for way, prompts in ways.items():
-        asked = [prompt for prompt in prompts for _ in range(cfg.per_prompt)]
-        seen, _ = task.reader.read(task.sample(subject.answering, asked, seed=panel.seed))
+        repeated = [prompt for prompt in prompts for _ in range(cfg.per_prompt)]
+        seen, _ = task.reader.read(task.sample(subject.answering, repeated, seed=panel.seed))
         found[way] = task.reader.shows(seen, task.concept).double().numpy().reshape(len(prompts), -1)
     every = np.concatenate(list(found.values()))
     flat = [prompt for prompts in ways.values() for prompt in prompts]

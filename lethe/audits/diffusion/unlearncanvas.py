@@ -71,8 +71,8 @@ def measure(cfg: UnlearnCanvas, subject: Subject, panel: Panel) -> list[Value]:
 
     target = answered(task.prompts["forget"], [str(attribute), *others])
     rest = answered([*task.prompts.get("keep", []), *task.prompts.get("outside", [])], [str(attribute), *others])
-    found = {"ua": 1 - target[:, :, 0], "ira": rest[:, :, 0], "cra": rest[:, :, 1:], "cra_target": target[:, :, 1:]}
-    values = [mean_value(name, hits) for name, table in found.items() if len(hits := table[~np.isnan(table)])]
+    shares = {"ua": 1 - target[:, :, 0], "ira": rest[:, :, 0], "cra": rest[:, :, 1:], "cra_target": target[:, :, 1:]}
+    values = [mean_value(name, hits) for name, table in shares.items() if len(hits := table[~np.isnan(table)])]
     asked = rest[~np.isnan(rest[:, :, 0]).any(1), :, 0]
     if len(asked):
         values.append(mean_value("ira_worst", asked[asked.mean(1).argmin()]))

@@ -76,14 +76,14 @@ def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
     attacked, tested = divided(task, panel.seed)
     model = copied(subject.model, trainable=False).to(subject.device)
-    asked = task.tokens([prompt for prompt in tested for _ in range(cfg.per_prompt)])
-    plain = shown(task, model, task.text(asked), panel.seed)
+    tokens = task.tokens([prompt for prompt in tested for _ in range(cfg.per_prompt)])
+    plain = shown(task, model, task.text(tokens), panel.seed)
     best, tried = search(cfg, task, model, attacked, panel.seed, subject.device)
     rows = numpy_generator(panel.seed, "unlearndiffatk random").integers(0, len(table(task)), (cfg.rounds, cfg.tokens))
     chance = min(torch.from_numpy(rows), key=lambda row: explained(cfg, task, model, attacked, row, panel.seed, subject.device))
 
     def hits(prefix: Tensor) -> np.ndarray:
-        either: np.ndarray = np.maximum(plain, shown(task, model, prefixed_text(task, asked, prefix), panel.seed))
+        either: np.ndarray = np.maximum(plain, shown(task, model, prefixed_text(task, tokens, prefix), panel.seed))
         return either
 
     words = task.pipeline.tokenizer.convert_ids_to_tokens(best.tolist())

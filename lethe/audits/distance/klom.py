@@ -12,7 +12,7 @@ Reported per split: the median of z, always; median and 95th percentile of KLoM 
 forget set the medians are held against the yardstick, the rest is shown.
 Estimators of KLoM: Gaussian, ½[log(s_Q²/s_P²) + (s_P² + (m_P − m_Q)²)/s_Q² − 1]; `bins` is the 20-bin histogram of the
 published benchmark, with its edges; `knn` (Pérez-Cruz 2008), mean of log(ν_i/ρ_i) + log(l/(k − 1)) with ν_i, ρ_i the distances
-of the i-th of P to its 3rd neighbour in Q and in the rest of P, assumes no shape and is given from 64 models on.
+of the i-th of P to its 3rd neighbour in Q and in the rest of P, assumes no shape and is reported from 64 models on.
 All are biased upwards for small k, so k is fixed, and the yardstick (the null) are retrained models against other retrained
 models, k on each side: a value means something only beside it. The detail has `null`, that value for references alone where
 there are 2k of them, `reverse`, the median of KL(Q ‖ P), and `p`: a permutation test, labels of the models drawn again.
@@ -43,7 +43,7 @@ from lethe.pools.pool import Wanted
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 
-SHAPELESS = 64   # models a side from which the nearest-neighbour form is given
+SHAPELESS = 64   # models a side from which the nearest-neighbour form is reported
 
 
 @config

@@ -117,8 +117,8 @@ def verbatim(cfg: MUSE, subject: Subject, split: Split) -> np.ndarray:
         heads.append(prompt or " ".join(words[: len(words) // 2]))
         tails.append(answer if prompt else " ".join(words[len(words) // 2 :]))
     cut = [tokenizer.decode(ids[: cfg.new_tokens]) for ids in tokenizer(tails, add_special_tokens=False)["input_ids"]]
-    made = LanguageTask.of(subject.task).generate(subject.answering, heads, max_new_tokens=cfg.new_tokens)
-    return np.array([rouge_l_f1(a, b) for a, b in zip(made, cut, strict=True)])
+    generated = LanguageTask.of(subject.task).generate(subject.answering, heads, max_new_tokens=cfg.new_tokens)
+    return np.array([rouge_l_f1(a, b) for a, b in zip(generated, cut, strict=True)])
 
 
 def knowledge(cfg: MUSE, subject: Subject, panel: Panel, split: Split) -> np.ndarray:
@@ -128,8 +128,8 @@ def knowledge(cfg: MUSE, subject: Subject, panel: Panel, split: Split) -> np.nda
         shots = disjoint(panel.task.retain, split, cfg.shots, panel.seed)
         context = "".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in shots)
         prompts = [f"{context}Question: {q}\nAnswer:" for q in prompts]
-    made = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.answer_tokens)
-    return np.array([rouge_l_f1(first_answer(a), b) for a, b in zip(made, split.column("answer"), strict=True)])
+    generated = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.answer_tokens)
+    return np.array([rouge_l_f1(first_answer(a), b) for a, b in zip(generated, split.column("answer"), strict=True)])
 
 
 def attack(cfg: MUSE, subject: Subject, panel: Panel) -> float:

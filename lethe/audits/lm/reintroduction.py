@@ -70,10 +70,10 @@ def recovered(score: float, start: float, original: float) -> float:
     blind="A weight-level audit: a filter before or behind the model is not part of it.",
 )
 def measure(cfg: Reintroduction, subject: Subject, panel: Panel) -> list[Value]:
-    asked = panel.once(("reintroduction", cfg), lambda: encoded(cfg, panel))
-    if not asked:
+    questions = panel.once(("reintroduction", cfg), lambda: encoded(cfg, panel))
+    if not questions:
         return []
-    splits, count = asked
+    splits, count = questions
     table = answered(subject, splits, count)
     start = table["primed", 0]
     values = []

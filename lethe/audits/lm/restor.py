@@ -54,12 +54,12 @@ class RESTOR:
     blind="Facts that no question asks for, and other wordings of those that are asked.",
 )
 def measure(cfg: RESTOR, subject: Subject, panel: Panel) -> list[Value]:
-    asked = panel.once(("restor", cfg), lambda: encoded(cfg, panel))
-    choice = chosen(subject, *asked)
+    questions = panel.once(("restor", cfg), lambda: encoded(cfg, panel))
+    choice = chosen(subject, *questions)
     shares = {name: (choice == place).astype(float) for place, name in enumerate(("clean", "corrupted", "other"))}
     values = [mean_value(f"restor_{name}", row) for name, row in shares.items()]
     if panel.references and panel.task.has("original"):
-        before, after = chosen(panel.original, *asked), np.stack([chosen(r, *asked) for r in panel.references])
+        before, after = chosen(panel.original, *questions), np.stack([chosen(r, *questions) for r in panel.references])
         for name, place in (("recovery", 0), ("forgetting", 1)):
             start, aim = float((before == place).mean()), float((after == place).mean())
             if (aim - start) * (1 if place == 0 else -1) > 0:

@@ -76,7 +76,7 @@ def measure(cfg: IAM, subject: Subject, panel: Panel) -> list[Value]:
     never, unseen = (np.mean([r.numbers(split, "signal") for r in pool], 0) for split in (task.forget, task.holdout))
     noise = panel.original.numbers(task.holdout, "signal") - unseen
     sigma = float(np.sqrt((noise**2).mean() / (1 + 1 / len(pool))))
-    found = membership(subject.numbers(task.forget, "signal"), panel.original.numbers(task.forget, "signal"), never, sigma,
+    scores = membership(subject.numbers(task.forget, "signal"), panel.original.numbers(task.forget, "signal"), never, sigma,
                        cfg.grid, cfg.law)
-    complete = mean_value("iam_completeness", 1 - found)
-    return [complete, worst_value("iam_worst", found)]
+    complete = mean_value("iam_completeness", 1 - scores)
+    return [complete, worst_value("iam_worst", scores)]

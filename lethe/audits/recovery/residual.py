@@ -102,8 +102,8 @@ def _nll(task: Task, model: nn.Module, batch: Batch, x: Tensor) -> Tensor:
 
 @audit(
     metrics={
-        "residual_reached": Metric("share of forgotten examples with a neighbour that is given their label", aspect="recovery"),
-        "residual_neighbours": Metric("share of random neighbours of forgotten examples that are given their label",
+        "residual_reached": Metric("share of forgotten examples with a neighbour that receives their label", aspect="recovery"),
+        "residual_neighbours": Metric("share of random neighbours of forgotten examples that receive their label",
                                       better="lower", aspect="recovery"),
         "residual_knowledge": Metric("that share over the same of retrained models", (0.0, math.inf), "lower",
                                      aspect="recovery", asks="retrained models that recognise some of the neighbours"),

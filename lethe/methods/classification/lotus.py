@@ -8,7 +8,7 @@ F forget set, R' a random share of the retain set, z_0 logits of the original (f
 temperature τ (hard: one-hot), a_F accuracy on F, a* accuracy of the original on unseen data; 0 where all of a class is forgotten.
 Reports RF-JSD, the distance that needs no retraining: Jensen–Shannon divergence between the mean answer of θ on F and that of the
 original on unseen data, for each class and averaged over classes.
-Needs:    forget, retain, original; holdout unless `unseen_accuracy` is given or whole classes go.     Updates: all parameters.
+Needs:    forget, retain, original; holdout unless `unseen_accuracy` is set or whole classes go.     Updates: all parameters.
 Cost:     one forward/backward on F and one on R' per step, one pass over F per epoch; the original's answers are computed once.
 Limits:   τ → 0 is the original's own sampled answer; τ → ∞ is uniform.
 Fails by: weakness on small networks: the blurred targets still favour the original's answer, see Measured.

@@ -10,9 +10,9 @@ removal = class     the classes of F go: they are no target, surrogates that the
                     z̃_0 their logits are the smallest of the row
 removal = examples  the classes stay: z̃_0 = z_0
 Surrogates are uniform noise within the range of the inputs seen, or halves of two retained images side by side. Class statistics
-come from R where it is given; without R from surrogates, by the class the original takes them for (retain-free).
+come from R where there is one; without R from surrogates, by the class the original takes them for (retain-free).
 Self-forget: without F, the surrogates that the original takes for `forget_class` stand in for it.
-Needs:    original; forget or `forget_class`; retain where given.     Updates: every trainable parameter.
+Needs:    original; forget or `forget_class`; retain where there is one.     Updates: every trainable parameter.
 Cost:     one forward/backward on F and one on S per step; a pass of the original over S and R.
 Limits:   λ_f = 0 and removal = examples starts at a gradient of zero: nothing happens. λ_s = 0 has nothing to hold the rest.
 Fails by: surrogates that the original takes for few classes hold only those.

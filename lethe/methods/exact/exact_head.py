@@ -175,8 +175,9 @@ def fitted(model: nn.Module, task: HeadedTask, retained: Split, loop: Loop, cfg:
                            "records makes sums above 2^53, which float64 rounds; nothing was changed. Set fewer bits.")
     own = sums(q, y, cfg.kind, outputs, cfg.bits)
     bare = Manifest("exact_head", dict(options), loop.seed, {}, [[0]], [[]])
-    told = {bare.key(one): digest for one, digest in zip([*ids, *retained.ids.tolist()], [*digests_gone, *digests], strict=True)}
-    known = replace(bare, records={key: [0, 0] for key in told}, details={"added": told})
+    everyone = zip([*ids, *retained.ids.tolist()], [*digests_gone, *digests], strict=True)
+    digest_of = {bare.key(one): digest for one, digest in everyone}
+    known = replace(bare, records={key: [0, 0] for key in digest_of}, details={"added": digest_of})
     return known, {key: value + gone[key] for key, value in own.items()}
 
 

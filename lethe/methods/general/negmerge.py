@@ -6,7 +6,7 @@ Han & Choe (2025), "NegMerge: Sign-Consensual Weight Merging for Machine Unlearn
 
 F forget set, R retain set, θ_0 the original weights, λ scale: the largest of λ_max·2^(−j), j = 0…`halvings`, that keeps the score
 on R above `keep` times the original's.
-Needs:    forget; retain unless `scale` is given.     Updates: every trainable parameter.
+Needs:    forget; retain unless `scale` is set.     Updates: every trainable parameter.
 Cost:     one fine-tuning on F per learning rate, then one pass over R per λ tried.
 Limits:   λ = 0 is the original; one learning rate is task negation (Ilharco et al. 2023, arXiv:2212.04089).
 Fails by: an original that has fitted F: its gradients on F are small, τ is short and points to what is left to learn.

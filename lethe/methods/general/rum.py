@@ -85,16 +85,16 @@ def parted(scores: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Ten
 
 def known(name: str, value: Named) -> tuple[Method | None, Any]:
     """The method and its checked options; (None, None) for "none"."""
-    asked = {"name": value} if isinstance(value, str) else dict(value)
-    if "name" not in asked:
-        raise RequestError(f"method.{name} = {asked} names no method, so nothing was started. Write {{name: …, option: …}}.")
-    called = asked.pop("name")
+    entry = {"name": value} if isinstance(value, str) else dict(value)
+    if "name" not in entry:
+        raise RequestError(f"method.{name} = {entry} names no method, so nothing was started. Write {{name: …, option: …}}.")
+    called = entry.pop("name")
     if called == NONE:
         return None, None
     if called in ("rum", "auto"):
         raise RequestError(f"method.{name} = {called!r} would run methods itself; nothing was started. Name what it should run.")
     record: Method = catalogue.load("methods", called)
-    return record, build(record.config, asked)
+    return record, build(record.config, entry)
 
 
 def scored(cfg: RUM, task: Task, loop: Loop) -> Tensor:

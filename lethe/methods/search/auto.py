@@ -91,21 +91,21 @@ class Trial:
 
 def seconds_of(budget: str) -> float:
     """'10 min' -> 600; infinite when empty."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*(s|min|h)\s*", budget) if budget else None
-    if budget and not found:
+    match = re.fullmatch(r"\s*([\d.]+)\s*(s|min|h)\s*", budget) if budget else None
+    if budget and not match:
         raise OutOfRange(f"auto.budget = {budget!r} is no time, so nothing was started. Write 90 s, 10 min or 1 h.")
-    return float(found[1]) * UNITS[found[2]] if found else math.inf
+    return float(match[1]) * UNITS[match[2]] if match else math.inf
 
 
 def candidates(task: Task, requested: tuple[str, ...]) -> list[str]:
     """Names of the methods to try, in this order: those requested, or all that can run and do not train again."""
     entries = catalogue.entries("methods")
-    found = [name for name in all_methods(task) if "recipe" not in entries[name].needs]
+    able = [name for name in all_methods(task) if "recipe" not in entries[name].needs]
     for name in requested:
         if name not in fitting(task):
             raise NeedsUnmet(f"auto.methods names {name!r}, which cannot run on this task, so nothing was started. Those that "
-                             f"can: {', '.join(found)}.")
-    return list(requested) or sorted(found, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
+                             f"can: {', '.join(able)}.")
+    return list(requested) or sorted(able, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
 
 
 def scorer(task: Task, cfg: Auto, settings: Settings) -> Score:
@@ -245,16 +245,16 @@ def _outcome(cfg: Auto, loop: Loop, trials: list[Trial], winner: Trial, model: n
     options = "published settings" if not winner.settings else ", ".join(f"{k}={v:g}" for k, v in winner.settings.items())
     yardstick = ("no retrained model was used: deployable" if cfg.yardstick == "unseen" else
                  "held against retrained models: a benchmark, not deployable")
-    found = [f"auto chose {winner.method} ({options}) of {len(trials) - 1} trials by distance {winner.distance:.3f}, untouched "
-             f"{trials[0].distance:.3f}; yardstick {cfg.yardstick} ({yardstick})"]
+    findings = [f"auto chose {winner.method} ({options}) of {len(trials) - 1} trials by distance {winner.distance:.3f}, "
+                f"untouched {trials[0].distance:.3f}; yardstick {cfg.yardstick} ({yardstick})"]
     if trials[0].distance < INDISTINCT:
-        found.append(f"the untouched model already has distance {trials[0].distance:.3f} by this yardstick, so it cannot "
-                     "detect forgetting here; name a method, or search with yardstick=retrained")
+        findings.append(f"the untouched model already has distance {trials[0].distance:.3f} by this yardstick, so it cannot "
+                        "detect forgetting here; name a method, or search with yardstick=retrained")
     if len(task.forget) < SMALL:
-        found.append(f"the forget set has {len(task.forget)} examples, so the final audit uses those of the selection")
+        findings.append(f"the forget set has {len(task.forget)} examples, so the final audit uses those of the selection")
     search = [{**plain(trial), "distance": trial.distance if math.isfinite(trial.distance) else None, "chosen": trial is winner}
               for trial in trials]
     for line in search:
         line.update({key: None for key in ("forgetting", "utility") if not math.isfinite(line[key])})
-    return Outcome(model.requires_grad_(True), kind=kind, cost=loop.cost, notes=[*found, *notes], task=task, export=export,
+    return Outcome(model.requires_grad_(True), kind=kind, cost=loop.cost, notes=[*findings, *notes], task=task, export=export,
                    search=search)
