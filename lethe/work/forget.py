@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
+from lethe.errors import LetheError, WorkerDied
 from lethe.pools.subject import Procedure
 from lethe.results.folder import file_name
 from lethe.train.apply import perform
@@ -66,4 +68,14 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
             outcome.save(places.models / name)
         return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))
     except Exception as error:   # any: a comparison of fifty methods continues
+        if job.settings.distribution != "none" and not isinstance(error, LetheError):
+            raise _alone(run, error) from error
         return replace(made, failure=failure(error, f"{places.scenario} {run.name}", places.failures))
+
+
+def _alone(run: Run, error: Exception) -> WorkerDied:
+    """What ends this process, and by torchrun all others: an unexpected error need not be theirs, and they may be waiting in an
+    exchange that this process never joins. What all processes refuse alike (a LetheError) is a row as usual."""
+    return WorkerDied(f"{run.name} failed in process {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')} "
+                      f"({type(error).__name__}: {error}), and the others cannot go on without it, so all of them end. Mend the "
+                      "cause and repeat the command: it goes on from the last checkpoint.")

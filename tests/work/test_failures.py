@@ -13,11 +13,15 @@ import tiny
 import lethe
 from lethe.cli.run import status_of
 from lethe.core.catalogue import load
-from lethe.errors import DiskFull, NeedsUnmet
+from lethe.errors import DiskFull, NeedsUnmet, WorkerDied
 from lethe.report.report import Report
 from lethe.results.schema import Row
+from lethe.train.loop import Settings
 from lethe.work.execute import carry_out
+from lethe.work.forget import run_all
+from lethe.work.job import of_task
 from lethe.work.options import Options
+from lethe.work.request import AuditPlan
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, kind: str, name: str, error: BaseException) -> None:
@@ -101,3 +105,20 @@ def test_from_python_the_row_says_where_it_failed(monkeypatch: pytest.MonkeyPatc
     found = lethe.compare(tiny.classification(), ["random_label", "finetune"], references=0, depth="quick")
     assert "in test_failures.py, line" in (row(found, "random_label").error or "") and row(found, "random_label").log is None
     assert found.verdict("finetune") == "no yardstick"
+
+
+def test_an_unexpected_error_of_one_process_of_many_ends_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny.classification()
+    job = of_task(task, ["finetune"], AuditPlan(), settings=Settings(distribution="ddp"))
+
+    def raising(error: Exception) -> None:
+        def fail(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("lethe.work.forget.perform", fail)
+
+    raising(RuntimeError("shapes differ"))
+    with pytest.raises(WorkerDied, match=r"finetune failed in process 0 of 1 \(RuntimeError: shapes differ\).*all of them end"):
+        run_all(job, task, job.runs_on(task), Options())
+    raising(NeedsUnmet("all refuse it alike"))
+    assert run_all(job, task, job.runs_on(task), Options())[0].failure is not None
