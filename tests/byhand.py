@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.models.classification.task import Classification
+from lethe.models.diffusion.task import Diffusion
+from lethe.models.regression.task import Regression
 from lethe.train.apply import apply
 from lethe.train.order import Order
 from lethe.train.settings import Settings
@@ -85,6 +88,32 @@ def classification(classes: int = 3, removed: bool = False, pictures: bool = Fal
         for p in model.parameters():
             p.mul_(2)
     return Classification(model, splits, recipe, build)
+
+
+def regression() -> Regression:
+    """As `classification`, with one real target each."""
+    rng = torch.Generator().manual_seed(4)
+    splits = {name: Split({"x": torch.randn(n, 4, generator=rng), "y": 2 * torch.randn(n, generator=rng)}, name)
+              for name, n in (("forget", 6), ("retain", 12), ("holdout", 20))}
+
+    def build(seed: int) -> nn.Module:
+        return Net(1)
+
+    torch.manual_seed(1)
+    return Regression(Net(1), splits, Recipe(epochs=1, lr=LR, batch_size=100, optimiser="sgd", momentum=0.0), build)
+
+
+@cache
+def diffusion() -> Diffusion:
+    """Sixteen pictures of coloured shapes and a UNet that has learned nothing; "disk" is to be forgotten."""
+    from lethe.data.shapes import COLOURS, caption, captions, shapes
+    from lethe.models.diffusion import small
+    from lethe.models.diffusion.open import text_to_image
+
+    torch.manual_seed(2)
+    keep = [text for text in captions() if "disk" not in text]
+    return text_to_image(small.pipeline(width=16), "disk", keep[:3], [caption(colour, "disk") for colour in COLOURS][:2],
+                         keep[3:5], shapes(16), steps=2, guidance=1.0)
 
 
 def known(task: Classification, count: int) -> Classification:
@@ -157,16 +186,20 @@ def steps(task: Task, objectives: Sequence[Objective], lr: float = LR, momentum:
 
 
 def adam(
-    model: nn.Module, objectives: Sequence[Objective], lr: float | Sequence[float] = LR, weight_decay: float = 0.0
+    model: nn.Module, objectives: Sequence[Objective], lr: float | Sequence[float] = LR, weight_decay: float = 0.0,
+    only: str = "",
 ) -> Any:
-    """As `stepped`, by Adam; weight_decay as AdamW takes it: θ ← (1 − lr·wd)·θ before the step."""
+    """As `stepped`, by Adam; weight_decay as AdamW takes it: θ ← (1 − lr·wd)·θ before the step.
+
+    only  what stands in the names of the parameters that move
+    """
     twin = trainable(model)
     taken = torch.optim.Adam(twin.parameters(), foreach=False)
     for size, objective in zip([lr] * len(objectives) if isinstance(lr, float) else lr, objectives, strict=True):
         found = gradient(twin, objective)
         for key, p in twin.named_parameters():
-            p.grad = found[key]
-            p.data.mul_(1 - size * weight_decay)
+            p.grad = found[key] if only in key else None
+            p.data.mul_(1 - size * weight_decay if only in key else 1)
         taken.param_groups[0]["lr"] = size
         taken.step()
     return twin
@@ -196,3 +229,24 @@ def assert_same(task: Task, found: nn.Module, wanted: nn.Module, atol: float = 2
         largest = max(largest, float((p.detach() - task.original.get_parameter(key)).abs().max()))
     assert largest > 1000 * atol, "the step is too small to show anything"
 
+
+
+def draws_alike(
+    task: Diffusion, step: int, of: Callable[[nn.Module], nn.Module], band: tuple[float, float] = (0.0, 1.0)
+) -> Objective:
+    """E ‖ε(x_t, t, c) − ε'(x_t, t, ∅)‖² at the noise and the times of a step; ε' of the model that `of` says, constant."""
+    rows, rng, columns = order(task.forget, "forget", step=step), drawn("forget", step), task.forget.columns
+    t = torch.randint(0, 1000, (len(rows),), generator=rng)
+    noise = torch.randn(columns["image"].shape, generator=rng)
+    t = (1000 * band[0] + (band[1] - band[0]) * t).long()
+    level = task.alphas_cumprod[t].view(-1, 1, 1, 1)
+    x = level.sqrt() * columns["image"][rows] + (1 - level).sqrt() * noise
+    text = task.text(columns["tokens"][rows])
+    empty = task.text(task.tokens([""])).expand_as(text)
+
+    def objective(m: Any) -> Tensor:
+        with torch.no_grad():
+            free = of(m)(x, t, encoder_hidden_states=empty)[0]
+        return ((m(x, t, encoder_hidden_states=text)[0] - free) ** 2).mean()
+
+    return objective

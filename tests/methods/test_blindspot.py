@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -9,6 +10,7 @@ from tiny import TASKS
 from torch import nn
 
 from lethe.core.modules import evaluating
+from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.errors import RequestError
@@ -53,3 +55,13 @@ def test_attention_runs_on_convolutions_and_changes_the_result() -> None:
     without, given = (run("blindspot", task, attention=beta).model for beta in (0.0, 50.0))
     assert not torch.equal(without[0].weight, given[0].weight)
     assert not given[0]._forward_hooks, "hooks are taken off again"
+
+
+def test_a_step_of_the_blind_model_and_two_of_the_student_by_hand() -> None:
+    task = byhand.regression()
+    (x, y), (gone, _) = ([task.splits[name].columns[key] for key in "xy"] for name in ("retain", "forget"))
+    blind = byhand.stepped(task.build(derive(0, "blindspot")), [lambda m: ((m(x)[:, 0] - y) ** 2).mean()], lr=0.2)
+    said = blind(gone)[:, 0].detach()
+    aim = [lambda m: (((m(x)[:, 0] - y) ** 2).sum() + ((m(gone)[:, 0] - said) ** 2).sum()) / 18] * 2
+    found = byhand.run("blindspot", task, blind_epochs=1, blind_lr=0.2, epochs=2)
+    byhand.assert_same(task, found, byhand.steps(task, aim))

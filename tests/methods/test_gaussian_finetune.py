@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import TASKS
 from torch import Tensor, nn
 
+from lethe.core.seeds import generator
 from lethe.methods.regression.gaussian_finetune import gaussian_targets
 from lethe.train.loop import Loop, Term
 
@@ -40,3 +42,14 @@ def test_other_targets_are_drawn_once_and_the_retained_stay(monkeypatch: pytest.
     true = torch.cat([task.retain.columns["y"], task.forget.columns["y"]])
     assert not torch.equal(seen[0][kept:], seen[2][kept:]) and seen[0][kept:].max() <= true.max()
     assert abs(float(seen[0][kept:].mean() - true.mean())) < 0.5 * float(true.std())   # 28 draws: sd of the mean is 0.19 of it
+
+
+def test_two_steps_by_hand() -> None:
+    task = byhand.regression()
+    x = torch.cat([task.retain.columns["x"], task.forget.columns["x"]])
+    true = torch.cat([task.retain.columns["y"], task.forget.columns["y"]])
+    z = torch.randn(6, generator=generator(0, "gaussian targets"))
+    other = true.mean() + z * ((true - true.mean()) ** 2).mean() ** 0.5
+    y = torch.cat([task.retain.columns["y"], other.clamp(true.min(), true.max())])
+    aim = [lambda m: ((m(x)[:, 0] - y) ** 2).sum() / 18] * 2
+    byhand.assert_same(task, byhand.run("gaussian_finetune", task, epochs=2), byhand.steps(task, aim))

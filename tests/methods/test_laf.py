@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import classification
+from torch import nn
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.methods.general.laf import bounded, drift, spread_out
 
@@ -67,3 +70,50 @@ def test_forgotten_features_drift_and_retained_ones_stay() -> None:
         with torch.no_grad():
             moved[name] = float(drift(task.features(model, batch), task.features(task.original, batch)).mean())
     assert moved["forget"] > 5 * moved["retain"]
+
+
+def test_two_turns_by_hand() -> None:
+    task, tau, beta = byhand.classification(), 0.7, 0.3
+    x = {name: task.splits[name].columns["x"] for name in ("forget", "retain")}
+    h = {name: task.original.features(rows).detach() for name, rows in x.items()}
+    every = torch.cat([h["forget"], h["retain"]])
+    mean, scale = every.mean(0), every.std(0)
+    coders = {}
+    for place, name in enumerate(("forget", "retain")):
+        seed = derive(0, "laf", place)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encode, decode = (nn.Sequential(nn.Linear(a, 4), nn.ReLU(), nn.Linear(4, b)) for a, b in ((5, 4), (2, 5)))
+        rng, e = torch.Generator().manual_seed(seed), (h[name] - mean) / scale
+        taken = torch.optim.Adam([*encode.parameters(), *decode.parameters()], lr=0.02)
+        for _ in range(3):
+            some = e[torch.randint(len(e), (len(e),), generator=rng)]
+            middle, spread = encode(some).split(2, 1)
+            said = decode(middle + (spread / 2).exp() * torch.randn(len(e), 2, generator=rng))
+            far = -0.5 * (1 + spread - middle**2 - spread.exp()).sum(1)
+            taken.zero_grad()
+            (((said - some) ** 2).sum(1) + beta * far).mean().backward()
+            taken.step()
+        coders[name] = (encode, decode)
+
+    def extract(m: byhand.Any) -> torch.Tensor:
+        value = {}
+        for name, (encode, decode) in coders.items():
+            e = (m.features(x[name]) - mean) / scale
+            gap = ((decode(encode(e)[:, :2]) - e) ** 2).sum(1) / 5
+            value[name] = torch.exp(gap / (1 + gap)).mean()
+        return value["retain"] - value["forget"]
+
+    def align(m: byhand.Any) -> torch.Tensor:
+        c = {}
+        for name in x:
+            now = m.features(x[name])
+            c[name] = 1 - (now * h[name]).sum(1) / now.norm(dim=1) / h[name].norm(dim=1)
+        return c["retain"].mean() - (c["forget"] / tau).exp().sum().log()
+
+    wanted = task.original
+    for _ in range(2):
+        wanted = byhand.stepped(byhand.stepped(wanted, [extract], lr=0.2), [align], lr=0.05)
+    found = byhand.run("laf", task, extract_lr=0.2, align_lr=0.05, temperature=tau, beta=beta, epochs=2, latent=2, width=4,
+                       fit_steps=3, fit_lr=0.02)
+    byhand.assert_same(task, found, wanted, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
 from tiny import TASKS
 
@@ -49,3 +50,11 @@ def test_mim_mu_sees_no_retained_data_and_both_start_alike() -> None:
     one = {"lr": 1e-3, "epochs": 0.5, "batch_size": 8}   # a single step: the targets are still equal
     a, b = (dict(forget(task, cfg, progress=False).model.named_parameters()) for cfg in (MiMMU(**one), SDD(**one)))
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_two_steps_by_hand() -> None:
+    """Times are drawn from the middle half of the noise schedule."""
+    task = byhand.diffusion()
+    aims = [byhand.draws_alike(task, step, lambda m: task.original, (0.25, 0.75)) for step in range(2)]
+    wanted = byhand.adam(task.original, aims, lr=0.01, only="attn2")
+    byhand.assert_same(task, byhand.run("mim_mu", task, lr=0.01, epochs=2, low=0.25, high=0.75), wanted, atol=1e-5)

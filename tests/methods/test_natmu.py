@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
@@ -91,3 +93,26 @@ def test_reads_less_of_a_wrong_answer_than_random_labels_on_digits() -> None:
         assert found.js < scores(kind, "random_label").js - 0.2 and found.js < scores(kind, "finetune").js - 0.2
         assert found.retain >= 98 and found.test >= retrained_test_accuracy(kind) - 3
         assert found.forget <= (5 if kind == "class" else 25)
+
+
+@pytest.mark.parametrize("partners", ["likely", "random"])
+def test_two_steps_by_hand(partners: str) -> None:
+    """The learning rate falls by a cosine. Of four classes three are left to each image, so the first comes twice."""
+    task, delta, alpha = byhand.classification(classes=4, pictures=True), -0.2, 0.6
+    (kept, known), (x, y) = ([task.splits[name].columns[key] for key in "xy"] for name in ("retain", "forget"))
+    rng = generator(0, "natmu")
+    score = task.original(x).detach() if partners == "likely" else torch.rand(6, 4, generator=rng)
+    down = torch.tensor([0.0, 0.5, 0.5, 0.0]).view(4, 1).expand(4, 4)
+    shown = [(m + delta).clamp(0, 1) for m in (down, down.T, 0.5 - down, 0.5 - down.T)]
+    images, labels = [], []
+    for image, own, row in zip(x, y.tolist(), score.tolist(), strict=True):
+        ranks = sorted((k for k in range(4) if k != own), key=lambda k: -row[k])
+        for k, mask in zip([*ranks, ranks[0]], shown, strict=True):
+            those = (known == k).nonzero()[:, 0]
+            other = kept[those[torch.randint(len(those), (), generator=rng)]]
+            images.append(mask * image + (1 - mask) * other)
+            labels.append(k)
+    mixed, taught = torch.stack(images), torch.tensor(labels)
+    aim = [lambda m: byhand.cross_entropy(m(mixed), taught).mean() + alpha * byhand.nll(m, task.retain)] * 2
+    found = byhand.run("natmu", task, partners=partners, delta=delta, alpha=alpha, epochs=2)
+    byhand.assert_same(task, found, byhand.steps(task, aim, lr=[byhand.LR, byhand.LR / 2]))

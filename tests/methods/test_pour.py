@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -95,3 +96,20 @@ def test_distillation_and_class_means_fall_short() -> None:
                         for options in ({"variant": "distillation"}, {"direction": "mean"}))
     assert 15 < distilled.forget < 45 and distilled.test >= retrained_test_accuracy("class") - 2
     assert means.retain < 90
+
+
+@pytest.mark.parametrize("direction", ["head", "mean"])
+@pytest.mark.parametrize("variant", ["projection", "distillation"])
+def test_by_hand(variant: str, direction: str) -> None:
+    task = byhand.classification(removed=True)
+    h = task.original.features(task.forget.columns["x"]).detach()
+    d = task.original.head.weight.detach()[2] if direction == "head" else h.mean(0)
+    p = torch.eye(5) - torch.outer(d, d) / (d @ d)
+    wanted = byhand.trainable(task.original)
+    if variant == "projection":
+        wanted.head.weight.data = wanted.head.weight.data @ p
+    else:
+        aim = [lambda m: ((m.features(task.forget.columns["x"]) - h @ p) ** 2).sum(1).mean()] * 2
+        wanted = byhand.steps(task, aim)
+    found = byhand.run("pour", task, variant=variant, direction=direction, epochs=2)
+    byhand.assert_same(task, found, wanted)

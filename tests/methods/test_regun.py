@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from statistics import mean
 
+import byhand
 import numpy as np
 import pytest
 import torch
@@ -145,3 +146,21 @@ def test_a_class_stays_and_wrong_labels_go_in_part_on_digits() -> None:
     print(found)
     assert found["class"].forget > 85   # unseen examples of the class are known as well: there is nothing to be like
     assert found["labels"].js < scores("labels", "finetune").js - 0.1 and found["labels"].retain >= 98
+
+
+@pytest.mark.parametrize("match", ["batch", "class"])
+def test_two_steps_by_hand(match: str) -> None:
+    task, strength = byhand.classification(), 0.6
+    unseen = task.granted({"holdout"}).holdout.columns
+    answers = byhand.soft(task.original(unseen["x"])).detach()
+    aims = []
+    for step in range(2):
+        rows, rng = byhand.order(task.forget, "forget", call=0, step=step), byhand.drawn("forget", step)
+        x, y = task.forget.columns["x"][rows], task.forget.columns["y"][rows]
+        alike = [answers[unseen["y"] == own] for own in y.tolist()]
+        if match == "batch":
+            q = torch.stack([some[torch.randint(len(some), (), generator=rng)] for some in alike]).mean(0).repeat(6, 1)
+        else:
+            q = torch.stack([some.mean(0) for some in alike])
+        aims.append(lambda m, x=x, q=q: strength * byhand.kl(q, byhand.soft(m(x))) + byhand.nll(m, task.retain))
+    byhand.assert_same(task, byhand.run("regun", task, match=match, strength=strength, epochs=2), byhand.steps(task, aims))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import mean
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -144,3 +145,43 @@ def test_it_answers_more_like_retraining_than_its_baseline(kind: str, baseline: 
     found = scores(kind, "rfe")
     assert found.js < scores(kind, baseline).js - 0.05
     assert found.forget <= 3 and found.retain >= 97 and found.test >= retrained_test_accuracy(kind) - 3
+
+
+def test_two_steps_of_each_phase_by_hand() -> None:
+    task, gamma, mu, alpha, cap = byhand.classification(), 0.8, 3.0, 0.4, 1.2
+    x = torch.cat([task.retain.columns["x"], task.forget.columns["x"]])
+    h = task.original.features(x).detach()
+    h = h - h[:12].mean(0)
+    h = h / h.norm(dim=1, keepdim=True)
+    near = (h[:12] @ h[12:].T).max(1).values.tolist()
+    rows = sorted(range(12), key=lambda i: -near[i])
+    a, rest = (task.retain.subset(torch.tensor(sorted(some)).numpy(), "part") for some in (rows[:4], rows[4:]))
+    pinned, price = float(byhand.nll(task.original, rest).detach()), 0.0
+
+    def each(m: byhand.Any) -> torch.Tensor:
+        return byhand.cross_entropy(m(task.forget.columns["x"]), task.forget.columns["y"])
+
+    wanted = task.original
+    for _ in range(2):
+        def lagrangian(m: byhand.Any, price: float = price) -> torch.Tensor:
+            g = byhand.nll(m, rest) - pinned
+            assert 0 < int((each(m) > cap).sum()) < 6
+            return -gamma * each(m).clamp(max=cap).mean() + price * g + mu / 2 * g**2
+
+        wanted = byhand.stepped(wanted, [lagrangian])
+        price += mu * float(byhand.nll(wanted, rest).detach() - pinned)
+    before = each(wanted).detach().sort().values
+    for _ in range(2):
+        def guarded(m: byhand.Any) -> torch.Tensor:
+            return -(1 - alpha) * each(m).mean() + alpha * ((each(m).sort().values - before) ** 2).mean()
+
+        found = [byhand.gradient(wanted, one) for one in (lambda m: byhand.nll(m, a), guarded, lambda m: byhand.nll(m, rest))]
+        up, *held = (torch.cat([g.flatten() for g in each_of.values()]).double() for each_of in found)
+        basis = torch.linalg.qr(torch.stack(held, 1)).Q
+        step = up - basis @ (basis.T @ up)
+        flat = torch.nn.utils.parameters_to_vector(wanted.parameters()).detach() - 0.3 * step.float()
+        wanted = byhand.trainable(wanted)
+        torch.nn.utils.vector_to_parameters(flat, wanted.parameters())
+    model = byhand.run("rfe", task, adjacent=1 / 3, gamma=gamma, cap=cap, mu=mu, epochs=2, alpha=alpha, recover_lr=0.3,
+                       recover_epochs=2)
+    byhand.assert_same(task, model, wanted, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import torch
 from tiny import TASKS
 
@@ -25,3 +26,10 @@ def test_the_target_is_the_edited_models_own() -> None:
     moved = [name for name, p in b.items() if not torch.equal(p, task.original.get_parameter(name))]
     assert moved and all("attn2" in name for name in moved)
     assert max(float((a[name] - b[name]).detach().abs().max()) for name in moved) > 1e-4
+
+
+def test_two_steps_by_hand() -> None:
+    task = byhand.diffusion()
+    aims = [byhand.draws_alike(task, step, lambda m: m) for step in range(2)]
+    wanted = byhand.adam(task.original, aims, lr=0.01, only="attn2")
+    byhand.assert_same(task, byhand.run("sdd", task, lr=0.01, epochs=2), wanted, atol=1e-5)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import classification
 
+from lethe.core.seeds import generator
+from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.slug import SLUG, front, search
 from lethe.methods.classification.slug import run as slug
@@ -68,3 +71,44 @@ def test_biases_alone_are_refused() -> None:
     view = classification().granted({"forget", "retain"})
     with pytest.raises(RequestError, match="no weight matrix"):
         slug.run(SLUG(), view, Loop(view, modifiers=Modifiers(where={"name": "names", "patterns": ("*.bias",)})))
+
+
+@pytest.mark.parametrize("objective", ["logit", "margin", "nll"])
+def test_the_step_by_hand(objective: str) -> None:
+    """Two of six forgotten examples are looked at, the other four give the gradient; both layers are tried where both stand."""
+    task, target, looks = byhand.known(byhand.classification(), 6), 0.0, 6
+    order = torch.randperm(6, generator=generator(0, "slug", "forget"))
+    check, used = (task.forget.subset(part.numpy(), "part") for part in (order[:2], order[2:]))
+
+    def u(m: torch.nn.Module, split: Split) -> torch.Tensor:
+        z, y = m(split.columns["x"]), split.columns["y"]
+        p = byhand.soft(z)[torch.arange(len(y)), y]
+        own = z[torch.arange(len(y)), y]
+        return {"logit": -own, "margin": (1 / p - 1).log(), "nll": -p.log()}[objective].mean()
+
+    g, r = (byhand.gradient(byhand.trainable(task.original), lambda m, s=s: u(m, s)) for s in (used, task.retain))
+
+    def right(layer: str, size: float, split: Split) -> float:
+        twin = byhand.trainable(task.original)
+        twin.get_parameter(layer).data += size * g[layer]
+        return float((twin(split.columns["x"]).argmax(1) == split.columns["y"]).float().mean())
+
+    layers = ["body.weight", "head.weight"]
+    size = {n: float(task.original.get_parameter(n).norm()) for n in layers}
+    importance = {n: float(g[n].norm()) / size[n] for n in layers}
+    alignment = {n: abs(float((g[n] * r[n]).sum() / g[n].norm() / r[n].norm())) for n in layers}
+    one, two = sorted(layers, key=lambda n: -importance[n])
+    tried = []
+    for layer in [one, two] if alignment[two] < alignment[one] else [one]:
+        low, high, at, seen = 0.0, None, size[layer] / 10 / float(g[layer].norm()), []
+        for _ in range(looks):
+            seen.append((right(layer, at, check), at))
+            low, high = (low, at) if seen[-1][0] <= target else (at, high)
+            at = 2 * low if high is None else (low + high) / 2
+        step = min(s for share, s in seen if share == min(share for share, _ in seen))
+        tried.append((right(layer, step, task.retain), layer, step))
+    _, layer, step = max(tried)
+    wanted = byhand.trainable(task.original)
+    wanted.get_parameter(layer).data += step * g[layer]
+    found = byhand.run("slug", task, objective=objective, evaluations=looks, target=target, checked=0.3)
+    byhand.assert_same(task, found, wanted, atol=1e-5)
