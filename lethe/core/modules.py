@@ -24,6 +24,11 @@ def copied(model: nn.Module, trainable: bool) -> nn.Module:
     return twin
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where its weights are: what it is asked must be there too."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def has_convolutions(model: nn.Module) -> bool:
     """Whether it has a 2-d convolution with a square kernel above 1×1."""
     return any(isinstance(m, nn.Conv2d) and m.kernel_size[0] == m.kernel_size[1] > 1 for m in model.modules())

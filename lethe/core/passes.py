@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.core.modules import evaluating
+from lethe.core.modules import device_of, evaluating
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
@@ -85,8 +85,10 @@ def inputs(task: Task, split: Split, features: bool = False) -> np.ndarray:
     numbers = x is not None and (x.is_floating_point() or x.dim() == 4)   # bytes of pictures are, tokens are not
     if x is not None and numbers and not features:
         return x.flatten(1).double().numpy()
-    with evaluating(task.original):
-        return rows(lambda batch: task.features(task.original, batch), plain(split, 256), len(split)).double().numpy()
+    original = task.original
+    with evaluating(original):
+        batches = plain(split, 256, device=device_of(original))
+        return rows(lambda batch: task.features(original, batch), batches, len(split)).double().numpy()
 
 
 def sample(split: Split, limit: int, rng: np.random.Generator) -> Split:

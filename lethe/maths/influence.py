@@ -250,7 +250,7 @@ def trak(queries: Tensor, train: Tensor, wrong: Tensor, ridge: float = 1.0) -> T
     """
     phi = train.double()
     gram = phi.T @ phi
-    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     change: Tensor = -(queries.double() @ torch.linalg.solve(gram, phi.T) * wrong.double()).float()
     return change
 

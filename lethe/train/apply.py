@@ -56,6 +56,8 @@ def perform(
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
     watched = task.granted(NEEDS) if watch else view
     loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched)
+    if view.has("original"):
+        view.original.to(settings.device)   # where the run's batches are
     outcome: Outcome = record.run(cfg, view, loop)
     outcome.method, outcome.task = record.name, task
     outcome.unseen_used |= view.used("holdout") or watched.used("holdout")

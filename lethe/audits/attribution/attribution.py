@@ -24,6 +24,7 @@ Limits:   first order around the original: bad for whole classes; then the quali
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,13 +84,18 @@ def answers(subject: Subject, split: Split) -> np.ndarray:
 def effects(cfg: Attribution, subject: Subject, panel: Panel, queries: Split, records: Split) -> np.ndarray:
     """Change of f at the queries when a record is taken out, at the subject's weights.  [q, records]"""
     task, part = subject.task, panel.part(panel.task.retain, cfg.limit)
-    at = a.curvature(subject.model, lambda: plain(part, BATCH), task.outputs, cfg.damping)
+    model = subject.model.to(subject.device)
+
+    def batches(split: Split) -> Iterator[Batch]:
+        return plain(split, BATCH, device=subject.device)
+
+    at = a.curvature(model, lambda: batches(part), task.outputs, cfg.damping)
 
     def f(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return a.known(task.outputs(model, batch), batch.y)
 
-    return a.influence(subject.model, at, len(panel.task.retain), plain(queries, BATCH), plain(records, BATCH), f,
-                       task.nll).double().numpy()
+    return a.influence(model, at, len(panel.task.retain), batches(queries), batches(records), f,
+                       task.nll).double().cpu().numpy()
 
 
 def story(cfg: Attribution, panel: Panel) -> Story:

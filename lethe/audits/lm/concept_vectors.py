@@ -140,5 +140,6 @@ def attribution(cfg: ConceptVectors, subject: Subject, split: Split) -> Tensor:
 def losses(cfg: ConceptVectors, subject: Subject, split: Split) -> np.ndarray:
     """Loss of each answer, hooks included.  -> [n]"""
     answers = plain(split, cfg.batch_size, device=subject.device, sweep=True)
-    with evaluating(subject.model):
-        return rows(lambda batch: subject.task.nll(subject.model, batch).double(), answers, len(split)).numpy()
+    model = subject.model.to(subject.device)
+    with evaluating(model):
+        return rows(lambda batch: subject.task.nll(model, batch).double(), answers, len(split)).numpy()

@@ -67,12 +67,13 @@ def measure(cfg: Quantise, subject: Subject, panel: Panel) -> list[Value]:
         "int4": partial(nearest, bits=4, group=cfg.group),
         "nf4": partial(normal_float, group=cfg.group),
     }
+    model = subject.model.to(subject.device)
     attacks: dict[str, Callable[[], nn.Module]] = {
-        name: partial(mapped, subject.model, change) for name, change in changes.items()}
+        name: partial(mapped, model, change) for name, change in changes.items()}
     if panel.task.has("retain"):
-        attacks["awq4"] = lambda: calibrated(subject.model, lambda model: _calibrate(cfg, model, subject, panel), 4, cfg.group)
+        attacks["awq4"] = lambda: calibrated(model, lambda twin: _calibrate(cfg, twin, subject, panel), 4, cfg.group)
     values = best_of("quantise", battery(subject, panel, attacks, cfg.retained), panel)
-    same = _same_codes(cfg, subject.model, panel)
+    same = _same_codes(cfg, model, panel)
     return values if same is None else [*values, Value("quantise_same_codes", same)]
 
 

@@ -61,7 +61,7 @@ def shares(mean: np.ndarray) -> np.ndarray:
 def run(cfg: LOODTargets, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     retain = sample(task.retain, cfg.limit, numpy_generator(loop.seed, "triage"))
-    classes = task.outputs(task.original, task.forget.batch([0])).shape[-1]
+    classes = task.outputs(task.original, loop.on_device(task.forget.batch([0]))).shape[-1]
     x, q = (inputs(task, split, cfg.of == "features") for split in (retain, task.forget))
     fit = fitted(x, targets(retain.columns["y"].numpy(), classes), cfg.noise)
     table = torch.tensor(shares(fit.mean(q)), dtype=torch.float32, device=loop.settings.device)

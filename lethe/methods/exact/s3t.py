@@ -91,8 +91,8 @@ class LowRank(nn.Module):
         super().__init__()
         rows, columns = weight.flatten(1).shape
         bound = (3 / columns) ** 0.5   # variance 1/columns
-        self.a = nn.Parameter((2 * torch.rand(rank, columns, generator=rng) - 1) * bound)
-        self.b = nn.Parameter(torch.zeros(rows, rank))
+        self.a = nn.Parameter(((2 * torch.rand(rank, columns, generator=rng) - 1) * bound).to(weight.device))
+        self.b = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
         self.scale = scale
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def train_shard(
     known = state.manifest
     head, where = known.details["head"], parts(records, known)
     for b, sequence in enumerate(known.sequences):
-        model = copied(base, trainable=True)
+        model = copied(base, trainable=True).to(loop.settings.device)   # before the adapters, which go where the weights are
         model.load_state_dict(state.base)
         for t, layers in enumerate(known.details["groups"], 1):
             adapters = {}

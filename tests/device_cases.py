@@ -1,0 +1,147 @@
+"""Everything that computes, as cases that run on any device: each method, modifier and audit on a tiny task of each family.
+
+A new one needs no edit here. What no tiny task can serve is left out and named by `left_out`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple
+
+import tiny
+import torch
+from test_matrix import OPTIONS, small
+from torch import Tensor
+from wiring.problems import classes
+
+from lethe.core import catalogue
+from lethe.core.config import build
+from lethe.core.modules import copied
+from lethe.core.registry import Method
+from lethe.core.task import Task
+from lethe.judge.panel import Panel
+from lethe.pools.shadows import Shadows
+from lethe.pools.subject import Procedure, Subject
+from lethe.train.apply import apply
+from lethe.train.settings import Settings
+
+Kind = Literal["method", "audit", "modifier"]
+TASKS: dict[str, Callable[[], Task]] = {"classification": tiny.classification, "pictures": classes, "regression": tiny.regression,
+                                        "lm": tiny.lm, "diffusion": tiny.diffusion}
+CUT: dict[str, dict[str, Any]] = {"auto": {"trials": 2, "methods": ("finetune", "gradient_ascent")},
+                                  "sisa": {"shards": 2, "slices": 2}}   # what else is long about a method
+FEW = 12   # examples: enough for the audits that want ten unseen ones
+MEMBERS: dict[str, dict[str, Any]] = {"where.names": {"patterns": ("*",)}}   # where a modifier has options without a default
+
+
+class Case(NamedTuple):
+    """One thing on one task."""
+
+    kind: Kind
+    name: str
+    task: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.name}-{self.task}"
+
+
+@cache
+def task_of(key: str) -> Task:
+    """The tiny task, cut down: a recipe of one pass, and few examples where a step takes long."""
+    task = copy.copy(TASKS[key]())
+    task._recipe = dataclasses.replace(task.recipe, epochs=1)
+    if key not in ("lm", "diffusion"):
+        return task
+    return task.replaced(None, **{role: split.subset(range(min(len(split), FEW)), role) for role, split in task.splits.items()})
+
+
+def family_of(key: str) -> str:
+    return "classification" if key == "pictures" else key
+
+
+def cases() -> Iterator[Case]:
+    """Each method and audit on a task of each of its families; each modifier on pictures, and where a run may move on text."""
+    for kind in ("methods", "audits"):
+        for name, entry in sorted(catalogue.entries(kind).items()):
+            for family in ("classification", "regression", "lm", "diffusion"):
+                if entry.fits(family):
+                    key = "pictures" if {"pictures", "convolutions"} & set(entry.needs) and family == "classification" else family
+                    yield Case("method" if kind == "methods" else "audit", name, key)
+    for name in sorted(catalogue.entries("modifiers")):
+        yield from (Case("modifier", name, key) for key in ("pictures", "lm")[: 2 if name.startswith("where.") else 1])
+
+
+def left_out(case: Case) -> str:
+    """Empty, or what the task lacks that the case needs."""
+    task = task_of(case.task)
+    if case.kind == "modifier":
+        return ""
+    entry = catalogue.entries("methods" if case.kind == "method" else "audits")[case.name]
+    needs = {need for need in entry.needs if need not in ("references", "shadows", "procedure")} - set(entry.instead)
+    return ", ".join(task.lacks(needs))
+
+
+def carried_out(case: Case, device: str, task: Task | None = None) -> dict[str, Tensor]:
+    """What the case comes to on the device, as tensors on the CPU.
+
+    task  in place of the tiny one. Its model stands on the CPU beforehand, as it does when a user opens a file.
+    """
+    task = task or task_of(case.task)
+    task.original.cpu()
+    if case.kind == "audit":
+        return audited(case.name, task, device)
+    if case.kind == "modifier":
+        seam = case.name.split(".")[0]
+        return forgotten("finetune" if seam in ("perturb", "average") else "grad_diff", task, device,
+                         {seam: {"name": case.name.split(".")[1], **MEMBERS.get(case.name, {})}})
+    return forgotten(case.name, task, device)
+
+
+def forgotten(name: str, task: Task, device: str, modifiers: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """The weights that a short run of a method leaves."""
+    method: Method = catalogue.load("methods", name)
+    cfg = small(method.config, CUT.get(name, OPTIONS.get(name, {})))
+    outcome = apply(task, method, cfg, Settings(seed=5, device=device), modifiers)
+    model = outcome.model if outcome.served is None else outcome.served
+    return {key: value.detach().cpu() for key, value in model.state_dict().items()}
+
+
+def audited(name: str, task: Task, device: str) -> dict[str, Tensor]:
+    """The values of an audit, each [1]; a text of NaN where it says nothing."""
+    audit = catalogue.load("audits", name)
+    subject, panel = bench(task, device)
+    cut = {f.name: min(f.default, 4) for f in dataclasses.fields(audit.config)
+           if f.name.split("_")[-1] in ("epochs", "steps", "models", "shadows", "pairs", "count") and isinstance(f.default, int)}
+    values = audit.measure(build(audit.config, cut), subject, panel)
+    return {value.metric: torch.tensor([value.value], dtype=torch.float64) for value in values}
+
+
+def bench(task: Task, device: str) -> tuple[Subject, Panel]:
+    """A model whose weights were shaken, beside the original, three references and shadow models."""
+    def model(number: int) -> Subject:
+        return Subject(f"m{number}", shaken(task, 0.05, number), task, 1.0, device)
+
+    procedure = Procedure("finetune", partial(_finetuned, device=device))
+    mine = model(0)
+    subject = dataclasses.replace(mine, name="subject", siblings=[model(1), model(2)], procedure=procedure)
+    original = Subject("original", task.original, task, 1.0, device)
+    panel = Panel(task, original, [model(k) for k in range(3, 7)], "deep", 0,
+                  shadows=Shadows(task, 4, device=device, strategy="serial"))
+    return subject, panel
+
+
+def shaken(task: Task, share: float, seed: int) -> torch.nn.Module:
+    """The original, each weight changed by about `share` of itself."""
+    model, rng = copied(task.original, trainable=False), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1 + share * torch.randn(p.shape, generator=rng))
+    return model
+
+
+def _finetuned(task: Task, seed: int, device: str) -> torch.nn.Module:
+    method: Method = catalogue.load("methods", "finetune")
+    return apply(task, method, small(method.config, {}), Settings(seed=seed, device=device)).model

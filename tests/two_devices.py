@@ -1,0 +1,182 @@
+"""A pretended accelerator: a device whose tensors compute on the CPU and refuse to meet the CPU's. `with Pretended():`
+
+What lies there is a `Far`: a tensor that says so and holds its values in `near`. Every operation is seen, also those of
+backward passes, and raises `TwoDevices` where CUDA would: operands on both devices (but for single values in pointwise
+operations, positions by which a tensor there is indexed, and copies), and draws on one device by a generator of the other.
+Values are those of the CPU to the bit. Importing this gives torch a device for the rest of the process, so tests do it in a
+process of their own, before the first backward pass: it is then that torch counts devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "pretended"
+_setup_privateuseone_for_python_backend(NAME)
+THERE = torch.device(NAME, 0)
+torch.__future__.set_swap_module_params_on_conversion(True)   # parameters stay what they are when they move, as on CUDA
+COPIES = {"aten::copy_", "aten::_to_copy", "aten::_copy_from"}
+INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index",
+           "aten::_unsafe_index_put"}
+FILLED = {"aten::masked_fill", "aten::masked_fill_", "aten::index_fill", "aten::index_fill_", "aten::fill", "aten::fill_"}
+
+
+class TwoDevices(RuntimeError):
+    """Tensors of two devices in one operation."""
+
+
+class Far(Tensor):
+    """A tensor on the pretended device."""
+
+    near: Tensor
+
+    @staticmethod
+    def __new__(cls, near: Tensor) -> Far:
+        made: Far = torch.Tensor._make_wrapper_subclass(cls, near.size(), strides=near.stride(), dtype=near.dtype, device=THERE,
+                                                        storage_offset=near.storage_offset(), layout=near.layout)
+        made.near = near
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:   # so that modules keep their parameters when they move
+        return ["near"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Mapping[str, Tensor], context: None, size: object, stride: object) -> Far:
+        return Far(inner["near"])
+
+    def __repr__(self) -> str:   # type: ignore[override]
+        return f"Far({self.near!r})"
+
+    def tolist(self) -> Any:
+        return self.near.tolist()
+
+    def numpy(self, *, force: bool = False) -> NoReturn:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory")
+
+    def __getitem__(self, place: Any) -> Tensor:   # type: ignore[override]
+        return super().__getitem__(_listed(place))
+
+    def __setitem__(self, place: Any, value: Any) -> None:   # type: ignore[override]
+        super().__setitem__(_listed(place), value)
+
+    def __array__(self, dtype: Any = None) -> NoReturn:
+        self.numpy()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return carried_out(func, args, kwargs or {})
+
+
+class Pretended(TorchDispatchMode):
+    """Sees operations whose operands are all on the CPU: those that make something on the device."""
+
+    def __enter__(self) -> Pretended:
+        self.patches = ExitStack()
+        for name in ("tensor", "as_tensor"):   # of lists: torch would fill memory of the device before any mode sees it
+            self.patches.enter_context(patch.object(torch, name, _made_here_first(getattr(torch, name))))
+        swap = torch.utils.swap_tensors
+        self.patches.enter_context(patch.object(torch.utils, "swap_tensors",   # what stays where it is is not swapped on CUDA
+                                                lambda a, b: swap(a, b) if a.device != b.device else None))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.patches.close()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return carried_out(func, args, kwargs or {})
+
+
+def _made_here_first(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def made(*args: Any, device: torch.device | str | None = None, **kwargs: Any) -> Tensor:
+        return make(*args, **kwargs) if device is None else make(*args, **kwargs).to(device)
+
+    return made
+
+
+def carried_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The operation on the values; its results on the device of its operands, or where `device=` says."""
+    far = any(isinstance(one, Far) for one in (*tensors(args), *tensors(kwargs.values())))
+    asked = kwargs.get("device")
+    if not far and (asked is None or asked.type == "cpu"):
+        return func(*args, **kwargs)
+    name = func._schema.name
+    there = far if asked is None else asked.type == NAME
+    if name == "aten::copy_":
+        there = isinstance(args[0], Far)
+    if name not in COPIES:
+        refuse_two(func, name, args, kwargs)
+    for one in (*args, *kwargs.values()):
+        if isinstance(one, torch.Generator) and there:
+            raise TwoDevices(f"{name}: Expected a 'cuda' device type for generator but found '{one.device}'")
+    given = {key: near(value) for key, value in kwargs.items()}
+    if asked is not None:
+        given["device"] = torch.device("cpu")
+    made = func(*[near(one) for one in args], **given)
+    if name == "aten::_to_copy" and made is near(args[0]):
+        made = made.clone()
+    if not there:
+        return made
+    out = moved(made)
+    return return_and_correct_aliasing(func, args, kwargs, out) if far else out
+
+
+def _listed(place: Any) -> Any:
+    """Lists of positions as tensors: torch would make them on a device that has no memory of its own."""
+    if isinstance(place, tuple):
+        return tuple(_listed(one) for one in place)
+    return torch.tensor(place) if isinstance(place, list) else place
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (one for one in value if isinstance(one, Tensor))
+
+
+def near(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(near(one) for one in value)
+    return value.near if isinstance(value, Far) else value
+
+
+def moved(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(moved(one) for one in value)
+    return Far(value) if isinstance(value, Tensor) else value
+
+
+def refuse_two(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """TwoDevices unless CUDA would take these tensors together."""
+    if name.startswith(("aten::_foreach", "aten::_fused_a", "aten::_fused_sgd")):   # lists, whose members meet one by one
+        lists = [one for one in (*args, *kwargs.values()) if isinstance(one, (list, tuple)) and isinstance((*one, None)[0], Tensor)]
+        groups, single = [list(row) for row in zip(*lists, strict=False)], True
+    else:
+        groups = [[*tensors(operands(name, args)), *tensors(kwargs.values())]]
+        single = torch.Tag.pointwise in func.tags
+    for group in groups:
+        places = {isinstance(one, Far) for one in group if isinstance(one, Far) or not (single and one.dim() == 0)}
+        if len(places) > 1:
+            said = ", ".join(f"{one.device}{list(one.shape)}" for one in group)
+            raise TwoDevices(f"{name}: Expected all tensors to be on the same device, but found {said}")
+
+
+
+def operands(name: str, args: Sequence[Any]) -> Sequence[Any]:
+    """Those arguments that must be on one device."""
+    if name in INDEXED and isinstance(args[0], Far):   # positions may come from the CPU, and so may a single value
+        return [args[0], *(one for one in args[2:3] if not (isinstance(one, Tensor) and one.dim() == 0))]
+    if name in FILLED and isinstance(args[-1], Tensor) and args[-1].dim() == 0:
+        return args[:-1]
+    return args
