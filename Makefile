@@ -4,13 +4,14 @@ PYTHON ?= python3
 # folder of the real data sets; without it, the tests and benchmarks that need it are skipped
 DATA_ROOT ?= ../shared/data
 WORKERS ?= 2
+GPU_WORKERS ?= 8
 
 VENV := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export LETHE_DATA ?= $(if $(wildcard $(DATA_ROOT)),$(abspath $(DATA_ROOT)),)
 
-.PHONY: setup demo test test-slow evidence mutations lint bench clean
+.PHONY: setup demo test test-slow gpu evidence mutations lint bench clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -23,6 +24,10 @@ test: setup lint
 
 test-slow: setup
 	$(VENV)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+
+# every method, modifier and audit on an accelerator, compared with the CPU; prints a table, skips where there is no accelerator
+gpu: setup
+	$(VENV)/python -m pytest -n $(GPU_WORKERS) -m gpu -rs tests/test_gpu.py
 
 # whether the audits can be fooled: fakes are detected, retrained models pass, known answers come out; status 1 if one falls short
 evidence: setup

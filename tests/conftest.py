@@ -21,3 +21,16 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("needs the real data sets: set LETHE_DATA to their folder")
     return Path(root)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of `make gpu`."""
+    found = [dict(report.user_properties) for group in ("passed", "failed") for report in terminalreporter.getreports(group)]
+    rows = [one["device row"] for one in found if "device row" in one]
+    if rows:
+        terminalreporter.section("on the accelerator")
+        terminalreporter.line(f"{'':9} {'name':22} {'task':15} {'s CPU':>7} {'s there':>8} {'difference':>11} {'allowed':>9}  "
+                              "verdict")
+    for row in sorted(rows, key=lambda row: (row["kind"], row["name"], row["task"])):
+        terminalreporter.line(f"{row['kind']:9} {row['name']:22} {row['task']:15} {row['cpu']:7.2f} {row['there']:8.2f} "
+                              f"{row['difference']:11.2g} {row['allowed']:9.2g}  {row['verdict']}")

@@ -160,7 +160,8 @@ def moved(value: Any) -> Any:
 def refuse_two(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """TwoDevices unless CUDA would take these tensors together."""
     if name.startswith(("aten::_foreach", "aten::_fused_a", "aten::_fused_sgd")):   # lists, whose members meet one by one
-        lists = [one for one in (*args, *kwargs.values()) if isinstance(one, (list, tuple)) and isinstance((*one, None)[0], Tensor)]
+        given = [list(tensors([one])) for one in (*args, *kwargs.values()) if isinstance(one, (list, tuple))]
+        lists = [one for one in given if one]
         groups, single = [list(row) for row in zip(*lists, strict=False)], True
     else:
         groups = [[*tensors(operands(name, args)), *tensors(kwargs.values())]]

@@ -55,7 +55,7 @@ class Session:
         self.task = unlimited(self.task)   # a loop and its modifiers may use any operation; data stay as granted
         if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
             raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
-                               "Use device='cpu'.")
+                               "Use device='cpu', or 'auto' for the accelerator where there is one.")
         self.distribution = Distribution(settings.distribution, settings.device)
         self.checkpoints = Checkpoints(self.folder)
         self.tell = self._readers()

@@ -15,7 +15,7 @@ class Settings:
     """How a run is carried out; the same for every method."""
 
     seed: int = 0
-    device: str = "cpu"                # as torch calls it [tested in test_loop]
+    device: str = "cpu"                # auto: the accelerator where there is one; the one used is stored [tested in test_loop]
     precision: Precision = "float32"   # bfloat16: autocast; 12–35 times slower on CPUs without bf16 units
     accumulate: Count = 1              # pieces that a batch is cut into; less memory [changes nothing: same gradient]
     distribution: Kind = "none"        # under torchrun [tested in distributed_script]
@@ -24,3 +24,15 @@ class Settings:
     checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill [tested in test_resume]
     cache_mb: NonNegative = 1024.0     # largest table of the original's answers; above it, it is asked [tested in test_loop]
     tensorboard: bool = False          # curves in the run folder [tested in test_loop]
+
+    def __post_init__(self) -> None:
+        if self.device == "auto":
+            object.__setattr__(self, "device", accelerator())
+
+
+def accelerator() -> str:
+    """The kind of accelerator that torch sees here, e.g. "cuda"; "cpu" where there is none."""
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type

@@ -13,7 +13,7 @@ import torch
 from rounding import bound, difference
 from torch import Tensor, nn
 
-from lethe.core.config import config
+from lethe.core.config import config, plain
 from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
@@ -22,6 +22,7 @@ from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.order import Order
 from lethe.train.run import Run
+from lethe.train.settings import accelerator
 from lethe.train.watchdog import Watch, Watchdog
 
 
@@ -355,3 +356,11 @@ def test_state_of_the_model_and_the_original_is_restored() -> None:
     assert not outcome.model.training and all(p.requires_grad for p in outcome.model.parameters())
     shared = {v.data_ptr() for v in named_tensors(work.original).values()}
     assert not shared & {v.data_ptr() for v in named_tensors(outcome.model).values()}
+
+
+def test_device_auto_stores_the_name_of_the_device_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings(device="auto") == Settings(device=accelerator())
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    assert plain(Settings(device="auto"))["device"] == "cpu"
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    assert plain(Settings(device="auto"))["device"] == "cuda"
