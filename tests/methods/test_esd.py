@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import pytest
 import torch
 from tiny import TASKS
 
 from lethe.api import forget
+from lethe.core.seeds import derive
 from lethe.methods.diffusion.esd import ESD, Edit, esd_target
 from lethe.methods.diffusion.mim_mu import mim_loss
 from lethe.train.loop import Loop
@@ -100,3 +102,27 @@ def test_a_host_prompt_keeps_its_own_prediction_as_base() -> None:
     assert bool((whole.tokens == task.tokens(["a red square"])).all())
     with torch.no_grad():
         assert float(edit.on_visited(task.original, whole).max()) < 1e-8   # η = 0: the target is what it says already
+
+
+@pytest.mark.parametrize("host", ["", "a red square"])
+def test_two_steps_by_hand(host: str) -> None:
+    """At all points of one trajectory for every prompt; the original's own sampler makes these, the targets are written out."""
+    task, eta = byhand.diffusion(), 0.8
+    drawn = [host] * 2 if host else task.prompts["forget"]
+    erased = [task.concept] * 2 if host else drawn
+    text, concept, empty = (task.text(task.tokens(list(some))) for some in (drawn, erased, ["", ""]))
+    rows = []
+    with torch.no_grad():
+        for t, x in task.denoise(task.original, text, derive(0, "esd"), 2, 1.5):
+            if t >= 0:
+                cond, free, base = (task.original(x, t, encoder_hidden_states=one)[0] for one in (concept, empty, text))
+                rows.append((x, t, (base if host else free) - eta * (cond - free)))
+    assert len(rows) == 2
+
+    def objective(m: byhand.Any) -> torch.Tensor:
+        return sum(((m(x, t, encoder_hidden_states=text)[0] - goal) ** 2).mean() for x, t, goal in rows) / 2
+
+    wanted = byhand.adam(task.original, [objective, objective], lr=0.01, only="attn2")
+    found = byhand.run("esd", task, eta=eta, host=host, lr=0.01, steps=2, batch_size=4, trajectories=2, sampler_steps=2,
+                       start_guidance=1.5)
+    byhand.assert_same(task, found, wanted, atol=1e-4)

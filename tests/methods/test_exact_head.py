@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import byhand
 import numpy as np
 import pytest
 import tiny
@@ -149,3 +150,24 @@ def test_accuracy_on_digits(kind: str, least: float) -> None:
 def test_it_runs_by_its_name_with_its_defaults() -> None:
     task = tiny.classification()
     assert lethe.forget(task, "exact_head", progress=False).method == "exact_head"
+
+
+@pytest.mark.parametrize("kind", ["ridge", "bayes"])
+def test_the_head_by_hand(kind: str) -> None:
+    """Fitted to the retained examples alone, with features rounded to quarters."""
+    task, ridge, floor = byhand.classification(), 0.05, 0.3
+    x, y = (task.original.features(task.retain.columns["x"]).detach().double() * 4).round() / 4, task.retain.columns["y"]
+    wanted = byhand.trainable(task.original)
+    if kind == "ridge":
+        mean, hot = x.mean(0), torch.nn.functional.one_hot(y, 3).double()
+        square = (x - mean).T @ (x - mean) + ridge * 12 * torch.eye(5)
+        w = torch.linalg.inv(square) @ (x - mean).T @ (hot - hot.mean(0))
+        weight, bias = w.T, hot.mean(0) - mean @ w
+    else:
+        means = torch.stack([x[y == k].mean(0) for k in range(3)])
+        spread = ((x - means[y]) ** 2).mean(0)
+        assert 0 < (spread < floor).sum() < 5
+        weight = means / spread.clamp(min=floor)
+        bias = torch.tensor([float((y == k).double().mean()) for k in range(3)]).log() - (means * weight).sum(1) / 2
+    wanted.head.weight.data, wanted.head.bias.data = weight.float(), bias.float()
+    byhand.assert_same(task, byhand.run("exact_head", task, kind=kind, bits=2, ridge=ridge, floor=floor), wanted, atol=1e-5)

@@ -50,6 +50,7 @@ def test_two_steps_by_hand() -> None:
     true = torch.cat([task.retain.columns["y"], task.forget.columns["y"]])
     z = torch.randn(6, generator=generator(0, "gaussian targets"))
     other = true.mean() + z * ((true - true.mean()) ** 2).mean() ** 0.5
+    assert ((other > true.max()) | (other < true.min())).any()
     y = torch.cat([task.retain.columns["y"], other.clamp(true.min(), true.max())])
     aim = [lambda m: ((m(x)[:, 0] - y) ** 2).sum() / 18] * 2
     byhand.assert_same(task, byhand.run("gaussian_finetune", task, epochs=2), byhand.steps(task, aim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -9,6 +10,7 @@ from tiny import classification
 from torch.nn.utils import parametrize
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.classification.gs_lora import Change, Changes, GSLoRA, block, changed_layers, merge, requests, short_of, shrunk
@@ -96,3 +98,46 @@ def test_a_class_is_forgotten_on_a_small_task() -> None:
     model = run("gs_lora", task, lr=2e-2, beta=1.0, epochs=20, alpha=0.0).model
     scores = {n: float(task.observe(model, s.batch(range(len(s))))["score"].mean()) for n, s in task.splits.items()}
     assert scores["forget"] <= 0.2 and scores["retain"] >= 0.85
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_two_steps_of_every_request_by_hand(plus: bool) -> None:
+    """The first of two passes without the proximal step; the change is merged before the next class."""
+    task, beta, alpha, bound, far, rate = byhand.classification(), 0.6, 0.1, 1.2, 1.0, 1.0
+    kept, gone = task.retain.columns, task.forget.columns
+    every = torch.cat([task.original(gone["x"]), task.original(kept["x"])]).detach()
+    labels = torch.cat([gone["y"], kept["y"]])
+    proto = byhand.soft(torch.stack([every[labels == k].mean(0) for k in range(3)]))
+    scale, weight = float(torch.tensor(3.0).log()), task.original.body.weight.detach().clone()
+    model, start = byhand.trainable(task.original), weight.clone()
+
+    def answer(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return model.head(torch.tanh(x @ w.T + model.body.bias)).double()
+
+    def each(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        p = proto[y].double()
+        return (p * (p.log() - z.log_softmax(1))).sum(1)
+
+    for request in range(3):
+        x, y = gone["x"][gone["y"] == request], gone["y"][gone["y"] == request]
+        limit = (6 / (51 * 4)) ** 0.5
+        a = (2 * torch.rand(2, 4, generator=generator(0, "gs_lora", request, "body")) - 1) * limit
+        b = torch.zeros(5, 2)
+        for step in range(2):
+            a, b = a.detach().requires_grad_(True), b.detach().requires_grad_(True)
+            zr, zf = answer(kept["x"], start + b @ a), answer(x, start + b @ a)
+            loss = byhand.cross_entropy(zr, kept["y"]).mean()
+            loss = loss + beta * (bound * scale - byhand.cross_entropy(zf, y)).clamp(min=0).mean()
+            if plus:
+                loss = loss + 0.3 * each(zr, kept["y"]).mean() + 0.7 * (far * scale - each(zf, y)).clamp(min=0).mean()
+            ga, gb = torch.autograd.grad(loss, [a, b])
+            with torch.no_grad():
+                a, b = a - rate * ga, b - rate * gb
+                shrink = 1 - rate * alpha / float((a**2).sum() + (b**2).sum()) ** 0.5 if step else 1.0
+                a, b = shrink * a, shrink * b
+        start = start + b @ a
+    wanted = byhand.trainable(task.original)
+    wanted.body.weight.data = start.detach()
+    found = byhand.run("gs_lora", task, rank=2, beta=beta, bound=bound, alpha=alpha, settle=0.5, prototypes=plus,
+                       forget_prototype=0.7, retain_prototype=0.3, prototype_bound=far, epochs=2, lr=rate)
+    byhand.assert_same(task, found, wanted, atol=1e-5)

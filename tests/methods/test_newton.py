@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import byhand
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from running import run
 from torch import Tensor
 
 from lethe.core.outcome import Outcome
+from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import Where, divide
@@ -189,3 +191,33 @@ def test_a_head_at_the_optimum_is_taken_as_it_is(key: str) -> None:
     second = run("newton", again, perturbation_key=key)
     assert any("first trained" in note for note in first.notes)
     assert second.guarantee["level"] == "certified"
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_training_and_removal_by_hand(loss: str) -> None:
+    """The perturbed optimum on everything by plain Newton steps, then one step for every four and two that leave."""
+    task, ridge, sigma, scale = byhand.classification(), 0.05, 0.4, 2.0
+    rows = [task.original.features(task.splits[name].columns["x"]).detach().double() for name in ("forget", "retain")]
+    x = torch.cat([torch.cat(rows) / scale, torch.ones(18, 1)], 1)   # the constant of the bias is not scaled
+    labels = torch.cat([task.splits[name].columns["y"] for name in ("forget", "retain")])
+    noise = sigma * torch.from_numpy(np.random.default_rng(derive(0, "newton")).standard_normal((3, 6)))
+    wanted = byhand.trainable(task.original)
+
+    def slope(w: torch.Tensor, a: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return a.T @ (a @ w - y if loss == "squared" else -y / (1 + torch.exp(y * (a @ w))))
+
+    def curved(w: torch.Tensor, a: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        p = 1 / (1 + torch.exp(-(a @ w)))
+        each = torch.ones(len(a)).double() if loss == "squared" else p * (1 - p)
+        return a.T @ (each[:, None] * a) + ridge * len(a) * torch.eye(6)
+
+    for k in range(3):
+        y, w = 2.0 * (labels == k).double() - 1, torch.zeros(6).double()
+        for _ in range(30):
+            w = w - torch.linalg.inv(curved(w, x, y)) @ (slope(w, x, y) + ridge * 18 * w + noise[k])
+        for first, last in ((0, 4), (4, 6)):
+            gone, taken = x[first:last], y[first:last]
+            w = w + torch.linalg.inv(curved(w, x[last:], y[last:])) @ (slope(w, gone, taken) + ridge * len(gone) * w)
+        wanted.head.weight.data[k], wanted.head.bias.data[k] = (w[:5] / scale).float(), float(w[5])
+    found = byhand.run("newton", task, loss=loss, ridge=ridge, sigma=sigma, scale=scale, group=4)
+    byhand.assert_same(task, found, wanted, atol=1e-5)

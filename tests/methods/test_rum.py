@@ -6,6 +6,7 @@ from functools import cache
 from statistics import mean
 from typing import Any
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -14,6 +15,7 @@ from tiny import classification
 import lethe
 from lethe.core import catalogue
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import derive
 from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
@@ -64,7 +66,6 @@ def test_none_for_every_part_is_the_original() -> None:
 def test_one_part_with_everything_is_its_method() -> None:
     task = classification()
     outcome = run("rum", task, **ALONE, high={"name": "neggrad_plus", "beta": 0.9, "epochs": 2})
-    from lethe.core.seeds import derive
 
     alone = run("neggrad_plus", task, seed=derive(0, "rum", "high"), beta=0.9, epochs=2)
     assert state_fingerprint(outcome.model) == state_fingerprint(alone.model)
@@ -180,3 +181,24 @@ def test_what_a_part_takes_of_the_unseen_data_counts_for_the_whole() -> None:
     parts = {"low": "none", "mid": "none", "high": "quantile_matched", "score": "memorised"}
     assert lethe.forget(classification(), "rum", progress=False, **parts).unseen_used
     assert not lethe.forget(classification(), "rum", progress=False, **{**parts, "high": "finetune"}).unseen_used
+
+
+def test_every_part_by_its_own_method_by_hand() -> None:
+    """Two of six each by how far answers move in one step on unseen data: ascent, then fine-tuning with the third among the
+    retained, then the difference."""
+    task = byhand.classification()
+    unseen = task.granted({"holdout"}).holdout
+    moved, x = byhand.stepped(task.original, [lambda m: byhand.nll(m, unseen)], lr=0.5), task.forget.columns["x"]
+    p, q = byhand.soft(task.original(x)).detach(), byhand.soft(moved(x)).detach()
+    score = ((p - q) * (p / q).log()).sum(1) / 2
+    ranks = sorted(range(6), key=lambda i: float(score[i]))
+    low, high = (task.forget.subset(torch.tensor(ranks[i : i + 2]).numpy(), "part") for i in (0, 4))
+    wanted = byhand.steps(task, [lambda m: -byhand.nll(m, low)])
+    wanted = byhand.stepped(wanted, [lambda m: (12 * byhand.nll(m, task.retain) + 2 * byhand.nll(m, high)) / 14])
+    wanted = byhand.stepped(wanted, [lambda m: 0.7 * byhand.nll(m, task.retain) - 0.3 * byhand.nll(m, high)])
+    one = {key: byhand.ONE_STEP[key] for key in ("lr", "epochs", "batch_size", "clip")}
+    plain = {**one, "optimiser": "sgd", "weight_decay": 0.0}
+    found = byhand.run("rum", task, share_low=1 / 3, share_high=1 / 3, low={"name": "gradient_ascent", **plain},
+                       mid={"name": "finetune", **plain}, high={"name": "neggrad_plus", "beta": 0.7, **plain}, refit_lr=0.5,
+                       refit_epochs=1)
+    byhand.assert_same(task, found, wanted)

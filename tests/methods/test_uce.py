@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import byhand
 import pytest
 import torch
 from tiny import TASKS
@@ -68,3 +69,26 @@ def test_token_policies_pick_their_states() -> None:
 def test_without_projections_it_says_so() -> None:
     with pytest.raises(RequestError, match="where=all"):
         forget(TASKS["diffusion"](), UCE(), progress=False, modifiers={"where": {"name": "names", "patterns": ["conv_in.*"]}})
+
+
+def test_the_map_by_hand() -> None:
+    """Every new projection is the minimiser row by row: the gradient of the objective vanishes there."""
+    task, a, b, lamb = byhand.diffusion(), 0.7, 1.3, 0.4
+    end = task.pipeline.tokenizer.eos_token_id
+
+    def last(prompt: str) -> torch.Tensor:
+        ids = task.tokens([prompt])
+        place = [int(i) for i in ids[0]].index(end)
+        return task.text(ids)[0, place - 1].double()
+
+    c = torch.stack([last(p) for p in task.prompts["forget"]])
+    g = torch.stack([last("a square")] * len(c))
+    k = torch.stack([last(p) for p in task.prompts["keep"]])
+    wanted = byhand.trainable(task.original)
+    for name, p in wanted.named_parameters():
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            old = p.detach().double()
+            right = a * (old @ g.T) @ c + b * (old @ k.T) @ k + lamb * old
+            p.data = (right @ torch.linalg.inv(a * c.T @ c + b * k.T @ k + lamb * torch.eye(c.shape[1]))).float()
+    found = byhand.run("uce", task, guide="a square", erase_scale=a, preserve_scale=b, lamb=lamb)
+    byhand.assert_same(task, found, wanted, atol=1e-5)
