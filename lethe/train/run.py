@@ -265,7 +265,8 @@ class Run:
         reason = ""
         if settings.max_steps is not None and loop.cost.steps >= settings.max_steps:
             reason = f"budget of {settings.max_steps} steps"
-        elif settings.max_minutes is not None and loop.distribution.agree(loop.elapsed() >= 60 * settings.max_minutes):
+        elif settings.max_minutes is not None and loop.cost.steps and loop.distribution.agree(   # one step in any case
+                loop.elapsed() >= 60 * settings.max_minutes):
             reason = f"budget of {settings.max_minutes:g} minutes"
         if reason and not any(reason in note for note in loop.notes):
             loop.note(f"stopped early by the {reason}")

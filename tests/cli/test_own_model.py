@@ -113,7 +113,7 @@ def test_arrays_and_a_state_dict(net: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page
     assert "neggrad_plus" in lethe("report", run, cwd=net).stdout
     assert json.loads(lethe("results", "--json", cwd=net).stdout)
-    assert "whole" in lethe("results", "--verify", cwd=net).stdout
+    assert "intact" in lethe("results", "--verify", cwd=net).stdout
     audit = json.loads(lethe("audit", run, "--depth", "quick", "--json", cwd=net).stdout)
     assert audit["scenarios"][0]["subjects"]
 

@@ -286,8 +286,8 @@ def test_looked_up_equals_asked(cache_mb: float, folder: bool, tmp_path: Path) -
     assert bool(loop.notes) == (cache_mb == 0)
 
 
-def test_tables_of_sequences_are_at_least_as_wide_as_the_batch() -> None:
-    """Answers of a sequence model are T − 1 wide; what is looked up may be wider, as `divergence` leaves the rest out."""
+def test_tables_of_sequences_are_as_wide_as_the_batch() -> None:
+    """Answers of a sequence model are T − 1 wide; what is looked up must fit beside the model's own answer."""
     lengths = torch.tensor([3, 7, 5, 4])
     split = Split({"ids": torch.arange(28).view(4, 7) % 5, "length": lengths}, "retain", padding={"ids": 0})
     loop = Loop(task())
@@ -303,10 +303,12 @@ def test_tables_of_sequences_are_at_least_as_wide_as_the_batch() -> None:
         for rows in ([0], [0, 3], [2, 0, 3], [0, 1]):
             batch = split.batch(rows)
             found, now = said(batch), ask(loop.task.original, batch)
-            assert found.shape[1] >= now.shape[1]
+            assert found.shape == now.shape
             for place, row in enumerate(rows):   # beyond an example's own length there is padding
                 own = int(lengths[row]) - 1 if ask is shifted else None
                 assert torch.equal(found[place, :own], now[place, :own])
+        piece = split.batch([0, 1]).part(slice(0, 1))   # a piece keeps the width of its batch
+        assert said(piece).shape == ask(loop.task.original, piece).shape
 
 
 # -- journal -----------------------------------------------------------------------------------------------------------
