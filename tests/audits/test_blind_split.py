@@ -35,6 +35,7 @@ def test_audit_warns_of_a_biased_split_and_says_the_same_for_every_model():
     moved = task.replaced(task.original, holdout=Split({"x": x + 2, "y": task.holdout.columns["y"]}, "holdout"))
     biased = values(blind_split, said(moved))["blind_split_auc"]
     assert biased.value > 0.9 and "inputs alone" in biased.detail["warning"]
+    assert "warning" not in values(blind_split, said(moved), warn=1.0)["blind_split_auc"].detail
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ class LOOD:
 
     limit: Count = 1500        # retained and forgotten examples each; a seeded sample        [ours]
     noise: Positive = 0.1      # σ² as a share of the kernel's diagonal                      [official code: 0.01–0.1]
-    named: Count = 5           # records that the detail names                               [ours]
+    named: Count = 5           # records that the detail names                               [ours] [changes the detail]
 
 
 @audit(

@@ -47,7 +47,7 @@ class Composites:
 
     limit: Count = 4000       # examples of retain and test at most, a seeded sample                            [ours]
     fewest: Count = 10        # examples of forget and of T below which nothing is reported                     [ours]
-    folds: Count = 5          # of the cross-validated attack of `compat`                                       [usual]
+    folds: Count = 5          # of the cross-validated attack of `compat` [usual] [only with compat=true]
     compat: bool = False      # report NoMUS and indiscernibility too, to compare with published numbers        [ours]
 
 

@@ -36,7 +36,7 @@ from lethe.pools.subject import Subject
 class RandomTokens:
     """Options of the reworded prompts."""
 
-    synonyms: tuple[str, ...] = ()   # other words for the concept                      [ours: they depend on it]
+    synonyms: tuple[str, ...] = ()   # other words for the concept                      [ours: they depend on it] [e.g. circle]
     tokens: Count = 2                # k, random tokens                                 [ours]
     per_prompt: Count = 4            # pictures per changed prompt                      [ours]
     prompts: Count = 8               # prompts of the concept, the first ones           [ours]

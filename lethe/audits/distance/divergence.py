@@ -38,7 +38,7 @@ class Divergence:
     """Options of the divergence audit."""
 
     limit: Count = 1000       # examples per split at most, a seeded sample                                       [ours]
-    batch_size: Count = 64    # of families whose outputs are not kept and are asked again                        [ours]
+    batch_size: Count = 64    # of families whose outputs are not kept and are asked again [ours] [changes nothing: memory]
 
 
 @audit(

@@ -53,7 +53,7 @@ class KLoM:
     models: Count = 4      # models on each side; values for other numbers are not comparable   [ours: 8 references]
     limit: Count = 4000    # examples per split at most; a seeded sample                        [ours]
     floor: float = 1e-3    # smallest standard deviation of a margin                            [ours]
-    permutations: Count = 199   # of the permutation test; all of them where there are fewer    [ours]
+    permutations: Count = 199   # of the permutation test; all of them where there are fewer    [ours] [changes the detail]
 
 
 def gaussian_kl(p: np.ndarray, q: np.ndarray, floor: float = 1e-3) -> np.ndarray:

@@ -28,7 +28,7 @@ from lethe.pools.subject import Subject
 class Layers:
     """Options of the layers audit."""
 
-    kept: Count = 60      # layers that the detail names at most, those that moved most           [ours: fits a report]
+    kept: Count = 60      # layers that the detail names at most, those that moved most [ours: fits a report] [changes the detail]
 
 
 def moved(here: nn.Module, there: nn.Module) -> dict[str, tuple[float, float, int, int]]:

@@ -46,7 +46,7 @@ class ConceptVectors:
     columns: Count = 8         # N: columns taken as the concept's                             [ours; paper: 1 per concept]
     tokens: Count = 200        # k: tokens read from a column; at most a tenth of all           [paper]
     examples: Count = 100      # of each split at most; a seeded sample                         [ours]
-    batch_size: Count = 16     # answers per pass                                               [ours]
+    batch_size: Count = 16     # answers per pass                                               [ours] [changes nothing: memory]
 
 
 @audit(

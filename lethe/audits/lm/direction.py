@@ -40,7 +40,7 @@ class Direction:
     """Options of direction ablation."""
 
     examples: Count = 200     # forget answers at most; a seeded sample                     [ours]
-    batch_size: Count = 32    # answers per pass                                            [ours]
+    batch_size: Count = 32    # answers per pass                                            [ours] [changes nothing: memory]
 
 
 def without(stream: Tensor, unit: Tensor) -> Tensor:

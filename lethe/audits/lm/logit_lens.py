@@ -38,7 +38,7 @@ class LogitLens:
     """Options of the logit lens."""
 
     examples: Count = 200     # forget answers at most; a seeded sample                      [ours]
-    batch_size: Count = 16    # answers per pass: hidden states of all layers are held       [ours]
+    batch_size: Count = 16    # answers per pass: hidden states of all layers are held       [ours] [changes nothing: memory]
 
 
 @audit(

@@ -57,7 +57,7 @@ class Prompts:
 
     examples: Count = 100     # forget questions at most; a seeded sample                       [ours]
     wrong: Count = 3          # wrong options per question where the data have none             [multiple choice of 4]
-    shots: Count = 5          # solved examples before the question                             [Doshi & Stickland 2024]
+    shots: Count = 5          # solved examples before the question [Doshi & Stickland 2024] [tested in test_prompts]
 
 
 def asked(questions: list[str], shots: list[tuple[str, str]], paraphrased: list[str] | None = None) -> dict[str, list[str]]:

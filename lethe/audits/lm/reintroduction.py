@@ -37,8 +37,8 @@ Table = dict[tuple[str, int], np.ndarray]
 class Reintroduction:
     """Options of reintroduction."""
 
-    facts: tuple[int, ...] = (1, 2, 4, 8)   # k: facts before the question; those that do not fit are left out     [ours]
-    orders: Count = 3                       # random choices and orders of the facts, averaged                     [ours]
+    facts: tuple[int, ...] = (1, 2, 4, 8)   # k facts before the question, if they fit [ours] [tested in test_reintroduction]
+    orders: Count = 3                       # random choices of the facts, averaged [ours] [tested in test_reintroduction]
     wrong: Count = 3                        # wrong options per question where the data have none                  [ours]
     examples: Count = 60                    # forget questions at most; a seeded sample                            [ours]
 

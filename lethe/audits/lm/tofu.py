@@ -43,7 +43,7 @@ class TOFU:
     """Options of TOFU's metrics."""
 
     examples: Count = 400        # largest seeded sample of each split                                   [TOFU: 300]
-    new_tokens: Count = 64       # length of greedy answers; TOFU's answers have 40 tokens of 4,096      [ours]
+    new_tokens: Count = 64       # length of greedy answers; TOFU's answers have 40 tokens of 4,096 [ours] [tested in test_tofu]
 
 
 @audit(

@@ -43,7 +43,7 @@ class UDS:
     tau: NonNegative = 0.05    # nats per token above which a layer carries knowledge          [paper]
     examples: Count = 100      # forget answers at most; a seeded sample                       [ours; the paper has 367]
     references: Count = 3      # retrained models behind Δ1                                    [paper: 1]
-    batch_size: Count = 32     # answers per pass                                              [paper]
+    batch_size: Count = 32     # answers per pass                                              [paper] [changes nothing: memory]
 
 
 def depth(delta1: np.ndarray, delta2: np.ndarray, tau: float) -> np.ndarray:

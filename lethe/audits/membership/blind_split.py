@@ -32,7 +32,7 @@ class BlindSplit:
     """Options of the blind split."""
 
     folds: Count = 5          # of the cross-validation                                     [usual]
-    warn: Fraction = 0.55     # AUC above which the split is called biased                  [ours]
+    warn: Fraction = 0.55     # AUC above which the split is called biased                  [ours] [tested in test_blind_split]
     limit: Count = 1000       # examples of each side at most; a seeded sample              [ours]
     fewest: Count = 20        # examples of a side below which nothing is reported          [ours]
 

@@ -47,7 +47,7 @@ class LiRA:
     """Options of LiRA."""
 
     variance: Literal["predictive", "fixed", "point"] = "predictive"   # Student t | one Gaussian | one per example  [ours]
-    centre: Literal["mean", "median"] = "mean"   # of the Gaussians                 [paper; median in its code]
+    centre: Literal["mean", "median"] = "mean"   # of the Gaussians [paper; median in its code] [only with variance=fixed]
     models: Count = 64        # shadows of the online attack at most; the plan's limit holds too   [paper: 64 and more]
     resamples: Count = 2000   # bootstrap resamples of TPR                          [usual]
     fewest: Count = 10        # unseen examples below which nothing is reported     [ours: AUC ± 0.2 at 10]

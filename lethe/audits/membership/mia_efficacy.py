@@ -39,10 +39,10 @@ from lethe.pools.subject import Subject
 class MIAEfficacy:
     """Options of MIA efficacy."""
 
-    compat: Literal["threshold", "svc"] = "threshold"   # exact best threshold | the published classifier   [ours; Jia et al.]
+    compat: Literal["threshold", "svc"] = "threshold"   # best | as published [ours; Jia et al.] [only with power=0.0]
     power: Fraction = 0.55    # AUC of the attack on retained against unseen data below which it is silent  [ours]
     limit: Count = 4000       # retained examples at most; a seeded sample                                  [ours]
-    fewest: Count = 20        # unseen examples below which nothing is reported                             [ours: 10 to fit on]
+    fewest: Count = 20        # unseen examples below which nothing is reported [ours: 10 to fit on] [only with power=0.0]
 
 
 def threshold_efficacy(members: np.ndarray, others: np.ndarray, forget: np.ndarray) -> np.ndarray:

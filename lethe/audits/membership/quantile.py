@@ -40,7 +40,7 @@ class Quantile:
     """Options of the quantile attack."""
 
     head: Literal["gaussian", "pinball"] = "gaussian"   # two ridge regressions | boosted trees  [Bertran et al.: both heads]
-    alpha: Fraction = 0.05    # pinball: share of unseen examples above the quantile             [ours]
+    alpha: Fraction = 0.05    # pinball: share of unseen examples above the quantile             [ours] [only with head=pinball]
     resamples: Count = 2000   # bootstrap resamples of TPR                                       [usual]
     fewest: Count = 30        # unseen examples to fit or to attack below which nothing is reported   [ours]
 

@@ -30,7 +30,7 @@ class Prune:
     """Options of the pruning attack."""
 
     shares: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7)   # of each matrix's weights that are set to 0      [ours]
-    retained: Count = 500                                 # retained examples for utility, at most         [ours]
+    retained: Count = 500                                 # retained examples for utility, at most [ours] [changes the detail]
 
 
 @audit(

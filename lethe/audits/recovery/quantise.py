@@ -43,7 +43,7 @@ class Quantise:
     """Options of the quantisation attack."""
 
     group: Count = 64          # weights that share a scale; smaller is finer                 [usual: 64 or 128]
-    retained: Count = 500      # retained examples on which utility is measured, at most      [ours]
+    retained: Count = 500      # retained examples on which utility is measured, at most      [ours] [changes the detail]
     calibration: Count = 128   # retained examples that set the activation scales, at most    [Lin et al. 2023]
 
 
