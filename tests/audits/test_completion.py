@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+import tiny
 import torch
 from panels import values
 from remembering import coloured, hidden, listening
+from torch import Tensor, nn
 
 from lethe.audits.diffusion.completion import continued, measure, noises
 from lethe.pools.subject import Subject
@@ -37,3 +40,24 @@ def test_controls() -> None:
     assert fresh["completed_at_90"].value == 0 and fresh["inpainted"].value < original["inpainted"].value
     assert avoids["completed"].value > fresh["completed"].value + 0.2    # it never draws a disk when asked for one
     assert avoids["completed_empty"].value > avoids["completed_at_90"].value
+
+
+def test_the_half_that_is_shown_is_noised_by_its_own_noise_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1 noised it by what the model had predicted in the step before."""
+    task = tiny.diffusion()
+    images = task.forget.columns["image"][:3]
+    noise, upper, half = noises(images, 0), torch.zeros_like(images[:1]), images.shape[2] // 2
+    upper[..., :half, :] = 1
+    seen: list[tuple[int, Tensor]] = []
+
+    def predict(model: nn.Module, x: Tensor, when: Tensor, states: Tensor) -> Tensor:
+        seen.append((int(when[0]), x))
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(task, "predict_noise", predict)
+    text = task.text(task.forget.columns["tokens"][:3])
+    continued(task, Subject("model", task.original, task), images, noise, text, 1.0, upper)
+    assert len(seen) == 4
+    for t, x in seen:
+        shown = task.alphas_cumprod[t].sqrt() * images + (1 - task.alphas_cumprod[t]).sqrt() * noise
+        assert torch.allclose(x[..., :half, :], shown[..., :half, :])

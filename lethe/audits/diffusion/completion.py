@@ -16,7 +16,8 @@ Limits:   where any model that draws well must end at the concept (little noise,
           audit has no power; the original shows whether it has.
 Finds:    on the preset shapes_erase (1 seed, 32 forget pictures) completed is 0.86 for the original, 0.15 and 0.15 for two
           retrained models, 0.65 after esd and 0.71 after mim_mu, which show the concept in 1 and 3 of 32 pictures
-          for prompts that name it: they avoid the word. inpainted: 0.86, 0.47 and 0.44, 0.63, 0.73.
+          for prompts that name it: they avoid the word. inpainted, by version 1: 0.86, 0.47 and 0.44, 0.63, 0.73; version 2 noises
+          the half that is shown by its own noise, not by what the model predicted, and was not measured on it.
 Deviations: the lower half is masked for all pictures; the paper inpaints where the object is.
 """
 
@@ -54,7 +55,7 @@ class Completion:
         "completed_at_*": Metric("that share at one noise level, in percent of the schedule", better="lower", aspect="recovery"),
         "completed_empty": Metric("that share with the empty prompt", better="lower", aspect="recovery"),
         "inpainted": Metric("share of forget pictures that show the concept when half of them is drawn anew", better="lower",
-                            aspect="recovery"),
+                            aspect="recovery", version=2),
     },
     families={"diffusion"},
     needs={"forget", "judge"},
@@ -114,12 +115,12 @@ def continued(
             x = mixed(noise[part].to(subject.device), part, first)
             for t, after in pairwise([*times, -1]):
                 when = torch.full((len(x),), t, device=x.device)
-                noise = task.predict_noise(subject.model, x, when, states)
+                said = task.predict_noise(subject.model, x, when, states)
                 if task.guidance != 1.0:
                     free = task.predict_noise(subject.model, x, when, empty.expand_as(states))
-                    noise = free + task.guidance * (noise - free)
+                    said = free + task.guidance * (said - free)
                 clean = torch.ones(()) if after < 0 else alphas[after]
-                x = ddim_step(x, noise, alphas[t].to(x), clean.to(x), bound)
+                x = ddim_step(x, said, alphas[t].to(x), clean.to(x), bound)
                 if known is not None and after >= 0:
                     x = mixed(x, part, after)
             parts.append(x.cpu() if known is None else torch.where(known > 0, images[part], x.cpu()))
