@@ -134,8 +134,13 @@ def bench(task: Task, device: str) -> tuple[Subject, Panel]:
 
 
 def shaken(task: Task, share: float, seed: int) -> torch.nn.Module:
-    """The original, each weight changed by about `share` of itself."""
-    model, rng = copied(task.original, trainable=False), torch.Generator().manual_seed(seed)
+    """A copy of the original, moved."""
+    return moved(copied(task.original, trainable=False).cpu(), share, seed)
+
+
+def moved(model: torch.nn.Module, share: float, seed: int) -> torch.nn.Module:
+    """The model itself, each weight changed by about `share` of itself."""
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1 + share * torch.randn(p.shape, generator=rng))
