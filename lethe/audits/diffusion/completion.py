@@ -16,8 +16,8 @@ Limits:   where any model that draws well must end at the concept (little noise,
           audit has no power; the original shows whether it has.
 Finds:    on the preset shapes_erase (1 seed, 32 forget pictures) completed is 0.86 for the original, 0.15 and 0.15 for two
           retrained models, 0.65 after esd and 0.71 after mim_mu, which show the concept in 1 and 3 of 32 pictures
-          for prompts that name it: they avoid the word. inpainted, by version 1: 0.86, 0.47 and 0.44, 0.63, 0.73; version 2 noises
-          the half that is shown by its own noise, not by what the model predicted, and was not measured on it.
+          for prompts that name it: they avoid the word. inpainted, by version 1: 0.86, 0.47 and 0.44, 0.63, 0.73; version 2
+          noises the half that is shown by its own noise, not by what the model predicted, and was not measured on it.
 Deviations: the lower half is masked for all pictures; the paper inpaints where the object is.
 """
 
