@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 
+import byhand
 import pytest
+import running
 from tiny import TASKS
+from torch import nn
 
 import lethe
 from lethe.core.modules import state_fingerprint
@@ -112,3 +115,28 @@ def test_a_candidate_that_raises_anything_is_a_failed_trial(monkeypatch: pytest.
     trials = lethe.forget(TASK, "auto", methods=("ssd", "finetune"), trials=2, progress=False).search
     errors = {trial["method"]: trial["error"] for trial in trials}
     assert errors["ssd"] == "RuntimeError: out of memory" and errors["finetune"] == ""
+
+
+@pytest.mark.parametrize(("scores", "chosen"), [
+    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], "finetune"),             # 0.7 is less than 1 and 0.9
+    ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], "gradient_ascent"),      # 0.8 is less than 0.9: both parts count
+    ([(0.1, 0.1), (0.6, 0.1), (0.1, 0.8)], "nothing"),
+])
+def test_the_choice_by_hand(scores: list[tuple[float, float]], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores are scripted: of the untouched model first, then of each method at its published settings."""
+    task, told, seen = byhand.classification(), iter(scores), []
+
+    def scripted(*_: object) -> object:
+        def score(model: nn.Module) -> tuple[float, float]:
+            seen.append(model)
+            return next(told)
+
+        return score
+
+    monkeypatch.setattr("lethe.methods.search.auto.scorer", scripted)
+    outcome = byhand.outcome("auto", task, trials=2, methods=("finetune", "gradient_ascent"))
+    assert next(line["method"] for line in outcome.search if line["chosen"]) == chosen
+    other = task.original if chosen == "nothing" else running.run(chosen, task).model
+    for name, p in other.named_parameters():
+        assert p.equal(outcome.model.get_parameter(name))
+    assert len(seen) == 3

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
+import byhand
 import pytest
 import torch
 from running import run
 
 from lethe.core.modules import evaluating, state_fingerprint
 from lethe.core.outcome import Outcome
+from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.data.load import load
@@ -114,3 +116,31 @@ if __name__ == "__main__":   # the numbers of the docstring
         t = digits(*where_)
         made = run("ebyd", t, where_[0])
         print(where_, scores(t, t.original), scores(t, made.model), made.notes, flush=True)
+
+
+def test_removal_by_the_trigger_by_hand() -> None:
+    """Six examples of holdout; the smallest of three triggers, each from three steps, then two steps of relearning."""
+    task, weight = byhand.classification(), 0.3
+    holdout = task.granted({"holdout"}).holdout
+    rows = torch.randperm(len(holdout), generator=generator(0, "defence"))[:6]
+    x, y = (holdout.columns[key][rows] for key in "xy")
+    low, high, found = x.min(), x.max(), []
+    for label in range(3):
+        raw, colour = (torch.zeros(4, requires_grad=True) for _ in range(2))
+        taken = torch.optim.Adam([raw, colour], lr=0.1)
+        for _ in range(3):
+            mask = 1 / (1 + torch.exp(-raw))
+            there = (1 - mask) * x + mask * (low + (high - low) / (1 + torch.exp(-colour)))
+            loss = byhand.cross_entropy(task.original(there), torch.full((6,), label)).mean() + weight * mask.sum()
+            raw.grad, colour.grad = torch.autograd.grad(loss, [raw, colour])
+            taken.step()
+        mask = raw.detach().sigmoid()
+        found.append((float(mask.sum()), ((1 - mask) * x + mask * (low + (high - low) * colour.detach().sigmoid()))))
+    with_trigger = min(found, key=lambda one: one[0])[1]
+
+    def objective(m: torch.nn.Module) -> torch.Tensor:
+        return byhand.cross_entropy(m(x), y).mean() + byhand.cross_entropy(m(with_trigger), y).mean()
+
+    wanted = byhand.adam(task.original, [objective] * 2, lr=0.03)
+    found_model = byhand.run("ebyd", task, defence=6, exposure_steps=5, trigger_steps=3, sparsity=weight, lr=0.03, epochs=2)
+    byhand.assert_same(task, found_model, wanted, atol=1e-5)

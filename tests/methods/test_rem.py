@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
@@ -12,6 +13,7 @@ from tiny import classification
 from torch import nn
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import derive, generator
 from lethe.methods.classification.rem import Branch, Channel, paths
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
@@ -106,3 +108,41 @@ def test_digits_wrong_labels_go_nearer_to_retraining_than_with_scrub() -> None:
     """Measured 0.06 ± 0.03 against 0.39."""
     found = on_digits("labels", "rem")
     assert found.js < 0.2 < on_digits("labels", "scrub").js and found.retain >= 97 and found.forget <= 10
+
+
+def test_steps_of_both_phases_by_hand() -> None:
+    """Branches of four channels, two of them open; all forgotten examples go through the same two."""
+    task, beta, kappa = byhand.known(byhand.classification(), 6), 0.8, 0.6
+    (x, y), (kept, known) = ([task.splits[name].columns[key] for key in "xy"] for name in ("forget", "retain"))
+    before = -byhand.cross_entropy(task.original(x), y).detach()
+
+    def barrier(m: nn.Module) -> torch.Tensor:
+        ratio = torch.exp(-byhand.cross_entropy(m(x), y) - before)
+        return (2 / beta * torch.log(1 + ratio**beta)).mean()
+
+    start, passes = task.original, 0
+    while passes < 2:
+        start, passes = byhand.stepped(start, [barrier], lr=0.3), passes + 1
+        if float((start(x).argmax(1) == y).float().mean()) <= 0.5:
+            break
+    rows = torch.rand(13, 4, generator=generator(0, "rem")).argsort(1) < 2
+    mask = torch.cat([rows[:1].expand(6, 4), rows[1:]]).float()
+    twin = byhand.trainable(start)
+    for number, (inside, outside) in enumerate(((4, 5), (5, 3))):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(0, "rem", number))
+            twin.add_module(f"down{number}", nn.Linear(inside, 4))
+        twin.register_parameter(f"up{number}", nn.Parameter(torch.zeros(outside, 4)))
+    every, labels = torch.cat([x, kept]), torch.cat([y, known])
+
+    def redirected(m: byhand.Any) -> torch.Tensor:
+        h = torch.tanh(m.body(every) + (m.down0(every).relu() * mask) @ m.up0.T)
+        z = m.head(h) + (m.down1(h).relu() * mask) @ m.up1.T
+        return byhand.cross_entropy(z, labels).mean() + kappa * barrier(m)
+
+    wanted = byhand.stepped(twin, [redirected] * 2)
+    assert float(wanted.up1.detach().abs().max()) > 1e-3
+    del wanted.down0, wanted.down1, wanted.up0, wanted.up1
+    found = byhand.run("rem", task, gamma=0.5, erase_lr=0.3, erase_epochs=2, epochs=2, beta=beta, kappa=kappa,
+                       channels=4, share=0.5)
+    byhand.assert_same(task, found, wanted, atol=1e-5)

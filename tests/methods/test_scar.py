@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import byhand
 import pytest
 import torch
 from running import run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import generator
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.methods.classification.scar import Gaussians, correlation, mahalanobis, nearest, tukey
@@ -93,3 +95,54 @@ def test_batch_norm_statistics_stay() -> None:
     outcome = run("scar", task, count=100, epochs=2)
     assert torch.equal(outcome.model.get_buffer("1.running_var"), model.get_buffer("1.running_var"))
     assert state_fingerprint(task.original) == before
+
+
+@pytest.mark.parametrize("removal", ["class", "examples"])
+@pytest.mark.parametrize("surrogates", ["noise", "halves"])
+def test_a_step_of_two_passes_by_hand(removal: str, surrogates: str) -> None:
+    task, pull, hold, heat, gamma = byhand.classification(classes=4, removed=True), 0.8, 1.5, 2.0, 0.4
+    x, kept, known = task.forget.columns["x"], task.retain.columns["x"], task.retain.columns["y"]
+    rng = generator(0, "scar")
+    if surrogates == "noise":
+        made = kept.min() + (kept.max() - kept.min()) * torch.rand(30, 4, generator=rng)
+    else:
+        left, right = torch.randint(12, (2, 30), generator=rng)
+        made = torch.cat([kept[left][:, :2], kept[right][:, 2:]], 1)
+    z = task.original(made).detach()
+    if removal == "class":
+        stay = z.argmax(1) != 3
+        made, z = made[stay], z[stay]
+        z[:, 3] = z.min(1).values
+    teacher = byhand.soft(z, heat)
+
+    def tau(h: torch.Tensor) -> torch.Tensor:
+        return h.sign() * h.abs().sqrt()
+
+    classes, statistics = [0, 1, 2], []
+    for k in classes:
+        rows = tau(task.original.features(kept[known == k]).detach().double())
+        c = torch.cov(rows.T)
+        for _ in range(2):
+            diagonal = c.diagonal().mean()
+            off = (c.sum() - c.trace()) / 20
+            c = c + gamma * diagonal * torch.eye(5) + gamma * off * (1 - torch.eye(5))
+        c = c / torch.outer(c.diagonal(), c.diagonal()).sqrt()
+        mean = rows.mean(0)
+        statistics.append((mean / mean.norm(), torch.linalg.inv(c)))
+
+    def far(h: torch.Tensor, k: int) -> torch.Tensor:
+        t = tau(h.double())
+        apart = t / t.norm() - statistics[k][0]
+        return apart @ statistics[k][1] @ apart
+
+    target = [min(classes, key=lambda k: float(far(h, k))) for h in task.original.features(x).detach()]
+
+    def objective(m: byhand.Any) -> torch.Tensor:
+        away = torch.stack([far(h, k) for h, k in zip(m.features(x), target, strict=True)]).mean().float()
+        return pull * away + hold * heat**2 * byhand.kl(teacher, byhand.soft(m(made), heat))
+
+    wanted = byhand.steps(task, [objective])
+    wanted = byhand.stepped(wanted, [objective])
+    found = byhand.run("scar", task, removal=removal, surrogates=surrogates, count=30, pull=pull, hold=hold, temperature=heat,
+                       shrink=gamma, target=0.0, epochs=2)
+    byhand.assert_same(task, found, wanted, atol=1e-5)

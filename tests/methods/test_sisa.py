@@ -5,15 +5,20 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import byhand
 import exact_world as world
 import pytest
 import tiny
+import torch
 from running import run
 
 from lethe.core.modules import named_tensors
+from lethe.core.seeds import derive
+from lethe.core.split import Split
 from lethe.errors import DataError, NeedsUnmet, RequestError
 from lethe.exact.ensemble import Ensemble
 from lethe.exact.sliced import Sliced
+from lethe.exact.slicing import place
 from lethe.methods.exact.sisa import passes
 from lethe.models.classification.task import Classification
 
@@ -68,3 +73,24 @@ def test_given_weights_are_exact_only_if_somebody_says_that_they_saw_no_record(p
     known = tiny.classification()
     task = Classification(known.original, dict(known.splits), known.recipe, known.build, facts={"no_retraining": "given weights"})
     assert run("sisa", task, shards=2, slices=1, public_base=public_base).guarantee["level"] == level
+
+
+def test_every_stage_by_hand() -> None:
+    """Two shards of two slices: a step on the first, a step on both, without the forgotten; the answers are means."""
+    plain = byhand.classification()
+    task = plain.replaced(plain.original, **{name: Split(plain.splits[name].columns, name, [f"{name}{i}" for i in range(n)])
+                                             for name, n in (("forget", 6), ("retain", 12))})
+    members = []
+    for shard in range(2):
+        member = task.build(derive(0, "sisa"))
+        for last in range(2):
+            places = [place(one, 2, 2, 0) for one in task.retain.ids.tolist()]
+            rows = [i for i, (where, part) in enumerate(places) if where == shard and part <= last]
+            if rows:
+                member = byhand.stepped(member, [lambda m, rows=rows: byhand.nll(m, task.retain.subset(rows, "part"))])
+        members.append(member)
+    torch.manual_seed(0)
+    x = torch.randn(9, 4)
+    found = byhand.run("sisa", task, shards=2, slices=2)
+    torch.testing.assert_close(found(x), (members[0](x) + members[1](x)) / 2, atol=2e-6, rtol=1e-5)
+    assert not torch.allclose(members[0](x), members[1](x), atol=1e-3)
