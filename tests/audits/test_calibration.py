@@ -9,6 +9,7 @@ from panels import noisy, pool, values
 
 from lethe.core.catalogue import load
 from lethe.data.select import Where
+from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
 
 calibration = load("audits", "calibration")
@@ -54,3 +55,25 @@ def test_controls_noise_is_found_and_a_fresh_model_is_not():
 def test_the_debiased_error_takes_off_the_variance_of_a_mean_of_n_minus_one():
     # one bin of four: says 0.9, right half the time: 0.4² − 0.5·0.5/3
     assert debiased_error(np.full(4, 0.9), np.array([1, 0, 1, 0]), 1) == pytest.approx(np.sqrt(0.16 - 0.25 / 3))
+
+
+@pytest.mark.parametrize(("limit", "bins"), [(4000, 6), (40, 2)])   # 120 // 20; never below 2
+def test_measured_by_hand(limit: int, bins: int) -> None:
+    task = tiny.classification(Where(count=16))
+    subject = Subject("n", noisy(task, 0.5), task)
+    found = values(calibration, subject, limit=limit)
+    split = Panel(task, subject, []).part(task.holdout, limit)
+    p, y = subject.seen(split)["logits"].double().softmax(1).numpy(), split.columns["y"].numpy()
+    confidence, right = p.max(1), p.argmax(1) == y
+    parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
+    gaps = [(len(part), confidence[part].mean() - right[part].mean(), right[part].mean()) for part in parts]
+    assert found["ece"].value == pytest.approx(sum(n * abs(gap) for n, gap, _ in gaps) / len(y))
+    debiased = sum(n * (gap**2 - a * (1 - a) / (n - 1)) for n, gap, a in gaps) / len(y)
+    assert found["calibration_error"].value == pytest.approx(max(0, debiased) ** 0.5)
+    assert found["brier"].value == pytest.approx(np.square(p - np.eye(4)[y]).sum(1).mean())
+    assert found["nll"].value == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean(), rel=1e-5)
+    assert found["confidence"].value == pytest.approx(confidence.mean())
+    curve = found["ece"].detail["bins"]
+    assert curve["count"] == [n for n, _, _ in gaps]
+    assert curve["confidence"] == [round(float(confidence[q].mean()), 4) for q in parts]
+    assert curve["accuracy"] == [round(float(right[q].mean()), 4) for q in parts]
