@@ -45,7 +45,8 @@ class Net(nn.Module):
         return torch.tanh(self.body(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        logits: Tensor = self.head(self.features(x))
+        return logits
 
 
 class Pictures(nn.Module):
@@ -59,7 +60,8 @@ class Pictures(nn.Module):
         return torch.tanh(self.body(x)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        logits: Tensor = self.head(self.features(x))
+        return logits
 
 
 def classification(classes: int = 3, removed: bool = False, pictures: bool = False) -> Classification:
@@ -125,7 +127,9 @@ def known(task: Classification, count: int) -> Classification:
     columns = dict(task.forget.columns)
     said = task.original(columns["x"]).argmax(1)
     columns["y"] = torch.where(torch.arange(len(said)) < count, said, (said + 1) % task.class_count)
-    return task.replaced(task.original, forget=Split(columns, "forget"))
+    made = task.replaced(task.original, forget=Split(columns, "forget"))
+    assert isinstance(made, Classification)
+    return made
 
 
 def outcome(name: str, task: Task, seed: int = 0, **options: Any) -> Outcome:
@@ -251,6 +255,7 @@ def draws_alike(
     def objective(m: Any) -> Tensor:
         with torch.no_grad():
             free = of(m)(x, t, encoder_hidden_states=empty)[0]
-        return ((m(x, t, encoder_hidden_states=text)[0] - free) ** 2).mean()
+        loss: Tensor = ((m(x, t, encoder_hidden_states=text)[0] - free) ** 2).mean()
+        return loss
 
     return objective

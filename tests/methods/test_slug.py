@@ -73,10 +73,12 @@ def test_biases_alone_are_refused() -> None:
         slug.run(SLUG(), view, Loop(view, modifiers=Modifiers(where={"name": "names", "patterns": ("*.bias",)})))
 
 
+@pytest.mark.parametrize("tried_layers", [1, 2])
 @pytest.mark.parametrize("objective", ["logit", "margin", "nll"])
-def test_the_step_by_hand(objective: str) -> None:
-    """Two of six forgotten examples are looked at, the other four give the gradient; both layers are tried where both stand."""
-    task, target, looks = byhand.known(byhand.classification(), 6), 0.0, 6
+def test_the_step_by_hand(objective: str, tried_layers: int) -> None:
+    """Two of six forgotten examples are looked at, the other four give the gradient; the second layer is tried where it
+    is the less aligned one."""
+    task, target, looks = byhand.known(byhand.classification(classes=2 + tried_layers), {1: 6, 2: 2}[tried_layers]), 0.0, 6
     order = torch.randperm(6, generator=generator(0, "slug", "forget"))
     check, used = (task.forget.subset(part.numpy(), "part") for part in (order[:2], order[2:]))
 
@@ -99,7 +101,8 @@ def test_the_step_by_hand(objective: str) -> None:
     alignment = {n: abs(float((g[n] * r[n]).sum() / g[n].norm() / r[n].norm())) for n in layers}
     one, two = sorted(layers, key=lambda n: -importance[n])
     tried = []
-    for layer in [one, two] if alignment[two] < alignment[one] else [one]:
+    assert (alignment[two] < alignment[one]) == (tried_layers == 2)
+    for layer in (one, two)[:tried_layers]:
         low, high, at, seen = 0.0, None, size[layer] / 10 / float(g[layer].norm()), []
         for _ in range(looks):
             seen.append((right(layer, at, check), at))
