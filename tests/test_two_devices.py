@@ -62,7 +62,7 @@ with two.Pretended():
     for refused in (lambda: there + here, lambda: here * there.sum(), lambda: torch.stack([there.sum(), single]),
                     lambda: torch.cat([there, here]), lambda: here[torch.zeros(1, dtype=torch.long, device=two.NAME)],
                     lambda: torch.nn.functional.linear(here, there), lambda: torch.bucketize(there, torch.arange(3.0)),
-                    lambda: torch.randn(2, device=two.NAME, generator=torch.Generator())):
+                    lambda: torch.randn(2, device=two.NAME, generator=torch.Generator()), lambda: torch.randn_like(there)):
         with pytest.raises(two.TwoDevices):
             refused()
     with pytest.raises(TypeError):

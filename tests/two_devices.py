@@ -2,7 +2,8 @@
 
 What lies there is a `Far`: a tensor that says so and holds its values in `near`. Every operation is seen, also those of
 backward passes, and raises `TwoDevices` where CUDA would: operands on both devices (but for single values in pointwise
-operations, positions by which a tensor there is indexed, and copies), and draws on one device by a generator of the other.
+operations, positions by which a tensor there is indexed, and copies), and draws on one device by a generator of the other. It
+also refuses draws on the device itself, dropout aside: one seed would mean other numbers there than on the CPU.
 Values are those of the CPU to the bit. Importing this gives torch a device for the rest of the process, so tests do it in a
 process of their own, before the first backward pass: it is then that torch counts devices.
 """
@@ -27,6 +28,11 @@ COPIES = {"aten::copy_", "aten::_to_copy", "aten::_copy_from"}
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index",
            "aten::_unsafe_index_put"}
 FILLED = {"aten::masked_fill", "aten::masked_fill_", "aten::index_fill", "aten::index_fill_", "aten::fill", "aten::fill_"}
+
+
+DRAWS = {"aten::normal_", "aten::uniform_", "aten::random_", "aten::exponential_", "aten::normal", "aten::multinomial",
+         "aten::randn", "aten::randn_like", "aten::rand", "aten::rand_like", "aten::randint", "aten::randint_like",
+         "aten::randperm"}
 
 
 class TwoDevices(RuntimeError):
@@ -115,9 +121,11 @@ def carried_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         there = isinstance(args[0], Far)
     if name not in COPIES:
         refuse_two(func, name, args, kwargs)
-    for one in (*args, *kwargs.values()):
-        if isinstance(one, torch.Generator) and there:
-            raise TwoDevices(f"{name}: Expected a 'cuda' device type for generator but found '{one.device}'")
+    drawing = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Generator)]
+    if there and drawing:
+        raise TwoDevices(f"{name}: Expected a 'cuda' device type for generator but found '{drawing[0].device}'")
+    if there and name in DRAWS:
+        raise TwoDevices(f"{name} draws on the device, so other numbers than the CPU for one seed: draw on the CPU and move them")
     given = {key: near(value) for key, value in kwargs.items()}
     if asked is not None:
         given["device"] = torch.device("cpu")

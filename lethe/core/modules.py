@@ -42,12 +42,12 @@ def seeded(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
 
 
 def reinitialised(model: nn.Module, seed: int) -> nn.Module:
-    """A copy with freshly drawn weights.
+    """A copy with freshly drawn weights, on the CPU, so that a seed means the same weights on every device.
 
     Raises ModelError when a parameter belongs to a module without `reset_parameters` or `_init_weights` of a parent:
     keeping its trained values would make "retrained" untrue (the SSD repository's retrain baseline has this fault).
     """
-    twin = copied(model, trainable=True)
+    twin = copied(model, trainable=True).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if hasattr(twin, "_init_weights") and hasattr(twin, "config"):  # transformers: the class knows its scheme

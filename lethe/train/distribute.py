@@ -87,11 +87,7 @@ class Distribution:
 
     def like(self, value: Tensor, reference: Tensor) -> Tensor:
         """A full tensor laid out as `reference` is."""
-        if hasattr(reference, "placements"):
-            from torch.distributed.tensor import distribute_tensor
-
-            return distribute_tensor(value, reference.device_mesh, reference.placements)  # type: ignore[attr-defined]
-        return value
+        return laid_out(value, reference)
 
     def agree(self, flag: bool) -> bool:
         """The first process's decision, so that all do the same."""
@@ -112,6 +108,15 @@ class Distribution:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+def laid_out(value: Tensor, reference: Tensor) -> Tensor:
+    """A full tensor laid out as `reference` is."""
+    if hasattr(reference, "placements"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(value, reference.device_mesh, reference.placements)  # type: ignore[attr-defined]
+    return value
 
 
 def full(value: Tensor) -> Tensor:

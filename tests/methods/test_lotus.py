@@ -15,7 +15,7 @@ from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet
-from lethe.methods.classification.lotus import rf_jsd, soft_cross_entropy, temperature
+from lethe.methods.classification.lotus import gumbel_softmax, rf_jsd, soft_cross_entropy, temperature
 
 
 def test_golden_temperature_and_loss() -> None:
@@ -93,3 +93,12 @@ def test_a_step_of_two_epochs_by_hand(case: str) -> None:
     options = {"unseen_accuracy": 0.4} if case == "given" else {}
     found = byhand.run("lotus", task, alpha=alpha, share=0.5, lr=0.03, epochs=2, weight_decay=0.2, margin=1.0, **options)
     byhand.assert_same(task, found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_draws_are_those_of_torch_s_gumbel_softmax(hard: bool) -> None:
+    logits = torch.randn(5, 4, generator=generator(0))
+    torch.manual_seed(3)
+    expected = torch.nn.functional.gumbel_softmax(logits, 0.7, hard=hard)
+    torch.manual_seed(3)
+    assert torch.equal(gumbel_softmax(logits, 0.7, hard), expected)

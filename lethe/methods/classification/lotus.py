@@ -58,6 +58,13 @@ def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
     return -(target * F.log_softmax(logits.float(), -1)).sum(-1)
 
 
+def gumbel_softmax(logits: Tensor, tau: float = 1.0, hard: bool = False) -> Tensor:
+    """torch's own, bit for bit on the CPU, with draws from the CPU's generator on every device.  [n, K] -> [n, K]"""
+    noise = -torch.empty(logits.shape, dtype=logits.dtype).exponential_().log().to(logits.device)
+    soft = ((logits + noise) / tau).softmax(-1)
+    return torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0) - soft + soft if hard else soft
+
+
 def temperature(forget_accuracy: float, unseen_accuracy: float, alpha: float) -> float:
     """τ. temperature(1, 0.5, 2) == e; temperature(0.5, 0.5, 2) == 1."""
     return math.exp(alpha * (forget_accuracy - unseen_accuracy))
@@ -101,10 +108,10 @@ def run(cfg: LoTUS, task: ClassificationTask, loop: Loop) -> Outcome:
     on_retain = loop.reference("lotus-retain", task.outputs, some)
 
     def blurred(m: nn.Module, batch: Batch) -> Tensor:   # the loop seeds torch's generator at every step
-        return soft_cross_entropy(F.gumbel_softmax(on_forget(batch).float(), tau), task.outputs(m, batch))
+        return soft_cross_entropy(gumbel_softmax(on_forget(batch).float(), tau), task.outputs(m, batch))
 
     def sampled(m: nn.Module, batch: Batch) -> Tensor:
-        return soft_cross_entropy(F.gumbel_softmax(on_retain(batch).float(), hard=True), task.outputs(m, batch))
+        return soft_cross_entropy(gumbel_softmax(on_retain(batch).float(), hard=True), task.outputs(m, batch))
 
     for epoch in range(cfg.epochs):
         now = accuracy(*answers(task, loop, model, task.forget))

@@ -68,7 +68,7 @@ def run(cfg: JiT, task: Task, loop: Loop) -> Outcome:
         outputs = task.outputs(m, batch)
         total = torch.zeros(len(batch), device=x.device)
         for _ in range(cfg.draws):   # the loop seeds the global generator at every step
-            noise = cfg.sigma * torch.randn_like(x)
+            noise = cfg.sigma * torch.randn(x.shape, dtype=x.dtype).to(x.device)   # on the CPU: the same on every device
             if cfg.clamp:
                 noise = (x + noise).clamp(x.min(), x.max()) - x
             with torch.set_grad_enabled(not cfg.detach):

@@ -30,6 +30,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
 from lethe.maths.importance import squared_batch_gradients
+from lethe.train.distribute import laid_out
 from lethe.train.loop import Loop, Term
 
 Gradients = list[Tensor]
@@ -77,7 +78,8 @@ class Refreshing:
             found = gradients(["forget"])
             with torch.no_grad():   # masks hold: the learning step puts masked entries back; noise is seeded per step
                 for p, g, spare in zip(self.params, found, self.spare, strict=True):
-                    p.copy_(refreshed(p, g, spare, self.noise * torch.randn_like(p), self.delta))
+                    noise = laid_out(torch.randn(p.shape, dtype=p.dtype).to(p.device), p)   # the same on every device
+                    p.copy_(refreshed(p, g, spare, self.noise * noise, self.delta))
         apply(gradients(["retain"]))
 
 
