@@ -27,7 +27,8 @@ class Eyes(nn.Module):
         self.head = nn.Linear(12, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
+        logits: Tensor = self.head(self.body(x))
+        return logits
 
 
 def pictures(n: int, seed: int, name: str) -> Split:
@@ -81,5 +82,5 @@ def numbers() -> Task:
 
 
 PROBLEMS: tuple[Callable[[], Task], ...] = (classes, records, numbers, tiny.lm, tiny.diffusion)
-FAMILIES = {classes: "classification", records: "classification", numbers: "regression", tiny.lm: "lm",
-            tiny.diffusion: "diffusion"}
+FAMILIES: dict[Callable[[], Task], str] = {
+    classes: "classification", records: "classification", numbers: "regression", tiny.lm: "lm", tiny.diffusion: "diffusion"}

@@ -25,9 +25,9 @@ from lethe.errors import LetheError, OutOfRange
 from lethe.judge.auditor import applicable
 from lethe.judge.panel import Panel
 from lethe.pools.pool import train_pool
+from lethe.pools.procedures import NOTHING
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
-from lethe.work.procedure import NOTHING
 
 Values = dict[str, Value]
 World = Callable[[], tuple[Subject, list[Subject], Shadows | None]]   # the subject, references, shadow models

@@ -87,7 +87,7 @@ def results(name: str, key: str, where: str) -> Iterator[tuple[Any, bool]]:
         usual = outcome(name, problem, tuple(base.items()))
         for value in others(hint, base.get(key, default), option.comment) if usual is not None else ():
             other = outcome(name, problem, tuple({**base, key: value}.items()))
-            if isinstance(other, Outcome) or (other is not None and isinstance(usual, Outcome)):
+            if usual is not None and (isinstance(other, Outcome) or (other is not None and isinstance(usual, Outcome))):
                 yield value, differ(other, usual, where)
 
 

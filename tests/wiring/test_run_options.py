@@ -78,10 +78,10 @@ def differ(one: Weights, other: Weights) -> bool:
     return difference(a, b) > bound(1, a)
 
 
-MODIFIERS = {name: (f"modifiers.{name}", entry.options, catalogue.load("modifiers", name), (partial(modified, name),))
-             for name, entry in catalogue.entries("modifiers").items()}
+RECORDS: dict[str, tuple[str, tuple[Option, ...], Any, tuple[Run, ...]]] = {
+    name: (f"modifiers.{name}", entry.options, catalogue.load("modifiers", name), (partial(modified, name),))
+    for name, entry in catalogue.entries("modifiers").items()}
 RECIPES = tuple(partial(trained, problem) for problem in (problems.classes, tiny.diffusion))
-RECORDS: dict[str, tuple[str, tuple[Option, ...], Any, tuple[Run, ...]]] = MODIFIERS
 
 
 def of(cls: type, module: str, *runs: Run) -> tuple[str, tuple[Option, ...], Any, tuple[Run, ...]]:

@@ -39,7 +39,8 @@ def shape(name: str, options: dict[str, Any]) -> str | None:
 def test_another_value_gives_another_network(name: str, option: Option) -> None:
     base = companions(option.comment)
     factory = catalogue.load("zoo", name)
-    hint = get_type_hints(factory.__init__ if isinstance(factory, type) else factory)[option.name]
+    made: Any = factory.__dict__["__init__"] if isinstance(factory, type) else factory
+    hint = get_type_hints(made)[option.name]
     default = ast.literal_eval(option.default)
     usual = shape(name, base)
     assert usual is not None
