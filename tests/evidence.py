@@ -200,29 +200,29 @@ def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64) -> dict[str,
 
 
 KNOWN = {
-    "TOFU: model utility of 8 published models": "core/test_tofu_metrics.py::test_model_utility_of_published_models",
-    "TOFU: forget quality of published models": "core/test_tofu_metrics.py::test_forget_quality_of_published_models",
-    "published tables: robustness, composites, nine-term utility": "core/test_meta.py",
+    "TOFU: model utility of 8 published models": "maths/test_tofu_metrics.py::test_model_utility_of_published_models",
+    "TOFU: forget quality of published models": "maths/test_tofu_metrics.py::test_forget_quality_of_published_models",
+    "published tables: robustness, composites, nine-term utility": "maths/test_meta.py",
     "UDS by hand": "audits/test_uds.py::test_depth_golden",
     "LiRA equals the published formula": "audits/test_lira.py::test_online_equals_the_formula_of_the_paper_in_double_precision",
     "RMIA equals the matrix of all pairs": "audits/test_rmia.py::test_sorted_form_equals_the_matrix",
-    "Clopper–Pearson equals scipy's": "core/test_epsilon_bounds.py::test_clopper_pearson_is_that_of_scipy",
+    "Clopper–Pearson equals scipy's": "maths/test_epsilon_bounds.py::test_clopper_pearson_is_that_of_scipy",
     "no attack proves more ε than its decisions allow":
-        "core/test_epsilon_bounds.py::test_no_attack_proves_more_than_its_number_of_decisions_allows",
-    "posterior of ε of the published example": "core/test_epsilon_bounds.py::test_posterior_of_the_published_example",
-    "bounds on ε cover for randomised response": "core/test_epsilon_bounds.py::test_coverage_on_randomised_response",
+        "maths/test_epsilon_bounds.py::test_no_attack_proves_more_than_its_number_of_decisions_allows",
+    "posterior of ε of the published example": "maths/test_epsilon_bounds.py::test_posterior_of_the_published_example",
+    "bounds on ε cover for randomised response": "maths/test_epsilon_bounds.py::test_coverage_on_randomised_response",
     "best of all thresholds is no bound, ours are":
-        "core/test_epsilon_bounds.py::test_best_of_all_thresholds_is_no_bound_and_ours_are",
+        "maths/test_epsilon_bounds.py::test_best_of_all_thresholds_is_no_bound_and_ours_are",
     "null of both KLoM estimators": "audits/test_klom.py::test_null_of_both_estimators_shrinks_with_the_number_of_models",
     "a known KLoM": "audits/test_klom.py::test_a_known_divergence",
     "NeurIPS 2023 score at 512 models": "audits/test_neurips.py::test_known_answers_at_512",
     "AUS by hand": "audits/test_composites.py::test_aus_golden",
     "ZRF by its definition and as published": "audits/test_zrf.py::test_golden_scales",
-    "Newton removal by hand": "core/test_certified.py::test_hand_values_of_newton_removal",
-    "intervals of attacks cover (400 simulated audits)": "test_statistics.py::test_intervals_of_attacks_cover",
+    "Newton removal by hand": "maths/test_certified.py::test_hand_values_of_newton_removal",
+    "intervals of attacks cover (400 simulated audits)": "maths/test_statistics.py::test_intervals_of_attacks_cover",
     "intervals of means and predictions cover":
-        "test_statistics.py::test_intervals_of_means_proportions_and_predictions_cover",
-    "ROC intervals by hand": "test_statistics.py::test_auc_interval_is_delongs_on_the_logit_scale",
+        "maths/test_statistics.py::test_intervals_of_means_proportions_and_predictions_cover",
+    "ROC intervals by hand": "maths/test_statistics.py::test_auc_interval_is_delongs_on_the_logit_scale",
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from evidence import bench, table
+from evidence import KNOWN, bench, table
 from fakes import FAKES
 
 SHORT = {"references": 8, "fresh": 6, "epochs": 40, "shadows": 8}
@@ -29,3 +31,10 @@ def test_each_fake_by_the_audit_that_was_made_for_it():
 
 def test_every_fake_suits_a_request():
     assert all(set(fake.suits) & {"class", "random"} for fake in FAKES)
+
+
+@pytest.mark.parametrize("test", KNOWN.values())
+def test_every_known_answer_is_a_test_that_exists(test: str) -> None:
+    file, _, name = test.partition("::")
+    path = Path(__file__).parent / file
+    assert path.exists() and (not name or f"def {name}(" in path.read_text())
