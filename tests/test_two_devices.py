@@ -32,8 +32,9 @@ def results(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def slow(case: Case) -> bool:
-    """A method of all families on a UNet, whose many small operations take long here: the other families stand for it."""
-    return case.kind == "method" and case.task == "diffusion" and "lm" in catalogue.entries("methods")[case.name].families
+    """What fits text too, on a UNet, whose many small operations take long here: the other families stand for it."""
+    known = {"method": "methods", "audit": "audits"}
+    return case.task == "diffusion" and catalogue.entries(known[case.kind])[case.name].fits("lm")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if slow(case) else [])
