@@ -78,7 +78,7 @@ def full_disk(path: Any, *rest: Any, **more: Any) -> None:
 def test_a_full_disk_leaves_the_old_file_and_nothing_partial(tmp_path: Path) -> None:
     target = tmp_path / "results.json"
     files.write_json(target, {"old": 1})
-    with pytest.raises(errors.DiskFull, match=r"results\.json.*untouched.*Free some "
+    with pytest.raises(errors.DiskFull, match=r"results\.json.*unchanged.*Free some "
                                               r"space"), files.atomic(target) as beside:
         full_disk(beside)
     assert json.loads(target.read_text()) == {"old": 1}

@@ -30,8 +30,9 @@ def why_no_processes(device: str) -> str:
         return f"workers share one device {device!r} without gain (strategy='gpus' takes one process per GPU)"
     if not sys.platform.startswith("linux"):
         return f"forking after torch was used is not safe on {sys.platform} (strategy='serial' is)"
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return "this process has used the GPU, and a fork cannot use it again (start anew, or strategy='serial')"
+    if torch.cuda.is_available():   # autograd has started a thread for the GPU by then, whatever device was asked for
+        return ("a forked process cannot differentiate where torch sees a GPU (hide it with CUDA_VISIBLE_DEVICES='', or use "
+                "strategy='serial')")
     return ""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lethe.cli.audit import of_request
-from lethe.work.execute import Options, carry_out
+from lethe.work.execute import carry_out
+from lethe.work.options import Options
 from lethe.work.request import parse
 
 
@@ -16,7 +17,7 @@ def sizes(folder: Path, method: str) -> tuple[dict[str, int], dict[str, int]]:
                      "audit": {"references": 0, "shadows": 0, "neighbours": 0, "audits": ["scores"]}, "output": str(folder)})
     report = carry_out(request, Options(export=True))
     assert report is not None
-    again, _ = of_request(folder / request.hash, [], None, "quick", None, False, "lethe audit", lambda text: None)
+    again, _ = of_request(folder / request.hash, [], None, "quick", Options(command="lethe audit"), False)
     first, second = (r.results.scenarios[0].sizes for r in (report, again))
     return first, second
 

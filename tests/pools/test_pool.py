@@ -30,7 +30,7 @@ from lethe.pools.contract import Backend
 from lethe.pools.member import Work, fingerprint, member_seed, members_of
 from lethe.pools.pool import Pool, train_pool
 from lethe.pools.stack import Stack, why_no_vmap
-from lethe.pools.workers import in_processes
+from lethe.pools.workers import in_processes, why_no_processes
 from lethe.train.loop import Loop, Settings
 
 
@@ -282,3 +282,9 @@ def test_other_families_have_pools_too(family: str) -> None:
     task._recipe = Recipe(**{**vars(task.recipe), "epochs": 0.1})
     alone, forked = (train_pool(task, count=2, strategy=s) for s in ("serial", "processes"))
     assert difference(alone, forked) == 0
+
+
+def test_no_fork_where_torch_sees_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd starts a thread for the GPU even when everything runs on the CPU; a forked worker fails at its first backward."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "CUDA_VISIBLE_DEVICES" in why_no_processes("cpu")

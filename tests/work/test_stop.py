@@ -82,4 +82,4 @@ command.main()
 def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60,
                           cwd=Path(__file__).parents[2])
-    assert done.returncode == 130 and done.stderr.startswith("Interrupted: nothing is lost.")
+    assert done.returncode == 130 and done.stderr.startswith("Interrupted; nothing is lost.")
