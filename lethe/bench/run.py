@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def run(name: str, overrides: Sequence[str], options: Options, place: Path | Non
         report = carry_out(request, options)
         if report is not None:   # under torchrun only the first process has the results
             found.setdefault(problem, []).append(report.results)
-    command = " ".join(["lethe bench", name, *overrides])
+    command = shlex.join(["lethe", "bench", name, *(one for one in overrides if not one.startswith("output="))])
     written = []
     for problem, results in found.items():
         for method, numbers in summary(f"{name}: {problem}", results, suite, command).items():
