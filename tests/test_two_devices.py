@@ -72,4 +72,5 @@ with two.Pretended():
     weight = layer.weight
     layer.to(two.NAME)(there).sum().backward()
     assert layer.weight is weight and weight.grad.device == there.device
+two.leave()
 """

@@ -10,6 +10,8 @@ process of their own, before the first backward pass: it is then that torch coun
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NoReturn
@@ -189,3 +191,10 @@ def operands(name: str, args: Sequence[Any]) -> Sequence[Any]:
     if name in FILLED and isinstance(args[-1], Tensor) and args[-1].dim() == 0:
         return args[:-1]
     return args
+
+
+def leave() -> NoReturn:
+    """End this process at once, status 0: autograd's thread for the pretended device does not survive an orderly end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -32,3 +32,4 @@ def main(wanted: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    two_devices.leave()
