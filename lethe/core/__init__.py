@@ -1,1 +1,1 @@
-"""Types, splits, seeds and pure mathematics; imports torch and numpy only."""
+"""The contract: task and what was granted, families, splits, outcome, evidence, events, registry, catalogue, config, files."""
