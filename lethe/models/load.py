@@ -8,17 +8,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import pickle
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.catalogue import load
+from lethe.core.code import named as code_named
 from lethe.core.files import refuse_pickle
 from lethe.errors import ModelError, RequestError, nearest
 
@@ -68,7 +64,7 @@ def factory(zoo: str | None = None, code: str | None = None, options: Mapping[st
         both = "both code and zoo" if code else "neither code nor zoo"
         raise RequestError(f"the model has {both}, so it is not clear what it is; nothing was started. Set model.code "
                            "= path/to/file.py:factory, or model.zoo = a name.")
-    make, name = _from_code(code) if code else (load("zoo", zoo or ""), zoo or "")
+    make, name = (code_named(code), code) if code else (load("zoo", zoo or ""), zoo or "")
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:
@@ -132,52 +128,6 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, prefix: st
         raise ModelError(f"{origin} lacks {len(absent)} tensors of {type(model).__name__}, the first is {absent[0]!r}"
                          f"{nearest(absent[0], named)}, so they would stay random. Provide the whole state dict.")
     model.load_state_dict(named, strict=False)
-
-
-def _from_code(code: str) -> tuple[Callable[..., Any], str]:
-    where, colon, name = code.rpartition(":")
-    if not colon or not where or not name:
-        raise RequestError(f"model.code = {code!r} names no factory, so nothing was started. Write "
-                           "path/to/file.py:factory.")
-    module = _imported(where)
-    if not hasattr(module, name):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise RequestError(f"{where} has no {name!r}{nearest(name, known)}, so no model can be made. It has: "
-                           f"{', '.join(known) or 'nothing callable'}.")
-    return getattr(module, name), code
-
-
-def _imported(where: str) -> ModuleType:
-    """The module of a file, whose folder is searched for what it imports, or of a package."""
-    path = Path(where).expanduser()
-    if path.suffix != ".py":
-        try:
-            return importlib.import_module(where)
-        except ImportError as error:
-            raise ModelError(f"{where} is neither a .py file nor an importable package ({error}), so no model can be made. "
-                             "Correct model.code.") from None
-    if not path.exists():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError(f"{path} does not exist{nearest(path.name, beside)}, so no model can be made. Correct "
-                         "model.code.")
-    text = path.read_bytes()
-    key = f"lethe_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode() + text).hexdigest()[:8]}"
-    if key in sys.modules:
-        return sys.modules[key]
-    spec = importlib.util.spec_from_file_location(key, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module   # so that its classes can be found by copy and pickle
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[key]
-        raise ModelError(f"{path} cannot be run ({type(error).__name__}: {error}), so no model can be made. Correct "
-                         "it.") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ def test_a_fresh_model_is_made_each_time(net: Path) -> None:
 @pytest.mark.parametrize(("given", "kind", "words"), [
     ({}, RequestError, "neither code nor zoo"),
     ({"zoo": "small_cn"}, UnknownName, r"did you mean small_cnn\?"),
-    ({"code": "net.py"}, RequestError, "names no factory"),
+    ({"code": "net.py"}, RequestError, "names no function"),
     ({"code": "{net}:mke"}, RequestError, r"did you mean make\?.*It has: .*make"),
     ({"code": "{net}x.py:make"}, ModelError, "does not exist"),
     ({"code": "no.such.package:make"}, ModelError, "importable package"),
