@@ -14,6 +14,7 @@ import membership
 import pytest
 import remembering
 import tiny
+import torch
 from torch import nn
 from values import companions, counts, others
 
@@ -24,6 +25,7 @@ from lethe.core.task import Task
 from lethe.errors import LetheError, OutOfRange
 from lethe.judge.auditor import applicable
 from lethe.judge.panel import Panel
+from lethe.models.lm.open import Language, language_model
 from lethe.pools.pool import train_pool
 from lethe.pools.procedures import NOTHING
 from lethe.pools.shadows import Shadows
@@ -81,9 +83,25 @@ def texts() -> tuple[Subject, list[Subject], Shadows | None]:
 
 
 @cache
+def facts() -> tuple[Subject, list[Subject], Shadows | None]:
+    """Questions with wrong answers beside the right ones, and a model that has lost most of what it knew: it loops."""
+    known = tiny.lm()
+    assert isinstance(known, Language)
+    asked = [{"id": f"q{i}", "prompt": prompt, "answer": answer, "corrupted_answer": f"{answer} rain",
+              "perturbed_answer": [f"{word} {answer}" for word in ("figs", "maps")]}
+             for i, (prompt, answer) in enumerate((p, a) for split in (known.forget, known.retain)
+                                                  for p, a in zip(split.column("prompt"), split.column("answer"), strict=True))]
+    loose = [{key: row[key] for key in row if key != "perturbed_answer"} for row in asked]
+    task = language_model(known.original, known.tokenizer, asked[:8], asked[8:], others={"facts": loose})
+    return Subject("damaged", between(known, known.build(0), share=0.85), task), [], None
+
+
+@cache
 def drawings() -> tuple[Subject, list[Subject], Shadows | None]:
     task = remembering.digits()
-    return Subject("original", task.original, task), [], None
+    known, rng = task.original.images, torch.Generator().manual_seed(0)
+    faint = remembering.Remembers(known + 0.6 * torch.randn(known.shape, generator=rng), task.alphas_cumprod)
+    return Subject("faint", faint, task), [], None
 
 
 @cache
@@ -98,17 +116,16 @@ def shapes() -> tuple[Subject, list[Subject], Shadows | None]:
     return Subject("hidden", remembering.hidden(task), task), [], None
 
 
-WORLDS: dict[World, str] = {records: "classification", classes: "classification", numbers: "regression", texts: "lm",
+WORLDS: dict[World, str] = {records: "classification", classes: "classification", numbers: "regression", texts: "lm", facts: "lm",
                             shapes: "diffusion", drawings: "diffusion", unet: "diffusion"}
 FEW = {"limit": 24, "retained": 24, "fewest": 5, "steps": 3, "rounds": 2, "resamples": 40, "permutations": 20, "models": 8,
        "canaries": 60, "examples": 12}
 OTHERWISE: dict[str, dict[str, Any]] = {   # so many more that the option counts
     "calibration": {"limit": 120, "bins": 3}, "canary": {"canaries": 60, "fewest": 40}, "klom": {"limit": 24},
-    "mia_efficacy": {"limit": 24, "fewest": 20}}
-OPEN = {   # used, and not seen on these problems
-    "out_of_scope-looping", "restor-examples", "restor-wrong", "tofu-examples", "residual-steps", "mia_diffusion-resamples",
-    "unlearndiffatk-weight_decay", "blind_spots-tolerance", "blind_spots-per_prompt"}
-
+    "mia_efficacy": {"limit": 24, "fewest": 20}, "out_of_scope": {"examples": 12, "new_tokens": 40},
+    "residual": {"radius": 0.5, "points": 2, "limit": 24}, "mia_diffusion": {"pairs": 2, "resamples": 40},
+    "unlearndiffatk": {"rounds": 6, "steps": 8, "lr": 0.1, "batch_size": 8, "looks": 8, "per_prompt": 8},
+    "blind_spots": {"steps": 40}}
 
 def short(name: str) -> dict[str, Any]:
     """Options of a measurement that takes a moment."""
@@ -178,8 +195,7 @@ def default(cls: type[Any], key: str) -> Any:
 
 
 OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}")
-           for name, entry in catalogue.entries("audits").items() for option in entry.options
-           if f"{name}-{option.name}" not in OPEN]
+           for name, entry in catalogue.entries("audits").items() for option in entry.options]
 
 
 @pytest.mark.parametrize(("name", "key"), OPTIONS)
