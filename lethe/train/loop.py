@@ -29,6 +29,8 @@ from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
 from lethe.train.distribute import full
 from lethe.train.modifiers import Choice, resolve
+from lethe.train.modifiers.average import Average
+from lethe.train.modifiers.average.last import Last
 from lethe.train.modifiers.combine import Combine
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Selection, Where
@@ -153,7 +155,7 @@ class Loop(Session):
         schedule: Schedule = "constant", warmup: int = 0,
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
-        combine: Combine | Choice = "sum", weigh: Weigh | Choice = "uniform",
+        combine: Combine | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
         batch_norm: BatchNorm = "frozen", augment: bool = False,
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
@@ -162,6 +164,7 @@ class Loop(Session):
         masks       boolean [shape of θ] by parameter name: entries outside stay bit-identical, whatever momentum and
                     weight decay want; joined with the masks of the `where` modifier
         penalty     (model, share done) -> scalar, added to the group of the first term
+        average     which point is returned, when the `average` modifier is left at "last"
         batch_norm  frozen: running statistics are used and kept; update: training mode, unless a term has one example
         augment     whether batches are drawn as in training
         """
@@ -172,9 +175,10 @@ class Loop(Session):
         _require_movable(terms, moving)
         combined = self.modifiers.combine or resolve("combine", combine)
         weighed = self.modifiers.weigh or resolve("weigh", weigh)
+        averaged = resolve("average", average) if self.modifiers.average == Last() else self.modifiers.average
         plan = self._plan(terms, size, [
             total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, batch_norm, augment, sorted(moving),
-            _named(combined), _named(weighed),
+            _named(combined), _named(weighed), _named(averaged),
         ])
         if self._watch is None and not self._fresh:   # a fresh model has nothing to fall from
             self._watch = self._watching()   # also where the call is only loaded: the data that it reads count
@@ -186,7 +190,7 @@ class Loop(Session):
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
             optimise.optimiser(optimiser, moving, lr, weight_decay, momentum),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
-            clip, penalty, augment, batch_norm, combined, weighed, None if self._fresh else self._watch, plan,
+            clip, penalty, augment, batch_norm, combined, weighed, averaged, None if self._fresh else self._watch, plan,
         )
         self._carry_out(run)
         return model
@@ -236,7 +240,7 @@ class Loop(Session):
         parts = [[name, size[name], term.every, term.split.fingerprint, "" if callable(term.weight) else term.weight,
                   term.coupled, sorted(term.moves or [])] for name, term in terms.items()]
         shared = [settings.seed, settings.precision, settings.accumulate, settings.max_steps, settings.max_minutes]
-        modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb", "average")]
+        modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb")]
         return digest([parts, options, shared, modifiers, _named(self.watchdog)])
 
     def _joined(self, masks: Mapping[str, Tensor] | None, moving: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from lethe.core.split import Batch
 from lethe.errors import Diverged
 from lethe.train import optimise
 from lethe.train.distribute import full
+from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.combine import Combine
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.order import Order
@@ -50,13 +51,14 @@ class Run:
     batch_norm: BatchNorm
     combine: Combine
     weigh: Weigh
+    average: Average
     watch: Watch | None
     plan: str
     slow: dict[str, Tensor] = field(default_factory=dict)
 
     def go(self) -> None:
         """All steps from where the run stands; the model ends at the point that `average` and the watchdog choose."""
-        loop, average, fell = self.loop, self.loop.modifiers.average, False
+        loop, average, fell = self.loop, self.average, False
         self._prepare()
         step = self._resume()
         self._begin(step)
@@ -84,7 +86,7 @@ class Run:
     def _prepare(self) -> None:
         loop = self.loop
         self.frozen = {name: self.params[name].detach().clone() for name in self.masks}
-        if loop.modifiers.average.keeps:
+        if self.average.keeps:
             self.slow = {name: p.detach().clone() for name, p in self.params.items()}
         self.orders = {
             name: Order(term.split, self.size[name], loop.seed, self.call, name) for name, term in self.terms.items()

@@ -22,7 +22,7 @@ from lethe.data.select import Where
 from lethe.errors import LetheError, RequestError, UnknownName
 from lethe.maths.importance import largest
 from lethe.train.loop import Loop, Modifiers, Settings, Term
-from lethe.train.modifiers import SEAMS, members, resolve
+from lethe.train.modifiers import SEAMS, Choice, members, resolve
 from lethe.train.modifiers.average.ema import Ema
 from lethe.train.modifiers.average.swa import Swa
 from lethe.train.modifiers.combine.alternate import Alternate
@@ -176,15 +176,18 @@ def test_the_average_is_what_is_returned() -> None:
     """SGD without momentum on a linear loss: θ falls by lr per step, so the mean of three points is θ₀ − 2·lr."""
     work = task()
 
-    def last_and_mean(average: str) -> Tensor:
+    def last_and_mean(average: Choice, own: str = "last") -> Tensor:
         loop = Loop(work, modifiers=Modifiers(average=average))
         model = loop.start()
         term = Term(work.forget, lambda m, b: m.head.bias.sum().expand(len(b)))
-        loop.minimise(model, {"forget": term}, lr=0.1, steps=3, optimiser="sgd", momentum=0.0)
+        loop.minimise(model, {"forget": term}, lr=0.1, steps=3, optimiser="sgd", momentum=0.0, average=own)
         return (loop.finish(model).model.head.bias - work.original.head.bias).detach()
 
     assert torch.allclose(last_and_mean("last"), torch.tensor(-0.3), atol=1e-6)
     assert torch.allclose(last_and_mean("swa"), torch.tensor(-0.2), atol=1e-6)
+    assert torch.allclose(last_and_mean("last", own="swa"), torch.tensor(-0.2), atol=1e-6)   # the method's own choice
+    # half of the way at every step from 0: −0.05, −0.125, −0.2125; what the user sets comes before the method's choice
+    assert torch.allclose(last_and_mean({"name": "ema", "decay": 0.5}, own="swa"), torch.tensor(-0.2125), atol=1e-6)
 
 
 # -- weigh -------------------------------------------------------------------------------------------------------------
