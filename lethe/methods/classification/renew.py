@@ -1,0 +1,130 @@
+"""Renew: start again from a mixture of the original and fresh weights, and train briefly, at a high rate, on retained data.
+Own method of this library (2026). It mixes weights block by block as in shrink and perturb (Ash & Adams 2020, arXiv:1910.08475),
+and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
+
+    θ_b ← λ_b · θ_0,b + (1 − λ_b) · fresh_b    for the blocks b = 0 … B − 1, from the input
+    then s of the recipe's passes over R at c times its peak rate, constant, by its loss;    θ = mean of the last iterates
+    a class leaves   λ_b = max(0, 1 − b/(d·B))              the first blocks stay, the others start afresh
+    examples leave   λ_b = 0, the last block λ = h          the head stays, the body starts afresh
+
+R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`lethe.core.blocks`), s share, c rate,
+d depth, h head. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b of the
+recipe. Running statistics of batch norm are those of R under the mean.
+Needs:    retain, recipe, original; forget where keep = auto, for its labels.     Updates: everything.
+Cost:     s of a retraining.
+Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
+          keep = none, s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate.
+Fails by: a shared part that remembers: a class kept half of the blocks deep, or memorised examples in a kept body, can be found.
+          A rate that the recipe's optimiser cannot bear at twice its peak.
+Deviations: none; the form is our own. The start is fresh, so `where` modifiers and the watchdog's comparison do not apply.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lethe.core.blocks import blocks
+from lethe.core.config import Fraction, Positive, config
+from lethe.core.families.classification import ClassificationTask
+from lethe.core.modules import NORMS, evaluating
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.core.seeds import derive
+from lethe.core.split import Batch
+from lethe.core.task import recipe_options
+from lethe.train.loop import Loop, Term
+from lethe.train.modifiers.average.swa import Swa
+from lethe.train.order import batches_per_epoch
+
+Kept = Literal["class", "examples", "none"]
+
+
+@config
+class Renew:
+    """Options of renewal."""
+
+    keep: Literal["auto", "class", "examples", "none"] = "auto"   # what stays; auto: by whether a class leaves [ours, digits]
+    share_class: Positive = 0.275      # s where a class leaves, share of the recipe's passes   [ours, digits CNN; 0.3 to try]
+    share_examples: Positive = 0.3     # s where examples leave                                 [ours, digits MLP]
+    rate: Positive = 2.0               # c, learning rate relative to the recipe's peak         [ours, digits]
+    depth: Positive = 0.5              # d, share of the blocks of which something stays        [ours, digits CNN]
+    head: Fraction = 1.0               # h, what stays of the last block where examples leave   [ours, digits MLP]
+    average_after: Fraction = 0.6      # share of the steps after which the mean begins         [ours, digits]
+
+
+def kept_shares(keep: Kept, count: int, depth: float, head: float) -> list[float]:
+    """λ of every block, from the input. Of a single block nothing stays: it is the head as well.
+
+    kept_shares("class", 4, ½, 1) == [1, ½, 0, 0]; kept_shares("examples", 3, ½, 1) == [0, 0, 1].
+    """
+    if keep == "none" or count == 1:
+        return [0.0] * count
+    if keep == "class":
+        return [max(0.0, 1 - b / (depth * count)) for b in range(count)]
+    return [0.0] * (count - 1) + [head]
+
+
+def equal_size(n: int, size: int) -> int:
+    """The batch size that spreads a small last batch over the others. equal_size(900, 64) == 60: 15 batches and no rest."""
+    return math.ceil(n / math.ceil(n / size))
+
+
+def a_class_leaves(task: ClassificationTask) -> bool:
+    """Whether there is a forget set and none of its labels is among the retained ones."""
+    gone, stays = task.forget.columns["y"], task.retain.columns["y"]
+    return not bool(torch.isin(gone, stays).any())
+
+
+def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
+    """`model`, the original, becomes λ·θ_0 + (1 − λ)·fresh, in place."""
+    groups, start = blocks(model), dict(fresh.named_parameters())
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for names, share in zip(groups, kept_shares(keep, len(groups), cfg.depth, cfg.head), strict=True):
+            for name in names:
+                own[name].lerp_(start[name].to(own[name]), 1 - share)
+
+
+def measure_running(model: nn.Module, task: ClassificationTask, batches: Iterable[Batch]) -> None:
+    """Running statistics of batch norm as these data have them, under the model's weights; dropout stays off."""
+    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    if not norms:
+        return
+    with evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None   # a cumulative mean
+            norm.train()
+        for batch in batches:
+            task.outputs(model, batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@method(needs={"forget?", "retain", "original", "recipe"}, uses={"build", "labels", "nll", "outputs"}, mechanism="tuning",
+        instead={"forget": "keep=class"})
+def run(cfg: Renew, task: ClassificationTask, loop: Loop) -> Outcome:
+    of_class = a_class_leaves(task) if cfg.keep in ("auto", "none") else cfg.keep == "class"
+    keep: Kept = cfg.keep if cfg.keep != "auto" else "class" if of_class else "examples"
+    model = task.copy_of_original()
+    mixed(model, task.build(derive(loop.seed, "renew")), keep, cfg)
+    loop.start(model)
+    recipe, n = task.recipe, len(task.retain)
+    size = equal_size(n, recipe.batch_size)
+    share = cfg.share_class if of_class else cfg.share_examples
+    steps = math.ceil(share * recipe.epochs * batches_per_epoch(task.retain, size))
+    options = recipe_options(replace(recipe, lr=cfg.rate * recipe.lr, batch_size=size, schedule="constant"))
+    loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=steps,
+                  average=Swa(min(math.floor(cfg.average_after * steps), steps - 1)))
+    if n > 1:   # one example has no variance: it was trained without batch statistics
+        measure_running(model, task, loop.drawn(task.retain, equal_size(n, 256), "renew"))
+    stays = {"class": "what suits a class that leaves", "examples": "the last block", "none": "nothing"}[keep]
+    loop.notes.append(f"kept of the original: {stays}; {steps} steps of {size} examples")
+    return loop.finish(model)

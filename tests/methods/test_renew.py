@@ -1,0 +1,118 @@
+"""Renew: what stays of the original, the mean of the last iterates, running statistics of R."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import byhand
+import pytest
+import torch
+from byhand import nll
+from running import run
+from test_acceptance_digits import Scores, judged, problem, scores
+from test_acceptance_digits import run as trained_by
+from tiny import classification
+from torch import Tensor, nn
+
+from lethe.core.modules import state_fingerprint
+from lethe.core.seeds import derive
+from lethe.core.split import Split
+from lethe.core.task import Recipe
+from lethe.errors import NeedsUnmet
+from lethe.methods.classification.renew import equal_size, kept_shares
+from lethe.models.classification.task import Classification
+
+
+def test_shares_of_what_stays() -> None:
+    assert kept_shares("class", 4, 0.5, 1) == [1, 0.5, 0, 0]
+    assert kept_shares("class", 8, 0.25, 1) == [1, 0.5, 0, 0, 0, 0, 0, 0]
+    assert kept_shares("examples", 3, 0.5, 0.8) == [0, 0, 0.8]
+    assert kept_shares("none", 3, 0.5, 1) == [0, 0, 0]
+    assert kept_shares("class", 1, 0.5, 1) == kept_shares("examples", 1, 0.5, 1) == [0]   # the head may not stay whole
+
+
+def test_equal_batches() -> None:
+    assert [equal_size(n, 64) for n in (900, 896, 64, 65, 3)] == [60, 64, 64, 33, 3]
+
+
+def by_hand(task: Classification, keep: tuple[float, float], count: int, averaged: int) -> Any:
+    """The mean of the last `averaged` of `count` full-batch steps at twice the recipe's rate, from the mixture."""
+    start, fresh = byhand.trainable(task.original), task.build(derive(0, "renew"))
+    with torch.no_grad():
+        for share, part in zip(keep, ("body", "head"), strict=True):
+            for p, new in zip(getattr(start, part).parameters(), getattr(fresh, part).parameters(), strict=True):
+                p.copy_(share * p + (1 - share) * new)
+    points = [byhand.stepped(start, [lambda m: nll(m, task.retain)] * k, lr=2 * byhand.LR, momentum=0.0)
+              for k in range(count - averaged + 1, count + 1)]
+    with torch.no_grad():
+        for name, p in points[0].named_parameters():
+            p.copy_(torch.stack([point.get_parameter(name) for point in points]).mean(0))
+    return points[0]
+
+
+def test_a_class_leaves_by_hand() -> None:
+    """Two blocks, d = 1: λ = 1, ½. Four steps, the last two averaged (of 2.4 the first counts whole)."""
+    task = byhand.classification(removed=True)
+    found = byhand.run("renew", task, depth=1.0, share_class=4.0, average_after=0.6)
+    byhand.assert_same(task, found, by_hand(task, (1.0, 0.5), 4, 2))
+
+
+def test_examples_leave_by_hand() -> None:
+    task = byhand.classification()
+    byhand.assert_same(task, byhand.run("renew", task, share_examples=3.0), by_hand(task, (0.0, 1.0), 3, 2))
+
+
+def test_nothing_kept_at_the_recipes_rate_is_training_from_scratch() -> None:
+    """One full-batch step: no order and no schedule to differ by. The original's weights do not matter."""
+    task = byhand.classification()
+    one = byhand.run("renew", task, keep="none", share_examples=1.0, rate=1.0, average_after=1.0)
+    byhand.assert_same(task, one, by_hand_from_scratch(task))
+
+
+def by_hand_from_scratch(task: Classification) -> Any:
+    return byhand.stepped(task.build(derive(0, "renew")), [lambda m: nll(m, task.retain)], momentum=0.0)
+
+
+def test_running_statistics_are_those_of_the_retained_data() -> None:
+    """Of the inputs of the layer under the final weights, in equal batches."""
+    x, y = torch.randn(301, 3, generator=torch.Generator().manual_seed(0)), torch.arange(301) % 2
+    splits = {"forget": Split({"x": x[:1], "y": y[:1]}, "forget"), "retain": Split({"x": x[1:] + 5, "y": y[1:]}, "retain")}
+
+    def build(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+    torch.manual_seed(0)
+    task = Classification(build(0), splits, Recipe(epochs=1, batch_size=64), build)
+    model = run("renew", task).model
+    entering: Tensor = model.get_submodule("0")(splits["retain"].columns["x"])
+    torch.testing.assert_close(model.get_buffer("1.running_mean"), entering.mean(0))
+    halves = torch.stack([part.var(0) for part in entering.split(150)]).mean(0)
+    torch.testing.assert_close(model.get_buffer("1.running_var"), halves)
+    assert model.get_submodule("1").momentum == 0.1
+
+
+def test_without_a_forget_set_the_form_has_to_be_named() -> None:
+    task = classification()
+    blind = task.replaced(task.original, forget=None)
+    with pytest.raises(NeedsUnmet, match="forget"):
+        run("renew", blind)
+    named = run("renew", blind, keep="class").model
+    assert state_fingerprint(named) == state_fingerprint(run("renew", task, keep="class").model)
+
+
+@cache
+def renewed(kind: str, keep: str) -> Scores:
+    return judged(kind, [trained_by(task, "renew", seed, keep=keep) for seed, task in enumerate(problem(kind).tasks)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["class", "labels"])
+def test_renewal_is_as_near_to_retraining_as_a_retraining(kind: str) -> None:
+    """Margins: the forget set is gone, two points of accuracy, no further from retraining than from-scratch training as short."""
+    found, scratch, original = renewed(kind, "auto"), renewed(kind, "none"), scores(kind, "original")
+    again = judged(kind, [trained_by(task, "retrain", 200 + seed) for seed, task in enumerate(problem(kind).tasks)])
+    assert found.forget <= 2 < 98 < original.forget
+    assert found.test >= again.test - 2
+    assert found.js <= again.js + 0.05
+    assert found.js <= scratch.js + 0.01
