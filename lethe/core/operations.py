@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from torch import nn
+
+from lethe.core.view import Grant
 from lethe.errors import NotGranted
 
 if TYPE_CHECKING:
@@ -26,6 +29,11 @@ def unlimited(view: T) -> T:
     whole = cast(T, object.__new__(_family(type(view))))
     whole.__dict__ = vars(view)
     return whole
+
+
+def starting_point(view: Task) -> nn.Module:
+    """The trainable copy of the original that a run works on: the loop takes it for every method, so it needs no grant."""
+    return cast(Grant, vars(view)["_grant"]).copy()
 
 
 def _family(kind: type[Task]) -> type[Task]:

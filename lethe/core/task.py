@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lethe.core.checks import check
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule, config
 from lethe.core.engine import Engine, Term
-from lethe.core.modules import copied, reinitialised, seeded
+from lethe.core.modules import reinitialised, seeded
 from lethe.core.operations import limited
 from lethe.core.split import Batch, Split
 from lethe.core.view import Grant, missing
@@ -207,8 +207,10 @@ class Task(ABC):
         return self._grant.has(what)
 
     def copy_of_original(self) -> nn.Module:
-        """A trainable copy of the original, sharing no storage with it: what every method works on, so it needs no grant."""
-        return copied(self._grant.everything()[0], trainable=True).requires_grad_(True)
+        """A trainable copy of the original, sharing no storage with it. Methods declare `original` for it; the copy that a
+        method works on comes from `loop.start()`."""
+        self._grant.require_declared("original")
+        return self._grant.copy()
 
     def build(self, seed: int) -> nn.Module:
         """A fresh model: what the recipe starts from. The same seed gives the same weights."""

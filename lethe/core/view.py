@@ -108,6 +108,10 @@ class Grant:
         self.require_declared("original")
         return self._original
 
+    def copy(self) -> nn.Module:
+        """A trainable copy of the model that shares no storage with it: where a run starts, whatever was declared."""
+        return copied(self._original, trainable=True).requires_grad_(True)
+
     def roles(self) -> list[str]:
         """Roles of the splits that exist and may be touched."""
         return [role for role in self._splits if self.has(role)]

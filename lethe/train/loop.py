@@ -21,6 +21,7 @@ from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
 from lethe.core.modules import evaluating
+from lethe.core.operations import starting_point
 from lethe.core.outcome import Outcome
 from lethe.core.passes import drawn
 from lethe.core.seeds import generator
@@ -68,7 +69,7 @@ class Loop(Session):
 
         where  what the method itself moves (a name or a member), when the `where` modifier is left at "all"
         """
-        model = (self.task.copy_of_original() if fresh is None else fresh).to(self.settings.device)
+        model = (starting_point(self.task) if fresh is None else fresh).to(self.settings.device)
         asked = self.modifiers.where if fresh is None else All()
         where = resolve("where", where) if where is not None and asked == All() else asked
         self._fresh = fresh is not None

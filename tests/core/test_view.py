@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from torch import nn
 
 import lethe
@@ -68,7 +69,19 @@ def test_the_frozen_original_is_granted_but_every_method_gets_a_copy_to_work_on(
     view = TASK.granted({"forget"})
     with pytest.raises(NotGranted, match="original"):
         getattr(view, touch)
-    assert isinstance(view.copy_of_original(), nn.Module)
+    with pytest.raises(NotGranted, match="original"):
+        view.copy_of_original()
+    assert isinstance(Loop(view).start(), nn.Module)
+
+
+def test_the_pipeline_of_a_diffusion_model_holds_its_original():
+    task = tiny.diffusion()
+    with pytest.raises(NotGranted, match="'original'"):
+        _ = task.granted({"forget"}, {"pipeline"}).pipeline.unet
+    view = task.granted({"original"}, {"pipeline"})
+    assert view.pipeline.unet is task.original
+    other = task.build(1)
+    assert torch.equal(next(task.replaced(other).pipeline.unet.parameters()), next(other.parameters()))
 
 
 def test_views_of_views_and_other_tasks_made_of_them_stay_on_the_account():

@@ -54,11 +54,15 @@ class DiffusionTask(Task):
     })
     concept: str                        # the words to be forgotten, e.g. "disk"
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
-    pipeline: Any                       # text encoder, tokenizer, scheduler, VAE
     alphas_cumprod: Tensor              # ᾱ_t  [timesteps]
     judge: PictureJudge | None          # None: audits that need one do not run
     steps: int                          # of a trajectory
     guidance: float                     # w of classifier-free guidance; 1: none
+
+    @property
+    @abstractmethod
+    def pipeline(self) -> Any:
+        """Text encoder, tokenizer, scheduler, VAE and the original's network: for methods that declare `original`, too."""
 
     @property
     def reader(self) -> PictureJudge:

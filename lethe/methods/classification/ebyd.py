@@ -13,7 +13,7 @@
 
 C a few clean labelled examples, drawn from holdout; θ_0 the original, ℓ cross-entropy. Notes of the outcome: the verdict, the
 label, the sizes, and accuracy and trigger success of θ_E.
-Needs:    holdout.     Updates: every trainable parameter (trigger) or the weights of some units (prune).
+Needs:    holdout, original.     Updates: every trainable parameter (trigger) or the weights of some units (prune).
 Cost:     `trigger_steps` passes over C for every label, then a few epochs on C. Neither forget nor retain data.
 Limits:   verdict and removal are separate: a model that is called clean is treated all the same.
 Fails by: triggers that are large, differ by input, or bring different labels; few labels (the median is meaningless below 4).
@@ -166,7 +166,7 @@ def unit_masks(ask: Ask, modules: Mapping[str, nn.Module], x: Tensor, y: Tensor,
     return {name: mask.detach() for name, mask in masks.items()}
 
 
-@method(needs={"holdout"}, uses={"head", "inputs", "labels", "nll", "outputs", "relabel"}, mechanism="tuning")
+@method(needs={"holdout", "original"}, uses={"head", "inputs", "labels", "nll", "outputs", "relabel"}, mechanism="tuning")
 def run(cfg: EBYD, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.holdout.batch([0]))   # tokens are refused before any work
     order = torch.randperm(len(task.holdout), generator=loop.generator("defence"))[: cfg.defence]

@@ -4,7 +4,7 @@ Lim, Torr & Kumaraguru (2022), arXiv:2201.06640.
     L(θ_k) = E_{x∈R} ℓ(θ_{<k}, θ_k; x),  started at θ_0;    θ_k the last k blocks, θ_{<k} all before them (frozen)
 
 R retain set, ℓ the family's training loss, θ_0 the original weights. What a block is: `lethe.core.blocks`.
-Needs:    retain.     Updates: the last k blocks; the others stay bit-identical.
+Needs:    original, retain.     Updates: the last k blocks; the others stay bit-identical.
 Cost:     that of fine-tuning, with a backward pass that ends k blocks from the output.
 Limits:   k = all blocks is `finetune` bit for bit; without steps it is the original.
 Fails by: what fine-tuning fails by, and more: less moves. A lower bound for what touching k blocks can do (`eu_k`: the upper).
@@ -35,7 +35,7 @@ class CFk:
     clip: Positive | None = None       # largest gradient norm; null: none                   [as finetune]
 
 
-@method(needs={"retain"}, uses={"nll"}, mechanism="tuning")
+@method(needs={"original", "retain"}, uses={"nll"}, mechanism="tuning")
 def run(cfg: CFk, task: Task, loop: Loop) -> Outcome:
     names = last_blocks(task.copy_of_original(), cfg.k)
     model = loop.start(where=Names(tuple(names)))

@@ -4,7 +4,7 @@ Kumaraguru (2022), arXiv:2201.06640.
     θ_k = recipe(initialisation(seed'), R | θ_{<k} frozen at θ_0);    θ_k the last k blocks, θ_{<k} all before them
 
 R retain set, θ_0 the original weights; the recipe is the one that made the original. What a block is: `lethe.core.blocks`.
-Needs:    retain, recipe.     Updates: the last k blocks; the others stay bit-identical.
+Needs:    original, retain, recipe.     Updates: the last k blocks; the others stay bit-identical.
 Cost:     a training run, with a backward pass that ends k blocks from the output.
 Limits:   k = all blocks is retraining. The last k blocks then hold nothing of F but what frozen features reveal about it.
 Fails by: the frozen part, which still separates what was forgotten: a probe finds it (audit: `probe`).
@@ -35,7 +35,7 @@ class EUk:
     k: Count = 2                       # blocks from the output that are trained anew        [paper: all k are compared]
 
 
-@method(needs={"retain", "recipe"}, uses={"build"}, mechanism="tuning")
+@method(needs={"original", "recipe", "retain"}, uses={"build"}, mechanism="tuning")
 def run(cfg: EUk, task: Task, loop: Loop) -> Outcome:
     model, fresh = task.copy_of_original(), named_tensors(task.build(derive(loop.seed, "retrain")))
     names = last_blocks(model, cfg.k)

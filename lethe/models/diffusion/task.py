@@ -44,7 +44,6 @@ class Diffusion(DiffusionTask):
     """
 
     distinct = False
-    pipeline: Pipeline
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class Diffusion(DiffusionTask):
         steps: int = 20,
         guidance: float = 1.0,
     ) -> None:
-        self.pipeline, self.concept, self.anchor, self.judge = dataclasses.replace(pipeline), concept, anchor, judge
+        self._parts, self.concept, self.anchor, self.judge = dataclasses.replace(pipeline), concept, anchor, judge
         self.prompts = {key: list(values) for key, values in (prompts or {}).items()}
         self.steps, self.guidance = steps, guidance
         self.alphas_cumprod: Tensor = pipeline.scheduler.alphas_cumprod.float()
@@ -69,7 +68,7 @@ class Diffusion(DiffusionTask):
         self._texts = Texts(pipeline.text_encoder)
         unet: Any = pipeline.unet
         super().__init__(pipeline.unet, splits, recipe, build or (lambda seed: type(unet).from_config(unet.config)), name, facts)
-        self.pipeline.unet = self.model
+        self._parts.unet = self.model
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -138,7 +137,7 @@ class Diffusion(DiffusionTask):
         return batch.replace(drawn=True, t=t.to(batch.image.device), noise=noise.to(batch.image.device), tokens=tokens)
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
-        save_pipeline(dataclasses.replace(self.pipeline, unet=model.cpu().eval()), folder)
+        save_pipeline(dataclasses.replace(self._parts, unet=model.cpu().eval()), folder)
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
         """A row of four seeded pictures per prompt, from the original and from `model` with the same seeds."""
@@ -157,11 +156,15 @@ class Diffusion(DiffusionTask):
             return self._convolutions
         return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
 
+    @property
+    def pipeline(self) -> Pipeline:
+        return dataclasses.replace(self._parts, unet=self.model)
+
     # -- what only diffusion models have -----------------------------------------------------------------------------
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, cut or padded to the tokenizer's length.  -> [n, L]"""
-        return self.pipeline.tokens(prompts)
+        return self._parts.tokens(prompts)
 
     def text(self, tokens: Tensor) -> Tensor:
         """The frozen text encoder's hidden states.  [n, L] -> [n, L, d]"""
@@ -174,11 +177,11 @@ class Diffusion(DiffusionTask):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels in [−1, 1] to what the UNet sees: scaled latents, or the pixels themselves."""
-        return self.pipeline.encode(pixels)
+        return self._parts.encode(pixels)
 
     def decode(self, x: Tensor) -> Tensor:
         """What the UNet sees to pixels, clamped to [−1, 1]."""
-        return self.pipeline.decode(x)
+        return self._parts.decode(x)
 
     def noised(self, batch: Batch) -> Tensor:
         """x_t = √ᾱ_t · x + √(1 − ᾱ_t) · ε."""
@@ -204,7 +207,7 @@ class Diffusion(DiffusionTask):
 
         Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)).
         """
-        scheduler = require_diffusers().DDIMScheduler.from_config(self.pipeline.scheduler.config)
+        scheduler = require_diffusers().DDIMScheduler.from_config(self._parts.scheduler.config)
         scheduler.set_timesteps(steps)
         device, count = next(model.parameters()).device, len(text)
         noise = [torch.randn(self.shape, generator=generator(seed, "sample", first + i)) for i in range(count)]
@@ -263,7 +266,7 @@ class Diffusion(DiffusionTask):
                 raise OutputShape(f"images of {name!r} are {tuple(image.shape)}, but the UNet takes [n, {channels}, H, "
                                   "W], so nothing could be predicted. Latent models take encoded pixels: "
                                   "Pipeline.encode(x).")
-            if not image.is_floating_point() or (self.pipeline.vae is None and float(image.abs().max()) > 1.01):
+            if not image.is_floating_point() or (self._parts.vae is None and float(image.abs().max()) > 1.01):
                 raise DataError(f"images of {name!r} are not floats in [−1, 1] ({image.dtype}, up to "
                                 f"{float(image.max()):g}), so noise levels would be wrong. Scale them: x / 127.5 − 1.")
 
