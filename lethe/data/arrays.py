@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,10 @@ def _joined(values: list[Any], name: str) -> Any:
     """The values of one column as a tensor, or unchanged when they are text."""
     first = values[0]
     if hasattr(first, "getbands"):   # PIL
-        from lethe.data.pictures import stacked
+        from lethe.data.pictures import image_of, stacked
 
-        return stacked(values, [f"image {i} of {name}" for i in range(len(values))], None, "auto")
+        names = [f"image {i} of {name}" for i in range(len(values))]
+        return stacked([partial(image_of, *one) for one in zip(values, names, strict=True)], names, None, "auto")
     if not isinstance(first, (Tensor, np.ndarray)):
         return values
     if len({tuple(v.shape) for v in values}) > 1:

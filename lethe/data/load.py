@@ -26,13 +26,15 @@ from lethe.core.split import Split, concat
 from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.data.poison import Poison, poisoned
+from lethe.data.transform import Transform, transformed
+from lethe.data.transform import options as of_transform
 from lethe.errors import DataError, EmptySplit, RequestError, UnknownKey, WrongColumn, nearest, unknown_name
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @config
-class Data:
+class Data(Transform):
     """Options that every kind of source has."""
 
     holdout: Share | str | Mapping[str, Any] | None = None   # unseen data: share of train, path, options, `test`
@@ -86,7 +88,8 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
     _check(splits)
     if wanted.drop_duplicates:
         splits = without_duplicates(splits, context)
-    return splits if wanted.poison is None else poisoned(splits, wanted.poison)
+    splits = splits if wanted.poison is None else poisoned(splits, wanted.poison)
+    return transformed(splits, Transform(**of_transform(options)))
 
 
 def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | None = None, context: Context | None = None
@@ -95,9 +98,10 @@ def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | Non
 
     What is learnt from the training part (standardisation, categories) is learnt from forget and retain together.
     """
-    context, read = context or Context(), {}
+    context, read, given = context or Context(), {}, dict(options or {})
+    last = Transform(**of_transform(given))
     for name, path in files.items():
-        described = {**_described(path), **(options or {}), "path": str(path)}
+        described = {**_described(path), **{k: v for k, v in given.items() if not hasattr(last, k)}, "path": str(path)}
         module, cfg_type = _kind(described.pop("kind"))
         own = [f.name for f in dataclasses.fields(cfg_type)]
         for key in described:
@@ -114,7 +118,7 @@ def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | Non
         for name, end, size in zip(seen, ends, np.diff(ends, prepend=0), strict=True):
             read[name] = train.subset(np.arange(end - size, end), name)
     _check({"train": read["forget"], **read})
-    return read
+    return transformed(read, last)
 
 
 def kinds() -> list[str]:

@@ -105,7 +105,12 @@ class HeadTask(HeadedTask):
 
     def about(self) -> dict[str, Any]:
         """What is written beside the weights."""
-        return {"outputs": self._width}
+        return {"outputs": self._width, **self.prepared}
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """{"inputs": …}: what was done to inputs at the door, and must be done to those of the exported model; {} for nothing."""
+        return {key: self.facts[key] for key in ("inputs",) if key in self.facts}
 
     def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Any]:
         """Two examples and what the original returns for them, or an error with the reason why it cannot take them."""
@@ -199,13 +204,14 @@ def opened(
     sections: Sections,
     context: Context,
     source: Any,
-    task: Callable[[nn.Module, dict[str, Split], Recipe | None, Callable[[int], nn.Module], str], Task],
+    task: Callable[[nn.Module, dict[str, Split], Recipe | None, Callable[[int], nn.Module], str, dict[str, Any]], Task],
 ) -> Opened:
     """Read `data` and the model of `source` (a `ModelSource`); `task` makes the family's task of them."""
+    from lethe.data import transform
     from lethe.data.load import load
     from lethe.models.load import load_classifier
 
-    splits, recipe = load(sections.data, context), sections.recipe
+    splits, recipe, facts = load(sections.data, context), sections.recipe, transform.facts(sections.data)
 
     def fresh(seed: int) -> nn.Module:
         return loaded(source.start) if source.start else load_classifier(zoo=source.zoo, code=source.code, options=source.options)
@@ -214,7 +220,7 @@ def opened(
         return load_classifier(zoo=source.zoo, code=source.code, options=source.options, weights=path,
                                allow_pickle=context.allow_pickle, data_root=context.data_root)
 
-    return Opened(splits, lambda model, parts, name: task(model, parts, recipe, fresh, name),
+    return Opened(splits, lambda model, parts, name: task(model, parts, recipe, fresh, name, dict(facts)),
                   lambda folder: loaded(folder / "model.safetensors"),
                   loaded(source.weights) if source.weights else None, recipe, fresh,
                   "the starting weights have seen the forget data" if source.start else "")

@@ -111,7 +111,7 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
     merged = _overridden(dict(content), overrides)
     if isinstance(merged.get("audit"), Mapping):
         merged["audit"] = build(AuditPlan, merged["audit"])
-    for section in ("model", "data"):
+    for section in ("model", "data", "recipe"):
         if isinstance(merged.get(section), Mapping):
             merged[section] = {k: _located(v, base) for k, v in merged[section].items()}
     for key in ("family", "model", "data"):

@@ -183,7 +183,7 @@ def test_parts_in_folders_share_classes_colours_and_size(tmp_path: Path) -> None
 def test_images_of_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     for name, size in (("a/1.png", (4, 3)), ("a/2.png", (4, 3)), ("b/1.png", (5, 5))):
         picture(tmp_path / name, 9, size)
-    with pytest.raises(DataError, match=r"2 of 3 are \(3, 4\), b/1\.png is \(5, 5\).*Set size: \[3, 4\]"):
+    with pytest.raises(DataError, match=r"a/1\.png is \(3, 4\), b/1\.png is \(5, 5\).*Set size: \[3, 4\]"):
         load(tmp_path)
     assert load({"path": str(tmp_path), "size": 6})["train"].columns["x"].shape == (3, 1, 6, 6)
     assert load({"path": str(tmp_path), "size": [3, 4]})["train"].columns["x"].shape == (3, 1, 3, 4)

@@ -53,7 +53,8 @@ CASES: dict[str, dict[str, Case]] = {
         "y": ({"allow_pickle": True}, "w"),
         "allow_pickle": ({}, True),
     },
-    "images": {"path": ({}, "more"), "size": ({}, 2), "colour": ({}, "rgb"), "classes": ({}, ["b", "a"])},
+    "images": {"path": ({}, "more"), "size": ({}, 2), "colour": ({}, "rgb"), "classes": ({}, ["b", "a"]),
+               "transparent": ({"path": "clear"}, "white")},
     "labelled_text": {
         "path": ({}, "other_texts.csv"),
         "columns": ({}, ["label", "text", "title"]),
@@ -94,7 +95,7 @@ ELSEWHERE = {
     "mnist": ["path"],
     "tiny_imagenet": ["path", "label"],
     "digits": [],
-    "dataset": ["path", "x", "y", "target", "id", "size", "colour", "classes"],
+    "dataset": ["path", "x", "y", "target", "id", "size", "colour", "transparent", "classes"],
     "labelled_text": ["tokenizer"],
 }
 FILES = {"x", "y", "path"}
@@ -133,6 +134,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = place / root / "ab"[number % 2] / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (4, 3), number * 20).save(path)
+    for number in range(2):
+        path = place / "clear" / "ab"[number] / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGBA", (4, 3), (9, 9, 9, 100)).save(path)
     texts = [f"word{i} and word{i % 3} or word{i % 5},title {i % 4},{'x' if i % 2 else 'y'},{i % 2 + 1}\n" for i in range(10)]
     (place / "texts.csv").write_text("text,title,label,number\n" + "".join(texts))
     (place / "other_texts.csv").write_text("text,title,label,number\n" + "".join(texts[:7]))

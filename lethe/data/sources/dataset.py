@@ -6,6 +6,7 @@ The parts of a DatasetDict are train, test, and holdout (or validation).
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from lethe.data import encode as encoding
 from lethe.data.arrays import x_tensor
 from lethe.data.context import Context
 from lethe.data.paths import existing
-from lethe.data.pictures import Colour, opened, stacked
+from lethe.data.pictures import Colour, Transparent, opened, stacked
 from lethe.data.sources.images import PARTS
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
@@ -36,6 +37,7 @@ class Dataset:
     id: str = ""                                     # column of record identifiers; empty: the row number
     size: Count | tuple[Count, Count] | None = None  # resize images to (height, width), or to a square
     colour: Colour = "auto"                          # auto: grey when every image is
+    transparent: Transparent = "refuse"              # what transparent images stand on; ignore: colours as stored
     classes: tuple[str, ...] = ()                    # order of the class numbers for text labels
 
 
@@ -116,7 +118,8 @@ def _inputs(cfg: Dataset, column: Any, name: str) -> Any:
                             "data set with its images embedded.")
         names = [f"{name} image {i}" for i in range(len(images))]
         size = (cfg.size, cfg.size) if isinstance(cfg.size, int) else cfg.size
-        return stacked([opened(i["bytes"], n) for i, n in zip(images, names, strict=True)], names, size, cfg.colour)
+        read = [partial(opened, image["bytes"], n, cfg.transparent) for image, n in zip(images, names, strict=True)]
+        return stacked(read, names, size, cfg.colour)
     array, shape = pyarrow.concat_arrays(column.chunks), [len(column)]
     if isinstance(array, pyarrow.ExtensionArray):
         array = array.storage

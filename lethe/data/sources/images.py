@@ -5,6 +5,7 @@ With sub-folders train, test, holdout (or val) alone, each of these holds the cl
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lethe.core.split import Split
 from lethe.data import encode as encoding
 from lethe.data.context import Context
 from lethe.data.paths import existing
-from lethe.data.pictures import Colour, opened, stacked
+from lethe.data.pictures import Colour, Transparent, opened, stacked
 from lethe.errors import EmptySplit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -28,6 +29,7 @@ class Images:
     path: str                                        # the folder
     size: Count | tuple[Count, Count] | None = None  # resize all to (height, width), or to a square
     colour: Colour = "auto"                          # auto: grey when every image is
+    transparent: Transparent = "refuse"              # what transparent images stand on; ignore: colours as stored
     classes: tuple[str, ...] = ()                    # order of the class numbers; empty: sorted names
 
 
@@ -58,7 +60,7 @@ def _classes(cfg: Images, root: Path, part: str) -> Split:
                          f"{', '.join(sorted(SUFFIXES))}.")
     names = [file.relative_to(root).as_posix() for file in files]
     size = (cfg.size, cfg.size) if isinstance(cfg.size, int) else cfg.size
-    x = stacked([opened(file, str(file)) for file in files], names, size, cfg.colour)
+    x = stacked([partial(opened, file, str(file), cfg.transparent) for file in files], names, size, cfg.colour)
     ids = np.array(names if part == "train" else [f"{part}/{name}" for name in names])
     return Split({"x": x}, part, ids, {"class": [name.split("/")[0] for name in names]})
 

@@ -12,6 +12,7 @@ from lethe.core.config import build
 from lethe.core.registry import family
 from lethe.core.split import Split
 from lethe.core.task import Recipe
+from lethe.data import transform
 from lethe.data.context import Context
 from lethe.data.load import Data, load_parts
 from lethe.errors import RequestError
@@ -57,7 +58,8 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
         inner = Path(path) / "model.safetensors"
         return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
 
-    return lambda model: Classification(model, splits, None, None, "audit of files", head=head), load
+    about = transform.facts(files.data)
+    return lambda model: Classification(model, splits, None, None, "audit of files", dict(about), head=head), load
 
 
 def is_saved(path: Path) -> bool:
@@ -69,6 +71,6 @@ def is_saved(path: Path) -> bool:
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
     source = build(ModelSource, sections.model)
-    return opened(sections, context, source, lambda model, parts, recipe, fresh, name: Classification(
-        model, parts, recipe, fresh, name, head=source.head))
+    return opened(sections, context, source, lambda model, parts, recipe, fresh, name, facts: Classification(
+        model, parts, recipe, fresh, name, facts, head=source.head))
 

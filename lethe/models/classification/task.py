@@ -69,7 +69,7 @@ class Classification(HeadTask, ClassificationTask):
         return self.width
 
     def about(self) -> dict[str, Any]:
-        return {"classes": self.class_count, "names": self.classes}
+        return {"classes": self.class_count, "names": self.classes, **self.prepared}
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Labels and output shape, before any work starts."""

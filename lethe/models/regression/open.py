@@ -46,6 +46,6 @@ def regression(
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a regression request."""
     source = build(RegressionSource, sections.model)
-    return opened(sections, context, source, lambda model, parts, recipe, fresh, name: Regression(
-        model, parts, recipe, fresh, name, loss=source.loss, others=source.others, head=source.head))
+    return opened(sections, context, source, lambda model, parts, recipe, fresh, name, facts: Regression(
+        model, parts, recipe, fresh, name, facts, loss=source.loss, others=source.others, head=source.head))
 
