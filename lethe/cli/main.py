@@ -200,7 +200,7 @@ app.command()(describing.describe)
 def bench(suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="A suite; none: list them.")] = None,
           overrides: Overrides = None,
           output: Annotated[Path | None, typer.Option(help="Folder of the numbers; default: measured/.")] = None,
-          data_root: DataRoot = None, as_json: Json = False) -> None:
+          data_root: DataRoot = None, allow_pickle: AllowPickle = False, as_json: Json = False) -> None:
     """Measure every method on a suite of requests, as a user runs it, and keep the numbers by method."""
     from lethe.cli import bench as command
 
@@ -210,7 +210,8 @@ def bench(suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="A
     _one_thread()
     from lethe.work.options import Options
 
-    _show(command.measured(suite, overrides or [], Options(data_root, _command(), listener=_listener(as_json)), output), as_json)
+    options = Options(data_root, _command(), allow_pickle=allow_pickle, listener=_listener(as_json))
+    _show(command.measured(suite, overrides or [], options, output), as_json)
 
 
 @app.command()

@@ -73,11 +73,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def refuse_pickle(path: Path, instead: str, allowed: bool) -> None:
-    """PickleRefused unless the user allowed it."""
+def refuse_pickle(path: Path, instead: str, allowed: bool, permit: str = "set allow_pickle: true") -> None:
+    """PickleRefused unless the user allowed it. permit: how that is done."""
     if not allowed:
         raise PickleRefused(f"{path} is a pickle: loading it can run any code that its author put in, so it was not "
-                            f"opened. {instead}, or set allow_pickle: true if you trust its origin.")
+                            f"opened. {instead}, or {permit} if you trust its origin.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -114,9 +114,18 @@ class Task(ABC):
         """Everything audits need, from one forward pass: at least nll [n], score [n] and signal [n] (higher is more
         member-like); families add logits, token log-probabilities, features."""
 
+    @property
+    def serves(self) -> frozenset[str]:
+        """The operations of the family that this task can carry out: all that it provides, unless its model is special."""
+        return self.provides
+
     @abstractmethod
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the model in the format it came in; it loads with its own library, without Lethe."""
+
+    def deliverable(self, model: nn.Module) -> nn.Module:
+        """The model as `save_model` can hold it (rounded to half precision where it came so), in place: what is audited."""
+        return model
 
     def train(self, model: nn.Module, split: Split, recipe: Recipe, loop: Engine) -> nn.Module:
         """Train `model` on `split` by the recipe, in place; returns it. Originals, references, `retrain` and shards are

@@ -16,18 +16,22 @@ from torch import Tensor, nn
 
 from lethe.core.config import config
 from lethe.core.families.headed import HeadedTask
-from lethe.core.modules import evaluating, has_convolutions
+from lethe.core.modules import copied, evaluating, has_convolutions
 from lethe.core.split import Batch, Split, pixels
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
 from lethe.errors import ModelError, NotFinite, WrongColumn, nearest, unknown_name
+from lethe.models.answer import AUTO, Place, picked
 from lethe.models.opened import Opened, Sections
+from lethe.models.weights import Form, halved, rounded, write
 
 
 class HeadTask(HeadedTask):
     """Columns: `x` [n, …] (float, or uint8 images that are scaled to [0, 1]) and `y`, the targets.
 
-    head  name of the module whose input is the features; default: the last linear layer with as many outputs as the model
+    head    name of the module whose input is the features; default: the last linear layer with as many outputs as the model
+    output  which part of what the model returns are its outputs, see `lethe.models.answer`
+    form    how the weights stood in their file: `save_model` writes the same
     """
 
     def __init__(
@@ -39,9 +43,14 @@ class HeadTask(HeadedTask):
         name: str = "",
         facts: dict[str, Any] | None = None,
         head: str | None = None,
+        output: Place = AUTO,
+        form: Form | None = None,
     ) -> None:
-        self._head, self._width = head, 0
-        super().__init__(original, splits, recipe, build, name or self.family, facts)
+        self._head, self._width, self._output = head, 0, output
+        types = halved(original)
+        self.form = form or Form(types=types)
+        whole = copied(original, trainable=True).float() if types else original
+        super().__init__(whole, splits, recipe, build, name or self.family, facts)
 
     @property
     def width(self) -> int:
@@ -54,20 +63,24 @@ class HeadTask(HeadedTask):
         assert self._head is not None, "check_head finds it"
         return self._head
 
+    @property
+    def head_rows(self) -> int:
+        """Outputs of the head: those of the model, unless the family makes several of one."""
+        return self._width
+
     def _find_head(self, original: nn.Module) -> None:
         if self._head is None:
             found = [name for name, m in original.named_modules()
-                     if isinstance(m, nn.Linear) and m.out_features == self._width]
+                     if isinstance(m, nn.Linear) and m.out_features == self.head_rows]
             if not found:
-                raise ModelError(f"no linear layer with {self._width} outputs was found in "
+                raise ModelError(f"no linear layer with {self.head_rows} outputs was found in "
                                  f"{type(original).__name__}, so its features cannot be read; nothing was started. Name "
                                  f"the module whose input is the features: head='…', in a request model.head.")
             self._head = found[-1]
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """What the model returns.  -> [n, K]"""
-        outputs: Tensor = model(pixels(batch.x))
-        return outputs
+        """What the model answers.  -> [n, K]"""
+        return picked(model(pixels(batch.x)), self._output)
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """What enters the head.  -> [n, d]"""
@@ -98,10 +111,11 @@ class HeadTask(HeadedTask):
         return self._convolutions if what == "convolutions" else super().has(what)
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
-        from safetensors.torch import save_model
-
-        save_model(model.cpu(), str(folder / "model.safetensors"))
+        write(model.cpu(), self.form, folder)
         (folder / "lethe.json").write_text(json.dumps({"family": self.family, **self.about()}) + "\n")
+
+    def deliverable(self, model: nn.Module) -> nn.Module:
+        return rounded(model, self.form)
 
     def about(self) -> dict[str, Any]:
         """What is written beside the weights."""
@@ -112,8 +126,8 @@ class HeadTask(HeadedTask):
         """{"inputs": …}: what was done to inputs at the door, and must be done to those of the exported model; {} for nothing."""
         return {key: self.facts[key] for key in ("inputs",) if key in self.facts}
 
-    def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Any]:
-        """Two examples and what the original returns for them, or an error with the reason why it cannot take them."""
+    def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Tensor]:
+        """Two examples and what the original answers to them, or an error with the reason why it cannot take them."""
         for name, split in splits.items():
             for column in ("x", "y"):
                 if column not in split.columns:
@@ -130,13 +144,14 @@ class HeadTask(HeadedTask):
         some = first.batch([0, min(1, len(first) - 1)])
         try:
             with evaluating(original):
-                found = original(pixels(some.x.to(parameter.device)))
+                raw = original(pixels(some.x.to(parameter.device)))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ModelError(f"the model cannot take inputs {list(some.x.shape)} "
                              f"({str(some.x.dtype).removeprefix('torch.')}): {str(error).splitlines()[0]}. Nothing was "
                              "started; bring the inputs to the shape it was "
                              "trained on.") from error
-        if isinstance(found, Tensor) and found.isnan().any():
+        found = picked(raw, self._output)
+        if found.isnan().any():
             raise NotFinite(f"the model returns NaN for examples {', '.join(map(str, first.ids[:2]))}, so every result "
                             "would be NaN. Check its inputs (scaling) and its weights.")
         return some, found
@@ -195,8 +210,10 @@ class ModelSource:
     zoo: str | None = None                      # a model of the zoo: lethe describe zoo
     options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the zoo model or of the factory
     code: str | None = None                     # path/to/file.py:factory, a function that returns the module
-    weights: str | None = None                  # safetensors state dict; none: the recipe trains the model first
+    weights: str | None = None                  # .safetensors, .npz, .pt of plain tensors; none: the recipe trains the model
     start: str | None = None                    # weights from which the recipe starts (fine-tuning); retraining is not exact then
+    prefix: str = ""                            # beginning of the names in the weights; module. and _orig_mod. need not be named
+    output: str | int = "auto"                  # key, attribute or position of the outputs in what the model returns
     head: str | None = None                     # name of the head; default: the last linear layer with all outputs
 
 
@@ -204,23 +221,27 @@ def opened(
     sections: Sections,
     context: Context,
     source: Any,
-    task: Callable[[nn.Module, dict[str, Split], Recipe | None, Callable[[int], nn.Module], str, dict[str, Any]], Task],
+    task: Callable[[nn.Module, dict[str, Split], Recipe | None, Callable[[int], nn.Module], str, dict[str, Any], Form], Task],
 ) -> Opened:
     """Read `data` and the model of `source` (a `ModelSource`); `task` makes the family's task of them."""
     from lethe.data import transform
     from lethe.data.load import load
-    from lethe.models.load import load_classifier
+    from lethe.models.load import Loaded, factory, loaded
 
     splits, recipe, facts = load(sections.data, context), sections.recipe, transform.facts(sections.data)
+    make = factory(source.zoo, source.code, source.options)
+
+    def read(path: str | Path | None) -> Loaded:
+        return loaded(make(), path, source.prefix, context.allow_pickle, context.data_root)
 
     def fresh(seed: int) -> nn.Module:
-        return loaded(source.start) if source.start else load_classifier(zoo=source.zoo, code=source.code, options=source.options)
+        return read(source.start).model
 
-    def loaded(path: str | Path) -> nn.Module:
-        return load_classifier(zoo=source.zoo, code=source.code, options=source.options, weights=path,
-                               allow_pickle=context.allow_pickle, data_root=context.data_root)
-
-    return Opened(splits, lambda model, parts, name: task(model, parts, recipe, fresh, name, dict(facts)),
-                  lambda folder: loaded(folder / "model.safetensors"),
-                  loaded(source.weights) if source.weights else None, recipe, fresh,
+    first = read(source.weights) if source.weights else None
+    form = first.form if first else Form()
+    if form.words:
+        context.progress(form.words)
+    return Opened(splits, lambda model, parts, name: task(model, parts, recipe, fresh, name, dict(facts), form),
+                  lambda place: read(place if place.is_file() else place / "model.safetensors").model,
+                  first.model if first else None, recipe, fresh,
                   "the starting weights have seen the forget data" if source.start else "")

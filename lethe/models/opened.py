@@ -48,7 +48,7 @@ class Opened:
 
     splits  `train`, which the forget selection divides, or `forget` and `retain`; `holdout`, `test` where there are
     task    (model, splits, name) -> Task of the family
-    load    folder written by `Task.save_model` -> model
+    load    folder written by `Task.save_model`, or a file of weights -> model
     """
 
     splits: dict[str, Split]

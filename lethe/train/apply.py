@@ -60,6 +60,8 @@ def perform(
         view.original.to(settings.device)   # where the run's batches are
     outcome: Outcome = record.run(cfg, view, loop)
     outcome.method, outcome.task = record.name, task
+    if outcome.export is None:
+        outcome.model = task.deliverable(outcome.model)
     outcome.unseen_used |= view.used("holdout") or watched.used("holdout")
     outcome.config = {"name": record.name, **plain(cfg), "settings": plain(settings), "modifiers": plain(dict(modifiers))}
     for candidate in outcome.search:
@@ -71,7 +73,7 @@ def perform(
 def fitting(task: Task) -> list[str]:
     """Names of the methods that can run on a task at their defaults: made for its family, and it has all that they need."""
     return sorted(name for name, entry in catalogue.entries("methods").items()
-                  if entry.uses <= task.provides and not task.lacks([*entry.needs, *entry.instead]))
+                  if entry.uses <= task.serves and not task.lacks([*entry.needs, *entry.instead]))
 
 
 def all_methods(task: Task) -> list[str]:
@@ -94,9 +96,11 @@ def _after_training(entry: Entry) -> bool:
 def require(task: Task, record: Method, cfg: Any) -> None:
     """NeedsUnmet, with the methods that can run, when this one cannot; the faults of an exact model it would delete from."""
     those = f"Methods that can run on this task: {', '.join(fitting(task)) or 'none'}."
-    if not record.uses <= task.provides:
-        lacking = ", ".join(sorted(record.uses - task.provides))
-        raise NeedsUnmet(f"{record.name} uses {lacking}, which has no meaning for a {task.family} task, so it cannot run there. "
+    if not record.uses <= task.serves:
+        lacking, owner = sorted(record.uses - task.provides), f"a {task.family} task"
+        if not lacking:
+            lacking, owner = sorted(record.uses - task.serves), "this model, which has a single output"
+        raise NeedsUnmet(f"{record.name} uses {', '.join(lacking)}, which has no meaning for {owner}, so it cannot run there. "
                          f"{those}")
     for need in task.lacks(record.needs):
         raise NeedsUnmet(f"{record.name}: {missing(need)} {those}")

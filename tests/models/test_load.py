@@ -14,7 +14,8 @@ from torch import nn
 
 from lethe.core.modules import state_fingerprint
 from lethe.errors import ModelError, PickleRefused, RequestError, UnknownName
-from lethe.models.load import factory, load_classifier
+from lethe.models.load import factory, load_classifier, loaded
+from lethe.models.weights import write
 from lethe.models.zoo.mlp import MLP
 
 CODE = """
@@ -57,11 +58,11 @@ def test_code_and_safetensors_give_the_model_back(net: Path, tmp_path: Path) -> 
 def test_weights_in_npz_under_a_prefix_and_below_the_data_folder(tmp_path: Path) -> None:
     made = MLP(6, (5,), 4)
     (tmp_path / "models").mkdir()
-    np.savez(tmp_path / "models" / "w.npz", **{f"module.{k}": v.numpy() for k, v in made.state_dict().items()})
+    np.savez(tmp_path / "models" / "w.npz", **{f"net.{k}": v.numpy() for k, v in made.state_dict().items()})
     options = {"inputs": 6, "hidden": (5,), "classes": 4}
-    back = load_classifier(zoo="mlp", options=options, weights="models/w.npz", prefix="module.", data_root=tmp_path)
+    back = load_classifier(zoo="mlp", options=options, weights="models/w.npz", prefix="net.", data_root=tmp_path)
     assert state_fingerprint(back) == state_fingerprint(made)
-    with pytest.raises(ModelError, match=r"'module\.\S+', which MLP does not have \(did you mean .*model\.prefix"):
+    with pytest.raises(ModelError, match=r"'net\.\S+', which MLP does not have \(did you mean .*model\.prefix"):
         load_classifier(zoo="mlp", options=options, weights=tmp_path / "models" / "w.npz")
 
 
@@ -134,14 +135,40 @@ class Whole(nn.Module):
         self.inner = MLP()
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
-def test_pickled_weights_need_permission_and_then_fit(tmp_path: Path, wrap: Any) -> None:
-    made = MLP()
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3, "ema": s}, lambda s: {"model": {"net": s}},
+                                  lambda s: {f"module._orig_mod.{key}": value for key, value in s.items()}])
+def test_a_torch_file_of_plain_tensors_comes_in_without_a_flag_and_goes_out_in_the_same_form(tmp_path: Path, wrap: Any) -> None:
+    made, out = MLP().half(), tmp_path / "out"
     torch.save(wrap(made.state_dict()), tmp_path / "w.pt")
-    with pytest.raises(PickleRefused, match=r"any code.*safetensors.*allow_pickle: true"):
+    back = loaded(MLP(), tmp_path / "w.pt")
+    assert next(back.model.parameters()).dtype == torch.float32 and "float32 what is float16" in back.form.words
+    assert state_fingerprint(back.model.half()) == state_fingerprint(made)
+    out.mkdir()
+    write(back.model.float(), back.form, out)
+    before, after = (torch.load(place / "w.pt", weights_only=True) for place in (tmp_path, out))
+    before.pop("epoch", None), before.pop("ema", None)   # state of the training: it remembers what was to go
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    again = load_classifier(zoo="mlp", weights=out / "model.safetensors")
+    assert state_fingerprint(again.half()) == state_fingerprint(made)
+
+
+class Ran:
+    """A pickle that runs code."""
+
+    def __reduce__(self) -> Any:
+        return (print, ("code ran",))
+
+
+def test_a_torch_file_with_code_needs_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": MLP().state_dict(), "note": Ran()}, tmp_path / "w.pt")
+    with pytest.raises(PickleRefused, match=r"any code.*state_dict.*--allow-pickle"):
         load_classifier(zoo="mlp", weights=tmp_path / "w.pt")
-    back = load_classifier(zoo="mlp", weights=tmp_path / "w.pt", allow_pickle=True)
-    assert state_fingerprint(back) == state_fingerprint(made)
+    assert not capsys.readouterr().out
+    load_classifier(zoo="mlp", weights=tmp_path / "w.pt", allow_pickle=True)
+    assert "code ran" in capsys.readouterr().out
+    torch.save({"a": MLP().state_dict(), "b": MLP().state_dict()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="it has 'a', 'b'"):
+        load_classifier(zoo="mlp", weights=tmp_path / "w.pt")
 
 
 def test_a_pickled_module_gives_its_weights_when_allowed(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from lethe.data import transform
 from lethe.data.context import Context
 from lethe.data.load import Data, load_parts
 from lethe.errors import RequestError
-from lethe.models.classification.task import Classification
-from lethe.models.heads import ModelSource, divided, opened, saved_family
-from lethe.models.load import PICKLED, load_classifier
+from lethe.models.answer import AUTO, Place, Returns
+from lethe.models.classification.task import Classification, ClassifierSource
+from lethe.models.heads import divided, opened, saved_family
+from lethe.models.load import load_classifier
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
+from lethe.models.weights import PICKLED
 
 
 def classification(
@@ -32,23 +34,26 @@ def classification(
     build: Callable[[int], nn.Module] | None = None,
     name: str = "classification",
     head: str | None = None,
+    output: Place = AUTO,
+    returns: Returns = "logits",
 ) -> Classification:
     """A task from any classifier and data in memory.
 
     train, holdout, test  (x, y) arrays or tensors, a torch Dataset, or a Split
     forget                a selection (`lethe.where(label=3)`), or positions in `train`
     build                 seed -> fresh model, for retraining; default: a copy with re-drawn weights
+    output, returns       which part of what the model returns are its outputs, and what these are; see `ClassifierSource`
     """
     from lethe.data.arrays import as_split
 
     splits = divided(train, forget, as_split, holdout=holdout, test=test)
-    return Classification(model, splits, recipe, build, name, head=head)
+    return Classification(model, splits, recipe, build, name, head=head, output=output, returns=returns)
 
 
 def open_files(files: SavedFiles) -> tuple[Make, Load]:
     """Classifiers from safetensors or .npz, put into what `model.zoo` or `model.code` makes; data files of any kind."""
     options = dict(files.model)
-    head = options.pop("head", None)
+    source = build(ClassifierSource, {key: options.pop(key) for key in ("head", "output", "returns") if key in options})
     if not options.keys() & {"zoo", "code"}:
         raise RequestError(f"{files.unlearned} holds weights, but not what to put them into; nothing was read. Provide "
                            "model.code=path/to/file.py:factory, or model.zoo=….")
@@ -59,7 +64,8 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
         return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
 
     about = transform.facts(files.data)
-    return lambda model: Classification(model, splits, None, None, "audit of files", dict(about), head=head), load
+    return lambda model: Classification(model, splits, None, None, "audit of files", dict(about), head=source.head,
+                                        output=source.output, returns=source.returns), load
 
 
 def is_saved(path: Path) -> bool:
@@ -67,10 +73,10 @@ def is_saved(path: Path) -> bool:
     return path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
 
 
-@family(model=ModelSource, data=Data, files=open_files, recognises=is_saved)
+@family(model=ClassifierSource, data=Data, files=open_files, recognises=is_saved)
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
-    source = build(ModelSource, sections.model)
-    return opened(sections, context, source, lambda model, parts, recipe, fresh, name, facts: Classification(
-        model, parts, recipe, fresh, name, facts, head=source.head))
+    source = build(ClassifierSource, sections.model)
+    return opened(sections, context, source, lambda model, parts, recipe, fresh, name, facts, form: Classification(
+        model, parts, recipe, fresh, name, facts, head=source.head, output=source.output, returns=source.returns, form=form))
 

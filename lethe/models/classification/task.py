@@ -8,18 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lethe.core.config import config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, OutputShape
 from lethe.maths import losses
-from lethe.models.heads import HeadTask
+from lethe.models.answer import AUTO, Place, Returns, logits_of
+from lethe.models.heads import HeadTask, ModelSource
+from lethe.models.weights import Form
 
 
 class Classification(HeadTask, ClassificationTask):
     """Columns: `x` [n, …] (float, or uint8 images that are scaled to [0, 1]) and `y` [n] class numbers.
 
-    head  name of the module whose input is the features; default: the last linear layer that ends in K outputs
+    A model with one output z per example ([n] or [n, 1], trained by binary cross-entropy) has the logits [0, z] of two
+    classes: the loss is the same, and so is its gradient.
+
+    head     name of the module whose input is the features; default: the last linear layer that ends in K outputs
+    output   which part of what the model returns are its outputs: key, attribute, position
+    returns  logits, or probabilities (a softmax or a sigmoid at the end), which are turned back into logits
     """
 
     def __init__(
@@ -32,9 +40,27 @@ class Classification(HeadTask, ClassificationTask):
         facts: dict[str, Any] | None = None,
         classes: list[str] | None = None,
         head: str | None = None,
+        output: Place = AUTO,
+        returns: Returns = "logits",
+        form: Form | None = None,
     ) -> None:
-        self.classes = classes
-        super().__init__(original, splits, recipe, build, name, facts, head)
+        self.classes, self.returns, self._single = classes, returns, False
+        super().__init__(original, splits, recipe, build, name, facts, head, output, form)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits.  -> [n, K]"""
+        z = super().outputs(model, batch)
+        z = logits_of(z) if self.returns == "probabilities" else z
+        return two_sided(z, len(batch)) if self._single else z
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """Without `head` where one output answers for two classes: what edits the head expects a row for each class."""
+        return self.provides - {"head"} if self._single else self.provides
+
+    @property
+    def head_rows(self) -> int:
+        return 1 if self._single else self.width
 
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy.  -> [n]"""
@@ -80,24 +106,34 @@ class Classification(HeadTask, ClassificationTask):
                 raise DataError(f"y of {name!r} is {str(y.dtype).removeprefix('torch.')} {list(y.shape)}, but class "
                                 "numbers are int64 [n], so no loss can be computed. Pass y.long(), or y.argmax(1) for "
                                 "one-hot labels; for real numbers lethe.regression(…).")
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise OutputShape(f"the model returns {shape} for {len(some)} examples, but a classifier must return "
+        if logits.dim() not in (1, 2) or len(logits) != len(some):
+            raise OutputShape(f"the model returns {tuple(logits.shape)} for {len(some)} examples, but a classifier must return "
                               f"logits [{len(some)}, K], so no loss can be computed. Wrap it so that forward(x) "
-                              "returns "
-                              "logits.")
-        self._width = logits.shape[1]
+                              "returns logits.")
+        self._single = logits.dim() == 1 or logits.shape[1] == 1
+        self._width = 2 if self._single else logits.shape[1]
         for name, split in splits.items():
             y = split.columns["y"]
             wrong = (y < 0) | (y >= self._width)
             if wrong.any():
                 place = int(wrong.nonzero()[0])
                 raise LabelOutOfRange(f"label {int(y[place])} of example {split.ids[place]} in {name!r} has no output: "
-                                      f"the model has {self._width} classes (0…{self._width - 1}). Correct the "
-                                      "labels or the "
-                                      "model.")
+                                      f"the model has {self._width} classes (0…{self._width - 1}"
+                                      f"{', by one output' if self._single else ''}). Correct the labels or the model.")
         self.check_head(original, some)
 
 
+def two_sided(z: Tensor, count: int) -> Tensor:
+    """The logits [0, z] of two classes, of a single output per example.  [n], [n, 1] -> [n, 2]
+
+    softmax([0, z])_1 = σ(z), so that cross-entropy is binary cross-entropy.
+    """
+    z = z.reshape(count, 1)
+    return torch.cat([torch.zeros_like(z), z], 1)
 
 
+@config(name="model")
+class ClassifierSource(ModelSource):
+    """`model:` of a classification request."""
+
+    returns: Returns = "logits"     # what the outputs are: logits, or probabilities (a softmax or a sigmoid at the end)

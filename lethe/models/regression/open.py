@@ -13,6 +13,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.load import Data
+from lethe.models.answer import AUTO, Place
 from lethe.models.heads import divided, opened
 from lethe.models.opened import Opened, Sections
 from lethe.models.regression.task import Regression, RegressionSource, numbered
@@ -30,6 +31,7 @@ def regression(
     loss: str = "squared",
     others: str = "gaussian",
     head: str | None = None,
+    output: Place = AUTO,
 ) -> Regression:
     """A task from any regressor or forecaster and data in memory.
 
@@ -37,15 +39,17 @@ def regression(
     forget                a selection (`lethe.where(query="y < 2")`), or positions in `train`
     build                 seed -> fresh model, for retraining; default: a copy with re-drawn weights
     loss                  squared | absolute | huber
+    output                which part of what the model returns are its predictions, where it is not the only tensor
     """
     splits = divided(train, forget, numbered, holdout=holdout, test=test)
-    return Regression(model, splits, recipe, build, name, loss=loss, others=others, head=head)
+    return Regression(model, splits, recipe, build, name, loss=loss, others=others, head=head, output=output)
 
 
 @family(model=RegressionSource, data=Data)
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a regression request."""
     source = build(RegressionSource, sections.model)
-    return opened(sections, context, source, lambda model, parts, recipe, fresh, name, facts: Regression(
-        model, parts, recipe, fresh, name, facts, loss=source.loss, others=source.others, head=source.head))
+    return opened(sections, context, source, lambda model, parts, recipe, fresh, name, facts, form: Regression(
+        model, parts, recipe, fresh, name, facts, loss=source.loss, others=source.others, head=source.head,
+        output=source.output, form=form))
 

@@ -26,7 +26,9 @@ from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, unknown_name
 from lethe.maths import losses
+from lethe.models.answer import AUTO, Place
 from lethe.models.heads import HeadTask, ModelSource
+from lethe.models.weights import Form
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared": lambda p, y: F.mse_loss(p, y, reduction="none"),
@@ -55,13 +57,15 @@ class Regression(HeadTask, RegressionTask):
         loss: str = "squared",
         others: str = "gaussian",
         head: str | None = None,
+        output: Place = AUTO,
+        form: Form | None = None,
     ) -> None:
         if loss not in LOSSES:
             raise unknown_name("loss of a regression", loss, LOSSES)
         if others not in OTHERS:
             raise unknown_name("source of other targets", others, OTHERS)
         self.loss, self.others = loss, others
-        super().__init__(original, splits, recipe, build, name, facts, head)
+        super().__init__(original, splits, recipe, build, name, facts, head, output, form)
 
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """The training loss.  -> [n]"""
@@ -113,10 +117,9 @@ class Regression(HeadTask, RegressionTask):
                                 "a request data.target: number; for class numbers lethe.classification(…).")
         some, found = self.tried(original, splits)
         h = rows(some.y).shape[1]
-        if not isinstance(found, Tensor) or found.dim() not in (1, 2) or tuple(rows(found).shape) != (len(some), h):
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise OutputShape(f"the model returns {shape} for {len(some)} examples with {h} targets each, so no error can "
-                              f"be computed. Let forward(x) return [{len(some)}, {h}].")
+        if found.dim() not in (1, 2) or tuple(rows(found).shape) != (len(some), h):
+            raise OutputShape(f"the model returns {tuple(found.shape)} for {len(some)} examples with {h} targets each, so no "
+                              f"error can be computed. Let forward(x) return [{len(some)}, {h}].")
         self._width = h
         targets = torch.cat([splits[key].columns["y"] for key in ("forget", "retain") if key in splits])
         self._mean, self._deviation = targets.mean(0), targets.std(0, correction=0)

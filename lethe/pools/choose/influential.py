@@ -28,7 +28,7 @@ class Influential:
 
 def score(cfg: Influential, task: Task, train: Split, allowed: np.ndarray, cache: Path | None) -> Scored:
     """EK-FAC self-influence at the original."""
-    if not task.provides >= USES:
+    if not task.serves >= USES:
         raise NeedsUnmet(f"influential takes the curvature at the outputs of a model that ends in one head, which {task.family} "
                          "models do not; nothing was started. Use worst_case, memorised or duplicated.")
     model = task.original
