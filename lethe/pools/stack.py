@@ -20,6 +20,7 @@ from lethe.core.split import Batch, Split
 from lethe.core.task import Task, recipe_options
 from lethe.train import optimise
 from lethe.train.order import Order, batches_per_epoch
+from lethe.train.stop import Stop
 
 LARGEST = 2 * 1024**3   # bytes of examples that are stacked for models with data of their own
 LAYERS = (
@@ -109,9 +110,10 @@ class Stack:
         (1.0 / losses.shape[1] * losses.sum()).backward()
         self.optimiser.step()
 
-    def train(self) -> list[dict[str, Tensor]]:
-        """All steps; the parameters of each model by name."""
+    def train(self, stop: Stop) -> list[dict[str, Tensor]]:
+        """All steps; the parameters of each model by name. Stopped, and nothing is kept, once `stop` is set."""
         for step in range(self.total):
+            stop.check()
             self.step(step)
         return [{name: p.detach()[i] for name, p in self.weights().items()} for i in range(len(self.seeds))]
 

@@ -42,19 +42,21 @@ def workers_for(jobs: int) -> int:
 
 
 def in_processes(jobs: Sequence[Callable[[], T]], workers: int, done: Callable[[], None] = lambda: None,
-                 stop: Stop | None = None) -> list[T]:
+                 stop: Stop | None = None, patience: float | None = None) -> list[T]:
     """What each job returns, in order. Jobs are dealt out as workers become free.
 
     The first exception of a job ends the others and is raised here. Workers end by themselves when this process dies.
 
-    done   called after every job        stop   once it is set, no further job begins, and those that have begun are finished
+    done      called after every job
+    stop      once it is set, no further job begins, and those that have begun are finished
+    patience  seconds after which they are cut off instead
     """
     crew: dict[Connection, multiprocessing.process.BaseProcess] = {}
     try:
         for _ in range(workers):
             line, process = _worker(jobs, list(crew))
             crew[line] = process
-        results = _dealt(jobs, list(crew), done, stop or Stop())
+        results = _dealt(jobs, list(crew), done, stop or Stop(), patience)
         for process in crew.values():
             process.join()
         return results
@@ -78,7 +80,8 @@ def _worker(jobs: Sequence[Callable[[], T]], others: list[Connection]
     return ours, process
 
 
-def _dealt(jobs: Sequence[Callable[[], T]], lines: list[Connection], done: Callable[[], None], stop: Stop) -> list[T]:
+def _dealt(jobs: Sequence[Callable[[], T]], lines: list[Connection], done: Callable[[], None], stop: Stop,
+           patience: float | None) -> list[T]:
     """Send each worker a job, and the next one when it answers; what the jobs return, in their order."""
     results: dict[int, T] = {}
     busy = dict(zip(lines, range(len(jobs)), strict=False))
@@ -86,7 +89,9 @@ def _dealt(jobs: Sequence[Callable[[], T]], lines: list[Connection], done: Calla
         line.send(job)
     upcoming = iter(range(len(busy), len(jobs)))
     while busy:
-        for line in [line for line in wait(list(busy)) if isinstance(line, Connection)]:
+        if patience is not None:
+            stop.check()
+        for line in [line for line in wait(list(busy), patience) if isinstance(line, Connection)]:
             job = busy.pop(line)
             try:
                 good, value = line.recv()

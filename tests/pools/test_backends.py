@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,9 +21,9 @@ from test_pool import difference, mlp_task, weights, work
 from lethe.core.events import Advanced, Ended, Event, Started
 from lethe.errors import Diverged, RequestError, WorkerDied
 from lethe.pools import backends
-from lethe.pools.backends import backend
+from lethe.pools.backends import backend, vmap
 from lethe.pools.backends.gpus import over_devices
-from lethe.pools.backends.slurm import submitted
+from lethe.pools.backends.slurm import parcels, submitted
 from lethe.pools.member import Work, members_of
 from lethe.pools.pool import FOLDER, train_pool
 from lethe.pools.strategy import chosen
@@ -45,7 +48,15 @@ def steps(heard: list[Event]) -> list[int]:
     return [event.step for event in heard if isinstance(event, Advanced)]
 
 
-@pytest.mark.parametrize("name", ["serial", "processes"])
+SLOW = [pytest.mark.slow]
+RAY = [*SLOW, pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="missing: pip install 'lethe-unlearning[ray]'")]
+WAYS: dict[str, Callable[[Work], None]] = {
+    "serial": backend("serial").train, "processes": backend("processes").train, "gpus": lambda work: over_devices(work, ["cpu"]),
+    "slurm": lambda work: submitted(work, "local", at_once=2), "ray": backend("ray").train}
+
+
+@pytest.mark.parametrize("name", ["serial", "processes", pytest.param("gpus", marks=SLOW), pytest.param("slurm", marks=SLOW),
+                                  pytest.param("ray", marks=RAY)])
 def test_a_token_ends_a_pool_between_two_models_and_what_is_done_stays(name: str, tmp_path: Path) -> None:
     stop, work = Stop(), over(tmp_path, 9, epochs=1)
 
@@ -54,11 +65,23 @@ def test_a_token_ends_a_pool_between_two_models_and_what_is_done_stays(name: str
             stop.set("enough")
 
     with pytest.raises(Stopped, match="enough"):
-        backend(name).train(replace(work, listener=after_the_first, stop=stop))
+        WAYS[name](replace(work, listener=after_the_first, stop=stop))
+    assert not list(work.folder.glob("slurm/*")), "the pickled data stay behind"
     kept = len(list(work.folder.glob("*.safetensors")))
     assert 1 <= kept < 9
     again = train_pool(work.task, count=9, cache=tmp_path, strategy="serial")
     assert again.trained == 9 - kept
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+def test_a_token_cuts_a_stack_off_since_none_of_its_models_is_done(shares: int, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vmap, "dealt", lambda work: work.shares(shares))
+    stop, began = Stop(), time.perf_counter()
+    threading.Timer(0.3, stop.set, ["enough"]).start()
+    with pytest.raises(Stopped, match="enough"):
+        backend("vmap").train(replace(over(tmp_path, 4, epochs=1e5), stop=stop))
+    assert time.perf_counter() - began < 20 and not list(tmp_path.glob("pool/*.safetensors"))
 
 
 def test_a_process_for_each_device_gives_the_same_bits(tmp_path: Path) -> None:
@@ -139,17 +162,21 @@ def test_a_killed_pool_of_jobs_goes_on_with_what_is_missing(tmp_path: Path) -> N
     time.sleep(2)   # jobs are processes of their own: those that run finish their model
     there = len(list(tmp_path.glob("pool/*.safetensors")))
     assert 1 <= there < 4
+    assert list(tmp_path.glob("pool/slurm/*"))   # the parcels of the killed pool, until the next one starts
+    with parcels(tmp_path / FOLDER / "slurm"):
+        assert not list(tmp_path.glob("pool/slurm/*"))
     again = train_pool(mlp_task(), count=4, cache=tmp_path, strategy="serial")
     assert again.trained == 4 - there
     assert equals_serial(tmp_path, 4)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'lethe-unlearning[ray]'")
-def test_ray_gives_the_same_bits(tmp_path: Path) -> None:
-    asked = over(tmp_path, 3, epochs=1)
-    backends.backend("ray").train(asked)
+@pytest.mark.parametrize("name", [pytest.param("ray", marks=RAY)])
+def test_ray_gives_the_same_bits_and_errors(name: str, tmp_path: Path) -> None:
+    backend(name).train(over(tmp_path, 3, epochs=1))
     assert equals_serial(tmp_path, 3, epochs=1)
+    with pytest.raises(Diverged, match="loss became"):
+        backend(name).train(over(tmp_path, 2, lr=1e30, optimiser="sgd"))
+    assert not import_module("ray").is_initialized(), "the cluster of this machine still runs"
 
 
 @pytest.mark.gpu
@@ -165,3 +192,5 @@ def test_a_job_that_dies_is_reported(tmp_path: Path) -> None:
     asked.task._build = lambda seed: os.kill(os.getpid(), signal.SIGKILL)
     with pytest.raises(WorkerDied, match=r"job \w+ ended before"):
         submitted(asked, "local")
+    kept = {file.suffix for file in asked.folder.glob("slurm/*/*")}
+    assert ".err" in kept and ".pkl" not in kept   # the logs, not the data

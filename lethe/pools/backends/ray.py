@@ -23,17 +23,21 @@ class Ray(Backend):
 
     def train(self, work: Work) -> None:
         ray = import_module("ray")
+        joined = ray.is_initialized()   # by the program that called
         ray.init(ignore_reinit_error=True, log_to_driver=False)
         gpus = int(torch.device(work.device).type == "cuda")
         task = ray.remote(num_cpus=torch.get_num_threads(), num_gpus=gpus)(Share.__call__)
         waiting = [task.remote(share) for share in shares(work, len(work.members))]
-        with work.units() as units:
-            while waiting:
-                (ready, *_), waiting = ray.wait(waiting)
-                if (error := ray.get(ready)) is not None:
-                    raise error
-                units.done()
-                if work.stop.is_set:
-                    for one in waiting:
-                        ray.cancel(one)
+        try:
+            with work.units() as units:
+                while waiting:
                     work.stop.check()
+                    (ready, *_), waiting = ray.wait(waiting)
+                    if (error := ray.get(ready)) is not None:
+                        raise error
+                    units.done()
+        finally:
+            for one in waiting:
+                ray.cancel(one)
+            if not joined:
+                ray.shutdown()

@@ -2,13 +2,19 @@
 
 Partition, account and time limit are sbatch's own environment variables (SBATCH_PARTITION, SBATCH_ACCOUNT,
 SBATCH_TIMELIMIT). The cache must lie on a file system that the nodes share. Job scripts and their logs stand in `slurm/` of
-the pool's folder while the jobs run; they hold the data, so the folder is removed at the end.
+the pool's folder while the jobs run. The parcels beside them hold the data, so they are removed at the end, also after an
+error; what a killed pool left behind goes when the next one starts.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     import submitit
 
 MINUTES = 240   # of a job, unless SBATCH_TIMELIMIT sets another; a longer share goes on in the next job
+WEEK = 7 * 24 * 3600.0
 AT_ONCE = 64    # jobs of the array that run at the same time
 
 
@@ -48,9 +55,13 @@ def submitted(work: Work, cluster: str, at_once: int | None = None) -> None:
 
     The local cluster starts all jobs at once, so it receives no more than there are cores.
     """
+    with parcels(work.folder / "slurm") as folder:
+        _submit(work, cluster, at_once, folder)
+
+
+def _submit(work: Work, cluster: str, at_once: int | None, folder: Path) -> None:
     import submitit
 
-    folder = work.folder / "slurm" / uuid.uuid4().hex[:8]
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     gpus = int(torch.device(work.device).type == "cuda")
     executor.update_parameters(name="lethe-pool", timeout_min=MINUTES, cpus_per_task=torch.get_num_threads(), gpus_per_node=gpus)
@@ -63,14 +74,52 @@ def submitted(work: Work, cluster: str, at_once: int | None = None) -> None:
             work.stop.check()
             with executor.batch():   # one array
                 jobs = [executor.submit(part) for part in parts[start : start + size]]
-            for job in jobs:
-                if work.stop.is_set:
+            try:
+                for job in jobs:
+                    work.stop.check()
+                    _require_done(job, folder)
+                    units.done()
+            except BaseException:
+                for job in jobs:
                     job.cancel()
-                    continue
-                _require_done(job, folder)
-                units.done()
-    work.stop.check()
-    shutil.rmtree(folder, ignore_errors=True)
+                    if cluster == "local":   # a child of this process
+                        job.wait()
+                raise
+
+
+@contextmanager
+def parcels(root: Path) -> Iterator[Path]:
+    """A folder in `root` for the jobs of this pool, whose name says which process owns it. It is removed at the end; the
+    logs stay when a job died. Those of processes that are gone are removed first."""
+    for left in [*root.glob("*")] if root.is_dir() else []:
+        if not _owned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = root / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    logs = False
+    try:
+        yield folder
+    except WorkerDied:
+        logs = True
+        raise
+    finally:
+        for file in folder.glob("*.pkl") if logs else ():
+            file.unlink(missing_ok=True)
+        if not logs:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owned(folder: Path) -> bool:
+    """Whether a pool may still work with the folder: its process runs or, on another machine, it was in use within a week."""
+    host, _, rest = folder.name.rpartition("-")[0].rpartition("-")
+    if host != socket.gethostname():
+        return time.time() - folder.stat().st_mtime < WEEK
+    try:
+        os.kill(int(rest), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:   # another user's
+        return True
+    return True
 
 
 def _require_done(job: submitit.Job[Exception | None], folder: Path) -> None:

@@ -16,6 +16,7 @@ from lethe.pools.contract import Backend, Unsuitable
 from lethe.pools.member import Work, keep
 from lethe.pools.stack import Stack, why_no_vmap
 from lethe.pools.workers import in_processes, why_no_processes, workers_for
+from lethe.train.stop import Stop
 
 T = TypeVar("T")
 
@@ -30,9 +31,8 @@ class Vmap(Backend):
         return why_no_vmap(work.task, splits, work.device) or stacked(replace(work, members=work.members[:2])).disagreement()
 
     def train(self, work: Work) -> None:
-        work.stop.check()
         with work.units() as units:
-            each([partial(together, share) for share in dealt(work)])
+            each([partial(together, share) for share in dealt(work)], work.stop)
             units.done(len(work.members))
 
     def seconds(self, work: Work, steps: int, step: float) -> float:
@@ -53,7 +53,7 @@ def together(work: Work) -> None:
     """Train and keep all members of this work."""
     stack = stacked(work)
     began = time.perf_counter()
-    trained = stack.train()
+    trained = stack.train(work.stop)
     seconds = (time.perf_counter() - began) / len(work.members)
     for member, tensors in zip(work.members, trained, strict=True):
         keep(work, member, tensors, seconds)
@@ -67,6 +67,6 @@ def tried(work: Work) -> float:
     return stack.seconds_per_step(measure.PROBE)
 
 
-def each(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """A process for each job, none for a single one."""
-    return [job() for job in jobs] if len(jobs) == 1 else in_processes(jobs, len(jobs))
+def each(jobs: Sequence[Callable[[], T]], stop: Stop | None = None) -> list[T]:
+    """A process for each job, none for a single one. A stack has no finished model before its end, so `stop` cuts it off."""
+    return [job() for job in jobs] if len(jobs) == 1 else in_processes(jobs, len(jobs), stop=stop, patience=0.2)
