@@ -6,6 +6,7 @@
     │   ├── UnknownName                 a method, audit, modifier or source that does not exist
     │   ├── NameClash                   two files, or a file and a plug-in, of one name
     │   ├── OutOfRange                  a value outside its range or of the wrong type
+    │   ├── CodeRefused                 code that was not allowed on the command line
     │   └── NeedsUnmet                  the method or audit needs what the task does not have
     ├── DataError (ValueError)          the data cannot be used
     │   ├── EmptySplit · SplitsOverlap · WrongColumn · LabelOutOfRange · NotFinite
@@ -49,6 +50,10 @@ class NameClash(RequestError):
 
 class OutOfRange(RequestError):
     """A value outside its range or of the wrong type."""
+
+
+class CodeRefused(RequestError):
+    """Code that a request names and that was not allowed on the command line."""
 
 
 class NeedsUnmet(RequestError):

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lethe.core.config import build, config
+from lethe.core.strict_yaml import read_yaml
 from lethe.errors import unknown_name
 from lethe.work.request import Request, parse
 
@@ -43,7 +42,7 @@ def read(name: str) -> Suite:
     known = suites()
     if name not in known:
         raise unknown_name("suite", name, known, "See them with: lethe bench.")
-    return build(Suite, yaml.safe_load(known[name].read_text(encoding="utf-8")))
+    return build(Suite, read_yaml(known[name], "the suite"))
 
 
 def expectation(name: str) -> str:

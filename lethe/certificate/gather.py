@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lethe.certificate import merkle
 from lethe.certificate.canonical import encode, fixed, sha256
 from lethe.certificate.inventory import inventory
 from lethe.core.evidence import OUTSIDE
+from lethe.core.strict_yaml import read_yaml
 from lethe.errors import DataError, RequestError, UnknownKey, nearest
 from lethe.ledger.discretion import discreet, secrets, without
 
@@ -52,10 +51,7 @@ def declarations(path: Path | None) -> dict[str, Any]:
     """What the controller declares (YAML): request, inventory, notifications, retention, residual_risk."""
     if path is None:
         return {}
-    try:
-        declared = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise RequestError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}); no certificate was written.") from None
+    declared = read_yaml(path, "--declare")
     if not isinstance(declared, dict) or not all(isinstance(declared.get(key, {}), dict) for key in ("request", "inventory")):
         raise RequestError(f"{path} holds no declarations (a YAML mapping with {', '.join(DECLARED)}); no certificate "
                            "was written.")

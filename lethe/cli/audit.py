@@ -6,25 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lethe.core.config import build
+from lethe.core.strict_yaml import parse_yaml
 from lethe.errors import RequestError, UnknownKey, nearest
 
 if TYPE_CHECKING:
     from lethe.work.options import Options
+    from lethe.work.request import Request
 
 OPTIONS = ("model", "data", "audits", "seed")
 
 
-def of_request(target: Path, overrides: Sequence[str], unlearned: Path | None, depth: str, options: Options, dry_run: bool
+def of_request(target: Path, request: Request, unlearned: Path | None, depth: str, options: Options, dry_run: bool
                ) -> tuple[Any, Path]:
     """(report, path of its page); with `dry_run` (the plan, …)."""
-    from lethe.work.request import AuditPlan, read
+    from lethe.work.request import AuditPlan
     from lethe.work.saved import audit_saved, saved_plan
 
     run = target if target.is_dir() else None
-    request = read(target / "request.yaml" if run else target, overrides)
     asked = build(AuditPlan, {"depth": depth}).depth
     place = target / f"audit-{depth}.html" if run else Path(f"{target.stem}-audit.html")
     if dry_run:
@@ -44,7 +43,7 @@ def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, options
         if not sign or first not in OPTIONS or (first in ("model", "data")) != bool(inner):
             raise UnknownKey(f"{text!r} is not an option of an audit of files{nearest(first, OPTIONS)}, so nothing was read. "
                              "Write model.code=net.py:make, data.label=…, audits=[…], seed=0.")
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value, f"the value of {key}")
         if inner:
             wanted[first][inner] = parsed
         else:

@@ -1,13 +1,110 @@
-"""What the commands share: options that they all have, and how data are printed."""
+"""What the commands share: options that they all have, what those become, and how data are printed."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from typing import Annotated, Any
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from lethe.core import trust
+from lethe.errors import LetheError
+
+if TYPE_CHECKING:
+    from lethe.core.events import Listener
+    from lethe.work.options import Options
+    from lethe.work.request import Request
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+RequestFile = Annotated[Path, typer.Argument(metavar="REQUEST", help="Request file (YAML), e.g. presets/demo.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. method.lr=0.01 seed=3.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
+Again = Annotated[bool, typer.Option("--again", help="Repeat a request that is already done.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of trained models; default: .cache in the request's output.")]
+NoPage = Annotated[bool, typer.Option("--no-page", help="Write no page: numbers and tables only.")]
+ShowIds = Annotated[bool, typer.Option("--show-ids", help="Name the forgotten records in page and results, too; usually they are "
+                                                          "withheld there.")]
+
+WORKING = {   # options of every command that reads a request, models or data
+    "data_root": (Annotated[Path | None, typer.Option("--data-root", help="Folder of the data sets that a preset names.")], None),
+    "allow_pickle": (Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights and data. They can run any code: "
+                                                  "only from people you trust as much as your own programs.")], False),
+    "allow_code": (Annotated[bool, typer.Option("--allow-code", help="Run code that the request names outside .py files beside "
+                                                "it.")], False),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")], False),
+    "log_file": (Annotated[Path | None, typer.Option("--log-file", help="Append progress and warnings to this file.")], None),
+    "as_json": (Json, False),
+}
+
+
+@dataclass(frozen=True)
+class Working:
+    """The options that every working command has (`WORKING`)."""
+
+    data_root: Path | None = None
+    allow_pickle: bool = False
+    allow_code: bool = False
+    quiet: bool = False
+    log_file: Path | None = None
+    as_json: bool = False
+
+    def request(self, path: Path, overrides: Sequence[str] | None) -> Request:
+        """The request of a file or, from its run folder, of a run; code beside it may be run."""
+        from lethe.work.request import read
+
+        run = path.is_dir()
+        self.trusting(path.parent.parent if run else path.parent)
+        return read(path / "request.yaml" if run else path, overrides or [])
+
+    def trusting(self, *folders: Path) -> None:
+        """Allow what the flags say, and the .py files of these folders."""
+        trust.allow(*folders, code=self.allow_code, pickle=self.allow_pickle)
+
+    def options(self, **more: Any) -> Options:
+        """The options of the work itself; from here on torch is there."""
+        one_thread()
+        from lethe.work.options import Options
+
+        return Options(self.data_root, command(), allow_pickle=self.allow_pickle, listener=self.listener(), **more)
+
+    def listener(self) -> Listener:
+        """The readers of events: stderr, unless quiet or with --json, and the log file where there is one."""
+        from lethe.core.events import fan_out, silent
+        from lethe.train.journal import command_line, log_file
+
+        shown = silent if self.quiet or self.as_json else command_line()
+        return fan_out(shown, log_file(self.log_file) if self.log_file else silent)
+
+    def show(self, data: Any) -> None:
+        """Print plain data to stdout."""
+        show(data, self.as_json)
+
+
+def working(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter is a `Working`; on the command line it has the options of `WORKING` in its place."""
+    given = inspect.signature(command)
+    hints = get_type_hints(command, include_extras=True)
+    first = next(iter(given.parameters))
+    own = [one.replace(annotation=hints[one.name]) for one in given.parameters.values() if one.name != first]
+    shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+              for name, (kind, default) in WORKING.items()]
+
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> None:
+        command(Working(**{name: kwargs.pop(name) for name in WORKING}), *args, **kwargs)
+
+    made: Any = called
+    made.__signature__ = given.replace(parameters=[*own, *shared])
+    made.__annotations__ = {one.name: one.annotation for one in (*own, *shared)}
+    return called
 
 
 def show(data: Any, as_json: bool) -> None:
@@ -18,3 +115,21 @@ def show(data: Any, as_json: bool) -> None:
         import yaml
 
         print(yaml.safe_dump(json.loads(json.dumps(data, default=str)), sort_keys=False, allow_unicode=True), end="")
+
+
+def one_thread() -> None:
+    """One thread per process unless OMP_NUM_THREADS says otherwise: results are repeatable, pools use the cores."""
+    import torch
+
+    given = os.environ.get("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(given) if given.isascii() and given.isdigit() and 0 < int(given) < 1000 else 1)
+
+
+def command() -> str:
+    """The command line as it was typed."""
+    return shlex.join(["lethe", *sys.argv[1:]])
+
+
+def fail(text: str) -> None:
+    """End with an error on purpose."""
+    raise LetheError(text)

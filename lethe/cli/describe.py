@@ -37,7 +37,10 @@ def methods(family: Annotated[str | None, typer.Option(help="Only those that run
             mechanism: Annotated[str | None, typer.Option(help="Only those that forget by: ascent, relabel, distil, …")] = None,
             page: Annotated[Path | None, typer.Option(help="Write them to this Markdown file instead, by mechanism.")] = None,
             as_json: Json = False) -> None:
-    """List the methods, each in one sentence."""
+    """List the methods, each in one sentence.
+
+    lethe methods --family lm --without retain
+    """
     if mechanism is not None and mechanism not in MECHANISMS:
         raise unknown_name("mechanism", mechanism, MECHANISMS)
     if page is not None:
@@ -49,12 +52,19 @@ def methods(family: Annotated[str | None, typer.Option(help="Only those that run
 def audits(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,
            without: Annotated[str | None, typer.Option(help="Only those that need no holdout | references | recipe.")] = None,
            as_json: Json = False) -> None:
-    """List the audits."""
+    """List the audits.
+
+    lethe audits --family classification
+    """
     _list(_chosen("audits", family, without), as_json)
 
 
 def describe(name: Name, as_json: Json = False) -> None:
-    """Everything about one name: what it does, what it needs, its options with their origin."""
+    """Everything about one name: what it does, what it needs, its options with their origin.
+
+    lethe describe salun
+    lethe describe sections
+    """
     kind = next((one for one in KINDS if one == name), None)
     if kind is not None:
         _list(entries(kind).values(), as_json)

@@ -1,6 +1,6 @@
 """Code of the user's own: a function named as `path/to/file.py:name` or `package.module:name`.
 
-It is run, as any program of the user's would be.
+It is run, as any program of the user's would be; on the command line only where that is allowed (`lethe.core.trust`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lethe.core.trust import require_code
 from lethe.errors import ModelError, RequestError, nearest
 
 
@@ -24,6 +25,7 @@ def named(code: str, option: str = "model.code") -> Callable[..., Any]:
     if not colon or not where or not name:
         raise RequestError(f"{option} = {code!r} names no function, so nothing was started. Write "
                            "path/to/file.py:function.")
+    require_code(where, option)
     module = _imported(where, option)
     if not callable(getattr(module, name, None)):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -55,7 +57,7 @@ def _imported(where: str, option: str) -> ModuleType:
     if path.suffix != ".py":
         try:
             return importlib.import_module(where)
-        except ImportError as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise ModelError(f"{where} is neither a .py file nor an importable package ({error}), so it cannot be called. "
                              f"Correct {option}.") from None
     if not path.exists():

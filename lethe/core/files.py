@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lethe.core.trust import in_force, pickle_allowed
 from lethe.errors import DiskFull, OutputExists, PickleRefused
 
 
@@ -74,8 +75,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def refuse_pickle(path: Path, instead: str, allowed: bool, permit: str = "set allow_pickle: true") -> None:
-    """PickleRefused unless the user allowed it. permit: how that is done."""
-    if not allowed:
+    """PickleRefused unless the user allowed it; a request alone cannot on the command line. permit: how that is done."""
+    if not pickle_allowed(allowed):
+        permit = permit if in_force().pickle else "pass --allow-pickle"
         raise PickleRefused(f"{path} is a pickle: loading it can run any code that its author put in, so it was not "
                             f"opened. {instead}, or {permit} if you trust its origin.")
 
@@ -83,7 +85,7 @@ def refuse_pickle(path: Path, instead: str, allowed: bool, permit: str = "set al
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from lethe.core.config import Natural, build, config
+from lethe.core.patterns import matching
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
@@ -59,16 +60,12 @@ class Where:
                                      "is nothing to forget. Correct forget.entity.")
             chosen &= np.isin(values, wanted)
         if self.text is not None:
-            try:
-                pattern = re.compile(self.text)
-            except re.error as error:
-                raise RequestError(f"forget.text = {self.text!r} is no regular expression ({error}), so nothing was "
-                                   "selected. Put a backslash before ( ) [ ] . * + ? to mean the sign "
-                                   "itself.") from None
             texts = [c for c, values in split.meta.items() if len(values) and isinstance(values[0], str)]
             if not texts:
                 raise WrongColumn("forget.text needs a text column, which the data does not have.")
-            chosen &= np.array([any(pattern.search(split.meta[c][i]) for c in texts) for i in range(n)], dtype=bool)
+            rows = (str(split.meta[c][i]) for i in range(n) for c in texts)
+            found = np.array(matching(self.text, rows, "forget.text"), dtype=bool)
+            chosen &= found.reshape(n, len(texts)).any(1)
         for name, value in (self.column or {}).items():
             chosen &= np.asarray(split.column(name)) == value
         if self.query is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from lethe.core.files import atomic, csv_text, write_text
+from lethe.core.names import folder_name
 from lethe.report.figure import Drawing, drawing, png, svg
 from lethe.report.plots import drawings
 from lethe.report.view import cases
@@ -18,8 +18,8 @@ def figures(results: Results, folder: str | Path) -> list[Path]:
     with drawing():
         for place, case in enumerate(cases(results), start=1):
             for made in drawings(case):
-                stem = re.sub(r"[^\w.-]+", "-", "-".join(part for part in (case.name or str(place), made.name) if part))
-                written += _write(made, Path(folder) / stem.strip("-."))
+                stem = f"{folder_name(case.name) if case.name else place}-{made.name}"
+                written += _write(made, Path(folder) / stem)
     return written
 
 

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
-def file_name(label: str) -> str:
-    """The folder of a row, or of a scenario."""
-    return label.replace(" ", "-")
+from lethe.core.names import folder_name
 
 
 def models_folder(run: Path, scenario: str) -> Path:
     """Where the models of a scenario are written."""
-    return run / "models" / file_name(scenario)
+    return run / "models" / folder_name(scenario) if scenario else run / "models"
 
 
 def model_folder(run: Path, scenario: str, label: str) -> Path:
     """Where the model of one row is written."""
-    return models_folder(run, scenario) / file_name(label)
+    return models_folder(run, scenario) / folder_name(label)
 
 
 def cache_of(run: Path) -> Path:

@@ -6,12 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.core.events import Advanced, Ended, Event, Listener, Logged, Started, silent, spoken
 from lethe.core.extras import needs_extra
 from lethe.core.files import space, write_text
+from lethe.errors import StorageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -119,6 +121,22 @@ def terminal() -> Listener:
 def command_line() -> Listener:
     """Progress of a command on stderr, as bars on a terminal and as lines elsewhere."""
     return Terminal() if sys.stderr.isatty() else Lines(lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def log_file(path: Path) -> Listener:
+    """Sentences, warnings and progress, each as a line with its time, at the end of a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)   # noqa: SIM115 (ends with the process)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror}), so there would be no log; nothing was started. Pass "
+                           "--log-file another place.") from None
+
+    def write(text: str) -> None:
+        with space(path):
+            handle.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+
+    return Lines(write)
 
 
 def listening(progress: bool | Listener) -> Listener:

@@ -42,7 +42,7 @@ def carry_out(request: Request, options: Options) -> Report | None:
     if (job.folder / "results.json").exists() and not options.again:
         options.say(f"{job.folder} holds the finished run of this request; --again repeats it")
         return load(job.folder)
-    if os.environ.get("RANK", "0") != "0":
+    if job.settings.distribution != "none" and os.environ.get("RANK", "0") != "0":
         for scene in prepare(job, options).scenes.values():
             run_all(job, scene.task, scene.runs, options, Places(_work(job, scene.name)))
         return None

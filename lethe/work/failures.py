@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from lethe.core.files import write_text
+from lethe.core.names import folder_name
 from lethe.errors import DiskFull, LetheError
 
 
@@ -32,7 +32,7 @@ def failure(error: Exception, title: str, folder: Path | None) -> Failure:
     where = f" (in {Path(last[0].filename).name}, line {last[0].lineno})" if last else ""
     log = ""
     if folder is not None:
-        path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', title).strip('-.')}.txt"
+        path = folder / f"{folder_name(title.strip())}.txt"
         write_text(path, "".join(traceback.format_exception(error)))
         log = f"{path.parent.name}/{path.name}"
     return Failure(f"{text}{where}{f'; traceback in {log}' if log else ''}", True, log)

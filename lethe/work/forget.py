@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lethe.core.names import folder_name
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import LetheError, WorkerDied
 from lethe.pools.subject import Procedure
-from lethe.results.folder import file_name
 from lethe.train.apply import perform
 from lethe.work.failures import Failure, failure
 from lethe.work.job import Job, Run
@@ -60,7 +60,7 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
     options.stop.check()
     options.say(f"forgetting: {run.name}")
     made = Made(run.name, label=run.label, method=run.method, variant=run.variant, seed=run.seed)
-    name = file_name(run.name)
+    name = folder_name(run.name)
     try:
         outcome = perform(task, run.record, run.cfg, replace(job.settings, seed=run.seed), job.seams, job.modifiers, job.watchdog,
                           places.work / name if places.work else None, options.listener, options.stop)

@@ -15,6 +15,7 @@ class Options:
 
     listener   hears everything that happens: runs, pools of models, audits (`lethe.core.events`)
     stop       ends the work after the step or the unit of work (a model, an audit) that is being done
+    page       whether a page is written beside the numbers      show_ids  name the forgotten records in what is written
     """
 
     data_root: Path | None = None
@@ -25,6 +26,8 @@ class Options:
     listener: Listener = silent
     cache: Path | None = None     # models trained before; None: `.cache` beside the runs, and none from Python
     stop: Stop = field(default_factory=Stop)
+    page: bool = True
+    show_ids: bool = False
 
     def say(self, text: str) -> None:
         """A sentence about what happens next."""

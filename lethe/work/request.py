@@ -15,11 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lethe.core.catalogue import Entry, entries, entry
 from lethe.core.config import Count, Natural, Positive, build, config, digest, plain
 from lethe.core.evidence import Depth
+from lethe.core.strict_yaml import parse_yaml, read_yaml
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 
@@ -95,12 +94,7 @@ class Request:
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Request:
     """A request from a YAML file and `key.sub=value` overrides (values are YAML). Checks names and options."""
     path = Path(path)
-    if not path.exists():
-        raise RequestError(f"{path} does not exist, so there is nothing to run. Name a request, e.g. presets/demo.yaml.")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise RequestError(f"{path} is not YAML: {str(error).splitlines()[0]}. Nothing was started; correct the file.") from None
+    content = read_yaml(path, "the name of the request, e.g. presets/demo.yaml")
     if not isinstance(content, dict):
         raise RequestError(f"{path} holds no request (a YAML mapping), so nothing was started. See presets/ for examples.")
     return parse(content, overrides, base=path.parent)
@@ -127,6 +121,8 @@ def _check(request: Request) -> None:
     if request.family not in families:
         raise RequestError(f"family {request.family!r} is not known{nearest(request.family, families)}, so nothing was started. "
                            f"Families: {', '.join(families)}.")
+    if "" in request.scenarios:
+        raise RequestError("a scenario without a name could not be told from the whole request; nothing was started. Name it.")
     for found, options in request.asked:
         if found is None:
             _check_options("method all", options, [], "name the methods to give them options")
@@ -165,10 +161,7 @@ def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         key, sign, value = text.partition("=")
         if not sign:
             raise RequestError(f"{text!r} is not key=value, so nothing was started. Write for instance method.lr=0.01.")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise RequestError(f"the value of {key!r} is not YAML: {value!r}; nothing was started. Quote it.") from None
+        parsed = parse_yaml(value, f"the value of {key}")
         steps = key.split(".")
         if steps[0] not in known:
             raise UnknownKey(f"{steps[0]!r} is not part of a request{nearest(steps[0], known)}, so nothing was started. "

@@ -70,10 +70,11 @@ def test_the_public_audit_is_stopped_between_models() -> None:
 SCRIPT = """
 import os, signal, sys, time
 import lethe.cli.main as command
+import lethe.cli.work
 def work(*given, **options):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
-command._work = work
+lethe.cli.work._work = work
 sys.argv = ["lethe", "run", "request.yaml"]
 command.main()
 """

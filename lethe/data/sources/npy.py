@@ -7,6 +7,7 @@ import numpy as np
 from lethe.core.config import config
 from lethe.core.files import refuse_pickle
 from lethe.core.split import Split
+from lethe.core.trust import pickle_allowed
 from lethe.data.arrays import from_columns
 from lethe.data.context import Context
 from lethe.data.paths import existing
@@ -27,7 +28,7 @@ class Npy:
 
 
 def read(cfg: Npy, context: Context, name: str) -> dict[str, Split]:
-    allowed = cfg.allow_pickle or context.allow_pickle
+    allowed = pickle_allowed(cfg.allow_pickle or context.allow_pickle)
     x, y = (_array(path, option, allowed) for path, option in ((cfg.x, "data.x"), (cfg.y, "data.y")))
     return {name: from_columns({"x": channelled(x, cfg.channels), "y": y}, name)}
 

@@ -13,6 +13,7 @@ import numpy as np
 from lethe.core.config import config
 from lethe.core.files import refuse_pickle
 from lethe.core.split import Split
+from lethe.core.trust import pickle_allowed
 from lethe.data.arrays import from_columns
 from lethe.data.context import Context
 from lethe.data.paths import located
@@ -51,6 +52,7 @@ def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
 
 def opened(path: Path, allow_pickle: bool) -> Mapping[str, np.ndarray]:
     """Every array of the archive, read once."""
+    allow_pickle = pickle_allowed(allow_pickle)
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=allow_pickle) as archive:
             return {key: archive[key] for key in archive.files}

@@ -1,0 +1,189 @@
+"""The commands that work on a request: run, compare, audit, train, protect, pool, triage, bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lethe.cli.common import Again, Cache, DryRun, NoPage, Overrides, RequestFile, ShowIds, Working, fail, show, working
+
+OUTPUT = "The folder that is written; it must not exist."
+
+
+@working
+def run(common: Working, request: RequestFile, overrides: Overrides = None, dry_run: DryRun = False, again: Again = False,
+        cache: Cache = None, no_page: NoPage = False, show_ids: ShowIds = False) -> None:
+    """Forget with the request's method, audit the result, and write the unlearned model.
+
+    lethe run request.yaml method=salun method.lr=0.01 seed=3
+    lethe run request.yaml --dry-run
+    """
+    _work(common, request, overrides, dry_run, again, cache, export=True, verb="run", page=not no_page, show_ids=show_ids)
+
+
+@working
+def compare(common: Working, request: RequestFile, overrides: Overrides = None, dry_run: DryRun = False, again: Again = False,
+            cache: Cache = None, no_page: NoPage = False, show_ids: ShowIds = False,
+            export: Annotated[bool, typer.Option("--export", help="Write every unlearned model too.")] = False) -> None:
+    """Run several methods on the same task: one table, one page, one yardstick.
+
+    lethe compare presets/demo.yaml
+    lethe compare request.yaml 'method=[finetune,salun,scrub]' seeds=3
+    """
+    _work(common, request, overrides, dry_run, again, cache, export=export, verb="compare", page=not no_page, show_ids=show_ids)
+
+
+@working
+def audit(common: Working,
+          target: Annotated[str | None, typer.Argument(metavar="[RUN|REQUEST]", help="A run folder, or a request (with "
+                                                       "--unlearned). Neither: files alone, see the other options.")] = None,
+          overrides: Overrides = None, dry_run: DryRun = False,
+          unlearned: Annotated[Path | None, typer.Option(help="The model to audit (as Lethe or its library saves it).")] = None,
+          original: Annotated[Path | None, typer.Option(help="The model before.")] = None,
+          retrained: Annotated[list[Path] | None, typer.Option(help="A model trained without the forget set; repeat it.")] = None,
+          forget: Annotated[Path | None, typer.Option(help="Data that should be forgotten.")] = None,
+          retain: Annotated[Path | None, typer.Option(help="Data that should be kept.")] = None,
+          holdout: Annotated[Path | None, typer.Option(help="Data like the forget set that no model has seen.")] = None,
+          test: Annotated[Path | None, typer.Option(help="Data for utility.")] = None,
+          family: Annotated[str | None, typer.Option(help="Default: recognised by the model's files.")] = None,
+          depth: Annotated[str, typer.Option(help="quick | standard | deep")] = "standard",
+          output: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None) -> None:
+    """Audit the models of a run again, any saved model on the task of a request, or model files on data files.
+
+    lethe audit runs/0a1b2c --depth deep
+    lethe audit request.yaml --unlearned model.safetensors
+    lethe audit --unlearned new.safetensors --original old.safetensors --forget forget.npz model.code=net.py:make
+    """
+    from lethe.cli import audit as command
+
+    if forget is not None:
+        parts = {"original": original, "unlearned": unlearned, "retrained": retrained or (), "forget": forget, "retain": retain,
+                 "holdout": holdout, "test": test, "family": family, "allow_pickle": common.allow_pickle}
+        common.trusting(Path.cwd())
+        given = [*([target] if target else []), *(overrides or [])]
+        place = output or Path("audit.html")
+        found = command.of_files(parts, given, depth, common.options())
+    else:
+        if target is None:
+            fail("there is nothing to audit. Name a run folder, a request with --unlearned, or --unlearned MODEL --forget "
+                 "DATA.")
+        found, usual = command.of_request(Path(str(target)), common.request(Path(str(target)), overrides), unlearned, depth,
+                                          common.options(), dry_run)
+        place = output or usual
+    if isinstance(found, dict):
+        common.show(found)
+        return
+    found.save(place)
+    found.save(place.with_suffix(".json"))
+    print(found.json() if common.as_json else f"{found.table()}\n\nPage:    {place}")
+
+
+@working
+def train(common: Working, request: RequestFile, overrides: Overrides = None,
+          exact: Annotated[str, typer.Option("--exact", help="s3t | sisa: how records will be deleted exactly.")] = "s3t",
+          output: Annotated[Path, typer.Option(help=OUTPUT)] = Path("exact")) -> None:
+    """Train a model from which records can later be deleted exactly, with a manifest of what each part has read.
+
+    lethe train request.yaml --exact sisa --output exact
+    """
+    asked = common.request(request, overrides)
+    options = common.options()
+    from lethe.work.train import train as trained
+
+    common.show(trained(asked, exact, output, options))
+
+
+@working
+def protect(common: Working, request: RequestFile, overrides: Overrides = None,
+            output: Annotated[Path, typer.Option(help=OUTPUT)] = Path("protected"),
+            bound: Annotated[float, typer.Option(help="Largest change of a pixel, of its range 0 to 1.")] = 16 / 255,
+            clusters: Annotated[int, typer.Option(min=2, help="Perturbations; images of a cluster share theirs.")] = 10,
+            steps: Annotated[int, typer.Option(min=1, help="Gradient steps for each perturbation.")] = 200) -> None:
+    """Perturb images before training, so that models learn little from them, and measure how little.
+
+    lethe protect request.yaml --output protected --bound 0.06
+    """
+    asked = common.request(request, overrides)
+    options = common.options()
+    from lethe.work.protect import Protection
+    from lethe.work.protect import protect as protected
+
+    common.show(protected(asked, output, options, Protection(bound, clusters, steps, asked.seed)))
+
+
+@working
+def pool(common: Working, request: RequestFile, overrides: Overrides = None,
+         take: Annotated[str, typer.Option(help="I/N: only the I-th of N shares, counted from 1.")] = "1/1",
+         cache: Cache = None,
+         scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
+         what: Annotated[str, typer.Option(help="all | references | shadows")] = "all",
+         strategy: Annotated[str, typer.Option(help="How they are trained; default: one after the other.")] = "serial",
+         list_only: Annotated[bool, typer.Option("--list", help="Show the models and their state; train none of them.")] = False,
+         ) -> None:
+    """Train ahead the models that a request compares with, all or a share of them: lethe run then finds them in the cache.
+
+    lethe pool request.yaml --list
+    lethe pool request.yaml --take 1/4
+    """
+    from lethe.cli import pool as command
+    from lethe.pools.take import take_of
+
+    asked, share = common.request(request, overrides), take_of(take)
+    print(command.trained(asked, common.options(cache=cache), share, scenario, what, strategy, list_only, common.as_json))
+
+
+@working
+def triage(common: Working, request: RequestFile, overrides: Overrides = None) -> None:
+    """Rank the records to forget: which of them show in the model, which others cover, which have an equal that stays.
+
+    lethe triage request.yaml
+    """
+    from lethe.cli.triage import table
+
+    asked = common.request(request, overrides)
+    options = common.options()
+    from lethe.work.triage import triaged
+
+    found = triaged(asked, options)
+    print(json.dumps(found) if common.as_json else table(found))
+
+
+@working
+def bench(common: Working,
+          suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="A suite; none: list them.")] = None,
+          overrides: Overrides = None,
+          output: Annotated[Path | None, typer.Option(help="Folder of the numbers; default: measured/.")] = None) -> None:
+    """Measure every method on a suite of requests, as a user runs it, and keep the numbers by method.
+
+    lethe bench
+    lethe bench digits 'seeds=[0]' --output measured
+    """
+    from lethe.cli import bench as command
+
+    if suite is None:
+        common.show(command.listed())
+        return
+    common.show(command.measured(suite, overrides or [], common.options(), output))
+
+
+def _work(common: Working, path: Path, overrides: list[str] | None, dry_run: bool, again: bool, cache: Path | None, export: bool,
+          verb: str, page: bool, show_ids: bool) -> None:
+    request = common.request(path, overrides)
+    options = common.options(again=again, export=export, cache=cache, page=page, show_ids=show_ids)
+    from lethe.cli.run import after, status_of
+    from lethe.work.execute import carry_out
+    from lethe.work.execute import dry_run as planned
+
+    if dry_run:
+        show(planned(request, options), common.as_json)
+        return
+    report = carry_out(request, options)
+    if report is None:   # a follower under torchrun: the first process reports
+        return
+    print(report.json() if common.as_json else after(report, request, path, verb, export))
+    status = status_of(report)
+    if status:
+        raise typer.Exit(status)
