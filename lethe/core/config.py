@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import re
 import reprlib
@@ -15,6 +16,7 @@ import pydantic.dataclasses
 import pydantic_core
 from pydantic import Field
 
+from lethe.core.code import identity
 from lethe.errors import OutOfRange, UnknownKey, nearest
 
 T = TypeVar("T")
@@ -132,6 +134,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
+    if inspect.isroutine(value):   # its address would be another in every process
+        return f"{value.__qualname__} {identity(value)}"
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 

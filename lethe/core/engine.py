@@ -43,6 +43,14 @@ class Term:
 class Engine(Protocol):
     """The loop of one run, as families know it."""
 
+    @property
+    def seed(self) -> int:
+        """Of all random draws of this run."""
+
+    @property
+    def device(self) -> str:
+        """Where the model and its batches are."""
+
     def generator(self, *purpose: object) -> torch.Generator:
         """A generator for one purpose of this run."""
 

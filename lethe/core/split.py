@@ -120,6 +120,10 @@ class Split:
             for part in torch.split(order, cuts(self.lengths[order].tolist(), size)):
                 yield self.batch(part)
 
+    def dataset(self) -> Examples:
+        """The examples as a torch Dataset of (x, y), for a training of one's own."""
+        return Examples(self)
+
     def subset(self, index: Tensor | np.ndarray | Sequence[int], name: str) -> Split:
         """The examples at these positions, as a split of its own."""
         index = np.asarray(index)
@@ -193,6 +197,25 @@ class Split:
         if not len(self):
             raise EmptySplit(f"the {self.name} set is empty, so there is nothing to work on. {remedy}")
         return self
+
+
+class Examples(torch.utils.data.Dataset[tuple[Any, Tensor]]):
+    """(x, y) of every example of a split, x as a model gets it: pictures as floats in [0, 1]."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, place: int) -> tuple[Any, Tensor]:
+        batch = self.split.batch([place])
+        return pixels(batch.x)[0], batch.y[0]
+
+    def __getitems__(self, places: list[int]) -> list[tuple[Any, Tensor]]:
+        """Several at once, as a DataLoader asks for them."""
+        batch = self.split.batch(places)
+        return list(zip(pixels(batch.x), batch.y, strict=True))
 
 
 def positions(name: str, count: int) -> np.ndarray:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from lethe.core import training
 from lethe.core.checks import check
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule, config
 from lethe.core.engine import Engine, Term
@@ -22,12 +24,12 @@ from lethe.core.modules import reinitialised, seeded
 from lethe.core.operations import limited
 from lethe.core.split import Batch, Split
 from lethe.core.view import Grant, missing
-from lethe.errors import NeedsUnmet
+from lethe.errors import NeedsUnmet, RequestError
 
 
 @config
 class Recipe:
-    """How the original model was trained, so that it can be retrained without the forget set."""
+    """How the original model was trained, so that it can be retrained without the forget set: by these options, or by `code`."""
 
     epochs: Positive = 10.0      # passes over the training set
     lr: Positive = 1e-3          # peak learning rate
@@ -37,6 +39,17 @@ class Recipe:
     momentum: NonNegative = 0.9  # [only with optimiser=sgd]
     schedule: Schedule = "constant"   # of the learning rate over the run
     augment: Literal["none", "flip_crop", "drop_prompt"] = "none"   # images: flip_crop; text to image: drop_prompt
+    code: str | Callable[..., Any] = ""   # path/to/file.py:fit, your own training instead    [tested in test_own_training]
+
+    def require_sound(self) -> Recipe:
+        """Itself; RequestError when `code` cannot be called, or other options stand beside it without effect."""
+        if self.code:
+            training.function(self.code)
+            idle = [f.name for f in fields(self) if f.name not in ("code", "augment") and getattr(self, f.name) != f.default]
+            if idle:
+                raise RequestError(f"recipe.{idle[0]} has no effect beside recipe.code, whose function decides how it trains; "
+                                   "nothing was started. Leave it out, and set it in your function.")
+        return self
 
 
 def recipe_options(recipe: Recipe) -> dict[str, Any]:
@@ -74,7 +87,7 @@ class Task(ABC):
         name: str = "task",
         facts: dict[str, Any] | None = None,
     ) -> None:
-        self.name, self._recipe, self._build = name, recipe, build
+        self.name, self._recipe, self._build = name, recipe and recipe.require_sound(), build
         self._grant = Grant(original, splits)
         self.facts = facts or {}   # what the report shows about the origin of model and data
         self._check()
@@ -130,12 +143,13 @@ class Task(ABC):
     def train(self, model: nn.Module, split: Split, recipe: Recipe, loop: Engine) -> nn.Module:
         """Train `model` on `split` by the recipe, in place; returns it. Originals, references, `retrain` and shards are
         all trained here. A family whose objective is no mean of `nll` (two players, a contrast) trains in its own way."""
+        if recipe.code:
+            return training.train(recipe.code, model, split, loop.seed, loop.device)
         return loop.minimise(model, {"train": Term(split, self.nll)}, **recipe_options(recipe))
 
-    @classmethod
-    def trains_itself(cls) -> bool:
+    def trains_itself(self) -> bool:
         """Whether training is more than the mean of `nll`, so that nobody may replace the loss."""
-        return cls.train is not Task.train
+        return type(self).train is not Task.train or bool(self._recipe is not None and self._recipe.code)
 
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         """Add what is random about an example (noise, augmentation when `train`); nothing by default."""

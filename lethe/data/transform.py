@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lethe.core import code
 from lethe.core.config import Positive, config
+from lethe.core.passes import plain
 from lethe.core.split import Split, pixels
 from lethe.data.arrays import x_tensor
 from lethe.errors import DataError, LetheError
@@ -55,7 +56,7 @@ def transformed(splits: Mapping[str, Split], wanted: Transform) -> dict[str, Spl
         if own is not None:
             _require_repeatable(own, pixels(split.batch(range(min(4, len(split)))).x), name, wanted.transform)
         found: Tensor | None = None
-        for batch in split.batches(BATCH):
+        for batch in plain(split, BATCH):
             x = scaled(_called(own, pixels(batch.x), name, wanted.transform), wanted, name)
             if found is None:
                 found = x.new_empty((len(split), *x.shape[1:]))

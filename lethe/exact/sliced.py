@@ -19,6 +19,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
+from lethe.core.training import TRUSTED
 from lethe.errors import CheckpointCorrupted, ModelError, RequestError
 from lethe.exact import manifest
 from lethe.exact.ensemble import Ensemble
@@ -191,6 +192,7 @@ def guaranteed(known: Manifest, basis: str, public_base: bool, numbers: Mapping[
         return {"level": "none", "void": "Not exact: the shards start from given weights, which may have seen the records "
                                          "(method.public_base=true says that they have not).", **numbers}
     seen = ["The given weights where the shards start never saw the records: the requester says so."] * known.details["given"]
+    seen += [TRUSTED] * bool(known.details.get("recipe", {}).get("code"))
     return {"level": "exact", "basis": basis, **numbers,
             "assumptions": ["The manifest tells what each stage has read; it was written when the stages were trained.",
                             "A record's shard and slice follow from its own key, not from other records.", *seen]}

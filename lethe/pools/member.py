@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lethe.core import training
 from lethe.core.config import digest
 from lethe.core.events import Listener, Said, Units, silent
 from lethe.core.modules import named_tensors, state_fingerprint
@@ -103,7 +104,7 @@ def fingerprint(task: Task, split: Split, seed: int, device: str) -> str:
     fresh = task.build(derive(seed, "retrain"))
     architecture = [state_fingerprint(fresh), repr(fresh), str(getattr(fresh, "config", ""))]
     code = [NUMBERS, version("torch"), torch.device(device).type]
-    return digest([task.family, split.fingerprint, task.recipe, seed, architecture, code])
+    return digest([task.family, split.fingerprint, training.identity(task.recipe), seed, architecture, code])
 
 
 def train_one(

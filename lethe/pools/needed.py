@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from lethe.core.registry import Audit
+from lethe.core.seeds import derive
+from lethe.core.split import concat
 from lethe.core.task import Task
 from lethe.pools.pool import Wanted, fresh, references
 from lethe.pools.shadows import Shadows
@@ -19,6 +21,12 @@ def of_yardstick(task: Task, count: int, seed: int, device: str) -> list[Wanted]
     if not count or not (task.has("recipe") and task.has("retain")):
         return []
     return [references(task, count, seed, device), fresh(task, seed, device)]
+
+
+def of_reproduction(task: Task, seed: int, device: str) -> Wanted:
+    """One model trained on all training data, as the original was: whether the recipe makes the like of it."""
+    whole = concat([task.retain, task.forget], "train")
+    return Wanted("reproduction", task, 1, derive(seed, "reproduction"), lambda k: whole, device)
 
 
 def of_shadows(shadows: Shadows, audits: Iterable[tuple[Audit, Any]], seed: int, depth: str) -> list[Wanted]:

@@ -22,6 +22,8 @@ def chosen(work: Work, asked: str) -> tuple[str, str]:
         return asked, f"{asked} was requested"
     if len(work.members) == 1:
         return "serial", "serial: a single model"
+    if work.task.recipe.code:
+        return "serial", "serial: recipe.code trains on its own, so its steps cannot be measured"
     steps, step = steps_of(work), seconds_per_step(work.task, work.members[0], work.device)
     alone = backend("serial").seconds(work, steps, step)
     if alone < WORTH:

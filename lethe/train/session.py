@@ -68,6 +68,10 @@ class Session:
     def seed(self) -> int:
         return self.settings.seed
 
+    @property
+    def device(self) -> str:
+        return self.settings.device
+
     def note(self, text: str) -> None:
         """A sentence that belongs to the result; listeners hear it as a warning."""
         self.notes.append(text)

@@ -15,10 +15,11 @@ from lethe.core.registry import Audit
 from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.view import audited, reserved
+from lethe.judge import reproduction
 from lethe.judge.auditor import applicable, examine
 from lethe.judge.neighbours import neighbours
 from lethe.judge.selection import final
-from lethe.judge.yardstick import doubts, false_alarms
+from lethe.judge.yardstick import Doubt, doubts, false_alarms
 from lethe.pools.needed import of_yardstick
 from lethe.pools.pool import Pool
 from lethe.pools.procedures import NOTHING, RETRAIN
@@ -66,6 +67,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     done = [one.outcome for one in made if one.outcome]
     task = judged(task, any(outcome.unseen_used for outcome in done), any(outcome.search for outcome in done))
     yardstick = _yardstick(job, task, options, retrained)
+    unlike = _reproduction(job, task, options) if yardstick.pool else []
     original = Subject("original", task.model, task, procedure=NOTHING)
     subjects = [*yardstick.fresh, *_subjects(task, made)]
     for subject in [original, *yardstick.references, *subjects]:
@@ -91,7 +93,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(false_alarms(list(held.values()))),
-        doubts=tuple(doubt(one) for one in doubts(held, evidence.get("original", []))),
+        doubts=tuple(doubt(one) for one in [*unlike, *doubts(held, evidence.get("original", []))]),
         declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None),
     )
@@ -120,6 +122,19 @@ def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Mo
         fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN)]
     weak = [] if references else neighbours(task, asked.neighbours, derive(seed, "neighbours"), device)
     return Yardstick(references, fresh, weak, shadows_of(job, task, options), pool, reason)
+
+
+def _reproduction(job: Job, task: Task, options: Options) -> list[Doubt]:
+    """Whether the user's own training makes the like of the original; what is found stands among the facts, too."""
+    if not reproduction.wanted(task):
+        return []
+    settings, original = job.settings, Subject("original", task.model, task, device=job.settings.device)
+    control = reproduction.control_of(task, settings.seed, settings.device, strategy="serial", cache=job.cache,
+                                      listener=options.listener, stop=options.stop)
+    task.facts["reproduction"], found = reproduction.compared(task, original, control)
+    for one in found:
+        options.warn(one.text)
+    return found
 
 
 def shadows_of(job: Job, task: Task, options: Options) -> Shadows | None:

@@ -163,7 +163,7 @@ def resolve(request: Request, options: Options) -> Job:
     for found, given in request.asked_audits or [(entry, {}) for entry in catalogue.entries("audits").values()]:
         audit: Audit = catalogue.record(found)
         audits.append((audit, build(audit.config, given)))
-    recipe = build(Recipe, request.recipe) if request.recipe is not None else None
+    recipe = build(Recipe, request.recipe).require_sound() if request.recipe is not None else None
     family = catalogue.load("families", request.family)
     watchdog = build(Watchdog, request.watchdog) if isinstance(request.watchdog, Mapping) else request.watchdog
     return Job(

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lethe.core.config import build, digest, plain
+from lethe.core import training
+from lethe.core.config import build, digest
 from lethe.core.modules import named_tensors
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -78,6 +79,8 @@ def prepare(job: Job, options: Options, train: bool = True) -> Prepared:
         start = opened.fresh(job.settings.seed)
         runs = {name: checked(job, opened, start, splits) for name, splits in drafts.items()}
         model = _original(job, opened, start, options, train)
+        if opened.recipe is not None and opened.recipe.code:
+            opened.facts["trained_here"] = "by recipe.code"
     scenes = {}
     for case in source.cases:
         splits, facts = drafts[case.name], dict(opened.facts)
@@ -132,7 +135,7 @@ def _training(opened: Opened, settings: Settings, cache: Path | None) -> tuple[T
     start = opened.fresh(settings.seed)
     others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
     task = opened.task(start, {"retain": opened.splits["train"], **others}, "training")
-    key = digest([task.fingerprint, plain(opened.recipe), settings.seed, settings.precision])
+    key = digest([task.fingerprint, training.identity(opened.recipe), settings.seed, settings.precision])
     return task, cache / "original" / f"{key}.safetensors"
 
 

@@ -89,7 +89,10 @@ def train_shard(
     """Put the checkpoints of a shard after its first `done` slices into `state`; `phase`: see `train_stage`."""
     slices, where = len(known.sequences[0]), parts(records, known)
     recipe = build(Recipe, known.details["recipe"])
-    recipe = replace(recipe, epochs=passes(recipe.epochs, slices))
+    if recipe.code and task.has("recipe"):
+        recipe = task.recipe   # a function from Python is known by name alone in a manifest
+    if not recipe.code:   # own code decides how long it trains
+        recipe = replace(recipe, epochs=passes(recipe.epochs, slices))
     model = copied(base, trainable=True)
     model.load_state_dict(state.stages[shard, 0, done] if done else state.base)
     for stage in range(done + 1, slices + 1):
