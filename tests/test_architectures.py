@@ -68,7 +68,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int, str], Split]]
 MORE: dict[str, dict[str, Any]] = {"amun": {"attack_steps": 30}, "aru": {"bound": 2.0}}   # else no example is carried over
 # why a method does not apply: words of the error that it must give before any work
 REFUSALS = {
-    ("ct", "text"): "no 2-d convolution", ("natmu", "text"): "has no meaning for tables or text",
+    ("ct", "text"): "no convolutions", ("natmu", "text"): "no pictures",
     ("gs_lora", "resnet"): "no linear layer outside the head", ("jit", "text"): "no noise can be added",
     **{(name, "text"): "only continuous inputs" for name in ("amun", "aru", "boundary_shrink", "ebyd", "mu_mis", "rurk", "scar",
                                                              "unsir")},

@@ -147,7 +147,7 @@ REALLY_FULL = """
 import pathlib, sys
 import torch
 from lethe import errors
-from lethe.engine import checkpoint
+from lethe.train import checkpoint
 folder = pathlib.Path(sys.argv[1])
 checkpoint.save_tensors(folder / "a.safetensors", {"w": torch.ones(1000)}, {})
 before = (folder / "a.safetensors").read_bytes()
