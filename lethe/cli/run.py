@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def after(report: Report, request: Request, path: Path, verb: str, export: bool) -> str:
     """The table, where everything was written, and what to do next."""
     place = Path(request.output) / request.hash
-    lines = [report.table(), f"\nPage:    {place / 'report.html'}\nNumbers: {place / 'results.json'}"]
+    page = f"\nPage:    {place / 'report.html'}" if (place / "report.html").exists() else ""
+    lines = [f"{report.table()}\n{page}", f"Numbers: {place / 'results.json'}"]
     if export:
         lines.append(f"Models:  {place / 'models'}")
     lines.append(f"\nYour own model: copy {path}, set model and data (lethe describe METHOD says what a method needs), then\n"

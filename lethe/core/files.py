@@ -38,12 +38,17 @@ def space(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block succeeds, and is removed when it fails."""
+def atomic(path: Path, private: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block succeeds, and is removed when it fails.
+
+    private  only the user may read it, from its first byte on
+    """
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with space(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if private:
+                os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             yield beside
             with open(beside, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -82,9 +87,15 @@ def refuse_pickle(path: Path, instead: str, allowed: bool, permit: str = "set al
                             f"opened. {instead}, or {permit} if you trust its origin.")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic(path) as beside:
+def private_folder(path: Path) -> Path:
+    """A folder that only the user may enter; made when it does not exist."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """Write a text file atomically. private: only the user may read it."""
+    with atomic(path, private) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

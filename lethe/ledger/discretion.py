@@ -1,14 +1,18 @@
-"""What the ledger must not keep: the values by which a request names records.
+"""What ledger, results and page must not keep: the values by which a request names records.
 
-A list of forgotten people kept as proof of forgetting would be the very data that was to be removed. The ledger keeps how
-records were selected (by id, by entity, …) and how many, and the fingerprints that the results carry.
+A list of forgotten people kept as proof of forgetting would be the very data that was to be removed. What is kept is how
+records were selected (by id, by entity, …), how many, and fingerprints. The run's request.yaml, which repeating and certifying
+need, is for the user alone (0600).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lethe.results.schema import Results
 
 NAMING = ("ids", "index", "entity", "text", "query", "column")   # selections whose values name records
 WITHHELD = "[withheld]"
@@ -42,6 +46,35 @@ def secrets(config: Any, inside: bool = False) -> set[str]:
     return found
 
 
+def withheld(results: Results, ids: Set[str]) -> Results:
+    """The results without the values by which the request names records, and without the identifiers `ids` of forgotten ones.
+
+    Samples stay: a page is there to show what a model answers.
+    """
+    from lethe.results import schema
+
+    words, data = secrets(results.config), schema.plain(results)
+    data |= {"config": discreet(data["config"]), "title": without(data["title"], words),
+             "command": without(data["command"], words)}
+    for case in data["scenarios"]:
+        case["request"] = without(case["request"], words)
+        for one in case["not_tested"]:
+            one["why"] = without(one["why"], words)
+        for row in case["subjects"]:
+            row |= {"config": discreet(row["config"]), "error": without(row["error"], words)}
+            for item in row["evidence"]:
+                item["detail"] = _unnamed(item["detail"], ids | words)
+    return schema.Results.model_validate(data)
+
+
+def _unnamed(value: Any, ids: Set[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _unnamed(item, ids) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_unnamed(item, ids) for item in value]
+    return WITHHELD if isinstance(value, str) and value in ids else value
+
+
 def without(text: str | None, words: Set[str]) -> str | None:
     """`text` without `words` (whole words only, longest first)."""
     if not text or not words:
@@ -61,4 +94,6 @@ def _leaves(value: Any) -> set[str]:
         return set().union(*[_leaves(v) for v in value.values()])
     if isinstance(value, (list, tuple)):
         return set().union(*[_leaves(v) for v in value])
-    return set() if value is None or isinstance(value, bool) or value == "" else {str(value)}
+    if value is None or isinstance(value, bool) or value == "" or str(value).endswith(WITHHELD[1:]):
+        return set()
+    return {str(value)}

@@ -18,8 +18,9 @@ import torch
 import yaml
 
 from lethe.core.config import digest, plain
-from lethe.core.files import write_text
+from lethe.core.files import private_folder, write_text
 from lethe.ledger import Ledger
+from lethe.ledger.discretion import withheld
 from lethe.report.answer import lopsided
 from lethe.report.report import Report, load
 from lethe.results import schema
@@ -57,15 +58,19 @@ def _lead(job: Job, options: Options) -> Report:
     ledger = Ledger(folder.parent / "ledger.sqlite")
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "request.yaml", yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
+    write_text(folder / "request.yaml", yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True), private=True)
     ledger.started(job.hash, job.title, options.command, job.config)
     try:
-        cases = [_case(job, scene, options) for scene in prepare(job, options).scenes.values()]
+        scenes = prepare(job, options).scenes.values()
+        cases = [_case(job, scene, options) for scene in scenes]
     except BaseException as error:
         ledger.record_failure(job.hash, job.config, options.command, f"{type(error).__name__}: {error}")
         raise
     report = report_of(job, cases, job.headline, options, time.perf_counter() - began)
-    report.save(folder / "report.html")
+    if not options.show_ids:
+        report = Report(withheld(report.results, {str(name) for scene in scenes for name in scene.task.forget.ids}))
+    if options.page:
+        report.save(folder / "report.html")
     report.save(folder / "results.csv")
     report.save_leaderboard(folder)
     report.save(folder / "results.json")   # last: its presence says that the run is finished
@@ -90,7 +95,7 @@ def _case(job: Job, scene: Scene, options: Options) -> schema.Scenario:
 
 def _work(job: Job, scenario_name: str) -> Path:
     """Where logs and checkpoints of a scenario stand while it is worked on."""
-    return job.folder / "work" / digest(scenario_name)
+    return private_folder(job.folder / "work") / digest(scenario_name)
 
 
 def dry_run(request: Request, options: Options) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
         if start is not None:
             checked(job, opened, start, splits)
         plans[case.name or "request"] = {
-            "request": describe(case.selection, sizes["forget"]),
+            "request": describe(case.selection, sizes["forget"], options.show_ids),
             "sizes": sizes,
             "methods": [m["name"] for m in request.methods],
             "references": job.judging.references,

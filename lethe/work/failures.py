@@ -33,6 +33,6 @@ def failure(error: Exception, title: str, folder: Path | None) -> Failure:
     log = ""
     if folder is not None:
         path = folder / f"{folder_name(title.strip())}.txt"
-        write_text(path, "".join(traceback.format_exception(error)))
+        write_text(path, "".join(traceback.format_exception(error)), private=True)
         log = f"{path.parent.name}/{path.name}"
     return Failure(f"{text}{where}{f'; traceback in {log}' if log else ''}", True, log)

@@ -19,6 +19,7 @@ from lethe.core.task import Task
 from lethe.data.context import Context
 from lethe.data.select import Where, divide
 from lethe.errors import NeedsUnmet, RequestError
+from lethe.ledger.discretion import discreet
 from lethe.models.opened import Opened
 from lethe.pools import choose
 from lethe.pools.choose import Chosen, Wish
@@ -90,7 +91,7 @@ def prepare(job: Job, options: Options, train: bool = True) -> Prepared:
         task = _task(opened, model, splits, case.name or job.title or source.family)
         task.facts.update(facts)
         scenes[case.name] = Scene(case.name, task, runs[case.name] if runs else job.runs_on(task),
-                                  describe(case.selection, len(splits["forget"])))
+                                  describe(case.selection, len(splits["forget"]), options.show_ids))
     return Prepared(opened, scenes)
 
 
@@ -150,9 +151,10 @@ def _original(job: Job, opened: Opened, start: nn.Module, options: Options, trai
     return start
 
 
-def describe(selection: Any, count: int) -> str:
-    """The request in words."""
+def describe(selection: Any, count: int, show_ids: bool = False) -> str:
+    """The request in words; values that name records are counted unless they are to be shown."""
     if isinstance(selection, Mapping):
+        selection = selection if show_ids else discreet({"forget": selection})["forget"]
         inner = ", ".join(f"{key} {value}" for key, value in selection.items())
         return f"forget {inner} ({count} examples)"
     return f"forget {count} examples"
