@@ -115,9 +115,9 @@ def facts(entry: Entry, whole: bool = False) -> dict[str, Any]:
     """An entry as plain data; `whole` adds docstring, options and what belongs to its kind."""
     data: dict[str, Any] = {"name": entry.name, "title": entry.title}
     if entry.kind in ("methods", "audits"):
-        data |= {"families": entry.families, "needs": entry.needs}
+        data |= {"families": entry.families, "needs": entry.needs, "uses": sorted(entry.uses)}
     if entry.kind == "methods":
-        data |= {"uses": sorted(entry.uses), "mechanism": entry.mechanism}
+        data |= {"mechanism": entry.mechanism}
     if entry.kind == "sources":
         data |= {"suffixes": list(entry.facts["suffixes"])}
     if entry.origin:

@@ -106,7 +106,7 @@ class {cls}:
 
 @audit(
     metrics={{"{name}": Metric("share of the forget set that is still known")}},
-    families={{"{family}"}},
+    uses={{"observe"}},
     needs={{"forget"}},
     depth="quick",
     blind="Anything that does not show in the score of the forget examples themselves.",

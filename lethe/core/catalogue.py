@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def uses(self) -> frozenset[str]:
-        """Operations of the family that a method calls."""
+        """Operations of the family that a method or an audit calls."""
         return frozenset(self.facts.get("uses", ()))
 
     @property
@@ -70,14 +70,12 @@ class Entry:
 
     @property
     def families(self) -> list[str]:
-        """Families that it fits: of a method those that provide all it uses, of an audit those it names ("any": all)."""
-        if self.kind == "methods":
-            return sorted(family for family, operations in provided().items() if self.uses <= operations)
-        return sorted(self.facts.get("families", ()))
+        """Families that it fits: those that provide all it uses."""
+        return sorted(family for family, operations in provided().items() if self.uses <= operations)
 
     def fits(self, family: str) -> bool:
         """Whether it runs on this family."""
-        return "any" in self.families or family in self.families
+        return family in self.families
 
 
 # -- look-up ------------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Audit:
     config: type
     measure: Callable[..., Any]
     needs: frozenset[str]
-    families: frozenset[str]
+    uses: frozenset[str]
     depth: str
     metrics: dict[str, Metric]
     blind: str
@@ -141,12 +141,14 @@ def method(*, needs: Iterable[str], uses: Iterable[str], mechanism: Mechanism, i
 
 
 def audit(
-    *, metrics: dict[str, Metric], families: Iterable[str], needs: Iterable[str] = (), depth: str = "quick", blind: str,
+    *, metrics: dict[str, Metric], uses: Iterable[str], needs: Iterable[str] = (), depth: str = "quick", blind: str,
     trains: Callable[[Any, Any, int, str], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Audit]:
     """Register `measure(cfg: Config, subject, panel) -> list[Value]`.
 
     metrics   every value it may report; a name ending in '*' stands for a group ('*' replaced by a split or label)
+    uses      operations of the family that it calls, and what it reads of a batch (`lethe.core.families`): it fits every
+              family that provides them all; `observe` is enough for what `subject.seen` holds in every family
     needs     splits, and where they are indispensable: 'original', 'recipe', 'references' (retrained models), 'shadows',
               'procedure' (the subject can be made again)
     depth     the first depth at which it runs: quick | standard | deep
@@ -157,7 +159,7 @@ def audit(
 
     def wrap(measure: Callable[..., Any]) -> Audit:
         name, cfg, doc = _identity(measure)
-        return Audit(name, cfg, measure, frozenset(needs), frozenset(families), depth, metrics, blind, doc, trains)
+        return Audit(name, cfg, measure, frozenset(needs), frozenset(uses), depth, metrics, blind, doc, trains)
 
     return wrap
 

@@ -75,7 +75,6 @@ class Task(ABC):
     family: ClassVar[str]
     provides: ClassVar[frozenset[str]] = frozenset()   # operations that mean something here: see core/families
     score_name: ClassVar[str] = "score"          # what `score` measures, e.g. accuracy; higher is better
-    likelihood: ClassVar[bool] = False           # whether `nll` is a negative log-likelihood, in nats
     distinct: ClassVar[bool] = True              # whether two equal examples mean that data leaked between splits
 
     def __init__(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lethe.core.events import Listener, Said, Units, silent
 from lethe.core.evidence import OUTSIDE, Evidence, Value
+from lethe.core.families import provided
 from lethe.core.registry import Audit
 from lethe.core.task import Task
 from lethe.errors import LetheError
@@ -104,8 +105,9 @@ def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: R
 
 def applicable(audit: Audit, task: Task, references: int, depth: str, shadows: int = 0) -> str:
     """Empty when the audit can run; otherwise why not, for the report's list of what was not tested."""
-    if "any" not in audit.families and task.family not in audit.families:
-        return f"made for {', '.join(sorted(audit.families))}"
+    if lacking := audit.uses - task.provides:
+        fitting = sorted(family for family, operations in provided().items() if audit.uses <= operations)
+        return f"made for {', '.join(fitting)}, since it uses {', '.join(sorted(lacking))}"
     if DEPTHS.index(audit.depth) > DEPTHS.index(depth):
         return f"runs at depth {audit.depth}"
     for need in sorted(audit.needs):

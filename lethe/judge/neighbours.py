@@ -65,7 +65,7 @@ def neighbours(task: Task, count: int = 8, seed: int = 0, device: str = "cpu", l
 
 def tolerance(task: Task, base: Tensor) -> float:
     """ε: 0.05 nats where the loss is a log-likelihood, else two standard errors of its mean.  base [n]"""
-    return 0.05 if task.likelihood else 2 * float(base.std()) / math.sqrt(len(base))
+    return 0.05 if "likelihood" in task.provides else 2 * float(base.std()) / math.sqrt(len(base))
 
 
 def perturbed(model: nn.Module, p: float, rng: torch.Generator, law: str = "gaussian") -> nn.Module:

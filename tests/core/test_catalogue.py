@@ -20,12 +20,13 @@ from lethe.core.registry import method
 class Salun:
     lr: float = 0.1     # step [ours]
 
-@method(needs={"forget"}, families={"any"})
+@method(needs={"forget"}, uses={"nll"}, mechanism="ascent")
 def run(cfg: Salun, task, loop):
     return None
 '''
 AUDIT = METHOD.replace("registry import method", "registry import audit").replace(
-    '@method(needs={"forget"}, families={"any"})\ndef run', '@audit(metrics={}, families={"any"}, blind="all")\ndef measure')
+    '@method(needs={"forget"}, uses={"nll"}, mechanism="ascent")\ndef run',
+    '@audit(metrics={}, uses={"nll"}, blind="all")\ndef measure')
 FAMILY = '''"""Opens toys."""
 from lethe.core.config import config
 from lethe.core.registry import family

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import ClassVar, get_args
 
@@ -18,11 +19,12 @@ from lethe.core.operations import limited, unlimited
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet, NotGranted
+from lethe.judge.auditor import applicable
 from lethe.train import apply
 from lethe.train.loop import Loop, Modifiers, Settings
 
-METHODS = catalogue.entries("methods")
-WORDS = {"inputs", "labels", "targets", "vmap"}   # what `provides` names besides operations
+METHODS, AUDITS = catalogue.entries("methods"), catalogue.entries("audits")
+WORDS = {"inputs", "labels", "targets", "vmap", "likelihood"}   # what `provides` names besides operations
 GENERAL = {"nll", "outputs", "divergence", "features", "relabel"}
 
 
@@ -43,6 +45,26 @@ def test_a_method_says_what_it_uses_and_why_it_forgets(name: str) -> None:
     assert entry.uses == record.uses <= frozenset[str]().union(*provided().values())
     assert entry.mechanism == record.mechanism and record.mechanism in get_args(registry.Mechanism)
     assert entry.families, f"no family provides {sorted(entry.uses)}"
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_an_audit_says_what_it_uses(name: str) -> None:
+    """It fits where all of that is provided; an operation that it calls on a task is among them."""
+    entry, record, known = AUDITS[name], catalogue.load("audits", name), frozenset[str]().union(*provided().values())
+    assert entry.uses == record.uses <= known and entry.families, f"no family provides {sorted(entry.uses)}"
+    called = {node.attr for node in ast.walk(ast.parse(entry.path.read_text())) if isinstance(node, ast.Attribute)
+              and node.attr in known and re.search(r"(\b|_)task(\.of\(.*\))?$|Task\.of\(.*\)$", ast.unparse(node.value))}
+    optional = {"head"} if name == "guard" else set()   # where the task has one
+    assert called <= entry.uses | optional
+
+
+def test_audits_of_models_without_a_loss_of_examples_or_class_numbers() -> None:
+    """A GAN gets what every family's `observe` serves, and nothing that needs a loss, a class or a text."""
+    fitting = {name for name, entry in AUDITS.items() if entry.uses <= Gan.provides | {"observe"}}
+    assert {"scores", "threshold", "runtime"} <= fitting
+    assert not fitting & {"relearn", "residual", "errors", "rmia", "tofu", "erasure"}
+    task = toy(Gan)
+    assert "made for classification" in applicable(catalogue.load("audits", "residual"), task, 8, "deep")
 
 
 @pytest.mark.parametrize("name", METHODS)

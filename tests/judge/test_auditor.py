@@ -39,7 +39,7 @@ class Numbers:
         "forget_score": Metric("forget"), "retain_score": Metric("retain", better="higher", tier="utility"),
         "test_score": Metric("test", better="higher", tier="utility"),
     },
-    families={"any"}, blind="everything",
+    uses=set(), blind="everything",
 )
 def measure(cfg: Numbers, subject: Subject, panel: Panel) -> list[Value]:
     PANELS[subject.name] = [r.name for r in panel.references]

@@ -131,7 +131,7 @@ def lds_of(shadows: Shadows, count: int, split: Split, each: np.ndarray) -> floa
                                   (0.0, math.inf), null=1.0, aspect="representation"),
         "attribution_lds_*": Metric("how well the attribution predicts shadow models (mean LDS)", (-1.0, 1.0), "higher"),
     },
-    families={"classification", "regression"},
+    uses={"inputs", "nll", "outputs"},
     needs={"forget", "retain", "holdout", "original", "references", "shadows"},
     depth="deep",
     blind="It follows the direction that a first-order prediction gives; what changes otherwise does not count.",

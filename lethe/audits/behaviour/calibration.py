@@ -76,7 +76,7 @@ def debiased_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> floa
         "nll": Metric("mean negative log-likelihood, nats", (0.0, math.inf), "lower"),
         "confidence": Metric("mean probability of the answer given", better="higher"),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "holdout"},
     blind="It sees the probability of the answer given, averaged; groups that are over- and under-confident cancel.",
 )

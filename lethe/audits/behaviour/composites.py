@@ -90,7 +90,7 @@ def logistic_accuracy(members: np.ndarray, others: np.ndarray, folds: int) -> fl
         "indiscernibility": Metric("1 − 2·|accuracy of a logistic attack − ½|", better="higher", asks="compat: true"),
         "nomus": Metric("½ test score + ½ indiscernibility", better="higher", asks="compat: true"),
     },
-    families={"classification", "regression"},
+    uses={"inputs"},
     needs={"forget", "retain", "holdout", "references"},
     blind="One number for four: a loss on one part can hide behind the others, and absolute gaps have no direction.",
 )

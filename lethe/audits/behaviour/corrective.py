@@ -44,7 +44,7 @@ class Corrective:
         "ideal_gap": Metric("corrected accuracy minus that of models trained without anything manipulated", (-1.0, 1.0), "higher",
                             asks="a recipe and the column `manipulated` of the retained data"),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"affected"},
     blind="It tries the manipulation that is known; another trigger, or the same one elsewhere in the picture, may still work.",
 )

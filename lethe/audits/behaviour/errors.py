@@ -46,7 +46,7 @@ def quantile_risk(prediction: np.ndarray, y: np.ndarray, tau: float) -> np.ndarr
         "rmse_*": Metric("root mean squared error", (0.0, math.inf), "lower"),
         "r2_*": Metric("share of the split's variance that is explained", (-math.inf, 1.0), "higher"),
     },
-    families={"regression"},
+    uses={"targets"},
     needs={"forget"},
     blind="Averages hide single memorised examples.",
 )

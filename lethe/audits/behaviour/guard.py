@@ -46,7 +46,7 @@ class Guard:
         "row_restored_score": Metric("mean score on the forget set with the original's head rows of the removed classes",
                                      better="lower", aspect="recovery"),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget", "original"},
     blind="It takes off what has other names than the original's layers; it cannot take apart what was merged into them.",
 )

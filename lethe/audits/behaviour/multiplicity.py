@@ -79,7 +79,7 @@ def reference_capacity(p: np.ndarray, points: int = 2001) -> np.ndarray:
         "viable_range_*": Metric("mean spread of the probability of the model's answer over all models", better="lower"),
         "capacity_*": Metric("mean Rashomon capacity 2^C: how many answers the models hold possible", (1.0, math.inf), "lower"),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "holdout", "references"},
     depth="standard",
     blind="It compares answers of models that differ by their seed; agreement is not truth.",

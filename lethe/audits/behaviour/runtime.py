@@ -28,7 +28,7 @@ class Runtime:
     metrics={
         "runtime": Metric("seconds of making the model / seconds of one retraining", (0.0, math.inf), "lower", "cost"),
     },
-    families={"any"},
+    uses=set(),
     needs={"references"},
     blind="Wall time depends on the machine and on what else ran; preparation that can be reused is counted once.",
 )

@@ -45,7 +45,7 @@ class Scores:
         "holdout_*": Metric("mean score on holdout, retained labels", better="higher", tier="utility"),
         "test_*": Metric("mean score on test, retained labels", better="higher", tier="utility"),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget"},
     blind="Averages hide single memorised examples, and a model that only suppresses its answers scores like one that "
           "forgot.",

@@ -55,7 +55,7 @@ class BlindSpots:
                                     aspect="representation"),
         "collateral": Metric("share of other latents that changed", better="lower", aspect="representation"),
     },
-    families={"diffusion"},
+    uses={"decode", "prompts", "reader", "sample"},
     needs={"prompts", "judge", "original"},
     depth="standard",
     blind="It sees what the judge's features hold, over the task's prompts.",

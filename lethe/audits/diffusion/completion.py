@@ -57,7 +57,7 @@ class Completion:
         "inpainted": Metric("share of forget pictures that show the concept when half of them is drawn anew", better="lower",
                             aspect="recovery", version=2),
     },
-    families={"diffusion"},
+    uses={"alphas_cumprod", "concept", "decode", "guidance", "pipeline", "predict_noise", "reader", "steps", "text", "tokens"},
     needs={"forget", "judge"},
     depth="standard",
     blind="It shows the model pictures of the forget set; how the concept would be continued from other pictures is not asked.",

@@ -61,7 +61,7 @@ class Erasure:
         "frechet_kept": Metric("Fréchet distance between pictures for kept prompts and retained pictures", (0.0, INF),
                                "lower"),
     },
-    families={"diffusion"},
+    uses={"concept", "decode", "prompts", "reader", "sample"},
     needs={"prompts", "judge", "retain?"},
     blind="Paraphrases, adversarial prompts and pictures that continue a given one may still show it; the judge "
           "always names a value that it knows, so a blank or broken picture counts as what it resembles most.",

@@ -71,7 +71,7 @@ class MIADiffusion:
         "norm_auc": Metric("AUC of the norm of the noise predicted for the clean picture", better="lower", null=0.5),
         "t_error_tpr_at_*": Metric("TPR of the denoising error at 1, 5 or 10 % FPR", better="lower"),
     },
-    families={"diffusion"},
+    uses={"alphas_cumprod", "predict_noise", "text", "tokens"},
     needs={"forget", "holdout"},
     depth="standard",
     blind="One threshold for all pictures; a picture that is reproduced only for another wording is not asked about.",

@@ -48,7 +48,7 @@ class PointwiseMI:
         "mi_forget": Metric("mean information of the prompt about forget pictures, in nats", (0.0, INF)),
         "mi_retain": Metric("mean information of the prompt about retained pictures, in nats", (0.0, INF), "higher"),
     },
-    families={"diffusion"},
+    uses={"alphas_cumprod", "outputs", "tokens"},
     needs={"forget", "retain?"},
     depth="standard",
     blind="It asks about the captions of the forget pictures only: another wording may still carry the information.",

@@ -48,7 +48,7 @@ class UnlearnCanvas:
         "cra_target": Metric("share of pictures for the concept's prompts whose other attributes are right", better="higher"),
         "ira_worst": Metric("least ira of a prompt", better="higher"),
     },
-    families={"diffusion"},
+    uses={"concept", "prompts", "reader", "sample"},
     needs={"prompts", "judge"},
     depth="standard",
     blind="The judge always names a value that it knows; pictures of nothing count as forgotten.",

@@ -67,7 +67,7 @@ class UnlearnDiffAtk:
         "pre_attack": Metric("share of pictures for prompts of the concept that show it", better="lower"),
         "random_prefix": Metric("as post_attack, with the best of as many random prefixes", better="lower", aspect="recovery"),
     },
-    families={"diffusion"},
+    uses={"concept", "decode", "draw_from", "noised", "pipeline", "predict_noise", "prompts", "reader", "text", "tokens"},
     needs={"forget", "prompts", "judge"},
     depth="deep",
     blind="One search for one prefix in front of the prompt; text states that no prompt has are not tried.",

@@ -55,7 +55,7 @@ class Divergence:
         "output_divergence_holdout": Metric("mean divergence of outputs to retrained models, holdout",
                                             (0.0, math.inf), "lower"),
     },
-    families={"any"},
+    uses={"divergence", "observe", "outputs"},
     needs={"forget", "references"},
     blind="It sees outputs at these examples, in no direction: what the model still knows inside is not measured.",
 )

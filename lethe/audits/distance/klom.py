@@ -136,7 +136,7 @@ def permutation_p(p: np.ndarray, q: np.ndarray, rng: np.random.Generator, count:
                                    "references"),
         "klom_*": Metric("median over examples of Gaussian KLoM", (0.0, math.inf), "lower"),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "references"},
     depth="standard",
     blind="It compares margins at the given examples only; two models can agree there and differ elsewhere.",

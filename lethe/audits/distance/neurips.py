@@ -123,7 +123,7 @@ def refuted(retrained: np.ndarray, unlearned: np.ndarray, rng: np.random.Generat
         "neurips_ratio": Metric("F / F of retrained models against others", (0.0, math.inf), "higher", null=1.0),
         "neurips_refuted": Metric("share of forget examples whose ε is above 0 at 95 %", (0.0, 1.0), "lower", null=0.0),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "retain", "holdout", "recipe", "shadows", "procedure"},
     depth="deep",
     blind="It compares one number per example, one example at a time; what only several or other outputs show is unseen.",

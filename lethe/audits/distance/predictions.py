@@ -45,7 +45,7 @@ def wasserstein(p: np.ndarray, q: np.ndarray) -> float:
         "wasserstein_*": Metric("Wasserstein-1 distance of predictions to retrained models", (0.0, math.inf), "lower"),
         "prediction_distance_*": Metric("mean |prediction − retrained prediction|", (0.0, math.inf), "lower"),
     },
-    families={"regression"},
+    uses={"targets"},
     needs={"forget", "references"},
     blind="It compares answers, not what is known inside, and tells no direction.",
 )

@@ -57,7 +57,7 @@ class ConceptVectors:
                                  aspect="representation"),
         "concept_jaccard": Metric("Jaccard index of the tokens read from them, mean", better="lower", aspect="representation"),
     },
-    families={"lm"},
+    uses={"down_projections", "layer_count", "logits", "nll", "require_alike", "token_logp"},
     needs={"forget", "retain", "original"},
     depth="deep",
     blind="Knowledge in attention, in other columns, or spread thinly over many.",

@@ -55,7 +55,7 @@ def without(stream: Tensor, unit: Tensor) -> Tensor:
         "direction_ratio": Metric("gain over the original's lead (recovery ratio)", (0.0, float("inf")), "lower",
                                   asks="an original that knows more", aspect="recovery"),
     },
-    families={"lm"},
+    uses={"nll", "require_alike", "rewriting", "states"},
     needs={"forget", "original"},
     depth="standard",
     blind="One direction per layer: knowledge hidden behind several, or in the weights of the blocks, is not found.",

@@ -60,7 +60,7 @@ def exact_memorisation(right: Tensor, inside: Tensor) -> Tensor:
         "exact_memorisation_retain": Metric(
             "share of predicted tokens of a retain answer, mean", better="higher", tier="utility"),
     },
-    families={"lm"},
+    uses={"token_logp"},
     needs={"forget", "retain?"},
     blind="only the wording that was trained on, decoded greedily: no paraphrases, other prompts or sampling",
 )

@@ -48,7 +48,7 @@ class LogitLens:
                                  (-float("inf"), 0.0), "lower", aspect="representation"),
         "lens_hidden": Metric("the best layer's share minus the last layer's", better="lower", aspect="representation"),
     },
-    families={"lm"},
+    uses={"read_out", "span_mask", "states"},
     needs={"forget"},
     depth="standard",
     blind="What no layer writes into the residual stream in the output's own basis.",

@@ -69,7 +69,7 @@ class MIALM:
         "s_mia": Metric("1 − |AUC − retrained AUC| / retrained AUC of Min-K %", better="higher", asks="retrained models"),
         "min_k_tpr_at_*": Metric("TPR of Min-K % at 1, 5 or 10 % FPR", better="lower"),
     },
-    families={"lm"},
+    uses={"nll", "token_logp"},
     needs={"forget", "holdout"},
     blind="Only the wording that was trained on: what a paraphrase or another prompt would bring out is not seen.",
 )

@@ -88,7 +88,7 @@ def _trend(x: np.ndarray, utilities: Sequence[float]) -> Trend:
                            asks="holdout data and retrained models"),
         "knowmem_retain": Metric("ROUGE-L F1 of answers on retained facts, mean", better="higher", tier="utility"),
     },
-    families={"lm"},
+    uses={"generate", "tokenizer"},
     needs={"forget"},
     depth="deep",
     blind="Greedy answers only: what other prompts, sampling or relearning bring out is not seen.",

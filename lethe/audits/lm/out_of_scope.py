@@ -44,7 +44,7 @@ class OutOfScope:
         "refusal": Metric("share of answers out of scope that refuse", better="lower", tier="utility"),
         "repetition": Metric("share of repeated 3-word sequences in answers out of scope, mean", better="lower"),
     },
-    families={"lm"},
+    uses={"generate"},
     needs={"retain"},
     depth="standard",
     blind="Fluent but wrong answers: those show in accuracy and model utility.",

@@ -80,7 +80,7 @@ def asked(questions: list[str], shots: list[tuple[str, str]], paraphrased: list[
                                     (0.0, float("inf")), "lower", asks="an original that knows more", aspect="recovery"),
         "prompt_any": Metric("share of forget questions answered right in at least one way", better="lower", aspect="recovery"),
     },
-    families={"lm"},
+    uses={"encode", "fits"},
     needs={"forget", "retain"},
     depth="standard",
     blind="Fixed ways of asking: an attacker who optimises the prompt, or samples many answers, may get more.",

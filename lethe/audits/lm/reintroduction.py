@@ -64,7 +64,7 @@ def recovered(score: float, start: float, original: float) -> float:
         "reintroduction_ratio": Metric("share of the original's lead that given facts bring back", (-float("inf"), float("inf")),
                                        "lower", asks="an original that knows more", aspect="recovery"),
     },
-    families={"lm"},
+    uses={"encode", "fits"},
     needs={"forget", "retain"},
     depth="deep",
     blind="A weight-level audit: a filter before or behind the model is not part of it.",

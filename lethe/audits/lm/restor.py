@@ -48,7 +48,7 @@ class RESTOR:
         "restor_forgetting": Metric("share of the original's corrupted answers that are gone", (-float("inf"), float("inf")),
                                     "higher", asks="the original and retrained models that know less"),
     },
-    families={"lm"},
+    uses={"encode", "nll", "token_logp"},
     needs={"facts.corrupted_answer"},
     depth="standard",
     blind="Facts that no question asks for, and other wordings of those that are asked.",

@@ -67,7 +67,7 @@ class TOFU:
         "mu_retain": Metric("harmonic mean of the three retain terms", better="higher", tier="utility"),
         "mu_retain_geometric": Metric("the same with R of the mean of losses", better="higher", tier="utility"),
     },
-    families={"lm"},
+    uses={"encode", "generate"},
     needs={"forget", "retain", "forget.perturbed_answer", "retain.perturbed_answer"},
     depth="standard",
     blind="knowledge that other questions, sampling or relearning would bring out",

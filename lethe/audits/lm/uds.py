@@ -61,7 +61,7 @@ def depth(delta1: np.ndarray, delta2: np.ndarray, tau: float) -> np.ndarray:
         "uds_layers": Metric("number of layers that carry knowledge, mean", (0.0, float("inf")), "lower",
                              aspect="representation"),
     },
-    families={"lm"},
+    uses={"layer_count", "patched", "require_alike", "rewriting", "span_mask", "states", "token_logp"},
     needs={"forget", "original", "references"},
     depth="standard",
     blind="It takes any disturbance of the hidden states for forgetting; read it beside utility.",

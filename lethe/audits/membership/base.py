@@ -59,7 +59,7 @@ def base_scores(log_p: np.ndarray, log_mean_p: np.ndarray, c: float = 1.0) -> np
         "base_offline_worst": Metric("median offline score over the 5 % of the forget set where it is highest", FREE, "lower"),
         "base_offline_tpr_at_*": Metric("TPR of the offline attack at 1, 5 or 10 % FPR", better="lower"),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "holdout", "shadows", "references?"},
     depth="standard",
     blind="It compares with models that have unlearned nothing; traces that the probability of the label does not show are "

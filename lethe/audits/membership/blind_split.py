@@ -52,7 +52,7 @@ def blind_scores(x: np.ndarray, member: np.ndarray, folds: int, rng: np.random.G
 @audit(
     metrics={"blind_split_auc": Metric("AUC of a linear classifier on raw inputs, forget set against unseen data",
                                        better="lower", null=0.5)},
-    families={"classification", "lm"},
+    uses={"likelihood"},
     needs={"forget", "holdout"},
     blind="It is linear and looks at inputs only; a shift that only a deep model sees passes.",
 )

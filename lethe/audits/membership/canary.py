@@ -94,7 +94,7 @@ def two_sided(right: int, guesses: int, canaries: int, delta: float = 0.0) -> tu
         "canary_epsilon": Metric("lower bound at 95 % of the ε with which the procedure hides one canary", (0.0, math.inf),
                                  "lower"),
     },
-    families={"any"},
+    uses={"observe", "relabel"},
     needs={"retain", "holdout", "recipe", "shadows", "procedure"},
     depth="deep",
     blind="It examines the procedure on canaries, not this model on its forget set; traces that the membership signal does not "

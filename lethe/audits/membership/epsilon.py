@@ -73,7 +73,7 @@ def decided(ratio: np.ndarray, inside: np.ndarray, rng: np.random.Generator, del
         "epsilon_gdp": Metric("heuristic lower bound at 95 % of ε if both worlds are Gaussian (model-based)", (0.0, math.inf),
                               "lower", null=0.0),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget", "holdout", "shadows", "procedure"},
     depth="deep",
     blind="It bounds what this attack gains from below; nothing measured here bounds from above what another attack would gain.",

@@ -40,7 +40,7 @@ def hard(scores: np.ndarray) -> np.ndarray:
 
 @audit(
     metrics={"holdout_hard": Metric("mean score on the holdout examples that retrained models get wrong")},
-    families={"classification"},
+    uses={"labels"},
     needs={"holdout", "references"},
     depth="standard",
     blind="It sees a holdout that was trained on, not one that comes from elsewhere than the forget set.",

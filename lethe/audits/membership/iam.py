@@ -66,7 +66,7 @@ def membership(
                                    better="higher"),
         "iam_worst": Metric("median membership over the 5 % of the forget set where it is highest", better="lower"),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget", "holdout", "original", "references"},
     depth="standard",
     blind="It looks only along the line from a never-trained signal to the original's; other traces are invisible to it.",

@@ -64,7 +64,7 @@ class LiRA:
                                     (-math.inf, math.inf), "lower"),
         "lira_online_tpr_at_*": Metric("TPR of the online attack at 1, 5 or 10 % FPR", better="lower"),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget", "holdout", "references", "shadows?"},
     depth="standard",
     blind="It has no models that saw the data and unlearned it, so it is a lower bound on what an attacker who can run "

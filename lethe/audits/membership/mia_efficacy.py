@@ -67,7 +67,7 @@ def svc_efficacy(members: np.ndarray, others: np.ndarray, forget: np.ndarray) ->
                                    better="higher"),
         "mia_efficacy_power": Metric("AUC of the attack's confidence on retained against unseen data", better="higher", null=0.5),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "retain", "holdout"},
     blind="It is an average over one threshold: a few remembered examples do not move it.",
 )

@@ -59,7 +59,7 @@ def nearest(shares: np.ndarray, labels: np.ndarray) -> np.ndarray:
         "mia_nn_profile": Metric("total variation of the shares of the remaining classes to retrained models' mean",
                                  distance=True),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "retain", "references"},
     blind="It sees how a forgotten class is divided among the others, not whether the class is still known.",
 )

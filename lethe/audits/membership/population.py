@@ -98,7 +98,7 @@ def class_thresholds(members: np.ndarray, y: np.ndarray, others: np.ndarray, oth
                                              "lower", null=0.0),
         "population_p": Metric("share of the forget set that attack P calls member", better="lower"),
     },
-    families={"classification"},
+    uses={"labels"},
     needs={"forget", "holdout"},
     blind="One threshold for all examples cannot see a remembered example among examples that are easy anyway.",
 )

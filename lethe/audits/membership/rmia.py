@@ -122,7 +122,7 @@ def reference_tune_offline_a(
                                      better="lower"),
         "rmia_offline_tpr_at_*": Metric("TPR of the offline attack at 1, 5 or 10 % FPR", better="lower"),
     },
-    families={"classification", "lm"},
+    uses={"likelihood"},
     needs={"forget", "holdout", "shadows", "references?"},
     depth="standard",
     blind="It compares with models that have unlearned nothing; traces that the probability of the label does not show are "

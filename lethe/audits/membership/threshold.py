@@ -40,7 +40,7 @@ class Threshold:
                             "lower"),
         "mia_tpr_at_*": Metric("TPR of the attack at 1, 5 or 10 % FPR", better="lower"),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget", "holdout"},
     blind="One threshold for all examples cannot see a remembered example among examples that are easy anyway.",
 )

@@ -53,7 +53,7 @@ class ULiRA:
                               better="lower"),
         "ulira_tpr_at_*": Metric("TPR of the attack at 1, 5 or 10 % FPR", better="lower"),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget", "holdout", "shadows", "procedure"},
     depth="standard",
     blind="It knows what this procedure does to models trained by this recipe; traces that the membership signal does not "

@@ -52,7 +52,7 @@ class Differencing:
         "difference_alone_auc": Metric("AUC of the same attack on this model's posteriors only", better="lower", null=0.5),
         "difference_share": Metric("share of targets that the second model exposes further", better="lower", null=0.5),
     },
-    families={"any"},
+    uses={"observe"},
     needs={"forget", "holdout", "original"},
     blind="It concerns those who see both versions, not a model that is published alone.",
 )

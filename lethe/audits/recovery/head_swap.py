@@ -49,7 +49,7 @@ class HeadSwap:
         "grafted_score": Metric("accuracy on the forget set of the original's head on these features", better="lower",
                                 aspect="representation"),
     },
-    families={"classification"},
+    uses={"head", "labels"},
     needs={"forget", "retain", "original"},
     depth="quick",
     blind="It reads the layer before the head linearly; knowledge in earlier layers, or folded, is not seen.",

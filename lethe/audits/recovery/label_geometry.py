@@ -45,7 +45,7 @@ class LabelGeometry:
         "geometry_blind_recall": Metric("the same with the original's means of the removed classes", better="lower",
                                         aspect="recovery"),
     },
-    families={"classification"},
+    uses={"labels", "width"},
     needs={"forget", "retain", "holdout"},
     depth="standard",
     blind="It compares answers with class means; a class spread over several clusters is missed.",

@@ -42,7 +42,7 @@ class Reconstruction:
         "reconstruction": Metric("centred cosine of the example rebuilt from the heads' difference with the forget mean",
                                  (-1.0, 1.0), "lower"),
     },
-    families={"classification"},
+    uses={"head", "labels"},
     needs={"forget", "holdout", "original"},
     blind="It uses the last layer only; gradients of deeper layers reveal more about the input.",
 )

@@ -1,9 +1,10 @@
 """What each family of models can do: abstract classes that methods and audits name in their signatures.
 
-A family `provides` a set of operations; a method `uses` some. A method fits every family that provides all it uses. Besides
-operations, `provides` names what stands in a batch: "inputs" (column `x`: what the model maps, and what a method may perturb),
-"labels" (column `y`: class numbers), "targets" (column `y`: real numbers); and "vmap" says that the loss may run inside
-`torch.func.vmap`, for the gradients of single examples.
+A family `provides` a set of operations; a method or an audit `uses` some, and fits every family that provides all it uses.
+Besides operations, `provides` names what stands in a batch: "inputs" (column `x`: what the model maps, and what a method may
+perturb), "labels" (column `y`: class numbers), "targets" (column `y`: real numbers); and what holds of the loss: "vmap", that it
+may run inside `torch.func.vmap`, for the gradients of single examples; "likelihood", that it is the negative log-probability of
+a class or of tokens, in nats.
 The sets are literals: `provided` reads them from the source text and imports no torch.
 """
 

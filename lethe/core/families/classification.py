@@ -18,9 +18,8 @@ class ClassificationTask(HeadedTask):
 
     family = "classification"
     score_name = "accuracy"
-    likelihood = True
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap",
+        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "likelihood",
         "head", "width", "forward", "class_count", "inputs", "labels",
     })
 

@@ -23,9 +23,8 @@ class LanguageTask(Task):
 
     family = "lm"
     score_name = "answer probability"
-    likelihood = True
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap",
+        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "likelihood",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",
         "require_alike", "span_mask", "down_projections", "layer_count", "hidden_width", "encode", "fits", "generate",
         "tokenizer",
