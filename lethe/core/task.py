@@ -117,8 +117,11 @@ class Task(ABC):
         """A representation of each example.  -> [n, d]"""
         raise self._without("features", "representation of a single example")
 
-    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
-        """The same inputs with other targets: other labels, other answers, an anchor prompt."""
+    def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
+        """The same inputs with other targets: other labels, other answers, an anchor prompt.
+
+        include_true   whether classes are drawn from all K, the true one among them; without meaning where there are none
+        """
         raise self._without("relabel", "other target for an input")
 
     @abstractmethod

@@ -42,8 +42,8 @@ def test_one_step_by_hand() -> None:
     salient = byhand.gradient(original, lambda m: nll(m, task.forget))
     size = torch.cat([g.flatten() for g in salient.values()]).abs().sort(descending=True).values
     least = size[round(0.3 * len(size)) - 1]   # the smallest of the 30 % that may move
-    step = byhand.gradient(original, lambda m: 0.4 * nll(m, task.retain) + nll(m, task.forget, other))
+    step = byhand.gradient(original, lambda m: 0.4 * nll(m, task.retain) + 0.5 * nll(m, task.forget, other))   # 6 beside 12
     with torch.no_grad():
         for name, p in original.named_parameters():
             p.sub_(byhand.LR * torch.where(salient[name].abs() >= least, step[name], 0.0))
-    byhand.assert_same(task, byhand.run("salun", task, alpha=0.4, density=0.3), original)
+    byhand.assert_same(task, byhand.run("salun", task, alpha=0.4, density=0.3, include_true=False), original)

@@ -70,9 +70,9 @@ class Classification(HeadTask, ClassificationTask):
         """T²·KL(p ‖ q) of the softmax distributions.  -> [n]"""
         return losses.kl(p, q, temperature)
 
-    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
-        """Labels uniform over the other K − 1 classes."""
-        shift = torch.randint(1, self.class_count, (len(batch),), generator=rng).to(batch.y.device)
+    def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
+        """Labels uniform over the other K − 1 classes, or over all K."""
+        shift = torch.randint(0 if include_true else 1, self.class_count, (len(batch),), generator=rng).to(batch.y.device)
         return batch.replace(y=(batch.y + shift) % self.class_count)
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

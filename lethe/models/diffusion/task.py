@@ -96,7 +96,7 @@ class Diffusion(DiffusionTask):
             handle.remove()
         return caught[-1].flatten(2).mean(2)
 
-    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
+    def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
         """The same pictures with the anchor prompt as caption."""
         return batch.replace(tokens=self.tokens([self.anchor]).to(batch.tokens.device).expand_as(batch.tokens))
 

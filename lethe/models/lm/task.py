@@ -85,7 +85,7 @@ class Language(LanguageTask):
         mask = (batch.labels != IGNORED).unsqueeze(-1)
         return (self.hidden_states(model, batch, self.layer).float() * mask).sum(1) / mask.sum(1)
 
-    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
+    def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
         """The same prompts with other answers: refusals when the task has them, else the answer of another random
         example of the batch. A batch of one has no other: its own tokens in random order, the end last."""
         heads, tails = self._parts(batch)

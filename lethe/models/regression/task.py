@@ -79,7 +79,7 @@ class Regression(HeadTask, RegressionTask):
         """Mean squared difference of predictions.  -> [n]"""
         return losses.squared_distance(p, q)
 
-    def relabel(self, batch: Batch, rng: torch.Generator) -> Batch:
+    def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
         """Targets drawn as `others` selects.  y keeps its shape"""
         y = batch.y
         if self.others == "retain":
