@@ -1,10 +1,13 @@
-"""AMUN: fine-tune on inputs that lie close to the forgotten ones and that the original already gets wrong, with those wrong
+"""AMUN: fine-tune on all data and on inputs close to the forgotten ones that the original already gets wrong, with those wrong
 answers. Ebrahimpour-Boroojeny, Sundaram & Chandrasekaran (2025), "Not All Wrong is Bad: Using Adversarial Examples for
 Unlearning", ICML 2025, arXiv:2503.00917.
 
     (x', y'):  the closest x' to x∈F (ℓ2) that the original calls y' ≠ y
-    L(θ) = E_{x∈F} ℓ(θ; x', y')  +  α · E_{(x,y)∈R} ℓ(θ; x, y)
+    teach = both          L(θ) = (1/n) · [ Σ_{(x,y)∈F} ℓ(θ; x, y) + Σ_{F'} ℓ(θ; x', y') + α · Σ_{(x,y)∈R} ℓ(θ; x, y) ]
+    teach = adversarial   the same without the true labels of F
 
+F' the pairs (x', y'), n = |R|, where α = 0 the number of pairs taught: every example counts alike. The true labels of F keep the
+model as it is around F; its twins move the boundary between them.
 F forget set, R retain set, ℓ cross-entropy. x' by projected gradient ascent (`attack_steps` steps) in balls of radius
 ε_0, 2ε_0, 4ε_0, …, the first radius that succeeds; an example that the original already gets wrong is its own x'. The set is
 built once, in batches; examples for which no radius succeeds are left out (and counted in a note).
@@ -12,13 +15,15 @@ Needs:    forget, original; retain when α > 0.     Updates: every trainable par
 Cost:     up to `attack_steps` · (`doublings` + 1) passes of the original over F, once; then one forward/backward on F' and, when
           α > 0, one on R per step.
 Limits:   without steps it is the original. At θ_0 the loss on F' is small: x' lies where the original predicts y' already.
-Fails by: gentleness: made to lower confidence on single examples that a retrained model mostly still gets right; a class, or a
-          memorised wrong label that the attack moves far, needs more.
-Deviations: x' is not clipped to an input range, which the task does not know. F itself is not among what is taught (the paper
-          compares both).
+Fails by: gentleness: made to lower confidence on single examples that a retrained model mostly still gets right. Beside the true
+          labels of F a class, or a memorised wrong label, stays: there teach = adversarial.
+Deviations: x' is not clipped to an input range, which the task does not know. R and what is taught are drawn side by side, the
+          latter cycled; the official code passes over their union, whose weights these are.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +44,7 @@ from lethe.train.loop import Loop, Term
 class AMUN:
     """Options of AMUN."""
 
+    teach: Literal["both", "adversarial"] = "both"   # F with its true labels beside F', or F' alone [paper, official code]
     alpha: NonNegative = 1.0           # weight of the retain term; 0 turns it off           [paper: with and without R]
     radius: Positive = 0.25            # ε_0, first ℓ2 radius, in units of the model's input [ours, digits]
     doublings: Natural = 5             # radii tried after it                                [ours]
@@ -108,7 +114,11 @@ def run(cfg: AMUN, task: ClassificationTask, loop: Loop) -> Outcome:
     continuous(task.forget.batch([0]))   # tokens are refused before any work
     terms = {"retain": Term(task.retain, task.nll, cfg.alpha)} if cfg.alpha else {}
     model = loop.start()
-    terms["forget"] = Term(adversarial(task, loop, cfg), task.nll)
+    taught = adversarial(task, loop, cfg)
+    if cfg.teach == "both":
+        columns = {"x": pixels(task.forget.columns["x"]), "y": task.forget.columns["y"]}
+        taught = Split({key: torch.cat([value, taught.columns[key]]) for key, value in columns.items()}, "taught")
+    terms["forget"] = Term(taught, task.nll, len(taught) / len(task.retain) if cfg.alpha else 1.0)
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
                   weight_decay=cfg.weight_decay, clip=cfg.clip)
     return loop.finish(model)
