@@ -58,10 +58,13 @@ def test_refreshing_at_least_halves_the_distance_of_finetune(kind: str) -> None:
 
 
 @BOTH
-def test_adversarial_examples_at_least_halve_the_distance_of_random_labels(kind: str) -> None:
-    found = scores(kind, "amun")
-    assert found.js <= 0.5 * scores(kind, "random_label").js and found.forget <= 5
-    assert found.retain >= 99 and found.test >= retrained_test_accuracy(kind) - 3
+def test_adversarial_examples_alone_remove_a_class_and_beside_true_labels_nothing(kind: str) -> None:
+    """The main form keeps what F was called: right for random examples, which retraining mostly gets right as well."""
+    alone = judged(kind, [run(task, "amun", seed, teach="adversarial") for seed, task in enumerate(problem(kind).tasks)])
+    assert alone.retain >= 99 and alone.test >= retrained_test_accuracy(kind) - 3
+    if kind == "class":
+        assert alone.js <= 0.5 * scores(kind, "random_label").js and alone.forget <= 2
+    assert scores(kind, "amun").forget > 90 and scores(kind, "amun").retain >= 99
 
 
 @BOTH
@@ -71,12 +74,12 @@ def test_turned_kernels_at_least_halve_the_distance_of_finetune_at_a_price(kind:
     assert 88 < found.test < retrained_test_accuracy(kind) - 1
 
 
-def test_redrawn_kernels_help_on_labels_and_not_on_a_class() -> None:
+def test_redrawn_kernels_help_on_labels_and_on_a_class() -> None:
     """Held against fine-tuning at the same learning rate, which forgets far more than at its default."""
     plain = {kind: judged(kind, [run(task, "finetune", seed, lr=0.1, epochs=5) for seed, task in enumerate(problem(kind).tasks)])
              for kind in ("class", "labels")}
     assert scores("labels", "msg").js < plain["labels"].js - 0.05
-    assert scores("class", "msg").js > plain["class"].js - 0.05
+    assert scores("class", "msg").js < plain["class"].js - 0.03 and scores("class", "msg").forget <= 2
     assert all(scores(kind, "msg").retain >= 98 for kind in plain)
 
 
