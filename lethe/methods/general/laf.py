@@ -1,12 +1,12 @@
 """LAF, label-agnostic forgetting: make the features of forgotten data unlike what they were, without using any labels. Shen,
 Zhang, Zhao, Bialkowski, Chen & Xu (2024), "Label-Agnostic Forgetting", ICLR 2024, arXiv:2404.00506.
 
-    extract  L_E(θ) = E_{x∈R} exp(M_R/(1 + M_R))  −  E_{x∈F} exp(M_F/(1 + M_F)),    M_S(x) = ‖v_S(h_θ(x)) − h_θ(x)‖²/d
-    align    L_A(θ) = E_{x∈R} c(x)  −  log Σ_{x∈F} exp(c(x)/τ),                     c(x) = 1 − cos(h_θ(x), h_0(x))
+    extract  L_E(θ) = Σ_{x∈R} exp(M_R/(1 + M_R))  −  Σ_{x∈F} exp(M_F/(1 + M_F)),    M_S(x) = ‖v_S(h_θ(x)) − h_θ(x)‖²
+    align    L_A(θ) = Σ_{x∈R} [ c(x)  −  log Σ_{x'∈F} exp(c(x')/τ) ],               c(x) = 1 − cos(h_θ(x), h_0(x))
 
 F forget set, R retain set, h_θ features [d] (standardised by the original's), h_0 those of the original, v_R and v_F variational
 autoencoders fitted once to h_0 on R and on F: ‖v(e) − e‖² + β·KL(q(z|e) ‖ N(0, I)); z is its mean when v is used. The two losses
-take turns, one pass over R each. L_A is the mean over R of log(exp c / Σ exp(c/τ)).
+take turns, one pass over R each. Sums run over the batches of a step; a summand of L_A is log(exp c / Σ exp(c/τ)).
 Needs:    forget, retain, original; no labels or targets of either.     Updates: every trainable parameter.
 Cost:     two forward/backward passes on F and on R per step; two small autoencoders; the original's features once.
 Limits:   at θ_0 c = 0 everywhere and the gradient of L_A is zero: the first pass is the extraction's.
@@ -65,11 +65,11 @@ class Autoencoder(nn.Module):
 
 
 def bounded(reconstructed: Tensor, e: Tensor) -> Tensor:
-    """exp(M/(1 + M)) with M the mean squared error, in [1, e).  [n, d], [n, d] -> [n]
+    """exp(M/(1 + M)) with M the squared error, in [1, e).  [n, d], [n, d] -> [n]
 
-    Error (1, 1): M = 1, exp(½).
+    Error (1, 1): M = 2, exp(⅔).
     """
-    m = (reconstructed - e).square().mean(1)
+    m = (reconstructed - e).square().sum(1)
     return (m / (1 + m)).exp()
 
 
@@ -108,8 +108,10 @@ def run(cfg: LAF, task: Task, loop: Loop) -> Outcome:
     def align(m: nn.Module, batch: Batch) -> Tensor:
         return drift(task.features(m, batch).float(), was_retain(batch).float())
 
-    extraction = {"retain": Term(task.retain, explained(of_retain, 1.0)), "forget": Term(task.forget, explained(of_forget, -1.0))}
-    alignment = {"retain": Term(task.retain, align), "forget": Term(task.forget, push)}
+    kept, gone = (float(min(cfg.batch_size, len(split))) for split in (task.retain, task.forget))   # means of a batch to sums
+    extraction = {"retain": Term(task.retain, explained(of_retain, 1.0), kept),
+                  "forget": Term(task.forget, explained(of_forget, -1.0), gone)}
+    alignment = {"retain": Term(task.retain, align, kept), "forget": Term(task.forget, push, kept)}
     for _ in range(cfg.epochs):
         for terms, lr in ((extraction, cfg.extract_lr), (alignment, cfg.align_lr)):
             loop.minimise(model, terms, lr=lr, epochs=1, batch_size=cfg.batch_size, optimiser=cfg.optimiser)
