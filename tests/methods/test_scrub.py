@@ -11,9 +11,11 @@ from tiny import classification
 from torch import Tensor, nn
 
 from lethe.core.modules import state_fingerprint
+from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.core.view import reserved
 from lethe.errors import NeedsUnmet
-from lethe.methods.general.scrub import rewind_point
+from lethe.methods.general.scrub import label_weights, rewind_point
 from lethe.models.classification.task import Classification
 
 
@@ -49,16 +51,31 @@ def test_rewind_point_is_the_closest_and_the_later_of_two_equals() -> None:
     assert rewind_point([0.5, 1.5], 1.0) == 1
 
 
-def test_rewind_returns_an_earlier_epoch_when_it_went_too_far() -> None:
+def test_rewind_returns_the_epoch_whose_loss_is_that_of_unseen_data_of_the_same_labels() -> None:
+    """Forgotten is class 3 alone, so of holdout class 3 alone counts; by all of holdout another epoch would be chosen."""
     task = classification()
-    options = {"lr": 3e-2, "epochs": 4, "ascent_epochs": 4}
-    last, rewound = run("scrub", task, **options), run("scrub", task, rewind=True, **options)
-    forget, holdout = (s.batch(range(len(s))) for s in (task.forget, task.holdout))
+    options = {"lr": 1e-2, "epochs": 4, "ascent_epochs": 4}
+    losses = [loss_on(task, run("scrub", task, **{**options, "epochs": e}).model, task.forget) for e in (1, 2, 3, 4)]
+    last, unseen = run("scrub", task, **options).model, reserved(task.holdout)
+    alike = unseen.subset((unseen.columns["y"] == 3).numpy(), "alike")
+    wanted, other = (rewind_point(losses, loss_on(task, last, split)) for split in (alike, unseen))
+    assert wanted != other
+    assert f"rewound to epoch {wanted + 1} of 4" in run("scrub", task, rewind=True, **options).notes
+
+
+def loss_on(task: Task, model: nn.Module, split: Split) -> float:
     with torch.no_grad():
-        target = float(task.nll(last.model, holdout).mean())
-        far, near = (abs(float(task.nll(o.model, forget).mean()) - target) for o in (last, rewound))
-    assert near < far
-    assert any(note.startswith("rewound to epoch") for note in rewound.notes)
+        return float(task.nll(model, split.batch(range(len(split)))).mean())
+
+
+def test_holdout_is_weighted_to_the_labels_of_the_forget_set() -> None:
+    def of(*labels: int) -> Split:
+        return Split({"x": torch.zeros(len(labels)), "y": torch.tensor(labels)}, "some")
+
+    found = label_weights(of(0, 0, 1), of(0, 1, 1, 2))
+    assert found is not None
+    torch.testing.assert_close(found, torch.tensor([2 / 3, 1 / 6, 1 / 6, 0]).double())
+    assert label_weights(of(5), of(0, 1)) is None
 
 
 def test_rewind_without_holdout_is_refused() -> None:

@@ -7,13 +7,14 @@ passes. Kurmanji, Triantafillou, Hayes & Triantafillou (2023), arXiv:2302.09880.
 F forget set, R retain set, D_T the family's divergence at temperature T (classes: T²·KL of softened predictions), ℓ its
 training loss, θ_0 the original (frozen teacher), M ascent epochs.
 +R: keep the weights after every epoch and return those whose mean loss on F is closest to the mean loss on holdout of the
-last ones, so that the loss on F is just high enough to look unseen.
+last ones, so that the loss on F is just high enough to look unseen. Of classes, holdout is weighted to the label mix of F:
+E_{k∼F} E_{x∈holdout, y=k} ℓ; classes of F that holdout lacks are left out (with a note).
 Needs:    forget, retain, original; holdout for +R.     Updates: every trainable parameter.
 Cost:     one forward/backward per step; the teacher's answers are computed once. +R keeps E copies of the weights.
 Limits:   M = 0, α = 0 and E = 1 is one epoch of `finetune`. At θ_0 the gradient of D is zero: the first ascent step does
           nothing but weight decay, and the distance then grows by a factor per step, so strength is counted in steps.
 Fails by: the unbounded ascent: a few steps too many and the retained data go as well. Spread over seeds is large where
-          single memorised examples are to be forgotten. +R needs holdout of the same mix as F, or it rewinds to a wrong point.
+          single memorised examples are to be forgotten. +R needs holdout like F but for its labels, or it rewinds wrongly.
 Deviations: each pass starts with fresh optimiser state (no ascent momentum runs into the retain pass). The gradient norm is
           clipped. +R compares losses, which every family has, not error rates. The moving-average smoothing term of the
           official code is the `average` modifier.
@@ -22,13 +23,16 @@ Deviations: each pass starts with fresh optimiser state (no ascent momentum runs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
+from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
+from lethe.core.passes import rows
 from lethe.core.registry import method
-from lethe.core.split import Batch
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.train.loop import Loop, Term
 
@@ -59,6 +63,33 @@ def rewind_point(forget: Sequence[float], holdout: float) -> int:
     return min(range(len(forget)), key=lambda e: (abs(forget[e] - holdout), -e))
 
 
+def label_weights(forget: Split, holdout: Split) -> Tensor | None:
+    """Weights of holdout by which its classes have the shares that they have in F; they sum to 1.  -> [n] float64
+
+    Forget labels (0, 0, 1), holdout labels (0, 1, 1, 2): ⅔, ⅙, ⅙, 0. None where targets are no classes, or none is shared.
+    """
+    gone, unseen = (split.columns.get("y") for split in (forget, holdout))
+    if gone is None or unseen is None or gone.dim() != 1 or gone.is_floating_point():
+        return None
+    here = unseen.unsqueeze(1) == gone.unsqueeze(0)   # [n, |F|]
+    weights: Tensor = (here / here.sum(0).clamp(min=1)).double().sum(1)
+    return weights / weights.sum() if weights.any() else None
+
+
+def unseen_loss(task: Task, loop: Loop, model: nn.Module, holdout: Split) -> float:
+    """The loss on holdout that F should reach: a mean over holdout at the label mix of F."""
+    weights = label_weights(task.forget, holdout)
+    if weights is None:
+        return loop.mean_nll(model, holdout, "rewind", holdout.name)
+    lacking = set(task.forget.columns["y"].tolist()) - set(holdout.columns["y"].tolist())
+    if lacking:
+        loop.notes.append(f"holdout has no examples of {len(lacking)} classes of the forget set, so the "
+                          "rewind is judged without them")
+    with evaluating(model):
+        losses = rows(partial(task.nll, model), loop.drawn(holdout, 256, "rewind", holdout.name), len(holdout))
+    return float(losses.double() @ weights)
+
+
 @method(needs={"forget", "retain", "original", "holdout?"}, uses={"divergence", "nll", "outputs"}, mechanism="distil")
 def run(cfg: SCRUB, task: Task, loop: Loop) -> Outcome:
     holdout = task.holdout if cfg.rewind else None   # refused before any work when it is missing
@@ -87,7 +118,7 @@ def run(cfg: SCRUB, task: Task, loop: Loop) -> Outcome:
             kept = {key: value.cpu().clone() for key, value in loop.tensors(model).items()}
             points.append((loop.mean_nll(model, task.forget, "rewind", task.forget.name), kept))
     if holdout is not None:
-        chosen = rewind_point([loss for loss, _ in points], loop.mean_nll(model, holdout, "rewind", holdout.name))
+        chosen = rewind_point([loss for loss, _ in points], unseen_loss(task, loop, model, holdout))
         loop.restored(model, points[chosen][1])
         loop.notes.append(f"rewound to epoch {chosen + 1} of {cfg.epochs}")
     return loop.finish(model)
