@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import byhand
+import numpy as np
 import pytest
 import torch
 from running import run
 from tiny import classification
 
+import lethe
 from lethe.core.modules import state_fingerprint
 from lethe.core.seeds import generator
 from lethe.core.task import Task
@@ -85,6 +87,18 @@ def test_what_it_cannot_make_surrogates_from_is_refused() -> None:
         run("scar", only("forget"), surrogates="halves")
     with pytest.raises(NeedsUnmet, match="forget_class"):
         run("scar", only("retain"))
+
+
+def test_examples_of_every_class_are_refused_before_any_work_with_the_remedy() -> None:
+    """A random tenth has examples of all classes; taking them for classes that go leaves none to pull towards."""
+    task = classification()
+    n = np.arange(len(task.retain))
+    forget, retain = task.retain.subset(n[:12], "forget"), task.retain.subset(n[12:], "retain")
+    scattered = task.replaced(task.original, forget=forget, retain=retain)
+    assert len(scattered.forget.columns["y"].unique()) == 3
+    with pytest.raises(NeedsUnmet, match=r"method\.removal=examples"):
+        lethe.forget(scattered, "scar", epochs=1)
+    lethe.forget(scattered, "scar", removal="examples", epochs=1, count=100)
 
 
 def test_batch_norm_statistics_stay() -> None:

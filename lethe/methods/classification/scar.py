@@ -105,9 +105,19 @@ def mahalanobis(tau: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
     return torch.einsum("nd,nde,ne->n", apart, inverses.expand(len(apart), -1, -1), apart)
 
 
+def leaves_classes(cfg: SCAR, task: ClassificationTask) -> None:
+    """NeedsUnmet where removal = class would take so many classes that no two are left to pull towards."""
+    if cfg.removal == "class" and task.has("forget"):
+        gone = len(task.forget.columns["y"].unique())
+        if task.class_count - gone < 2:
+            raise NeedsUnmet(f"method.removal = 'class' takes all {gone} classes of the forget set out of {task.class_count}, so "
+                             "fewer than two are left to pull towards and nothing was started. Where the classes stay and only "
+                             "examples of them go, set method.removal=examples.")
+
+
 @method(needs={"forget?", "retain?", "original"},
-        uses={"features", "forward", "inputs", "labels", "observe", "outputs"}, mechanism="features",
-        instead={"forget": "forget_class=3"})
+        uses={"class_count", "features", "forward", "inputs", "labels", "observe", "outputs"}, mechanism="features",
+        instead={"forget": "forget_class=3"}, check=leaves_classes)
 def run(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     inputs = surrogate_inputs(cfg, task, loop)
