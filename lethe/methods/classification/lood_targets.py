@@ -45,7 +45,7 @@ class LOODTargets:
     limit: Count = 1500              # retained examples in the process, a seeded sample       [ours]
     alpha: NonNegative = 1.0         # weight of the retain term                               [ours]
     lr: Positive = 1e-3              # Adam                                                    [ours]
-    epochs: Positive = 10.0          # passes over F                                           [ours]
+    epochs: Positive = 10.0          # passes over R; F is drawn beside it                      [ours]
     batch_size: Count = 64           # of each term                                            [ours]
 
 
@@ -70,5 +70,5 @@ def run(cfg: LOODTargets, task: ClassificationTask, loop: Loop) -> Outcome:
         return cross_entropy(task.outputs(m, batch), table[batch.index.to(table.device)], reduction="none")
 
     terms = {"retain": Term(task.retain, task.nll, cfg.alpha), "forget": Term(task.forget, imitate)}
-    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser="adam")
+    loop.minimise(model, terms, over="retain", lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser="adam")
     return loop.finish(model)
