@@ -163,7 +163,7 @@ def retrained_models_pass(kinds: Sequence[str], **sizes: Any) -> dict[str, Any]:
         for name in run.fresh:
             for e in run.found[name]:
                 if e.verdict == OUTSIDE:
-                    print(f"    {kind}, {name}: {e.audit} {e.metric} = {e.value:.3g}{e.side}, p {e.p_holm:.3g}")
+                    print(f"    {kind}, {name}: {e.audit} {e.metric} = {e.value:.3g}{e.side}, p {e.p_joint:.3g}")
     powerless = [kind for kind in kinds if conclude(bench(kind, **sizes).found["original"]).verdict in (NO_POWER,)]
     return {"passed": passed >= ENOUGH * count and not powerless, "rate": passed / count, "low": low, "high": high, "of": count}
 

@@ -254,7 +254,7 @@ def _evidence(case: str, name: str, role: str, metric: tuple[Any, ...], rng: ran
         "verdict": verdict,
         "side": "" if verdict == SHOWN else side,
         "p": None if tier == "cost" else 0.001 if side else 0.4,
-        "p_holm": None if tier == "cost" else 0.008 if side else 1.0,
+        "p_joint": None if tier == "cost" else 0.008 if side else 1.0,
         "yardstick": {"mean": centre, "sd": spread, "n": 8, "low": low, "high": high, "values": values},
         "original": before,
         "original_outside": before_outside,

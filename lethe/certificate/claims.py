@@ -128,7 +128,7 @@ def empirical(evidence: Mapping[str, Any]) -> dict[str, Any]:
                          f"{audit['budget']['references']} models retrained without the records: {', '.join(passed)}."
                          f"{tail}{bound}",
             "assumptions": ["The retrained models used the recipe of the original and the retained records.",
-                            "The bands are 95 % prediction intervals, corrected for the number of tests (Holm)."]}
+                            "One more retrained model lies in all bands together with a probability of at least 95 %."]}
 
 
 def _to_retrained(test: Mapping[str, Any]) -> bool:

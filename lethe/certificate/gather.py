@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lethe.results.schema import Measurement, Results, Row, Scenario
 
 TEST = ("audit", "metric", "definition", "tier", "aspect", "version", "value", "low", "high", "n", "better", "verdict", "side",
-        "p", "p_holm", "original", "original_outside", "margin", "equivalent", "smallest_margin")
+        "p", "p_joint", "original", "original_outside", "margin", "equivalent", "smallest_margin")
 BAND = ("kind", "mean", "sd", "n", "low", "high")
 DECLARED = ("request", "inventory", "notifications", "retention", "residual_risk")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")

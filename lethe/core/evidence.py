@@ -22,6 +22,7 @@ Kind = Literal["weights", "adapter", "guard"]   # of what a method returns
 Role = Literal["original", "retrained", "method"]   # of a row
 Depth = Literal["quick", "standard", "deep"]
 Access = Literal["L0", "L1", "L2", "L3"]   # what the audits could use
+Objective = Literal["records", "concept", "behaviour"]   # of a request: what is to go
 HidingVerdict = Literal["weights", "adapter", "guard", "obfuscation suspected", "not known"]
 
 INSIDE: Final = "inside"
@@ -77,8 +78,10 @@ class Evidence:
 
     verdict     inside | outside | not enough power | no yardstick | shown (reported, not judged)
     side        '+' or '−' when outside: above or below the yardstick
-    p, p_holm   two-sided p-value against the yardstick's prediction distribution, raw and corrected (Holm in its tier,
-                times the number of tiers)
+    p, p_joint  two-sided p-value against the yardstick's law, raw and corrected for the number of tests
+    law         what gives p and the band at any level (`lethe.judge.band`); not written down
+    detectable  the smallest difference from the yardstick's mean that would have been outside; None: unknown
+    gap_low, gap_high  95 % interval of the difference from the yardstick's mean, else from the original
     original    the same value of the untouched model: the positive control
     original_outside  whether the control was detected
     distance    whether it measures how far from retraining, without a direction
@@ -102,7 +105,7 @@ class Evidence:
     verdict: Verdict
     side: Side = ""
     p: float | None = None
-    p_holm: float | None = None
+    p_joint: float | None = None
     yardstick: Yardstick | None = None
     original: float | None = None
     original_outside: bool | None = None
@@ -114,6 +117,10 @@ class Evidence:
     margin: float | None = None
     equivalent: bool | None = None
     smallest_margin: float | None = None
+    law: Any = None
+    detectable: float | None = None
+    gap_low: float | None = None
+    gap_high: float | None = None
 
     @property
     def kind(self) -> YardstickKind | Literal[""]:

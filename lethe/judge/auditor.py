@@ -83,9 +83,15 @@ def examine(
                     rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject.name].seconds
                     found[subject.name].append(judge(audit, value, *rest, margin_of(audit, metric, margins or {}))
                                                if references else judge_weakly(audit, value, *rest))
-    controls = corrected(found.get(original.name, []))
+    return decided(found, original.name)
+
+
+def decided(found: Mapping[str, Sequence[Evidence]], original: str) -> dict[str, list[Evidence]]:
+    """The evidence corrected for the number of tests on any model, and controlled by the original."""
+    every = [item for items in found.values() for item in items]
+    controls = corrected(found.get(original, []), every)
     outside = {(e.audit, e.metric): e.verdict == OUTSIDE for e in controls if e.p is not None}
-    return {name: controlled(corrected(items), outside) for name, items in found.items()}
+    return {name: controlled(corrected(items, every), outside) for name, items in found.items()}
 
 
 def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: Refused | None) -> Measured:

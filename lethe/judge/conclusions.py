@@ -25,9 +25,7 @@ from lethe.core.evidence import (
 )
 
 HAVE: dict[YardstickKind, str] = {
-    RETRAINED: "retrained models have {low:.3g} to {high:.3g}",
-    HOLDOUT: "unseen data would have {low:.3g} to {high:.3g}",
-    RASHOMON: "models as good as the original have {low:.3g} to {high:.3g}",
+    RETRAINED: "retrained models have", HOLDOUT: "unseen data would have", RASHOMON: "models as good as the original have",
 }
 
 WEAK = "No retrained models, so no verdict on likeness to retraining"
@@ -115,14 +113,22 @@ def _direction(outside: list[Evidence], count: int) -> str:
 
 
 def strongest(items: list[Evidence]) -> str:
-    """The item furthest from the yardstick in its own spread, in words."""
+    """The item furthest from the yardstick in widths of its band, in words."""
     def far(e: Evidence) -> float:
-        width = (e.yardstick.high - e.yardstick.low) if e.yardstick else 0.0
-        return math.inf if width == 0 or not math.isfinite(e.value) else abs(e.gap or 0.0) / width
+        return abs(e.gap or 0.0) / e.detectable if e.detectable and math.isfinite(e.value) else math.inf
 
     e = max(items, key=far)
     assert e.yardstick is not None
-    return f"{e.metric} is {e.value:.3g}, {HAVE[e.yardstick.kind].format(low=e.yardstick.low, high=e.yardstick.high)}"
+    return f"{e.metric} is {e.value:.3g}, {HAVE[e.yardstick.kind]} {_band(e)}"
+
+
+def _band(e: Evidence) -> str:
+    """The band that decides: '0.3 to 0.5', 'at most 0.5'."""
+    assert e.yardstick is not None
+    low, high = e.yardstick.low, e.yardstick.high
+    if low <= e.range[0] and high < e.range[1]:
+        return f"at most {high:.3g}"
+    return f"at least {low:.3g}" if high >= e.range[1] and low > e.range[0] else f"{low:.3g} to {high:.3g}"
 
 
 def _outside_none(forgetting: list[Evidence]) -> str:

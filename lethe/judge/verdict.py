@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -30,66 +31,48 @@ from lethe.core.evidence import (
     YardstickKind,
 )
 from lethe.core.registry import Audit, Metric
-from lethe.maths.statistics import difference_interval, holm, normal_p, paired_p, prediction_interval, prediction_p, sampling_p
+from lethe.judge.band import Law, Null, Z, law_of, means
+from lethe.maths.statistics import difference_interval
 
 ENOUGH = 3   # references below which no prediction interval is reported
 LEVEL = 0.05   # of the joint verdict on a model
-Z = 1.959964   # normal quantile of a 95 % interval
 
 
 def judge(audit: Audit, value: Value, others: list[Value], before: Value | None, seconds: float = 0.0,
           margin: float | None = None) -> Evidence:
-    """Hold one value against the same value of retrained models.
+    """Hold one value against the same value of retrained models (`lethe.judge.band`).
 
-    Two things make one retrained model differ from others: its seeds, and the finite sample it is measured on.
-    p = max(p_seeds, p_sample): a value is outside only when neither explains it. p_seeds is Student's prediction for
-    one more retrained model; where all references agree exactly it is 0 for any difference, and p_sample decides.
-    Utility is one-sided: more than retraining has is no fault (p = 1). So is a distance, and it is judged by its
-    logarithm: distances of retrained models are positive and skewed.
     margin  that of the equivalence test, None: no claim is tested
     """
     metric = metric_of(audit, value.metric)
-    yardstick, p = _band(others, metric), None
-    verdict: Verdict = SHOWN
-    if judged(metric):
-        verdict = NO_YARDSTICK
-        if yardstick is not None:
-            p = 1.0 if _fine(metric, value.value - yardstick.mean) else difference_p(value, others, metric.distance)
-            verdict = OUTSIDE if p <= LEVEL else INSIDE
-    found = _evidence(audit, metric, value, before, seconds, verdict, p, yardstick)
+    law = law_of(others, metric)
+    verdict: Verdict = SHOWN if not judged(metric) else NO_YARDSTICK if law is None else INSIDE
+    found = _evidence(audit, metric, value, before, seconds, verdict, law)
     return equivalent(found, value, others, margin)
 
 
 def judge_weakly(audit: Audit, value: Value, neighbours: list[Value], before: Value | None, seconds: float = 0.0) -> Evidence:
     """Where no retrained models exist: against the null value of an attack, else against the original's neighbours.
 
-    holdout   (value − null) / √(u² + s²), u the value's sampling error (from its interval), s the sd over the neighbours:
-              an approximate floor of what seeds do. One-sided: above the null the forget set looks seen; below it, it only
-              differs from the holdout, which no retrained model is there to explain.
+    holdout   one-sided: above the null the forget set looks seen; below it, it only differs from the holdout, which no
+              retrained model is there to explain.
     rashomon  utility is outside where it is worse than the neighbours'. A test of forgetting has 'not enough power' where
               the value could be a neighbour's: it does not separate the model from the original; it is never inside.
     """
     metric = metric_of(audit, value.metric)
-    yardstick, p = None, None
-    verdict: Verdict = NO_YARDSTICK if judged(metric) else SHOWN
-    band = _band(neighbours, metric, RASHOMON)
-    error = sampling_error(value)
-    if verdict == SHOWN:
-        yardstick = band
-    elif metric.null is not None and metric.tier == "forgetting" and (error > 0 or not math.isfinite(value.value)):
-        yardstick = _null_band(metric.null, error, band)
-        known = math.isfinite(value.value)
-        z = (value.value - metric.null) / (yardstick.high - metric.null) * Z if known else math.inf
-        p = normal_p(z) / 2 if z > 0 else 1.0
-        verdict = OUTSIDE if p <= LEVEL else INSIDE
-    elif band is not None:
-        yardstick = band
-        p = 1.0 if _fine(metric, value.value - band.mean) else difference_p(value, neighbours, metric.distance)
-        if metric.tier == "utility":
-            verdict = OUTSIDE if p <= LEVEL else INSIDE
-        else:
-            verdict, p = NO_POWER if p > LEVEL else NO_YARDSTICK, None   # outside Holm's correction: it claims nothing
-    return _evidence(audit, metric, value, before, seconds, verdict, p, yardstick)
+    near, error = law_of(neighbours, metric), sampling_error(value)
+    if not judged(metric):
+        return _evidence(audit, metric, value, before, seconds, SHOWN, near, RASHOMON)
+    if metric.null is not None and metric.tier == "forgetting" and (error > 0 or not math.isfinite(value.value)):
+        law = Null(metric.null, error or math.inf, near.values if near else (), metric.range)
+        return _evidence(audit, metric, value, before, seconds, INSIDE, law, HOLDOUT)
+    if near is None:
+        return _evidence(audit, metric, value, before, seconds, NO_YARDSTICK, None)
+    if metric.tier == "utility":
+        found = _evidence(audit, metric, value, before, seconds, INSIDE, near, RASHOMON)
+        return found if before is None else _beside(found, value, before)
+    verdict: Verdict = NO_POWER if near.p(value.value) > LEVEL else NO_YARDSTICK
+    return _evidence(audit, metric, value, before, seconds, verdict, near, RASHOMON)   # without p: it claims nothing
 
 
 def judged(metric: Metric) -> bool:
@@ -98,7 +81,8 @@ def judged(metric: Metric) -> bool:
 
 
 def equivalent(found: Evidence, value: Value, others: Sequence[Value], margin: float | None) -> Evidence:
-    """Two one-sided tests: within ±margin where the 90 % interval of value − (mean of retrained models) is.
+    """The difference from the mean of retrained models with its 95 % interval, and two one-sided tests: within ±margin
+    where the 90 % interval is.
 
     Counted are the seeds of the references and the sample: paired by example where all values are means over the same
     examples, else from the value's own interval; a value without an interval is taken as exact on this forget set.
@@ -108,13 +92,19 @@ def equivalent(found: Evidence, value: Value, others: Sequence[Value], margin: f
         return replace(found, margin=margin)
     if not math.isfinite(value.value):
         return replace(found, margin=margin, equivalent=None if margin is None else False)
-    paired = _paired(value, others)
-    error = float(paired.std(ddof=1)) / math.sqrt(len(paired)) if paired is not None and len(paired) > 1 else 0.0
-    if not error > 0:   # examples that all agree determine nothing about the next one; the value's own interval does
-        error = sampling_error(value) * math.sqrt(1 + 1 / len(numbers))
+    error = _paired_error(value, others) or sampling_error(value) * math.sqrt(1 + 1 / len(numbers))
     low, high = difference_interval(value.value, numbers, error, value.n)
+    least, most = difference_interval(value.value, numbers, error, value.n, 0.95)
     smallest = max(abs(low), abs(high))
-    return replace(found, margin=margin, smallest_margin=smallest, equivalent=None if margin is None else smallest <= margin)
+    return replace(found, margin=margin, smallest_margin=smallest, equivalent=None if margin is None else smallest <= margin,
+                   gap_low=least, gap_high=most)
+
+
+def _beside(found: Evidence, value: Value, before: Value) -> Evidence:
+    """The 95 % interval of the difference from the original, where there are no retrained models."""
+    error = _paired_error(value, [before]) or math.hypot(sampling_error(value), sampling_error(before))
+    gap = value.value - before.value
+    return replace(found, gap_low=gap - Z * error, gap_high=gap + Z * error)
 
 
 def sampling_error(value: Value) -> float:
@@ -125,98 +115,65 @@ def sampling_error(value: Value) -> float:
 
 
 def _evidence(audit: Audit, metric: Metric, value: Value, before: Value | None, seconds: float, verdict: Verdict,
-              p: float | None, yardstick: Yardstick | None) -> Evidence:
-    side: Side = "" if verdict != OUTSIDE or yardstick is None else "+" if value.value > yardstick.mean else "−"
-    return Evidence(
+              law: Law | Null | None, kind: YardstickKind = RETRAINED) -> Evidence:
+    """The record of a value beside its law; a judged one is decided as if it were the only test, see `corrected`."""
+    found = Evidence(
         audit.name, value.metric, value.value, value.low, value.high, value.n, metric.definition, metric.range,
-        metric.better, metric.tier, metric.version, verdict, side, p, None, yardstick, before.value if before else None,
-        None, seconds, value.per_sample, value.detail, metric.distance, metric.aspect,
+        metric.better, metric.tier, metric.version, verdict, "", None, None, _yardstick(law, kind, LEVEL),
+        before.value if before else None, None, seconds, value.per_sample, value.detail, metric.distance, metric.aspect,
     )
+    if law is None or verdict != INSIDE:
+        return found
+    return _decided(replace(found, law=law, p=law.p(value.value)), 1)
 
 
-def _band(others: Sequence[Value], metric: Metric, kind: YardstickKind = RETRAINED) -> Yardstick | None:
-    """The yardstick of at least three finite values."""
-    numbers = [v.value for v in others if math.isfinite(v.value)]
-    if len(numbers) < ENOUGH:
+def _decided(found: Evidence, tests: int) -> Evidence:
+    """One value as one of so many tests at the joint level: its corrected p, its verdict, and the band that decides."""
+    assert found.p is not None and found.law is not None and found.yardstick is not None
+    p = min(1.0, tests * found.p)
+    outside, yard = p <= LEVEL, _yardstick(found.law, found.yardstick.kind, LEVEL / tests)
+    assert yard is not None
+    side: Side = "" if not outside else "+" if found.value > yard.mean else "−"
+    arms = [abs(end - yard.mean) for end, bound in zip((yard.low, yard.high), found.range, strict=True)
+            if math.isfinite(end) and end != bound]
+    return replace(found, p_joint=p, verdict=OUTSIDE if outside else INSIDE, side=side, yardstick=yard,
+                   detectable=max(arms, default=None))
+
+
+def _yardstick(law: Law | Null | None, kind: YardstickKind, level: float) -> Yardstick | None:
+    """The yardstick with its band at a level."""
+    if law is None:
         return None
-    return Yardstick(float(np.mean(numbers)), float(np.std(numbers, ddof=1)), len(numbers), *predicted(numbers, metric),
-                     tuple(numbers), kind)
+    if isinstance(law, Null):
+        return Yardstick(law.null, law.sd, len(law.neighbours), *law.band(level), (), kind)
+    return Yardstick(law.mean, float(np.std(law.values, ddof=1)), len(law.values), *law.band(level), law.values, kind)
 
 
-def _null_band(null: float, error: float, neighbours: Yardstick | None) -> Yardstick:
-    """The null value ± 1.96·√(sampling error² + sd of the neighbours²)."""
-    sd = neighbours.sd if neighbours else 0.0
-    half = Z * math.hypot(error, sd)
-    return Yardstick(null, sd, neighbours.n if neighbours else 0, null - half, null + half, (), HOLDOUT)
-
-
-def _fine(metric: Metric, gap: float) -> bool:
-    """A difference in the direction that is no fault: better utility, a smaller distance."""
-    below = metric.better == "lower" or metric.distance
-    return (metric.better == "higher" and gap >= 0) or (below and gap <= 0)
-
-
-def predicted(numbers: Sequence[float], metric: Metric) -> tuple[float, float]:
-    """The 95 % prediction interval, of the logarithm for distances, within the metric's range."""
-    if metric.distance and min(numbers) > 0:
-        low, high = (math.exp(x) for x in prediction_interval([math.log(x) for x in numbers])[2:])
-    else:
-        low, high = prediction_interval(numbers)[2:]
-    return max(low, min(metric.range[0], *numbers)), min(high, max(metric.range[1], *numbers))
-
-
-def difference_p(value: Value, others: Sequence[Value], distance: bool = False) -> float:
-    """max(p_seeds, p_sample) as in `judge`; 0 for NaN and infinity, which no retrained model has.
-
-    p_sample pairs the model with the mean reference example by example where all values are means over the same
-    examples; otherwise it is taken from the value's own interval.
-    """
-    numbers = [v.value for v in others if math.isfinite(v.value)]
-    if not math.isfinite(value.value):
+def _paired_error(value: Value, others: Sequence[Value]) -> float:
+    """Standard error of value − (mean of the others), paired by example; 0 where they cannot be paired or all agree."""
+    rows = [row for v in [value, *others] if (row := means(v)) is not None and len(row) == value.n]
+    if len(rows) != 1 + len(others) or len(rows[0]) < 2:
         return 0.0
-    if distance and min(value.value, *numbers) > 0:
-        seeds = prediction_p(math.log(value.value), [math.log(x) for x in numbers])
-    else:
-        seeds = prediction_p(value.value, numbers)
-    paired = _paired(value, others)
-    if paired is not None:
-        return max(seeds, paired_p(paired))
-    return max(seeds, sampling_p(value.value, numbers, value.low, value.high))
+    apart = rows[0] - np.mean(rows[1:], 0)
+    return float(apart.std(ddof=1)) / math.sqrt(len(apart))
 
 
-def _paired(value: Value, others: Sequence[Value]) -> np.ndarray | None:
-    """Example by example the difference from the mean of the others, where all are means over the same examples.  -> [n]"""
-    rows = [row for v in [value, *others] if (row := _means(v)) is not None and len(row) == value.n]
-    return rows[0] - np.mean(rows[1:], 0) if len(rows) == 1 + len(others) else None
+def corrected(items: Sequence[Evidence], among: Sequence[Evidence] = ()) -> list[Evidence]:
+    """Every judged value decided as one of all tests: Bonferroni over the tests of its tier, times the judged tiers.
 
-
-def _means(value: Value) -> np.ndarray | None:
-    """The per-example values when the value is their mean."""
-    if value.per_sample is None or not len(value.per_sample):
-        return None
-    row = np.asarray(value.per_sample, dtype=float)
-    return row if math.isclose(float(row.mean()), value.value, rel_tol=1e-6, abs_tol=1e-9) else None
-
-
-def corrected(items: list[Evidence]) -> list[Evidence]:
-    """Holm's correction over the judged values of each tier, times the number of judged tiers; an 'outside' that does
-    not survive it becomes 'inside'. So a retrained model is called outside anywhere with probability at most `LEVEL`."""
-    result = list(items)
-    tiers = {e.tier for e in items if e.p is not None}
-    for tier in tiers:
-        places = [i for i, e in enumerate(items) if e.tier == tier and e.p is not None]
-        for i, alone in zip(places, holm([items[i].p or 0.0 for i in places]), strict=True):
-            p = min(1.0, len(tiers) * alone)
-            kept = items[i].verdict == OUTSIDE and p <= LEVEL
-            side: Side = items[i].side if kept else ""
-            result[i] = replace(items[i], p_holm=p, verdict=OUTSIDE if kept else INSIDE, side=side)
-    return result
+    So a retrained model is called outside anywhere with probability at most `LEVEL`, as with Holm's correction, which finds a
+    first difference in the same models; but the band of a test is then one for all models, and can be drawn.
+    among  the evidence on every model, whose tests are counted; default: this one's
+    """
+    tests = {(e.audit, e.metric): e.tier for e in among or items if e.p is not None}
+    tiers = Counter(tests.values())
+    return [e if e.p is None else _decided(e, len(tiers) * tiers[e.tier]) for e in items]
 
 
 def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool]) -> list[Evidence]:
     """Not enough power: 'inside' counts for forgetting only where the positive control, the original, was detected.
 
-    outside  (audit, metric) -> whether the original is outside, after Holm's correction
+    outside  (audit, metric) -> whether the original is outside
     """
     result = []
     for e in items:

@@ -2,7 +2,7 @@
 
 Three signs, each over the tests of forgetting:
 
-    unlike the others      a reference is outside against the others: its p-value (Holm over its own tests) corrected once
+    unlike the others      a reference is outside against the others: its p-value, corrected for its own tests, corrected once
                            more by Holm over the references
     like the original      several contaminated references hide each other from the first sign. Those nearer to the original
                            than to the median of the references are held against the rest (at least 3), where the
@@ -80,14 +80,14 @@ def _by_metric(references: Mapping[str, Sequence[Evidence]]) -> dict[tuple[str, 
     by_test: dict[tuple[str, str], dict[str, Evidence]] = {}
     for name, items in references.items():
         for e in items:
-            if e.tier == "forgetting" and e.p_holm is not None:
+            if e.tier == "forgetting" and e.p_joint is not None:
                 by_test.setdefault((e.audit, e.metric), {})[name] = e
     return by_test
 
 
 def _unlike(rows: Mapping[str, Evidence]) -> set[str]:
     """References outside against the others, after Holm over the references too."""
-    adjusted = holm([e.p_holm if e.p_holm is not None else 1.0 for e in rows.values()])
+    adjusted = holm([e.p_joint if e.p_joint is not None else 1.0 for e in rows.values()])
     return {name for name, p in zip(rows, adjusted, strict=True) if p <= LEVEL}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:   # the schema is imported when results are written or read: l
     from lethe.results.schema import Measurement, Results, Scenario
 
 CASE = {"name", "family", "score_name", "sizes", "fingerprints", "references", "not_tested"}
-VALUE = ("audit", "metric", "value", "low", "high", "n", "better", "tier", "version", "verdict", "side", "p", "p_holm",
+VALUE = ("audit", "metric", "value", "low", "high", "n", "better", "tier", "version", "verdict", "side", "p",
          "original")
 YARDSTICK = ("mean", "sd", "n", "low", "high")
 AS_JSON = ("config", "versions", "scenarios", "cost", "notes", "results")   # columns that hold JSON
@@ -63,7 +63,7 @@ def subject_row(case: Scenario, row: schema.Row, words: Set[str]) -> Row:
 
 def evidence_row(case: Scenario, row: schema.Row, item: Measurement) -> Row:
     """One measured value."""
-    return {"scenario": case.name, "subject": row.name, **{key: getattr(item, key) for key in VALUE},
+    return {"scenario": case.name, "subject": row.name, **{key: getattr(item, key) for key in VALUE}, "p_holm": item.p_joint,
             **{f"yardstick_{key}": getattr(item.yardstick, key, None) for key in YARDSTICK}}
 
 

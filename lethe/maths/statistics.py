@@ -84,25 +84,6 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
     return low, high
 
 
-def sampling_p(value: float, others: Floats, low: float | None, high: float | None) -> float:
-    """Two-sided p-value of value − mean(others) when only the finite sample behind the values varies.
-
-    z = (value − mean) / (u·√(1 + 1/R)), u = (high − low) / 2z_{0.975} from the value's own 95 % interval, R others.
-    0 where there is no interval: nothing is known of the sampling error, and nothing is excused by it.
-    """
-    from scipy.stats import norm
-
-    if low is None or high is None or not high > low:
-        return 0.0
-    spread = (high - low) / (2 * float(norm.ppf(0.975))) * math.sqrt(1 + 1 / len(others))
-    return float(2 * norm.sf(abs(value - float(np.mean(others))) / spread))
-
-
-def normal_p(z: float) -> float:
-    """Two-sided p-value of a standard normal draw."""
-    return math.erfc(abs(z) / math.sqrt(2))
-
-
 def paired_p(differences: Floats) -> float:
     """Two-sided p-value of the mean of paired differences being 0 (t-test over the sample)."""
     from scipy.stats import t

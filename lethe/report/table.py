@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 COLOURS: dict[Verdict | Ending, str] = {INSIDE: "green", OUTSIDE: "red", FAILED: "red"}
 LEGEND = ("Values beside a sign: ✓ as retrained models, ▲ ▼ above or below them, ○ the test has no power. "
           "Time: as a share of one retraining.")
-KEPT = ("audit", "metric", "value", "low", "high", "n", "verdict", "side", "p", "p_holm", "original", "better", "tier", "version",
-        "aspect", "margin", "equivalent", "smallest_margin")
+KEPT = ("audit", "metric", "value", "low", "high", "n", "verdict", "side", "p", "p_joint", "original", "better", "tier",
+        "version", "aspect", "margin", "equivalent", "smallest_margin")
 YARDSTICK = ("kind", "mean", "sd", "n", "low", "high")
 
 

@@ -40,4 +40,15 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**new, "label": label, "method": method, "variant": variant}
 
 
-MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (name_what_rows_are,)
+def name_the_correction(data: Mapping[str, Any]) -> dict[str, Any]:
+    """2 -> 3: a corrected p-value no longer has Holm in its name. Answers are made of the evidence when they are shown."""
+    return {**data, "schema": 3, "scenarios": [
+        {**case, "subjects": [{**row, "evidence": [_renamed(item) for item in row.get("evidence") or []]}
+                              for row in case.get("subjects") or []]} for case in data.get("scenarios") or []]}
+
+
+def _renamed(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"p_joint" if key == "p_holm" else key: value for key, value in item.items()}
+
+
+MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (name_what_rows_are, name_the_correction)

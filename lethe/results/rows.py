@@ -17,6 +17,7 @@ from lethe.judge.conclusions import conclude
 from lethe.judge.hiding import hiding
 from lethe.judge.yardstick import Doubt, FalseAlarms
 from lethe.results import schema
+from lethe.results.answered import LARGE, record
 
 if TYPE_CHECKING:
     from lethe.core.task import Task
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
 def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", method: str = "", variant: int = 1,
         seed: int | None = None, run: Outcome | None = None, seconds: float | None = None, error: str | None = None,
-        defect: bool = False, log: str | None = None, samples: Sequence[Mapping[str, Any]] = ()) -> schema.Row:
-    """One model: its conclusion, whether it hides, and every value.
+        defect: bool = False, log: str | None = None, samples: Sequence[Mapping[str, Any]] = (), score: str = "score",
+        margin: float = LARGE) -> schema.Row:
+    """One model: its answers, its conclusion, whether it hides, and every value.
 
     name     names the row within its scenario             label   what rows that differ only in their seed share (default: name)
     run      what the method returned                      seconds time of a model without one (a retrained model)
+    score    what the family's score is called             margin  the largest loss of it that does not matter
     error    why there is no model; `defect`: not by a LetheError; `log`: the file that holds its traceback
     """
     ending = schema.Conclusion(verdict="failed", text=error) if error else _conclusion(items)
@@ -40,6 +43,7 @@ def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", me
         cost=schema.Cost(**plain(run.cost)) if run else schema.Cost(seconds=seconds),
         notes=tuple(run.notes) if run else (), error=error, defect=defect, log=log,
         guarantee=plain(run.guarantee) if run else {}, conclusion=ending,
+        answers=None if error else record(items, score, margin),
         hiding=None if found is None else schema.Hiding(**plain(found)),
         evidence=tuple(measurement(item) for item in items),
         samples=tuple(_sample(one) for one in samples),
@@ -50,7 +54,7 @@ def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", me
 def measurement(item: Evidence) -> schema.Measurement:
     """The record of one value: without per-example values, its histogram apart from the other details."""
     same = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)
-            if field.name not in ("per_sample", "detail", "yardstick")}
+            if field.name not in ("per_sample", "detail", "yardstick", "law")}
     detail = dict(item.detail)
     histogram = detail.pop("histogram", None)
     return schema.Measurement(

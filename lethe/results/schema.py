@@ -12,12 +12,11 @@ that is not finite is None here and null in JSON.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from lethe.core.evidence import (
     RETRAINED,
@@ -28,6 +27,7 @@ from lethe.core.evidence import (
     Ending,
     HidingVerdict,
     Kind,
+    Objective,
     Role,
     Side,
     Tier,
@@ -35,28 +35,11 @@ from lethe.core.evidence import (
     YardstickKind,
 )
 from lethe.errors import StorageError
+from lethe.results.answers import Answers
 from lethe.results.migrations import MIGRATIONS
+from lethe.results.record import Free, Number, Record
 
 VERSION = len(MIGRATIONS) + 1
-
-
-def finite(value: Any) -> Any:
-    """`value` with None instead of every number that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(finite)]
-Free = Annotated[dict[str, Any], AfterValidator(finite)]   # data whose keys belong to a method, an audit or the user
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Yardstick(Record):
@@ -68,8 +51,9 @@ class Yardstick(Record):
     mean: Number = Field(description="Mean of the values.")
     sd: Number = Field(description="Standard deviation of the values.")
     n: int = Field(description="How many models have a value.")
-    low: Number = Field(description="Lower end of where one more such model would be with probability 95 %.")
-    high: Number = Field(description="Upper end of that interval.")
+    low: Number = Field(description="Lower end of the band that decides: one more such model lies in all bands of its tests "
+                        "with a probability of at least 95 %; null: no bound.")
+    high: Number = Field(description="Upper end of that band.")
     values: tuple[Number, ...] = Field(default=(), description="The value of every such model.")
 
 
@@ -101,7 +85,11 @@ class Measurement(Record):
     verdict: Verdict = Field(description="Where the value lies beside the yardstick; 'shown' is reported and not judged.")
     side: Side = Field(default="", description="Above (+) or below (−) the yardstick, when outside.")
     p: Number = Field(default=None, description="Two-sided p-value against the yardstick.")
-    p_holm: Number = Field(default=None, description="The same after Holm's correction in its tier, times the number of tiers.")
+    p_joint: Number = Field(default=None, description="The same corrected for the number of tests of its tier, times the tiers.")
+    detectable: Number = Field(default=None, description="The smallest difference from the yardstick that is outside.")
+    gap_low: Number = Field(default=None, description="Lower end of the 95 % interval of the difference from the yardstick, "
+                            "else from the untouched model.")
+    gap_high: Number = Field(default=None, description="Upper end of that interval.")
     yardstick: Yardstick | None = Field(default=None, description="What the value is compared with; null where there is nothing.")
     original: Number = Field(default=None, description="The same value of the untouched model: the positive control.")
     original_outside: bool | None = Field(default=None, description="Whether that control was detected; null: unknown.")
@@ -202,6 +190,8 @@ class Row(Record):
     log: str | None = Field(default=None, description="The file in the run folder that holds the traceback of a failure.")
     guarantee: Free = Field(default_factory=dict, description="What the method itself proves: {} or level, basis, assumptions, …")
     conclusion: Conclusion = Field(description="The conclusion from the evidence.")
+    answers: Answers | None = Field(default=None, description="Forgotten, useful, indistinguishable; null: the method failed, or "
+                                    "the results are older than schema 3.")
     hiding: Hiding | None = Field(default=None, description="Whether the data are gone or only hidden; null for the controls.")
     evidence: tuple[Measurement, ...] = Field(default=(), description="Every measured value.")
     samples: tuple[Sample, ...] = Field(default=(), description="Examples for a person to look at, chosen by seed.")
@@ -288,6 +278,8 @@ class Scenario(Record):
     blind: tuple[Blind, ...] = Field(default=(), description="What the audits cannot see.")
     false_alarms: FalseAlarms | None = Field(default=None, description="The tests applied to retrained models; null: too few.")
     doubts: tuple[Doubt, ...] = Field(default=(), description="Reasons to doubt the yardstick.")
+    max_loss: Number = Field(default=None, description="The largest loss of the score that does not matter, as declared.")
+    objective: Objective = Field(default="records", description="What is to go: records, a concept, or a behaviour.")
     declared: Declared | None = Field(default=None, description="The equivalence margins; null: none were written down.")
     depth: Depth | None = Field(default=None, description="How deep the audit went.")
     access: Access | None = Field(default=None, description="What the audits could use, from the new model alone (L0) to planted "
@@ -302,7 +294,7 @@ class Scenario(Record):
 class Results(Record):
     """A run: how it was made, and its scenarios."""
 
-    schema_version: Literal[2] = Field(default=2, alias="schema", description="Version of this schema.")
+    schema_version: Literal[3] = Field(default=3, alias="schema", description="Version of this schema.")
     id: str = Field(description="Names the run: a hash of the effective request.")
     title: str = Field(default="", description="The title of the page.")
     created: str = Field(default="", description="When the run ended (ISO 8601).")

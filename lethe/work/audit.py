@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lethe.pools.pool import Pool
 from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
+from lethe.results.answered import margin_of
 from lethe.results.rows import access, alarms, doubt, row
 from lethe.results.schema import Blind, NotTested, References, Row, Scenario
 from lethe.work.failures import Failure, failure
@@ -81,20 +83,22 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
                        options.listener, yardstick.shadows, margins=job.judging.margins, neighbours=yardstick.neighbours,
                        refused=refused, stop=options.stop)
     skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects])
-    rows = [row("original", "original", evidence["original"])] if task.has("original") else []
-    rows += [row(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
+    sizes = {key: len(split) for key, split in task.splits.items()}
+    told = partial(row, score=task.score_name, margin=margin_of(job.judging.max_loss, sizes))
+    rows = [told("original", "original", evidence["original"])] if task.has("original") else []
+    rows += [told(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
     for one in made:
         samples = _samples(task, one, refused)
-        rows.append(_row(one, evidence.get(one.name, []), samples))
+        rows.append(_row(told, one, evidence.get(one.name, []), samples))
     held = {subject.name: evidence[subject.name] for subject in yardstick.references}
     return Scenario(
         name=name, request=words, family=task.family, score_name=task.score_name,
-        sizes={key: len(split) for key, split in task.splits.items()}, fingerprints=task.fingerprint, facts=plain(task.facts),
+        sizes=sizes, fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(false_alarms(list(held.values()))),
         doubts=tuple(doubt(one) for one in [*unlike, *doubts(held, evidence.get("original", []))]),
-        declared=job.judging.declared, depth=job.judging.depth,
+        max_loss=margin_of(job.judging.max_loss, sizes), declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None),
     )
 
@@ -182,10 +186,10 @@ def _unanswered(chosen: Sequence[tuple[Audit, Any]], found: Sequence[Sequence[Ev
             for name, metric in audit.metrics.items() if metric.asks and name not in reported]
 
 
-def _row(one: Made, evidence: Sequence[Evidence], samples: Sequence[Mapping[str, Any]]) -> Row:
+def _row(told: Callable[..., Row], one: Made, evidence: Sequence[Evidence], samples: Sequence[Mapping[str, Any]]) -> Row:
     failed = one.failure or Failure("")
-    return row(one.name, "method", evidence, label=one.label, method=one.method, variant=one.variant, seed=one.seed,
-               run=one.outcome, error=failed.text or None, defect=failed.defect, log=failed.log or None, samples=samples)
+    return told(one.name, "method", evidence, label=one.label, method=one.method, variant=one.variant, seed=one.seed,
+                run=one.outcome, error=failed.text or None, defect=failed.defect, log=failed.log or None, samples=samples)
 
 
 def _samples(task: Task, one: Made, refused: Callable[[str, str, Exception], None]) -> Sequence[Mapping[str, Any]]:

@@ -65,6 +65,7 @@ class Judging:
 
     audits    records with their configs         named     whether they were requested by name: then they run at any depth
     margins   equivalence margins of the request, by metric; `declared` has those of the metrics too, and since when
+    max_loss  the largest loss of the score that does not matter; None: by the share of data to be forgotten
     """
 
     audits: tuple[tuple[Audit, object], ...]
@@ -76,6 +77,7 @@ class Judging:
     shadows: int = 16
     strategy: Strategy = "auto"
     neighbours: int = 8
+    max_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def audit_of(asked: Any) -> tuple[Audit, object]:
 
 def _judging(plan: AuditPlan, audits: tuple[tuple[Audit, object], ...], named: bool) -> Judging:
     return Judging(audits, named, declared(audits, plan.margins), dict(plan.margins), plan.depth, plan.references,
-                   plan.shadows, plan.strategy, plan.neighbours)
+                   plan.shadows, plan.strategy, plan.neighbours, plan.max_loss)
 
 
 def _runs(methods: Sequence[tuple[Method, object, bool]], seed: int, seeds: int) -> Iterator[Run]:

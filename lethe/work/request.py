@@ -36,6 +36,7 @@ class AuditPlan:
     strategy: Strategy = "auto"             # how many models are trained: auto, or a file of lethe/pools/backends
     neighbours: Natural = 8                 # noisy copies of the original: a weaker yardstick where there are no references
     margins: Mapping[str, Positive] = field(default_factory=dict)   # metric -> difference from retraining that does not matter
+    max_loss: Positive | None = None        # loss of score that does not matter; none: 0.01 where < 1 % is forgotten, else 0.03
 
 
 @config

@@ -14,7 +14,7 @@ def a_test(metric: str, verdict: str, tier: str = "forgetting", kind: str | None
     band = None if kind is None else {"kind": kind, "mean": 0.9, "sd": 0.01, "n": 8, "low": 0.88, "high": 0.92}
     return {"audit": "scores", "metric": metric, "definition": "share classified correctly", "tier": tier, "aspect": "behaviour",
             "version": 1, "value": 0.9, "low": 0.85, "high": 0.95, "n": 120, "better": "match", "verdict": verdict,
-            "side": "+" if verdict == "outside" else "", "p": 0.4, "p_holm": 0.8, "original": 1.0, "original_outside": True,
+            "side": "+" if verdict == "outside" else "", "p": 0.4, "p_joint": 0.8, "original": 1.0, "original_outside": True,
             "margin": None, "equivalent": None, "smallest_margin": None, "band": band, **more}
 
 

@@ -175,7 +175,7 @@ def test_what_is_signed_of_a_run_keeps_its_canonical_form() -> None:
     case, row = gather.chosen(results, "finetune (2) seed 1", None)
     made = gather.evidence(results, case, row, {"forgotten": {"count": 1}}, {"before": "a", "after": "b"}, BARE, {}, b"k")
     found = (sha256(encode(made)), sha256(encode(gather.configuration(results, row))), gather.procedure_hash(row.config))
-    assert found == ("3c9bdac3317def8d831b5e7fe5767957dfa81a211f4b06189f0eb093782ccd89",
+    assert found == ("1a5b57e0f1e3b4696a33c6b7b5dd773ca282fb5fa23b86c1a6a7354d630cf7c7",
                      "c9cfdfeff899dc4f991654b2a2187cdd9af83612ceae5e9f93b4a5679b39eeaf",
                      "6e1584e89f2ffbf450e3ddc20412b765d084b35bbf9ccaae6e08340b5f669f93")
 

@@ -15,11 +15,11 @@ from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, SHOWN, 
 from lethe.core.registry import Metric, audit
 from lethe.errors import ModelError
 from lethe.judge.auditor import examine
+from lethe.judge.band import law_of
 from lethe.judge.conclusions import conclude
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
-from lethe.judge.verdict import controlled, corrected, difference_p, judge
-from lethe.maths.statistics import holm
+from lethe.judge.verdict import controlled, judge
 from lethe.pools.subject import Subject
 from lethe.results.rows import measurement
 
@@ -91,7 +91,8 @@ def test_utility_is_one_sided():
 
 def test_distance_below_the_references_is_no_fault():
     assert one("far", 0.001, SPREAD).verdict == INSIDE and one("far", 0.9, SPREAD).verdict == OUTSIDE
-    assert one("far", 0.9, SPREAD).yardstick.low > 0     # judged by its logarithm
+    band = one("far", 0.11, SPREAD).yardstick   # judged by its logarithm: exp(mean + 2.365·sd·√(1 + 1/8)) of the logs
+    assert band.low == 0 and band.high == pytest.approx(0.1485, abs=2e-3)
 
 
 def test_few_references_give_no_yardstick_and_cost_is_only_shown():
@@ -128,23 +129,45 @@ def test_false_alarms_stay_below_the_level_for_counts_and_for_normal_values():
     for _ in range(300):
         rows = (rng.random((9, 100)) < 0.001).astype(float)
         value, *others = (mean_value("known", row) for row in rows)
-        alarms += difference_p(value, others) <= 0.005
-        plain += difference_p(Value("known", value.value), [Value("known", v.value) for v in others]) <= 0.005
+        alarms += alone(value, others) <= 0.005
+        plain += alone(Value("known", value.value), [Value("known", v.value) for v in others]) <= 0.005
     assert alarms <= 3 and plain >= 8   # 0.5 % of 300: 1.5
-    normal = sum(difference_p(Value("known", x[0]), [Value("known", v) for v in x[1:]]) <= 0.05
+    normal = sum(alone(Value("known", x[0]), [Value("known", v) for v in x[1:]]) <= 0.05
                  for x in rng.normal(0, 1, (300, 9)))
     assert 5 <= normal <= 26      # binomial(300, 0.05): 15 ± 3.8
 
 
-def test_holm_corrects_each_tier_and_both_share_the_level():
-    p = [0.01, 0.02, 0.02]   # Holm: 0.02, 0.02 | 0.02; two tiers: times 2
-    items = [Evidence("a", str(i), 1, None, None, 1, "", (0, 1), "match", tier, 1, OUTSIDE, "+", p[i])
-             for i, tier in enumerate(["forgetting", "forgetting", "utility"])]
-    done = corrected(items)
-    assert [e.p_holm for e in done] == pytest.approx([0.04, 0.04, 0.04])
-    assert [e.verdict for e in done] == [OUTSIDE, OUTSIDE, OUTSIDE]
-    assert [e.verdict for e in corrected([*items, items[1]])] == [INSIDE, INSIDE, OUTSIDE, INSIDE]
-    assert holm([0.02, 0.04, 0.04]) == pytest.approx([0.06, 0.08, 0.08])
+def alone(value: Value, others: Sequence[Value]) -> float:
+    """p of one value as if it were the only test."""
+    law = law_of(others, Metric("known"))
+    assert law is not None
+    return law.p(value.value)
+
+
+def test_the_correction_counts_each_tier_and_both_share_the_level():
+    """Two tests of forgetting and one of utility, two tiers: p times 4 and times 2."""
+    references = [{"known": x, "memory": x, "skill": x} for x in SPREAD]
+    made = exam({"known": 0.16, "memory": 0.11, "skill": 0.11}, {"known": 0.9, "memory": 0.9, "skill": 0.11}, references)
+    known, memory, skill = made["model"]
+    assert known.p_joint == pytest.approx(4 * known.p) and skill.p_joint == 1 and memory.p_joint == 1
+    assert known.p < 0.05 and known.verdict == (OUTSIDE if 4 * known.p <= 0.05 else INSIDE)
+    assert [e.yardstick.low for e in made["original"]] == [e.yardstick.low for e in made["model"]]   # one band for all models
+
+
+@pytest.mark.parametrize("metric", ["known", "far", "skill", "loss_x"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_band_is_what_decides(metric: str, per_sample: bool):
+    """Just inside the band is inside, just beyond its ends is outside: sign and picture agree, also of 0/1 answers."""
+    rng = np.random.default_rng(0)
+    others = [mean_value(metric, (rng.random(100) < 0.3).astype(float)) for _ in SPREAD] if per_sample else [
+        Value(metric, x) for x in SPREAD]
+    found = judge(measure, others[0], others, None)
+    low, high = found.yardstick.low, found.yardstick.high
+    step = (found.yardstick.mean - max(low, 0)) / 1000 or 1e-4
+    for value, verdict in ((low + step, INSIDE), (low - step, OUTSIDE), (high - step, INSIDE), (high + step, OUTSIDE)):
+        if math.isfinite(value) and 0 <= value <= 1:
+            assert judge(measure, Value(metric, value), others, None).verdict == verdict, (value, low, high)
+    assert math.isinf(high) or high == 1 if metric == "skill" else low == 0 if metric in ("far", "loss_x") else low > 0
 
 
 def test_inside_without_a_positive_control_is_not_enough_power():

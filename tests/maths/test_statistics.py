@@ -115,12 +115,6 @@ def test_prediction_p_is_the_intervals_inverse():
     assert s.prediction_p(low, values) == pytest.approx(0.05) and s.prediction_p(high, values) == pytest.approx(0.05)
 
 
-def test_sampling_p_golden():
-    # u = 0.1/1.959964 = 0.051021, two references: z = 0.1/(u·√1.5) = 1.60030
-    assert s.sampling_p(0.6, [0.5, 0.5], 0.5, 0.7) == pytest.approx(2 * norm.sf(1.959964 / math.sqrt(1.5)), rel=1e-6)
-    assert s.sampling_p(0.6, [0.5, 0.5], None, None) == 0
-
-
 def test_paired_p_golden_and_edges():
     assert s.paired_p([1, 0, 0, 0]) == pytest.approx(2 * t.sf(1, 3))     # mean ¼, sd ½, se ¼
     assert s.paired_p([0, 0, 0]) == 1 and s.paired_p([1, 1, 1]) == 0 and s.paired_p([3]) == 1

@@ -262,7 +262,7 @@ def test_without_retrained_models_there_is_no_verdict() -> None:
         if subject["name"] != "bad_teacher":
             subject["conclusion"] = {"verdict": "no yardstick", "text": "No retrained models."}
         for item in subject["evidence"]:
-            item.update(verdict="no yardstick", side="", yardstick=None, p=None, p_holm=None, original_outside=None)
+            item.update(verdict="no yardstick", side="", yardstick=None, p=None, p_joint=None, original_outside=None)
     text = Reader(report.render(read(data))).text
     assert "the task has no recipe" in text and "– no yardstick" in text and "bad_teacher failed" in text
     assert "no detectable difference from" not in text
