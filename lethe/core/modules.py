@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -99,11 +99,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Put batch-norm layers in eval mode: running statistics are used and not updated."""
-    for module in model.modules():
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a layer keeps running statistics of its batches."""
+    return any(isinstance(module, NORMS) and module.track_running_stats for module in model.modules())
+
+
+def freeze_batch_norm(model: nn.Module, keep: Container[str] = ()) -> None:
+    """Put batch-norm layers in eval mode: running statistics are used and not updated.
+
+    keep  names of parameters that move: layers that own one of them stay as they are, and so do layers without parameters
+    """
+    for path, module in model.named_modules():
         if isinstance(module, NORMS):
-            module.eval()
+            own = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+            if not keep or (own and not any(name in keep for name in own)):
+                module.eval()
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -27,6 +27,25 @@ class Cost:
     peak_memory_mb: float = 0.0
 
 
+@dataclass(frozen=True)
+class Fall:
+    """Why the watchdog did not return the model that a method ended with.
+
+    part      what it looked at: retain, holdout (unseen data), forget, or weights that are not finite
+    metric    what was measured there; value, original: of the model that the method ended with, and of the original
+    floor     the limit that was crossed
+    step      steps of the run when it was judged      kept  steps after which the returned model stood; 0: the original
+    """
+
+    part: Literal["retain", "holdout", "forget", "weights"]
+    metric: str
+    value: float | None
+    original: float | None
+    floor: float | None
+    step: int
+    kept: int = 0
+
+
 @dataclass
 class Outcome:
     """The result of a method.
@@ -35,6 +54,8 @@ class Outcome:
     served  the guard that answers instead of the model (kind "guard"); None: the model itself answers
     kind    weights (changed), adapter (can be taken off again) or guard (at inference; the weights still know)
     guarantee  what the method itself proves, for the certificate: {} or {level: exact | certified, basis, assumptions, …}
+    fall    why the watchdog did not return what the method ended with; None: it did
+    unchanged  the weights are bit for bit the original's, of a method that changes weights: nothing was done
     unseen_used  the method used unseen data: the half of holdout that audits leave to it
     search  the candidates of a search (`auto`), one mapping each; the chosen one has chosen = True
     export  (outcome, folder): writes what is not a plain model of the family; None: `task.save_model`
@@ -48,6 +69,8 @@ class Outcome:
     notes: list[str] = field(default_factory=list)   # warnings a reader must see: stopped early, floor reached
     guarantee: dict[str, Any] = field(default_factory=dict)
     search: list[dict[str, Any]] = field(default_factory=list)
+    fall: Fall | None = None
+    unchanged: bool = False
     unseen_used: bool = False
     task: Task | None = None
     export: Callable[[Outcome, Path], None] | None = None

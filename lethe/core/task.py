@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule,
 from lethe.core.engine import Engine, Term
 from lethe.core.modules import reinitialised, seeded
 from lethe.core.operations import limited
-from lethe.core.split import Batch, Split
+from lethe.core.split import NO_IDS, Batch, Split
 from lethe.core.view import Grant, missing
 from lethe.errors import NeedsUnmet, RequestError
 
@@ -220,6 +221,11 @@ class Task(ABC):
     def augmentation(self) -> str:
         """The recipe's augmentation, which draws of training batches follow; `none` without a recipe."""
         return "none" if self._recipe is None else self._recipe.augment
+
+    def ids(self, role: str) -> np.ndarray:
+        """The ids of the records of a split, off the account; none where it does not exist."""
+        split = self._grant.everything()[1].get(role)
+        return NO_IDS if split is None else split.ids
 
     def used(self, role: str) -> bool:
         """Whether this split was taken from this view, or from one that was made of it."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
+from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.catalogue import Entry
 from lethe.core.config import build, plain
-from lethe.core.events import Listener, silent
+from lethe.core.events import Listener, Warned, silent
+from lethe.core.modules import named_tensors
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
 from lethe.core.task import Task
@@ -20,6 +24,8 @@ from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.stop import Stop
 from lethe.train.watchdog import NEEDS, Watchdog, usual
+
+NOTHING: Final = "nothing changed: every weight is the original's, bit for bit, so nothing was forgotten"
 
 
 def apply(
@@ -54,6 +60,7 @@ def perform(
     """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as requested."""
     view = task.granted(record.needs, record.uses)
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
+    watch = None if record.mechanism == "exact" else watch   # what retraining loses is no fault
     watched = task.granted(NEEDS) if watch else view
     loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched)
     if view.has("original"):
@@ -62,12 +69,25 @@ def perform(
     outcome.method, outcome.task = record.name, task
     if outcome.export is None:
         outcome.model = task.deliverable(outcome.model)
+    outcome.unchanged = outcome.kind == "weights" and same_weights(task.model, outcome.model)
+    if outcome.unchanged:
+        outcome.notes.append(NOTHING)
+        progress(Warned(f"{record.name}: {NOTHING}"))
+    if outcome.guarantee and (outcome.unchanged or outcome.fall):
+        outcome.guarantee = {"void": "the watchdog returned another model than the one that the method proves something about"}
     outcome.unseen_used |= view.used("holdout") or watched.used("holdout")
     outcome.config = {"name": record.name, **plain(cfg), "settings": plain(settings), "modifiers": plain(dict(modifiers))}
     for candidate in outcome.search:
         if candidate["chosen"]:
             outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"]}
     return outcome
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether parameters and buffers are the same, bit for bit."""
+    a, b = named_tensors(one), named_tensors(other)
+    return a.keys() == b.keys() and all(a[name].shape == b[name].shape and torch.equal(a[name].to(b[name].device), b[name])
+                                        for name in a)
 
 
 def fitting(task: Task) -> list[str]:

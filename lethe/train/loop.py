@@ -7,12 +7,14 @@ step), so a run that was killed goes on to the same bits (same thread count).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +22,9 @@ from lethe.core.config import Optimiser, Schedule, digest, plain
 from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
-from lethe.core.modules import evaluating
+from lethe.core.modules import evaluating, has_batch_norm
 from lethe.core.operations import starting_point
-from lethe.core.outcome import Outcome
+from lethe.core.outcome import Fall, Outcome
 from lethe.core.passes import drawn
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
@@ -42,7 +44,7 @@ from lethe.train.run import BatchNorm, Run
 from lethe.train.session import Session
 from lethe.train.settings import Settings
 from lethe.train.terms import Loss, Modifiers, Term
-from lethe.train.watchdog import Watch
+from lethe.train.watchdog import Watch, Watchdog, in_words
 
 __all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb"]
 
@@ -57,6 +59,8 @@ class Loop(Session):
         self._selection: Selection | None = None
         self._watch: Watch | None = None
         self._fresh = False
+        self._damage = 0
+        self._norms_were: set[BatchNorm] = set()
 
     # -- what methods use ------------------------------------------------------------------------------------------
 
@@ -77,7 +81,10 @@ class Loop(Session):
         self.kind = self._selection.kind
         for name, p in model.named_parameters():
             p.requires_grad_(name in self._selection.params)
-        return self.distribution.place(model)
+        model = self.distribution.place(model)
+        if self.watchdog and not self._fresh:   # also where calls are only loaded: the data that it reads count
+            self._watching(self.watchdog).begin({**self.selected(model), **dict(model.named_buffers())})
+        return model
 
     def selected(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that move, by name."""
@@ -91,20 +98,25 @@ class Loop(Session):
         self._selection.params |= {name: model.get_parameter(name) for name in names}
 
     def assign(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-        """Set parameters to new values by name, where `where` lets them move; undone when the watchdog rejects them."""
+        """Set parameters to new values by name, where `where` lets them move. The watchdog judges what the run ends with."""
         moving = self.selected(model)
         masks = self._joined(None, moving)
-        watch = self._watching()
-        if watch:
-            watch.begin(moving)
         with torch.no_grad():
-            for name, p in moving.items():
+            for name, p in moving.items() if not self.broken else ():
                 if name in values:
                     value = self.distribution.like(values[name].to(p.device, p.dtype), p)
                     p.copy_(torch.where(masks[name], value, p) if name in masks else value)
-        if watch and watch.fell(model):
-            self.note(watch.message(1))
         return model
+
+    @contextlib.contextmanager
+    def damage(self) -> Iterator[None]:
+        """What is done inside damages the model on purpose, and the method repairs it or takes it back: no point inside is a
+        sound one, and the watchdog looks again after it."""
+        self._damage += 1
+        try:
+            yield
+        finally:
+            self._damage -= 1
 
     def drawn(self, split: Split, batch_size: int, *purpose: object, train: bool = False) -> Iterator[Batch]:
         """Every example of a split once, in order, with its random draws (noise) for this purpose, on the device."""
@@ -157,7 +169,7 @@ class Loop(Session):
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
         combine: Combine | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
-        batch_norm: BatchNorm = "frozen", augment: bool = False,
+        batch_norm: BatchNorm | None = None, augment: bool = False,
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
 
@@ -166,7 +178,8 @@ class Loop(Session):
                     weight decay want; joined with the masks of the `where` modifier
         penalty     (model, share done) -> scalar, added to the group of the first term
         average     which point is returned, when the `average` modifier is left at "last"
-        batch_norm  frozen: running statistics are used and kept; update: training mode, unless a term has one example
+        batch_norm  frozen: running statistics are used and kept; update: training mode for the layers that move, unless a term
+                    has one example; None: as the settings say
         augment     whether batches are drawn as in training
         """
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
@@ -177,21 +190,20 @@ class Loop(Session):
         combined = self.modifiers.combine or resolve("combine", combine)
         weighed = self.modifiers.weigh or resolve("weigh", weigh)
         averaged = resolve("average", average) if self.modifiers.average == Last() else self.modifiers.average
+        alone = not any(self._retained(term.split) for term in terms.values())
+        norms = batch_norm or self._norms(model, alone)
         plan = self._plan(terms, size, [
-            total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, batch_norm, augment, sorted(moving),
+            total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, norms, augment, sorted(moving),
             _named(combined), _named(weighed), _named(averaged),
         ])
-        if self._watch is None and not self._fresh:   # a fresh model has nothing to fall from
-            self._watch = self._watching()   # also where the call is only loaded: the data that it reads count
-        done = self.checkpoints.finished(call, plan)
-        if done is not None:
-            self.resume_from(done[1])
-            return self.restored(model, done[0])
+        watch = None if self._fresh else self._watch   # a fresh model has nothing to fall from
+        if self._loaded(model, call, plan, watch) or self.broken:
+            return model
         run = Run(
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
             optimise.optimiser(optimiser, moving, lr, weight_decay, momentum),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
-            clip, penalty, augment, batch_norm, combined, weighed, averaged, None if self._fresh else self._watch, plan,
+            clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0,
         )
         self._carry_out(run)
         return model
@@ -201,11 +213,15 @@ class Loop(Session):
 
         guard  a wrapper of the finished model that answers instead of it; the outcome is then of kind "guard"
         """
+        fall = self._judged(model) if guard is None else None
         for name, p in model.named_parameters():
             if not torch.isfinite(full(p)).all():
                 raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower "
-                               "method.lr, set a clip, or set watchdog.floor so that the run stops at its last good "
-                               "point.")
+                               "method.lr, set a clip, or leave the watchdog on, which ends at the last sound point.")
+        if self._norms_were:
+            were = ("updated in calls that draw retained data, kept in others" if len(self._norms_were) == 2 else
+                    "updated" if "update" in self._norms_were else "kept")
+            self.notes.append(f"batch norm: running statistics were {were}")
         model.requires_grad_(True)
         self.resume_from(self.standing())
         self.cost.peak_memory_mb = peak_memory_mb()
@@ -213,12 +229,48 @@ class Loop(Session):
         export = save_adapter if self.kind == "adapter" else None
         served = None if guard is None else guard(model).eval()
         return Outcome(model, kind="guard" if served else self.kind, cost=self.cost, notes=self.notes, task=self.task,
-                       export=export, served=served)
+                       export=export, served=served, fall=fall)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _watching(self) -> Watch | None:
-        return Watch(self.watchdog, self.watched or self.task, self.settings.device, self.seed) if self.watchdog else None
+    def _watching(self, watchdog: Watchdog) -> Watch:
+        if self._watch is None:
+            self._watch = Watch(watchdog, self.watched or self.task, self.settings.device, self.seed, self.autocast)
+        return self._watch
+
+    def _judged(self, model: nn.Module) -> Fall | None:
+        """What the watchdog says of the finished model, which is then at the last sound point; noted for the reader."""
+        if self.watchdog is None:
+            return None
+        fall = self._watching(self.watchdog).judge(model, self.cost.steps, self.broken)
+        if fall is not None:
+            self.note(in_words(fall))
+        return fall
+
+    def _retained(self, split: Split) -> bool:
+        """Whether it holds retained records, by their ids."""
+        known = (self.watched or self.task).ids("retain")
+        return bool(len(known)) and bool(np.isin(split.ids, known).any())
+
+    def _norms(self, model: nn.Module, alone: bool) -> BatchNorm:
+        """What batch-norm layers do in a call; alone: it draws no retained data."""
+        asked = self.settings.batch_norm
+        mode: BatchNorm = asked if asked != "auto" else "frozen" if alone else "update"
+        if has_batch_norm(model):
+            self._norms_were.add(mode)
+        return mode
+
+    def _loaded(self, model: nn.Module, call: int, plan: str, watch: Watch | None) -> bool:
+        """Whether the call was finished before: the model, and the run, are then as it left them."""
+        done = self.checkpoints.finished(call, plan)
+        if done is None:
+            return False
+        tensors, meta = done
+        self.resume_from(meta)
+        if watch:
+            watch.put({key[6:]: value for key, value in tensors.items() if key.startswith("sound/")}, meta["sound"])
+        self.restored(model, tensors)
+        return True
 
     def _carry_out(self, run: Run) -> None:
         """All steps of a call, and the checkpoint of its end."""
@@ -230,7 +282,9 @@ class Loop(Session):
             self.tell(Ended(self.title, run.call))
         tensors = self.tensors(run.model)
         if self.distribution.first:
-            self.checkpoints.finish(run.call, tensors, {"call": run.call, "plan": run.plan, **self.standing()})
+            sound = run.watch.kept() if run.watch else {}
+            meta = {"call": run.call, "plan": run.plan, "sound": run.sound_step, **self.standing()}
+            self.checkpoints.finish(run.call, tensors | sound, meta)
         self.distribution.barrier()
 
     def _plan(self, terms: Mapping[str, Term], size: Mapping[str, int], options: list[Any]) -> str:

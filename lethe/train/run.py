@@ -28,7 +28,7 @@ from lethe.train.stop import Interrupt
 from lethe.train.terms import Term
 from lethe.train.watchdog import Watch
 
-BatchNorm = Literal["frozen", "update"]   # running statistics: kept and used, or those of the batches
+BatchNorm = Literal["frozen", "update"]   # running statistics: kept and used, or those of the batches of what moves
 
 
 @dataclass
@@ -54,17 +54,19 @@ class Run:
     average: Average
     watch: Watch | None
     plan: str
+    alone: bool = False     # no retained data are drawn
+    damage: bool = False    # what is done now is repaired or taken back by the method itself
     slow: dict[str, Tensor] = field(default_factory=dict)
 
     def go(self) -> None:
         """All steps from where the run stands; the model ends at the point that `average` and the watchdog choose."""
-        loop, average, fell = self.loop, self.average, False
+        loop, average, broke = self.loop, self.average, False
         self._prepare()
         step = self._resume()
         self._begin(step)
         self.saved = time.monotonic()
         with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
-            while not fell and step < self.total and not self._over_budget():
+            while not broke and step < self.total and not self._over_budget():
                 self._step(step)
                 if average.keeps:
                     average.update(self.slow, self.params, step)
@@ -72,13 +74,13 @@ class Run:
                 loop.cost.steps += 1
                 self.advance(step)
                 self._log(step)
-                step, fell = self._watched(step)
-                stopped = not fell and loop.distribution.agree(interrupt.asked)
-                if not fell:
+                step, broke = self._watched(step)
+                stopped = not broke and loop.distribution.agree(interrupt.asked)
+                if not broke:
                     self._checkpoint(step, stopped)
                 if stopped:
                     raise interrupt.ending(f"stopped after step {step} of {self.total}")
-        if average.keeps and not fell:   # after a fall the last good point stays: the average holds bad ones
+        if average.keeps and not broke:   # the last sound point stays: the average holds others
             with torch.no_grad():
                 for name, p in self.params.items():
                     p.copy_(self.slow[name])
@@ -95,26 +97,32 @@ class Run:
         self.rng = torch.Generator()
         self.touched: set[str] = set()
         if self.watch:
-            self.watch.begin({**self.params, **dict(self.model.named_buffers())})
-            loop.step_size.begin(self.watch.moving)
+            self.moving = {**self.params, **dict(self.model.named_buffers())}
+            loop.step_size.begin(self.moving)
+            examples = sum(self.size[name] * self.total // term.every for name, term in self.terms.items())
+            self.spacing = self.total + 1 if self.damage else self.watch.spacing(self.total, examples, self.alone)
         self._train_mode()
 
     def _watched(self, step: int) -> tuple[int, bool]:
-        """The step to go on from, and whether the run ends at its last good point."""
-        if not self.watch or not self.watch.due(step, self.total) or not self.watch.fell(self.model):
+        """The step to go on from, and whether the run ends at its last sound point."""
+        watch, loop = self.watch, self.loop
+        if watch is None:
             return step, False
-        if self.loop.step_size.may_lower(step, self.total):
-            return self._start_again(step), False
-        self.loop.note(self.watch.message(step))
-        return step, True
+        if (step % max(1, self.total // watch.watchdog.checks) == 0 or step == self.total) and not watch.finite(self.moving):
+            if loop.step_size.may_lower(step, self.total):
+                return self._start_again(step), False
+            watch.restore(self.model)
+            loop.broken = True
+            return step, True
+        if step % self.spacing == 0:
+            watch.look(self.model, self.moving, loop.cost.steps)
+        return step, False
 
     def _start_again(self, step: int) -> int:
         """Everything as at the start of the call, with a lower learning rate; the step to go on from."""
-        loop, watch = self.loop, self.watch
-        assert watch is not None
-        loop.step_size.lower(watch.moving)
-        loop.note(watch.message(step, self._rate(0)))
-        watch.begin(watch.moving)
+        loop = self.loop
+        loop.step_size.lower(self.moving)
+        loop.note(f"learning rate lowered to {self._rate(0):.3g} at step {step}: weights were not finite; the call started again")
         self.optimiser.state.clear()
         self.slow = {name: self.params[name].detach().clone() for name in self.slow}
         self.seen = {name: [torch.zeros(()), 0] for name in self.terms}
@@ -129,8 +137,9 @@ class Run:
 
     def _train_mode(self) -> None:
         self.model.train()
-        if self.batch_norm == "frozen" or any(len(term.split) == 1 for term in self.terms.values()):   # one has no variance
-            freeze_batch_norm(self.model)
+        pieces = self.loop.settings.accumulate * self.loop.distribution.size
+        single = any(size < 2 * pieces for size in self.size.values())   # one example has no variance
+        freeze_batch_norm(self.model, keep=() if self.batch_norm == "frozen" or single else self.params)
 
     def _step(self, step: int) -> None:
         loop = self.loop
@@ -234,6 +243,11 @@ class Run:
             for name, mask in self.masks.items():
                 self.params[name].copy_(torch.where(mask, self.params[name], self.frozen[name]))
 
+    @property
+    def sound_step(self) -> int | None:
+        """The step of the last sound point; None: the start of the run."""
+        return self.watch.sound.step if self.watch and self.watch.sound else None
+
     # -- around the steps ------------------------------------------------------------------------------------------
 
     def _begin(self, step: int) -> None:
@@ -259,8 +273,8 @@ class Run:
         for name, value in means.items():
             if not math.isfinite(value) and self.watch is None:
                 raise Diverged(f"the {name} loss became {value} before step {step}, so the model would be useless and "
-                               "was not saved. Lower method.lr, set a clip, or set watchdog.floor to stop at the last "
-                               "good point.")
+                               "was not saved. Lower method.lr, set a clip, or leave the watchdog on, which ends at the "
+                               "last sound point.")
 
     def _over_budget(self) -> bool:
         loop, settings = self.loop, self.loop.settings
@@ -285,12 +299,11 @@ class Run:
         state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, list(self.params)).items()}
         state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
         state |= {f"seen/{k}": total for k, (total, _) in self.seen.items()}
-        if self.watch:
-            state |= {f"sound/{k}": full(v) for k, v in self.watch.sound.items()}
+        sound = self.watch.kept() if self.watch else {}
         counts = {name: count for name, (_, count) in self.seen.items()}
         if loop.distribution.first:
-            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts}
-            loop.checkpoints.save(state, place | loop.standing())
+            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts, "sound": self.sound_step}
+            loop.checkpoints.save(state | sound, place | loop.standing())
         self.saved = time.monotonic()
 
     def _resume(self) -> int:
@@ -312,6 +325,6 @@ class Run:
         self.slow = {name: laid(value, self.params[name]).clone() for name, value in part("slow/").items()}
         self.seen = {name: [value, meta["seen"][name]] for name, value in part("seen/").items()}
         if self.watch:
-            self.watch.sound = {name: laid(value, self.watch.sound[name]) for name, value in part("sound/").items()}
+            self.watch.put(part("sound/"), meta["sound"])
         loop.resume_from(meta)
         return int(meta["step"])

@@ -61,6 +61,7 @@ class Session:
         self.tell = self._readers()
         self.cost = Cost()
         self.step_size = StepSize(self.watchdog.tries if self.watchdog else 0)
+        self.broken = False   # weights were not finite: the run has ended, at its last sound point
         self.notes: list[str] = []
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
@@ -109,13 +110,13 @@ class Session:
         """Cost and notes of the run so far; `resume_from` goes on from it."""
         cpu_seconds = self.cost.cpu_seconds + time.process_time() - self._cpu_began
         return {"steps": self.cost.steps, "examples": self.cost.examples, "seconds": self.elapsed(),
-                "cpu_seconds": cpu_seconds, "notes": list(self.notes), "lowered": self.step_size.lowered}
+                "cpu_seconds": cpu_seconds, "notes": list(self.notes), "lowered": self.step_size.lowered, "broken": self.broken}
 
     def resume_from(self, standing: Mapping[str, Any]) -> None:
         cost = self.cost
         cost.steps, cost.examples, cost.seconds = standing["steps"], standing["examples"], standing["seconds"]
         cost.cpu_seconds, self.notes[:] = standing["cpu_seconds"], standing["notes"]
-        self.step_size.lowered = standing["lowered"]
+        self.step_size.lowered, self.broken = standing["lowered"], standing["broken"]
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from lethe.core.config import Count, NonNegative, Positive, config
 
 Precision = Literal["float32", "bfloat16"]
 Kind = Literal["none", "ddp", "fsdp"]
+Norms = Literal["auto", "update", "frozen"]
 
 
 @config
@@ -15,9 +16,10 @@ class Settings:
     """How a run is carried out; the same for every method."""
 
     seed: int = 0
-    device: str = "cpu"                # auto: the accelerator where there is one; the one used is stored [tested in test_loop]
+    device: str = "auto"               # auto: the accelerator where there is one; the one used is stored [tested in test_loop]
+    batch_norm: Norms = "auto"         # auto: statistics move in calls that draw retained data [tested in test_batch_norm]
     precision: Precision = "float32"   # bfloat16: autocast; 12–35 times slower on CPUs without bf16 units
-    accumulate: Count = 1              # pieces that a batch is cut into; less memory [changes nothing: same gradient]
+    accumulate: Count = 1              # pieces of a batch: less memory [only with batch_norm=frozen] [changes nothing: same sum]
     distribution: Kind = "none"        # under torchrun [tested in distributed_script]
     max_steps: Count | None = None     # budget over the whole run
     max_minutes: Positive | None = None      # the same in time [tested in test_loop]

@@ -1,11 +1,11 @@
-"""Step size: backtracking. A learning rate that ruins the model soon after the start is lowered, and the call starts again.
+"""Step size: backtracking. A learning rate at which weights become NaN or infinite is lowered, and the call starts again.
 
-    η ← η/√10,  θ ← θ at the start of the call;   when the watchdog's score falls below its floor in the first WINDOW of the steps
+    η ← η/√10,  θ ← θ at the start of the call;   when weights are not finite within the first WINDOW of the steps
 
-Published learning rates belong to published models; on another model (frozen batch norm, other scales) the same number can be
-far too large. Every method gets this from the loop; none needs code for it.
-Where the published rate holds, nothing is repeated and the result is bit for bit that of the published rate. A fall later in
-the call means that the method has gone too far, not that its steps are too large: then the watchdog keeps the last good point.
+Published learning rates belong to published models; on another model (other scales) the same number can be far too large.
+Every method gets this from the loop; none needs code for it. Where the published rate holds, nothing is repeated and the result
+is bit for bit that of the published rate. Weights that break later mean that the method has gone too far, not that its steps are
+too large: then the run ends at its last sound point.
 """
 
 from __future__ import annotations

@@ -1,105 +1,242 @@
-"""Watchdog: stop a run that ruins the model, and return its last good point.
+"""Watchdog: judge the model that a method ends with, and return the run's last sound point where too much was lost.
 
-It is on wherever there are retained (or holdout) data, unless it is turned off (`watchdog: false`). A model whose score on a part
-of them falls below the floor is ruined. Soon after the start the learning rate is blamed and lowered (see `step_size`), later
-the run ends at the last good point; the notes of the outcome record either.
+    loss = score of the original − score of the model, on retained and, where there are, on unseen data;   sound: loss ≤ floor
+
+A method is left to do what it does: looks on the way change nothing, they only keep the last sound point. What the method ends
+with is judged by a larger sample; beyond the floor (and the error of the sample) the run ends at the last sound point, and
+the outcome says so (`Outcome.fall`). Weights that are not finite end the run at once, or, soon after its start, lower the
+learning rate (`step_size`). Where a method damages the model in order to repair it, or tries edits that it takes back
+(`Loop.damage`), nothing is looked at until it is done.
+
+It looks at the forget side, too: a loss that explodes there, or predictions outside the range of all targets, are no forgetting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, Natural, config
-from lethe.core.modules import evaluating
+from lethe.core.config import Count, Natural, Positive, config
+from lethe.core.modules import named_tensors
 from lethe.core.operations import unlimited
-from lethe.core.passes import drawn
+from lethe.core.outcome import Fall
 from lethe.core.seeds import generator
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
-from lethe.train.distribute import full
+from lethe.train.distribute import full, laid_out
+from lethe.train.gauge import LEAST, Found, Gauge
 
-NEEDS = ("original", "retain?", "holdout?")   # of holdout its reserved half, and only where there is no retain
+NEEDS = ("original", "forget?", "retain?", "holdout?")   # of holdout its reserved half
+SMALL = 0.01      # of all training data: what a request below this may cost at most ...
+POINTS = (1.0, 3.0)   # ... and any other                                                                   [ours]
+BUDGET = 0.15     # examples looked at on the way per example trained on: 5 % of the time, a look being a third of a step
+FEW = 4           # looks that a call without retained data gets in any case: nothing but the watchdog holds it
 
 
 @config
 class Watchdog:
-    """Stop when the score on a part of the retain set falls below `floor` times the original's."""
+    """How much of its score a model may lose on retained and unseen data, and how it is looked at."""
 
-    floor: Fraction = 0.5        # share of the original's score                        [ours]
-    examples: Count = 128        # retain examples that are scored                      [ours]
-    checks: Count = 10           # checks during a call of the loop                      [ours]
-    tries: Natural = 3           # times that a learning rate is lowered      [ours]
+    loss: Positive | None = None     # points; null: 1 for less than 1 % of the data, else 3 (ours) [tested in test_watchdog]
+    forget_loss: Positive = 50.0     # nats, largest mean loss on F; SCRUB reached 104 (ours) [tested in test_watchdog]
+    beyond: Positive = 1.0           # regression: how far predictions leave the targets' range (ours) [tested in test_watchdog]
+    examples: Count = 1024           # most examples of a part that are scored (ours) [tested in test_watchdog]
+    checks: Count = 10               # looks during a call of the loop, while they cost 5 % of it (ours) [tested in test_watchdog]
+    tries: Natural = 3               # times that a rate is lowered that breaks weights (ours) [tested in test_stepsize]
+
+
+@dataclass
+class Point:
+    """A state of the model: what moves, and buffers. step: of the whole run."""
+
+    tensors: dict[str, Tensor]
+    step: int
 
 
 class Watch:
-    """The watchdog at work in one run. `sound` holds what moves (and buffers) as it was at the last good check.
+    """The watchdog at work in one run.
 
     task  what `NEEDS` are granted of: not the method's view, which may have less. What is taken of it is counted there.
     """
 
-    def __init__(self, watchdog: Watchdog, task: Task, device: str, seed: int) -> None:
-        self.watchdog, self.device = watchdog, device
+    def __init__(self, watchdog: Watchdog, task: Task, device: str, seed: int,
+                 precision: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        self.watchdog = watchdog
         self.task = task = unlimited(task).granted(NEEDS)   # it scores on its own account
         if not (task.has("retain") or task.has("holdout")):
             raise NeedsUnmet("the watchdog reads retained (or holdout) data, and the task has neither, so a ruined model would "
                              "go unnoticed. Provide retain data, or run without a watchdog.")
-        split = task.retain if task.has("retain") else task.holdout
-        order = torch.randperm(len(split), generator=generator(seed, "guard"))[: watchdog.examples]
-        self.split = split.subset(order.numpy(), "watchdog")
-        self.now = self.before = self._score(task.original.to(device))
+        rng = generator(seed, "guard")
+        parts = {role: shuffled(split, watchdog.examples, rng) for role, split in judged_on(task).items()}
+        self.parts = list(parts)   # unseen data first
+        if task.has("forget"):
+            parts["forget"] = shuffled(task.forget, LEAST, rng)
+        self.gauge = Gauge(task, parts, device, precision)
+        self.points = watchdog.loss or POINTS[not small(task)]
         self.moving: Mapping[str, Tensor] = {}
-        self.sound: dict[str, Tensor] = {}
+        self.sound: Point | None = None   # None: the start of the run
+        self.first: dict[str, Tensor] = {}
+
+    # -- on the way ------------------------------------------------------------------------------------------------
 
     def begin(self, moving: Mapping[str, Tensor]) -> None:
-        """A call starts with these tensors; the start is a good point."""
-        self.moving = moving
-        self._keep()
+        """Another model starts from the original with these tensors; the start is a sound point."""
+        self.sound, self.moving = None, moving
+        origin = named_tensors(self.task.original)
+        self.first = {name: value.detach().clone() for name, value in moving.items()
+                      if name not in origin or origin[name].shape != full(value).shape}
 
-    def due(self, step: int, total: int) -> bool:
-        return step % max(1, total // self.watchdog.checks) == 0 or step == total
+    def spacing(self, total: int, examples: int, alone: bool) -> int:
+        """Steps between two looks in a call of `total` steps over so many examples; alone: it draws no retained data."""
+        affordable = int(BUDGET * examples / LEAST)
+        looks = min(self.watchdog.checks, max(affordable, FEW if alone else 0))
+        return max(1, total // looks) if looks else total + 1
 
-    def fell(self, model: nn.Module) -> bool:
-        """Whether the score is below the floor or a weight is not finite; then the last good point is restored."""
-        self.now = self._score(model)
-        fell = self.now < self.floor or not all(bool(full(value).isfinite().all()) for value in self.moving.values())
-        if not fell:
-            self._keep()
-        else:
-            with torch.no_grad():
-                for name, value in self.sound.items():
-                    self.moving[name].copy_(value)
-        return fell
+    def look(self, model: nn.Module, moving: Mapping[str, Tensor], step: int) -> None:
+        """Keep this point when it is sound."""
+        found = self.gauge.compare(model, self.parts[0], min(LEAST, len(self.gauge.parts[self.parts[0]])))
+        if found.loss > self.floor or self._strange(model, LEAST // 4) is not None:
+            return
+        room = self.sound.tensors if self.sound else {}
+        if room.keys() != moving.keys():
+            room = {name: value.detach().clone() for name, value in moving.items()}
+        with torch.no_grad():
+            for name, value in moving.items():
+                room[name].copy_(value)
+        self.sound = Point(room, step)
+
+    def kept(self) -> dict[str, Tensor]:
+        """The last sound point for a checkpoint: `sound/name` -> whole tensor."""
+        return {f"sound/{name}": full(value) for name, value in self.sound.tensors.items()} if self.sound else {}
+
+    def put(self, tensors: Mapping[str, Tensor], step: int | None) -> None:
+        """The last sound point from a checkpoint. step: None where it is the start."""
+        device = self.gauge.device
+        self.sound = None if step is None else Point({name: value.to(device) for name, value in tensors.items()}, step)
+
+    @staticmethod
+    def finite(moving: Mapping[str, Tensor]) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(full(value).isfinite().all()) for value in moving.values() if value.is_floating_point())
+
+    # -- at the end ------------------------------------------------------------------------------------------------
+
+    def judge(self, model: nn.Module, step: int, broken: bool = False) -> Fall | None:
+        """None when the model is sound. Else why not; the model is then back at the last sound point.
+
+        broken  weights were not finite before, so the model is already put back
+        """
+        fall = Fall("weights", "finite", float("nan"), None, None, step) if broken or not self.finite(
+            named_tensors(model)) else self._fault(model, step)
+        if fall is None:
+            return None
+        point = self.sound
+        self.restore(model)
+        if point is not None and self._fault(model, point.step) is not None:   # sound by a small sample only
+            self.sound, point = None, None
+            self.restore(model)
+        return Fall(fall.part, fall.metric, fall.value, fall.original, fall.floor, step, 0 if point is None else point.step)
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the last sound point back: the start, where there is none or the model has become another."""
+        here, origin = named_tensors(model), named_tensors(self.task.original)
+        tensors = {} if self.sound is None else self.sound.tensors
+        if not self.moving.keys() <= here.keys():
+            self.sound, tensors = None, {}
+        with torch.no_grad():
+            for name, value in here.items():
+                kept = tensors.get(name, self.first.get(name, origin.get(name)))
+                if kept is not None and kept.shape == value.shape:
+                    kept = kept.to(value.device)
+                    value.copy_(kept if hasattr(kept, "placements") else laid_out(kept, value))
 
     @property
     def floor(self) -> float:
-        """Scores below this mean a ruined model. Of a negative score (a negated error), the allowed one is before/floor."""
-        if self.before > 0:
-            return self.watchdog.floor * self.before
-        return self.before / self.watchdog.floor if self.watchdog.floor else float("-inf")
+        """The largest loss that is sound, as a share."""
+        return self.points / 100
 
-    def message(self, step: int, lowered: float | None = None) -> str:
-        """What happened at a step; `lowered`: to which learning rate."""
-        what = f"stopped at step {step}" if lowered is None else f"learning rate lowered to {lowered:.3g} at step {step}"
-        then = "the last good point was kept" if lowered is None else "the call started again"
-        return (f"{what}: {self.task.score_name} on retained data was {self.now:.3f}, below {self.watchdog.floor:g} of the "
-                f"original's {self.before:.3f}, or weights were not finite; {then}")
+    def _fault(self, model: nn.Module, step: int) -> Fall | None:
+        for part in self.parts:
+            found: Found = self.gauge.settle(model, part, self.floor)
+            if found.over(self.floor):
+                return Fall("holdout" if part == "holdout" else "retain", self.task.score_name, found.now, found.before,
+                            found.before - self.floor, step)
+        strange = self._strange(model, LEAST)
+        return None if strange is None else Fall("forget", *strange, step)
 
-    def _keep(self) -> None:
-        self.sound = {name: value.detach().clone() for name, value in self.moving.items()}
+    def _strange(self, model: nn.Module, n: int) -> tuple[str, float, float | None, float | None] | None:
+        """What no model that never saw the forget set does there: (metric, value, the original's value, the limit)."""
+        if "forget" not in self.gauge.parts:
+            return None
+        n = min(n, len(self.gauge.parts["forget"]))   # enough: what is meant here is no matter of points
+        if "likelihood" in self.task.provides:
+            loss = self.gauge.mean_nll(model, "forget", n)
+            if not loss <= self.watchdog.forget_loss:
+                before = self.gauge.mean_nll(self.task.original, "forget", n)
+                return None if loss <= before else ("loss", loss, before, self.watchdog.forget_loss)
+        return self._outside(model, n)
 
-    def _score(self, model: nn.Module) -> float:
-        total, count = 0.0, 0
-        with evaluating(model):
-            for batch in drawn(self.task, self.split, 256, ("guard",), device=self.device):
-                score = self.task.observe(model, batch)["score"]
-                total, count = total + float(score.sum()), count + len(batch)
-        mean = total / count
-        return mean if mean == mean else float("-inf")
+    def _outside(self, model: nn.Module, n: int) -> tuple[str, float, float | None, float | None] | None:
+        y = self.gauge.parts["forget"].columns.get("y")
+        if y is None or not y.is_floating_point():
+            return None
+        targets = torch.cat([split.columns["y"].reshape(-1) for role, split in self.gauge.parts.items()]).double()
+        low, high = float(targets.min()), float(targets.max())
+        said = self.gauge.predictions(model, "forget", n)
+        far = float((said - (low + high) / 2).abs().max()) - (high - low) / 2
+        limit = self.watchdog.beyond * (high - low)
+        return None if far <= limit else ("distance of a prediction from the targets", far, None, limit)
+
+
+def judged_on(task: Task) -> dict[str, Split]:
+    """Unseen data where they are granted, and retained data; of unseen ones those of a class that stays."""
+    parts: dict[str, Split] = {}
+    if task.has("holdout"):
+        unseen = task.holdout
+        labels = unseen.columns.get("y")
+        if labels is not None and not labels.is_floating_point() and labels.dim() == 1 and task.has("retain"):
+            unseen = unseen.subset(torch.isin(labels, task.retain.columns["y"]).numpy(), "holdout")
+        if len(unseen):
+            parts["holdout"] = unseen
+    if task.has("retain"):
+        parts["retain"] = task.retain
+    return parts
+
+
+def shuffled(split: Split, most: int, rng: torch.Generator) -> Split:
+    """A random sample of at most `most` examples, in random order."""
+    return split.subset(np.asarray(torch.randperm(len(split), generator=rng)[:most]), "watchdog")
+
+
+def small(task: Task) -> bool:
+    """Whether less than 1 % of the training data are to be forgotten."""
+    if not (task.has("forget") and task.has("retain")):
+        return False
+    return len(task.forget) < SMALL * (len(task.forget) + len(task.retain))
 
 
 def usual(task: Task) -> Watchdog | None:
     """The watchdog of a run that names none: on where there are data to score on."""
     return Watchdog() if task.has("retain") or task.has("holdout") else None
+
+
+
+def in_words(fall: Fall) -> str:
+    """A fall as the note of a run."""
+    end = ("the original was returned, so nothing was forgotten" if fall.kept == 0 else
+           f"the model of step {fall.kept}, the last sound one, was returned")
+    if fall.part == "weights":
+        found = "weights became NaN or infinite"
+    elif fall.original is None or fall.part == "forget":
+        found = f"{fall.metric} on forgotten data was {fall.value:.3g}, beyond {fall.floor:.3g}"
+    else:
+        data = "unseen" if fall.part == "holdout" else "retained"
+        found = f"{fall.metric} on {data} data was {fall.value:.3f}, below {fall.floor:.3f} (the original: {fall.original:.3f})"
+    return (f"the watchdog ended the run: after step {fall.step}, {found}; {end}. Lower method.lr or method.epochs, or allow "
+            "more: watchdog.loss (points)")

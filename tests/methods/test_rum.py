@@ -179,8 +179,8 @@ def test_it_runs_under_the_usual_guard_whatever_the_parts_may_see() -> None:
 
 def test_what_a_part_takes_of_the_unseen_data_counts_for_the_whole() -> None:
     parts = {"low": "none", "mid": "none", "high": "quantile_matched", "score": "memorised"}
-    assert lethe.forget(classification(), "rum", progress=False, **parts).unseen_used
-    assert not lethe.forget(classification(), "rum", progress=False, **{**parts, "high": "finetune"}).unseen_used
+    assert lethe.forget(classification(), "rum", progress=False, watchdog=False, **parts).unseen_used
+    assert not lethe.forget(classification(), "rum", progress=False, watchdog=False, **{**parts, "high": "finetune"}).unseen_used
 
 
 def test_every_part_by_its_own_method_by_hand() -> None:

@@ -43,7 +43,7 @@ def forget(task: Task, kind: str, case: str, folder: Path | None, share: float =
     }[case]
     accumulate = 2 if case in ("modified", "coupled") else 1
     settings = Settings(distribution=kind, checkpoint_seconds=0, accumulate=accumulate)
-    loop = Loop(task, settings, modifiers, None if case == "lora" else Watchdog(floor=0.1, examples=32), folder)
+    loop = Loop(task, settings, modifiers, None if case == "lora" else Watchdog(loss=90, examples=32), folder)
     model = loop.start()
     terms = {
         "retain": Term(task.retain, contrast, coupled=True) if case == "coupled" else Term(task.retain, task.nll),

@@ -44,7 +44,7 @@ def dropping() -> Task:
 def run(task: Task, folder: Path | None, pause: float = 0.0, every: float = 0.0) -> Outcome:
     """Like SCRUB: turns of ascent and descent, each a call; one optimiser has momentum, the other two moments."""
     loop = Loop(task, Settings(seed=3, checkpoint_seconds=every), Modifiers(average={"name": "ema", "decay": 0.8}),
-                Watchdog(floor=0.05), folder)
+                Watchdog(loss=95), folder)
     model = loop.start()
     said = loop.reference("logits", task.outputs, task.forget)
 

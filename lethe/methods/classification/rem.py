@@ -145,8 +145,9 @@ def run(cfg: REM, task: ClassificationTask, loop: Loop) -> Outcome:
         return npo_loss(-task.nll(m, batch), known(batch), cfg.beta)
 
     for _ in range(cfg.erase_epochs):
-        loop.minimise(model, {"forget": Term(task.forget, removed)}, lr=cfg.erase_lr, epochs=1, batch_size=cfg.batch_size,
-                      optimiser=cfg.optimiser, clip=cfg.clip)
+        with loop.damage():   # the second phase repairs it
+            loop.minimise(model, {"forget": Term(task.forget, removed)}, lr=cfg.erase_lr, epochs=1, batch_size=cfg.batch_size,
+                          optimiser=cfg.optimiser, clip=cfg.clip)
         left = accuracy(task, loop, model)
         if left <= cfg.gamma:
             break

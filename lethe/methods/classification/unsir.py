@@ -86,6 +86,7 @@ def run(cfg: UNSIR, task: ClassificationTask, loop: Loop) -> Outcome:
                           weight_decay=cfg.weight_decay, clip=cfg.clip)
 
     retain = Term(task.retain, task.nll)
-    minimise(model, {"noise": Term(noise, task.nll), "retain": retain}, cfg.impair_lr, cfg.impair_epochs)
+    with loop.damage():   # the repair follows
+        minimise(model, {"noise": Term(noise, task.nll), "retain": retain}, cfg.impair_lr, cfg.impair_epochs)
     minimise(model, {"retain": retain}, cfg.repair_lr, cfg.repair_epochs)
     return loop.finish(model)

@@ -38,7 +38,7 @@ class NegMerge:
     scale: NonNegative | None = None   # λ; null: searched on R                              [paper: searched]
     largest: Positive = 64.0           # λ_max of the search                                 [ours: fitted models need it]
     halvings: Natural = 10             # λ tried below λ_max                                 [ours]
-    keep: Fraction = 0.95              # least share of the original's score on R            [task arithmetic: 0.95]
+    keep: Fraction = 0.97              # least share of the original's score on R  [ours: the watchdog's; task arithmetic 0.95]
     batch_size: Count = 64             # examples per step                                   [ours]
 
 
@@ -83,8 +83,9 @@ def run(cfg: NegMerge, task: Task, loop: Loop) -> Outcome:
     for rate in cfg.rates:
         model = loop.start()
         start = {name: p.detach().clone() for name, p in loop.selected(model).items()}
-        loop.minimise(model, {"forget": Term(task.forget, task.nll)}, lr=rate, epochs=cfg.epochs, batch_size=cfg.batch_size,
-                      optimiser="sgd")
+        with loop.damage():   # a direction, not a result
+            loop.minimise(model, {"forget": Term(task.forget, task.nll)}, lr=rate, epochs=cfg.epochs,
+                          batch_size=cfg.batch_size, optimiser="sgd")
         vectors.append({name: p.detach() - start[name] for name, p in loop.selected(model).items()})
     merged = {name: consensus([vector[name] for vector in vectors]) for name in start}
     model = loop.start()

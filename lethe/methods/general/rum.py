@@ -169,7 +169,7 @@ def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
     modifiers = settled(task, loop)
     parts = parted(scored(cfg, task, loop), cfg.share_low, cfg.share_high)
     splits = [task.forget.subset(part.numpy(), "forget") for part in parts]
-    model = copied(task.original, trainable=False)
+    model, fall = copied(task.original, trainable=False), None
     for i, (name, (record, options)) in enumerate(wanted.items()):
         if record is None or not len(splits[i]):
             continue
@@ -182,7 +182,10 @@ def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
         if made.kind != "weights":
             raise RequestError(f"{record.name} returns a model of kind {made.kind!r}, from which the next part cannot start. "
                                "Name a method that changes weights.")
+        fall = made.fall or fall
         loop.notes += [f"{name} ({record.name}, {len(splits[i])} examples): {note}" for note in made.notes]
         charge(loop, own)
         model = made.model
-    return loop.finish(model)
+    outcome = loop.finish(model)
+    outcome.fall = outcome.fall or fall
+    return outcome

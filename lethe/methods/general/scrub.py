@@ -23,6 +23,7 @@ Deviations: each pass starts with fresh optimiser state (no ascent momentum runs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from torch import Tensor, nn
@@ -112,8 +113,9 @@ def run(cfg: SCRUB, task: Task, loop: Loop) -> Outcome:
         for name, split, loss, size in (("forget", task.forget, disobey, cfg.forget_batch_size),
                                         ("retain", task.retain, obey, cfg.batch_size)):
             if name == "retain" or epoch < cfg.ascent_epochs:
-                loop.minimise(model, {name: Term(split, loss)}, lr=cfg.lr, epochs=1, batch_size=size, optimiser=cfg.optimiser,
-                              weight_decay=cfg.weight_decay, clip=cfg.clip)
+                with loop.damage() if name == "forget" else nullcontext():   # a pass over R follows every ascent
+                    loop.minimise(model, {name: Term(split, loss)}, lr=cfg.lr, epochs=1, batch_size=size,
+                                  optimiser=cfg.optimiser, weight_decay=cfg.weight_decay, clip=cfg.clip)
         if holdout is not None:
             kept = {key: value.cpu().clone() for key, value in loop.tensors(model).items()}
             points.append((loop.mean_nll(model, task.forget, "rewind", task.forget.name), kept))

@@ -54,8 +54,9 @@ def run(cfg: StochasticTeacher, task: Task, loop: Loop) -> Outcome:
     def erase(m: nn.Module, batch: Batch) -> Tensor:
         return task.divergence(taught(batch), task.outputs(m, batch), batch, cfg.temperature)
 
-    loop.minimise(model, {"forget": Term(task.forget, erase)}, lr=cfg.erase_lr, epochs=cfg.erase_epochs,
-                  batch_size=cfg.erase_batch_size, optimiser=cfg.optimiser, weight_decay=cfg.weight_decay)
+    with loop.damage():   # the second pass repairs it
+        loop.minimise(model, {"forget": Term(task.forget, erase)}, lr=cfg.erase_lr, epochs=cfg.erase_epochs,
+                      batch_size=cfg.erase_batch_size, optimiser=cfg.optimiser, weight_decay=cfg.weight_decay)
     loop.minimise(model, {"retain": Term(task.retain, task.nll)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
                   optimiser=cfg.optimiser, weight_decay=cfg.weight_decay)
     return loop.finish(model)

@@ -213,7 +213,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     trials = [Trial(0, 0, "nothing", {}, *score(task.original))]
     winner, model_of = trials[0], task.copy_of_original().eval()
     kind: Kind = "weights"
-    notes, export = [], None
+    notes, export, fall = [], None, None
 
     def best(name: str) -> float:
         return min((t.distance for t in trials if t.method == name), default=math.inf)
@@ -234,9 +234,12 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
         trials.append(trial)
         if outcome and (trial.distance, trial.seconds) < (winner.distance, winner.seconds if winner.number else math.inf):
             winner, model_of, notes, kind, export = trial, outcome.answering, outcome.notes, outcome.kind, outcome.export
+            fall = outcome.fall
     if len(names) < len(known):
         notes = [f"{len(names)} of {len(known)} methods were tried; more trials try more of them", *notes]
-    return _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, task)
+    made = _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, task)
+    made.fall = fall
+    return made
 
 
 def _outcome(cfg: Auto, loop: Loop, trials: list[Trial], winner: Trial, model: nn.Module, kind: Kind, export: Any,

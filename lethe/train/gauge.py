@@ -1,0 +1,102 @@
+"""Gauge: how many points of its score a model lost against the original, on a sample that is no larger than it must be.
+
+Scores of all families lie between 0 and 1; a point is a hundredth. The differences are paired by example:
+
+    loss = mean(before_i − now_i),    error = √(Σ (before_i − now_i − loss)² + m²) / n
+
+m is the largest difference seen (1 where all are 0), so that a small sample without any difference is not taken for certainty.
+A sample is doubled until the floor lies two errors away, or there are no more examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.modules import evaluating
+from lethe.core.passes import drawn
+from lethe.core.split import Split
+from lethe.core.task import Task
+
+LEAST = 128   # examples of the first sample      [ours: one differing example of them is less than a point]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One comparison with the original. loss, error: shares, not points; n: examples compared."""
+
+    part: str
+    before: float
+    now: float
+    loss: float
+    error: float
+    n: int
+
+    def over(self, floor: float) -> bool:
+        """Whether more than `floor` was lost, beyond the error of the sample."""
+        return not self.loss - self.error <= floor   # NaN is over
+
+
+class Gauge:
+    """The original's scores on samples of parts of the data, as far as they were asked for."""
+
+    def __init__(self, task: Task, parts: Mapping[str, Split], device: str,
+                 precision: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        """parts: shuffled samples, by name. precision: of forward passes, as the run has it."""
+        self.task, self.parts, self.device, self.precision = task, parts, device, precision
+        self.before = {name: torch.empty(0, dtype=torch.float64) for name in parts}
+
+    def compare(self, model: nn.Module, part: str, n: int) -> Found:
+        """The first n examples of a part."""
+        return self._found(part, self._known(part, n), self._scores(model, part, 0, n))
+
+    def settle(self, model: nn.Module, part: str, floor: float) -> Found:
+        """As many examples as tell whether more than `floor` was lost."""
+        whole, n, now = len(self.parts[part]), 0, torch.empty(0, dtype=torch.float64)
+        while True:
+            more = min(whole, 2 * n or LEAST)
+            now = torch.cat([now, self._scores(model, part, n, more)])
+            n = more
+            found = self._found(part, self._known(part, n), now)
+            if n == whole or abs(found.loss - floor) >= 2 * found.error:
+                return found
+
+    def mean_nll(self, model: nn.Module, part: str, n: int) -> float:
+        """Mean training loss on the first n examples of a part."""
+        return float(self._observed(model, part, 0, n, "nll").mean())
+
+    def predictions(self, model: nn.Module, part: str, n: int) -> Tensor:
+        """The numbers that a regression predicts for the first n examples of a part.  -> [n, h]"""
+        return self._observed(model, part, 0, n, "prediction")
+
+    def _known(self, part: str, n: int) -> Tensor:
+        have = self.before[part]
+        if len(have) < n:
+            more = self._scores(self.task.original.to(self.device), part, len(have), n)
+            self.before[part] = have = torch.cat([have, more])
+        return have[:n]
+
+    def _scores(self, model: nn.Module, part: str, start: int, stop: int) -> Tensor:
+        return self._observed(model, part, start, stop, "score")
+
+    def _observed(self, model: nn.Module, part: str, start: int, stop: int, key: str) -> Tensor:
+        """What `observe` says of examples start to stop, in blocks whose bounds and draws do not depend on how many are asked."""
+        found = []
+        with evaluating(model), self.precision():
+            for begin in range(start, stop, LEAST):
+                block = self.parts[part].subset(range(begin, min(begin + LEAST, stop)), "watchdog")
+                for batch in drawn(self.task, block, LEAST, ("guard", begin), device=self.device):
+                    values = self.task.observe(model, batch)[key].detach().double().cpu()
+                    found.append(values[torch.argsort(batch.index.cpu())])
+        return torch.cat(found)
+
+    def _found(self, part: str, before: Tensor, now: Tensor) -> Found:
+        difference = before - now
+        n, loss = len(difference), float(difference.mean())
+        largest = float(difference.abs().max()) or 1.0
+        error = (float((difference - loss).square().sum()) + largest**2) ** 0.5 / n
+        return Found(part, float(before.mean()), float(now.mean()), loss, error, n)

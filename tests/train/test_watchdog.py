@@ -1,0 +1,207 @@
+"""The watchdog: what it returns, what it leaves alone, and what it costs; through the public call, as users run it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import lethe
+from lethe.core import catalogue
+from lethe.core.modules import copied, state_fingerprint
+from lethe.core.outcome import Outcome
+from lethe.core.split import Split
+from lethe.core.task import Task
+from lethe.errors import LetheError, NeedsUnmet
+from lethe.models.classification.task import Classification
+from lethe.models.regression.task import Regression
+from lethe.train.apply import apply, fitting, same_weights
+from lethe.train.gauge import LEAST, Gauge
+from lethe.train.loop import Loop, Modifiers, Settings, Term
+from lethe.train.watchdog import Watch, Watchdog, small, usual
+
+
+class Linear(nn.Module):
+    """Two blobs told apart by one weight each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x)
+
+
+@cache
+def blobs(n: int = 600, forget: int = 60, holdout: int = 400) -> Task:
+    """A linear model that is right everywhere."""
+    y = torch.arange(n + holdout) % 2
+    x = torch.nn.functional.one_hot(y, 2).float() * 2 - 1
+    x += 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    model = Linear()
+    with torch.no_grad():
+        model.fc.weight.copy_(torch.eye(2))
+    cut = {"forget": slice(0, forget), "retain": slice(forget, n), "holdout": slice(n, None)}
+    return Classification(model, {name: Split({"x": x[s], "y": y[s]}, name) for name, s in cut.items()})
+
+
+def ascend(loop: Loop, lr: float, steps: int = 20, damage: bool = False) -> Outcome:
+    """Ascent on the forget set: the labels of everything are turned round after some steps."""
+    model = loop.start()
+    term = Term(blobs().forget, lambda m, b: -blobs().nll(m, b))
+    if damage:
+        with loop.damage():
+            loop.minimise(model, {"up": term}, lr=lr, steps=steps, optimiser="sgd", momentum=0.0, batch_size=60)
+    else:
+        loop.minimise(model, {"up": term}, lr=lr, steps=steps, optimiser="sgd", momentum=0.0, batch_size=60)
+    return loop.finish(model)
+
+
+def test_it_returns_the_last_sound_point_and_says_so() -> None:
+    out = ascend(Loop(blobs(), watchdog=Watchdog()), 0.3)
+    assert out.fall and 0 < out.fall.kept < out.fall.step == 20
+    assert (out.fall.part, out.fall.metric) == ("holdout", "accuracy") and out.fall.original == 1.0
+    assert f"the model of step {out.fall.kept}, the last sound one, was returned" in out.notes[-1]
+    found = Watch(Watchdog(), blobs(), "cpu", 0).gauge.settle(out.model, "retain", 0.03)
+    assert found.loss <= 0.03, found
+    direct = ascend(Loop(blobs()), 0.3, out.fall.kept)
+    assert state_fingerprint(direct.model) == state_fingerprint(out.model), "a look must change nothing"
+
+
+def test_more_may_be_lost_when_more_is_allowed_and_fewer_looks_find_fewer_points() -> None:
+    assert ascend(Loop(blobs(), watchdog=Watchdog(loss=100)), 0.3).fall is None
+    kept = [ascend(Loop(blobs(), watchdog=Watchdog(checks=checks)), 0.3).fall for checks in (10, 1)]
+    assert kept[0] and kept[1] and kept[0].kept > kept[1].kept == 0
+
+
+@pytest.mark.parametrize("average", ["last", "ema", "swa"])
+def test_a_run_that_was_never_sound_returns_the_original_and_nothing_changed(average: str) -> None:
+    out = ascend(Loop(blobs(), watchdog=Watchdog(), modifiers=Modifiers(average=average)), 100.0)
+    assert out.fall and out.fall.kept == 0 and state_fingerprint(out.model) == state_fingerprint(blobs().original)
+
+
+def test_no_point_of_a_damaging_phase_is_sound_and_what_is_repaired_is_left_alone() -> None:
+    out = ascend(Loop(blobs(), watchdog=Watchdog()), 0.3, damage=True)
+    assert out.fall and out.fall.kept == 0
+    loop = Loop(blobs(), watchdog=Watchdog())
+    model = loop.start()
+    repaired = copied(model, trainable=False)
+    loop.assign(model, {"fc.weight": -torch.eye(2)})      # trial edits: not looked at
+    loop.assign(model, {"fc.weight": 2 * torch.eye(2)})
+    out = loop.finish(model)
+    assert out.fall is None and state_fingerprint(out.model) != state_fingerprint(repaired)
+
+
+def test_weights_that_break_end_the_run_and_what_follows_is_left_out() -> None:
+    loop = Loop(blobs(), watchdog=Watchdog(tries=0))
+    model = loop.start()
+    for _ in range(2):
+        loop.minimise(model, {"nan": Term(blobs().retain, lambda m, b: blobs().nll(m, b) * float("nan"))}, lr=0.1, steps=4)
+    out = loop.finish(model)
+    assert out.fall and out.fall.part == "weights" and loop.cost.steps == 1
+    assert state_fingerprint(out.model) == state_fingerprint(blobs().original)
+
+
+def test_a_forget_loss_that_explodes_is_no_forgetting() -> None:
+    """The model is right on retained data and infinitely sure of the wrong label of what is forgotten."""
+    y = torch.zeros(300, dtype=torch.long)
+    x = torch.ones(300, 2)
+    x[:, 1] = 0
+    away = torch.tensor([[0.0, 1.0]]).repeat(40, 1)
+    model = Linear()
+    with torch.no_grad():
+        model.fc.weight.copy_(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    task = Classification(model, {"forget": Split({"x": away, "y": y[:40]}, "forget"),
+                                  "retain": Split({"x": x, "y": y}, "retain")})
+    for limit, fell in ((50.0, True), (2000.0, False)):
+        loop = Loop(task, watchdog=Watchdog(forget_loss=limit))
+        m = loop.start()
+        loop.assign(m, {"fc.weight": torch.tensor([[1.0, -500.0], [0.0, 500.0]])})
+        out = loop.finish(m)
+        assert (out.fall is not None) == fell
+        assert not fell or (out.fall and (out.fall.part, out.fall.metric) == ("forget", "loss") and out.fall.value == 1000.0)
+
+
+def test_predictions_far_outside_the_targets_are_no_forgetting() -> None:
+    x = torch.linspace(-1, 1, 300).unsqueeze(1)
+    x = torch.cat([x, torch.zeros(300, 1)], 1)
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 1.0]]))
+    gone = torch.tensor([[0.0, 0.5]]).repeat(20, 1)
+    task = Regression(model, {"forget": Split({"x": gone, "y": torch.full((20,), 0.5)}, "forget"),
+                              "retain": Split({"x": x, "y": x[:, 0].clone()}, "retain")})
+    for beyond, fell in ((1.0, True), (100.0, False)):
+        loop = Loop(task, watchdog=Watchdog(beyond=beyond))
+        m = loop.start()
+        loop.assign(m, {"weight": torch.tensor([[1.0, 20.0]])})
+        assert (loop.finish(m).fall is not None) == fell
+
+
+def test_the_floor_is_one_point_for_a_few_records_and_three_for_more() -> None:
+    assert not small(blobs()) and small(blobs(600, 5))
+    assert [Watch(Watchdog(), task, "cpu", 0).points for task in (blobs(), blobs(600, 5))] == [3.0, 1.0]
+    assert Watch(Watchdog(loss=7), blobs(), "cpu", 0).points == 7.0
+
+
+def test_unseen_data_are_looked_at_where_they_are_and_only_of_classes_that_stay() -> None:
+    whole = tiny.classification()
+    gone = int(whole.forget.columns["y"][0])
+    splits = {name: split.subset((split.columns["y"] != gone).numpy() if name == "retain" else np.arange(len(split)), name)
+              for name, split in whole.splits.items()}
+    task = Classification(whole.copy_of_original(), splits)
+    parts = Watch(Watchdog(), task, "cpu", 0).gauge.parts
+    assert gone not in parts["holdout"].columns["y"].tolist() and len(parts["holdout"]) > 0
+    lonely = Classification(whole.copy_of_original(), {"forget": whole.forget})
+    assert usual(lonely) is None
+    with pytest.raises(NeedsUnmet, match="watchdog"):
+        Loop(lonely, watchdog=Watchdog()).start()
+
+
+def test_the_sample_grows_until_the_answer_is_clear_and_error_is_allowed_for() -> None:
+    task = blobs(3000, 30)
+    gauge = Gauge(task, {"retain": task.retain}, "cpu")
+    ruined = copied(task.original, trainable=False)
+    with torch.no_grad():
+        ruined.fc.weight.mul_(-1)
+    assert gauge.settle(ruined, "retain", 0.03).n == LEAST and gauge.settle(ruined, "retain", 0.03).over(0.03)
+    same = gauge.settle(task.original, "retain", 0.01)
+    assert (same.loss, same.n, same.error) == (0.0, 256, 1 / 256), "a hundred examples cannot tell 0 from one point"
+    assert len(gauge.before["retain"]) == 256
+    assert Watch(Watchdog(examples=50), task, "cpu", 0).gauge.settle(ruined, "retain", 0.03).n == 50
+
+
+def test_looks_cost_a_twentieth_of_the_training_and_a_call_on_forgotten_data_alone_gets_some() -> None:
+    watch = Watch(Watchdog(), blobs(), "cpu", 0)
+    assert watch.spacing(100, 800, alone=False) == 101, "800 examples pay for no look of 128 at a third of a step each"
+    assert watch.spacing(100, 8000, alone=False) == 100 // 9
+    assert watch.spacing(100, 80, alone=True) == 25 and watch.spacing(100, 10**9, alone=True) == 10
+
+
+def watched(name: str, watchdog: bool | None, task: Task) -> Outcome | str:
+    record = catalogue.load("methods", name)
+    try:
+        return apply(task, record, record.config(), Settings(), watchdog=watchdog)
+    except LetheError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in fitting(tiny.classification()) if name != "auto"])
+def test_the_watchdog_leaves_a_method_the_method_or_says_what_was_not_done(name: str) -> None:
+    on, off = (watched(name, watchdog, tiny.classification()) for watchdog in (None, False))
+    if isinstance(on, str) or isinstance(off, str):
+        assert on == off
+        return
+    same = same_weights(on.model, off.model)
+    assert same != bool(on.fall)
+    assert on.fall is None or any("the watchdog ended the run" in note for note in on.notes)
+
+
+def test_nothing_changed_is_said_and_proves_nothing() -> None:
+    out = lethe.forget(tiny.classification(), "ssd", alpha=1e9, progress=False)
+    assert out.unchanged and "nothing changed" in out.notes[-1]
+    assert not lethe.forget(tiny.classification(), "finetune", progress=False, watchdog=False).unchanged
