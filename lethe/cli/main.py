@@ -3,7 +3,7 @@
     0 done · 2 the request, data or model cannot be used (no run was started) ·
     3 done, but a method failed or a certificate does not hold ·
     1 a defect: of Lethe (traceback), or of a method or an audit (the others are done; traceback in the run's failures/) ·
-    130 interrupted (repeat the command to continue)
+    130 interrupted; 143 by SIGTERM, 129 by SIGHUP (repeat the command to continue)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from lethe.cli import describe, records, work
 from lethe.core import trust
 from lethe.core.extras import own_version
 from lethe.errors import LetheError
+from lethe.train.stop import ENDINGS, received
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Removes data, classes, entities and concepts from trained models, and measures how well they are gone.")
@@ -54,8 +56,14 @@ for one in (work.run, work.compare, work.audit, records.report, describe.methods
 
 
 def main() -> None:
-    """Entry point: errors on purpose become one line and exit status 2; SIGTERM ends as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Entry point: errors on purpose become one line and exit status 2; SIGTERM and SIGHUP end as Ctrl-C does."""
+    def ended(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in ENDINGS:
+        if signal.getsignal(number) != signal.SIG_IGN:   # nohup has it ignored
+            signal.signal(number, ended)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):   # UTF-8 whatever the locale; what no encoding holds is escaped
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -69,7 +77,8 @@ def main() -> None:
     except LetheError as error:
         _die(f"{type(error).__name__}: {error}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _die("Interrupted; nothing is lost. Repeat the same command to continue from the last checkpoint.", 130)
+        _die("Interrupted; nothing is lost. Repeat the same command to continue from the last checkpoint.",
+             128 + (received[0] if received else signal.SIGINT))
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except BrokenPipeError:

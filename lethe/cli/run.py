@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def after(report: Report, request: Request, path: Path, verb: str, export: bool) -> str:
     """The table, where everything was written, and what to do next."""
-    place = Path(request.output) / request.hash
+    place = Path(request.output) / report.results.id
     page = f"\nPage:    {place / 'report.html'}" if (place / "report.html").exists() else ""
     lines = [f"{report.table()}\n{page}", f"Numbers: {place / 'results.json'}"]
     if export:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
 from lethe.core.trust import in_force, pickle_allowed
-from lethe.errors import DiskFull, OutputExists, PickleRefused
+from lethe.errors import DiskFull, OutputExists, PickleRefused, StorageError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+REFUSED = {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+DAY = 24 * 3600.0
 
 
 def stems(file: str | Path, *others: str) -> tuple[str, ...]:
@@ -26,15 +35,57 @@ def stems(file: str | Path, *others: str) -> tuple[str, ...]:
 
 @contextmanager
 def space(path: Path) -> Iterator[None]:
-    """Turn 'no space left' into DiskFull with a remedy."""
+    """Turn what a file system refuses into DiskFull (no space left) or StorageError, with a remedy."""
     try:
         yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error):   # safetensors reports I/O errors as its own exception type
+    except Exception as error:   # safetensors reports I/O errors as its own exception type
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number in FULL or "No space left" in str(error):
             raise DiskFull(f"no space left while writing {path}; the previous file is unchanged, and nothing "
                            "partial was left. Free some space and repeat the command: it resumes.") from error
+        if number in REFUSED and not isinstance(error, StorageError):
+            raise StorageError(f"{path} cannot be written ({os.strerror(number or 0)}); the previous file is unchanged, and "
+                               "nothing partial was left. Check the folder, its permissions and limits, and repeat the "
+                               "command: it resumes.") from error
         raise
+
+
+def temporary(path: Path) -> Path:
+    """A path beside `path` for what is not whole yet. Its name says which process of which machine writes it."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def sweep(folder: Path, everything: bool = False) -> list[Path]:
+    """Remove what processes that died have left half written in `folder` (with `everything`, also below it); what was removed.
+
+    Of other machines nothing is known: theirs goes after a day.
+    """
+    if not folder.is_dir():
+        return []
+    swept = []
+    for path in sorted(folder.rglob(".*.tmp") if everything else folder.glob(".*.tmp")):
+        writer = re.search(r"\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}\.tmp$", path.name)
+        here = writer is not None and writer[1] == _machine()
+        if not (not alive(int(writer[2])) if writer is not None and here else _age(path) > DAY):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        swept.append(path)
+    return swept
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:   # it is somebody else's
+        return True
+    return True
 
 
 @contextmanager
@@ -43,19 +94,19 @@ def atomic(path: Path, private: bool = False) -> Iterator[Path]:
 
     private  only the user may read it, from its first byte on
     """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    beside = temporary(path)
     try:
         with space(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             if private:
                 os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             yield beside
-            with open(beside, "rb") as handle:
-                os.fsync(handle.fileno())
+            sync(beside)
             os.replace(beside, path)
-            sync_folder(path.parent)
+            sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -64,19 +115,56 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise OutputExists(f"{path} exists; it is never overwritten, so nothing was written. Choose another folder or "
                            "move this one away.")
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    beside = temporary(path)
     try:
         with space(path):
-            beside.mkdir(parents=True)
+            make_folder(beside)
             yield beside
-            for file in beside.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb") as handle:
-                        os.fsync(handle.fileno())
+            for inside in beside.rglob("*"):
+                sync(inside)
+            sync(beside)
             os.rename(beside, path)
-            sync_folder(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, to last."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        sync(one.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within one folder, to last."""
+    with space(target):
+        os.rename(source, target)
+        sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@once
+def _machine() -> str:
+    """Six digits that stand for this machine."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was written; 0 when it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def refuse_pickle(path: Path, instead: str, allowed: bool, permit: str = "set allow_pickle: true") -> None:
@@ -118,10 +206,3 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 def _tame(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and len(cell) > 1 and cell[0] in "=+-@\t\r" else cell
 
-
-def sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -72,21 +72,24 @@ class Ledger:
             "config": to_json(discreet(config or {})),
         })
 
-    def record(self, results: Results, folder: str | Path | None = None) -> int:
-        """Note a finished run: conclusions, evidence, costs, SHA-256 of every file in `folder`. Its entry number."""
+    def record(self, results: Results, folder: str | Path | None = None, files: Path | None = None) -> int:
+        """Note a finished run: conclusions, evidence, costs, SHA-256 of every file in `folder`. Its entry number.
+
+        files  where the files of `folder` still are, if not there
+        """
         words = secrets(results.config)
         rows = [(case, row) for case in results.scenarios for row in case.subjects]
         entry = {
             "id": results.id, "status": "finished", "title": without(results.title, words),
             "command": without(results.command, words), "seconds": results.seconds,
-            "folder": None if folder is None else str(folder), "config": to_json(discreet(results.config)),
+            "folder": None if folder is None else self._named(Path(folder)), "config": to_json(discreet(results.config)),
             "versions": to_json(results.versions), "scenarios": to_json([case_row(case, words) for case in results.scenarios]),
             "results": to_json(discreet_results(results, words)),
         }
         return self._append(entry, {
             "subjects": [subject_row(case, row, words) for case, row in rows],
             "evidence": [evidence_row(case, row, item) for case, row in rows for item in row.evidence],
-            "artefacts": [] if folder is None else digests(Path(folder)),
+            "artefacts": [] if folder is None else digests(files or Path(folder)),
         })
 
     def record_failure(self, run: str, config: Mapping[str, Any] | None, command: str, error: str,
@@ -102,7 +105,7 @@ class Ledger:
         """Note that a certificate was issued: the SHA-256 of `certificate.json`, what it is about, its files' digests."""
         folder = Path(folder)
         return self._append({"id": f"certificate-{certificate[:16]}", "status": "certified", "title": "Certificate issued",
-                             "folder": str(folder), "config": to_json({**config, "certificate": certificate})},
+                             "folder": self._named(folder), "config": to_json({**config, "certificate": certificate})},
                             {"artefacts": digests(folder)})
 
     def history(self, run: str) -> list[Row]:
@@ -174,12 +177,59 @@ class Ledger:
         return None
 
     def changed_artefacts(self, run: str | int) -> list[str]:
-        """Files of a run that are missing or differ from what was recorded."""
-        entry = self.run(run)
+        """Files that are missing or differ from what was recorded: of an entry, or of a run's newest entry that has files."""
+        entry = self.run(run if isinstance(run, int) else self._with_files(run))
         if not entry["artefacts"]:
             return []
         present = {row["path"]: row["sha256"] for row in digests(Path(entry["folder"]))}
         return [row["path"] for row in entry["artefacts"] if present.get(row["path"]) != row["sha256"]]
+
+    def covers(self, run: str, folder: Path) -> bool:
+        """Whether the newest finished entry of a run has the digest of every file in `folder`, and of no other."""
+        entry = self._newest(run)
+        return entry is not None and {row["path"]: row["sha256"] for row in self.run(entry)["artefacts"]} == {
+            row["path"]: row["sha256"] for row in digests(folder)}
+
+    def changed(self) -> dict[int, list[str]]:
+        """Every entry whose files are missing or changed, and those files. A run that was repeated has the files of its newest
+        finished entry; a failed or killed repetition changes none."""
+        table = self.store.tables.tables["runs"]
+        query = sa.select(sa.func.max(table.c.entry)).where(table.c.folder.is_not(None)).group_by(table.c.id)
+        with self.store.reading() as connection:
+            entries = sorted(connection.execute(query).scalars())
+        found = {entry: self.changed_artefacts(entry) for entry in entries}
+        return {entry: paths for entry, paths in found.items() if paths}
+
+    def _newest(self, run: str) -> int | None:
+        """The newest finished entry of a run."""
+        table = self.store.tables.tables["runs"]
+        query = sa.select(sa.func.max(table.c.entry)).where(table.c.id == run, table.c.status == "finished")
+        with self.store.reading() as connection:
+            entry = connection.execute(query).scalar()
+        return None if entry is None else int(entry)
+
+    def _with_files(self, run: str) -> str | int:
+        """The newest entry of a run that has files; the run itself where none has."""
+        table = self.store.tables.tables["runs"]
+        query = sa.select(sa.func.max(table.c.entry)).where(table.c.id == run, table.c.folder.is_not(None))
+        with self.store.reading() as connection:
+            entry = connection.execute(query).scalar()
+        return run if entry is None else int(entry)
+
+    def _named(self, folder: Path) -> str:
+        """A folder as an entry names it: relative to the ledger where it lies beside or below it, else whole."""
+        home = self.store.folder
+        inside = home is not None and folder.resolve().is_relative_to(home)
+        return folder.resolve().relative_to(home).as_posix() if inside and home is not None else str(folder.resolve())
+
+    def _opened(self, row: Row) -> Row:
+        """An entry whose JSON columns are data again, with its folder as it stands here."""
+        entry = opened(row)
+        home = self.store.folder
+        if entry.get("folder") is not None and home is not None:
+            named = Path(entry["folder"])
+            entry["folder"] = str(next((place for place in (home / named, home / named.name) if place.exists()), home / named))
+        return entry
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -211,7 +261,7 @@ class Ledger:
             inside = [runs.c[key].icontains(text, autoescape=True) for key in FOUND_BY_TEXT]
             query = query.where(sa.or_(sa.exists().where(failures.c.entry == runs.c.entry, in_failures), *inside))
         with self.store.reading() as connection:
-            found = [opened(dict(row)) for row in connection.execute(query).mappings()]
+            found = [self._opened(dict(row)) for row in connection.execute(query).mappings()]
             methods = self._children(connection, "subjects", found)
             errors = self._children(connection, "failures", found)
         for entry in found:
@@ -234,7 +284,7 @@ class Ledger:
             several = len({row["id"] for row in rows})
             if several > 1:
                 raise OutOfRange(f"{run!r} is the beginning of {several} runs, so none was chosen. Write more of it.")
-            entry = opened(dict(rows[0]))
+            entry = self._opened(dict(rows[0]))
             for name in ("subjects", "artefacts", "failures"):
                 entry[name] = [opened(row) for row in self._children(connection, name, [entry])[entry["entry"]]]
         return entry

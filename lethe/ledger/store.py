@@ -30,6 +30,7 @@ class Store:
         text = str(path_or_url)
         self.sqlite = "://" not in text
         self.where = text if self.sqlite else text.rsplit("@", 1)[-1]   # without user and password
+        self.folder = Path(text).resolve().parent if self.sqlite else None   # to which entries name their folders
         if self.sqlite:
             with space(Path(text)):
                 Path(text).parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ class Store:
 def _prepare(connection: Any, record: Any) -> None:
     connection.isolation_level = None   # sqlite3 must not begin transactions by itself: _begin does
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
 
 

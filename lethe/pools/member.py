@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lethe.core import training
 from lethe.core.config import digest
 from lethe.core.events import Listener, Said, Units, silent
+from lethe.core.identity import NUMBERS, code_of
 from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.core.seeds import derive
 from lethe.core.split import Split
@@ -28,8 +29,6 @@ from lethe.errors import CheckpointCorrupted
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.loop import Loop, Settings
 from lethe.train.stop import Stop
-
-NUMBERS = 1   # version of the trained numbers: raised when the same recipe and seed would give another model
 
 Kept = tuple[dict[str, Tensor], dict[str, Any]]   # the tensors of a trained member, and facts about it
 
@@ -48,11 +47,7 @@ class Member:
 
     def kept(self, folder: Path) -> Kept | None:
         """The trained member from the cache; None when it is missing or damaged."""
-        file = self.file(folder)
-        try:
-            return load_tensors(file) if file.exists() else None
-        except CheckpointCorrupted:
-            return None
+        return sound(self.file(folder))
 
 
 @dataclass(frozen=True)
@@ -84,6 +79,14 @@ class Work:
         return [replace(self, members=tuple(self.members[i::count]), listener=silent) for i in range(count)]
 
 
+def sound(file: Path) -> Kept | None:
+    """What a file of the cache holds; None when it is missing or damaged, and is to be made again."""
+    try:
+        return load_tensors(file) if file.exists() else None
+    except CheckpointCorrupted:
+        return None
+
+
 def member_seed(seed: int, number: int) -> int:
     """The seed of the i-th model: `retrain` with this seed gives the same model."""
     return derive(seed, "pool", number)
@@ -102,7 +105,7 @@ def members_of(task: Task, count: int, seed: int, split_of: Callable[[int], Spli
 def fingerprint(task: Task, split: Split, seed: int, device: str) -> str:
     """A digest of everything that determines one model: data, recipe, seed, fresh weights and architecture, code."""
     fresh = task.build(derive(seed, "retrain"))
-    architecture = [state_fingerprint(fresh), repr(fresh), str(getattr(fresh, "config", ""))]
+    architecture = [state_fingerprint(fresh), repr(fresh), str(getattr(fresh, "config", "")), code_of(fresh)]
     code = [NUMBERS, version("torch"), torch.device(device).type]
     return digest([task.family, split.fingerprint, training.identity(task.recipe), seed, architecture, code])
 

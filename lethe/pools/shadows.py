@@ -24,6 +24,7 @@ from torch import nn
 
 from lethe.core.config import digest
 from lethe.core.events import Listener, Units, silent
+from lethe.core.identity import NUMBERS, code_of
 from lethe.core.modules import copied, named_tensors
 from lethe.core.seeds import derive, numpy_generator
 from lethe.core.split import Split, concat
@@ -31,7 +32,7 @@ from lethe.core.task import Task
 from lethe.maths.membership import two_sided
 from lethe.pools.alike import unseen
 from lethe.pools.backends import AUTO
-from lethe.pools.member import NUMBERS, filled
+from lethe.pools.member import filled, sound
 from lethe.pools.pool import Wanted
 from lethe.pools.subject import Procedure, Subject
 from lethe.pools.workers import in_processes, why_no_processes, workers_for
@@ -133,7 +134,7 @@ class Shadows:
         def job(i: int) -> None:
             save_tensors(files[i], named_tensors(procedure.run(tasks[i], seeds[i])), {"seed": seeds[i]})
 
-        missing = [i for i, file in enumerate(files) if not file.exists()]
+        missing = [i for i, file in enumerate(files) if sound(file) is None]
         if missing:
             with Units(self.listener, "unlearned shadows", len(missing)) as units:
                 in_processes([partial(job, i) for i in missing], workers_for(len(missing)), units.done, self.stop)
@@ -190,7 +191,7 @@ class Shadows:
         return made
 
     def _key(self, procedure: Procedure, task: Task, seed: int) -> str:
-        return digest([procedure.key, task.fingerprint, seed, NUMBERS, str(torch.__version__)])
+        return digest([procedure.key, task.fingerprint, code_of(task.model), seed, NUMBERS, str(torch.__version__)])
 
     @property
     def _folder(self) -> Path:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from lethe.core.evidence import Ending, Verdict
@@ -92,8 +94,9 @@ def render(results: Results) -> str:
     for written in (words.number, words.interval, words.duration, words.spaced):
         environment.filters[written.__name__] = written
     environment.filters["when"] = _when
-    with drawing():
-        sections = [_section(case, place) for place, case in enumerate(cases(results), start=1)]
+    figures = find_spec("matplotlib") is not None   # without it, the page has no figures: rather that than no page
+    with drawing() if figures else nullcontext():
+        sections = [_section(case, place, figures) for place, case in enumerate(cases(results), start=1)]
     return environment.from_string((house / "page.html.j2").read_text("utf-8")).render(
         results=results, sections=sections, style=Markup((house / "page.css").read_text("utf-8")),
         config=_pretty(results.config), expected=expected, spoken=words.SPOKEN, sign=words.sign, direction=words.DIRECTION,
@@ -101,17 +104,21 @@ def render(results: Results) -> str:
     )
 
 
-def _section(case: Case, place: int) -> Section:
+def _section(case: Case, place: int, figures: bool) -> Section:
     scenario = case.scenario
+
+    def drawn(make: Callable[..., Drawing | None], *of: object) -> Figure | None:
+        return _drawn(make(case, *of)) if figures else None
+
     audits: dict[str, list[Metric]] = {}
     for column in case.columns.values():
         audits.setdefault(column.audit, []).append(Metric(
-            column, _drawn(strip(case, column)), _drawn(scores(case, column)),
+            column, drawn(strip, column), drawn(scores, column),
             [(line, line.cells[column.key]) for line in case.lines if column.key in line.cells]))
     return Section(
-        case, place, scenario.name or scenario.request, case_looks(case), answer(case), _drawn(tradeoff(case)), audits,
+        case, place, scenario.name or scenario.request, case_looks(case), answer(case), drawn(tradeoff), audits,
         {entry.audit: entry.text for entry in scenario.blind if entry.text},
-        [made for drawn in searches(case) if (made := _drawn(drawn)) is not None], entries(case, case.main),
+        [made for one in (searches(case) if figures else []) if (made := _drawn(one)) is not None], entries(case, case.main),
         [(line, shown) for line in case.methods if (shown := line.members[0].samples)],
         _pretty(scenario.fingerprints), _pretty(scenario.facts),
     )

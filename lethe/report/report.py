@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from lethe.core.evidence import Ending
+from lethe.core.extras import install
 from lethe.core.files import write_json, write_text
 from lethe.results import schema
 from lethe.results.schema import Results, Row, Scenario
@@ -77,6 +79,18 @@ class Report:
             if row.name == subject:
                 return row
         raise KeyError(f"{subject}: the scenario has {', '.join(row.name for row in self.rows(scenario))}")
+
+
+def without_page() -> str:
+    """Why no page can be written here; '' where it can."""
+    return "" if find_spec("jinja2") else f"no page will be written, since jinja2 is not installed: {install('report')}"
+
+
+def without_figures() -> str:
+    """Why the page will have no figures; '' where it will, or where there is no page."""
+    if find_spec("matplotlib") or without_page():
+        return ""
+    return f"the page will have no figures, since matplotlib is not installed: {install('report')}"
 
 
 def load(path: str | Path) -> Report:

@@ -1,7 +1,10 @@
 """The layout of a run folder.
 
     runs/.cache/  trained models, shared by the runs      runs/ledger.sqlite  the record of every run
-    runs/HASH/    request.yaml, results.json, report.html, results.csv; models/[SCENARIO/]LABEL/, failures/; work/ while it runs
+    runs/HASH/    identity.json, request.yaml, results.json, results.csv, leaderboard.*, report.html; models/[SCENARIO/]LABEL/,
+                  commitments.json, failures/
+    runs/.HASH.unfinished/   the same while it is made, and its logs and checkpoints in work/
+    runs/.HASH.replaced/     the run before it, for the moment in which they change places
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lethe.core.names import folder_name
+
+LEDGER = "ledger.sqlite"
 
 
 def models_folder(run: Path, scenario: str) -> Path:
@@ -19,6 +24,21 @@ def models_folder(run: Path, scenario: str) -> Path:
 def model_folder(run: Path, scenario: str, label: str) -> Path:
     """Where the model of one row is written."""
     return models_folder(run, scenario) / folder_name(label)
+
+
+def unfinished(run: Path) -> Path:
+    """Where a run is made, until it is whole."""
+    return run.with_name(f".{run.name}.unfinished")
+
+
+def replaced(run: Path) -> Path:
+    """Where the run of before stands while a new one takes its place."""
+    return run.with_name(f".{run.name}.replaced")
+
+
+def ledger_of(run: Path) -> Path:
+    """The ledger that has the run's entries."""
+    return run.parent / LEDGER
 
 
 def cache_of(run: Path) -> Path:

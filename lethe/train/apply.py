@@ -12,8 +12,9 @@ from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.catalogue import Entry
-from lethe.core.config import build, plain
+from lethe.core.config import build, digest, plain
 from lethe.core.events import Listener, Warned, silent
+from lethe.core.identity import NUMBERS, code_of
 from lethe.core.modules import named_tensors
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
@@ -62,7 +63,8 @@ def perform(
     watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
     watch = None if record.mechanism == "exact" else watch   # what retraining loses is no fault
     watched = task.granted(NEEDS) if watch else view
-    loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched)
+    made_of = "" if folder is None else identity_of(task, record.name, cfg, modifiers)
+    loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched, made_of)
     if view.has("original"):
         view.original.to(settings.device)   # where the run's batches are
     outcome: Outcome = record.run(cfg, view, loop)
@@ -88,6 +90,12 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     a, b = named_tensors(one), named_tensors(other)
     return a.keys() == b.keys() and all(a[name].shape == b[name].shape and torch.equal(a[name].to(b[name].device), b[name])
                                         for name in a)
+
+
+def identity_of(task: Task, method: str, cfg: Any, modifiers: Mapping[str, Any]) -> str:
+    """The digest of what a run of a method is made of: model, data, code of the model, options; not of how it is carried out."""
+    weights = task.fingerprint
+    return digest([NUMBERS, method, plain(cfg), plain(dict(modifiers)), weights, code_of(task.model)])
 
 
 def fitting(task: Task) -> list[str]:

@@ -21,10 +21,13 @@ from lethe.errors import CheckpointCorrupted
 
 
 class Checkpoints:
-    """The checkpoints in one folder; with `folder=None` nothing is kept."""
+    """The checkpoints in one folder; with `folder=None` nothing is kept.
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    identity  of the run (`lethe.core.identity`): what a run of other files has left here is not taken for this one's
+    """
+
+    def __init__(self, folder: Path | None, identity: str = "") -> None:
+        self.folder, self.identity = folder, identity
 
     def finished(self, call: int, plan: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The model's tensors after a finished call, or None."""
@@ -44,9 +47,9 @@ class Checkpoints:
         self._save("current", tensors, meta)
 
     def recall(self, key: str) -> dict[str, Tensor] | None:
-        """Tensors remembered under a key earlier in this run."""
+        """Tensors remembered under a key earlier in this run; those of another run are not."""
         loaded = self._load(f"kept-{key}")
-        return loaded[0] if loaded else None
+        return loaded[0] if loaded and loaded[1].get("identity", "") == self.identity else None
 
     def remember(self, key: str, tensors: dict[str, Tensor]) -> None:
         self._save(f"kept-{key}", tensors, {})
@@ -54,16 +57,20 @@ class Checkpoints:
     def _save(self, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         if self.folder is None:
             return
-        save_tensors(self.folder / f"{name}.safetensors", tensors, meta)
+        save_tensors(self.folder / f"{name}.safetensors", tensors, {**meta, "identity": self.identity})
 
     def _of_plan(
         self, name: str, plan: str, call: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         loaded = self._load(name)
-        if loaded and loaded[1]["plan"] != plan and call in (None, loaded[1]["call"]):
-            raise CheckpointCorrupted(f"{self.folder}/{name}.safetensors belongs to a run with other settings or data "
-                                      f"(plan {loaded[1]['plan']}, now {plan}), so it cannot be continued. Delete the "
-                                      "folder's checkpoints to start afresh, or choose another folder.")
+        if loaded is None:
+            return None
+        then = loaded[1].get("identity", "")
+        if then != self.identity or (loaded[1]["plan"] != plan and call in (None, loaded[1]["call"])):
+            what = f"plan {loaded[1]['plan']}, now {plan}" if then == self.identity else f"run {then or '?'}, now {self.identity}"
+            raise CheckpointCorrupted(f"{self.folder}/{name}.safetensors belongs to a run with another model, other settings or "
+                                      f"data ({what}), so it cannot be continued. Delete the folder's checkpoints to start "
+                                      "afresh, or choose another folder.")
         return loaded
 
     def _load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -38,6 +38,7 @@ class Session:
     title     names the run in events
     stop      set by whoever wants the run to end after its step
     watched   where the watchdog's own needs are granted, if the method's view has fewer; None: by `task`
+    identity  of the run, which its checkpoints carry: those of a run of other files are refused
     """
 
     task: Task
@@ -49,6 +50,7 @@ class Session:
     title: str = ""
     stop: Stop | None = None
     watched: Task | None = None
+    identity: str = ""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -57,7 +59,7 @@ class Session:
             raise RequestError(f"device = {settings.device!r}, but torch sees no GPU here; nothing was started. "
                                "Use device='cpu', or 'auto' for the accelerator where there is one.")
         self.distribution = Distribution(settings.distribution, settings.device)
-        self.checkpoints = Checkpoints(self.folder)
+        self.checkpoints = Checkpoints(self.folder, self.identity)
         self.tell = self._readers()
         self.cost = Cost()
         self.step_size = StepSize(self.watchdog.tries if self.watchdog else 0)

@@ -1,5 +1,5 @@
-"""Stop: the request to end a run after the current step, so that it can leave a checkpoint. Anybody may set it: Ctrl-C and
-SIGTERM do, and so may a worker, another thread or a budget."""
+"""Stop: the request to end a run after the current step, so that it can leave a checkpoint. Anybody may set it: Ctrl-C,
+SIGTERM and SIGHUP do, and so may a worker, another thread or a budget."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object]
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))   # besides Ctrl-C
+received: list[int] = []   # signals that asked this process to end, for its exit status
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,18 +45,19 @@ class Stop:
 
 
 class Interrupt:
-    """While the block runs, Ctrl-C (and SIGTERM, where `terminate`) ends it after the current step; a second one at once.
+    """While the block runs, Ctrl-C (and, where `terminate`, SIGTERM and SIGHUP) ends it after the current step; a second one at
+    once.
 
     A Python handler runs between any two instructions: an exception raised there could fall between the optimiser's
     step and the counting of it, and the checkpoint would be of neither step. Only the main thread gets signals.
 
     stop       another token that may end it, e.g. from another thread
-    terminate  whether SIGTERM is caught, too: only where there is something to save
+    terminate  whether SIGTERM and SIGHUP are caught, too: only where there is something to save
     """
 
     def __init__(self, stop: Stop | None = None, terminate: bool = False) -> None:
         self.stop = stop
-        self.numbers = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
+        self.numbers = (signal.SIGINT, *ENDINGS) if terminate else (signal.SIGINT,)
         self.signalled: int | None = None
         self._before: dict[int, Handler | int | None] = {}
 
@@ -66,7 +69,7 @@ class Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in self.numbers:
                 usual = signal.getsignal(number)
-                if callable(usual) or (usual == signal.SIG_DFL and number == signal.SIGTERM):   # not where it is ignored
+                if callable(usual) or (usual == signal.SIG_DFL and number in ENDINGS):   # not where it is ignored
                     self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -84,12 +87,13 @@ class Interrupt:
         return Stopped(f"{message} ({reason})" if reason and reason not in message else message)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        received.append(number)
         if self.signalled is None:
             self.signalled = number
             return
         before = self._before[number]
         if callable(before):
             before(number, frame)
-        else:   # the default action of SIGTERM
+        else:   # the default action: the end of the process
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -1,35 +1,37 @@
 """Carry out a request: resolve it, open it, forget, audit, write the run folder and the ledger.
 
-A run folder `runs/<hash>/` holds request.yaml, results.json, report.html, the unlearned models (`models/`), tracebacks of what
-failed (`failures/`), and logs and checkpoints while it runs (`work/`). It is named by the hash of the effective request:
-repeating a finished request shows its results, repeating an interrupted one goes on where it stopped.
+A run folder `runs/<identity>/` holds request.yaml, results.json, report.html, the unlearned models (`models/`) and tracebacks
+of what failed (`failures/`). It is named by what the run is made of (`lethe.core.identity`): repeating a finished request on
+the same files shows its results, repeating an interrupted one goes on where it stopped (`lethe.work.lifecycle`).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from lethe.core.config import digest, plain
-from lethe.core.files import private_folder, write_text
+from lethe.core.files import private_folder, sweep
+from lethe.core.identity import Identity
 from lethe.ledger import Ledger
 from lethe.ledger.discretion import withheld
+from lethe.models.opened import Opened
 from lethe.report.answer import lopsided
-from lethe.report.report import Report, load
+from lethe.report.report import Report, load, without_figures, without_page
 from lethe.results import schema
 from lethe.results.folder import models_folder
 from lethe.results.frame import frame
 from lethe.work.audit import scenario
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
-from lethe.work.open import Scene, checked, describe, draft, prepare, read
+from lethe.work.lifecycle import RESULTS, WORK, RunFolder, ledger_beside
+from lethe.work.lock import locked
+from lethe.work.open import Scene, checked, describe, draft, identified, prepare, read, scenes_of
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -40,43 +42,84 @@ def carry_out(request: Request, options: Options) -> Report | None:
     Under torchrun every process trains and forgets; the first one audits and writes, the others return None.
     """
     job = resolve(request, options)
-    if (job.folder / "results.json").exists() and not options.again:
-        options.say(f"{job.folder} holds the finished run of this request; --again repeats it")
-        return load(job.folder)
+    opened = read(job, options)
+    job, identity = identified(job, opened, options)
+    place = RunFolder(job.folder)
     if job.settings.distribution != "none" and os.environ.get("RANK", "0") != "0":
-        for scene in prepare(job, options).scenes.values():
-            run_all(job, scene.task, scene.runs, options, Places(_work(job, scene.name)))
+        if not (place.worked or _done(job, place, options)):
+            for scene in prepare(job, options, opened=opened).scenes.values():
+                run_all(job, scene.task, scene.runs, options, Places(_work(place, scene.name)))
         return None
-    return _lead(job, options)
+
+    def waiting(holder: str) -> None:
+        options.say(f"{holder} works on this run ({job.folder}); waiting for it")
+
+    if place.settled and _done(job, place, options) and ledger_beside(job.folder).finished(job.hash):
+        return _shown(place, options)   # without a lock: a finished run can be read where nothing can be written
+    with locked(place.lock, waiting, options.stop):
+        return _lead(job, opened, identity, place, options)
 
 
-def _lead(job: Job, options: Options) -> Report:
-    """The part of the first process: everything."""
-    folder = job.folder
-    if options.again:
-        shutil.rmtree(folder, ignore_errors=True)
-    ledger = Ledger(folder.parent / "ledger.sqlite")
-    began = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "request.yaml", yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True), private=True)
+def _lead(job: Job, opened: Opened, identity: Identity, place: RunFolder, options: Options) -> Report:
+    """The part of the first process: everything, or what an earlier one has left of it."""
+    if place.worked and (results := place.results()) is not None and results.id == job.hash:
+        options.say(f"the work of {place.final} is done; completing it")
+        return _closed(Report(results), place, ledger_beside(place.final), options)
+    if _done(job, place, options):
+        place.settle(ledger_beside(place.final))
+        return _shown(place, options)
+    for missing in (without_page(), without_figures()):
+        if missing and options.page:
+            options.warn(missing)
+    scenes = scenes_of(job, opened, options)   # every check that needs no training: what is refused leaves no trace
+    ledger, began = ledger_beside(place.final), time.perf_counter()
+    sweep(place.final.parent)
+    place.begin(job.config, identity)
     ledger.started(job.hash, job.title, options.command, job.config)
     try:
-        scenes = prepare(job, options).scenes.values()
-        cases = [_case(job, scene, options) for scene in scenes]
+        prepared = prepare(job, options, opened=opened, known=scenes)
+        cases = [_case(job, scene, place, options) for scene in prepared.scenes.values()]
+        report = report_of(job, cases, job.headline, options, time.perf_counter() - began)
+        if not options.show_ids:
+            named = {str(name) for scene in prepared.scenes.values() for name in scene.task.forget.ids}
+            report = Report(withheld(report.results, named))
+        report.save(place.beside / RESULTS)
+        return _closed(report, place, ledger, options)
     except BaseException as error:
-        ledger.record_failure(job.hash, job.config, options.command, f"{type(error).__name__}: {error}")
+        _note_failure(job, ledger, options, error)
         raise
-    report = report_of(job, cases, job.headline, options, time.perf_counter() - began)
-    if not options.show_ids:
-        report = Report(withheld(report.results, {str(name) for scene in scenes for name in scene.task.forget.ids}))
-    if options.page:
-        report.save(folder / "report.html")
-    report.save(folder / "results.csv")
-    report.save_leaderboard(folder)
-    report.save(folder / "results.json")   # last: its presence says that the run is finished
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    ledger.record(report.results, folder)
+
+
+def _closed(report: Report, place: RunFolder, ledger: Ledger, options: Options) -> Report:
+    """The end of a run whose results are written: table, page, ledger entry, swap."""
+    if not ledger.covers(report.results.id, place.beside):   # otherwise all of it is there, as it was noted
+        report.save(place.beside / "results.csv")
+        report.save_leaderboard(place.beside)
+        if options.page and not without_page():
+            report.save(place.beside / "report.html")
+    place.close(report.results, ledger)
     return report
+
+
+def _note_failure(job: Job, ledger: Ledger, options: Options, error: BaseException) -> None:
+    """Note what ended the run; where even that is impossible, the error itself says so."""
+    try:
+        ledger.record_failure(job.hash, job.config, options.command, f"{type(error).__name__}: {error}")
+    except Exception as second:
+        error.add_note(f"and the ledger could not note it: {second}")
+
+
+def _done(job: Job, place: RunFolder, options: Options) -> bool:
+    """Whether the finished run answers the request: it is to be repeated, or to save models that it has not saved."""
+    if options.again or not place.finished:
+        return False
+    return not options.export or (place.final / "models").is_dir() or not any(
+        row.role == "method" and not row.error for case in load(place.final).results.scenarios for row in case.subjects)
+
+
+def _shown(place: RunFolder, options: Options) -> Report:
+    options.say(f"{place.final} holds the finished run of this request; --again repeats it")
+    return load(place.final)
 
 
 def report_of(job: Job, cases: Sequence[schema.Scenario], title: str, options: Options, seconds: float, run: str = ""
@@ -86,22 +129,23 @@ def report_of(job: Job, cases: Sequence[schema.Scenario], title: str, options: O
                         torch.get_num_threads()))
 
 
-def _case(job: Job, scene: Scene, options: Options) -> schema.Scenario:
-    failures = job.folder / "failures"
-    models = models_folder(job.folder, scene.name) if options.export else None
-    made = run_all(job, scene.task, scene.runs, options, Places(_work(job, scene.name), models, failures, scene.name))
+def _case(job: Job, scene: Scene, place: RunFolder, options: Options) -> schema.Scenario:
+    failures = place.beside / "failures"
+    models = models_folder(place.beside, scene.name) if options.export else None
+    made = run_all(job, scene.task, scene.runs, options, Places(_work(place, scene.name), models, failures, scene.name))
     return scenario(job, scene.task, made, options, name=scene.name, words=scene.words, failures=failures)
 
 
-def _work(job: Job, scenario_name: str) -> Path:
+def _work(place: RunFolder, scenario_name: str) -> Path:
     """Where logs and checkpoints of a scenario stand while it is worked on."""
-    return private_folder(job.folder / "work") / digest(scenario_name)
+    return private_folder(place.beside / WORK) / digest(scenario_name)
 
 
 def dry_run(request: Request, options: Options) -> dict[str, Any]:
     """What a request would do: sizes, steps, parameters; nothing is trained."""
     job = resolve(request, options)
     opened = read(job, options)
+    job, _ = identified(job, opened, options)
     start = opened.model or (opened.fresh(job.settings.seed) if opened.build else None)
     plans: dict[str, Any] = {}
     for case in job.opening.cases:

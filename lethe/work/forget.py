@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from lethe.core.names import folder_name
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
-from lethe.errors import LetheError, WorkerDied
+from lethe.errors import CheckpointCorrupted, LetheError, WorkerDied
 from lethe.pools.subject import Procedure
 from lethe.train.apply import perform
 from lethe.work.failures import Failure, failure
@@ -61,9 +62,21 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
     options.say(f"forgetting: {run.name}")
     made = Made(run.name, label=run.label, method=run.method, variant=run.variant, seed=run.seed)
     name = folder_name(run.name)
+    work = places.work / name if places.work else None
+
+    def performed() -> Outcome:
+        return perform(task, run.record, run.cfg, replace(job.settings, seed=run.seed), job.seams, job.modifiers, job.watchdog,
+                       work, options.listener, options.stop)
+
     try:
-        outcome = perform(task, run.record, run.cfg, replace(job.settings, seed=run.seed), job.seams, job.modifiers, job.watchdog,
-                          places.work / name if places.work else None, options.listener, options.stop)
+        try:
+            outcome = performed()
+        except CheckpointCorrupted as error:   # a damaged file costs the steps that it held, nothing else
+            if work is None or job.settings.distribution != "none":
+                raise
+            options.warn(f"{error} Starting {run.name} afresh.")
+            shutil.rmtree(work)
+            outcome = performed()
         if places.models and not (places.models / name).exists():
             outcome.save(places.models / name)
         return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from lethe.core import training
 from lethe.core.config import build, digest
+from lethe.core.identity import NUMBERS, Identity, code_of, identity
 from lethe.core.modules import named_tensors
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.context import Context
 from lethe.data.select import Where, divide
-from lethe.errors import NeedsUnmet, RequestError
+from lethe.errors import CheckpointCorrupted, NeedsUnmet, RequestError
 from lethe.ledger.discretion import discreet
 from lethe.models.opened import Opened
 from lethe.pools import choose
 from lethe.pools.choose import Chosen, Wish
+from lethe.pools.member import sound
 from lethe.report.answer import lopsided
-from lethe.train.checkpoint import load_tensors, save_tensors
+from lethe.train.checkpoint import save_tensors
 from lethe.train.loop import Loop, Settings
 from lethe.work.job import Case, Job, Run, resolve
+from lethe.work.lock import locked
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -65,32 +70,57 @@ def read(job: Job, options: Options) -> Opened:
     return opened
 
 
-def prepare(job: Job, options: Options, train: bool = True) -> Prepared:
-    """Open the job, check every scenario, train the original if it came without weights, and make the tasks.
+def identified(job: Job, opened: Opened, options: Options) -> tuple[Job, Identity]:
+    """The job named by what its files contain, and the parts of that name."""
+    start = opened.model or (opened.fresh(job.settings.seed) if opened.build else None)
+    found = identity(job.config, opened.splits, start, options.data_root)
+    return replace(job, hash=found.digest), found
 
-    train   False: a fresh model stands in for an original that is not trained yet; RequestError where it has to choose examples
-    """
-    opened, source = read(job, options), job.opening
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the scenarios before anything is trained: splits, runs, and the tasks that need no training."""
+
+    splits: Mapping[str, dict[str, Split]]
+    runs: Mapping[str, tuple[Run, ...]]
+    tasks: Mapping[str, Task]
+
+
+def scenes_of(job: Job, opened: Opened, options: Options) -> Known:
+    """Every scenario, checked as far as it can be without training; raises what is wrong with data, model and methods."""
+    source = job.opening
     drafts = {case.name: draft(opened, case) for case in source.cases}
     for splits in drafts.values():
         if doubt := lopsided({key: len(split) for key, split in splits.items()}):
             options.warn(doubt)
-    model, runs = opened.model, {}
-    if model is None:
+    if opened.model is None:
         start = opened.fresh(job.settings.seed)
-        runs = {name: checked(job, opened, start, splits) for name, splits in drafts.items()}
-        model = _original(job, opened, start, options, train)
-        if opened.recipe is not None and opened.recipe.code:
-            opened.facts["trained_here"] = "by recipe.code"
+        return Known(drafts, {name: checked(job, opened, start, splits) for name, splits in drafts.items()}, {})
+    tasks = {case.name: _named(job, opened, opened.model, drafts[case.name], case) for case in source.cases if case.wish is None}
+    return Known(drafts, {name: job.runs_on(task) for name, task in tasks.items()}, tasks)
+
+
+def prepare(job: Job, options: Options, train: bool = True, opened: Opened | None = None, known: Known | None = None) -> Prepared:
+    """Open the job, check every scenario, train the original if it came without weights, and make the tasks.
+
+    train   False: a fresh model stands in for an original that is not trained yet; RequestError where it has to choose examples
+    opened, known   what was read and checked before, if it was
+    """
+    opened = opened or read(job, options)
+    known = known or scenes_of(job, opened, options)
+    model = opened.model or _original(job, opened, opened.fresh(job.settings.seed), options, train)
+    if opened.model is None and opened.recipe is not None and opened.recipe.code:
+        opened.facts["trained_here"] = "by recipe.code"
     scenes = {}
-    for case in source.cases:
-        splits, facts = drafts[case.name], dict(opened.facts)
+    for case in job.opening.cases:
+        splits, facts, task = known.splits[case.name], dict(opened.facts), known.tasks.get(case.name)
         if case.wish is not None:
             chosen = _chosen(opened, case.wish, model, job.cache)
             splits, facts["chosen"] = parts(opened, chosen.mask), chosen.facts
-        task = _task(opened, model, splits, case.name or job.title or source.family)
+        task = task or _named(job, opened, model, splits, case)
         task.facts.update(facts)
-        scenes[case.name] = Scene(case.name, task, runs[case.name] if runs else job.runs_on(task),
+        runs = known.runs.get(case.name)
+        scenes[case.name] = Scene(case.name, task, job.runs_on(task) if runs is None else runs,
                                   describe(case.selection, len(splits["forget"]), options.show_ids))
     return Prepared(opened, scenes)
 
@@ -118,15 +148,33 @@ def trained(opened: Opened, settings: Settings, cache: Path, options: Options) -
     """The original model, trained by the recipe on everything, from the cache if it is there."""
     assert opened.recipe is not None
     task, path = _training(opened, settings, cache)
-    loop = Loop(task, settings, folder=path.with_suffix(""), listener=options.listener, title="original", stop=options.stop)
+    alone = settings.distribution == "none"   # the processes of one run train together, and wait for each other elsewhere
+    with locked(path.with_suffix(".lock"), stop=options.stop) if alone and not path.exists() else nullcontext():
+        return _trained(opened, task, settings, path, options)
+
+
+def _trained(opened: Opened, task: Task, settings: Settings, path: Path, options: Options) -> nn.Module:
+    """The original from its file or, where that is missing or damaged, trained, and kept there."""
+    assert opened.recipe is not None
+    folder = path.with_suffix("")
+    loop = Loop(task, settings, folder=folder, listener=options.listener, title="original", stop=options.stop, identity=path.stem)
     model = loop.start(task.build(settings.seed))
+    if (kept := sound(path)) is not None:
+        return loop.restored(model, kept[0])
     if path.exists():
-        return loop.restored(model, load_tensors(path)[0])
-    task.train(model, opened.splits["train"], opened.recipe, loop)
+        options.warn(f"{path} is damaged; the original is trained again")
+    try:
+        task.train(model, opened.splits["train"], opened.recipe, loop)
+    except CheckpointCorrupted as error:
+        if settings.distribution != "none":
+            raise
+        options.warn(f"{error} Starting afresh.")
+        shutil.rmtree(folder)
+        return _trained(opened, task, settings, path, options)
     outcome = loop.finish(model)
     if loop.distribution.first:
         save_tensors(path, named_tensors(outcome.model), {"seconds": outcome.cost.seconds})
-        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return outcome.model
 
 
@@ -136,7 +184,8 @@ def _training(opened: Opened, settings: Settings, cache: Path | None) -> tuple[T
     start = opened.fresh(settings.seed)
     others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
     task = opened.task(start, {"retain": opened.splits["train"], **others}, "training")
-    key = digest([task.fingerprint, training.identity(opened.recipe), settings.seed, settings.precision])
+    key = digest([task.fingerprint, code_of(start), training.identity(opened.recipe), settings.seed, settings.precision, NUMBERS,
+                  str(torch.__version__), torch.device(settings.device).type])
     return task, cache / "original" / f"{key}.safetensors"
 
 
@@ -179,6 +228,10 @@ def draft(opened: Opened, case: Case) -> dict[str, Split]:
     allowed = _among(opened, case.wish)
     choose.require_room(case.wish.count, len(allowed), int(allowed.sum()))
     return parts(opened, np.flatnonzero(allowed)[: case.wish.count])
+
+
+def _named(job: Job, opened: Opened, model: nn.Module, splits: dict[str, Split], case: Case) -> Task:
+    return _task(opened, model, splits, case.name or job.title or job.opening.family)
 
 
 def _task(opened: Opened, model: nn.Module, splits: dict[str, Split], name: str) -> Task:

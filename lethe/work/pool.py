@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -64,8 +62,7 @@ def places(request: Request, options: Options, scenario: str | None = None, what
     if what not in get_args(What):
         raise unknown_name("kind of model", what, get_args(What))
     assert job.cache is not None
-    with locked(job.cache / "original.lock") if original else nullcontext():
-        scenes = prepare(job, options, original).scenes
+    scenes = prepare(job, options, original).scenes
     found = []
     for name, scene in scenes.items():
         for wanted in needed(job, scene.task, scene.runs, options, what) if scenario in (None, name) else ():
@@ -111,11 +108,3 @@ def train(found: Sequence[Place], take: Take, strategy: str, options: Options) -
         backend(name).train(work)
     return len(mine)
 
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time through; a process that dies leaves no lock behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

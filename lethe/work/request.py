@@ -18,6 +18,7 @@ from typing import Any
 from lethe.core.catalogue import Entry, entries, entry
 from lethe.core.config import Count, Natural, Positive, build, config, digest, plain
 from lethe.core.evidence import Depth
+from lethe.core.places import PLACED, located
 from lethe.core.strict_yaml import parse_yaml, read_yaml
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
@@ -102,13 +103,14 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Request:
 
 
 def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path = Path(".")) -> Request:
-    """A checked request from a mapping. Relative paths in `model` and `data` are relative to `base` when they exist there."""
-    merged = _overridden(dict(content), overrides)
+    """A checked request from a mapping. Paths become absolute: what exists beside the request is meant, else what exists in the
+    working folder; of an override the other way round."""
+    here = Path.cwd()
+    written = {key: located(value, (base, here)) if key in PLACED else value for key, value in content.items()}
+    merged = _overridden(written, overrides)
+    merged = {key: located(value, (here, base)) if key in PLACED else value for key, value in merged.items()}
     if isinstance(merged.get("audit"), Mapping):
         merged["audit"] = build(AuditPlan, merged["audit"])
-    for section in ("model", "data", "recipe"):
-        if isinstance(merged.get(section), Mapping):
-            merged[section] = {k: _located(v, base) for k, v in merged[section].items()}
     for key in ("family", "model", "data"):
         if key not in merged:
             raise RequestError(f"the request has no {key!r}, so nothing was started. Required: family, model, data.")
@@ -179,11 +181,3 @@ def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             place = place[step]
         place[steps[-1]] = parsed
     return content
-
-
-def _located(value: Any, base: Path) -> Any:
-    if isinstance(value, str) and not Path(value).is_absolute():
-        name, _, tail = value.partition(":")
-        if name and (base / name).exists() and not Path(name).exists():
-            return str(base / name) + (f":{tail}" if tail else "")
-    return value

@@ -12,14 +12,17 @@ from lethe.core.config import digest
 from lethe.core.evidence import Depth
 from lethe.core.guard import as_served
 from lethe.core.outcome import Outcome
-from lethe.errors import RequestError
+from lethe.errors import DataError, RequestError, StorageError
+from lethe.ledger import Ledger
+from lethe.models.opened import Opened
 from lethe.report.report import Report, load
-from lethe.results.folder import models_folder
+from lethe.results.folder import ledger_of, models_folder
 from lethe.work.audit import scenario
 from lethe.work.execute import report_of
 from lethe.work.forget import Made
-from lethe.work.job import resolve
-from lethe.work.open import prepare
+from lethe.work.job import Job, resolve
+from lethe.work.lifecycle import parts_of
+from lethe.work.open import identified, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -31,7 +34,10 @@ def audit_saved(request: Request, options: Options, unlearned: Path | None, dept
     job, began = resolve(request, options), time.perf_counter()
     models = saved_models(request, unlearned, run)
     job = replace(job, judging=replace(job.judging, depth=depth))
-    prepared = prepare(replace(job, runs=()), options)
+    opened = read(job, options)
+    if unlearned is None and run is not None:
+        _require_same(job, opened, run, options)
+    prepared = prepare(replace(job, runs=()), options, opened=opened)
     halved = _halved(run) if unlearned is None else set()
     cases, names = [], [str(path) for paths in models.values() for path in paths]
     for name, paths in models.items():
@@ -61,6 +67,20 @@ def saved_models(request: Request, unlearned: Path | None, run: Path | None) -> 
         raise RequestError(f"{run or 'a request'} holds no saved model to audit, so there is nothing to do. Pass --unlearned "
                            "FOLDER, or run with `lethe run`, which saves the model.")
     return models
+
+
+def _require_same(job: Job, opened: Opened, run: Path, options: Options) -> None:
+    """DataError when the files of a run are no longer what it was made of: its models would be compared with another original.
+    StorageError when its models are not those that its ledger noted."""
+    made_of = parts_of(run)
+    changed = identified(job, opened, options)[1].changed(made_of) if made_of else []
+    if changed:
+        raise DataError(f"{', '.join(changed)} changed since {run} was made, so its models would be compared with what they were "
+                        "not made from; nothing was audited. Restore the files, or run the request again: on other files it is "
+                        "another run.")
+    if ledger_of(run).exists() and (other := Ledger(ledger_of(run)).changed_artefacts(run.resolve().name)):
+        raise StorageError(f"{', '.join(other[:3])} of {run} are not what the ledger noted when the run ended, so another model "
+                           "than the run's would be audited; nothing was. Compare with a backup, or repeat the run with --again.")
 
 
 def _made(path: Path, outcome: Outcome) -> Made:

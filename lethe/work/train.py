@@ -19,7 +19,7 @@ from lethe.errors import NeedsUnmet, OutputExists, RequestError, unknown_name
 from lethe.models.opened import Opened
 from lethe.train.loop import Loop
 from lethe.work.job import resolve
-from lethe.work.open import read
+from lethe.work.open import identified, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -44,8 +44,9 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     records = _records(opened)
     task = opened.task(base, {"retain": records}, "training")
     assert job.cache is not None
-    folder = job.cache / "exact" / digest([request.hash, plain(cfg), records.fingerprint])
-    loop = Loop(task, job.settings, folder=folder, listener=options.listener, title=name, stop=options.stop)
+    key = digest([identified(job, opened, options)[0].hash, plain(cfg), task.fingerprint])
+    folder = job.cache / "exact" / key
+    loop = Loop(task, job.settings, folder=folder, listener=options.listener, title=name, stop=options.stop, identity=key)
     options.say(f"training {name} on {len(records)} records")
     state = module.train(cfg, task, loop, records, base, given)
     served = module.served(state, base)

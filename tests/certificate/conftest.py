@@ -43,8 +43,9 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
         "recipe": {"epochs": 5, "lr": 0.05, "batch_size": 16}, "forget": {"ids": []}, "method": ["retrain", "finetune"],
         "audit": {"depth": "quick", "references": 3, "shadows": 0, "audits": ["scores"]},
     }, [f"forget.ids=[{', '.join(kept(work))}]"])
-    carry_out(request, Options(export=True))
-    run = work / "runs" / request.hash
+    report = carry_out(request, Options(export=True))
+    assert report is not None
+    run = work / "runs" / report.results.id
     made = issue(run, work / "key.pem", method="retrain")
     assert made.key_made and made.folder.parent.name == "certificates"
     return Issued(made.folder, run, work / "key.pem", work)

@@ -17,7 +17,7 @@ def sizes(folder: Path, method: str) -> tuple[dict[str, int], dict[str, int]]:
                      "audit": {"references": 0, "shadows": 0, "neighbours": 0, "audits": ["scores"]}, "output": str(folder)})
     report = carry_out(request, Options(export=True))
     assert report is not None
-    again, _ = of_request(folder / request.hash, [], None, "quick", Options(command="lethe audit"), False)
+    again, _ = of_request(folder / report.results.id, [], None, "quick", Options(command="lethe audit"), False)
     first, second = (r.results.scenarios[0].sizes for r in (report, again))
     return first, second
 

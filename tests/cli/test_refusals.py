@@ -72,7 +72,7 @@ def test_more_to_forget_than_to_keep_is_said_at_once_in_the_plan_and_on_the_page
     report = runner.carry_out(request, options)
     assert report is not None and report.verdict("finetune") == "no yardstick"   # the work was done
     assert said[0].startswith("warning: More is to be forgotten (251 examples) than to be kept (108)")
-    page = (tmp_path / "runs" / request.hash / "report.html").read_text()
+    page = (tmp_path / "runs" / report.results.id / "report.html").read_text()
     assert "More is to be forgotten (251" in report.table() and "More is to be forgotten (251" in page
     assert "More is" in runner.dry_run(request, options)["scenarios"]["request"]["warning"]
     assert not lopsided({"forget": 5, "retain": 5}) and not lopsided({"forget": 5})
