@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from lethe.certificate import gather, keys, log, page, records
 from lethe.certificate.canonical import encode, fixed, sha256
 from lethe.certificate.claims import ladder
+from lethe.certificate.covered import covered
 from lethe.certificate.inventory import PARAGRAPHS
 from lethe.core.files import new_folder
-from lethe.errors import RequestError, StorageError
+from lethe.errors import RequestError
 from lethe.ledger.discretion import secrets
 from lethe.results.folder import cache_of, model_folder
 
@@ -66,27 +67,9 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
 
     reopen  reads the records and the original of the run (`lethe.work.verify`)
     """
-    from lethe.ledger import Ledger
-    from lethe.results import schema
-
-    ledger_file = run.parent / "ledger.sqlite"
-    for needed, what in ((run / "results.json", "the run is not finished"), (run / "request.yaml", "the request is not there"),
-                         (ledger_file, "there is no ledger beside the run")):
-        if not needed.exists():
-            raise RequestError(f"{needed} does not exist ({what}), so there is nothing to certify. Provide the folder of a "
-                               "finished run: lethe results lists them.")
-    results = schema.load(run)
+    results, ledger = covered(run)
     case, row = gather.chosen(results, method, scenario)
     declared = gather.declarations(declare)
-    ledger = Ledger(ledger_file)
-    broken = ledger.verify()
-    if broken is not None:
-        raise StorageError(f"the ledger {ledger_file} was changed after it was written ({broken.reason}), so nothing was "
-                           "certified. Compare with a backup.")
-    changed = ledger.changed_artefacts(results.id)
-    if changed:
-        raise StorageError(f"{len(changed)} files of {run} differ from what the ledger noted ({', '.join(changed[:3])}), so "
-                           "nothing was certified. Compare with a backup, or repeat the run with --again.")
     place = output or run.parent / "certificates" / run.name
     if place.exists():
         raise RequestError(f"{place} exists; a certificate is never overwritten. Pass --output another folder.")

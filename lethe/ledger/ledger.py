@@ -184,6 +184,17 @@ class Ledger:
         present = {row["path"]: row["sha256"] for row in digests(Path(entry["folder"]))}
         return [row["path"] for row in entry["artefacts"] if present.get(row["path"]) != row["sha256"]]
 
+    def uncovered(self, run: str, folder: Path) -> list[str] | None:
+        """Files of `folder` that are missing or differ from the newest finished entry of a run, and files of its models that the
+        entry does not know; None when no such entry has files."""
+        entry = self._newest(run)
+        noted = {} if entry is None else {row["path"]: row["sha256"] for row in self.run(entry)["artefacts"]}
+        if not noted:
+            return None
+        there = {row["path"]: row["sha256"] for row in digests(folder)}
+        return [path for path, sha in noted.items() if there.get(path) != sha] + [
+            path for path in there if path.startswith("models/") and path not in noted]
+
     def covers(self, run: str, folder: Path) -> bool:
         """Whether the newest finished entry of a run has the digest of every file in `folder`, and of no other."""
         entry = self._newest(run)
@@ -191,7 +202,7 @@ class Ledger:
             row["path"]: row["sha256"] for row in digests(folder)}
 
     def changed(self) -> dict[int, list[str]]:
-        """Every entry whose files are missing or changed, and those files. A run that was repeated has the files of its newest
+        """Every entry whose files are missing or changed, and those. A run that was repeated has the files of its newest
         finished entry; a failed or killed repetition changes none."""
         table = self.store.tables.tables["runs"]
         query = sa.select(sa.func.max(table.c.entry)).where(table.c.folder.is_not(None)).group_by(table.c.id)

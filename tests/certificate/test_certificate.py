@@ -137,6 +137,9 @@ def test_a_run_whose_files_were_changed_is_not_certified(issued: Issued, tmp_pat
         results.write_text(before.replace('"seed": 0', '"seed": 1', 1))
         with pytest.raises(StorageError, match="differ from what the ledger noted"):
             issue(issued.run, issued.key, tmp_path / "certificate", "retrain")
+        Ledger(issued.run.parent / "ledger.sqlite").record_failure(issued.run.name, {}, "lethe run … --again", "DiskFull")
+        with pytest.raises(StorageError, match="differ from what the ledger noted"):
+            issue(issued.run, issued.key, tmp_path / "certificate", "retrain")
     finally:
         results.write_text(before)
 

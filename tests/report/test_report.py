@@ -358,10 +358,12 @@ def test_methods_keep_their_look() -> None:
     assert looks(["salun"])["salun"] == looks(["salun", "finetune"])["salun"]   # no clash between these two
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_and_costs_figures_at_most(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(RequestError, match=r"lethe-unlearning\[report\]"):
-        report.render(read(small()))
+        report.figures(read(small()), tmp_path)
+    page = report.render(read(small()))
+    assert "sfron" in page and "<svg" not in page
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(RequestError, match=r"jinja2.*lethe-unlearning\[report\]"):
         report.render(read(small()))
