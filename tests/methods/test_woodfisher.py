@@ -10,6 +10,7 @@ from running import run
 from tiny import classification
 from torch import Tensor, nn
 
+import lethe
 from lethe.core.modules import state_fingerprint
 from lethe.core.split import Split
 from lethe.maths.importance import example_gradients, gradient_sum
@@ -143,3 +144,27 @@ def test_newton_takes_models_with_convolutions() -> None:
     task = Classification(model, parts)
     found = byhand.run("woodfisher", task, solver="newton")
     assert any(not torch.equal(p, task.original.get_parameter(name)) for name, p in found.named_parameters())
+
+
+def small_net(kind: str) -> nn.Module:
+    """Networks for inputs of 16 numbers, three classes."""
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3))
+    if kind == "transformer":
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+        return nn.Sequential(nn.Unflatten(1, (4, 4)), nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(16, 3))
+    norm: list[nn.Module] = [nn.BatchNorm2d(3)] if kind == "batch norm" else []
+    return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 2), *norm, nn.ReLU(), nn.Conv2d(3, 2, 2, groups=1),
+                         nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convolutions", "batch norm", "transformer"])
+@pytest.mark.parametrize("solver", ["woodfisher", "newton"])
+def test_every_solver_takes_every_kind_of_network_by_the_public_call(solver: str, kind: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 16, generator=rng), torch.arange(40) % 3
+    torch.manual_seed(1)
+    task = lethe.classification(small_net(kind), (x, y), list(range(6)))
+    outcome = lethe.forget(task, "woodfisher", solver=solver, alpha=0.01, iterations=5, progress=False)
+    moved = [name for name, p in outcome.model.named_parameters() if not torch.equal(p, task.original.get_parameter(name))]
+    assert len(moved) > 2 and all(p.isfinite().all() for p in outcome.model.parameters())
