@@ -13,10 +13,15 @@ import lethe
 from lethe.core.modules import state_fingerprint
 from lethe.core.view import audited, reserved
 from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
+from lethe.judge.yardstick import Doubt
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.mlp import MLP
+from lethe.report import words
+from lethe.report.page import render
+from lethe.report.table import terminal_table
 from lethe.train.apply import all_methods
 from lethe.train.loop import Settings
+from lethe.work.audit import scenario
 from lethe.work.forget import run_all
 from lethe.work.job import of_task
 from lethe.work.options import Options
@@ -119,3 +124,24 @@ def test_all_stands_for_the_methods_that_forget_after_training() -> None:
     job = of_task(alone, ["all"], AuditPlan(), settings=Settings(max_minutes=1e-4), watchdog=False)
     some = run_all(job, alone, job.runs_on(alone), Options())
     assert [made.label for made in some] == all_methods(alone)
+
+
+def test_only_references_that_were_given_are_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Lethe trained itself without the forget set needs no alarm that it may have seen it."""
+    task, odd = tiny.classification(), Doubt("", (), "odd")
+    monkeypatch.setattr("lethe.work.audit.doubts", lambda *evidence: [odd])
+    own = lethe.compare(task, ["finetune"], references=2, depth="quick", shadows=0, progress=False)
+    assert own.results.scenarios[0].doubts == ()
+    job = of_task(task, [], AuditPlan(depth="quick", references=0, shadows=0))
+    given = scenario(job, task, [], Options(None, "test"), retrained=[task.build(1), task.build(2)])
+    assert [one.text for one in given.doubts] == ["odd"]
+
+
+def test_a_method_without_retained_data_is_said_to_be_watched_on_some() -> None:
+    """In the table and on the page; not where the watchdog is off."""
+    asked = ["gradient_ascent", "finetune"]
+    found = lethe.compare(tiny.classification(), asked, references=0, depth="quick", shadows=0, progress=False)
+    assert found.results.scenarios[0].watched == ("gradient_ascent",)
+    said = "gradient_ascent asks for no retained data, but the watchdog scored its run on some"
+    assert said in terminal_table(found.results) and said in render(found.results)
+    assert words.watched(()) == ""

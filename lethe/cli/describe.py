@@ -47,6 +47,9 @@ def methods(family: Annotated[str | None, typer.Option(help="Only those that run
         write_text(page, methods_page())
         return
     _list(_chosen("methods", family, without, mechanism), as_json)
+    if without == "retain" and not as_json:
+        print("\nThese ask for no retained data. Where there are some, the watchdog scores every run on a part of them, so that "
+              "no ruined\nmodel is returned. To run without it: watchdog: false in the request, watchdog=False in Python.")
 
 
 def audits(family: Annotated[str | None, typer.Option(help="Only those that run on this family.")] = None,

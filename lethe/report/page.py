@@ -100,7 +100,8 @@ def render(results: Results) -> str:
     return environment.from_string((house / "page.html.j2").read_text("utf-8")).render(
         results=results, sections=sections, style=Markup((house / "page.css").read_text("utf-8")),
         config=_pretty(results.config), expected=expected, spoken=words.SPOKEN, sign=words.sign, direction=words.DIRECTION,
-        tone=_tone, spread=_spread, picture=_picture, depths=words.DEPTHS, access=words.ACCESS, kinds=words.KINDS,
+        tone=_tone, spread=_spread, picture=_picture, depths=words.DEPTHS, access=words.ACCESS, watched=words.watched,
+        kinds=words.KINDS,
     )
 
 

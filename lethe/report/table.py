@@ -13,7 +13,7 @@ from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
 from lethe.report.answer import answer
 from lethe.report.view import Case, Column, cases
-from lethe.report.words import duration, interval, number, printable, sign, spaced
+from lethe.report.words import duration, interval, number, printable, sign, spaced, watched
 from lethe.results.schema import Measurement, Results, Row
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def _show(console: Console, case: Case, width: int) -> None:
     console.print(_table(case, columns))
     if left_out:
         console.print(Text(f"(no room for: {', '.join(left_out)})"))
+    if case.scenario.watched:
+        console.print(Text(printable(watched(case.scenario.watched)), style="dim"))
 
 
 def to_csv(results: Results) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 from lethe.core.evidence import (
     FAILED,
@@ -55,6 +56,15 @@ ACCESS: dict[Access, str] = {   # what the audit had to work with
     "L2": "L2: the new and the untouched model, and models trained anew (retrained without the data, or shadow models).",
     "L3": "L3: as L2, and canaries planted in training and then removed by the same procedure.",
 }
+def watched(labels: Sequence[str]) -> str:
+    """That the watchdog read retained data while methods ran that ask for none; '' where it did not."""
+    if not labels:
+        return ""
+    asks, runs = ("asks", "its run") if len(labels) == 1 else ("ask", "their runs")
+    return (f"{listed(labels)} {asks} for no retained data, but the watchdog scored {runs} on some. Without it, and without any "
+            "retained data: watchdog: false.")
+
+
 DIRECTION: dict[Better, str] = {
     "match": "target: like retrained models", "higher": "higher is better", "lower": "lower is better",
 }
@@ -109,7 +119,7 @@ def heading(name: str) -> str:
     return f"{first if first in SHORT.values() else first[:1].upper() + first[1:]} {rest}".strip()
 
 
-def listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1] if names else "") if part)
 

@@ -284,6 +284,8 @@ class Scenario(Record):
     depth: Depth | None = Field(default=None, description="How deep the audit went.")
     access: Access | None = Field(default=None, description="What the audits could use, from the new model alone (L0) to planted "
                                   "canaries (L3).")
+    watched: tuple[str, ...] = Field(default=(), description="Labels of methods that ask for no retained data, whose runs the "
+                                     "watchdog scored on some.")
 
     @property
     def defects(self) -> list[str]:

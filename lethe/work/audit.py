@@ -91,16 +91,25 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
         samples = _samples(task, one, refused)
         rows.append(_row(told, one, evidence.get(one.name, []), samples))
     held = {subject.name: evidence[subject.name] for subject in yardstick.references}
+    found = doubts(held, evidence.get("original", [])) if retrained else []   # what was trained here never saw the forget set
     return Scenario(
         name=name, request=words, family=task.family, score_name=task.score_name,
         sizes=sizes, fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(false_alarms(list(held.values()))),
-        doubts=tuple(doubt(one) for one in [*unlike, *doubts(held, evidence.get("original", []))]),
+        doubts=tuple(doubt(one) for one in [*unlike, *found]),
         max_loss=margin_of(job.judging.max_loss, sizes), declared=job.judging.declared, depth=job.judging.depth,
-        access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None),
+        access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
     )
+
+
+def _watched(job: Job, task: Task, made: Sequence[Made]) -> tuple[str, ...]:
+    """Labels of methods that ask for no retained data, and whose runs the watchdog scored on some."""
+    if job.watchdog is False or not task.has("retain"):
+        return ()
+    blind = {run.name for run in job.runs if not {"retain", "retain?"} & run.record.needs}
+    return tuple(dict.fromkeys(one.label for one in made if one.outcome and one.name in blind))
 
 
 def judged(task: Task, unseen_used: bool, searched: bool) -> Task:

@@ -41,6 +41,13 @@ def test_a_kind_or_a_seam_lists_what_belongs_to_it(name: str) -> None:
     assert told("describe", name).strip()
 
 
+def test_methods_without_retained_data_are_listed_with_what_the_watchdog_reads() -> None:
+    said = told("methods", "--without", "retain")
+    assert "gradient_ascent" in said and "the watchdog scores every run on a part of them" in said
+    assert "watchdog" not in told("methods", "--without", "recipe").rpartition("\n\n")[2]
+    assert all("retain" not in one["needs"] for one in data("methods", "--without", "retain"))
+
+
 @pytest.mark.parametrize("section", describe.SECTIONS)
 def test_a_section_of_the_request_lists_its_options(section: str) -> None:
     found = data("describe", section)
