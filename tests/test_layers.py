@@ -27,6 +27,7 @@ ROOMS = {
     "report": {"core", "results"},
     "certificate": {"core", "results", "ledger"},
     "work": {"core", "maths", "train", "exact", "pools", "judge", "data", "models", "results", "ledger", "report", "certificate"},
+    "work/door": {"core", "maths", "train", "pools", "judge", "data", "models", "report"},
     "bench": {"core", "results", "work"},
     "service": {"core", "results", "ledger", "report", "certificate", "work"},
 }

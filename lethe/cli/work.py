@@ -1,4 +1,4 @@
-"""The commands that work on a request: run, compare, audit, train, protect, pool, triage, bench."""
+"""The commands that work on a request: run, compare, check-model, audit, train, protect, pool, triage, bench."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def compare(common: Working, request: RequestFile, overrides: Overrides = None, 
     lethe compare request.yaml 'method=[finetune,salun,scrub]' seeds=3
     """
     _work(common, request, overrides, dry_run, again, cache, export=export, verb="compare", page=not no_page, show_ids=show_ids)
+
+
+@working
+def check_model(common: Working, request: RequestFile, overrides: Overrides = None, cache: Cache = None) -> None:
+    """Look at model, data and request in seconds, before anything is trained: what is well, what is doubtful, what is wrong.
+
+    lethe check-model request.yaml
+    """
+    from lethe.cli.door import table
+
+    asked = common.request(request, overrides)
+    options = common.options(cache=cache)
+    from lethe.work.door.look import look
+
+    found = look(asked, options)
+    wrong = any(one.level == "error" for one in found)
+    print(json.dumps({"ok": not wrong, "findings": [one.row for one in found]}) if common.as_json else table(found))
+    if wrong:
+        raise typer.Exit(2)
 
 
 @working

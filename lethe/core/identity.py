@@ -48,7 +48,7 @@ def identity(config: Mapping[str, Any], splits: Mapping[str, Split], model: nn.M
 
     root  folder of data sets, below which relative paths are looked up
     """
-    content = {key: value for key, value in config.items() if key != "output"}
+    content = {key: value for key, value in config.items() if key not in ("output", "accept")}
     parts = {"numbers": str(NUMBERS), "request": digest(without_places(content, root))}
     for name, path in paths(content, root):
         if not name.startswith("data."):   # of these the splits speak

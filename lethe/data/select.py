@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Where:
 
     label: int | str | tuple[int | str, ...] | None = None   # class number(s), or name(s) of the column `class`
     index: tuple[int, ...] | None = None                  # positions in the source
-    ids: tuple[str, ...] | None = None                    # record identifiers
+    ids: tuple[str | int, ...] | None = None                  # record identifiers
     query: str | None = None                              # `column OP value [and …]`, OP one of == != < <= > >=
     entity: str | tuple[str, ...] | None = None           # value(s) of the column `entity` (or `author`)
     text: str | None = None                               # regular expression searched in every text column
@@ -42,11 +43,14 @@ class Where:
         if self.index is not None:
             chosen &= position_mask(split, self.index)
         if self.ids is not None:
-            unknown = sorted(set(self.ids) - set(map(str, split.ids)))
+            wanted = [str(one) for one in self.ids]
+            unknown = sorted(set(wanted) - set(map(str, split.ids)))
             if unknown:
-                raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data, so it cannot be "
-                                "forgotten. Check forget.ids, or whether it was deleted before.")
-            chosen &= np.isin(split.ids.astype(str), self.ids)
+                close = nearest_id(unknown[0], split)
+                raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data"
+                                f"{f' (did you mean {close!r}?)' if close else ''}, so it cannot be forgotten. Check "
+                                "forget.ids, or whether it was deleted before.")
+            chosen &= np.isin(split.ids.astype(str), wanted)
         if self.entity is not None:
             name = next((c for c in ("entity", "author") if c in split.meta), None)
             if name is None:
@@ -85,6 +89,22 @@ class Where:
         part = np.zeros_like(chosen)
         part[picked] = True
         return part
+
+
+def nearest_id(name: str, split: Split) -> str:
+    """The id of the split that is spelled most like `name`: its slashes, folder or case wrong, else by letters; '' for none."""
+    known = split.ids.astype(str).tolist()
+    plain = name.replace("\\", "/").removeprefix("./").casefold()
+    last = plain.rpartition("/")[2]
+    alike: tuple[Callable[[str], bool], ...] = (
+        lambda one: one == plain, lambda one: one.endswith(f"/{plain}") or plain.endswith(f"/{one}"),
+        lambda one: one.rpartition("/")[2] == last, lambda one: one.lstrip("0") == plain.lstrip("0"))
+    for fits in alike:
+        for one in known:
+            if fits(one.casefold()):
+                return str(one)
+    close = difflib.get_close_matches(name, known[:20_000], n=1, cutoff=0.6)   # a millisecond for some hundred ids
+    return close[0] if close else ""
 
 
 OPERATORS = {"==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt,

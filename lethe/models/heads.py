@@ -80,6 +80,10 @@ class HeadTask(HeadedTask):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model answers.  -> [n, K]"""
+        return self.answers(model, batch)
+
+    def answers(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The outputs as the model returns them.  -> [n, K] or [n]"""
         return picked(model(pixels(batch.x)), self._output)
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:

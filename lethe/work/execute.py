@@ -27,6 +27,7 @@ from lethe.results import schema
 from lethe.results.folder import models_folder
 from lethe.results.frame import frame
 from lethe.work.audit import scenario
+from lethe.work.door.door import Door, attend, refused, survey
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
 from lethe.work.lifecycle import RESULTS, WORK, RunFolder, ledger_beside
@@ -71,6 +72,7 @@ def _lead(job: Job, opened: Opened, identity: Identity, place: RunFolder, option
     for missing in (without_page(), without_figures()):
         if missing and options.page:
             options.warn(missing)
+    attend(Door(job, opened, options))
     scenes = scenes_of(job, opened, options)   # every check that needs no training: what is refused leaves no trace
     ledger, began = ledger_beside(place.final), time.perf_counter()
     sweep(place.final.parent)
@@ -142,10 +144,13 @@ def _work(place: RunFolder, scenario_name: str) -> Path:
 
 
 def dry_run(request: Request, options: Options) -> dict[str, Any]:
-    """What a request would do: sizes, steps, parameters; nothing is trained."""
+    """What a request would do: sizes, steps, parameters, what the door finds. No method runs. Raises what speaks against it."""
     job = resolve(request, options)
     opened = read(job, options)
     job, _ = identified(job, opened, options)
+    found = survey(Door(job, opened, options, thorough=True))
+    if (refusal := refused(found)) is not None:
+        raise refusal
     start = opened.model or (opened.fresh(job.settings.seed) if opened.build else None)
     plans: dict[str, Any] = {}
     for case in job.opening.cases:
@@ -164,5 +169,6 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
     return {
         "id": job.hash, "folder": str(job.folder), "family": request.family, "parameters": parameters,
         "trains_original": opened.model is None, "recipe": plain(opened.recipe) if opened.recipe else None, "scenarios": plans,
+        "checks": [f"{one.level}: {one.name}: {one.words}" for one in found],
         "memory_mb": None if parameters is None else round(parameters * 4 * 4 / 1e6, 1),
     }

@@ -115,6 +115,7 @@ class Job:
     watchdog   None: the usual one where there are data for it; False: none
     source     None: the task was passed            output   the folder of run folders     cache  of trained models
     headline   over the page: the title, or family and methods
+    accept     checks of `lethe.work.door` whose errors are warnings
     """
 
     hash: str
@@ -130,6 +131,7 @@ class Job:
     output: Path | None = None
     cache: Path | None = None
     headline: str = ""
+    accept: tuple[str, ...] = ()
 
     @property
     def opening(self) -> Source:
@@ -176,6 +178,7 @@ def resolve(request: Request, options: Options) -> Job:
             Case(name, selection, wish(selection)) for name, selection in request.cases.items())),
         Path(request.output), options.cache or Path(request.output) / ".cache",
         request.title or f"{request.family}: {', '.join(method['name'] for method in request.methods)}",
+        tuple(request.accept),
     )
 
 

@@ -135,7 +135,7 @@ def checked(job: Job, opened: Opened, model: nn.Module, splits: dict[str, Split]
 
     model   the one that came or, where it is yet to be trained, a fresh one
     """
-    return job.runs_on(_task(opened, model, splits, "checks"))
+    return job.runs_on(task_of(opened, model, splits, "checks"))
 
 
 def original_of(job: Job, opened: Opened, options: Options) -> nn.Module:
@@ -231,10 +231,11 @@ def draft(opened: Opened, case: Case) -> dict[str, Split]:
 
 
 def _named(job: Job, opened: Opened, model: nn.Module, splits: dict[str, Split], case: Case) -> Task:
-    return _task(opened, model, splits, case.name or job.title or job.opening.family)
+    return task_of(opened, model, splits, case.name or job.title or job.opening.family)
 
 
-def _task(opened: Opened, model: nn.Module, splits: dict[str, Split], name: str) -> Task:
+def task_of(opened: Opened, model: nn.Module, splits: dict[str, Split], name: str) -> Task:
+    """The task of these splits on this model."""
     task = opened.task(model, splits, name)
     if opened.unrepeatable:
         task.unrepeatable(opened.unrepeatable)

@@ -59,6 +59,7 @@ class Request:
     seed: int = 0
     seeds: Count = 1                                       # repetitions of every method, with seeds seed, seed + 1, …
     output: str = "runs"                                   # folder of run folders
+    accept: tuple[str, ...] = ()                           # checks of lethe check-model whose errors do not end the command
 
     @property
     def methods(self) -> list[dict[str, Any]]:
@@ -87,9 +88,10 @@ class Request:
 
     @property
     def hash(self) -> str:
-        """Names the run: equal effective requests have equal hashes. Where the output goes does not matter."""
+        """Names the run: equal effective requests have equal hashes. Where the output goes and what is accepted do not matter."""
         content = plain(self)
-        content.pop("output")
+        for key in ("output", "accept"):
+            content.pop(key)
         return digest(content)
 
 

@@ -18,6 +18,7 @@ from lethe.models.opened import Opened
 from lethe.report.report import Report, load
 from lethe.results.folder import ledger_of, models_folder
 from lethe.work.audit import scenario
+from lethe.work.door.door import Door, attend
 from lethe.work.execute import report_of
 from lethe.work.forget import Made
 from lethe.work.job import Job, resolve
@@ -37,6 +38,7 @@ def audit_saved(request: Request, options: Options, unlearned: Path | None, dept
     opened = read(job, options)
     if unlearned is None and run is not None:
         _require_same(job, opened, run, options)
+    attend(Door(job, opened, options))
     prepared = prepare(replace(job, runs=()), options, opened=opened)
     halved = _halved(run) if unlearned is None else set()
     cases, names = [], [str(path) for paths in models.values() for path in paths]

@@ -123,7 +123,7 @@ def test_exit_statuses_tell_the_truth(net: Path) -> None:
     np.savez(net / "train.npz", x=train["x"].numpy(), y=train["y"].numpy())
     path = request(net, family="classification", model=MODEL, data={"kind": "npz", "path": "train.npz", "holdout": 0.2},
                    forget={"label": 3}, audit={"references": 0, "depth": "quick"}, method={"name": "gradient_ascent", "lr": 1e38},
-                   watchdog=False)
+                   watchdog=False, accept=["provenance"])
     failed = lethe("run", path, cwd=net, status=3)
     assert "gradient_ascent" in failed.stdout
     refused = lethe("run", path, "method.lr=-1", cwd=net, status=2)

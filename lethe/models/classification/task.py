@@ -49,7 +49,7 @@ class Classification(HeadTask, ClassificationTask):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits.  -> [n, K]"""
-        z = super().outputs(model, batch)
+        z = self.answers(model, batch)
         z = logits_of(z) if self.returns == "probabilities" else z
         return two_sided(z, len(batch)) if self._single else z
 

@@ -1,0 +1,59 @@
+"""What the tests can find in so few records, before they are paid for.
+
+A share measured on n records is known to ± 0.98/√n. Below `SMALL` records triage looks at each: a record that others cover leaves
+no trace, so that no test distinguishes even the untouched model, and the answer of a whole run would be "no answer".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lethe.core.task import Task
+from lethe.errors import NeedsUnmet
+from lethe.judge.triage import triage
+from lethe.report.answer import SMALL
+from lethe.work.door.door import Door, Finding
+
+TASKS = True
+LIMIT = 600   # retained records that triage compares with; it takes about a second
+
+
+def check(door: Door) -> Iterator[Finding]:
+    """One finding a scenario."""
+    for name, task in door.tasks.items():
+        count = len(task.forget)
+        before = f"{name}: " if name else ""
+        known = f"a share of {count} records is known to ± {min(1.0, 0.98 / count**0.5):.2g}"
+        if count >= SMALL:
+            yield Finding("ok", f"{before}{count} records to forget: {known}.")
+            continue
+        counts = _triaged(door, task)
+        if counts is None:
+            yield Finding("warn", f"{before}Only {count} to forget: {known}, so only gross traces can be found.", "")
+        elif counts["hard"]:
+            yield Finding("warn", f"{before}Only {count} to forget: {known}. {counts['hard']} of them resemble no other, so "
+                          "single-record tests may find a trace of these.", "lethe triage names them.")
+        else:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
+            yield Finding("warn", f"{before}Only {count} to forget, and none of them is unlike those that stay (triage: "
+                          f"{kinds}). The tests will most likely not detect them in the untouched model either, and then "
+                          "there is no answer, however long they run.", _way_on(door))
+
+
+def _way_on(door: Door) -> str:
+    if not door.job.judging.references and not door.job.judging.shadows:
+        return "method=retrain deletes them for certain."
+    return ("To get the model without that wait: audit.references=0 audit.shadows=0; method=retrain deletes them for certain; "
+            "lethe triage tells which records show.")
+
+
+def _triaged(door: Door, task: Task) -> dict[str, int] | None:
+    """Records by advice; None where triage cannot look at them."""
+    x = task.forget.columns.get("x")
+    if x is None or (door.original is None and not (x.is_floating_point() or x.dim() == 4)):   # its features would be random
+        return None
+    try:
+        counts: dict[str, int] = triage(task, limit=LIMIT, seed=door.job.settings.seed)["counts"]
+    except NeedsUnmet:
+        return None
+    return counts

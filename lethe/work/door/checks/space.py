@@ -1,0 +1,83 @@
+"""Room for the work: the device, memory for data and models, the disk, and whether the output can be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from lethe.work.door.door import Door, Finding
+
+TASKS = True
+COPIES = 6   # of the model while a method runs: original, itself, gradient, two moments of the optimiser, checkpoint
+
+
+def check(door: Door) -> Iterator[Finding]:
+    """Device, memory, disk."""
+    yield from _device(door.job.settings.device)
+    task = next(iter(door.tasks.values()))
+    model = sum(value.numel() * value.element_size() for value in task.model.state_dict().values())
+    columns = [column for split in door.opened.splits.values() for column in split.columns.values()]
+    data = sum(column.numel() * column.element_size() for column in columns)
+    judging = door.job.judging
+    held = (judging.references + 1 + judging.shadows if door.opened.recipe else judging.neighbours) + len(door.job.runs)
+    need, free = data + model * (COPIES + held), available()
+    words = f"memory: data {_size(data)}, model {_size(model)} and at most {COPIES + held} copies, {_size(need)} in all"
+    if free is not None and need > free:
+        yield Finding("warn", f"More {words} than the {_size(free)} that are free.", "Use fewer audit.references and "
+                      "audit.shadows, or a machine with more memory.")
+    else:
+        yield Finding("ok", f"Enough {words}{f' of {_size(free)}' if free is not None else ''}.")
+    yield from _disk(door.job.output, model * (3 + held))
+
+
+def available() -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _device(device: str) -> Iterator[Finding]:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        yield Finding("error", f"settings.device = {device!r} cannot be used here ({str(error).splitlines()[0][:120]}).",
+                      "Set settings.device: auto, or cpu.")
+        return
+    yield Finding("ok", f"Device: {device}.")
+
+
+def _disk(output: Path | None, need: int) -> Iterator[Finding]:
+    if output is None:
+        return
+    place = output.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        yield Finding("error", f"Nothing can be written to {place} ({os.strerror(error.errno or 0)}), where the output "
+                      f"{output} is to go.", "Set output to a folder that you may write.")
+        return
+    free = shutil.disk_usage(place).free
+    if need > free:
+        yield Finding("warn", f"{_size(free)} of disk are free in {place}, and models and checkpoints may take {_size(need)}.",
+                      "Free some, or set output and --cache to another disk.")
+    else:
+        yield Finding("ok", f"The output can be written; {_size(free)} of disk are free, {_size(need)} may be needed.")
+
+
+def _size(count: int) -> str:
+    """Bytes in words."""
+    for unit, width in (("GB", 1e9), ("MB", 1e6)):
+        if count >= width:
+            return f"{count / width:.3g} {unit}"
+    return f"{max(1, round(count / 1e3))} kB"

@@ -1,0 +1,15 @@
+"""`lethe check-model`: everything that the door can say of a request, in seconds."""
+
+from __future__ import annotations
+
+from lethe.work.door.door import Door, Finding, survey
+from lethe.work.job import resolve
+from lethe.work.open import read
+from lethe.work.options import Options
+from lethe.work.request import Request
+
+
+def look(request: Request, options: Options) -> list[Finding]:
+    """Every finding, what is well included. What cannot be read at all is raised."""
+    job = resolve(request, options)
+    return survey(Door(job, read(job, options), options, thorough=True))
