@@ -90,7 +90,7 @@ def _next(request: Request, name: str, cfg: Any, head: str, output: Path) -> str
                       "head": head, "weights": str(whole / "model.safetensors")}
     asked["method"] = {"name": name, "trained": str(whole), "public_base": cfg.public_base}
     asked["audit"] = {**asked["audit"], "references": 0, "shadows": 0}
-    asked["accept"] = sorted({*request.accept, "provenance"})   # its shares of holdout and test were split off before the training
+    asked["accept"] = sorted({*request.accept, "provenance"})   # its shares were split off before the training
     for key in ("recipe", "forget", "scenarios"):   # its training is no recipe: references would be trained otherwise
         asked.pop(key, None)
     return (f"# Delete records from the model beside this file:  lethe run {output / 'request.yaml'} 'forget={{ids: […]}}'\n"
