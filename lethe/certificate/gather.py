@@ -32,6 +32,9 @@ def chosen(results: Results, method: str | None, scenario: str | None) -> tuple[
     case = cases[_one("scenario", scenario, list(cases))]
     rows = {row.name: row for row in case.subjects if row.role == "method"}
     row = rows[_one("method", method, list(rows))]
+    if row.unchanged:
+        raise RequestError(f"{row.name} left every weight as the original's, so there is no deletion to certify, and no "
+                           "certificate was written. See the notes of the run, and choose another method or other options.")
     if row.error:
         raise RequestError(f"{row.name} failed ({row.error}), so there is no model to certify.")
     return case, row

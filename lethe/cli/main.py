@@ -1,7 +1,7 @@
 """`lethe`: the command line. Data goes to stdout, progress and errors to stderr; exit status 0 means success.
 
     0 done · 2 the request, data or model cannot be used (no run was started) ·
-    3 done, but a method failed or a certificate does not hold ·
+    3 done, but a method failed, changed nothing or was ended by the watchdog, or a certificate does not hold ·
     1 a defect: of Lethe (traceback), or of a method or an audit (the others are done; traceback in the run's failures/) ·
     130 interrupted; 143 by SIGTERM, 129 by SIGHUP (repeat the command to continue)
 """

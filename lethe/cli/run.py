@@ -24,10 +24,16 @@ def after(report: Report, request: Request, path: Path, verb: str, export: bool)
 
 
 def status_of(report: Report) -> int:
-    """1 where a method or an audit failed by a defect, 3 where a method could not do its work, 0 otherwise."""
+    """1 where a method or an audit failed by a defect; 3 where a method could not do its work: it failed, changed nothing, or the
+    watchdog ended it at its last sound point; else 0."""
     defects = [name for case in report.results.scenarios for name in case.defects]
     if defects:
         print(f"Failed by a defect: {', '.join(defects)}. The others are done; see the table and the tracebacks in failures/.",
               file=sys.stderr)
         return 1
-    return 3 if any(row.error for case in report.results.scenarios for row in case.subjects) else 0
+    rows = [row for case in report.results.scenarios for row in case.subjects]
+    ended = [row.name for row in rows if row.fall and not row.unchanged]
+    if ended:
+        print(f"Ended by the watchdog at the last sound point: {', '.join(ended)}. Notes and page say what was lost.",
+              file=sys.stderr)
+    return 3 if ended or any(row.error for row in rows) else 0

@@ -34,7 +34,7 @@ def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", me
     score    what the family's score is called             margin  the largest loss of it that does not matter
     error    why there is no model; `defect`: not by a LetheError; `log`: the file that holds its traceback
     """
-    ending = schema.Conclusion(verdict="failed", text=error) if error else _conclusion(items)
+    ending = schema.Conclusion(verdict="failed", text=error) if error else _conclusion(items, run)
     kind = run.kind if run else "weights"
     found = hiding(items, kind) if role == "method" and not error else None
     return schema.Row(
@@ -42,6 +42,7 @@ def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", me
         config=plain(run.config) if run else {},
         cost=schema.Cost(**plain(run.cost)) if run else schema.Cost(seconds=seconds),
         notes=tuple(run.notes) if run else (), error=error, defect=defect, log=log,
+        fall=schema.Fall(**plain(run.fall)) if run and run.fall else None, unchanged=run.unchanged if run else False,
         guarantee=plain(run.guarantee) if run else {}, conclusion=ending,
         answers=None if error else record(items, score, margin),
         hiding=None if found is None else schema.Hiding(**plain(found)),
@@ -66,9 +67,10 @@ def _sample(one: Mapping[str, Any]) -> schema.Sample:
     return schema.ImageSample(**one) if one["kind"] == "image" else schema.TextSample(**one)
 
 
-def _conclusion(items: Sequence[Evidence]) -> schema.Conclusion:
-    found = conclude(items)
-    return schema.Conclusion(verdict=found.verdict, text=found.text)
+def _conclusion(items: Sequence[Evidence], run: Outcome | None) -> schema.Conclusion:
+    found, fall = conclude(items), run.fall if run else None
+    ended = "" if fall is None else f"Ended by the watchdog: the model of step {fall.kept} of {fall.step}. "
+    return schema.Conclusion(verdict=found.verdict, text=ended + found.text)
 
 
 def declared(audits: Sequence[tuple[Audit, Any]], asked: Mapping[str, float]) -> schema.Declared:

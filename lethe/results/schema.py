@@ -171,6 +171,19 @@ class Trial(Record):
     chosen: bool = Field(default=False, description="Whether the search chose it.")
 
 
+class Fall(Record):
+    """Why the watchdog did not return the model that a method ended with, but an earlier one of the same run."""
+
+    part: Literal["retain", "holdout", "forget", "weights"] = Field(
+        description="What it looked at; holdout: unseen data; weights: values that were not finite.")
+    metric: str = Field(description="What was measured there.")
+    value: Number = Field(default=None, description="Its value for the model that the method ended with.")
+    original: Number = Field(default=None, description="Its value for the original.")
+    floor: Number = Field(default=None, description="The limit that was crossed.")
+    step: int = Field(description="Steps of the run when it was judged.")
+    kept: int = Field(default=0, description="Steps after which the returned model stood; 0: it is the original.")
+
+
 class Row(Record):
     """One model of a scenario: the original, a fresh retrained model, or what a method returned."""
 
@@ -185,6 +198,9 @@ class Row(Record):
     config: Free = Field(default_factory=dict, description="The effective options of the method, its settings and modifiers.")
     cost: Cost = Field(default=Cost(), description="What the model took to make.")
     notes: tuple[str, ...] = Field(default=(), description="What a reader must know about the run: stopped early, floor reached.")
+    fall: Fall | None = Field(default=None, description="Set where the watchdog ended the run at its last sound point.")
+    unchanged: bool = Field(default=False, description="Whether a method that changes weights left them all as they were: a "
+                            "failure, and never certified.")
     error: str | None = Field(default=None, description="Why the method failed; null when it did not.")
     defect: bool = Field(default=False, description="Whether it failed by a defect of the method rather than by a named limit.")
     log: str | None = Field(default=None, description="The file in the run folder that holds the traceback of a failure.")

@@ -132,7 +132,7 @@ class Watch:
 
         broken  weights were not finite before, so the model is already put back
         """
-        fall = Fall("weights", "finite", float("nan"), None, None, step) if broken or not self.finite(
+        fall = Fall("weights", "share that is finite", None, 1.0, 1.0, step) if broken or not self.finite(
             named_tensors(model)) else self._fault(model, step)
         if fall is None:
             return None

@@ -114,7 +114,7 @@ def _watched(job: Job, task: Task, made: Sequence[Made]) -> tuple[str, ...]:
 
 def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
     """The task with what audits may use: what a method learned from is not unseen, what a search used may not judge."""
-    if unseen_used:
+    if unseen_used and "reference" not in task.splits:   # where it is given, methods saw nothing of holdout
         task = task.replaced(holdout=audited(task.holdout), reference=reserved(task.holdout))
     return final(task) if searched else task
 
@@ -163,7 +163,7 @@ def _subjects(task: Task, made: Sequence[Made]) -> list[Subject]:
     """The runs that ended well; those that differ only in their seed are siblings."""
     groups: dict[str, list[Subject]] = {}
     for one in made:
-        if one.outcome:
+        if one.outcome and not one.failure:
             groups.setdefault(one.label or one.name, []).append(
                 Subject(one.name, one.outcome.answering, task, one.outcome.cost.seconds, procedure=one.procedure,
                         kind=one.outcome.kind))
@@ -204,7 +204,7 @@ def _row(told: Callable[..., Row], one: Made, evidence: Sequence[Evidence], samp
 def _samples(task: Task, one: Made, refused: Callable[[str, str, Exception], None]) -> Sequence[Mapping[str, Any]]:
     """Samples for a person to look at; a model whose answers cannot be shown has evidence all the same."""
     try:
-        return task.samples(one.outcome.answering) if one.outcome else []
+        return task.samples(one.outcome.answering) if one.outcome and not one.failure else []
     except Exception as error:
         refused("samples", one.name, error)
         return []

@@ -22,7 +22,7 @@ from lethe.work.procedure import procedure_of
 
 @dataclass(frozen=True)
 class Made:
-    """The result of a run, or a model from elsewhere: an outcome, or a failure.
+    """The result of a run, or a model from elsewhere: an outcome, or a failure, or both where nothing was changed.
 
     name, label, method, variant, seed  as in `Run`; a model from elsewhere has no method and no seed
     procedure                           how it can be made again, where that is known
@@ -77,6 +77,8 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
             options.warn(f"{error} Starting {run.name} afresh.")
             shutil.rmtree(work)
             outcome = performed()
+        if outcome.unchanged:
+            return replace(made, outcome=outcome, failure=Failure(". ".join(reversed(outcome.notes[-2:]))))
         if places.models and not (places.models / name).exists():
             outcome.save(places.models / name)
         return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))

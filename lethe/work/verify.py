@@ -22,6 +22,7 @@ from lethe.errors import DataError, NeedsUnmet
 from lethe.results.schema import Row, Scenario
 from lethe.train.apply import apply, method_of
 from lethe.train.loop import Settings
+from lethe.work.audit import judged
 from lethe.work.job import Job, resolve
 from lethe.work.open import prepare
 from lethe.work.options import Options
@@ -65,7 +66,8 @@ def _request(run: Path) -> Request:
 
 def _task(job: Job, run: Path, case: Scenario, options: Options) -> Task:
     task = prepare(replace(job, runs=()), options).scenes[case.name].task
-    changed = [name for name, value in task.fingerprint.items() if case.fingerprints.get(name) != value]
+    audited = judged(task, "reference" in case.fingerprints, any(row.search for row in case.subjects))
+    changed = [name for name, value in audited.fingerprint.items() if case.fingerprints.get(name) != value]
     if changed:
         raise DataError(f"{', '.join(changed)} of {run} are not what the run used (fingerprints differ), so a "
                         "certificate would be about other data. Restore data, software and threads, or repeat with --again.")

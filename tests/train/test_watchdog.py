@@ -11,14 +11,17 @@ import torch
 from torch import nn
 
 import lethe
+from lethe.certificate.gather import chosen
+from lethe.cli.run import status_of
 from lethe.core import catalogue
 from lethe.core.modules import copied, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.errors import LetheError, NeedsUnmet
+from lethe.errors import LetheError, NeedsUnmet, RequestError
 from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
+from lethe.results import schema
 from lethe.train.apply import apply, fitting, same_weights
 from lethe.train.gauge import LEAST, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
@@ -205,3 +208,19 @@ def test_nothing_changed_is_said_and_proves_nothing() -> None:
     out = lethe.forget(tiny.classification(), "ssd", alpha=1e9, progress=False)
     assert out.unchanged and "nothing changed" in out.notes[-1]
     assert not lethe.forget(tiny.classification(), "finetune", progress=False, watchdog=False).unchanged
+
+
+def test_what_the_watchdog_ended_and_what_changed_nothing_are_typed_and_end_with_status_3(
+        capsys: pytest.CaptureFixture[str]) -> None:
+    strong = {"name": "gradient_ascent", "lr": 0.05, "epochs": 20.0}
+    found = lethe.compare(tiny.classification(), [strong, {"name": "ssd", "alpha": 1e9}], references=0, depth="quick",
+                          progress=False)
+    rows = {row.name: row for row in found.results.scenarios[0].subjects}
+    ended, idle = rows["gradient_ascent"], rows["ssd"]
+    assert ended.fall and ended.fall.kept > 0 and not ended.unchanged
+    assert ended.conclusion.text.startswith("Ended by the watchdog")
+    assert idle.unchanged and idle.conclusion.verdict == "failed" and "nothing changed" in (idle.error or "") and idle.config
+    assert schema.read(schema.plain(found.results)) == found.results
+    assert status_of(found) == 3 and "gradient_ascent" in capsys.readouterr().err and "failed" in found.table()
+    with pytest.raises(RequestError, match="no deletion to certify"):
+        chosen(found.results, "ssd", None)
