@@ -11,15 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from lethe.core import trust
-from lethe.errors import LetheError
+from lethe.errors import LetheError, OutOfRange, nearest
 
 if TYPE_CHECKING:
     from lethe.core.events import Listener
+    from lethe.results.schema import Results
     from lethe.work.options import Options
     from lethe.work.request import Request
 
@@ -32,6 +33,12 @@ Cache = Annotated[Path | None, typer.Option(help="Folder of trained models; defa
 NoPage = Annotated[bool, typer.Option("--no-page", help="Write no page: numbers and tables only.")]
 ShowIds = Annotated[bool, typer.Option("--show-ids", help="Name the forgotten records in page and results, too; usually they are "
                                                           "withheld there.")]
+
+Require = Annotated[list[str] | None, typer.Option("--require", help="End with status 4 unless a model of every scenario is: "
+                                                   "forgotten | useful | indistinguishable; repeat it.")]
+MaxLoss = Annotated[float | None, typer.Option("--max-loss", help="End with status 4 where more of the score may be lost, e.g. "
+                                               "0.01: one point of accuracy.")]
+REQUIRED: tuple[Literal["forgotten", "useful", "indistinguishable"], ...] = ("forgotten", "useful", "indistinguishable")
 
 WORKING = {   # options of every command that reads a request, models or data
     "data_root": (Annotated[Path | None, typer.Option("--data-root", help="Folder of the data sets that a preset names.")], None),
@@ -133,3 +140,26 @@ def command() -> str:
 def fail(text: str) -> None:
     """End with an error on purpose."""
     raise LetheError(text)
+
+
+def required(words: Sequence[str] | None, max_loss: float | None) -> None:
+    """OutOfRange, before any work, for words that --require does not know and a loss that no model has."""
+    for word in words or ():
+        if word not in REQUIRED:
+            raise OutOfRange(f"--require {word} is not an answer{nearest(word, REQUIRED)}, so nothing was started. "
+                             f"Write one of: {', '.join(REQUIRED)}.")
+    if max_loss is not None and not max_loss >= 0:
+        raise OutOfRange(f"--max-loss {max_loss} is below 0, so nothing was started. Write the largest loss of the score that "
+                         "may be, e.g. 0.01.")
+
+
+def reached(results: Results, words: Sequence[str] | None, max_loss: float | None) -> int:
+    """4 with one sentence on stderr where what was required is not reached, else 0."""
+    if not words and max_loss is None:
+        return 0
+    from lethe.report.require import unmet
+
+    why = unmet(results, [word for word in REQUIRED if word in (words or ())], max_loss)
+    if why:
+        print(why, file=sys.stderr)
+    return 4 if why else 0

@@ -8,32 +8,54 @@ from typing import Annotated
 
 import typer
 
-from lethe.cli.common import Again, Cache, DryRun, NoPage, Overrides, RequestFile, ShowIds, Working, fail, show, working
+from lethe.cli.common import (
+    Again,
+    Cache,
+    DryRun,
+    MaxLoss,
+    NoPage,
+    Overrides,
+    RequestFile,
+    Require,
+    ShowIds,
+    Working,
+    fail,
+    reached,
+    required,
+    show,
+    working,
+)
 
 OUTPUT = "The folder that is written; it must not exist."
 
 
 @working
 def run(common: Working, request: RequestFile, overrides: Overrides = None, dry_run: DryRun = False, again: Again = False,
-        cache: Cache = None, no_page: NoPage = False, show_ids: ShowIds = False) -> None:
+        cache: Cache = None, no_page: NoPage = False, show_ids: ShowIds = False, require: Require = None,
+        max_loss: MaxLoss = None) -> None:
     """Forget with the request's method, audit the result, and write the unlearned model.
 
     lethe run request.yaml method=salun method.lr=0.01 seed=3
     lethe run request.yaml --dry-run
+    lethe run request.yaml --require forgotten --max-loss 0.01
     """
-    _work(common, request, overrides, dry_run, again, cache, export=True, verb="run", page=not no_page, show_ids=show_ids)
+    _work(common, request, overrides, dry_run, again, cache, export=True, verb="run", page=not no_page, show_ids=show_ids,
+          wanted=(require, max_loss))
 
 
 @working
 def compare(common: Working, request: RequestFile, overrides: Overrides = None, dry_run: DryRun = False, again: Again = False,
             cache: Cache = None, no_page: NoPage = False, show_ids: ShowIds = False,
-            export: Annotated[bool, typer.Option("--export", help="Write every unlearned model too.")] = False) -> None:
+            export: Annotated[bool, typer.Option("--export", help="Write every unlearned model too.")] = False,
+            require: Require = None, max_loss: MaxLoss = None) -> None:
     """Run several methods on the same task: one table, one page, one yardstick.
 
     lethe compare presets/demo.yaml
     lethe compare request.yaml 'method=[finetune,salun,scrub]' seeds=3
+    lethe compare request.yaml method=salun 'method.lr=[0.1,0.01]'
     """
-    _work(common, request, overrides, dry_run, again, cache, export=export, verb="compare", page=not no_page, show_ids=show_ids)
+    _work(common, request, overrides, dry_run, again, cache, export=export, verb="compare", page=not no_page, show_ids=show_ids,
+          wanted=(require, max_loss))
 
 
 @working
@@ -69,7 +91,8 @@ def audit(common: Working,
           test: Annotated[Path | None, typer.Option(help="Data for utility.")] = None,
           family: Annotated[str | None, typer.Option(help="Default: recognised by the model's files.")] = None,
           depth: Annotated[str, typer.Option(help="quick | standard | deep")] = "standard",
-          output: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None) -> None:
+          output: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None,
+          require: Require = None, max_loss: MaxLoss = None) -> None:
     """Audit the models of a run again, any saved model on the task of a request, or model files on data files.
 
     lethe audit runs/0a1b2c --depth deep
@@ -78,6 +101,7 @@ def audit(common: Working,
     """
     from lethe.cli import audit as command
 
+    required(require, max_loss)
     if forget is not None:
         parts = {"original": original, "unlearned": unlearned, "retrained": retrained or (), "forget": forget, "retain": retain,
                  "holdout": holdout, "test": test, "family": family, "allow_pickle": common.allow_pickle}
@@ -98,6 +122,8 @@ def audit(common: Working,
     found.save(place)
     found.save(place.with_suffix(".json"))
     print(found.json() if common.as_json else f"{found.table()}\n\nPage:    {place}")
+    if status := reached(found.results, require, max_loss):
+        raise typer.Exit(status)
 
 
 @working
@@ -189,7 +215,8 @@ def bench(common: Working,
 
 
 def _work(common: Working, path: Path, overrides: list[str] | None, dry_run: bool, again: bool, cache: Path | None, export: bool,
-          verb: str, page: bool, show_ids: bool) -> None:
+          verb: str, page: bool, show_ids: bool, wanted: tuple[list[str] | None, float | None]) -> None:
+    required(*wanted)
     request = common.request(path, overrides)
     options = common.options(again=again, export=export, cache=cache, page=page, show_ids=show_ids)
     from lethe.cli.run import after, status_of
@@ -203,6 +230,6 @@ def _work(common: Working, path: Path, overrides: list[str] | None, dry_run: boo
     if report is None:   # a follower under torchrun: the first process reports
         return
     print(report.json() if common.as_json else after(report, request, path, verb, export))
-    status = status_of(report)
+    status = status_of(report) or reached(report.results, *wanted)
     if status:
         raise typer.Exit(status)

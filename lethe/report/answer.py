@@ -6,25 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lethe.core.evidence import FAILED, INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, Ending
+from lethe.core.evidence import FAILED, INSIDE, NO_YARDSTICK, OUTSIDE
+from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
 from lethe.report.words import listed, number
 
 SMALL = 30   # examples of the forget set below which its loss of power is announced
 Level = Literal["good", "bad", "mixed", "none"]
-ALONE: dict[Ending, str] = {   # of a single method
-    INSIDE: "no test detects a difference from models retrained without the data.",
-    OUTSIDE: "the tests detect a difference from models retrained without the data.",
-    FAILED: "the method failed, so there is no model.",
-    NO_POWER: "no answer, because these tests do not detect the data in the untouched model either.",
-    NO_YARDSTICK: "no verdict, because there is no retrained model to compare with.",
-}
-SEVERAL: tuple[tuple[Ending, str, str], ...] = (   # verdict, of one, of more
-    (OUTSIDE, "left a detectable difference", "left a detectable difference"),
-    (NO_POWER, "could not be judged: the tests had no power", "could not be judged: the tests had no power"),
-    (NO_YARDSTICK, "had nothing to be compared with", "had nothing to be compared with"),
-    (FAILED, "failed", "failed"),
-)
 
 
 @dataclass(frozen=True)
@@ -35,67 +23,53 @@ class Answer:
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
     level: Level
+    recommended: Recommendation
 
 
 def answer(case: Case) -> Answer:
-    """What came out, what failed, and whether the two controls behaved."""
-    good, count = case.named(INSIDE), len(case.methods)
-    headline = _headline(case)
-    sentences = list(_quickest(case))
-    sentences += [case.methods[0].text] if count == 1 and case.methods[0].text else []
-    sentences += _others(case) if count > 1 else []
+    """The row to take or what it lacks, how the others answer, what failed, and whether the two controls behaved."""
+    found = recommendation(case)
+    sentences = list(_counts(case))
     if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
         sentences.append("Check of the tests: they detect the untouched model, as they must, and do not detect a freshly "
                          "retrained one.")
-    bad = case.named(OUTSIDE) or case.named(FAILED)
-    level: Level = "none" if not count else "good" if len(good) == count else "mixed" if good else "bad" if bad else "none"
-    return Answer(headline, tuple(sentences), tuple(_warnings(case)), level)
+    elif "nothing to find" in " ".join(line.forgotten.why for line in case.methods):
+        sentences.append("No test can distinguish a method that forgets from one that changes nothing here: keep the model "
+                         "as it is where the law lets you, else train it again without the data.")
+    return Answer(found.text, tuple(sentences), tuple(_warnings(case)), _level(case, found), found)
 
 
-def _headline(case: Case) -> str:
-    good, detected, unclear, count = case.named(INSIDE), case.named(OUTSIDE), case.named(NO_POWER), len(case.methods)
-    if not count:
-        return "No method was run."
-    if count == 1:
-        return f"{case.methods[0].label}: {ALONE[case.methods[0].verdict]}"
-    if good:
-        some = f"{len(good)} of {count} methods" if len(good) < count else f"All {count} methods"
-        return f"{some} left no detectable difference from retraining: {listed(good)}."
-    if len(case.named(NO_YARDSTICK)) == count:
-        return "No verdict: there is no retrained model to compare with."
-    if detected and unclear:
-        return (f"{len(detected)} of {count} methods left a detectable difference from retraining; {len(unclear)} cannot be "
-                "judged.")
-    if detected:
-        some = f"{len(detected)} of {count} methods" if len(detected) < count else "Every method"
-        return f"{some} left a detectable difference from retraining."
-    return "No method can be judged by these tests."
+def _level(case: Case, found: Recommendation) -> Level:
+    if found.line is not None and not found.missing:
+        return "good"
+    replies = [line.forgotten.answer for line in case.methods]
+    return "mixed" if "yes" in replies else "bad" if "no" in replies or case.named(FAILED) else "none"
 
 
-def _others(case: Case) -> Iterator[str]:
-    """One sentence for each verdict that some methods share."""
-    for verdict, one, more in SEVERAL:
-        names = case.named(verdict)
-        if names and not (verdict in (OUTSIDE, NO_YARDSTICK) and len(names) == len(case.methods)):   # the headline states it
-            yield f"{listed(names)} {one if len(names) == 1 else more}."
-
-
-def _quickest(case: Case) -> Iterator[str]:
-    """What the quickest method took that nothing was found against."""
-    ratios = {line.label: line.ratio for line in case.methods if line.verdict == INSIDE and line.ratio is not None}
-    if ratios:
-        fastest = min(ratios, key=lambda label: ratios[label])
-        which = f"The quickest of them, {fastest}," if len(ratios) > 1 else "It"
-        yield f"{which} took {number(round(100 * ratios[fastest], 1))} % of the time of training again from scratch."
+def _counts(case: Case) -> Iterator[str]:
+    """How many methods have each of the three answers, and which of them failed."""
+    lines, failed = [line for line in case.methods if line.verdict != FAILED], case.named(FAILED)
+    if len(case.methods) > 1 and lines:
+        yes = [sum(one.answer == "yes" for one in column) for column in (
+            [line.forgotten for line in lines], [line.useful for line in lines], [line.like for line in lines])]
+        yield (f"Of {len(case.methods)} methods {yes[0]} {'has' if yes[0] == 1 else 'have'} {DONE[case.scenario.objective]}, "
+               f"{yes[1]} {'is' if yes[1] == 1 else 'are'} useful, {yes[2]} {'is' if yes[2] == 1 else 'are'} "
+               "indistinguishable from retraining.")
+    if failed:
+        yield f"{listed(failed)} failed."
 
 
 def _warnings(case: Case) -> Iterator[str]:
     yield from _of_the_controls(case)
     for doubt in case.scenario.doubts:
         yield f"The yardstick is doubtful: {doubt.text}"
+    hiding = [line for line in case.methods if line.suspected and line.hiding is not None]
+    if len(hiding) == 1 and hiding[0].hiding is not None:
+        yield f"{hiding[0].label}: {hiding[0].hiding.text}"
+    elif hiding:
+        yield (f"{listed([line.label for line in hiding])} may only hide the data: their answers do not show the forget set, but "
+               "tests of representation or recovery find it.")
     for line in case.methods:
-        if line.suspected and line.hiding is not None:
-            yield f"{line.label}: {line.hiding.text}"
         for row in line.defects:
             yield (f"{row.name} failed by a defect, not by a limit that it names"
                    f"{f'; the traceback is in {row.log}' if row.log else ''}.")

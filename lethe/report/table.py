@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
 from lethe.report.answer import answer
-from lethe.report.view import Case, Column, cases
-from lethe.report.words import duration, interval, number, printable, sign, spaced, watched
+from lethe.report.recommend import DONE, forgotten, like, margin, useful_cell
+from lethe.report.view import Case, Column, Line, cases, limits
+from lethe.report.words import duration, number, printable, sign, spaced, watched
 from lethe.results.schema import Measurement, Results, Row
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLOURS: dict[Verdict | Ending, str] = {INSIDE: "green", OUTSIDE: "red", FAILED: "red"}
-LEGEND = ("Values beside a sign: ✓ as retrained models, ▲ ▼ above or below them, ○ the test has no power. "
-          "Time: as a share of one retraining.")
+LEGEND = ("✓ yes, ✗ no (by which test, and the limit of retrained models that it passed), ~ not shown, ○ cannot be judged. "
+          "Useful: change of the score, 95 % interval. Time: beside one retraining.")
+TONES = {"yes": "green", "no": "red"}
 KEPT = ("audit", "metric", "value", "low", "high", "n", "verdict", "side", "p", "p_joint", "original", "better", "tier",
         "version", "aspect", "margin", "equivalent", "smallest_margin")
 YARDSTICK = ("kind", "mean", "sd", "n", "low", "high")
@@ -64,7 +66,7 @@ def _show(console: Console, case: Case, width: int) -> None:
     columns, left_out = _columns(case, width)
     console.print(_table(case, columns))
     if left_out:
-        console.print(Text(f"(no room for: {', '.join(left_out)})"))
+        console.print(Text(f"(no room for: {', '.join(left_out)}; see the page)"))
     if case.scenario.watched:
         console.print(Text(printable(watched(case.scenario.watched)), style="dim"))
 
@@ -109,13 +111,14 @@ class Shown:
 
 
 def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
-    """The columns that have room, and the names of those that have none."""
+    """The columns that have room, and the names of those that have none: the three answers first, then the main metrics."""
     lines = case.lines
-    first = [(printable(line.label), "") for line in lines]
-    verdicts = [(sign(line.verdict) + (" (hides?)" if line.suspected else ""), COLOURS.get(line.verdict, "")) for line in lines]
-    times = [(duration(line.seconds) + (f" ({number(line.ratio)}×)" if line.ratio else ""), "") for line in lines]
-    shown = [Shown("model", "", first), Shown("verdict", "", verdicts)]
-    last = Shown("time", "", times)
+    first = Shown("model", "", [(printable(line.label), "") for line in lines])
+    for interval, test in ((True, True), (False, True), (False, False)):   # what is left out first where it is narrow
+        shown = [first, *_replies(case, interval, test)]
+        last = Shown("time", "", [_time(line, test) for line in lines])
+        if not lines or sum(column.width for column in (*shown, last)) <= width:
+            break
     left_out: list[str] = []
     room = width - sum(column.width for column in (*shown, last)) if lines else width
     for made in (_metric(case, column) for column in case.main):
@@ -127,6 +130,35 @@ def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
     return [*shown, last], left_out
 
 
+def _replies(case: Case, interval: bool, test: bool) -> list[Shown]:
+    """The columns of the three answers."""
+    lines, limit = case.lines, next((margin(line.useful) for line in case.lines if line.useful.margin is not None), "")
+    told = [(f"{DONE[case.scenario.objective]}?", "test and limit", [
+                (forgotten(line, test), line.forgotten.answer) for line in lines]),
+            (f"useful? {_unit(case)}".strip(), f"to −{limit}" if limit else "", [
+                (useful_cell(line.useful, interval), line.useful.answer) for line in lines]),
+            ("as retraining?", "test and limit" if test else "", [(like(line.like, test), line.like.answer) for line in lines])]
+    return [Shown(name, below, [_told(line, *cell) for line, cell in zip(lines, cells, strict=True)])
+            for name, below, cells in told]
+
+
+def _unit(case: Case) -> str:
+    """What the change of the score is counted in."""
+    first = next((line.useful for line in case.lines if line.useful.metric), None)
+    return "" if first is None else "points" if first.points else spaced(first.metric)
+
+
+def _time(line: Line, seconds: bool) -> tuple[str, str]:
+    """The cell of the time: in seconds and beside one retraining, or only the latter where there is one."""
+    ratio = f"{number(line.ratio)}×" if line.ratio else ""
+    return (f"{duration(line.seconds)}{f' ({ratio})' if ratio else ''}" if seconds or not ratio else ratio), ""
+
+
+def _told(line: Line, text: str, answer: str) -> tuple[str, str]:
+    """A cell of an answer; of a method that failed its verdict."""
+    return (sign(line.verdict), "red") if line.verdict == FAILED else (printable(text), TONES.get(answer, ""))
+
+
 def _metric(case: Case, column: Column) -> Shown:
     """The column of one metric."""
     cells = []
@@ -134,7 +166,7 @@ def _metric(case: Case, column: Column) -> Shown:
         cell = line.cells.get(column.key)
         mark = sign(cell.verdict, cell.side).split(" ")[0] if cell else ""
         cells.append((f"{number(cell.value)} {mark}".strip() if cell else "–", COLOURS.get(cell.verdict, "") if cell else ""))
-    return Shown(spaced(printable(column.metric)), interval(*column.band), cells)
+    return Shown(spaced(printable(column.metric)), limits(column), cells)
 
 
 def _table(case: Case, columns: Sequence[Shown]) -> Table:
@@ -145,7 +177,7 @@ def _table(case: Case, columns: Sequence[Shown]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         side: Literal["left", "right"] = "right" if column.name == "time" else "left"
-        table.add_column(Text(f"{column.name}\n{column.below}"), no_wrap=True, justify=side)
+        table.add_column(Text(f"{column.name}\n{column.below}".rstrip()), no_wrap=True, justify=side)
     for place, line in enumerate(case.lines):
         ends = line.role != "method" and (place + 1 == len(case.lines) or case.lines[place + 1].role == "method")
         cells = [column.cells[place] for column in columns]

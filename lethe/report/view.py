@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lethe.core.evidence import OBFUSCATION, OUTSIDE, SHOWN, Better, Ending, Kind, Role, Side, Tier, Verdict
-from lethe.report.words import SEVERITY, listed, number, spaced
+from lethe.core.evidence import FAILED, OBFUSCATION, SHOWN, Better, Ending, Kind, Role, Side, Tier, Verdict
+from lethe.report.words import SEVERITY, interval, listed, number, spaced
+from lethe.results.answered import answered
+from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishable, Reply, Useful
 from lethe.results.schema import Hiding, Measurement, Results, Row, Scenario, Yardstick
 
 NAMES = {"original": "original (untouched)", "retrained": "retrained (reference)"}
 FORGETTING, UTILITY = 4, 2   # main metrics shown of each tier
 Key = tuple[str, str]        # audit, metric
+REPLIES: tuple[Reply, ...] = ("yes", "not shown", "cannot be judged", "no")   # from best to worst
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Line:
     role: Role
     members: tuple[Row, ...]
     cells: dict[Key, Cell]
+    answers: tuple[Answers, ...] = ()   # of the seeds that did not fail
     ratio: float | None = None
 
     @property
@@ -90,6 +94,35 @@ class Line:
     def verdict(self) -> Ending:
         """The worst over the seeds."""
         return max((row.conclusion.verdict for row in self.members), key=severity)
+
+    @property
+    def forgotten(self) -> Forgotten:
+        """The worst answer over the seeds."""
+        return max((one.forgotten for one in self.answers), key=lambda one: (REPLIES.index(one.answer), _share(one.test)),
+                   default=Forgotten(answer="cannot be judged", why="there is no model"))
+
+    @property
+    def useful(self) -> Useful:
+        """The worst answer over the seeds."""
+        return max((one.useful for one in self.answers), key=lambda one: (REPLIES.index(one.answer), one.lost or 0.0),
+                   default=Useful(answer="cannot be judged", why="there is no model"))
+
+    @property
+    def like(self) -> Indistinguishable:
+        """The worst answer over the seeds."""
+        return max((one.indistinguishable for one in self.answers), key=lambda one: (REPLIES.index(one.answer), one.outside),
+                   default=Indistinguishable(answer="cannot be judged", why="there is no model"))
+
+    @property
+    def conspicuous(self) -> Decisive | None:
+        """The test in which a seed is unlike any model that never saw the data."""
+        return next((one.conspicuous for one in self.answers if one.conspicuous is not None), None)
+
+    @property
+    def order(self) -> tuple[int, int, float, float]:
+        """Forgotten before useful before cheap; of what is not forgotten, what shows least first."""
+        left = _share(self.forgotten.test) if self.forgotten.answer == "no" else 0.0
+        return REPLIES.index(self.forgotten.answer), REPLIES.index(self.useful.answer), left, self.seconds or 0.0
 
     @property
     def text(self) -> str:
@@ -182,6 +215,18 @@ class Case:
         return next(iter(strong or mine), None)
 
 
+def limits(column: Column) -> str:
+    """The band that decides, as a goal: '0.3 to 0.5', 'at most 0.5'."""
+    if column.yardstick is None:
+        return ""
+    low, high = column.yardstick.low, column.yardstick.high
+    floor, ceiling = column.bounds
+    open_below, open_above = low is None or low == floor, high is None or high == ceiling
+    if open_below != open_above:
+        return f"at most {number(high)}" if open_below else f"at least {number(low)}"
+    return interval(*column.band)
+
+
 def cases(results: Results) -> list[Case]:
     """Every scenario, ready to be shown."""
     return [_case(scenario) for scenario in results.scenarios]
@@ -199,13 +244,15 @@ def _case(scenario: Scenario) -> Case:
         groups.setdefault((row.role, row.label or row.name), []).append(row)
         for item in row.evidence:
             columns.setdefault(item.key, _column(item))
-    lines = [Line(label, role, tuple(members), _cells(members)) for (role, label), members in groups.items()]
+    lines = [Line(label, role, tuple(members), _cells(members),
+                  tuple(told for row in members if (told := answered(row, scenario)) is not None))
+             for (role, label), members in groups.items()]
     retraining = next((line.seconds for line in lines if line.role == "retrained" and line.seconds), None)
     retraining = retraining or scenario.references.seconds_each
     if retraining:
         lines = [replace(line, ratio=None if line.seconds is None else line.seconds / retraining) for line in lines]
     place = {"original": 0, "retrained": 1, "method": 2}
-    lines.sort(key=lambda line: (place[line.role], severity(line.verdict), _far(line), line.seconds or 0.0))
+    lines.sort(key=lambda line: (place[line.role], line.verdict == FAILED, line.order))
     return Case(scenario, tuple(lines), columns)
 
 
@@ -245,5 +292,6 @@ def _main(columns: Iterable[Column], tier: Tier, wanted: list[str], limit: int) 
     return (front + [c for c in mine if c not in front])[:limit]
 
 
-def _far(line: Line) -> int:
-    return sum(cell.verdict == OUTSIDE for cell in line.cells.values())
+def _share(test: Decisive | None) -> float:
+    """What is left of what the untouched model shows."""
+    return 0.0 if test is None or test.share is None else test.share

@@ -8,6 +8,7 @@ again: the later steps take what they need from the job.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,7 +178,7 @@ def resolve(request: Request, options: Options) -> Job:
         Source(request.family, family.open, Sections(request.model, request.data, recipe), family.data, tuple(
             Case(name, selection, wish(selection)) for name, selection in request.cases.items())),
         Path(request.output), options.cache or Path(request.output) / ".cache",
-        request.title or f"{request.family}: {', '.join(method['name'] for method in request.methods)}",
+        request.title or f"{request.family}: {', '.join(dict.fromkeys(method['name'] for method in request.methods))}",
         tuple(request.accept),
     )
 
@@ -214,8 +215,24 @@ def _judging(plan: AuditPlan, audits: tuple[tuple[Audit, object], ...], named: b
 def _runs(methods: Sequence[tuple[Method, object, bool]], seed: int, seeds: int) -> Iterator[Run]:
     """Every configuration with seeds seed, seed + 1, …"""
     variants: dict[str, int] = {}
+    taken: dict[str, int] = {}
     for record, cfg, optional in methods:
         variant = variants[record.name] = variants.get(record.name, 0) + 1
-        label = record.name if variant == 1 else f"{record.name} ({variant})"
+        label = _label(record.name, cfg, [other for each, other, _ in methods if each.name == record.name])
+        taken[label] = taken.get(label, 0) + 1
+        label = label if taken[label] == 1 else f"{label} ({taken[label]})"
         for each in range(seed, seed + seeds):
             yield Run(record, cfg, label if seeds == 1 else f"{label} seed {each}", label, variant, each, optional)
+
+
+def _label(name: str, cfg: object, every: Sequence[object]) -> str:
+    """The method's name with the options by which its configurations differ: 'scrub lr=0.1'."""
+    options, others = plain(cfg), [plain(one) for one in every]
+    apart = [key for key, value in options.items() if any(other.get(key) != value for other in others)]
+    return " ".join([name, *(f"{key}={_short(options[key])}" for key in apart)])
+
+
+def _short(value: Any) -> str:
+    """A value as it stands in a label, which also names a folder."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.")[:40] or "empty"

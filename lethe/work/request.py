@@ -9,6 +9,7 @@ a wrong request fails in milliseconds.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
@@ -65,7 +66,7 @@ class Request:
     def methods(self) -> list[dict[str, Any]]:
         """The requested methods, each as {name: …, option: …}."""
         given = self.method if isinstance(self.method, (list, tuple)) else [self.method]
-        return [{"name": m} if isinstance(m, str) else dict(m) for m in given]
+        return [one for m in given for one in ([{"name": m}] if isinstance(m, str) else _grid(dict(m)))]
 
     @cached_property
     def asked(self) -> tuple[tuple[Entry | None, dict[str, Any]], ...]:
@@ -140,6 +141,15 @@ def _check(request: Request) -> None:
         _check_options(f"method {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
     for found, options in request.asked_audits:
         _check_options(f"audit {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
+
+
+def _grid(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """One method for every combination of options that are given as lists, except those that are lists by nature."""
+    found = entries("methods").get(str(asked.get("name")))
+    kinds = {option.name: option.type for option in found.options} if found else {}
+    whole = {name for name in asked if any(word in kinds.get(name, "Any") for word in ("tuple", "Sequence", "Any"))}
+    lists = {key: value for key, value in asked.items() if isinstance(value, list) and value and key not in whole | {"name"}}
+    return [{**asked, **dict(zip(lists, values, strict=True))} for values in itertools.product(*lists.values())]
 
 
 def _name(kind: str, asked: Mapping[str, Any]) -> str:

@@ -60,8 +60,10 @@ def test_what_varies_between_runs_is_in_fields(tmp_path: Path) -> None:
     asked = request(tmp_path, method=["finetune", {"name": "finetune", "lr": 1e-4}], seed=4, seeds=2)
     runs = resolve(asked, Options()).runs
     assert [(run.name, run.label, run.method, run.variant, run.seed) for run in runs] == [
-        ("finetune seed 4", "finetune", "finetune", 1, 4), ("finetune seed 5", "finetune", "finetune", 1, 5),
-        ("finetune (2) seed 4", "finetune (2)", "finetune", 2, 4), ("finetune (2) seed 5", "finetune (2)", "finetune", 2, 5)]
+        ("finetune lr=0.01 seed 4", "finetune lr=0.01", "finetune", 1, 4),
+        ("finetune lr=0.01 seed 5", "finetune lr=0.01", "finetune", 1, 5),
+        ("finetune lr=0.0001 seed 4", "finetune lr=0.0001", "finetune", 2, 4),
+        ("finetune lr=0.0001 seed 5", "finetune lr=0.0001", "finetune", 2, 5)]
 
 
 def test_a_job_cannot_be_changed_and_has_the_name_of_its_request(tmp_path: Path) -> None:
@@ -95,3 +97,10 @@ def test_all_stands_for_methods_of_the_family_in_requests_and_from_python(tmp_pa
     assert asked == [run.method for run in job.runs] and "retrain" not in asked
     assert set(asked) < set(entries("methods"))
     assert [run.method for run in job.runs_on(task)] == apply.all_methods(task)
+
+
+def test_options_that_are_lists_run_as_a_grid_and_labels_say_what_differs(tmp_path: Path) -> None:
+    asked = request(tmp_path, method={"name": "l1_sparse", "lr": [0.1, 0.01], "exclude": ["bias"], "epochs": 2})
+    assert [run.label for run in resolve(asked, Options()).runs] == ["l1_sparse lr=0.1", "l1_sparse lr=0.01"]
+    same = request(tmp_path, method=["finetune", "finetune", {"name": "finetune", "lr": 0.5}])
+    assert [run.label for run in resolve(same, Options()).runs] == ["finetune lr=0.01", "finetune lr=0.01 (2)", "finetune lr=0.5"]
