@@ -16,7 +16,7 @@ from lethe.data.load import Data
 from lethe.models.answer import AUTO, Place
 from lethe.models.heads import divided, opened
 from lethe.models.opened import Opened, Sections
-from lethe.models.regression.task import Regression, RegressionSource, numbered
+from lethe.models.regression.task import Loss, Others, Regression, RegressionSource, numbered
 
 
 def regression(
@@ -28,8 +28,8 @@ def regression(
     recipe: Recipe | None = None,
     build: Callable[[int], nn.Module] | None = None,
     name: str = "regression",
-    loss: str = "squared",
-    others: str = "gaussian",
+    loss: Loss = "squared",
+    others: Others = "gaussian",
     head: str | None = None,
     output: Place = AUTO,
 ) -> Regression:

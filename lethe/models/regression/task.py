@@ -14,7 +14,7 @@ retained examples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +30,14 @@ from lethe.models.answer import AUTO, Place
 from lethe.models.heads import HeadTask, ModelSource
 from lethe.models.weights import Form
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+Loss = Literal["squared", "absolute", "huber"]
+Others = Literal["gaussian", "retain"]
+LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "squared": lambda p, y: F.mse_loss(p, y, reduction="none"),
     "absolute": lambda p, y: F.l1_loss(p, y, reduction="none"),
     "huber": lambda p, y: F.huber_loss(p, y, reduction="none"),
 }
-OTHERS = ("gaussian", "retain")
+OTHERS: tuple[Others, ...] = get_args(Others)
 
 
 class Regression(HeadTask, RegressionTask):
@@ -54,8 +56,8 @@ class Regression(HeadTask, RegressionTask):
         build: Callable[[int], nn.Module] | None = None,
         name: str = "regression",
         facts: dict[str, Any] | None = None,
-        loss: str = "squared",
-        others: str = "gaussian",
+        loss: Loss = "squared",
+        others: Others = "gaussian",
         head: str | None = None,
         output: Place = AUTO,
         form: Form | None = None,
@@ -162,7 +164,7 @@ def numbered(data: Any, name: str) -> Split:
 class RegressionSource(ModelSource):
     """`model:` of a regression request: that of a classifier, and the loss."""
 
-    loss: Literal["squared", "absolute", "huber"] = "squared"    # what the recipe minimises
-    others: Literal["gaussian", "retain"] = "gaussian"           # where other targets for forgotten inputs come from
+    loss: Loss = "squared"         # what the recipe minimises
+    others: Others = "gaussian"    # where other targets for forgotten inputs come from
 
 
