@@ -6,9 +6,10 @@ import math
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lethe.bench.suite import Suite, read
+from lethe.bench.suite import HERE, Suite, read
 from lethe.results import measured
 from lethe.results.measured import Number
 from lethe.results.schema import Results, Row
@@ -21,7 +22,7 @@ def run(name: str, overrides: Sequence[str], options: Options, place: Path | Non
 
     place  folder of the files; default: `measured/` beside the package
     """
-    suite = read(name)
+    suite, options = read(name), replace(options, data_root=options.data_root or HERE)
     found: dict[str, list[Results]] = {}
     for problem, request in suite.problems(overrides):
         options.stop.check()

@@ -1,16 +1,18 @@
 """A suite: the requests of one benchmark, the seeds of their originals, and the metrics that are kept. No torch.
 
-One YAML file in `bench/suites`; adding a suite = adding a file.
+One YAML file in `bench/suites`; adding a suite = adding a file. Small data of its own lie in `suites/data`: paths of a request
+are found in `suites` where no other folder of data sets is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lethe.core.config import build, config
-from lethe.core.strict_yaml import read_yaml
+from lethe.core.strict_yaml import parse_yaml, read_yaml
 from lethe.errors import unknown_name
 from lethe.work.request import Request, parse
 
@@ -26,9 +28,12 @@ class Suite:
     seeds: tuple[int, ...] = (0, 1, 2)     # each trains its own original and references
 
     def problems(self, overrides: Sequence[str] = ()) -> Iterator[tuple[str, Request]]:
-        """(problem, request) for every problem and seed; `overrides` as on the command line."""
+        """(problem, request) for every problem and seed; `overrides` as on the command line. `seeds=[0]` are the suite's."""
+        given = [one.removeprefix("seeds=") for one in overrides if one.startswith("seeds=[")]
+        overrides = [one for one in overrides if not one.startswith("seeds=[")]
+        chosen = replace(self, seeds=tuple(parse_yaml(given[-1], "seeds"))).seeds if given else self.seeds
         for problem, request in self.requests.items():
-            for seed in self.seeds:
+            for seed in chosen:
                 yield problem, parse(request, [*overrides, f"seed={seed}"])
 
 

@@ -34,6 +34,7 @@ def test_a_suite_opens_with_its_cost_and_every_request_is_valid(name: str) -> No
     assert " min" in suites.expectation(name)
     found = suites.read(name)
     assert found.keep and len(list(found.problems())) == len(found.requests) * len(found.seeds)
+    assert [request.seed for _, request in found.problems(["seeds=[7]"])] == [7] * len(found.requests)
 
 
 def test_an_unknown_suite_proposes_the_nearest() -> None:
