@@ -46,7 +46,7 @@ class Watchdog:
     loss: Positive | None = None     # points; null: 1 for less than 1 % of the data, else 3 (ours) [tested in test_watchdog]
     forget_loss: Positive = 50.0     # nats, largest mean loss on F; SCRUB reached 104 (ours) [tested in test_watchdog]
     beyond: Positive = 1.0           # regression: how far predictions leave the targets' range (ours) [tested in test_watchdog]
-    examples: Count = 1024           # most examples of a part that are scored (ours) [tested in test_watchdog]
+    examples: Count = 512            # most examples of a part that are scored (ours) [tested in test_watchdog]
     checks: Count = 10               # looks during a call of the loop, while they cost 5 % of it (ours) [tested in test_watchdog]
     tries: Natural = 3               # times that a rate is lowered that breaks weights (ours) [tested in test_stepsize]
 
