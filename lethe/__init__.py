@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 PUBLIC = {
     "classification": "lethe.models.classification.open",
     "regression": "lethe.models.regression.open",
+    "fitted_classifier": "lethe.models.fitted_classifier.open",
+    "fitted_regressor": "lethe.models.fitted_regressor.open",
     "language_model": "lethe.models.lm.open",
     "text_to_image": "lethe.models.diffusion.open",
     "where": "lethe.data.select",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -119,3 +119,16 @@ def freeze_batch_norm(model: nn.Module, keep: Container[str] = ()) -> None:
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The model with these values in its parameters and buffers, in eval mode. One that is no sum of its tensors
+    (`lethe.models.fitted`) takes them in its own way: `put_tensors`."""
+    put = getattr(model, "put_tensors", None)
+    if put is not None:
+        put(tensors)
+        return model.eval()
+    with torch.no_grad():
+        for name, value in named_tensors(model).items():
+            value.copy_(tensors[name])
+    return model.eval()

@@ -154,6 +154,10 @@ class Task(ABC):
         """Whether training is more than the mean of `nll`, so that nobody may replace the loss."""
         return type(self).train is not Task.train or bool(self._recipe is not None and self._recipe.code)
 
+    def keeps(self) -> bool:
+        """Whether trained models may come out of a cache that another process has written; else they are trained again."""
+        return True
+
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         """Add what is random about an example (noise, augmentation when `train`); nothing by default."""
         return batch
@@ -233,6 +237,8 @@ class Task(ABC):
 
     def has(self, what: str) -> bool:
         """Whether the task has it and, for a method's view, whether it was granted. `forget.entity`: a column of a split."""
+        if what == "weights":
+            return "weights" in self.provides
         if what == "recipe":
             return self._recipe is not None and self._grant.allows("recipe")
         return self._grant.has(what)

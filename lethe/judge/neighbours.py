@@ -40,9 +40,10 @@ def neighbours(task: Task, count: int = 8, seed: int = 0, device: str = "cpu", l
                epsilon: float | None = None) -> list[Subject]:
     """`count` neighbours of the original, all at one p; fewer where even the smallest noise rarely stays in R(ε).
 
-    None where the task lacks the original or the retain set, and where they would have more than `MOST` weights together.
+    None where the task lacks the original, the retain set or weights that noise could move, and where they would have more
+    than `MOST` weights together.
     """
-    if not (task.has("original") and task.has("retain")):
+    if not all(task.has(need) for need in ("original", "retain", "weights")):
         return []
     if count * sum(weight.numel() for weight in task.original.parameters()) > MOST:
         return []

@@ -142,11 +142,3 @@ def make_all(work: Work) -> None:
 def keep(work: Work, member: Member, tensors: dict[str, Tensor], seconds: float) -> None:
     """Write a trained member, whole or not at all. `seconds`: the wall time that it took."""
     save_tensors(member.file(work.folder), tensors, {"seconds": seconds, "seed": member.seed})
-
-
-def filled(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
-    """The model with these values in its parameters and buffers, in eval mode."""
-    with torch.no_grad():
-        for name, value in named_tensors(model).items():
-            value.copy_(tensors[name])
-    return model.eval()

@@ -17,12 +17,13 @@ from tempfile import TemporaryDirectory
 from torch import Tensor, nn
 
 from lethe.core.events import Listener, silent
+from lethe.core.modules import filled
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.pools import backends
 from lethe.pools.backends import AUTO, backend
-from lethe.pools.member import Kept, Member, Work, filled, members_of
+from lethe.pools.member import Kept, Member, Work, members_of
 from lethe.pools.strategy import chosen
 from lethe.train.checkpoint import load_tensors
 from lethe.train.stop import Stop
@@ -102,6 +103,7 @@ def train_pool(
     backends.known(strategy)
     members = members_of(task, count, seed, split_of, device)
     with ExitStack() as stack:
+        cache = cache if task.keeps() else None
         scratch = "" if cache else stack.enter_context(TemporaryDirectory(prefix="lethe-pool-"))
         folder = (cache or Path(scratch)) / FOLDER
         kept = {member.number: member.kept(folder) for member in members}

@@ -25,14 +25,14 @@ from torch import nn
 from lethe.core.config import digest
 from lethe.core.events import Listener, Units, silent
 from lethe.core.identity import NUMBERS, code_of
-from lethe.core.modules import copied, named_tensors
+from lethe.core.modules import copied, filled, named_tensors
 from lethe.core.seeds import derive, numpy_generator
 from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.maths.membership import two_sided
 from lethe.pools.alike import unseen
 from lethe.pools.backends import AUTO
-from lethe.pools.member import filled, sound
+from lethe.pools.member import sound
 from lethe.pools.pool import Wanted
 from lethe.pools.subject import Procedure, Subject
 from lethe.pools.workers import in_processes, why_no_processes, workers_for
@@ -125,7 +125,7 @@ class Shadows:
 
     def processed(self, procedure: Procedure, tasks: Sequence[Task], seeds: Sequence[int]) -> list[nn.Module]:
         """What the procedure makes of each task with each seed; one worker per core, from the cache where it is there."""
-        if not procedure.weights or why_no_processes(self.device):
+        if not procedure.weights or not self.task.keeps() or why_no_processes(self.device):
             with Units(self.listener, "unlearned shadows", len(tasks)) as units:
                 return [self._one(procedure, task, seed, units) for task, seed in zip(tasks, seeds, strict=True)]
         files = [self._folder / "shadows" / f"{self._key(procedure, task, seed)}.safetensors"

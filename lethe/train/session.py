@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.events import Listener, Warned, fan_out, silent
-from lethe.core.modules import named_tensors
+from lethe.core.modules import filled, named_tensors
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Cost
 from lethe.core.seeds import derive
@@ -127,6 +127,8 @@ class Session:
 
     def restored(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         """`model` with these tensors put in, in place."""
+        if hasattr(model, "put_tensors"):
+            return filled(model, tensors)
         with torch.no_grad():
             for name, value in named_tensors(model).items():
                 value.copy_(self.distribution.like(tensors[name].to(value.device), value))

@@ -159,9 +159,9 @@ def _trained(opened: Opened, task: Task, settings: Settings, path: Path, options
     folder = path.with_suffix("")
     loop = Loop(task, settings, folder=folder, listener=options.listener, title="original", stop=options.stop, identity=path.stem)
     model = loop.start(task.build(settings.seed))
-    if (kept := sound(path)) is not None:
+    if task.keeps() and (kept := sound(path)) is not None:
         return loop.restored(model, kept[0])
-    if path.exists():
+    if task.keeps() and path.exists():
         options.warn(f"{path} is damaged; the original is trained again")
     try:
         task.train(model, opened.splits["train"], opened.recipe, loop)
@@ -172,7 +172,7 @@ def _trained(opened: Opened, task: Task, settings: Settings, path: Path, options
         shutil.rmtree(folder)
         return _trained(opened, task, settings, path, options)
     outcome = loop.finish(model)
-    if loop.distribution.first:
+    if loop.distribution.first and task.keeps():
         save_tensors(path, named_tensors(outcome.model), {"seconds": outcome.cost.seconds})
         shutil.rmtree(folder, ignore_errors=True)
     return outcome.model

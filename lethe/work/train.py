@@ -37,7 +37,7 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     job = resolve(replace(request, recipe={}) if own else request, options)
     opened = read(job, options)
     given = opened.model is not None or bool(opened.unrepeatable)
-    if given and not cfg.public_base:
+    if given and not getattr(cfg, "public_base", True):
         raise RequestError("every shard would start from the model's weights, which may have seen the records; nothing "
                            "was started. Leave them out, or set method.public_base=true if they have not seen the data.")
     base = opened.model or opened.fresh(derive(job.settings.seed, name))
@@ -52,10 +52,11 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     served = module.served(state, base)
     with new_folder(output) as place:
         state.save(place, served, task.save_model)
-        (place / "request.yaml").write_text(_next(request, name, cfg, state.manifest.details["head"], output))
+        (place / "request.yaml").write_text(_next(request, name, cfg, state.manifest.details.get("head"), output))
     shutil.rmtree(folder, ignore_errors=True)
-    return {"folder": str(output), "method": name, "records": len(records), "shards": cfg.shards, "slices": cfg.slices,
-            "stages": len(state.stages), "steps": loop.cost.steps, "seconds": round(loop.elapsed(), 1),
+    return {"folder": str(output), "method": name, "records": len(records), "shards": cfg.shards,
+            "slices": getattr(cfg, "slices", 1), "stages": len(getattr(state, "stages", state.manifest.hit)),
+            "steps": loop.cost.steps, "seconds": round(loop.elapsed(), 1),
             "next": f"lethe run {output / 'request.yaml'} 'forget={{ids: […]}}'"}
 
 
@@ -81,14 +82,17 @@ def _records(opened: Opened) -> Split:
     return concat([opened.splits["retain"], opened.splits["forget"]], "train")
 
 
-def _next(request: Request, name: str, cfg: Any, head: str, output: Path) -> str:
+def _next(request: Request, name: str, cfg: Any, head: str | None, output: Path) -> str:
     """The request with which records are deleted from the new model: it lacks only `forget`."""
     asked = plain(request)
     whole = output.resolve()
     built = {key: request.model[key] for key in ("zoo", "code", "options") if request.model.get(key)}
     asked["model"] = {"code": "lethe.models.exact:ensemble", "options": {"members": cfg.shards, "head": head, **built},
                       "head": head, "weights": str(whole / "model.safetensors")}
-    asked["method"] = {"name": name, "trained": str(whole), "public_base": cfg.public_base}
+    if head is None:   # a model of another library: its pickles
+        asked["model"] = {**request.model, "saved": str(whole)}
+    base = {"public_base": cfg.public_base} if hasattr(cfg, "public_base") else {}
+    asked["method"] = {"name": name, "trained": str(whole), **base}
     asked["audit"] = {**asked["audit"], "references": 0, "shadows": 0}
     asked["accept"] = sorted({*request.accept, "provenance"})   # its shares were split off before the training
     for key in ("recipe", "forget", "scenarios"):   # its training is no recipe: references would be trained otherwise

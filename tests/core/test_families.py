@@ -24,7 +24,7 @@ from lethe.train import apply
 from lethe.train.loop import Loop, Modifiers, Settings
 
 METHODS, AUDITS = catalogue.entries("methods"), catalogue.entries("audits")
-WORDS = {"inputs", "labels", "targets", "vmap", "likelihood"}   # what `provides` names besides operations
+WORDS = {"inputs", "labels", "targets", "vmap", "likelihood", "weights"}   # what `provides` names besides operations
 GENERAL = {"nll", "outputs", "divergence", "features", "relabel"}
 
 

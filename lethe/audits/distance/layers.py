@@ -57,7 +57,7 @@ def relative(change: float, norm: float) -> float:
         "weight_distance_layer": Metric("the largest relative change of one layer", (0.0, math.inf), "higher"),
         "weights_untouched": Metric("share of weights equal to the original's, bit for bit", better="lower"),
     },
-    uses={"observe"},
+    uses={"observe", "weights"},
     needs={"original"},
     blind="How far weights moved does not tell what they know.",
 )

@@ -75,7 +75,7 @@ def twins(task: Task, whole: Split, forget: np.ndarray, seed: int, device: str) 
                                      (0.0, math.inf), "lower"),
         "verification_error": Metric("distance of weights to the retrained twin", (0.0, math.inf), "lower"),
     },
-    uses={"build", "nll"},
+    uses={"build", "nll", "weights"},
     needs={"forget", "retain", "recipe", "procedure"},
     depth="deep",
     blind="Weights near the twin's are enough, not necessary. The model itself is not measured, its procedure is repeated.",

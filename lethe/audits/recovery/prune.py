@@ -38,7 +38,7 @@ class Prune:
         "prune_recovered": Metric("mean score on the forget set after the best pruning by magnitude", aspect="recovery"),
         "prune_ratio": Metric("share of the lost score that pruning brings back", (0.0, math.inf), "lower", aspect="recovery"),
     },
-    uses={"observe"},
+    uses={"observe", "weights"},
     needs={"forget"},
     depth="standard",
     blind="It removes weights by magnitude; weights that hide the answer and are large stay.",

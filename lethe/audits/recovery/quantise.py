@@ -54,7 +54,7 @@ class Quantise:
         "quantise_ratio": Metric("share of the lost score that comes back", (0.0, math.inf), "lower", aspect="recovery"),
         "quantise_same_codes": Metric("share of weights with the original's 4-bit code", better="lower", aspect="recovery"),
     },
-    uses={"outputs"},
+    uses={"outputs", "weights"},
     needs={"forget"},
     depth="standard",
     blind="It rounds weights in the usual ways; an attacker may choose his own grid, or search for one.",

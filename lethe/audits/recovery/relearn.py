@@ -74,7 +74,7 @@ class Relearn:
         "ain": Metric("steps to relearn / steps of retrained models (anamnesis index)", (0.0, math.inf), "higher",
                       aspect="recovery"),
     },
-    uses={"nll", "observe"},
+    uses={"nll", "observe", "weights"},
     needs={"forget", "references"},
     depth="standard",
     blind="It relearns with one optimiser for few steps; a patient attacker may get back what did not come back here.",

@@ -24,7 +24,7 @@ class LanguageTask(Task):
     family = "lm"
     score_name = "answer probability"
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "likelihood",
+        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",
         "require_alike", "span_mask", "down_projections", "layer_count", "hidden_width", "encode", "fits", "generate",
         "tokenizer",
