@@ -19,7 +19,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -346,8 +346,11 @@ def recipe_of(fit: training.Fit, given: Recipe | None) -> Recipe:
 
 
 
-def in_memory(task: type[Any], fit: Callable[..., Any], predict: Callable[..., Any] | None, model: Any, seed: int, name: str,
-              prepare: Callable[[Any, str], Split], train: Any, forget: Any, **others: Any) -> Any:
+T = TypeVar("T", bound=_Fitted)
+
+
+def in_memory(task: type[T], fit: Callable[..., Any], predict: Callable[..., Any] | None, model: Any, seed: int, name: str,
+              prepare: Callable[[Any, str], Split], train: Any, forget: Any, **others: Any) -> T:
     """A task of data in memory; the original is `model`, or what `fit` makes of all training data."""
     from lethe.models.heads import divided
 
@@ -357,7 +360,7 @@ def in_memory(task: type[Any], fit: Callable[..., Any], predict: Callable[..., A
         return task(start.hold(model), splits, recipe, lambda seed: Fitted(predict), name)
     whole = concat([splits["retain"], splits["forget"]], "train")
     first = task(start, splits, recipe, lambda seed: Fitted(predict), name)
-    return first.replaced(first.fitted(whole, seed))
+    return task(first.fitted(whole, seed), splits, recipe, lambda seed: Fitted(predict), name)
 
 
 def opened(task: type[Any], source: FittedSource, sections: Sections, context: Context) -> Opened:

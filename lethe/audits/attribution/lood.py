@@ -54,7 +54,7 @@ class LOOD:
                               aspect="representation"),
         "lood_twins": Metric("share of F that has an equal among the retained records", better="lower", aspect="representation"),
     },
-    uses={"inputs"},
+    uses={"features", "inputs"},
     needs={"forget", "retain"},
     depth="standard",
     blind="It reads the input of the head under one kernel; what a model hides in its head or in other directions stays unseen.",

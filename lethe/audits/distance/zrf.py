@@ -58,7 +58,7 @@ def published(logits: Tensor, teachers: Tensor) -> Tensor:
         "zrf": Metric("1 − mean Jensen–Shannon divergence to random networks on the forget set, bits", better="higher"),
         "zrf_published": Metric("the same as published code computes it", (-math.inf, 1.0), "higher", asks="compat: true"),
     },
-    uses={"build", "labels"},
+    uses={"build", "labels", "weights"},
     needs={"forget"},
     blind="It rewards answers that look random, which no retrained model need show; what is known inside stays open.",
 )

@@ -51,7 +51,7 @@ class Quantile:
         "quantile_worst": Metric("median Λ over the 5 % of the forget set where it is highest", (-math.inf, math.inf), "lower"),
         "quantile_tpr_at_*": Metric("TPR of the attack at 1, 5 or 10 % FPR", better="lower"),
     },
-    uses={"labels"},
+    uses={"features", "labels"},
     needs={"forget", "holdout", "references"},
     depth="standard",
     blind="An example whose difficulty the regression cannot predict from others hides behind its own residual.",

@@ -32,7 +32,9 @@ class FittedClassifierTask(FittedTask):
 
     family = "fitted_classifier"
     score_name = "accuracy"
-    provides: ClassVar[frozenset[str]] = frozenset({"observe", "build", "joined", "restored", "inputs", "labels", "likelihood"})
+    provides: ClassVar[frozenset[str]] = frozenset({
+        "observe", "outputs", "divergence", "build", "joined", "restored", "inputs", "labels", "likelihood",
+    })
 
 
 class FittedRegressorTask(FittedTask):
@@ -40,4 +42,6 @@ class FittedRegressorTask(FittedTask):
 
     family = "fitted_regressor"
     score_name = "closeness"
-    provides: ClassVar[frozenset[str]] = frozenset({"observe", "build", "joined", "restored", "inputs", "targets"})
+    provides: ClassVar[frozenset[str]] = frozenset({
+        "observe", "outputs", "divergence", "build", "joined", "restored", "inputs", "targets",
+    })

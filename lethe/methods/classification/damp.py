@@ -118,7 +118,7 @@ def prototypes(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([x[y == c].mean(0) for c in y.unique()])
 
 
-@method(needs={"forget", "retain"}, uses={"labels", "outputs"}, mechanism="closed form")
+@method(needs={"forget", "retain"}, uses={"labels", "outputs", "weights"}, mechanism="closed form")
 def run(cfg: DAMP, task: ClassificationTask, loop: Loop) -> Outcome:
     whole_classes(task.forget, task.retain, "DAMP")   # refused otherwise
     model = loop.start()

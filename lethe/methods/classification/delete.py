@@ -44,7 +44,7 @@ def without(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.float().scatter(-1, labels.unsqueeze(-1), float("-inf"))
 
 
-@method(needs={"forget", "original"}, uses={"labels", "outputs"}, mechanism="distil")
+@method(needs={"forget", "original"}, uses={"labels", "outputs", "weights"}, mechanism="distil")
 def run(cfg: DELETE, task: ClassificationTask, loop: Loop) -> Outcome:
     model = loop.start()
     target = loop.reference("delete", lambda m, b: without(task.outputs(m, b), b.y), task.forget)

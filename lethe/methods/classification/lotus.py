@@ -92,7 +92,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).float().mean())
 
 
-@method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "outputs"}, mechanism="distil")
+@method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "outputs", "weights"}, mechanism="distil")
 def run(cfg: LoTUS, task: ClassificationTask, loop: Loop) -> Outcome:
     whole = not torch.isin(task.forget.columns["y"], task.retain.columns["y"]).any()
     aim = 0.0 if whole else cfg.unseen_accuracy

@@ -51,7 +51,7 @@ def forget_weight(forget: int, retain: int) -> float:
     return forget / (forget + retain)
 
 
-@method(needs={"forget", "retain", "original"}, uses={"divergence", "outputs"}, mechanism="distil")
+@method(needs={"forget", "retain", "original"}, uses={"divergence", "outputs", "weights"}, mechanism="distil")
 def run(cfg: BadTeacher, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     count = max(1, round(cfg.retain_share * len(task.retain)))

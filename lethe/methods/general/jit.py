@@ -56,7 +56,7 @@ def roughness(outputs: Tensor, moved: Tensor, noise: Tensor) -> Tensor:
     return quotient
 
 
-@method(needs={"forget"}, uses={"inputs", "outputs"}, mechanism="noise")
+@method(needs={"forget"}, uses={"inputs", "outputs", "weights"}, mechanism="noise")
 def run(cfg: JiT, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     if not (task.forget.columns["x"].is_floating_point() or task.forget.columns["x"].dtype == torch.uint8):
