@@ -126,7 +126,7 @@ class DiskFull(StorageError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest known name, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    matches = difflib.get_close_matches(str(name)[:200], list(map(str, known)), n=1, cutoff=0.4)
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
@@ -134,4 +134,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str = "") -
     """The error for a name that is not in `known`."""
     known = sorted(known)
     tail = remedy or f"Known: {', '.join(known)}."
-    return UnknownName(f"{name!r} is not a known {kind}{nearest(name, known)}. {tail}")
+    shown = repr(name if len(str(name)) <= 200 else f"{str(name)[:200]}…")
+    return UnknownName(f"{shown} is not a known {kind}{nearest(name, known)}. {tail}")

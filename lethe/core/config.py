@@ -51,7 +51,7 @@ def _strict(cls: type[T], name: str) -> type[T]:
     made: Any = pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))(cls)
     strict_init = made.__init__
 
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init(self: Any, /, *args: Any, **kwargs: Any) -> None:
         fields = [f.name for f in dataclasses.fields(made)]
         for key in kwargs:
             if key not in fields:

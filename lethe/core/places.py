@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lethe.core.user_files import exists, expanded
+
 PLACED = ("model", "data", "recipe", "method")   # parts that may name files
 NAMES = ("kind", "zoo", "name", "head")          # keys whose values are names and never paths
 BARE = ("path", "folder", "weights", "start", "base", "trained", "statistics", "holdout", "test")   # paths of one word
@@ -43,7 +45,7 @@ def path_of(value: str, key: str, root: Path | None = None) -> Path | None:
     """The file or folder that a text of a request names; None when it is none."""
     if not _may_be(value, key):
         return None
-    name = Path(value.partition(":")[0]).expanduser()
+    name = expanded(Path(value.partition(":")[0]))
     return next((place for place in (name, *([root / name] if root is not None else [])) if exists(place)), None)
 
 
@@ -60,12 +62,6 @@ def without_places(content: Mapping[str, Any], root: Path | None = None) -> dict
     return {key: told(value, key) if key in PLACED else value for key, value in content.items()}
 
 
-def exists(path: Path) -> bool:
-    """Whether something is there; False for what cannot be a path."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _may_be(value: str, key: str) -> bool:

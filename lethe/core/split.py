@@ -169,7 +169,7 @@ class Split:
         for key in sorted(self.columns):
             value = self.columns[key].contiguous()
             state.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-            state.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else value.numpy().tobytes())
+            state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
         state.update("\x1f".join(map(str, self.ids)).encode())
         return state.hexdigest()[:16]
 

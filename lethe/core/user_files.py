@@ -6,6 +6,7 @@ Everything that reads a user's file goes through `regular` (or `text_of`), and e
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 from collections.abc import Iterator
@@ -13,10 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lethe.errors import DataError, LetheError, nearest
-
-LIBRARY_FAULTS: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
-                                               AssertionError, EOFError, OSError, RuntimeError, NotImplementedError, SyntaxError,
-                                               MemoryError)
 
 
 def regular(path: Path, option: str, fault: type[LetheError] = DataError, folder: bool = False) -> Path:
@@ -65,18 +62,26 @@ def decoded(data: bytes, path: Path, fault: type[LetheError] = DataError) -> str
                     "Save it as UTF-8.") from None
 
 
-@contextmanager
-def understood(path: Path, what: str, remedy: str, fault: type[LetheError] = DataError,
-               also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn what a library raises about a user's file into `fault`, which names the file; our own errors pass.
+def lines_of(path: Path, option: str, fault: type[LetheError] = DataError) -> str:
+    """The text of a UTF-8 file of any size, also .gz, for readers of tables and records; line ends as they stand."""
+    path = regular(path, option, fault)
+    with understood(path, "text" if path.suffix != ".gz" else "gzipped text", "Copy it again.", fault):
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as handle:
+            data = handle.read()
+        return decoded(data, path, fault)
 
-    what    the kind of file, e.g. 'a PNG picture'      also  error types of the library beyond the built-in ones
+
+@contextmanager
+def understood(path: Path, what: str, remedy: str, fault: type[LetheError] = DataError) -> Iterator[None]:
+    """Turn whatever a library raises about a user's file into `fault`, which names the file; our own errors pass.
+
+    what  the kind of file, e.g. 'a PNG picture'. Decoders of damaged files raise anything, so any error is meant.
     """
     try:
         yield
     except LetheError:
         raise
-    except LIBRARY_FAULTS + also as error:
+    except Exception as error:
         raise fault(f"{shown(path)} cannot be read as {what} ({type(error).__name__}: {reason(error)}), so nothing was used. "
                     f"{remedy}") from error
 

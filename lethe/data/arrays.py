@@ -85,7 +85,11 @@ def _tensor(values: Any, what: str) -> Tensor:
         some = array.reshape(-1)[0] if array.size else ""
         raise DataError(f"{what} holds {array.dtype} values such as {str(some)[:40]!r}, which are not numbers. Pass "
                         "numbers: values.astype(float) of numerals; np.unique(labels, return_inverse=True)[1] of class names.")
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))   # a copy of what is read-only
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:   # torch has no wider numbers
+        with np.errstate(invalid="ignore", over="ignore"):   # what becomes NaN is found by whoever needs finite numbers
+            array = array.astype(np.float64)
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.require(native, requirements=["C", "W"]))   # a copy of what is read-only
 
 
 def _from_items(data: Any, name: str, x: str, y: str) -> Split:

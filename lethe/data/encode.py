@@ -180,7 +180,8 @@ def text_of(value: Any) -> str:
     """A value as text: whole numbers without a fraction, missing values empty."""
     if value is None or value != value:
         return ""
-    return str(int(value)) if isinstance(value, (float, np.floating)) and value == int(value) else str(value)
+    whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)
 
 
 def with_column(split: Split, column: str, values: torch.Tensor, meta: dict[str, Any] | None = None) -> Split:

@@ -23,6 +23,7 @@ from lethe.core.catalogue import entries, entry
 from lethe.core.config import Count, build, config
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split, concat
+from lethe.core.user_files import understood
 from lethe.data.context import Context
 from lethe.data.paths import existing
 from lethe.data.poison import Poison, poisoned
@@ -30,6 +31,7 @@ from lethe.data.transform import Transform, transformed
 from lethe.data.transform import options as of_transform
 from lethe.errors import DataError, EmptySplit, RequestError, UnknownKey, WrongColumn, nearest, unknown_name
 
+REMEDY = "Repair the file, or correct the options of data that say how it is read."
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -63,7 +65,8 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
     wanted = build(Data, {k: v for k, v in options.items() if k in shared})
     inner = {k: v for k, v in options.items() if k in own}
     cfg: Any = build(cfg_type, inner)
-    splits = module.read(cfg, context, "train")
+    origin = _origin(options, kind)
+    splits = _read(module, cfg, context, "train", origin)
     if "train" not in splits:
         raise DataError(f"the source has the parts {', '.join(splits)} but no train, so there is nothing to forget "
                         "from. Name its training part train.")
@@ -77,14 +80,15 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
             splits = halved(splits, wanted)
         elif isinstance(choice, (str, Mapping)):
             other = {**inner, **({"path": choice} if isinstance(choice, str) else choice)}
-            found = module.read(build(cfg_type, other), context, name)
+            found = _read(module, build(cfg_type, other), context, name, _origin(other, kind))
             if name not in found:
                 raise DataError(f"data.{name} = {choice!r} has the parts {', '.join(found)} but no {name}. Provide a source "
                                 "without wanted.")
             splits[name] = found[name]
     splits = limited(divided(splits, wanted), wanted)
     if hasattr(module, "encode"):
-        splits = module.encode(cfg, splits)
+        with understood(origin, f"{kind} data", REMEDY):
+            splits = module.encode(cfg, splits)
     _check(splits)
     if wanted.drop_duplicates:
         splits = without_duplicates(splits, context)
@@ -108,7 +112,7 @@ def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | Non
             if key not in own:
                 raise UnknownKey(f"data.{key} is not an option of the data in {path}{nearest(key, own)}, so nothing was read. "
                                  f"Options: {', '.join(own)}.")
-        read[name] = module.read(build(cfg_type, described), context, name)[name]
+        read[name] = _read(module, build(cfg_type, described), context, name, Path(path))[name]
     if hasattr(module, "encode"):
         seen = [name for name in ("forget", "retain") if name in read]
         ends = np.cumsum([len(read[name]) for name in seen])
@@ -119,6 +123,18 @@ def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | Non
             read[name] = train.subset(np.arange(end - size, end), name)
     _check({"train": read["forget"], **read})
     return transformed(read, last)
+
+
+def _read(module: ModuleType, cfg: Any, context: Context, name: str, origin: Path) -> dict[str, Split]:
+    """What a source reads; whatever else than an error on purpose its libraries raise about the file becomes one."""
+    with understood(origin, f"{module.__name__.rsplit('.', 1)[-1]} data", REMEDY):
+        found: dict[str, Split] = module.read(cfg, context, name)
+        return found
+
+
+def _origin(options: Mapping[str, Any], kind: str) -> Path:
+    """The file that an error names: what the options call path, or x."""
+    return Path(str(options.get("path") or options.get("x") or kind))
 
 
 def kinds() -> list[str]:

@@ -9,24 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from lethe.core.files import atomic
+from lethe.core.user_files import exists, expanded, regular
 from lethe.data.context import Context
-from lethe.errors import DataError, NeedsUnmet, nearest
+from lethe.errors import NeedsUnmet
 
 
 def existing(path: str | Path, option: str = "data.path") -> Path:
-    """The path, or DataError that proposes the nearest name beside it."""
-    found = Path(path).expanduser()
-    if not found.exists():
-        beside = [p.name for p in found.parent.iterdir()] if found.parent.is_dir() else []
-        raise DataError(f"{found} does not exist{nearest(found.name, beside)}, so there is nothing to read. Correct "
-                        f"{option}.")
-    return found
+    """The path of a file or a folder, or DataError that proposes the nearest name beside it; a pipe is refused."""
+    return regular(Path(path), option, folder=True)
 
 
 def located(context: Context, path: str) -> Path:
     """The path itself, or the one below the folder of data sets if that exists."""
     below = context.data_root / path if context.data_root is not None else Path(path)
-    return below if below.exists() and not Path(path).expanduser().exists() else existing(path)
+    return existing(below if exists(below) and not exists(expanded(Path(path))) else path)
 
 
 def from_root(context: Context, given: str, usual: str) -> Path:

@@ -71,7 +71,7 @@ class Where:
             found = np.array(matching(self.text, rows, "forget.text"), dtype=bool)
             chosen &= found.reshape(n, len(texts)).any(1)
         for name, value in (self.column or {}).items():
-            chosen &= np.asarray(split.column(name)) == value
+            chosen &= np.asarray(_flat(split, name) == value, dtype=bool)
         if self.query is not None:
             chosen &= query_mask(split, self.query)
         if self.poisoned is not None:
@@ -150,7 +150,7 @@ def query_mask(split: Split, query: str) -> np.ndarray:
             raise RequestError(f"forget.query part {part!r} is not `column OP value`, so nothing can be selected. "
                                f"OP is one of {', '.join(OPERATORS)}; join parts with 'and'.")
         name, symbol, value = found.groups()
-        column = np.asarray(split.column(name))
+        column = _flat(split, name)
         wanted: Any = value.strip().strip("'\"")
         if column.dtype.kind in "iufb":
             try:
@@ -160,6 +160,15 @@ def query_mask(split: Split, query: str) -> np.ndarray:
                                    "number.") from None
         chosen &= OPERATORS[symbol](column, wanted)
     return chosen
+
+
+def _flat(split: Split, name: str) -> np.ndarray:
+    """[n] values of a column; WrongColumn for one that has more than one value for each example."""
+    column = np.asarray(split.column(name))
+    if column.ndim != 1:
+        raise WrongColumn(f"column {name!r} of {split.name} has shape {column.shape}, so it is not one value for each example "
+                          "and nothing can be selected by it. Name another column.")
+    return column
 
 
 def where(**conditions: Any) -> Where:

@@ -8,7 +8,6 @@ holds the texts and every other column of the file, so that selections can use t
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,37 +17,41 @@ import numpy as np
 
 from lethe.core.sequences import Format, encode_answers, encode_prompts, end, pack, pad_id, padding
 from lethe.core.split import Split
+from lethe.core.user_files import lines_of, reason
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Records of a .jsonl (or .json list) file; paragraphs of a .txt file as {'text': …}. Either may be gzipped."""
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist, so there is no text to read. Check the path, or pass --data-root.")
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as handle:
-        content = handle.read()
+    content = lines_of(path, "the path, or pass --data-root")
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if kind == ".txt":
         rows: list[Any] = [{"text": part.strip()} for part in content.split("\n\n") if part.strip()]
     elif kind == ".json":
-        rows = json.loads(content)
-    else:
-        rows = []
-        for number, line in enumerate(content.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise DataError(f"line {number} of {path} is not JSON ({error.msg}), so the file cannot be read. "
-                                    "Write one object per line.") from None
+        rows = _json(content, f"{path}", "Write a list of objects.")
+    else:   # \n alone ends a line: JSON may hold U+2028 and U+0085, where `splitlines` would cut
+        rows = [_json(line, f"line {number} of {path}", "Write one object per line.")
+                for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     if not rows:
         raise EmptySplit(f"{path} holds no records, so there is nothing to work on. Provide a file with at least one.")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} holds something other than records, so its columns are unknown. Write one JSON "
                         "object per line.")
     return rows
+
+
+def _json(text: str, place: str, remedy: str) -> Any:
+    """The value of a JSON text; DataError with its place for what is none, or could not be written back as UTF-8."""
+    try:
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place} is not JSON ({error.msg}: line {error.lineno}, column {error.colno}), so the file cannot be "
+                        f"read. {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} cannot be used ({reason(error)}), so the file was not read. {remedy}") from None
+    return found
 
 
 def tokenised(rows: Sequence[Mapping[str, Any]], tokenizer: Any, form: Format, name: str) -> Split:
@@ -62,6 +65,9 @@ def tokenised(rows: Sequence[Mapping[str, Any]], tokenizer: Any, form: Format, n
             if column not in row:
                 raise WrongColumn(f"record {place} of {name} has no column {column!r}{nearest(column, row)}, so it "
                                   f"has no text. Its columns: {', '.join(row)}. Name yours: prompt=, answer= or text=.")
+            if not isinstance(row[column], (str, int, float)):
+                raise DataError(f"record {place} of {name} has {str(row[column])[:40]!r} in column {column!r}, which is no text, "
+                                "so nothing could be learnt from it. Write text there, or leave the record out.")
     names = _names(rows, form, name)
     if prompted:
         prompts, answers = [str(row[form.prompt]) for row in rows], [str(row[form.answer]) for row in rows]

@@ -315,7 +315,7 @@ class Ledger:
             raise StorageError(f"entry {entry['entry']} ({entry['status']}) of the ledger holds no results: the run is not "
                                "finished, or was noted before results had a schema. Read results.json in its folder: "
                                f"{entry['folder'] or 'not noted'}.")
-        return schema.read(json.loads(kept), f"entry {entry['entry']} of the ledger")
+        return schema.read(opened({"entry": entry["entry"], "results": kept})["results"], f"entry {entry['entry']} of the ledger")
 
     def finished(self, run: str) -> bool:
         """Whether this run id is finished: the same configuration hash means 'already done'."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
 
+from lethe.errors import StorageError
 from lethe.ledger.discretion import discreet, without
 
 if TYPE_CHECKING:   # the schema is imported when results are written or read: listing runs does without
@@ -136,5 +137,19 @@ def to_json(value: Any) -> str:
 
 
 def opened(row: Row) -> Row:
-    """A row whose JSON columns are data again."""
-    return {key: json.loads(item) if key in AS_JSON and isinstance(item, str) else item for key, item in row.items()}
+    """A row whose JSON columns are data again; StorageError for values that no ledger wrote."""
+    try:
+        found = {key: json.loads(item) if key in AS_JSON and isinstance(item, str) else item for key, item in row.items()}
+    except (ValueError, RecursionError):
+        raise _damaged(row, "a value that is no JSON") from None
+    scenarios = found.get("scenarios")
+    if any(isinstance(item, bytes) for item in found.values()):
+        raise _damaged(row, "bytes in place of text")
+    if scenarios is not None and not (isinstance(scenarios, list) and all(isinstance(case, Mapping) for case in scenarios)):
+        raise _damaged(row, "scenarios that are none")
+    return found
+
+
+def _damaged(row: Row, what: str) -> StorageError:
+    return StorageError(f"entry {row.get('entry')} of the ledger holds {what}, so it was changed after it was written and "
+                        "nothing more was read. Compare with a backup: lethe results --verify.")

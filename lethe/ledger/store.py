@@ -16,9 +16,10 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
+from lethe.core import user_files
 from lethe.core.files import space
 from lethe.errors import DiskFull, StorageError
-from lethe.ledger.migrations import migrate
+from lethe.ledger.migrations import CHILDREN, migrate
 
 PATIENCE = 60.0   # seconds that a writer waits for another one
 
@@ -39,6 +40,10 @@ class Store:
         with self.writing() as connection:
             migrate(connection, self.where)
             self.tables.reflect(connection)
+        absent = [name for name in ("runs", *CHILDREN) if name not in self.tables.tables]
+        if absent:
+            raise StorageError(f"the ledger {self.where} has no table {absent[0]!r}, so it is damaged; nothing was read or "
+                               "written. Restore it from a backup.")
 
     def _engine(self, url: str) -> sa.Engine:
         options: dict[str, Any] = {"poolclass": NullPool}
@@ -92,7 +97,13 @@ class Store:
                 reason = text.strip().splitlines()[0]
                 raise StorageError(f"no connection to the ledger {self.where} ({reason}), so nothing was read or "
                                    "written. Check that the server runs.") from error
-            raise
+            raise self._damaged(error) from error
+        except (UnicodeError, sa.exc.SQLAlchemyError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StorageError:
+        return StorageError(f"the ledger {self.where} cannot be used ({user_files.reason(error)}), so nothing was read or "
+                            "written. Restore it from a backup, or move it away.")
 
 
 def _prepare(connection: Any, record: Any) -> None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from lethe.core.catalogue import Entry, entries, entry
-from lethe.core.config import Count, Natural, Positive, build, config, digest, plain
+from lethe.core.config import Natural, Positive, build, config, digest, plain
 from lethe.core.evidence import Depth
 from lethe.core.places import PLACED, located
 from lethe.core.strict_yaml import parse_yaml, read_yaml
@@ -25,6 +28,10 @@ from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 
 ALL = "all"   # instead of a method: every one that can run on the task (see `train.apply.everything`)
+
+
+MOST = 1000   # combinations of the options of a method, and seeds
+Repeats = Annotated[int, Field(ge=1, le=MOST)]
 
 
 @config(name="audit")
@@ -58,7 +65,7 @@ class Request:
     modifiers: Mapping[str, Any] = field(default_factory=dict)   # where, combine, perturb, average, weigh
     watchdog: Mapping[str, Any] | bool | None = None          # lethe.train.watchdog.Watchdog; false: none; null: the usual one
     seed: int = 0
-    seeds: Count = 1                                       # repetitions of every method, with seeds seed, seed + 1, …
+    seeds: Repeats = 1                                     # repetitions of every method, with seeds seed, seed + 1, …
     output: str = "runs"                                   # folder of run folders
     accept: tuple[str, ...] = ()                           # checks of lethe check-model whose errors do not end the command
 
@@ -66,7 +73,7 @@ class Request:
     def methods(self) -> list[dict[str, Any]]:
         """The requested methods, each as {name: …, option: …}."""
         given = self.method if isinstance(self.method, (list, tuple)) else [self.method]
-        return [one for m in given for one in ([{"name": m}] if isinstance(m, str) else _grid(dict(m)))]
+        return [one for m in given for one in ([{"name": m}] if isinstance(m, str) else _grid({"name": _name("method", m), **m}))]
 
     @cached_property
     def asked(self) -> tuple[tuple[Entry | None, dict[str, Any]], ...]:
@@ -129,6 +136,10 @@ def _check(request: Request) -> None:
                            f"Families: {', '.join(families)}.")
     if "" in request.scenarios:
         raise RequestError("a scenario without a name could not be told from the whole request; nothing was started. Name it.")
+    for name, case in request.scenarios.items():
+        if case is not None and not isinstance(case, Mapping):
+            raise RequestError(f"scenario {name!r} is {str(case)[:40]!r}, which says nothing of what to forget; nothing was "
+                               f"started. Write scenarios: {{{name}: {{forget: {{label: 3}}}}}}.")
     for found, options in request.asked:
         if found is None:
             _check_options("method all", options, [], "name the methods to give them options")
@@ -149,6 +160,9 @@ def _grid(asked: dict[str, Any]) -> list[dict[str, Any]]:
     kinds = {option.name: option.type for option in found.options} if found else {}
     whole = {name for name in asked if any(word in kinds.get(name, "Any") for word in ("tuple", "Sequence", "Any"))}
     lists = {key: value for key, value in asked.items() if isinstance(value, list) and value and key not in whole | {"name"}}
+    if (count := math.prod(map(len, lists.values()))) > MOST:
+        raise RequestError(f"the lists of method {asked.get('name')} make {count:,} combinations and at most {MOST:,} are tried; "
+                           "nothing was started. Shorten them.")
     return [{**asked, **dict(zip(lists, values, strict=True))} for values in itertools.product(*lists.values())]
 
 
@@ -189,6 +203,9 @@ def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             elif isinstance(inner, (list, tuple)):
                 raise RequestError(f"{key!r} cannot be set: {step} is a list of {len(inner)}; nothing was started. "
                                    f"Write the whole list: {step}=[…].")
+            elif inner is not None and not isinstance(inner, Mapping):
+                raise RequestError(f"{key!r} cannot be set: {step} is {str(inner)[:40]}, which has no parts; nothing was "
+                                   f"started. Write {step} as a mapping first.")
             place[step] = dict(inner or {})
             place = place[step]
         place[steps[-1]] = parsed

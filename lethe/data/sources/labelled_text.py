@@ -7,7 +7,7 @@ pre-trained encoder is used. The text stays in the column `text`, so that `forge
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ import torch
 from lethe.core.config import Count, Natural, config
 from lethe.core.extras import needs_extra
 from lethe.core.split import Split
+from lethe.core.user_files import lines_of
 from lethe.data import encode as encoding
 from lethe.data.context import Context
 from lethe.data.paths import existing, located
@@ -46,14 +47,14 @@ class LabelledText:
 
 def read(cfg: LabelledText, context: Context, name: str) -> dict[str, Split]:
     path = located(context, cfg.path)
-    opener: Any = gzip.open if path.suffix == ".gz" else open
     tabs = ".tsv" in path.suffixes
+    reader = csv.reader(io.StringIO(lines_of(path, "data.path"), newline=""), delimiter="\t" if tabs else ",",
+                        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
     try:
-        with opener(path, "rt", encoding="utf-8", newline="") as handle:
-            lines = [row for row in csv.reader(handle, delimiter="\t" if tabs else ",",
-                                               quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL) if row]
-    except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a table ({error}), so there are no texts. Save it as UTF-8 text.") from None
+        lines = [row for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"line {reader.line_num} of {path} cannot be read as a table ({error}), so there are no texts. Correct "
+                        "its quotes and separators.") from None
     header = list(cfg.columns) if cfg.columns else lines[0] if lines else []
     body = lines if cfg.columns else lines[1:]
     if not body:

@@ -37,7 +37,7 @@ def _array(path: str, option: str, allowed: bool) -> np.ndarray:
     place = existing(path, option)
     try:
         values: np.ndarray = np.load(place, allow_pickle=allowed)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:   # damaged headers raise anything
         if "allow_pickle" in str(error):
             refuse_pickle(place, "Store plain numbers in it (object arrays are pickles)", allowed)
         raise DataError(f"{place} cannot be read as .npy ({error}), so there are no data. Write it with "

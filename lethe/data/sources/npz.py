@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +39,13 @@ def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
         if wanted not in archive:
             raise WrongColumn(f"{Path(cfg.path).name} has no array {wanted!r}{nearest(wanted, archive)}, so nothing "
                               f"was read. Arrays: {', '.join(archive)}; name them with data.x and data.y.")
+    for wanted in filter(None, (cfg.x, cfg.y, cfg.ids)):
+        if not archive[wanted].ndim or len(archive[wanted]) != len(archive[cfg.x]):
+            raise DataError(f"array {wanted!r} of {Path(cfg.path).name} has shape {archive[wanted].shape} and {cfg.x!r} has "
+                            f"{archive[cfg.x].shape}, so it is not clear which values belong to one example. Store one of each "
+                            "for every example.")
+    if cfg.ids:
+        _require_ids(archive[cfg.ids], f"array {cfg.ids!r} of {Path(cfg.path).name}")
     n = len(archive[cfg.x])
     columns: dict[str, Any] = {key: value for key, value in archive.items() if value.ndim == 1 and len(value) == n}
     columns[cfg.x] = channelled(archive[cfg.x], cfg.channels)
@@ -50,13 +55,23 @@ def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
     return {name: from_columns(columns, name, cfg.x, cfg.y)}
 
 
+def _require_ids(ids: np.ndarray, what: str) -> None:
+    """DataError unless every record has an identifier of its own."""
+    if ids.ndim != 1:
+        raise DataError(f"{what} has shape {ids.shape}, so records cannot be identified by it. Store one identifier for each.")
+    some, counts = np.unique(ids.astype(str), return_counts=True)
+    if (counts > 1).any():
+        raise DataError(f"{what} holds {str(some[counts.argmax()])!r} {counts.max()} times, so a deletion request for it would "
+                        "be ambiguous. Make the identifiers unique, or leave data.ids out.")
+
+
 def opened(path: Path, allow_pickle: bool) -> Mapping[str, np.ndarray]:
     """Every array of the archive, read once."""
     allow_pickle = pickle_allowed(allow_pickle)
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=allow_pickle) as archive:
             return {key: archive[key] for key in archive.files}
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:   # damaged headers and archives raise anything
         if "allow_pickle" in str(error):
             refuse_pickle(path, "Store plain numbers and text in it (object arrays are pickles)", allow_pickle)
         raise DataError(f"{path} cannot be read as .npz ({error}), so there are no data. Write it with "

@@ -7,7 +7,7 @@ training part. Every column, used as input or not, can be selected by.
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from lethe.core.config import Count, config
 from lethe.core.extras import needs_extra
 from lethe.core.split import NO_IDS, Split
+from lethe.core.user_files import lines_of
 from lethe.data import encode as encoding
 from lethe.data.context import Context
 from lethe.data.paths import located
@@ -82,16 +83,14 @@ def encode(cfg: Table, splits: dict[str, Split]) -> dict[str, Split]:
 
 def separated(path: Path, missing: set[str]) -> dict[str, Any]:
     """Columns of a .csv or .tsv file: arrays where every value is a number, else lists of str or None."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
     separator = "\t" if ".tsv" in path.suffixes else ","
+    lines = csv.reader(io.StringIO(lines_of(path, "data.path"), newline=""), delimiter=separator, strict=True)
     try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as handle:
-            lines = csv.reader(handle, delimiter=separator, strict=True)
-            header = next(lines, [])
-            body = [row for row in lines if row]
-    except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a table ({error}), so there are no data. Save it as UTF-8 "
-                        "text.") from None
+        header = next(lines, [])
+        body = [row for row in lines if row]
+    except csv.Error as error:
+        raise DataError(f"line {lines.line_num} of {path} cannot be read as a table ({error}), so there are no data. Correct "
+                        "its quotes and separators.") from None
     if not body:
         raise EmptySplit(f"{path} has no rows below its header, so there is nothing to work on. Provide a table with "
                          "rows.")
