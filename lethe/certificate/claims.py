@@ -13,7 +13,7 @@ A verifier computes the ladder again from the evidence and compares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEVELS = {
@@ -31,6 +31,15 @@ LEVELS = {
 
 LEARNED = ("The inputs were standardised or encoded by statistics of all training records, the forgotten ones among them, so "
            "what the model read does not exclude them.")
+
+
+MEANS = {   # what the absence of findings means, by the objective of the request
+    "records": "",
+    "concept": " The objective is a concept: among these are attacks that try to bring it back ({attacks}), with the budgets of "
+               "the audit and no larger ones; other forms of the concept were not tried.",
+    "behaviour": " The objective is a behaviour: it is suppressed in these tests. That it was removed from the weights is not "
+                 "claimed.",
+}
 
 
 def ladder(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -109,10 +118,17 @@ def empirical(evidence: Mapping[str, Any]) -> dict[str, Any]:
     inside = {"tests": audit["tests"], "budget": audit["budget"], "controls": audit["controls"], "without_power": weak,
               "epsilon_lower_bounds": bounds, "smallest_equivalence_margins": equal,
               "not_tested": audit["not_tested"], "blind": audit["blind"]}
+    if not audit["budget"]["references"]:
+        return {**_not(_unretrained(found)), "evidence": inside}
     if found:
         return {**_not(f"Tests found a difference from retrained models: {', '.join(found)}."), "evidence": inside}
     if audit["controls"]["original"] != "outside" or not passed:
         return {**_not("No test told even the untouched model from retrained ones, so the absence of findings says nothing."),
+                "evidence": inside}
+    objective = audit.get("objective", "records")
+    attacks = [test["metric"] for test in judged if test["aspect"] == "recovery" and test["metric"] in passed]
+    if objective == "concept" and not attacks:
+        return {**_not("A concept was to go, and no attack that detects the untouched model tried to bring it back."),
                 "evidence": inside}
     if audit["controls"]["retrained"] == "outside":
         return {**_not("A model retrained without the records was told apart too: the tests raise false alarms."),
@@ -126,9 +142,15 @@ def empirical(evidence: Mapping[str, Any]) -> dict[str, Any]:
     return {"claimed": True, "evidence": inside,
             "statement": f"{len(passed)} tests that find the untouched model out did not tell this model from "
                          f"{audit['budget']['references']} models retrained without the records: {', '.join(passed)}."
-                         f"{tail}{bound}",
+                         f"{tail}{bound}{MEANS[objective].format(attacks=', '.join(attacks))}",
             "assumptions": ["The retrained models used the recipe of the original and the retained records.",
                             "One more retrained model lies in all bands together with a probability of at least 95 %."]}
+
+
+def _unretrained(found: Sequence[str]) -> str:
+    """Why nothing is claimed where no model was retrained: what was found was found against a weaker yardstick."""
+    first = "Nothing was retrained, so no test compares this model with one that never read the records."
+    return first + (f" Weaker yardsticks find the records in it, or what it lost: {', '.join(found)}." if found else "")
 
 
 def _to_retrained(test: Mapping[str, Any]) -> bool:

@@ -31,7 +31,7 @@ from lethe.results.rows import access, alarms, doubt, row
 from lethe.results.schema import Blind, NotTested, References, Row, Scenario
 from lethe.work.failures import Failure, failure
 from lethe.work.forget import Made
-from lethe.work.job import Job
+from lethe.work.job import Job, objective_of
 from lethe.work.options import Options
 
 
@@ -99,6 +99,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(false_alarms(list(held.values()))),
         doubts=tuple(doubt(one) for one in [*unlike, *found]),
+        objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained)),
         max_loss=margin_of(job.judging.max_loss, sizes), declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from lethe.core import catalogue
 from lethe.core.config import build, digest, plain
-from lethe.core.evidence import Depth
+from lethe.core.evidence import Depth, Objective
 from lethe.core.registry import Audit, Method
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
@@ -116,6 +116,7 @@ class Job:
     watchdog   None: the usual one where there are data for it; False: none
     source     None: the task was passed            output   the folder of run folders     cache  of trained models
     headline   over the page: the title, or family and methods
+    objective  what is to go; None: by the family (`objective_of`)
     accept     checks of `lethe.work.door` whose errors are warnings
     """
 
@@ -133,6 +134,7 @@ class Job:
     cache: Path | None = None
     headline: str = ""
     accept: tuple[str, ...] = ()
+    objective: Objective | None = None
 
     @property
     def opening(self) -> Source:
@@ -180,6 +182,7 @@ def resolve(request: Request, options: Options) -> Job:
         Path(request.output), options.cache or Path(request.output) / ".cache",
         request.title or f"{request.family}: {', '.join(dict.fromkeys(method['name'] for method in request.methods))}",
         tuple(request.accept),
+        objective=request.objective,
     )
 
 
@@ -236,3 +239,14 @@ def _short(value: Any) -> str:
     """A value as it stands in a label, which also names a folder."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.")[:40] or "empty"
+
+
+def objective_of(family: str, retrainable: bool) -> Objective:
+    """What a request is about that does not say it.
+
+    Image generators: a concept. Language models that cannot be trained again: a behaviour, since no retrained model shows what
+    one that never knew would do. Everything else: records.
+    """
+    if family in ("diffusion", "gan"):
+        return "concept"
+    return "behaviour" if family == "lm" and not retrainable else "records"

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from lethe.core.catalogue import Entry, entries, entry
 from lethe.core.config import Natural, Positive, build, config, digest, plain
-from lethe.core.evidence import Depth
+from lethe.core.evidence import Depth, Objective
 from lethe.core.places import PLACED, located
 from lethe.core.strict_yaml import parse_yaml, read_yaml
 from lethe.errors import RequestError, UnknownKey, nearest
@@ -59,6 +59,7 @@ class Request:
     forget: Any = None                                     # selection: {label: 3}, {fraction: 0.1}, {worst_case: {count: 60}}, …
     scenarios: Mapping[str, Any] = field(default_factory=dict)   # name -> {forget: …}: several requests on one model
     recipe: Mapping[str, Any] | None = None                # how the model was (or is to be) trained
+    objective: Objective | None = None       # what is to go; none: concept for image generators, behaviour for lm without recipe
     method: Any = "finetune"                               # name, {name: …, option: …}, a list of these, or all
     audit: AuditPlan = field(default_factory=lambda: AuditPlan())
     settings: Mapping[str, Any] = field(default_factory=dict)    # lethe.train.loop.Settings

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import PEOPLE, Issued
-from example_claims import EXAMPLES
+from example_claims import EXAMPLES, a_test, base
 
 from lethe.certificate import gather, keys, page
 from lethe.certificate.canonical import decode, encode, fixed, sha256
-from lethe.certificate.claims import ladder
+from lethe.certificate.claims import empirical, ladder
 from lethe.certificate.inventory import PARAGRAPHS, inventory
 from lethe.errors import DataError, NotFinite, RequestError, StorageError
 from lethe.ledger import Ledger
 from lethe.results.schema import read
+from lethe.work.job import objective_of
 from lethe.work.verify import certify as issue
 
 NEVER = re.compile(r"\bgone\b|unrecoverabl|irrecoverabl|complian|ε\s*=|epsilon\s*=", re.IGNORECASE)
@@ -178,7 +179,7 @@ def test_what_is_signed_of_a_run_keeps_its_canonical_form() -> None:
     case, row = gather.chosen(results, "finetune (2) seed 1", None)
     made = gather.evidence(results, case, row, {"forgotten": {"count": 1}}, {"before": "a", "after": "b"}, BARE, {}, b"k")
     found = (sha256(encode(made)), sha256(encode(gather.configuration(results, row))), gather.procedure_hash(row.config))
-    assert found == ("1a5b57e0f1e3b4696a33c6b7b5dd773ca282fb5fa23b86c1a6a7354d630cf7c7",
+    assert found == ("ae5ead5854220c4147deee8a3fb568af212e1ad0ea0f7d624a40ba8a1ef457bc",
                      "c9cfdfeff899dc4f991654b2a2187cdd9af83612ceae5e9f93b4a5679b39eeaf",
                      "6e1584e89f2ffbf450e3ddc20412b765d084b35bbf9ccaae6e08340b5f669f93")
 
@@ -250,3 +251,22 @@ def test_commands_and_their_exit_status(issued: Issued, tmp_path: Path) -> None:
     assert lethe(*asked).returncode == 3
     assert lethe("verify", tmp_path).returncode == 2
     assert lethe("verify", tmp_path / "c", "--reexecute").returncode == 2
+
+
+def test_reasons_are_true_where_nothing_was_retrained() -> None:
+    alone = {"depth": "standard", "references": 0, "shadows": 0, "audits": ["scores"]}
+    for tests in ([a_test("mia_auc", "outside", kind="holdout")], [a_test("x", "no yardstick", kind=None)]):
+        found = empirical(base(audit__budget=alone, audit__tests=tests))
+        assert not found["claimed"] and found["why_not"].startswith("Nothing was retrained")
+        assert "difference from retrained" not in found["why_not"]
+
+
+def test_what_may_be_claimed_follows_the_objective() -> None:
+    attack = a_test("relearn", "inside", aspect="recovery")
+    assert "suppressed" in empirical(base(audit__objective="behaviour"))["statement"]
+    bare, tried = (empirical(base(audit__objective="concept", audit__tests=tests))
+                   for tests in ([a_test("forget_accuracy", "inside")], [attack]))
+    assert not bare["claimed"] and "no attack" in bare["why_not"] and "bring it back (relearn)" in tried["statement"]
+    assert "objective" not in empirical(base(audit__objective="records"))["statement"]
+    assert [objective_of(*case) for case in (("diffusion", True), ("lm", False), ("lm", True), ("classification", False))] == [
+        "concept", "behaviour", "records", "records"]
