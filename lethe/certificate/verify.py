@@ -110,7 +110,7 @@ def _files(folder: Path, certificate: Mapping[str, Any]) -> Check:
 
 
 def _records(folder: Path, certificate: Mapping[str, Any]) -> Check:
-    forget, retain = records.parsed((folder / "records.txt").read_text())
+    forget, retain = records.parsed((folder / "records.txt").read_text(encoding="utf-8"))
     wrong, signed = [], certificate["data"]
     for name, made in records.commitments(forget, retain).items():
         if made["count"] != signed[name]["count"]:

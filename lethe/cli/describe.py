@@ -184,6 +184,9 @@ def _options(options: Iterable[Option]) -> list[Mapping[str, Any]]:
 def _chosen(kind: Kind, family: str | None, without: str | None, mechanism: str | None = None) -> list[Entry]:
     if family is not None and family not in entries("families"):
         raise unknown_name("family", family, entries("families"))
+    needed = {need.rstrip("?") for one in entries(kind).values() for need in one.needs}
+    if without is not None and without not in needed:
+        raise unknown_name("need", without, needed)
     return [e for e in entries(kind).values() if (family is None or e.fits(family))
             and (without is None or without not in e.needs) and (mechanism is None or e.mechanism == mechanism)]
 

@@ -28,7 +28,7 @@ def show_results(output: Path, method: str | None, family: str | None, verdict: 
         return
     runs = ledger.runs(method=method, family=family, verdict=verdict)
     if export is not None:
-        export.write_text(ledger.export("json" if export.suffix == ".json" else "csv"))
+        export.write_text(ledger.export("json" if export.suffix == ".json" else "csv"), encoding="utf-8")
         print(export)
     elif as_json:
         print(json.dumps(runs, indent=2, default=str))

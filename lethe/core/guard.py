@@ -53,7 +53,7 @@ def save_guard(guard: Guard, folder: Path) -> None:
     """Write a guard into `folder/guard`, with the name of its class."""
     place = folder / FOLDER
     place.mkdir()
-    (place / NAME).write_text(json.dumps({"module": type(guard).__module__, "class": type(guard).__qualname__}))
+    (place / NAME).write_text(json.dumps({"module": type(guard).__module__, "class": type(guard).__qualname__}), encoding="utf-8")
     guard.save(place)
 
 
@@ -71,7 +71,7 @@ def load_guard(folder: Path, model: nn.Module) -> Guard | None:
     place = folder / FOLDER
     if not (place / NAME).exists():
         return None
-    named = json.loads((place / NAME).read_text())
+    named = json.loads((place / NAME).read_text(encoding="utf-8"))
     known = {entry.module for entry in entries("methods").values()}
     if named["module"] not in known:
         raise ModelError(f"{place} holds a guard of {named['module']}, which is no installed method, so what answers cannot be "

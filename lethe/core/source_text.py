@@ -51,7 +51,7 @@ class Source:
 
     @classmethod
     def of(cls, path: Path, module: str) -> Source:
-        return cls(path, module, path.read_text())
+        return cls(path, module, path.read_text(encoding="utf-8"))
 
     @cached_property
     def tree(self) -> ast.Module:

@@ -120,7 +120,7 @@ def read(folder: Path, method: str) -> Manifest:
         raise ModelError(f"{folder} holds no {FILE}, so it is no model that {method} can delete from; nothing was changed. "
                          f"Train one: lethe train REQUEST --exact {method}.")
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text())
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in content.items() if key != "digest"}
         sound = content["digest"] == digest(kept)
         sound = kept.pop("version") == VERSION and sound

@@ -222,7 +222,7 @@ class _Fitted(FittedTask):
         save_model(model.cpu(), str(folder / "model.safetensors"))
         about = {"family": self.family, "outputs": self._width, "members": len(members) if isinstance(model, Mean) else 0,
                  "classes": model.classes if isinstance(model, Mean) else 0, **self.prepared}
-        (folder / "lethe.json").write_text(json.dumps(about) + "\n")
+        (folder / "lethe.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
     @property
     def prepared(self) -> dict[str, Any]:
@@ -322,7 +322,7 @@ def loaded(path: Path, predict: Callable[[Any, np.ndarray], Any] | None, allowed
     if not path.exists():
         raise ModelError(f"{path} does not exist, so there is no model. Correct model.saved.")
     refuse_pickle(path, "Leave model.saved out, so that model.fit makes the original", allowed)
-    about = json.loads((path / "lethe.json").read_text()) if path.is_dir() else {"members": 0}
+    about = json.loads((path / "lethe.json").read_text(encoding="utf-8")) if path.is_dir() else {"members": 0}
     try:
         if path.suffix == ".joblib":
             import joblib

@@ -116,7 +116,7 @@ class HeadTask(HeadedTask):
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         write(model.cpu(), self.form, folder)
-        (folder / "lethe.json").write_text(json.dumps({"family": self.family, **self.about()}) + "\n")
+        (folder / "lethe.json").write_text(json.dumps({"family": self.family, **self.about()}) + "\n", encoding="utf-8")
 
     def deliverable(self, model: nn.Module) -> nn.Module:
         return rounded(model, self.form)
@@ -170,7 +170,7 @@ class HeadTask(HeadedTask):
 def saved_family(folder: Path) -> str:
     """The family that `save_model` has written beside the weights of a folder; empty where it is no such folder."""
     about = folder / "lethe.json"
-    return str(json.loads(about.read_text()).get("family", "")) if about.exists() else ""
+    return str(json.loads(about.read_text(encoding="utf-8")).get("family", "")) if about.exists() else ""
 
 
 def within(model: nn.Module, name: str) -> nn.Module:

@@ -356,7 +356,7 @@ def load(path: str | Path) -> Results:
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StorageError(f"{file} is not JSON ({error}): it was cut short or edited, so it was not read. Restore it from a "
                            "backup, or repeat the run with --again.") from None

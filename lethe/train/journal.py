@@ -28,7 +28,8 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "log.jsonl"
         self._clean = False   # what stands in the file has been looked through
-        whole = self.path.read_text().rpartition("\n")[0] if self.path.exists() else ""   # a kill may have torn the last line
+        held = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        whole = held.rpartition("\n")[0]   # a kill may have torn the last line
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
 
     def __call__(self, event: Event) -> None:
@@ -45,7 +46,7 @@ class Log:
 
     def _append(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
-        with space(self.path), open(self.path, "a") as handle:
+        with space(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 
 

@@ -106,7 +106,7 @@ class RunFolder:
 def parts_of(run: Path) -> dict[str, str]:
     """The parts of a run's identity, as it was made; {} for a run of before there were any."""
     try:
-        found = json.loads((run / PARTS).read_text())["parts"]
+        found = json.loads((run / PARTS).read_text(encoding="utf-8"))["parts"]
         return {str(key): str(value) for key, value in found.items()}
     except FileNotFoundError:
         return {}

@@ -69,7 +69,7 @@ def _taken(path: Path) -> int | None:
 def _read(path: Path) -> tuple[str, int]:
     """(host, process) in the lock file; ("", 0) before it is signed."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return str(found["host"]), int(found["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return "", 0

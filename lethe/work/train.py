@@ -52,7 +52,8 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     served = module.served(state, base)
     with new_folder(output) as place:
         state.save(place, served, task.save_model)
-        (place / "request.yaml").write_text(_next(request, name, cfg, state.manifest.details.get("head"), output))
+        text = _next(request, name, cfg, state.manifest.details.get("head"), output)
+        (place / "request.yaml").write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     return {"folder": str(output), "method": name, "records": len(records), "shards": cfg.shards,
             "slices": getattr(cfg, "slices", 1), "stages": len(getattr(state, "stages", state.manifest.hit)),

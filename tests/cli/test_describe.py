@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lethe.cli import describe
 from lethe.cli.main import app
 from lethe.core.catalogue import KINDS, SEAMS, entries
-from lethe.core.source_text import Option
+from lethe.core.source_text import HOUSE, Option
 from lethe.errors import RequestError, UnknownName
 
 
@@ -116,3 +116,14 @@ def test_listing_and_describing_import_no_torch() -> None:
             "for s in d.SECTIONS: d.section_record(s)\n"
             "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_need_that_nothing_has_proposes_the_nearest() -> None:
+    found = CliRunner().invoke(app, ["methods", "--without", "retian"])
+    assert isinstance(found.exception, UnknownName) and "did you mean retain?" in str(found.exception)
+
+
+def test_every_text_is_written_and_read_as_utf_8_whatever_the_locale() -> None:
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--preview", "--select", "PLW1514", str(HOUSE)],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -32,7 +32,7 @@ def provided() -> dict[str, frozenset[str]]:
 
 def declared(path: Path) -> Iterator[tuple[str, frozenset[str]]]:
     """(family, what it provides) of every class in a source file that declares both."""
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             values = {target.id: value for target, value in map(_assigned, node.body) if target is not None}
             family, provides = values.get("family"), values.get("provides")

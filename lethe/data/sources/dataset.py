@@ -44,7 +44,7 @@ class Dataset:
 def read(cfg: Dataset, context: Context, name: str) -> dict[str, Split]:
     root = existing(cfg.path)
     if (root / "dataset_dict.json").exists():
-        parts = json.loads((root / "dataset_dict.json").read_text())["splits"]
+        parts = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         unknown = [part for part in parts if part not in PARTS]
         if unknown:
             raise DataError(f"{root} has a part {unknown[0]!r}, which is none of {', '.join(PARTS)}, so its use is not "
@@ -77,7 +77,8 @@ def _part(cfg: Dataset, folder: Path, name: str) -> Split:
         if column in needed or _scalar(table.schema.field(column).type):
             values = table.column(column).to_pylist()
             meta[column] = [int(v) if isinstance(v, bool) else v for v in values]
-    info = json.loads((folder / "dataset_info.json").read_text()) if (folder / "dataset_info.json").exists() else {}
+    about = folder / "dataset_info.json"
+    info = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
     class_names = ((info.get("features") or {}).get(cfg.y) or {}).get("names")
     if class_names and "class" not in meta:
         meta["class"] = [class_names[k] if k is not None and 0 <= k < len(class_names) else "" for k in meta[cfg.y]]
@@ -95,7 +96,7 @@ def arrow(folder: Path) -> Any:
     except ImportError:
         raise needs_extra("data", str(folder), "pyarrow", "it was not read") from None
     tables = []
-    for entry in json.loads((folder / "state.json").read_text())["_data_files"]:
+    for entry in json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]:
         file = existing(folder / entry["filename"])
         try:
             with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as stream:

@@ -224,7 +224,7 @@ def pictures(folder: Path, parts: Pipeline) -> Split:
                            "and caption.")
     config: Any = parts.unet.config
     side = config.sample_size * (1 if parts.vae is None else 2 ** (len(parts.vae.config.block_out_channels) - 1))
-    with open(table, newline="") as handle:
+    with open(table, encoding="utf-8-sig", newline="") as handle:
         rows = list(csv.DictReader(handle))
     images = []
     for row in rows:

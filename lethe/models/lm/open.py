@@ -213,7 +213,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     if "train" in splits:
         splits = _selected(splits, data)
     recipe = sections.recipe
-    refusals = _located(data.refusals, context).read_text().split("\n") if data.refusals else []
+    refusals = _located(data.refusals, context).read_text(encoding="utf-8").split("\n") if data.refusals else []
 
     def fresh(seed: int) -> nn.Module:
         return load_folder(base, source.attention, source.dtype) if base is not None else llama(sizes, tokenizer)
