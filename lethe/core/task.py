@@ -135,6 +135,10 @@ class Task(ABC):
         """The operations of the family that this task can carry out: all that it provides, unless its model is special."""
         return self.provides
 
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The score that `observe` reports, alone: a family may have a cheaper way.  -> [n]"""
+        return self.observe(model, batch)["score"]
+
     @abstractmethod
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the model in the format it came in; it loads with its own library, without Lethe."""

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lethe.core.engine import Loss
 from lethe.core.modules import evaluating
 from lethe.core.passes import drawn
 from lethe.core.split import Split
 from lethe.core.task import Task
 
-LEAST = 128   # examples of the first sample      [ours: one differing example of them is less than a point]
+LEAST = 64   # examples of the first sample                                                               [ours]
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class Gauge:
 
     def mean_nll(self, model: nn.Module, part: str, n: int) -> float:
         """Mean training loss on the first n examples of a part."""
-        return float(self._observed(model, part, 0, n, "nll").mean())
+        return float(self._asked(model, part, 0, n, self.task.nll).mean())
 
     def predictions(self, model: nn.Module, part: str, n: int) -> Tensor:
         """The numbers that a regression predicts for the first n examples of a part.  -> [n, h]"""
-        return self._observed(model, part, 0, n, "prediction")
+        return self._asked(model, part, 0, n, lambda m, batch: self.task.observe(m, batch)["prediction"])
 
     def _known(self, part: str, n: int) -> Tensor:
         have = self.before[part]
@@ -81,16 +82,16 @@ class Gauge:
         return have[:n]
 
     def _scores(self, model: nn.Module, part: str, start: int, stop: int) -> Tensor:
-        return self._observed(model, part, start, stop, "score")
+        return self._asked(model, part, start, stop, self.task.score)
 
-    def _observed(self, model: nn.Module, part: str, start: int, stop: int, key: str) -> Tensor:
-        """What `observe` says of examples start to stop, in blocks whose bounds and draws do not depend on how many are asked."""
+    def _asked(self, model: nn.Module, part: str, start: int, stop: int, ask: Loss) -> Tensor:
+        """Answers for examples start to stop, in blocks whose bounds and draws do not depend on how many are asked for."""
         found = []
         with evaluating(model), self.precision():
             for begin in range(start, stop, LEAST):
                 block = self.parts[part].subset(range(begin, min(begin + LEAST, stop)), "watchdog")
                 for batch in drawn(self.task, block, LEAST, ("guard", begin), device=self.device):
-                    values = self.task.observe(model, batch)[key].detach().double().cpu()
+                    values = ask(model, batch).detach().double().cpu()
                     found.append(values[torch.argsort(batch.index.cpu())])
         return torch.cat(found)
 

@@ -1,6 +1,7 @@
 """Watchdog: judge the model that a method ends with, and return the run's last sound point where too much was lost.
 
-    loss = score of the original − score of the model, on retained and, where there are, on unseen data;   sound: loss ≤ floor
+    loss = score of the original − score of the model, on unseen data or, where they are few, also on retained ones;
+    sound: loss ≤ floor
 
 A method is left to do what it does: looks on the way change nothing, they only keep the last sound point. What the method ends
 with is judged by a larger sample; beyond the floor (and the error of the sample) the run ends at the last sound point, and
@@ -35,7 +36,8 @@ from lethe.train.gauge import LEAST, Found, Gauge
 NEEDS = ("original", "forget?", "retain?", "holdout?")   # of holdout its reserved half
 SMALL = 0.01      # of all training data: what a request below this may cost at most ...
 POINTS = (1.0, 3.0)   # ... and any other                                                                   [ours]
-BUDGET = 0.15     # examples looked at on the way per example trained on: 5 % of the time, a look being a third of a step
+BUDGET = 0.09     # examples looked at on the way per example trained on: 3 % of the time, a look being a third of a step
+ENOUGH = 100      # unseen examples that are enough without retained ones                                   [ours]
 FEW = 4           # looks that a call without retained data gets in any case: nothing but the watchdog holds it
 
 
@@ -47,7 +49,7 @@ class Watchdog:
     forget_loss: Positive = 50.0     # nats, largest mean loss on F; SCRUB reached 104 (ours) [tested in test_watchdog]
     beyond: Positive = 1.0           # regression: how far predictions leave the targets' range (ours) [tested in test_watchdog]
     examples: Count = 512            # most examples of a part that are scored (ours) [tested in test_watchdog]
-    checks: Count = 10               # looks during a call of the loop, while they cost 5 % of it (ours) [tested in test_watchdog]
+    checks: Count = 10               # looks during a call of the loop, while they cost 3 % of it (ours) [tested in test_watchdog]
     tries: Natural = 3               # times that a rate is lowered that breaks weights (ours) [tested in test_stepsize]
 
 
@@ -101,7 +103,7 @@ class Watch:
     def look(self, model: nn.Module, moving: Mapping[str, Tensor], step: int) -> None:
         """Keep this point when it is sound."""
         found = self.gauge.compare(model, self.parts[0], min(LEAST, len(self.gauge.parts[self.parts[0]])))
-        if found.loss > self.floor or self._strange(model, LEAST // 4) is not None:
+        if found.loss > self.floor or self._strange(model) is not None:
             return
         room = self.sound.tensors if self.sound else {}
         if room.keys() != moving.keys():
@@ -167,14 +169,14 @@ class Watch:
             if found.over(self.floor):
                 return Fall("holdout" if part == "holdout" else "retain", self.task.score_name, found.now, found.before,
                             found.before - self.floor, step)
-        strange = self._strange(model, LEAST)
+        strange = self._strange(model)
         return None if strange is None else Fall("forget", *strange, step)
 
-    def _strange(self, model: nn.Module, n: int) -> tuple[str, float, float | None, float | None] | None:
+    def _strange(self, model: nn.Module) -> tuple[str, float, float | None, float | None] | None:
         """What no model that never saw the forget set does there: (metric, value, the original's value, the limit)."""
         if "forget" not in self.gauge.parts:
             return None
-        n = min(n, len(self.gauge.parts["forget"]))   # enough: what is meant here is no matter of points
+        n = min(LEAST // 2, len(self.gauge.parts["forget"]))   # enough: what is meant here is no matter of points
         if "likelihood" in self.task.provides:
             loss = self.gauge.mean_nll(model, "forget", n)
             if not loss <= self.watchdog.forget_loss:
@@ -195,7 +197,7 @@ class Watch:
 
 
 def judged_on(task: Task) -> dict[str, Split]:
-    """Unseen data where they are granted, and retained data; of unseen ones those of a class that stays."""
+    """Unseen data of classes that stay, where they are granted; where they are few or none, retained data, too."""
     parts: dict[str, Split] = {}
     if task.has("holdout"):
         unseen = task.holdout
@@ -204,7 +206,7 @@ def judged_on(task: Task) -> dict[str, Split]:
             unseen = unseen.subset(torch.isin(labels, task.retain.columns["y"]).numpy(), "holdout")
         if len(unseen):
             parts["holdout"] = unseen
-    if task.has("retain"):
+    if task.has("retain") and len(parts.get("holdout", ())) < ENOUGH:
         parts["retain"] = task.retain
     return parts
 

@@ -69,7 +69,7 @@ def test_it_returns_the_last_sound_point_and_says_so() -> None:
     assert out.fall and 0 < out.fall.kept < out.fall.step == 20
     assert (out.fall.part, out.fall.metric) == ("holdout", "accuracy") and out.fall.original == 1.0
     assert f"the model of step {out.fall.kept}, the last sound one, was returned" in out.notes[-1]
-    found = Watch(Watchdog(), blobs(), "cpu", 0).gauge.settle(out.model, "retain", 0.03)
+    found = Watch(Watchdog(), blobs(), "cpu", 0).gauge.settle(out.model, "holdout", 0.03)
     assert found.loss <= 0.03, found
     direct = ascend(Loop(blobs()), 0.3, out.fall.kept)
     assert state_fingerprint(direct.model) == state_fingerprint(out.model), "a look must change nothing"
@@ -175,13 +175,13 @@ def test_the_sample_grows_until_the_answer_is_clear_and_error_is_allowed_for() -
     same = gauge.settle(task.original, "retain", 0.01)
     assert (same.loss, same.n, same.error) == (0.0, 256, 1 / 256), "a hundred examples cannot tell 0 from one point"
     assert len(gauge.before["retain"]) == 256
-    assert Watch(Watchdog(examples=50), task, "cpu", 0).gauge.settle(ruined, "retain", 0.03).n == 50
+    assert Watch(Watchdog(examples=50), task, "cpu", 0).gauge.settle(ruined, "holdout", 0.03).n == 50
 
 
-def test_looks_cost_a_twentieth_of_the_training_and_a_call_on_forgotten_data_alone_gets_some() -> None:
+def test_looks_cost_little_of_the_training_and_a_call_on_forgotten_data_alone_gets_some() -> None:
     watch = Watch(Watchdog(), blobs(), "cpu", 0)
-    assert watch.spacing(100, 800, alone=False) == 101, "800 examples pay for no look of 128 at a third of a step each"
-    assert watch.spacing(100, 8000, alone=False) == 100 // 9
+    assert watch.spacing(100, 700, alone=False) == 101, "700 examples pay for no look of 64 at a third of a step each"
+    assert watch.spacing(100, 3600, alone=False) == 100 // 5
     assert watch.spacing(100, 80, alone=True) == 25 and watch.spacing(100, 10**9, alone=True) == 10
 
 

@@ -102,6 +102,10 @@ class Language(LanguageTask):
         columns = pack(heads, tails, pad_id(self.tokenizer), longest, "relabelled")
         return batch.replace(drawn=True, **{key: value.to(batch.ids.device) for key, value in columns.items()})
 
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        """exp(−nll), without the statistics of every token.  -> [n]"""
+        return (-self.nll(model, batch)).exp()
+
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll, score (exp(−nll): the answer's probability per token), signal (−nll), and per answer token [n, A]:
         token_logp, token_mean and token_var (mean and variance of log p(v) under v ~ p), correct (greedy), answer_mask,
