@@ -119,13 +119,16 @@ def verbs() -> dict[str, Any]:
     from lethe.cli.main import app
 
     found: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
-    return {name: command for name, command in found.items() if name not in ("check", "init")}  # these ask or start tests
+    asking = ("check", "init", "clean")  # these start tests, ask, or delete
+    return {name: command for name, command in found.items() if name not in asking}
 
 
 def command_lines(draw: random.Random, place: Path) -> None:
     """Words after `lethe`: known and odd options with known and odd values, in an empty folder or one with junk in it."""
     from lethe.cli.main import app
 
+    place = place / "a" / "b" / "c" / "d"  # whatever is written to ../../x stays below
+    place.mkdir(parents=True)
     (place / "junk.yaml").write_bytes(scrambled(draw, b"family: classification\nmodel: {zoo: mlp}\ndata: {path: none.npz}\n"))
     (place / "runs").mkdir()
     for name in ("runs/ledger.sqlite", "results.json", "certificate.json", "data.csv", "model.safetensors", "suite.yaml"):

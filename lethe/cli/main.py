@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from lethe.cli import describe, records, work
+from lethe.cli import clean, describe, records, work
 from lethe.core import trust
 from lethe.core.extras import own_version
 from lethe.errors import LetheError
@@ -52,7 +52,7 @@ def _help(text: str) -> str:
 
 for one in (work.run, work.compare, work.check_model, work.audit, records.report, describe.methods, describe.audits,
             work.train, work.protect, work.pool, work.triage, describe.describe, work.bench, records.results, records.schema,
-            records.certify, records.verify, records.new, records.check):
+            records.certify, records.verify, clean.clean, records.new, records.check):
     app.command(one.__name__.replace("_", "-"), help=_help(one.__doc__ or ""))(one)
 
 
