@@ -119,7 +119,7 @@ def verbs() -> dict[str, Any]:
     from lethe.cli.main import app
 
     found: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
-    asking = ("check", "init", "clean")  # these start tests, ask, or delete
+    asking = ("check", "init", "clean", "new")  # these start tests, ask, delete, or write into the house
     return {name: command for name, command in found.items() if name not in asking}
 
 
@@ -158,12 +158,6 @@ def command_lines(draw: random.Random, place: Path) -> None:
         verb,
         *(draw.choice([draw.choice(names), draw.choice(flags or names), said(odd(draw))]) for _ in range(draw.randint(0, 5))),
     ]
-    if verb == "new":
-        words = [
-            verb,
-            draw.choice(["method", "audit", said(odd(draw))]),
-            draw.choice(["salun", "A", "../x", said(odd(draw)) + "!"]),
-        ]
     before = Path.cwd()
     os.chdir(place)
     try:
