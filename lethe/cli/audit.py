@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lethe.work.options import Options
     from lethe.work.request import Request
 
-OPTIONS = ("model", "data", "audits", "seed")
+OPTIONS = ("model", "data", "audits", "seed", "accept")
 
 
 def of_request(target: Path, request: Request, unlearned: Path | None, depth: str, options: Options, dry_run: bool
@@ -55,6 +55,6 @@ def of_files(parts: Mapping[str, Any], given: Sequence[str], depth: str, options
 
     paths = {key: str(value) if isinstance(value, Path) else value for key, value in parts.items() if value is not None}
     paths["retrained"] = tuple(str(path) for path in parts["retrained"])
-    files = build(Files, {**paths, "model": wanted["model"], "data": wanted["data"]})
+    files = build(Files, {**paths, "model": wanted["model"], "data": wanted["data"], "accept": wanted.get("accept", ())})
     asked = build(AuditPlan, {"depth": depth}).depth
     return audit_files(files, asked, wanted.get("audits", ()), wanted.get("seed", 0), options)

@@ -29,6 +29,7 @@ from lethe.errors import ModelError, RequestError, SplitsOverlap
 from lethe.models.opened import SavedFiles
 from lethe.report.report import Report
 from lethe.work.audit import scenario
+from lethe.work.door.checks import score
 from lethe.work.execute import report_of
 from lethe.work.forget import Made
 from lethe.work.job import of_task
@@ -53,6 +54,7 @@ class Files:
     data: Mapping[str, Any] = field(default_factory=dict)       # how the data files are read: options of their kind
     family: str | None = None                                   # default: the one that recognises the files of `unlearned`
     allow_pickle: bool = False
+    accept: tuple[str, ...] = ()                                # checks whose errors do not end the audit: score
 
 
 def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] = (), seed: int = 0,
@@ -62,6 +64,10 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     options.say("reading models and data")
     task, load, first = _opened(files)
     weights = first if files.original is None else _fitting(load(files.unlearned), files.unlearned, task, first)
+    if (doubt := score.of_files(task, seed)) is not None:
+        if "score" not in files.accept:
+            raise RequestError(f"{doubt.words} [check score; accept=[score] goes on all the same]")
+        options.warn(doubt.words)
     unlearned = as_served(Path(files.unlearned), weights)
     retrained = [_fitting(load(path), path, task, first) for path in files.retrained]
     for path, model in zip(files.retrained, retrained, strict=True):

@@ -18,8 +18,9 @@ from lethe.pools.pool import FOLDER, Wanted
 from lethe.pools.strategy import chosen
 from lethe.pools.take import Take
 from lethe.work.audit import judged, shadows_of
+from lethe.work.door.door import Door, attend
 from lethe.work.job import Job, Run, resolve
-from lethe.work.open import prepare
+from lethe.work.open import prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -62,7 +63,10 @@ def places(request: Request, options: Options, scenario: str | None = None, what
     if what not in get_args(What):
         raise unknown_name("kind of model", what, get_args(What))
     assert job.cache is not None
-    scenes = prepare(job, options, original).scenes
+    opened = read(job, options)
+    if original:
+        attend(Door(job, opened, options))
+    scenes = prepare(job, options, original, opened).scenes
     found = []
     for name, scene in scenes.items():
         for wanted in needed(job, scene.task, scene.runs, options, what) if scenario in (None, name) else ():

@@ -171,3 +171,18 @@ def test_other_outputs_come_in_and_go_out(close: str, tmp_path: Path, monkeypatc
         answers = back(x)
     named = answers["scores"].argmax(1) if close == "dictionary" else (answers > 0).long()
     assert float((named == (y if close == "dictionary" else y % 2)).float().mean()) > 0.95
+
+
+def test_an_audit_of_files_looks_at_the_original_first(home: Path, monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(home)
+    digits = load_digits()
+    x, y = (digits.images[:400] * 15.9).astype(np.uint8)[:, None] / 255, digits.target[:400]
+    for name, some in (("forget", slice(0, 40)), ("retain", slice(40, 400))):
+        np.savez(home / f"{name}.npz", x=x[some].astype(np.float32), y=y[some])
+    given = ["audit", "--unlearned", "weak.pt", "--original", "my_net.pt", "--forget", "forget.npz", "--retain", "retain.npz",
+             "--depth", "quick", "model.code=my_net.py:make", "audits=[scores]"]
+    status, _, err = called(monkeypatch, capsys, *given)
+    assert status == 2 and "with inputs normalised by" in err and "accept=[score]" in err
+    assert called(monkeypatch, capsys, *given, f"data.mean={MEAN}", f"data.std={STD}")[0] == 0
+    assert called(monkeypatch, capsys, *given, "accept=[score]")[0] == 0

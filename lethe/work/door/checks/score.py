@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import device_of, evaluating
 from lethe.core.passes import columns, plain, sample
 from lethe.core.seeds import derive, numpy_generator
-from lethe.core.split import Batch, Split, pixels
+from lethe.core.split import Batch, Split, concat, pixels
+from lethe.core.task import Task
 from lethe.models.answer import looks_like
 from lethe.models.classification.task import Classification
 from lethe.models.heads import HeadTask
@@ -53,24 +55,31 @@ class Seen:
 
 
 def check(door: Door) -> Iterator[Finding]:
-    """Findings on the original, where there is one with weights and labels or targets to score it by."""
+    """A finding on the original, where there is one with weights and labels or targets to score it by."""
     task = next(iter(door.tasks.values()))
     if door.original is None or door.train is None or not isinstance(task, HeadTask):
         return
     seed = door.job.settings.seed
     some = _sample(task, door.train, seed)
-    wrong = list(_kind(task, some))
-    yield from wrong
     usual = ask(task, task.model, some)
-    if not wrong:
-        wrong = list(_prepared(task, some, usual))
-    if not wrong and isinstance(task, ClassificationTask):
-        wrong = list(_order(task, some, usual))
-    wrong = wrong or list(_chance(task, some, usual)) or list(_control(door, task, some, usual))
-    yield from (one for one in wrong if one.level == "error")
-    if not wrong:
-        yield Finding("ok", f"The original: {task.score_name} {usual.mean:.3f} on {len(some)} of its own training records; "
-                      f"{chance(task, some):.3f} is chance.")
+    wrong = doubt(task, some, usual) or next(_control(door, task, some, usual), None)
+    yield wrong or Finding("ok", f"The original: {task.score_name} {usual.mean:.3f} on {len(some)} of its own training records; "
+                           f"{chance(task, some):.3f} is chance.")
+
+
+def doubt(task: HeadTask, some: Split, usual: Seen) -> Finding | None:
+    """The first fault that the model of a task shows on records that it was trained on."""
+    order = _order(task, some, usual) if isinstance(task, ClassificationTask) else ()
+    return next(chain(_kind(task, some), _prepared(task, some, usual), order, _chance(task, some, usual)), None)
+
+
+def of_files(task: Task, seed: int = 0) -> Finding | None:
+    """The first fault of the original of an audit from files alone."""
+    if not task.has("original") or not isinstance(task, HeadTask):
+        return None
+    parts = [task.splits[role] for role in ("forget", "retain") if role in task.splits]
+    some = _sample(task, concat(parts, "retain"), seed)
+    return doubt(task, some, ask(task, task.model, some))
 
 
 def _sample(task: HeadedTask, train: Split, seed: int) -> Split:
@@ -183,8 +192,8 @@ def _here(task: HeadedTask, some: Split, usual: Seen) -> str:
 
 def _control(door: Door, task: HeadTask, some: Split, usual: Seen) -> Iterator[Finding]:
     """Worse on what it was trained on than a control, trained for seconds, on what that has not seen."""
-    if usual.mean >= 0.95 or not task.has("recipe") or len(some) < 40 or task.trains_itself():
-        return
+    if usual.mean >= 0.95 or not task.has("recipe") or task.recipe.code or len(some) < 40 or task.trains_itself():
+        return   # code of one's own cannot be ended after seconds
     order = numpy_generator(door.job.settings.seed, "control").permutation(len(some))
     mine, other = np.sort(order[: len(some) // 2]), np.sort(order[len(some) // 2 :])
     device = door.job.settings.device
