@@ -75,10 +75,9 @@ def doubt(task: HeadTask, some: Split, usual: Seen) -> Finding | None:
 
 def of_files(task: Task, seed: int = 0) -> Finding | None:
     """The first fault of the original of an audit from files alone."""
-    if not task.has("original") or not isinstance(task, HeadTask):
-        return None
-    parts = [task.splits[role] for role in ("forget", "retain") if role in task.splits]
-    some = _sample(task, concat(parts, "retain"), seed)
+    if not task.has("original") or "retain" not in task.splits or not isinstance(task, HeadTask):
+        return None   # the forget set alone may be a single class
+    some = _sample(task, concat([task.forget, task.retain], "retain"), seed)
     return doubt(task, some, ask(task, task.model, some))
 
 
@@ -173,7 +172,7 @@ def _chance(task: HeadedTask, some: Split, usual: Seen) -> Iterator[Finding]:
     """No better than a constant answer."""
     least = chance(task, some)
     error = (least * (1 - least) / len(some)) ** 0.5 if isinstance(task, ClassificationTask) else 0.0
-    if usual.mean > least + 1.64 * error:
+    if least == 1 or usual.mean > least + 1.64 * error:
         return
     y = some.columns["y"]
     if isinstance(task, ClassificationTask):   # of rare classes the loss may know more than the decision
