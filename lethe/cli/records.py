@@ -36,16 +36,19 @@ def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")
             family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
             verdict: Annotated[str | None, typer.Option(help="Only rows with this verdict.")] = None,
             export: Annotated[Path | None, typer.Option(help="Write all evidence to this .csv or .json.")] = None,
-            verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain.")] = False,
+            verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain, and the files of every run.")] = False,
+            head: Annotated[str | None, typer.Option(help="With --verify: a head printed earlier, N:HASH, which must still be in "
+                                                          "the chain.")] = None,
             as_json: Json = False) -> None:
     """List, filter and export earlier runs.
 
     lethe results --method salun
     lethe results --export evidence.csv
+    lethe results --verify --head 12:a41f…
     """
     from lethe.cli.ledger import show_results
 
-    show_results(output, method, family, verdict, export, verify, as_json)
+    show_results(output, method, family, verdict, export, verify, head, as_json)
 
 
 def schema(what: Annotated[str, typer.Argument(help="results | request")]) -> None:

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from itertools import chain as chained
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 
 from lethe.core.files import csv_text
 from lethe.errors import OutOfRange, StorageError, unknown_name
@@ -39,13 +38,13 @@ from lethe.ledger.rows import (
     to_json,
     typed,
 )
+from lethe.ledger.search import Filters, chosen
 from lethe.ledger.store import Store
 
 if TYPE_CHECKING:
     from lethe.results.schema import Results
 
 GENESIS = "0" * 64
-FOUND_BY_TEXT = ("id", "title", "command", "folder", "scenarios")
 
 
 @dataclass(frozen=True)
@@ -244,8 +243,7 @@ class Ledger:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def runs(self, *, method: str | None = None, family: str | None = None, verdict: str | None = None,
-             since: str | date | None = None, text: str | None = None, limit: int | None = None) -> list[Row]:
+    def runs(self, **filters: Unpack[Filters]) -> list[Row]:
         """Entries, newest first, each with family, methods, verdicts and failure. All filters must hold.
 
         method, family, verdict   of one and the same method of the run
@@ -254,33 +252,34 @@ class Ledger:
         A 'started' entry is listed only while nothing later is known of its run: it runs, or it was killed.
         """
         tables = self.store.tables.tables
-        runs, subjects, failures = tables["runs"], tables["subjects"], tables["failures"]
-        later = runs.alias("later")
+        runs = tables["runs"]
+        which = chosen(tables, **filters)
         listed = [column for column in runs.columns if column.name != "results"]
-        query = sa.select(*listed).order_by(runs.c.entry.desc()).limit(limit).where(
-            (runs.c.status != "started")
-            | ~sa.exists().where(later.c.id == runs.c.id, later.c.entry > runs.c.entry))
-        asked = {"method": method, "family": family, "verdict": verdict}
-        wanted = [subjects.c[key] == value for key, value in asked.items() if value is not None]
-        if wanted:
-            wanted += [subjects.c.entry == runs.c.entry, subjects.c.role == "method"]
-            query = query.where(sa.exists().where(*wanted))
-        if since is not None:
-            query = query.where(runs.c.created >= _moment(since))
-        if text is not None:
-            in_failures = failures.c.error.icontains(text, autoescape=True)
-            inside = [runs.c[key].icontains(text, autoescape=True) for key in FOUND_BY_TEXT]
-            query = query.where(sa.or_(sa.exists().where(failures.c.entry == runs.c.entry, in_failures), *inside))
+        query = sa.select(*listed).where(runs.c.entry.in_(which)).order_by(runs.c.entry.desc())
         with self.store.reading() as connection:
             found = [self._opened(dict(row)) for row in connection.execute(query).mappings()]
-            methods = self._children(connection, "subjects", found)
-            errors = self._children(connection, "failures", found)
+            methods = self._children(connection, "subjects", which)
+            errors = self._children(connection, "failures", which)
         for entry in found:
             entry["methods"] = [{key: row[key] for key in ("scenario", "family", "name", "seed", "verdict", "text")}
                                 for row in methods[entry["entry"]] if row["role"] == "method"]
             entry["family"] = ", ".join(dict.fromkeys(str(case["family"]) for case in entry["scenarios"] or []))
             entry["failure"] = next(({k: r[k] for k in ("error", "resume")} for r in errors[entry["entry"]]), None)
         return found
+
+    def listed(self, **filters: Unpack[Filters]) -> list[Row]:
+        """What a list shows of the entries of `runs` with these filters: entry, created, id, status, family, title."""
+        tables = self.store.tables.tables
+        runs, subjects, which = tables["runs"], tables["subjects"], chosen(tables, **filters)
+        columns = [runs.c[key] for key in ("entry", "created", "id", "status", "title")]
+        keys = [column.name for column in columns]
+        of_each = sa.select(subjects.c.entry, subjects.c.family).where(subjects.c.entry.in_(which)).distinct()
+        families: dict[int, list[str]] = defaultdict(list)
+        with self.store.reading() as connection:
+            found = connection.execute(which.with_only_columns(*columns)).all()
+            for entry, family in connection.execute(of_each):
+                families[entry].append(str(family))
+        return [{**dict(zip(keys, row, strict=True)), "family": ", ".join(families[row[0]])} for row in found]
 
     def run(self, run: str | int) -> Row:
         """One entry with all but what was measured: by entry number, or the newest one of a run id (or its beginning)."""
@@ -297,7 +296,7 @@ class Ledger:
                 raise OutOfRange(f"{run!r} is the beginning of {several} runs, so none was chosen. Write more of it.")
             entry = self._opened(dict(rows[0]))
             for name in ("subjects", "artefacts", "failures"):
-                entry[name] = [opened(row) for row in self._children(connection, name, [entry])[entry["entry"]]]
+                entry[name] = [opened(row) for row in self._children(connection, name, [entry["entry"]])[entry["entry"]]]
         return entry
 
     def results(self, run: str | int) -> Results:
@@ -328,7 +327,7 @@ class Ledger:
         """Every measured value of a run (of its newest entry)."""
         entry = self.run(run)
         with self.store.reading() as connection:
-            return self._children(connection, "evidence", [entry])[entry["entry"]]
+            return self._children(connection, "evidence", [entry["entry"]])[entry["entry"]]
 
     def export(self, form: str = "json") -> str:
         """The whole ledger: 'json' (every entry with everything that belongs to it) or 'csv' (one line per value)."""
@@ -344,28 +343,17 @@ class Ledger:
             return json.dumps([opened(entry) for entry in entries], indent=2, ensure_ascii=False) + "\n"
         return csv_text(list(chained.from_iterable(csv_lines(entry, parts) for entry in entries)))
 
-    def _children(self, connection: Connection, name: str, entries: list[Row] | None) -> dict[int, list[Row]]:
+    def _children(self, connection: Connection, name: str, entries: Sequence[int] | Select[tuple[int]] | None
+                  ) -> dict[int, list[Row]]:
+        """Rows of a table by the entry that they belong to: of these entries, None: of all."""
         table = self.store.tables.tables[name]
         query = sa.select(table).order_by(table.c.entry, table.c.place)
         if entries is not None:
-            query = query.where(table.c.entry.in_([entry["entry"] for entry in entries]))
+            query = query.where(table.c.entry.in_(entries))
         found: dict[int, list[Row]] = defaultdict(list)
         for row in connection.execute(query).mappings():
             found[row["entry"]].append(dict(row))
         return found
-
-
-def _moment(since: str | date) -> str:
-    if isinstance(since, str):
-        try:
-            since = datetime.fromisoformat(since)
-        except ValueError:
-            raise OutOfRange(f"since = {since!r} is not a date, so nothing was listed. Write for instance "
-                             "2026-01-31.") from None
-    elif not isinstance(since, datetime):
-        since = datetime(since.year, since.month, since.day)
-    aware = since if since.tzinfo else since.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _parse_head(head: str | None) -> tuple[int, str] | None:

@@ -71,6 +71,13 @@ def _seal(connection: Connection, table: str) -> None:
 MIGRATIONS: list[Callable[[Connection], None]] = [create, keep_results]
 
 
+def current(connection: Connection) -> bool:
+    """Whether the schema is up to date, so that nothing has to be written."""
+    if "migrations" not in sa.inspect(connection).get_table_names():
+        return False
+    return connection.exec_driver_sql("SELECT max(number) FROM migrations").scalar() == len(MIGRATIONS)
+
+
 def migrate(connection: Connection, where: str) -> None:
     """Bring the schema up to date inside the caller's exclusive transaction."""
     if connection.dialect.name == "postgresql":

@@ -6,8 +6,10 @@ write-ahead logging does not work across machines; several machines share a Post
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from lethe.core import user_files
-from lethe.core.files import space
+from lethe.core.files import make_folder, space, sync
 from lethe.errors import DiskFull, StorageError
-from lethe.ledger.migrations import CHILDREN, migrate
+from lethe.ledger.migrations import CHILDREN, current, migrate
 
 PATIENCE = 60.0   # seconds that a writer waits for another one
 
@@ -34,21 +36,34 @@ class Store:
         self.folder = Path(text).resolve().parent if self.sqlite else None   # to which entries name their folders
         if self.sqlite:
             with space(Path(text)):
-                Path(text).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = self._engine(f"sqlite:///{text}" if self.sqlite else text)
+                make_folder(Path(text).parent)
+        self.engine = self._engine(text)
         self.tables = MetaData()
-        with self.writing() as connection:
-            migrate(connection, self.where)
-            self.tables.reflect(connection)
+        with self.reading() as connection:   # a ledger that is up to date is opened without a lock
+            if found := current(connection):
+                self.tables.reflect(connection)
+        if not found:
+            self._migrate(Path(text))
         absent = [name for name in ("runs", *CHILDREN) if name not in self.tables.tables]
         if absent:
             raise StorageError(f"the ledger {self.where} has no table {absent[0]!r}, so it is damaged; nothing was read or "
                                "written. Restore it from a backup.")
 
-    def _engine(self, url: str) -> sa.Engine:
+    def _migrate(self, path: Path) -> None:
+        """Make the tables, or bring them up to date."""
+        with self.writing() as connection:
+            migrate(connection, self.where)
+            self.tables.reflect(connection)
+        if self.sqlite:
+            with space(path):
+                sync(path.parent)   # its name is to last, too
+
+    def _engine(self, text: str) -> sa.Engine:
         options: dict[str, Any] = {"poolclass": NullPool}
+        url: sa.URL | str = text
         if self.sqlite:
             options["connect_args"] = {"timeout": PATIENCE}
+            url = _file(Path(text))
         try:
             engine = sa.create_engine(url, **options)
         except ImportError as error:
@@ -106,9 +121,19 @@ class Store:
                             "written. Restore it from a backup, or move it away.")
 
 
+def _file(path: Path) -> sa.URL:
+    """The URL of a SQLite file. Where nothing can be written beside it, not even SQLite's own files, it is read as it stands."""
+    left = path.with_name(f"{path.name}-wal")
+    if not path.exists() or os.access(path.parent, os.W_OK) or (left.exists() and left.stat().st_size):
+        return sa.URL.create("sqlite", database=str(path))
+    return sa.URL.create("sqlite", database=path.resolve().as_uri(), query={"mode": "ro", "immutable": "1", "uri": "true"})
+
+
 def _prepare(connection: Any, record: Any) -> None:
     connection.isolation_level = None   # sqlite3 must not begin transactions by itself: _begin does
-    connection.execute("PRAGMA journal_mode=WAL")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        with suppress(sqlite3.OperationalError):   # a file that cannot be written is read in the mode that it has
+            connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
 
