@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.certificate import gather, keys, log, page, records
-from lethe.certificate.canonical import encode, fixed, sha256
+from lethe.certificate.canonical import decode, encode, fixed, sha256
 from lethe.certificate.claims import ladder
 from lethe.certificate.covered import covered
 from lethe.certificate.inventory import PARAGRAPHS
-from lethe.core.files import new_folder
-from lethe.errors import RequestError
+from lethe.core.files import new_folder, sweep
+from lethe.errors import LetheError, RequestError
 from lethe.ledger.discretion import secrets
 from lethe.results.folder import cache_of, model_folder
 
@@ -71,8 +71,10 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
     case, row = gather.chosen(results, method, scenario)
     declared = gather.declarations(declare)
     place = output or run.parent / "certificates" / run.name
+    sweep(place.parent)
+    about = {"run": results.id, "scenario": case.name, "subject": row.name}
     if place.exists():
-        raise RequestError(f"{place} exists; a certificate is never overwritten. Pass --output another folder.")
+        return _completed(place, about, key_file, ledger)
     key, made = keys.private_key(key_file)
     documents = _documents(run, results, case, row, declared, ledger, keys.record_secret(key), reopen)
     certificate = _certificate(documents, ledger.head(), keys.raw(key.public_key()).hex())
@@ -90,8 +92,28 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
     with new_folder(place) as beside:
         for name, data in files.items():
             (beside / name).write_bytes(data)
-    ledger.certified(sha256(signed), {"run": results.id, "scenario": case.name, "subject": row.name}, place)
+    ledger.certified(sha256(signed), about, place)
     return Bundle(place, fixed(certificate), made)
+
+
+def _completed(place: Path, about: Mapping[str, str], key_file: Path, ledger: Ledger) -> Bundle:
+    """A certificate that was written and not noted, because its process ended in between: noted. RequestError for any other."""
+    refused = RequestError(f"{place} exists; a certificate is never overwritten. Pass --output another folder.")
+    if not key_file.exists():
+        raise refused
+    try:
+        key = keys.private_key(key_file)[0]
+        signed, evidence = ((place / name).read_bytes() for name in ("certificate.json", "evidence.json"))
+        certificate, found = decode(signed, "certificate.json"), decode(evidence, "evidence.json")
+        same = (found["run"]["scenario"], found["procedure"]["label"]) == (about["scenario"], about["subject"])
+        same &= found["run"]["name"] in gather.names(about["run"], keys.record_secret(key))
+        own = certificate["issuer"] == keys.raw(key.public_key()).hex()
+    except (OSError, LetheError, KeyError, TypeError):
+        raise refused from None
+    if not same or not own or ledger.noted(sha256(signed)):
+        raise refused
+    ledger.certified(sha256(signed), about, place)
+    return Bundle(place, certificate, False)
 
 
 def _documents(run: Path, results: Results, case: Scenario, row: Row,

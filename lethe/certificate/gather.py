@@ -117,9 +117,14 @@ def require_no_addresses(data: bytes, words: Set[str]) -> None:
                         "written. Remove them from the title, the names of classes and the declarations.")
 
 
+def names(run: str, secret: bytes) -> tuple[str, str]:
+    """The names that a run may have in a certificate: its own, and the keyed one."""
+    return run, f"hmac-sha256:{merkle.leaf(secret, f'run {run}', b'').hex()}"
+
+
 def _name(run: str, secret: bytes, naming: bool) -> str:
     """The run's name, keyed where it is a hash over names of records: such a hash could be searched for."""
-    return f"hmac-sha256:{merkle.leaf(secret, f'run {run}', b'').hex()}" if naming else run
+    return names(run, secret)[naming]
 
 
 def _selection(config: Mapping[str, Any], scenario: str) -> Any:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.core.files import atomic
 from lethe.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ def private_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
     if not path.exists():
         made = Ed25519PrivateKey.generate()
         pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-            handle.write(pem)
+        with atomic(path, private=True) as beside:
+            beside.write_bytes(pem)
         return made, True
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise RequestError(f"{path} can be read by others than its owner, so anyone of them could sign; nothing was signed. "

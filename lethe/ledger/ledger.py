@@ -103,9 +103,13 @@ class Ledger:
     def certified(self, certificate: str, config: Mapping[str, Any], folder: str | Path) -> int:
         """Note that a certificate was issued: the SHA-256 of `certificate.json`, what it is about, its files' digests."""
         folder = Path(folder)
-        return self._append({"id": f"certificate-{certificate[:16]}", "status": "certified", "title": "Certificate issued",
+        return self._append({"id": _certificate(certificate), "status": "certified", "title": "Certificate issued",
                              "folder": self._named(folder), "config": to_json({**config, "certificate": certificate})},
                             {"artefacts": digests(folder)})
+
+    def noted(self, certificate: str) -> bool:
+        """Whether a certificate is noted, by the SHA-256 of its `certificate.json`."""
+        return bool(self.history(_certificate(certificate)))
 
     def history(self, run: str) -> list[Row]:
         """The links of a run's entries in the chain, oldest first: entry, status, created, previous, hash. No contents."""
@@ -354,6 +358,10 @@ class Ledger:
         for row in connection.execute(query).mappings():
             found[row["entry"]].append(dict(row))
         return found
+
+
+def _certificate(sha: str) -> str:
+    return f"certificate-{sha[:16]}"
 
 
 def _parse_head(head: str | None) -> tuple[int, str] | None:

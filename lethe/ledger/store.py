@@ -102,6 +102,9 @@ class Store:
             if "not a database" in text or "malformed" in text:
                 raise StorageError(f"{self.where} is not a ledger ({text}), so nothing was read or written. Move it "
                                    "away or choose another path; restore a damaged ledger from a backup.") from error
+            if "disk I/O error" in text:
+                raise StorageError(f"the ledger {self.where} could not be written ({text}); the entry was not, all earlier ones "
+                                   "are intact. Check the disk and the limit of file sizes, and repeat the command.") from error
             if "locked" in text:
                 raise StorageError(f"another process has been writing to the ledger {self.where} for {PATIENCE:.0f} s, "
                                    "so nothing was written. Wait for it, then repeat the command.") from error

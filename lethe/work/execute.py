@@ -31,7 +31,7 @@ from lethe.work.door.door import Door, attend, refused, survey
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
 from lethe.work.lifecycle import RESULTS, WORK, RunFolder, ledger_beside
-from lethe.work.lock import locked
+from lethe.work.lock import locked, tidied
 from lethe.work.open import Scene, checked, describe, draft, identified, prepare, read, scenes_of
 from lethe.work.options import Options
 from lethe.work.request import Request
@@ -56,6 +56,7 @@ def carry_out(request: Request, options: Options) -> Report | None:
         options.say(f"{holder} works on this run ({job.folder}); waiting for it")
 
     if place.settled and _done(job, place, options) and ledger_beside(job.folder).finished(job.hash):
+        tidied(place.lock)
         return _shown(place, options)   # without a lock: a finished run can be read where nothing can be written
     with locked(place.lock, waiting, options.stop):
         return _lead(job, opened, identity, place, options)
@@ -63,6 +64,9 @@ def carry_out(request: Request, options: Options) -> Report | None:
 
 def _lead(job: Job, opened: Opened, identity: Identity, place: RunFolder, options: Options) -> Report:
     """The part of the first process: everything, or what an earlier one has left of it."""
+    assert job.cache is not None
+    sweep(place.final.parent)
+    sweep(job.cache, everything=True)
     if place.worked and (results := place.results()) is not None and results.id == job.hash:
         options.say(f"the work of {place.final} is done; completing it")
         return _closed(Report(results), place, ledger_beside(place.final), options)
@@ -75,7 +79,6 @@ def _lead(job: Job, opened: Opened, identity: Identity, place: RunFolder, option
     attend(Door(job, opened, options))
     scenes = scenes_of(job, opened, options)   # every check that needs no training: what is refused leaves no trace
     ledger, began = ledger_beside(place.final), time.perf_counter()
-    sweep(place.final.parent)
     place.begin(job.config, identity)
     ledger.started(job.hash, job.title, options.command, job.config)
     try:

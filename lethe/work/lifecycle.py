@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from lethe.core.files import make_folder, move, sweep, write_json, write_text
+from lethe.core.files import make_folder, move, space, sweep, write_json, write_text
 from lethe.core.identity import Identity
 from lethe.errors import StorageError
 from lethe.ledger import Ledger
@@ -122,7 +122,8 @@ def ledger_beside(run: Path) -> Ledger:
 
 def _remove(path: Path) -> None:
     """Take a file or a folder away, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    with space(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -45,6 +45,15 @@ def locked(path: Path, waiting: Callable[[str], None] = lambda holder: None, sto
         os.close(handle)
 
 
+def tidied(path: Path) -> None:
+    """Take away a lock file that a process has left when it was killed; one that is held stays, and so does one that cannot be
+    taken away."""
+    with suppress(OSError):
+        if path.exists() and (handle := _taken(path)) is not None:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+
 def _taken(path: Path) -> int | None:
     """The open lock file, locked and signed; None while another process has it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

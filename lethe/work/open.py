@@ -149,7 +149,8 @@ def trained(opened: Opened, settings: Settings, cache: Path, options: Options) -
     assert opened.recipe is not None
     task, path = _training(opened, settings, cache)
     alone = settings.distribution == "none"   # the processes of one run train together, and wait for each other elsewhere
-    with locked(path.with_suffix(".lock"), stop=options.stop) if alone and not path.exists() else nullcontext():
+    lock = path.with_suffix(".lock")
+    with locked(lock, stop=options.stop) if alone and (lock.exists() or not path.exists()) else nullcontext():
         return _trained(opened, task, settings, path, options)
 
 

@@ -1,0 +1,258 @@
+"""The standing fault suite: every durable operation of run, compare and certify fails, or its process is killed there, once;
+then the command is repeated, and everything is as if nothing had happened: same bits, whole ledger, nothing stray.
+
+The default suite takes a few operations of each kind; `make test-slow` takes all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import small_world
+from injection import Injection, Kind
+
+from lethe.certificate.verify import FAILED, check
+from lethe.certificate.weights import weights_hash
+from lethe.cli.main import main
+from lethe.core import catalogue
+from lethe.ledger import Ledger
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
+KINDS: tuple[Kind, ...] = ("kill", "fail", "full", "readonly")
+VALUE = ("metric", "value", "low", "high", "verdict")
+STRAY = ("work", "current.safetensors")
+SHORT = 2   # operations of each kind in the default suite
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it said. status: below zero, the signal that killed it."""
+
+    status: int
+    said: str
+
+
+def started(folder: Path, command: str, prepare: Callable[[], None] = lambda: None) -> tuple[int, Path]:
+    """A command line in a forked process, in which `prepare` is called first: (process, file of what it says)."""
+    said = folder / f"said-{time.monotonic_ns()}.txt"
+    process = os.fork()
+    if process:
+        return process, said
+    status = 70
+    try:
+        out = os.open(said, os.O_CREAT | os.O_WRONLY)
+        os.dup2(out, 1), os.dup2(out, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        os.chdir(folder)
+        sys.argv = ["lethe", *command.split()]
+        prepare()
+        main()
+        status = 0
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+
+
+def ended(process: int, said: Path) -> Ended:
+    _, status = os.waitpid(process, 0)
+    text = said.read_text() if said.exists() else ""
+    said.unlink(missing_ok=True)
+    return Ended(os.waitstatus_to_exitcode(status), text)
+
+
+def command(folder: Path, text: str, prepare: Callable[[], None] = lambda: None) -> Ended:
+    return ended(*started(folder, text, prepare))
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder in which a command can be carried out, how it is told that all is well, and the operations of the command."""
+
+    folder: Path
+    text: str
+    state: Callable[[Path], Any]   # what must be the same as if nothing had happened; asserts that nothing is stray
+    whole: Any
+    operations: list[str]
+
+    def fresh(self, place: Path) -> Path:
+        shutil.copytree(self.folder, place)
+        return place
+
+    def disturbed(self, place: Path, kind: Kind, at: int) -> None:
+        """The command with an injection, then again without."""
+        self.fresh(place)
+        what = f"{kind} at operation {at} of {self.text}: {self.operations[at]}"
+        first = command(place, self.text, lambda: Injection(place / "runs", kind, at).install())
+        assert "Traceback" not in first.said, f"{what}\n{first.said}"
+        assert first.status == -signal.SIGKILL if kind == "kill" else first.status in (0, 2), f"{what}: {first}"
+        again = command(place, self.text)
+        assert again.status == 0, f"{what}, repeated: {again.said}"
+        assert self.state(place) == self.whole, f"{what}, repeated"
+        shutil.rmtree(place)
+
+
+@cache
+def imported() -> None:
+    """Everything that a command imports while it works, once for all forks: that is most of its time."""
+    from lethe.work.execute import dry_run
+    from lethe.work.options import Options
+    from lethe.work.request import read
+
+    for name in ("matplotlib.figure", "matplotlib.backends.backend_svg", "lethe.report.page", "lethe.work.verify"):
+        importlib.import_module(name)
+    with TemporaryDirectory() as place:
+        dry_run(read(small_world.build(Path(place))), Options())
+    catalogue.load("methods", "random_label")
+
+
+def world(tmp: Path, text: str, state: Callable[[Path], Any], before: str = "") -> World:
+    imported()
+    small_world.build(tmp / "world", model={"zoo": "mlp", "options": {"inputs": 4, "hidden": [8], "classes": 3}},
+                      audit={"depth": "quick", "references": 1, "shadows": 0, "audits": ["scores"], "strategy": "serial"})
+    if before:
+        assert command(tmp / "world", before).status == 0
+    shutil.copytree(tmp / "world", tmp / "whole")
+    log = tmp / "operations"
+    done = command(tmp / "whole", text, lambda: Injection(tmp / "whole" / "runs", "count", log=log).install())
+    assert done.status == 0, done.said
+    return World(tmp / "world", text, state, state(tmp / "whole"), log.read_text().splitlines())
+
+
+def of_run(folder: Path) -> Any:
+    """Weights and numbers of the only run in a folder. Asserts that the ledger is whole and nothing is left over."""
+    runs = folder / "runs"
+    ledger = Ledger(runs / "ledger.sqlite")
+    assert ledger.verify() is None and not ledger.changed()
+    finished = [entry for entry in ledger.runs() if entry["status"] == "finished"]
+    assert len(finished) == 1, "the run is noted once"
+    run = runs / finished[0]["id"]
+    assert ledger.covers(run.name, run), "the entry has every file"
+    assert {path.name for path in runs.iterdir()} == {".cache", "ledger.sqlite", run.name}
+    assert not [path for path in runs.rglob("*") if path.suffix in (".tmp", ".lock") or path.name in STRAY]
+    results = json.loads((run / "results.json").read_text())
+    rows = [[row["name"], row["conclusion"], [[item[key] for key in VALUE] for item in row["evidence"]]]
+            for case in results["scenarios"] for row in case["subjects"]]
+    assert (run / "report.html").exists() and (run / "results.csv").exists()
+    models = run / "models"
+    return run.name, rows, weights_hash(models) if models.exists() else None
+
+
+def of_certificate(folder: Path) -> Any:
+    """Claims of the only certificate. Asserts that it verifies, is noted once, and that nothing is left over."""
+    place = next(path for path in (folder / "runs" / "certificates").iterdir())
+    assert [path.name for path in place.parent.iterdir()] == [place.name] and not list((folder / "runs").rglob("*.tmp"))
+    ledger = Ledger(folder / "runs" / "ledger.sqlite")
+    assert not [one for one in check(place, ledger=folder / "runs" / "ledger.sqlite") if one.state == FAILED]
+    assert [entry["status"] for entry in ledger.runs()] == ["certified", "finished"] and not ledger.changed()
+    return [claim["claimed"] for claim in json.loads((place / "certificate.json").read_text())["claims"]]
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return world(tmp_path_factory.mktemp("run"), "run request.yaml", of_run)
+
+
+@pytest.fixture(scope="module")
+def a_certificate(tmp_path_factory: pytest.TempPathFactory) -> World:
+    tmp = tmp_path_factory.mktemp("certificate")
+    small_world.build(tmp / "world")
+    made = world(tmp, "run request.yaml", of_run)
+    run = made.whole[0]
+    text = f"certify runs/{run} --key runs/key.pem"
+    return world(tmp_path_factory.mktemp("certified"), text, of_certificate, "run request.yaml")
+
+
+def spread(count: int, kind: Kind) -> list[int]:
+    """A few numbers below `count`, others for every kind."""
+    return sorted({(KINDS.index(kind) + 1 + number * 4) * count // (SHORT * 4 + 1) for number in range(SHORT)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_disturbed_at_some_of_its_operations(a_run: World, kind: Kind, tmp_path: Path) -> None:
+    assert len(a_run.operations) > 50
+    assert {line.split()[0] for line in a_run.operations} >= {"fsync", "replace", "rename", "mkdir", "unlink", "commit"}
+    for at in spread(len(a_run.operations), kind):
+        a_run.disturbed(tmp_path / str(at), kind, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_disturbed_at_any_of_its_operations(a_run: World, kind: Kind, tmp_path: Path) -> None:
+    for at in range(len(a_run.operations)):
+        a_run.disturbed(tmp_path / str(at), kind, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_comparison_disturbed_at_any_of_its_operations(kind: Kind, tmp_path: Path) -> None:
+    compared = world(tmp_path, "compare request.yaml method=[finetune,random_label] --export", of_run)
+    for at in range(len(compared.operations)):
+        compared.disturbed(tmp_path / str(at), kind, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repetition_disturbed_at_any_of_its_operations_keeps_a_whole_run(a_run: World, kind: Kind, tmp_path: Path) -> None:
+    """--again: at every moment the folder holds a whole run, the old one or the new one."""
+    done = a_run.fresh(tmp_path / "done")
+    assert command(done, a_run.text).status == 0
+    again = World(done, f"{a_run.text} --again", lambda folder: None, None, a_run.operations)
+    for at in range(0, len(a_run.operations), 3):
+        place = again.fresh(tmp_path / str(at))
+        command(place, again.text, lambda at=at, place=place: Injection(place / "runs", kind, at).install())
+        assert command(place, a_run.text).status == 0
+        ledger = Ledger(place / "runs" / "ledger.sqlite")
+        assert ledger.verify() is None and not ledger.changed()
+        assert {path.name for path in (place / "runs").iterdir()} - {f".{a_run.whole[0]}.unfinished"} == {
+            ".cache", "ledger.sqlite", a_run.whole[0]}
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_certificate_disturbed_at_some_of_its_operations(a_certificate: World, kind: Kind, tmp_path: Path) -> None:
+    for at in spread(len(a_certificate.operations), kind):
+        a_certificate.disturbed(tmp_path / str(at), kind, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_certificate_disturbed_at_any_of_its_operations(a_certificate: World, kind: Kind, tmp_path: Path) -> None:
+    for at in range(len(a_certificate.operations)):
+        a_certificate.disturbed(tmp_path / str(at), kind, at)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_on_one_run_at_once(a_run: World, count: int, tmp_path: Path) -> None:
+    place = a_run.fresh(tmp_path / "shared")
+    several = [started(place, a_run.text) for _ in range(count)]
+    for one in [ended(*process) for process in several]:
+        assert one.status == 0, one.said
+    assert a_run.state(place) == a_run.whole
+
+
+def test_a_limit_of_file_sizes_is_an_error_and_the_repeated_command_completes(a_run: World, tmp_path: Path) -> None:
+    place = a_run.fresh(tmp_path / "small")
+    first = command(place, a_run.text, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY)))
+    assert first.status == 2 and "Traceback" not in first.said, first.said
+    assert command(place, a_run.text).status == 0 and a_run.state(place) == a_run.whole
