@@ -69,7 +69,8 @@ def y_tensor(values: Any, name: str) -> Tensor:
         return tensor.float().contiguous()
     if tensor.dim() != 1:
         raise DataError(f"y of {name} has shape {tuple(tensor.shape)}, but class numbers are [n], so labels cannot be "
-                        "read. Pass y.argmax(1) for one-hot labels, y[:, 0] for a single column.")
+                        "read. Pass y.argmax(1) for one-hot labels, y[:, 0] for a single column; of several labels per "
+                        "example one at a time, y[:, j].")
     return tensor.long().contiguous()
 
 
