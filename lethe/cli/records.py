@@ -8,27 +8,40 @@ from typing import Annotated
 import typer
 
 from lethe.cli.common import Json, Working, fail, working
+from lethe.errors import OutOfRange, nearest
+
+FORMATS = ("text", "md", "latex", "json")
 
 
 def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a results.json.")],
            output: Annotated[Path | None, typer.Option(help="Page (.html), data (.json) or table (.csv).")] = None,
            figures: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG, PNG and CSV.")] = None,
+           form: Annotated[str, typer.Option("--format", help="text | md | latex | json: how the table is printed.")] = "text",
            as_json: Json = False) -> None:
     """Show the results of a run; write its page or figures again.
 
     lethe report runs/0a1b2c
+    lethe report runs/0a1b2c --format latex
     lethe report runs/0a1b2c --output page.html --figures figures
     """
+    from lethe import report as pages
     from lethe.report.report import load
 
+    form = "json" if as_json else form
+    if form not in FORMATS:
+        raise OutOfRange(f"--format {form} is not a format{nearest(form, FORMATS)}, so nothing was read. "
+                         f"Write one of: {', '.join(FORMATS)}.")
     found = load(_existing(target))
     if output:
         found.save(output)
     if figures:
-        from lethe import report as pages
-
         pages.figures(found.results, figures)
-    print(found.json() if as_json else found.table())
+    if form == "md":
+        print(pages.table_text(found.results, "md"))
+    elif form == "latex":
+        print(pages.table_text(found.results, "latex"))
+    else:
+        print(found.json() if form == "json" else found.table())
 
 
 def results(output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from pathlib import Path
 from lethe.core.evidence import Ending, Verdict
 from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
-from lethe.report import words
+from lethe.report import recommend, words
 from lethe.report.answer import Answer, answer, expected
 from lethe.report.colours import Look
 from lethe.report.figure import Drawing, case_looks, drawing, svg
@@ -28,9 +28,10 @@ from lethe.report.scores import scores
 from lethe.report.search import searches
 from lethe.report.strip import strip
 from lethe.report.tradeoff import tradeoff
-from lethe.report.view import Case, Cell, Column, Line, cases
+from lethe.report.view import Case, Cell, Column, Line, cases, limits
 from lethe.results.schema import Results, Sample, Scenario
 
+SUMMARY = "summary.html"
 PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")   # base64 of the eight bytes every PNG begins with
 
 
@@ -74,15 +75,40 @@ class Section:
     def scenario(self) -> Scenario:
         return self.case.scenario
 
+    @property
+    def limit(self) -> str:
+        """The largest loss that was declared not to matter."""
+        return next((recommend.margin(line.useful) for line in self.case.lines if line.useful.margin is not None), "")
+
 
 def save(results: Results, path: str | Path) -> Path:
-    """Write the page atomically."""
-    write_text(Path(path), render(results))
-    return Path(path)
+    """Write the page atomically, and beside it one sheet for whoever asked: `summary.html`, or `PAGE-summary.html`."""
+    path = Path(path)
+    sheet = path.with_name(SUMMARY if path.stem == "report" else f"{path.stem}-{SUMMARY}")
+    sections = _sections(results)
+    write_text(sheet, _render("summary.html.j2", results, sections))
+    write_text(path, _render("page.html.j2", results, sections, sheet.name))
+    return path
 
 
 def render(results: Results) -> str:
     """The page of an audit or a comparison."""
+    return _render("page.html.j2", results, _sections(results))
+
+
+def summary(results: Results) -> str:
+    """The one-sheet summary: what was asked, the recommended row, its three answers."""
+    return _render("summary.html.j2", results, _sections(results, False))
+
+
+def _sections(results: Results, drawn: bool = True) -> list[Section]:
+    figures = drawn and find_spec("matplotlib") is not None   # without it, the page has no figures: rather that than no page
+    with drawing() if figures else nullcontext():
+        return [_section(case, place, figures) for place, case in enumerate(cases(results), start=1)]
+
+
+def _render(template: str, results: Results, sections: Sequence[Section], sheet: str = "") -> str:
+    """A page from its template. sheet: the file beside it with the summary, if any."""
     try:
         import jinja2
     except ImportError:
@@ -90,18 +116,18 @@ def render(results: Results) -> str:
     from markupsafe import Markup
 
     house = files("lethe.report")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    for written in (words.number, words.interval, words.duration, words.spaced):
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+                                     loader=jinja2.FunctionLoader(lambda name: (house / name).read_text("utf-8")))
+    for written in (words.number, words.interval, words.duration, words.spaced, limits):
         environment.filters[written.__name__] = written
     environment.filters["when"] = _when
-    figures = find_spec("matplotlib") is not None   # without it, the page has no figures: rather that than no page
-    with drawing() if figures else nullcontext():
-        sections = [_section(case, place, figures) for place, case in enumerate(cases(results), start=1)]
-    return environment.from_string((house / "page.html.j2").read_text("utf-8")).render(
-        results=results, sections=sections, style=Markup((house / "page.css").read_text("utf-8")),
+    return environment.get_template(template).render(
+        results=results, sections=sections, sheet=sheet, style=Markup((house / "page.css").read_text("utf-8")),
         config=_pretty(results.config), expected=expected, spoken=words.SPOKEN, sign=words.sign, direction=words.DIRECTION,
         tone=_tone, spread=_spread, picture=_picture, depths=words.DEPTHS, access=words.ACCESS, watched=words.watched,
-        kinds=words.KINDS,
+        kinds=words.KINDS, done=recommend.DONE, means=recommend.MEANS, told_forgotten=recommend.forgotten,
+        told_useful=recommend.useful_cell, told_like=recommend.like, told_beside=recommend.beside, told_change=recommend.useful,
+        power=recommend.power, margin=recommend.margin, change=recommend.change,
     )
 
 

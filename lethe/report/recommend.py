@@ -11,6 +11,8 @@ from lethe.report.words import number, spaced
 from lethe.results.answers import Decisive, Indistinguishable, Useful
 
 MARKS = {"yes": "✓", "no": "✗", "not shown": "~", "cannot be judged": "○"}
+MEANS = {"records": "the influence of these records", "concept": "a concept, with relatives that were not listed",
+         "behaviour": "a behaviour, which is suppressed rather than removed"}
 DONE = {"records": "forgotten", "concept": "forgotten", "behaviour": "suppressed"}
 
 

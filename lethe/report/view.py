@@ -221,7 +221,8 @@ def limits(column: Column) -> str:
         return ""
     low, high = column.yardstick.low, column.yardstick.high
     floor, ceiling = column.bounds
-    open_below, open_above = low is None or low == floor, high is None or high == ceiling
+    open_below = low is None or (floor is not None and low <= floor)
+    open_above = high is None or (ceiling is not None and high >= ceiling)
     if open_below != open_above:
         return f"at most {number(high)}" if open_below else f"at least {number(low)}"
     return interval(*column.band)

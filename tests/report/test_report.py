@@ -74,7 +74,7 @@ class Reader(HTMLParser):
 
 def test_the_answer_comes_first_in_plain_words(page: str) -> None:
     text = Reader(page[page.index("<body>") :]).text
-    first = text[:900]
+    first = text[:1500]
     assert "Recommended: neggrad_plus (forgotten: yes, 5 tests; useful: −0.1 points; 0.152 × a retraining)" in first
     assert "bad_teacher failed" in first and "they detect the untouched model, as they must" in first
     assert text.index("What was not tested") > text.index("Audit: accuracy")
@@ -100,7 +100,8 @@ def test_the_yardstick_stands_in_the_header_and_signs_do_not_need_colour(page: s
     head = page[page.index("<thead>") : page.index("</thead>")]
     yard = results()["scenarios"][0]["subjects"][0]["evidence"][0]["yardstick"]
     assert yard["low"] < 0   # an accuracy: shown as 0
-    assert f"0 to {number(yard['high'])}" in head and "8 retrained models" in head
+    caption = page[page.index("<caption>"):page.index("<thead>")]
+    assert f"at most {number(yard['high'])}" in head and "8 retrained models" in caption
     for words in ("✓ inside", "▲ outside", "▼ outside", "! failed", "○ no power"):
         assert words in page
 
@@ -191,11 +192,12 @@ def test_figures_are_written_with_the_data_behind_them(tmp_path: Path) -> None:
 def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = report.save(read(small()), tmp_path / "new" / "report.html")
     before = path.read_text()
-    assert before.startswith("<!doctype html>") and list(path.parent.iterdir()) == [path]
+    both = [path, path.with_name("summary.html")]
+    assert before.startswith("<!doctype html>") and sorted(path.parent.iterdir()) == both
     monkeypatch.setattr("lethe.core.files.os.replace", lambda a, b: (_ for _ in ()).throw(OSError("no")))
     with pytest.raises(OSError, match="no"):
         report.save(read(small(title="other")), path)
-    assert path.read_text() == before and list(path.parent.iterdir()) == [path]
+    assert path.read_text() == before and sorted(path.parent.iterdir()) == both
 
 
 @pytest.mark.parametrize(("name", "words", "level"), [
@@ -310,7 +312,7 @@ def test_a_value_stands_beside_the_seed_that_gave_it() -> None:
     case["subjects"].insert(case["subjects"].index(good), failed)
     page = report.render(read(data))
     numbers = page[page.index("Every number of forget accuracy"):]
-    assert "<tr><th>sfron</th><td>8</td>" in numbers and "<tr><th>sfron</th><td>7</td><td>0" not in numbers
+    assert '<th scope="row">sfron</th><td>8</td>' in numbers and '<th scope="row">sfron</th><td>7</td><td>0' not in numbers
     assert "sfron seed 7 failed by a defect, not by a limit that it names; the traceback is in work/sfron-7.log." in page
 
 
@@ -387,3 +389,25 @@ def test_what_is_required_is_looked_at_in_every_scenario() -> None:
     assert one.startswith("Not reached: finetune: forgotten: no (forget accuracy 0.7") and "useful" not in one
     assert "the loss of test_accuracy is up to 0.0" in unmet(read(data), ["forgotten"], 0.001)
     assert unmet(read(only(small(), "bad_teacher")), ["useful"]) == "Not reached: no model of 'class' was made."
+
+
+def test_the_first_screen_and_the_summary_answer_three_readers(page: str, tmp_path: Path) -> None:
+    """The recommended row, its three answers with test, size and power; wide tables scroll by keyboard, heads have a scope."""
+    sheet = report.save(read(results()), tmp_path / "report.html").with_name("summary.html").read_text()
+    for text in (Reader(page[page.index("<body>"):]).text[:2500], Reader(sheet).text):
+        for words in ("Recommended: neggrad_plus", "Forgotten? yes", "None of 5 tests that detect the untouched model",
+                      "would have been seen", "Useful? yes", "Declared: at most 3 points lost",
+                      "Indistinguishable from retraining?"):
+            assert words in text, words
+    assert 'href="summary.html"' in (tmp_path / "report.html").read_text() and "prefers-color-scheme: dark" in page
+    assert page.count('<div class="scroll"') == page.count('class="scroll" tabindex="0" role="region"')
+    assert "<th>" not in page[page.index("<thead>"):page.index("<dl")] and "<caption>" in page
+
+
+def test_the_table_as_markdown_latex_and_json() -> None:
+    made = read(small())
+    text = report.table_text(made, "md")
+    assert "| model | forgotten? |" in text and "\n| finetune | ✗ no: forget accuracy" in text
+    assert text.startswith("### class\n\n**Recommended: neggrad_plus")
+    latex = report.table_text(made, "latex")
+    assert "\\begin{tabular}{lllll}" in latex and "bad\\_teacher" in latex and "–" not in latex
