@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lethe.cli.common import Json, show
-from lethe.cli.methods_page import methods_page
+from lethe.cli.methods_page import batch_norm, methods_page
 from lethe.core.catalogue import KINDS, SEAMS, Entry, Kind, entries
 from lethe.core.files import write_text
 from lethe.core.registry import MECHANISMS
@@ -120,7 +120,7 @@ def facts(entry: Entry, whole: bool = False) -> dict[str, Any]:
     if entry.kind in ("methods", "audits"):
         data |= {"families": entry.families, "needs": entry.needs, "uses": sorted(entry.uses)}
     if entry.kind == "methods":
-        data |= {"mechanism": entry.mechanism}
+        data |= {"mechanism": entry.mechanism, "batch_norm": batch_norm(entry)}
     if entry.kind == "sources":
         data |= {"suffixes": list(entry.facts["suffixes"])}
     if entry.origin:
@@ -142,6 +142,8 @@ def page(entry: Entry) -> str:
     if entry.kind in ("methods", "audits"):
         parts.append(f"Families: {', '.join(entry.families)}    Needs: {', '.join(entry.needs) or 'nothing'}")
         parts += [f"  without {need}: set {given}" for need, given in entry.instead.items()]
+    if entry.kind == "methods":
+        parts.append(f"Batch norm (settings.batch_norm=auto): {batch_norm(entry)}")
     if entry.kind == "families":
         for key, record in entry.sections.items():
             also = "    and those of its kind: lethe describe sources" if record.name == "Data" else ""

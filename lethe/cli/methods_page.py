@@ -5,11 +5,14 @@ from __future__ import annotations
 from lethe.core.catalogue import Entry, entries
 from lethe.core.families import provided
 from lethe.core.registry import MECHANISMS
+from lethe.core.source_text import located
 
 HEAD = """# The methods, by what drives the forgetting
 
 `lethe methods --mechanism distil` lists one group, `lethe describe NAME` shows formula, options and limits of a method. A name
-with ? is optional. Rebuilt by `python -m lethe methods --page docs/methods.md`.
+with ? is optional. Batch norm: whether running statistics move, with `settings.batch_norm: auto` (the default) in calls that draw
+retained data; update and frozen overrule it, and every run notes what was done.
+Rebuilt by `python -m lethe methods --page docs/methods.md`.
 """
 
 
@@ -22,9 +25,20 @@ def methods_page() -> str:
 
 
 def _group(mechanism: str, meaning: str, found: list[Entry]) -> str:
-    rows = "".join(f"| `{one.name}` | {one.title} | {', '.join(one.needs)} | {_families(one)} |\n"
+    rows = "".join(f"| `{one.name}` | {one.title} | {', '.join(one.needs)} | {batch_norm(one)} | {_families(one)} |\n"
                    for one in sorted(found, key=lambda one: one.name))
-    return f"\n## {mechanism.capitalize()}\n{meaning}\n\n| method | what it does | needs | families |\n|---|---|---|---|\n{rows}"
+    head = "| method | what it does | needs | batch norm | families |\n|---|---|---|---|---|\n"
+    return f"\n## {mechanism.capitalize()}\n{meaning}\n\n{head}{rows}"
+
+
+def batch_norm(one: Entry) -> str:
+    """What running statistics of batch norm do in a run of this method, when the setting is auto."""
+    source = located(one.module)
+    if one.mechanism in ("exact", "search"):
+        return "as in training" if one.mechanism == "exact" else "as in what it runs"
+    if source is None or "minimise(" not in source.text:   # it changes weights without training
+        return "kept"
+    return "moves" if "retain" in one.needs else "moves with retained data" if "retain?" in one.needs else "kept"
 
 
 def _families(one: Entry) -> str:
