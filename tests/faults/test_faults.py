@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fo
 KINDS: tuple[Kind, ...] = ("kill", "fail", "full", "readonly")
 VALUE = ("metric", "value", "low", "high", "verdict")
 STRAY = ("work", "current.safetensors")
-SHORT = 2   # operations of each kind in the default suite
+SHORT = 3   # operations of each kind in the default suite
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ class World:
 @cache
 def imported() -> None:
     """Everything that a command imports while it works, once for all forks: that is most of its time."""
-    from lethe.work.execute import dry_run
+    from lethe.work.job import resolve
     from lethe.work.options import Options
     from lethe.work.request import read
 
     for name in ("matplotlib.figure", "matplotlib.backends.backend_svg", "lethe.report.page", "lethe.work.verify"):
         importlib.import_module(name)
     with TemporaryDirectory() as place:
-        dry_run(read(small_world.build(Path(place))), Options())
+        resolve(read(small_world.build(Path(place))), Options())
     catalogue.load("methods", "random_label")
 
 

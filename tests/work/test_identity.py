@@ -14,7 +14,10 @@ from lethe.errors import DataError, LetheError, StorageError
 from lethe.ledger import Ledger
 from lethe.report.report import Report
 from lethe.train.stop import Stop
-from lethe.work.execute import carry_out, dry_run
+from lethe.work.execute import carry_out
+from lethe.work.job import resolve
+from lethe.work.open import identified
+from lethe.work.open import read as opened
 from lethe.work.options import Options
 from lethe.work.request import read
 from lethe.work.saved import audit_saved
@@ -30,7 +33,8 @@ def carried(folder: Path, options: Options = EXPORT, *overrides: str) -> Report:
 
 def named(folder: Path) -> str:
     """The name that a run of the request would have."""
-    return str(dry_run(read(folder / "request.yaml"), Options())["id"])
+    job = resolve(read(folder / "request.yaml"), Options())
+    return identified(job, opened(job, Options()), Options())[0].hash
 
 
 def exported(folder: Path, report: Report) -> str:
