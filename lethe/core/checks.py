@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lethe.core.modules import require_finite
 from lethe.core.split import Split
@@ -23,8 +23,8 @@ def check(original: nn.Module, splits: Mapping[str, Split], distinct: bool) -> N
     for role, split in splits.items():
         remedy = "Check the forget selection." if role in ("forget", "retain") else f"Leave {role} out or fill it."
         split.require_examples(remedy)
-        for key, value in split.columns.items():
-            _require_finite_column(role, split, key, value)
+        for key in split.columns:
+            _require_finite_column(role, split, key)
     owners = {role: {str(i) for i in split.ids} for role, split in splits.items()}
     for left, right in APART:
         shared = owners.get(left, set()) & owners.get(right, set())
@@ -39,11 +39,12 @@ def check(original: nn.Module, splits: Mapping[str, Split], distinct: bool) -> N
                                 "audit would call seen data unseen. Remove the duplicates from holdout.")
 
 
-def _require_finite_column(role: str, split: Split, key: str, value: Tensor) -> None:
-    if not value.is_floating_point() or torch.isfinite(value).all():
-        return
-    bad = ~torch.isfinite(value)
-    bad = bad.flatten(1).any(1) if bad.dim() > 1 else bad
-    place = int(bad.nonzero()[0])
-    raise NotFinite(f"column {key!r} of {role!r} has NaN or infinity in {int(bad.sum())} examples (first: "
-                    f"id {split.ids[place]}), so losses would be NaN. Remove or impute them.")
+def _require_finite_column(role: str, split: Split, key: str) -> None:
+    bad: list[int] = []
+    for start, rows in split.pieces(key):
+        if rows.is_floating_point() and not torch.isfinite(rows).all():
+            odd = ~torch.isfinite(rows)
+            bad += (start + (odd.flatten(1).any(1) if odd.dim() > 1 else odd).nonzero().flatten()).tolist()
+    if bad:
+        raise NotFinite(f"column {key!r} of {role!r} has NaN or infinity in {len(bad)} examples (first: "
+                        f"id {split.ids[bad[0]]}), so losses would be NaN. Remove or impute them.")

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lethe.core.store import Chosen, chosen, joined, taken
 from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
 
+PIECE = 4 * 1024**2   # bytes of a column that are looked at together
 NO_IDS = np.empty(0, dtype=str)   # of a split whose records have none of their own
+
+
+class Piece(NamedTuple):
+    """Consecutive rows of a column, from position `start`."""
+
+    start: int
+    rows: Tensor
 
 
 @dataclass
@@ -74,7 +84,7 @@ class Split:
     numbered: bool = field(init=False, default=False)   # whether the ids were made from name and position
 
     def __post_init__(self) -> None:
-        lengths = {key: len(value) for key, value in self.columns.items()}
+        lengths = {key: self.shape(key)[0] for key in self.columns}
         lengths |= {key: len(value) for key, value in self.meta.items()}
         if lengths and len(self.ids) == 0:
             object.__setattr__(self, "ids", positions(self.name, len(self)))
@@ -86,7 +96,12 @@ class Split:
                             "one example. Provide every column with the same length.")
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return self.shape(next(iter(self.columns)))[0]
+
+    def shape(self, column: str) -> tuple[int, ...]:
+        """Shape of a column; a large one is not read for it."""
+        columns = self.columns
+        return columns.shape(column) if isinstance(columns, Chosen) else tuple(columns[column].shape)
 
     @property
     def lengths(self) -> Tensor | None:
@@ -96,7 +111,7 @@ class Split:
     def batch(self, index: Tensor | Sequence[int]) -> Batch:
         """The examples at these positions."""
         index = torch.as_tensor(index, dtype=torch.long)
-        columns = {key: value[index] for key, value in self.columns.items()}
+        columns = taken(self.columns, index)
         if self.padding:
             longest = int(columns["length"].max())
             columns = {key: value[:, :longest] if key in self.padding else value for key, value in columns.items()}
@@ -130,7 +145,7 @@ class Split:
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         where = torch.from_numpy(index)
         return Split(
-            {key: value[where] for key, value in self.columns.items()},
+            chosen(self.columns, where),
             name,
             self.ids[index],
             {key: values[index] if isinstance(values, np.ndarray) else [values[i] for i in index.tolist()]
@@ -167,30 +182,36 @@ class Split:
         """16 hex digits over contents and ids (not the name)."""
         state = hashlib.sha256()
         for key in sorted(self.columns):
-            value = self.columns[key].contiguous()
-            state.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-            state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+            for part in self.pieces(key):
+                if not part.start:
+                    state.update(f"{key}{part.rows.dtype}{self.shape(key)}".encode())
+                state.update(part.rows.reshape(-1).view(torch.uint8).numpy().data)
         state.update("\x1f".join(map(str, self.ids)).encode())
         return state.hexdigest()[:16]
 
     def contents(self, size: int = 8) -> list[bytes]:
         """A digest of `size` bytes per example over its columns; equal ones mean equal examples, whatever they are padded to."""
-        rows = []
+        states = [hashlib.blake2b(digest_size=size) for _ in range(len(self))]
         for key in sorted(self.columns):
-            value = self.columns[key].contiguous()
-            width = value[0].numel() * value.element_size() if len(value) else 0
-            data = value.reshape(-1).view(torch.uint8).numpy().data if width else memoryview(b"")
-            used = None
-            if key in self.padding and width:
-                used = (self.columns["length"] * (width // value.shape[1])).tolist()
-            rows.append((data, width, used))
-        digests = []
-        for i in range(len(self)):
-            state = hashlib.blake2b(digest_size=size)
-            for data, width, used in rows:
-                state.update(data[i * width : i * width + (used[i] if used else width)])
-            digests.append(state.digest())
-        return digests
+            for start, value in self.pieces(key):
+                width = value[0].numel() * value.element_size() if len(value) else 0
+                if not width:
+                    continue
+                data = value.reshape(-1).view(torch.uint8).numpy().data
+                used = None
+                if key in self.padding:
+                    used = (self.columns["length"][start : start + len(value)] * (width // value.shape[1])).tolist()
+                for i in range(len(value)):
+                    states[start + i].update(data[i * width : i * width + (used[i] if used else width)])
+        return [state.digest() for state in states]
+
+    def pieces(self, key: str) -> Iterator[Piece]:
+        """A column in consecutive pieces of a few megabytes, each contiguous; of an empty one the empty piece."""
+        size = max(1, PIECE // (8 * math.prod(self.shape(key)[1:]) or 1))
+        for start in range(0, max(len(self), 1), size):
+            index = torch.arange(start, min(start + size, len(self)))
+            rows = self.columns.rows(key, index) if isinstance(self.columns, Chosen) else self.columns[key][start : start + size]
+            yield Piece(start, rows.contiguous())
 
     def require_examples(self, remedy: str) -> Split:
         """Itself, or EmptySplit with the remedy."""
@@ -252,8 +273,9 @@ def concat(splits: Sequence[Split], name: str) -> Split:
     Of `meta` what all of them have.
     """
     first = splits[0]
-    columns = {}
-    for key in first.columns:
+    shared = None if first.padding else joined([split.columns for split in splits])
+    columns: Any = shared or {}
+    for key in first.columns if shared is None else ():
         parts = [split.columns[key] for split in splits]
         if key in first.padding:
             width = max(part.shape[1] for part in parts)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,9 @@ from torch import Tensor
 
 from lethe.core.split import NO_IDS, Split
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
+
+LARGE = 2 * 1024**3      # bytes of a column above which it lies in a file instead of memory
+SCRATCH: Path | None = None   # folder of these files; None: the system's
 
 
 def as_split(data: Any, name: str = "train", x: str = "x", y: str = "y") -> Split:
@@ -96,19 +102,57 @@ def _tensor(values: Any, what: str) -> Tensor:
 def _from_items(data: Any, name: str, x: str, y: str) -> Split:
     if not len(data):
         raise EmptySplit(f"the {name} set is empty, so there is nothing to work on. Provide a data set with examples.")
-    items = [data[i] for i in range(len(data))]
-    if isinstance(items[0], Mapping):
-        return from_columns({key: _joined([item[key] for item in items], name) for key in items[0]}, name, x, y)
-    if not isinstance(items[0], Sequence) or len(items[0]) != 2:
-        raise DataError(f"items of {name} are {type(items[0]).__name__}, so inputs and targets cannot be identified. Let the "
+    first = data[0]
+    if isinstance(first, Mapping):
+        found = _read(data, name, list(first), lambda item: [item[key] for key in first])
+        return from_columns(found, name, x, y)
+    if not isinstance(first, Sequence) or len(first) != 2:
+        raise DataError(f"items of {name} are {type(first).__name__}, so inputs and targets cannot be identified. Let the "
                         "Dataset return (x, y) or a mapping.")
-    split = Split({"x": x_tensor(_joined([item[0] for item in items], name), name),
-                   "y": y_tensor(_joined([item[1] for item in items], name), name)}, name)
-    if not torch.equal(x_tensor(_joined([data[0][0]], name), name), split.columns["x"][:1]):
+    found = _read(data, name, ["x", "y"], list)
+    split = Split({"x": x_tensor(found["x"], name), "y": y_tensor(found["y"], name)}, name)
+    if not torch.equal(x_tensor(_joined([data[0][0]], name), name), split.batch([0]).x):
         raise DataError(f"example 0 of {name} is different each time it is read, so what is audited would not be what "
                         "was trained. Pass the Dataset without random transforms, and name the augmentation in the "
                         "recipe.")
     return split
+
+
+def _read(data: Any, name: str, keys: Sequence[str], values: Callable[[Any], Sequence[Any]]) -> dict[str, Any]:
+    """The columns of a Dataset, read item by item into one tensor each, so that nothing is held twice.
+
+    values  an item's values in the order of `keys`
+    """
+    kept: dict[str, Any] = {}
+    for place in range(len(data)):
+        for key, value in zip(keys, values(data[place]), strict=True):
+            if not isinstance(value, (Tensor, np.ndarray)) or np.ndim(value) == 0:
+                kept.setdefault(key, []).append(value)
+                continue
+            one = torch.as_tensor(value)
+            one = one.float() if one.is_floating_point() else one
+            if key not in kept:
+                kept[key] = empty((len(data), *one.shape), one.dtype)
+            if not isinstance(kept[key], Tensor) or kept[key].shape[1:] != one.shape:
+                before = tuple(kept[key].shape[1:]) if isinstance(kept[key], Tensor) else "text"
+                raise DataError(f"examples of {name} have different shapes, such as {before} and {tuple(one.shape)}, so they do "
+                                "not fit into one tensor. Resize or pad them in the Dataset.")
+            kept[key][place] = one
+    return {key: _joined(value, name) if isinstance(value, list) else value for key, value in kept.items()}
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Room for a column: in memory or, above LARGE bytes, in a file that has no name and goes with the process.
+
+    What is written there leaves the memory whenever the system needs it.
+    """
+    size = torch.empty((), dtype=dtype).element_size() * int(np.prod(shape))
+    if size <= LARGE:
+        return torch.empty(shape, dtype=dtype)
+    with TemporaryFile(dir=SCRATCH) as handle:
+        handle.truncate(size)
+        held = mmap.mmap(handle.fileno(), size)
+    return torch.frombuffer(held, dtype=dtype).view(shape)
 
 
 def _joined(values: list[Any], name: str) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lethe.core.split import NO_IDS, Split
+from lethe.core.store import with_columns
 from lethe.errors import DataError, LabelOutOfRange, NotFinite, WrongColumn, nearest
 
 Target = Literal["class", "number", "standard", "log"]   # what is predicted: a class, or a number on one of three scales
@@ -186,5 +187,5 @@ def text_of(value: Any) -> str:
 
 def with_column(split: Split, column: str, values: torch.Tensor, meta: dict[str, Any] | None = None) -> Split:
     """The split with a column more, and without the stand-in `row`."""
-    kept = {key: value for key, value in split.columns.items() if key != "row"}
-    return replace(split, columns={**kept, column: values}, meta={**split.meta, **(meta or {})})
+    columns = with_columns(split.columns, {column: values}, ["row"])
+    return replace(split, columns=columns, meta={**split.meta, **(meta or {})})

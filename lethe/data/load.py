@@ -238,7 +238,7 @@ def _kind(name: str) -> tuple[ModuleType, type]:
 
 def _check(splits: dict[str, Split]) -> None:
     """Inputs of all parts have the shape that a model of the training part takes."""
-    shapes = {name: tuple(split.columns["x"].shape[1:]) for name, split in splits.items() if "x" in split.columns}
+    shapes = {name: split.shape("x")[1:] for name, split in splits.items() if "x" in split.columns}
     for name, shape in shapes.items():
         if shape != shapes["train"]:
             raise DataError(f"examples of {name} have shape {shape}, those of train {shapes['train']}, so no model "

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lethe.data.arrays import empty
 from lethe.errors import DataError
 
 Colour = Literal["auto", "grey", "rgb"]
@@ -97,7 +98,7 @@ def stacked(images: Sequence[Callable[[], Any]], names: Sequence[str], size: tup
         pixels = torch.from_numpy(np.array(image))
         pixels = pixels.unsqueeze(0) if mode == "L" else pixels.permute(2, 0, 1)
         if block is None:
-            block = torch.empty((len(images), *pixels.shape), dtype=torch.uint8)
+            block = empty((len(images), *pixels.shape), torch.uint8)
         if pixels.shape[1:] != block.shape[2:]:
             first, other = tuple(block.shape[2:]), tuple(pixels.shape[1:])
             raise DataError(f"images have different sizes (height, width): {names[0]} is {first}, {name} is {other}, so they do "

@@ -19,7 +19,8 @@ from lethe.core import code
 from lethe.core.config import Positive, config
 from lethe.core.passes import plain
 from lethe.core.split import Split, pixels
-from lethe.data.arrays import x_tensor
+from lethe.core.store import with_columns
+from lethe.data.arrays import empty, x_tensor
 from lethe.errors import DataError, LetheError
 
 BATCH = 256   # examples that are transformed together
@@ -59,10 +60,10 @@ def transformed(splits: Mapping[str, Split], wanted: Transform) -> dict[str, Spl
         for batch in plain(split, BATCH):
             x = scaled(_called(own, pixels(batch.x), name, wanted.transform), wanted, name)
             if found is None:
-                found = x.new_empty((len(split), *x.shape[1:]))
+                found = empty((len(split), *x.shape[1:]), x.dtype)
             found[batch.index] = x
         assert found is not None, "a split has examples"
-        done[name] = replace(split, columns={**split.columns, "x": found})
+        done[name] = replace(split, columns=with_columns(split.columns, {"x": found}))
     return done
 
 

@@ -142,7 +142,7 @@ class HeadTask(HeadedTask):
         if parameter is None:
             raise ModelError(f"{type(original).__name__} has no parameters, so there is nothing to unlearn. Pass "
                              "the trained module itself.")
-        self._pictures = all(split.columns["x"].dim() == 4 for split in splits.values())
+        self._pictures = all(len(split.shape("x")) == 4 for split in splits.values())
         self._convolutions = has_convolutions(original)
         first = next(iter(splits.values()))
         some = first.batch([0, min(1, len(first) - 1)])

@@ -113,7 +113,7 @@ def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray,
         "feature_shift_forget": Metric("standardised distance of features from the original's", (0.0, math.inf), "higher",
                                        aspect="representation", asks="the original model"),
     },
-    uses={"inputs", "outputs"},
+    uses={"features", "inputs", "outputs"},
     needs={"forget", "retain", "references"},
     depth="standard",
     blind="It compares linear structure at the given examples; what a non-linear probe reads, or what other inputs bring out, is "

@@ -8,6 +8,7 @@ from lethe.core.config import config
 from lethe.core.files import refuse_pickle
 from lethe.core.split import Split
 from lethe.core.trust import pickle_allowed
+from lethe.data import arrays
 from lethe.data.arrays import from_columns
 from lethe.data.context import Context
 from lethe.data.paths import existing
@@ -36,7 +37,8 @@ def read(cfg: Npy, context: Context, name: str) -> dict[str, Split]:
 def _array(path: str, option: str, allowed: bool) -> np.ndarray:
     place = existing(path, option)
     try:
-        values: np.ndarray = np.load(place, allow_pickle=allowed)
+        large = place.stat().st_size > arrays.LARGE   # copy on write: pages are read when they are needed
+        values: np.ndarray = np.load(place, "c" if large else None, allow_pickle=allowed)
     except Exception as error:   # damaged headers raise anything
         if "allow_pickle" in str(error):
             refuse_pickle(place, "Store plain numbers in it (object arrays are pickles)", allowed)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lethe.core.config import config
 from lethe.core.families.regression import RegressionTask
 from lethe.core.split import Batch, Split
+from lethe.core.store import with_columns
 from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, unknown_name
 from lethe.maths import losses
@@ -155,7 +156,7 @@ def numbered(data: Any, name: str) -> Split:
         data = (data[0], given.astype(np.float32) if given.dtype.kind in "iub" else given)
     split = as_split(data, name)
     y = split.columns["y"]
-    return split if y.is_floating_point() else replace(split, columns={**split.columns, "y": y.float()})
+    return split if y.is_floating_point() else replace(split, columns=with_columns(split.columns, {"y": y.float()}))
 
 
 
