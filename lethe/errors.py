@@ -16,7 +16,7 @@
     ├── WorkerDied (RuntimeError)       a worker process ended before its work was done
     ├── Diverged (ArithmeticError)      the run produced NaN, or utility fell below the floor
     └── StorageError (OSError)          files
-        └── OutputExists (FileExistsError) · CheckpointCorrupted · DiskFull
+        └── OutputExists (FileExistsError) · CheckpointCorrupted · DiskFull · NotWritten
 
 A message states the cause with the offending value, the consequence and the remedy, in this order. The command line turns
 any of these into one line on stderr and exit status 2; anything else is a defect and shows its traceback.
@@ -122,6 +122,10 @@ class CheckpointCorrupted(StorageError):
 
 class DiskFull(StorageError):
     """No space left on the device."""
+
+
+class NotWritten(StorageError):
+    """The file system refused: an I/O error, a read-only disk, a limit, missing rights."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

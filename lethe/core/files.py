@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.core.trust import in_force, pickle_allowed
-from lethe.errors import DiskFull, OutputExists, PickleRefused, StorageError
+from lethe.errors import DiskFull, NotWritten, OutputExists, PickleRefused, StorageError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -45,7 +45,7 @@ def space(path: Path) -> Iterator[None]:
             raise DiskFull(f"no space left while writing {path}; the previous file is unchanged, and nothing "
                            "partial was left. Free some space and repeat the command: it resumes.") from error
         if number in REFUSED and not isinstance(error, StorageError):
-            raise StorageError(f"{path} cannot be written ({os.strerror(number or 0)}); the previous file is unchanged, and "
+            raise NotWritten(f"{path} cannot be written ({os.strerror(number or 0)}); the previous file is unchanged, and "
                                "nothing partial was left. Check the folder, its permissions and limits, and repeat the "
                                "command: it resumes.") from error
         raise

@@ -18,6 +18,7 @@ import torch
 from lethe.core.config import digest, plain
 from lethe.core.files import private_folder, sweep
 from lethe.core.identity import Identity
+from lethe.data.load import Data, learns
 from lethe.ledger import Ledger
 from lethe.ledger.discretion import withheld
 from lethe.models.opened import Opened
@@ -27,6 +28,7 @@ from lethe.results import schema
 from lethe.results.folder import models_folder
 from lethe.results.frame import frame
 from lethe.work.audit import scenario
+from lethe.work.commit import commit
 from lethe.work.door.door import Door, attend, refused, survey
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
@@ -88,6 +90,9 @@ def _lead(job: Job, opened: Opened, identity: Identity, place: RunFolder, option
         if not options.show_ids:
             named = {str(name) for scene in prepared.scenes.values() for name in scene.task.forget.ids}
             report = Report(withheld(report.results, named))
+        if options.export:
+            learned = job.opening.data is Data and learns(job.opening.sections.data)
+            commit(place.beside, prepared.tasks, learned, place.final.parent)
         report.save(place.beside / RESULTS)
         return _closed(report, place, ledger, options)
     except BaseException as error:

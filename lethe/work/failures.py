@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lethe.core.files import write_text
 from lethe.core.names import folder_name
-from lethe.errors import DiskFull, LetheError
+from lethe.errors import DiskFull, LetheError, NotWritten
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Failure:
 
 
 def failure(error: Exception, title: str, folder: Path | None) -> Failure:
-    """The record of an error; its traceback is written below `folder`. A full disk ends the whole run, which
-    resumes when it is repeated: raised."""
-    if isinstance(error, DiskFull):
+    """The record of an error; its traceback is written below `folder`. A disk that is full or cannot be written ends the whole
+    run, which resumes when it is repeated: raised."""
+    if isinstance(error, (DiskFull, NotWritten)):
         raise error
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, LetheError):

@@ -8,14 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from lethe.certificate import merkle
 from lethe.certificate.bundle import Bundle, Reopened, issue
-from lethe.certificate.weights import weights_hash
 from lethe.core.config import build
-from lethe.core.outcome import Outcome
-from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.load import Data, learns
 from lethe.errors import DataError, NeedsUnmet
@@ -23,6 +18,7 @@ from lethe.results.schema import Row, Scenario
 from lethe.train.apply import apply, method_of
 from lethe.train.loop import Settings
 from lethe.work.audit import judged
+from lethe.work.commit import committed, leaves, saved_hash
 from lethe.work.job import Job, resolve
 from lethe.work.open import prepare
 from lethe.work.options import Options
@@ -36,7 +32,10 @@ def certify(run: Path, key_file: Path, output: Path | None = None, method: str |
 
 
 def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopened:
-    """The records and the original of a scenario of a run; DataError when they are no longer those of the run."""
+    """The records and the original of a scenario of a run, as it noted them or, of a run from before runs did, read again;
+    DataError when they are no longer those of the run."""
+    if (noted := committed(run, case.name, secret)) is not None:
+        return noted
     request = _request(run)
     job = resolve(request, options)
     task = _task(job, run, case, options)
@@ -45,8 +44,8 @@ def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopen
         raise NeedsUnmet("the run has no retained records, so the data that the model was allowed to read are unknown; no "
                          "certificate was written. Add the retain data to the request.")
     wanted = set(contents["forget"])
-    return Reopened(_leaves(task.forget, contents["forget"], secret), _leaves(task.retain, contents["retain"], secret),
-                    sum(one in wanted for one in contents["retain"]), _saved_hash(task, None),
+    return Reopened(leaves(task.forget, contents["forget"], secret), leaves(task.retain, contents["retain"], secret),
+                    sum(one in wanted for one in contents["retain"]), saved_hash(task, None),
                     job.opening.data is Data and learns(request.data))
 
 
@@ -57,7 +56,7 @@ def reexecute(run: Path, case: Scenario, row: Row, options: Options) -> tuple[st
     config = {key: value for key, value in row.config.items() if key not in ("settings", "modifiers", "chosen")}
     record, cfg = method_of(config)
     outcome = apply(task, record, cfg, build(Settings, row.config["settings"]), row.config["modifiers"], job.watchdog)
-    return _saved_hash(task, None), _saved_hash(task, outcome)
+    return saved_hash(task, None), saved_hash(task, outcome)
 
 
 def _request(run: Path) -> Request:
@@ -72,19 +71,3 @@ def _task(job: Job, run: Path, case: Scenario, options: Options) -> Task:
         raise DataError(f"{', '.join(changed)} of {run} are not what the run used (fingerprints differ), so a "
                         "certificate would be about other data. Restore data, software and threads, or repeat with --again.")
     return task
-
-
-def _leaves(split: Split, contents: list[bytes], secret: bytes) -> list[bytes]:
-    return sorted(merkle.leaf(secret, str(name), content) for name, content in zip(split.ids, contents, strict=True))
-
-
-def _saved_hash(task: Task, outcome: Outcome | None) -> str:
-    """The hash of a model as its family saves it: of an outcome, or of the original."""
-    with TemporaryDirectory(prefix="lethe-certificate-") as scratch:
-        place = Path(scratch) / "model"
-        if outcome is not None:
-            outcome.save(place)
-        else:
-            place.mkdir()
-            task.save_model(task.copy_of_original(), place)
-        return weights_hash(place)

@@ -157,3 +157,20 @@ def test_a_damaged_file_of_the_cache_is_made_again(tmp_path: Path) -> None:
     kept.write_bytes(kept.read_bytes()[:-9])
     again = carried(tmp_path, Options(export=True, again=True))
     assert again.results.scenarios[0].fingerprints == first.results.scenarios[0].fingerprints
+
+
+def test_a_run_can_be_certified_when_its_data_are_deleted(tmp_path: Path) -> None:
+    """The commitments are taken while the run has the data; records appear in them as keyed hashes alone."""
+    from lethe.certificate.verify import FAILED, check
+    from lethe.work.verify import certify
+
+    small_world.build(tmp_path)
+    run = tmp_path / "runs" / carried(tmp_path).results.id
+    before = certify(run, tmp_path / "key.pem", tmp_path / "before").certificate
+    for name in ("people.npz", "unseen.npz", "w.safetensors", "net.py"):
+        (tmp_path / name).unlink()
+    after = certify(run, tmp_path / "key.pem", tmp_path / "after").certificate
+    assert before["data"] == after["data"] and before["models"] == after["models"]
+    assert after["data"]["forgotten"]["count"] == 4
+    assert not [one for one in check(tmp_path / "after", model=run / "models" / "finetune") if one.state == FAILED]
+    assert (tmp_path / "runs" / ".records.key").stat().st_mode & 0o777 == 0o600
