@@ -107,7 +107,7 @@ class Shown:
     @property
     def width(self) -> int:
         """Letters that it takes, with the space beside it."""
-        return 2 + max(len(self.name), len(self.below), *(len(text) for text, _ in self.cells))
+        return 3 + max(len(self.name), len(self.below), *(len(text) for text, _ in self.cells))
 
 
 def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:

@@ -1,0 +1,24 @@
+"""The README's table is that of a run: it equals measured/readme/demo.json, which `tools/readme.py` writes with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from readme import BLOCK, NUMBERS, steady  # noqa: E402
+
+
+def test_the_table_of_the_readme_is_that_of_a_run() -> None:
+    kept = json.loads(NUMBERS.read_text("utf-8"))
+    found = BLOCK.search((ROOT / "README.md").read_text("utf-8"))
+    assert found is not None and steady(found[2]) == kept["table"] and kept["table"][1].startswith("Recommended: ")
+    assert kept["commit"] and kept["command"] == "lethe compare presets/demo.yaml"
+
+
+def test_what_the_clock_decides_is_left_out() -> None:
+    text = "Recommended: a (useful: +0.1 points; 0.28 × a retraining)\na  ✓ yes  1.20 s (0.28×)\n──────\nb  ✗ no  –"
+    assert steady(text) == ["Recommended: a (useful: +0.1 points)", "a ✓ yes", "b ✗ no"]
