@@ -99,6 +99,7 @@ def test_shards_are_fitted_again_where_they_held_a_record_and_nowhere_else(folde
     results = next(folder.rglob("runs/*/results.json"))
     row = next(row for row in json.loads(results.read_text())["scenarios"][0]["subjects"] if row["role"] == "method")
     assert not row["error"] and row["guarantee"]["shards_retrained"] == 1 and row["guarantee"]["level"] == "exact"
+    assert Path(row["config"]["trained"]) == folder / "shards"
     assert (results.parent / "models" / "sharded" / "manifest.json").exists()   # the next deletion starts from there
 
 

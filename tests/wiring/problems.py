@@ -81,6 +81,18 @@ def numbers() -> Task:
     return Regression(tiny.trained(whole, train), {"forget": gone, "retain": kept, "holdout": holdout}, recipe, build)
 
 
-PROBLEMS: tuple[Callable[[], Task], ...] = (classes, records, numbers, tiny.lm, tiny.diffusion)
+@cache
+def fitted() -> Task:
+    """A decision tree of scikit-learn; ten records are to go."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    from lethe.models.fitted_classifier.open import fitted_classifier
+
+    return fitted_classifier(lambda x, y, seed: DecisionTreeClassifier(max_features=2, random_state=seed % 2**31).fit(x, y),
+                             tiny.blobs(120, 0, "train"), list(range(10)), tiny.blobs(60, 1, "holdout"))
+
+
+PROBLEMS: tuple[Callable[[], Task], ...] = (classes, records, numbers, tiny.lm, tiny.diffusion, fitted)
 FAMILIES: dict[Callable[[], Task], str] = {
-    classes: "classification", records: "classification", numbers: "regression", tiny.lm: "lm", tiny.diffusion: "diffusion"}
+    classes: "classification", records: "classification", numbers: "regression", tiny.lm: "lm", tiny.diffusion: "diffusion",
+    fitted: "fitted_classifier"}
