@@ -72,7 +72,8 @@ def sweep(folder: Path, everything: bool = False) -> list[Path]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):   # what cannot be taken away now is so the next time
+                path.unlink(missing_ok=True)
         swept.append(path)
     return swept
 
@@ -132,9 +133,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, to last."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for one in reversed(missing):
-        sync(one.parent)
+    with space(path):
+        path.mkdir(parents=True, exist_ok=True)
+        for one in reversed(missing):
+            sync(one.parent)
 
 
 def move(source: Path, target: Path) -> None:
@@ -177,7 +179,8 @@ def refuse_pickle(path: Path, instead: str, allowed: bool, permit: str = "set al
 
 def private_folder(path: Path) -> Path:
     """A folder that only the user may enter; made when it does not exist."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with space(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 

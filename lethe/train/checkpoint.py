@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lethe.core.files import atomic
+from lethe.core.files import atomic, space
 from lethe.errors import CheckpointCorrupted
 
 
@@ -36,7 +36,8 @@ class Checkpoints:
     def finish(self, call: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         self._save(f"call-{call}", tensors, meta)
         if self.folder is not None:
-            (self.folder / "current.safetensors").unlink(missing_ok=True)
+            with space(self.folder):
+                (self.folder / "current.safetensors").unlink(missing_ok=True)
 
     def current(self, call: int, plan: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """State of the call in progress. CheckpointCorrupted when it belongs to a run of another plan."""
