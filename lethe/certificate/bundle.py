@@ -25,7 +25,7 @@ from lethe.certificate.inventory import PARAGRAPHS
 from lethe.core.files import new_folder, sweep
 from lethe.errors import LetheError, RequestError
 from lethe.ledger.discretion import secrets
-from lethe.results.folder import cache_of, model_folder
+from lethe.results.folder import cache_of, kept
 
 if TYPE_CHECKING:
     from lethe.ledger import Ledger
@@ -121,7 +121,8 @@ def _documents(run: Path, results: Results, case: Scenario, row: Row,
     from lethe.certificate.weights import weights_hash
     from lethe.ledger.rows import digests
 
-    folder = model_folder(run, case.name, row.name)
+    inside = kept(run / "models", case.name, [one.name for one in results.scenarios]) if case.name else run / "models"
+    folder = kept(inside, row.name, [one.name for one in case.subjects])
     if not folder.is_dir():
         raise RequestError(f"{folder} does not exist: the run did not save this model, so there is nothing to certify. Repeat "
                            "it with `lethe run … --again`, or `lethe compare … --export --again`.")

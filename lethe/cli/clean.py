@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lethe.cli.common import Cache, Json, show
+from lethe.cli.common import Cache, Working, show, working
 from lethe.core.user_files import reason
-from lethe.errors import StorageError
+from lethe.errors import RequestError, StorageError
 from lethe.results.folder import cache_of
+from lethe.work.lock import held
+
+if TYPE_CHECKING:
+    from lethe.work.options import Options
+    from lethe.work.request import Request
 
 DAY = 86400.0
 MADE = (".safetensors", ".npy", ".npz", ".json", ".jsonl", ".tmp")   # what caches hold; any other file is somebody else's
@@ -27,25 +32,34 @@ class Kept:
     days: float
 
 
-def clean(output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"), cache: Cache = None,
+@working
+def clean(common: Working, request: Annotated[Path | None, typer.Argument(metavar="[REQUEST|RUN]", help="Only the "
+          "models that it reads; its data must be there.")] = None,
+          output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"), cache: Cache = None,
           older: Annotated[float, typer.Option("--older-than", min=0, help="Only what was not changed for so many days.")] = 0.0,
-          yes: Annotated[bool, typer.Option("--yes", help="Delete it; else it is only listed.")] = False,
-          as_json: Json = False) -> None:
+          yes: Annotated[bool, typer.Option("--yes", help="Delete it; else it is only listed.")] = False) -> None:
     """List, and with --yes delete, the trained models in the cache: they have seen the data, what was forgotten included.
 
     lethe clean
     lethe clean --older-than 30 --yes
+    lethe clean runs/0a1b2c --yes
     """
-    place = cache or cache_of(output / "run")
-    found = kept(place, older)
+    if request is not None:
+        asked = common.request(request, [])
+        output = request.parent if request.is_dir() else Path(asked.output)
+        place, mine = cache or cache_of(output / "run"), _read_by(replace(asked, output=str(output)), common.options(cache=cache))
+    else:
+        place, mine = cache or cache_of(output / "run"), None
+    found = [one for one in kept(place, older) if mine is None or one.path.resolve() in mine]
     if yes:
+        _refuse_at_work(output, place)
         for one in found:
             try:
                 one.path.unlink(missing_ok=True)
             except OSError as error:
                 raise StorageError(f"{one.path} cannot be deleted ({reason(error)}), so it and what follows it in the list of "
                                    "lethe clean is still there. Correct its rights, then repeat.") from None
-    if as_json:
+    if common.as_json:
         files = [{"path": str(one.path), "bytes": one.bytes, "days": round(one.days, 2)} for one in found]
         show({"cache": str(place), "deleted": yes, "files": files}, True)
         return
@@ -53,6 +67,21 @@ def clean(output: Annotated[Path, typer.Option(help="The folder of the runs.")] 
         print(f"{one.bytes / 1e6:9.1f} MB  {one.days:6.1f} days  {one.path}")
     total = sum(one.bytes for one in found) / 1e6
     print(f"{len(found)} files, {total:.1f} MB in {place}: " + ("deleted" if yes else "nothing was deleted; --yes deletes them"))
+
+
+def _read_by(request: Request, options: Options) -> set[Path]:
+    """The files of the cache that a request reads; models that other requests read as well are among them."""
+    from lethe.work.pool import cached
+
+    return {path.resolve() for path in cached(request, options)}
+
+
+def _refuse_at_work(output: Path, place: Path) -> None:
+    """RequestError while a run beside the cache, or the training of an original in it, is at work."""
+    for path in (*output.glob(".*.lock"), *place.glob("original/*.lock")):
+        if holder := held(path):
+            raise RequestError(f"{holder} holds {path}, so what it works with would be deleted; nothing was. Wait for its end "
+                               "or stop it.")
 
 
 def kept(place: Path, older: float) -> list[Kept]:

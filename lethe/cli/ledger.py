@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import get_args
 
+from lethe.core.catalogue import entries
+from lethe.core.evidence import Ending
 from lethe.core.files import write_text
-from lethe.errors import RequestError
+from lethe.errors import RequestError, unknown_name
 from lethe.ledger import Ledger
 from lethe.ledger.search import Filters
 from lethe.results.folder import LEDGER
@@ -15,11 +19,12 @@ from lethe.results.folder import LEDGER
 def show_results(output: Path, method: str | None, family: str | None, verdict: str | None, export: Path | None, verify: bool,
                  head: str | None, as_json: bool) -> None:
     """List, filter, export or verify the ledger beside the run folders."""
+    filters: Filters = {"method": method, "family": family, "verdict": verdict}
     path = output / LEDGER
+    _check(filters, Ledger(path) if path.exists() else None)
     if not path.exists():
         raise RequestError(f"{path} does not exist: no run was made here yet. Start with: lethe compare presets/demo.yaml")
     ledger = Ledger(path)
-    filters: Filters = {"method": method, "family": family, "verdict": verdict}
     if verify or head is not None:
         print(verified(ledger, head))
     elif export is not None:
@@ -30,6 +35,19 @@ def show_results(output: Path, method: str | None, family: str | None, verdict: 
     else:
         for run in ledger.listed(**filters):
             print("  ".join(str(run.get(key, "")) for key in ("created", "id", "status", "family", "title")))
+
+
+def _check(filters: Filters, ledger: Ledger | None) -> None:
+    """UnknownName for a method, family or verdict that neither Lethe nor the ledger knows."""
+    method, family, verdict = filters.get("method"), filters.get("family"), filters.get("verdict")
+    asked: list[tuple[str, str | None, Collection[str], Filters]] = [
+        ("method", method, entries("methods") if method else (), {"method": method}),
+        ("family", family, entries("families") if family else (), {"family": family}),
+        ("verdict", verdict, get_args(Ending), {"verdict": verdict})]
+    for what, name, names, alone in asked:
+        # the ledger may have runs of a method that was uninstalled
+        if name is not None and name not in names and (ledger is None or not ledger.listed(**alone)):
+            raise unknown_name(what, name, names)
 
 
 def verified(ledger: Ledger, head: str | None) -> str:

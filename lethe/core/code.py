@@ -15,8 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lethe.core.source_text import HOUSE, located
 from lethe.core.trust import require_code
 from lethe.errors import ModelError, RequestError, nearest
+
+_OFFERED: list[Callable[..., Any]] = []
 
 
 def named(code: str, option: str = "model.code") -> Callable[..., Any]:
@@ -25,6 +28,8 @@ def named(code: str, option: str = "model.code") -> Callable[..., Any]:
     if not colon or not where or not name:
         raise RequestError(f"{option} = {code!r} names no function, so nothing was started. Write "
                            "path/to/file.py:function.")
+    if (ours := _ours(where, name)) is not None:
+        return ours
     require_code(where, option)
     module = _imported(where, option)
     if not callable(getattr(module, name, None)):
@@ -33,6 +38,12 @@ def named(code: str, option: str = "model.code") -> Callable[..., Any]:
                            f"{', '.join(known) or 'nothing callable'}.")
     found: Callable[..., Any] = getattr(module, name)
     return found
+
+
+def offered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function of Lethe that any request may name: `lethe.models.exact:ensemble`. It must be harmless by itself."""
+    _OFFERED.append(function)
+    return function
 
 
 def identity(function: Callable[..., Any]) -> str:
@@ -49,6 +60,15 @@ def identity(function: Callable[..., Any]) -> str:
         held = cell.cell_contents
         state.update(repr(held).encode() if isinstance(held, (str, int, float, bool, tuple, type(None))) else b"")
     return state.hexdigest()[:16]
+
+
+def _ours(where: str, name: str) -> Callable[..., Any] | None:
+    """The function of Lethe that is offered under this name; None when there is none, or it is no module of Lethe."""
+    parts = where.split(".")
+    if parts[0] != HOUSE.name or "__main__" in parts or not all(map(str.isidentifier, parts)) or located(where) is None:
+        return None
+    found = getattr(importlib.import_module(where), name, None)
+    return next((one for one in _OFFERED if one is found), None)
 
 
 def _imported(where: str, option: str) -> ModuleType:

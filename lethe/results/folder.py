@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from lethe.core.names import folder_name
@@ -21,9 +22,12 @@ def models_folder(run: Path, scenario: str) -> Path:
     return run / "models" / folder_name(scenario) if scenario else run / "models"
 
 
-def model_folder(run: Path, scenario: str, label: str) -> Path:
-    """Where the model of one row is written."""
-    return models_folder(run, scenario) / folder_name(label)
+def kept(place: Path, name: str, names: Collection[str]) -> Path:
+    """Where the folder of `name`, one of `names`, is read below `place`: where it is written now or, where only this name can be
+    meant, where runs of before wrote it, with - for a space (`salun (2)` -> `salun-(2)`)."""
+    now, before = place / folder_name(name), name.replace(" ", "-")
+    alone = "/" not in before and sum(before in (other.replace(" ", "-"), folder_name(other)) for other in names) == 1
+    return place / before if alone and not now.exists() and (place / before).is_dir() else now
 
 
 def unfinished(run: Path) -> Path:

@@ -54,6 +54,22 @@ def tidied(path: Path) -> None:
             os.close(handle)
 
 
+def held(path: Path) -> str:
+    """Who holds a lock; '' where nobody does."""
+    if not path.exists():
+        return ""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return "" if _dead(path) else _holder(path)
+    finally:
+        os.close(handle)
+    return ""
+
+
 def _taken(path: Path) -> int | None:
     """The open lock file, locked and signed; None while another process has it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -144,6 +144,11 @@ def original_of(job: Job, opened: Opened, options: Options) -> nn.Module:
     return opened.model or trained(opened, job.settings, job.cache, options)
 
 
+def original_files(job: Job, opened: Opened) -> list[Path]:
+    """The file of the cache in which the original is kept, where it is trained here."""
+    return [] if opened.model is not None or opened.recipe is None else [_training(opened, job.settings, job.cache)[1]]
+
+
 def trained(opened: Opened, settings: Settings, cache: Path, options: Options) -> nn.Module:
     """The original model, trained by the recipe on everything, from the cache if it is there."""
     assert opened.recipe is not None

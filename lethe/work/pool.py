@@ -20,7 +20,7 @@ from lethe.pools.take import Take
 from lethe.work.audit import judged, shadows_of
 from lethe.work.door.door import Door, attend
 from lethe.work.job import Job, Run, resolve
-from lethe.work.open import prepare, read
+from lethe.work.open import original_files, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -72,6 +72,13 @@ def places(request: Request, options: Options, scenario: str | None = None, what
         for wanted in needed(job, scene.task, scene.runs, options, what) if scenario in (None, name) else ():
             found += [Place(name, wanted, member, member.file(job.cache / FOLDER)) for member in wanted.members()]
     return found
+
+
+def cached(request: Request, options: Options) -> list[Path]:
+    """The models of the cache that the request reads, whether they are there or not: the original, then its pools."""
+    job = resolve(request, options)
+    opened = read(job, options)
+    return [*original_files(job, opened), *(place.file for place in places(request, options, original=False))]
 
 
 def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: str = "all") -> list[Wanted]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import yaml
 
 from lethe.core.catalogue import Entry, entries, record
 from lethe.core.config import build, digest, plain
-from lethe.core.files import new_folder
+from lethe.core.files import new_folder, write_text
 from lethe.core.seeds import derive
 from lethe.core.split import Split, concat
 from lethe.errors import NeedsUnmet, OutputExists, RequestError, unknown_name
 from lethe.models.opened import Opened
 from lethe.train.loop import Loop
+from lethe.work.beside import bring
 from lethe.work.job import resolve
 from lethe.work.open import identified, read
 from lethe.work.options import Options
@@ -52,13 +54,16 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     served = module.served(state, base)
     with new_folder(output) as place:
         state.save(place, served, task.save_model)
-        text = _next(request, name, cfg, state.manifest.details.get("head"), output)
-        (place / "request.yaml").write_text(text, encoding="utf-8")
+        asked, foreign = bring(_next(request, name, cfg, state.manifest.details.get("head"), output), place, output.resolve())
+        flag = " --allow-code" if foreign else ""
+        command = f"lethe run {shlex.quote(str(output / 'request.yaml'))} 'forget={{ids: […]}}'{flag}"
+        text = f"# Delete records from the model beside this file:  {command}\n"
+        write_text(place / "request.yaml", text + str(yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)))
     shutil.rmtree(folder, ignore_errors=True)
     return {"folder": str(output), "method": name, "records": len(records), "shards": cfg.shards,
             "slices": getattr(cfg, "slices", 1), "stages": len(getattr(state, "stages", state.manifest.hit)),
             "steps": loop.cost.steps, "seconds": round(loop.elapsed(), 1),
-            "next": f"lethe run {output / 'request.yaml'} 'forget={{ids: […]}}'"}
+            "next": command}
 
 
 def _method(name: str, family: str, output: Path) -> Entry:
@@ -83,9 +88,9 @@ def _records(opened: Opened) -> Split:
     return concat([opened.splits["retain"], opened.splits["forget"]], "train")
 
 
-def _next(request: Request, name: str, cfg: Any, head: str | None, output: Path) -> str:
+def _next(request: Request, name: str, cfg: Any, head: str | None, output: Path) -> dict[str, Any]:
     """The request with which records are deleted from the new model: it lacks only `forget`."""
-    asked = plain(request)
+    asked: dict[str, Any] = plain(request)
     whole = output.resolve()
     built = {key: request.model[key] for key in ("zoo", "code", "options") if request.model.get(key)}
     asked["model"] = {"code": "lethe.models.exact:ensemble", "options": {"members": cfg.shards, "head": head, **built},
@@ -98,5 +103,4 @@ def _next(request: Request, name: str, cfg: Any, head: str | None, output: Path)
     asked["accept"] = sorted({*request.accept, "provenance"})   # its shares were split off before the training
     for key in ("recipe", "forget", "scenarios"):   # its training is no recipe: references would be trained otherwise
         asked.pop(key, None)
-    return (f"# Delete records from the model beside this file:  lethe run {output / 'request.yaml'} 'forget={{ids: […]}}'\n"
-            + str(yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)))
+    return asked

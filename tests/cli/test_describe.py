@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +122,13 @@ def test_listing_and_describing_import_no_torch() -> None:
 def test_a_need_that_nothing_has_proposes_the_nearest() -> None:
     found = CliRunner().invoke(app, ["methods", "--without", "retian"])
     assert isinstance(found.exception, UnknownName) and "did you mean retain?" in str(found.exception)
+
+
+@pytest.mark.parametrize(("option", "wrong", "near"), [
+    ("--method", "salum", "salun"), ("--family", "regresion", "regression"), ("--verdict", "insde", "inside")])
+def test_a_filter_of_results_that_nothing_has_proposes_the_nearest(option: str, wrong: str, near: str, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["results", "--output", str(tmp_path), option, wrong])
+    assert isinstance(found.exception, UnknownName) and f"did you mean {near}?" in str(found.exception)
 
 
 def test_every_text_is_written_and_read_as_utf_8_whatever_the_locale() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from typer.testing import CliRunner
 from lethe.cli.main import app
 from lethe.data.load import load
 from lethe.errors import DataError, ModelError, NeedsUnmet, OutputExists, RequestError, UnknownName
+from lethe.work.beside import bring
 from lethe.work.execute import Options
 from lethe.work.request import parse
 from lethe.work.train import train
@@ -54,6 +58,38 @@ def test_sisa_from_a_request(tmp_path: Path) -> None:
     told = train(parse(content), "sisa", tmp_path / "model", Options())
     assert told["stages"] == 4 and (tmp_path / "model" / "manifest.json").exists()
     assert not list((tmp_path / "runs" / ".cache" / "exact").glob("*"))   # what a killed run goes on from is gone
+
+
+def test_what_the_next_line_says_works_on_the_command_line_without_a_flag(tmp_path: Path) -> None:
+    net = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    (tmp_path / "net.py").write_text(net)
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump({**CONTENT, "model": {"code": "net.py:make"}, "accept": ["score"]}))
+
+    def lethe(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "lethe", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    told = json.loads(lethe("train", "request.yaml", "--output", "model", "--json").stdout)
+    assert "--allow-code" not in told["next"]
+    (tmp_path / "net.py").unlink()   # it lies beside the new request
+    found = lethe(*shlex.split(told["next"].replace("ids: […]", "index: [0]"))[1:], "--dry-run")
+    assert found.returncode == 0, found.stderr
+    asked = yaml.safe_load((tmp_path / "model" / "request.yaml").read_text())
+    (tmp_path / "model" / "request.yaml").write_text(
+        yaml.safe_dump({**asked, "model": {**asked["model"], "code": "lethe.models.exact:factory"}}))
+    assert "CodeRefused" in lethe("run", "model/request.yaml", "forget={index: [0]}", "--dry-run").stderr
+
+
+def test_code_that_imports_what_lies_beside_it_stays_there(tmp_path: Path) -> None:
+    for name, text in (("one.py", "import math\n"), ("two.py", "from one import x\n"), ("three.py", "from . import one\n")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "new").mkdir()
+    for name, brought in (("one", True), ("two", False), ("three", False)):
+        code = f"{tmp_path}/{name}.py:make"
+        content, foreign = bring({"model": {"code": code}, "title": code}, tmp_path / "new", Path("/final"))
+        assert content == {"model": {"code": f"/final/{name}.py:make" if brought else code}, "title": code}
+        assert foreign is not brought and (tmp_path / "new" / f"{name}.py").exists() is brought
+    assert bring({"model": {"code": "package.module:make"}}, tmp_path / "new", Path("/final"))[1]
+    assert not bring({"model": {"code": "lethe.models.exact:ensemble"}, "data": {"path": "a.csv"}}, tmp_path, tmp_path)[1]
 
 
 @pytest.mark.parametrize(("name", "change", "error", "words"), [
