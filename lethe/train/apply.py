@@ -24,7 +24,7 @@ from lethe.errors import NeedsUnmet
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.stop import Stop
-from lethe.train.watchdog import NEEDS, Watchdog, usual
+from lethe.train.watchdog import NEEDS, Watchdog, watching
 
 NOTHING: Final = "nothing changed: every weight is the original's, bit for bit, so nothing was forgotten"
 
@@ -60,8 +60,7 @@ def perform(
 ) -> Outcome:
     """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as requested."""
     view = task.granted(record.needs, record.uses)
-    watch = watchdog if isinstance(watchdog, Watchdog) else None if watchdog is False else usual(task)
-    watch = None if record.mechanism == "exact" else watch   # what retraining loses is no fault
+    watch = watching(watchdog, record.mechanism, task)
     watched = task.granted(NEEDS) if watch else view
     made_of = "" if folder is None else identity_of(task, record.name, cfg, modifiers)
     loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched, made_of)

@@ -26,6 +26,7 @@ from lethe.core.config import Count, Natural, Positive, config
 from lethe.core.modules import named_tensors
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Fall
+from lethe.core.registry import Mechanism
 from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -223,9 +224,13 @@ def small(task: Task) -> bool:
     return len(task.forget) < SMALL * (len(task.forget) + len(task.retain))
 
 
-def usual(task: Task) -> Watchdog | None:
-    """The watchdog of a run that names none: on where there are data to score on."""
-    return Watchdog() if task.has("retain") or task.has("holdout") else None
+def watching(asked: Watchdog | bool | None, mechanism: Mechanism, task: Task) -> Watchdog | None:
+    """The watchdog of a method's run: the one asked for, or the usual one where there are data to score on. None for exact
+    methods: what retraining loses is no fault."""
+    if asked is False or mechanism == "exact":
+        return None
+    usual = Watchdog() if task.has("retain") or task.has("holdout") else None
+    return asked if isinstance(asked, Watchdog) else usual
 
 
 

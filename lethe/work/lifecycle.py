@@ -4,8 +4,8 @@
     .HASH.unfinished  where it is made: checkpoints, models, results.json; whoever repeats the command goes on from there
     HASH              the finished run, which appears whole or not at all; `--again` keeps it until the new one is whole
 
-A process may die between any two of these steps. Each is told apart from the others by what is on the disk, so a repeat
-completes it: with results.json beside, the work is done; with its digests in the ledger, only the swap is missing.
+A process may die between any two of these steps. The disk shows which one was the last, so a repeat completes the rest:
+with results.json beside, the work is done; with its digests in the ledger, only the swap is missing.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from lethe.pools.needed import of_reproduction, of_shadows, of_yardstick
 from lethe.pools.pool import FOLDER, Wanted
 from lethe.pools.strategy import chosen
 from lethe.pools.take import Take
+from lethe.train.watchdog import Watchdog, watching
 from lethe.work.audit import judged, shadows_of
 from lethe.work.door.door import Door, attend
 from lethe.work.job import Job, Run, resolve
@@ -87,7 +88,7 @@ def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: st
     found = of_yardstick(task, judging.references, settings.seed, settings.device) if what != "shadows" else []
     if found and reproduction.wanted(task):
         found.append(of_reproduction(task, settings.seed, settings.device))
-    task = expected(task, runs)
+    task = expected(task, runs, job.watchdog)
     shadows = shadows_of(job, task, options) if what != "references" else None
     if shadows is not None:
         depth = "deep" if judging.named else judging.depth
@@ -97,12 +98,14 @@ def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: st
     return found
 
 
-def expected(task: Task, runs: Sequence[Run]) -> Task:
-    """The task as audits will most likely see it: without the unseen data that a method declares, or a search uses.
+def expected(task: Task, runs: Sequence[Run], watchdog: Watchdog | bool | None) -> Task:
+    """The task as audits will most likely see it: without the unseen data that a method declares, its watchdog scores on, or a
+    search uses.
 
     Only the run itself knows what a method took; where this is wrong, the run trains the shadows that are missing.
     """
-    unseen = task.has("holdout") and any({"holdout", "holdout?"} & run.record.needs for run in runs)
+    unseen = task.has("holdout") and any(
+        {"holdout", "holdout?"} & run.record.needs or watching(watchdog, run.record.mechanism, task) for run in runs)
     return judged(task, unseen, any(run.method == "auto" for run in runs))
 
 

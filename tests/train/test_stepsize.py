@@ -17,7 +17,7 @@ from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop, Settings, Term
 from lethe.train.run import Run
 from lethe.train.step_size import SHRINK, StepSize
-from lethe.train.watchdog import Watchdog, usual
+from lethe.train.watchdog import Watchdog, watching
 
 TASK = TASKS["classification"]()
 WATCHDOG = Watchdog(checks=20)
@@ -91,7 +91,7 @@ def test_a_run_that_was_killed_after_lowering_ends_in_the_same_bits(tmp_path: Pa
 
 def test_the_usual_guard_is_on_where_there_are_data_and_can_be_turned_off() -> None:
     lonely = Classification(TASK.copy_of_original(), {"forget": TASK.forget})
-    assert usual(TASK) == Watchdog() and usual(lonely) is None
+    assert watching(None, "ascent", TASK) == Watchdog() and watching(None, "ascent", lonely) is None
     safe = lethe.forget(TASK, "gradient_ascent", lr=1e30, clip=None, progress=False)
     with pytest.raises(lethe.errors.Diverged):
         lethe.forget(TASK, "gradient_ascent", lr=1e30, clip=None, progress=False, watchdog=False)

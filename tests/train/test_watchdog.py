@@ -25,7 +25,7 @@ from lethe.results import schema
 from lethe.train.apply import apply, fitting, same_weights
 from lethe.train.gauge import LEAST, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
-from lethe.train.watchdog import Watch, Watchdog, small, usual
+from lethe.train.watchdog import Watch, Watchdog, small, watching
 
 
 class Linear(nn.Module):
@@ -160,7 +160,7 @@ def test_unseen_data_are_looked_at_where_they_are_and_only_of_classes_that_stay(
     parts = Watch(Watchdog(), task, "cpu", 0).gauge.parts
     assert gone not in parts["holdout"].columns["y"].tolist() and len(parts["holdout"]) > 0
     lonely = Classification(whole.copy_of_original(), {"forget": whole.forget})
-    assert usual(lonely) is None
+    assert watching(None, "ascent", lonely) is None
     with pytest.raises(NeedsUnmet, match="watchdog"):
         Loop(lonely, watchdog=Watchdog()).start()
 

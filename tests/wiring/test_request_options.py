@@ -31,11 +31,11 @@ REQUEST: dict[str, Any] = {
     "modifiers": {"average": "ema"},
     "watchdog": ({"recipe": {"epochs": 20.0, "lr": 0.01}, "method": {"name": "gradient_ascent", "epochs": 20.0,
                                                                                 "lr": 1.0}}, False),
-    "seed": 1, "seeds": 2}
+    "seed": 1, "seeds": 2, "objective": "behaviour"}
 PLAN: dict[str, Any] = {
     "depth": ({"audits": []}, "standard"), "references": 3, "shadows": ({**POOL, "audits": ["rmia"], "depth": "deep"}, 8),
     "audits": ["scores", "layers"], "neighbours": 8, "strategy": ({**POOL, "strategy": "serial"}, "processes"),
-    "margins": ({"references": 3}, {"forget_accuracy": 0.5})}
+    "margins": ({"references": 3}, {"forget_accuracy": 0.5}), "max_loss": 0.2}
 SLOW = ("depth", "shadows")
 
 FIELDS = [pytest.param(field.name, marks=pytest.mark.slow if field.name in SLOW else ()) for cls in (Request, AuditPlan)
