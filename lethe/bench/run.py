@@ -1,78 +1,152 @@
-"""Run a suite and keep its numbers: every method as a user runs it, one file each in `measured/`."""
+"""Run a suite and keep its numbers: every method as a user runs it, one file each in `measured/`.
+
+The work is cut into units (`lethe.bench.unit`), which any number of processes share. First the originals and the retrained
+models of every problem, then method by method, each on all problems: what is cut off leaves whole methods. The file of a method
+is written as soon as all seeds of a problem are there; a repeated command reads finished units from their run folders.
+"""
 
 from __future__ import annotations
 
-import math
+import fnmatch
+import itertools
+import multiprocessing
 import shlex
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lethe.bench.suite import HERE, Suite, read
+from lethe.bench.summary import numbers, reasons
+from lethe.bench.unit import FACTS, Finding, Setting, Unit, measure
+from lethe.core.catalogue import entries
+from lethe.errors import RequestError, WorkerDied, nearest
 from lethe.results import measured
-from lethe.results.measured import Number
-from lethe.results.schema import Results, Row
-from lethe.work.execute import carry_out
 from lethe.work.options import Options
 
+BEAT = 0.5   # seconds between two looks at the stop token
 
-def run(name: str, overrides: Sequence[str], options: Options, place: Path | None = None) -> list[Path]:
-    """Carry out the suite and write its numbers; the files that changed. Finished requests are not repeated.
 
-    place  folder of the files; default: `measured/` beside the package
+@dataclass(frozen=True)
+class Ran:
+    """What a suite left. written: the files; absent: problem -> why it could not be measured here."""
+
+    written: list[Path] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def run(name: str, overrides: Sequence[str], options: Options, place: Path | None = None, workers: int = 1) -> Ran:
+    """Carry out the suite and write its numbers. Finished units are not repeated.
+
+    place    folder of the files; default: `measured/` beside the package
+    workers  processes, one thread each; more of them give the same bits as one
     """
-    suite, options = read(name), replace(options, data_root=options.data_root or HERE)
-    found: dict[str, list[Results]] = {}
-    for problem, request in suite.problems(overrides):
-        options.stop.check()
-        options.say(f"{name}: {problem}, seed {request.seed}")
-        report = carry_out(request, options)
-        if report is not None:   # under torchrun only the first process has the results
-            found.setdefault(problem, []).append(report.results)
+    suite = read(name)
+    require_reported(suite)
+    bare = [Unit(problem, request) for problem, request in suite.problems(overrides)]
     command = shlex.join(["lethe", "bench", name, *(one for one in overrides if not one.startswith("output="))])
-    written = []
-    for problem, results in found.items():
-        for method, numbers in summary(f"{name}: {problem}", results, suite, command).items():
-            known = measured.read(method, place)
-            written.append(measured.write(measured.replaced(known, f"{name}: {problem}", numbers), place))
-    return sorted(set(written))
+    setting = Setting(options.data_root or HERE, options.command, options.again, options.allow_pickle, options.cache)
+    with Crew(setting, options, workers) as crew:
+        made = {(found.problem, found.seed): found for found in crew.done(bare)}
+        absent = {found.problem: found.absent for found in made.values() if found.absent}
+        for problem, why in absent.items():
+            options.warn(f"{name}: {problem} is left out: {why}")
+        _require_found(suite, [found for found in made.values() if not found.absent])
+        units = _units([unit for unit in bare if unit.problem not in absent], made)
+        seeds = Counter((unit.problem, unit.asked) for unit in units)
+        held: dict[tuple[str, str], list[Finding]] = {}
+        written = set()
+        for found in crew.done(units):
+            mine = held.setdefault((found.problem, found.method), [])
+            mine.append(found)
+            if len(mine) == seeds[found.problem, found.method]:
+                title, some = f"{name}: {found.problem}", sorted(mine, key=lambda one: one.seed)
+                known = measured.read(found.method, place)
+                written.add(measured.write(measured.replaced(
+                    known, title, numbers(title, some, suite.keep, command), reasons(title, some)), place))
+    return Ran(sorted(written), absent)
 
 
-def summary(problem: str, results: Sequence[Results], suite: Suite, command: str) -> dict[str, tuple[Number, ...]]:
-    """The numbers of each method at its defaults (the first variant) over the results of all seeds."""
-    rows: dict[str, list[Row]] = {}
-    controls: dict[str, list[Row]] = {"original": [], "retrained": []}
-    for result in results:
-        for row in result.scenarios[0].subjects:
-            if row.role in controls:
-                controls[row.role].append(row)
-            elif row.variant == 1:
-                rows.setdefault(row.method, []).append(row)
-    commit = str(results[0].versions.get("git", "unknown"))
-    return {method: tuple(_number(problem, metric, mine, controls, command, commit) for metric in suite.keep)
-            for method, mine in rows.items()}
+def _units(bare: Sequence[Unit], made: dict[tuple[str, int], Finding]) -> list[Unit]:
+    """Every method of every problem and seed: methods outside, problems in the order of the suite inside."""
+    asked = [(unit, method) for unit in bare for method in _methods(unit, made[unit.problem, unit.request.seed])]
+    order = list(dict.fromkeys(str(method["name"]) for _, method in asked))
+    return [Unit(unit.problem, unit.request, method)
+            for unit, method in sorted(asked, key=lambda one: order.index(str(one[1]["name"])))]
 
 
-def _number(problem: str, metric: str, rows: Sequence[Row], controls: Mapping[str, Sequence[Row]], command: str, commit: str
-            ) -> Number:
-    values = _values(metric, rows)
-    untouched, retrained = (_mean(_values(metric, controls[role])) for role in ("original", "retrained"))
-    return Number(
-        problem=problem, metric=metric, mean=_mean(values), sd=_rounded(statistics.stdev(values)) if len(values) > 1 else None,
-        seeds=len(values), failed=sum(row.error is not None for row in rows), untouched=untouched, retrained=retrained,
-        command=command, commit=commit,
-    )
+def _methods(unit: Unit, made: Finding) -> list[dict[str, Any]]:
+    """The first variant of every method that a unit's request names; of `all`, those that the problem can serve."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in unit.request.methods:
+        for method in ({"name": name} for name in made.able) if one["name"] == "all" else [one]:
+            found.setdefault(str(method["name"]), method)
+    return list(found.values())
 
 
-def _values(metric: str, rows: Iterable[Row]) -> list[float]:
-    found = (item.value for row in rows for item in row.evidence if item.metric == metric)
-    return [value for value in found if value is not None and math.isfinite(value)]
+def require_reported(suite: Suite) -> None:
+    """RequestError for a metric to keep that no audit reports."""
+    known = {*FACTS, *(metric for entry in entries("audits").values() for metric in entry.facts.get("metrics", ()))}
+    for metric in suite.keep:
+        if not any(fnmatch.fnmatch(metric, one) for one in known):
+            raise RequestError(f"keep names {metric!r}, which no audit reports{nearest(metric, known)}, so nothing was started. "
+                               f"lethe audits lists the metrics; every row has {', '.join(FACTS)}.")
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return _rounded(statistics.fmean(values)) if values else None
+def _require_found(suite: Suite, made: Sequence[Finding]) -> None:
+    """The same for one that no audit of these requests reports, as soon as the originals are measured."""
+    found = {*FACTS, *itertools.chain.from_iterable(one.untouched for one in made)}
+    for metric in suite.keep if made else ():
+        if metric not in found:
+            raise RequestError(f"keep names {metric!r}, which no audit of these requests reports{nearest(metric, found)}, so no "
+                               f"method was measured. Reported: {', '.join(sorted(found))}.")
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+class Crew:
+    """Processes that do units; with one worker this process does them."""
+
+    def __init__(self, setting: Setting, options: Options, workers: int) -> None:
+        self.setting, self.options, self.workers = setting, options, workers
+        self.pool = None if workers == 1 else ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_alone)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)   # a unit that is being done is finished
+
+    def done(self, units: Sequence[Unit]) -> Iterator[Finding]:
+        """The finding of every unit, as soon as it is known."""
+        if self.pool is None:
+            for number, unit in enumerate(units, 1):
+                self.options.stop.check()
+                self._say(number, units, unit)
+                yield measure(unit, self.setting)
+            return
+        waiting: dict[Future[Finding], Unit] = {self.pool.submit(measure, unit, self.setting): unit for unit in units}
+        number = 0
+        while waiting:
+            self.options.stop.check()
+            ended, _ = wait(waiting, timeout=BEAT, return_when=FIRST_COMPLETED)
+            for future in ended:
+                number, unit = number + 1, waiting.pop(future)
+                self._say(number, units, unit)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    raise WorkerDied(f"a process died during {unit.name} (out of memory, or killed), so the suite is not "
+                                     "complete. Repeat the command: finished units are not repeated.") from None
+
+    def _say(self, number: int, units: Sequence[Unit], unit: Unit) -> None:
+        self.options.say(f"{number}/{len(units)}  {unit.name}")
+
+
+def _alone() -> None:
+    """A worker: Ctrl-C is for the process that leads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

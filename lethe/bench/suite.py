@@ -13,7 +13,7 @@ from typing import Any
 
 from lethe.core.config import build, config
 from lethe.core.strict_yaml import parse_yaml, read_yaml
-from lethe.errors import unknown_name
+from lethe.errors import RequestError, unknown_name
 from lethe.work.request import Request, parse
 
 HERE = Path(__file__).resolve().parent / "suites"
@@ -28,7 +28,14 @@ class Suite:
     seeds: tuple[int, ...] = (0, 1, 2)     # each trains its own original and references
 
     def problems(self, overrides: Sequence[str] = ()) -> Iterator[tuple[str, Request]]:
-        """(problem, request) for every problem and seed; `overrides` as on the command line. `seeds=[0]` are the suite's."""
+        """(problem, request) for every problem and seed; `overrides` as on the command line. `seeds=[0]` are the suite's.
+
+        `seed=` is refused: every request has the seed of its original.
+        """
+        for one in overrides:
+            if one.startswith("seed="):
+                raise RequestError(f"{one} would be replaced by the seeds of the suite, so nothing was started. Write "
+                                   f"'seeds=[{one.removeprefix('seed=')}]'.")
         given = [one.removeprefix("seeds=") for one in overrides if one.startswith("seeds=[")]
         overrides = [one for one in overrides if not one.startswith("seeds=[")]
         chosen = replace(self, seeds=tuple(parse_yaml(given[-1], "seeds"))).seeds if given else self.seeds

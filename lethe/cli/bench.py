@@ -17,8 +17,18 @@ def listed() -> dict[str, str]:
     return {name: expectation(name) for name in suites()}
 
 
-def measured(name: str, overrides: Sequence[str], options: Options, place: Path | None) -> dict[str, Any]:
-    """Run a suite; the files that were written."""
+def measured(name: str, overrides: Sequence[str], options: Options, place: Path | None, workers: int) -> dict[str, Any]:
+    """Run a suite; the files that were written, and the problems whose data are not here."""
     from lethe.bench.run import run
 
-    return {"suite": name, "written": [str(path) for path in run(name, overrides, options, place)]}
+    ran = run(name, overrides, options, place, workers)
+    return {"suite": name, "written": [str(path) for path in ran.written], **({"left out": ran.absent} if ran.absent else {})}
+
+
+def written_page(name: str, page: Path, place: Path | None) -> dict[str, Any]:
+    """Write the page of a suite from what was measured."""
+    from lethe.bench.page import measured_page
+    from lethe.core.files import write_text
+
+    write_text(page, measured_page(name, place))
+    return {"suite": name, "page": str(page)}

@@ -200,18 +200,27 @@ def triage(common: Working, request: RequestFile, overrides: Overrides = None) -
 def bench(common: Working,
           suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="A suite; none: list them.")] = None,
           overrides: Overrides = None,
-          output: Annotated[Path | None, typer.Option(help="Folder of the numbers; default: measured/.")] = None) -> None:
+          again: Again = False, cache: Cache = None,
+          workers: Annotated[int, typer.Option(min=1, help="Processes that share the work, one thread each.")] = 1,
+          output: Annotated[Path | None, typer.Option(help="Folder of the numbers; default: measured/.")] = None,
+          page: Annotated[Path | None, typer.Option(help="Measure nothing: write what was measured as a page, here.")] = None,
+          ) -> None:
     """Measure every method on a suite of requests, as a user runs it, and keep the numbers by method.
 
     lethe bench
     lethe bench digits 'seeds=[0]' --output measured
+    lethe bench strangers --workers 16
+    lethe bench strangers --page docs/measured.md
     """
     from lethe.cli import bench as command
 
     if suite is None:
         common.show(command.listed())
         return
-    common.show(command.measured(suite, overrides or [], common.options(), output))
+    if page is not None:
+        common.show(command.written_page(suite, page, output))
+        return
+    common.show(command.measured(suite, overrides or [], common.options(again=again, cache=cache), output, workers))
 
 
 def _work(common: Working, path: Path, overrides: list[str] | None, dry_run: bool, again: bool, cache: Path | None, export: bool,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +33,18 @@ class Number(BaseModel):
     commit: str = Field(description="Revision that was run.")
 
 
+class Reason(BaseModel):
+    """Why runs of one problem ended otherwise than the method meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    problem: str = Field(description="Suite and scenario, e.g. 'digits: one class'.")
+    kind: Literal["failed", "ended", "unchanged", "cannot run"] = Field(
+        description="failed: an error; ended: by the watchdog, at the last sound point; unchanged: nothing was; cannot run: the "
+                    "problem lacks what the method needs.")
+    seeds: tuple[int, ...] = Field(description="The seeds of the originals whose runs ended so.")
+    text: str = Field(description="The reason of the first of them, in the words of the run.")
+
+
 class Note(BaseModel):
     """Measurements that no suite repeats, in words."""
 
@@ -48,6 +61,7 @@ class Measured(BaseModel):
     name: str = Field(description="Name of the method, audit or modifier.")
     numbers: tuple[Number, ...] = Field(default=(), description="By problem and metric; rebuilt by lethe bench.")
     notes: tuple[Note, ...] = Field(default=(), description="Measurements in words.")
+    reasons: tuple[Reason, ...] = Field(default=(), description="Why runs ended early, by problem; rebuilt by lethe bench.")
 
 
 def folder() -> Path:
@@ -62,16 +76,19 @@ def read(name: str, place: Path | None = None) -> Measured:
     return Measured.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else Measured(schema=1, name=name)
 
 
-def replaced(known: Measured, problem: str, numbers: tuple[Number, ...]) -> Measured:
-    """The same with all numbers of one problem replaced."""
+def replaced(known: Measured, problem: str, numbers: tuple[Number, ...], reasons: tuple[Reason, ...] = ()) -> Measured:
+    """The same with all numbers and reasons of one problem replaced."""
     others = tuple(number for number in known.numbers if number.problem != problem)
     both = sorted((*others, *numbers), key=lambda number: (number.problem, number.metric))
-    return known.model_copy(update={"numbers": tuple(both)})
+    why = sorted((*(one for one in known.reasons if one.problem != problem), *reasons), key=lambda one: (one.problem, one.kind))
+    return known.model_copy(update={"numbers": tuple(both), "reasons": tuple(why)})
 
 
 def write(measured: Measured, place: Path | None = None) -> Path:
     """Write the file of this name atomically; equal content gives equal bytes."""
     path = (place or folder()) / f"{measured.name}.json"
     data = measured.model_dump(by_alias=True)
+    if not measured.reasons:
+        data.pop("reasons")
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lethe.results.measured import read
 from lethe.work.options import Options
 
 TINY = """# Two methods on a few digits. Seconds.
-keep: [forget_accuracy, holdout_accuracy]
+keep: [holdout_accuracy, points lost]
 seeds: [0, 1]
 requests:
   one class:
@@ -24,7 +25,7 @@ requests:
     data: {kind: digits, holdout: 0.5}
     recipe: {epochs: 2, lr: 1.0e-2}
     forget: {label: 3}
-    method: [finetune, {name: finetune, lr: 1.0e-9}, gradient_ascent]
+    method: [finetune, {name: finetune, lr: 1.0e-9}, gradient_ascent, {name: delete, lr: 1.0e-12}]
     audit: {depth: quick, references: 0, shadows: 0, audits: [scores]}
 """
 
@@ -42,22 +43,68 @@ def test_an_unknown_suite_proposes_the_nearest() -> None:
         suites.read("digit")
 
 
-def test_numbers_are_means_over_originals_at_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.setattr(suites, "HERE", tmp_path)
-    place = tmp_path / "measured"
-    place.mkdir()
-    written = run("tiny", [f"output={tmp_path / 'runs'}"], Options(), place)
-    assert [path.name for path in written] == ["finetune.json", "gradient_ascent.json"]
-    reports = [load(path.parent) for path in sorted(tmp_path.glob("runs/*/results.json"))]
-    assert len(reports) == 2
-    values = [report.value("finetune", "holdout_accuracy") for report in reports]
-    controls = [report.value("original", "holdout_accuracy") for report in reports]
-    number = next(one for one in read("finetune", place).numbers if one.metric == "holdout_accuracy")
+    (tmp_path / "measured").mkdir()
+    return tmp_path
+
+
+def test_numbers_are_means_over_originals_at_the_defaults(tiny: Path) -> None:
+    place, runs = tiny / "measured", f"output={tiny / 'runs'}"
+    written = run("tiny", [runs], Options(), place).written
+    assert [path.name for path in written] == ["delete.json", "finetune.json", "gradient_ascent.json"]
+    reports = [load(path.parent) for path in sorted(tiny.glob("runs/*/results.json"))]
+    assert len(reports) == 8   # two originals, and three methods on each
+    mine = [report for report in reports if report.results.config["method"] == [{"name": "finetune"}]]
+    values = [report.value("finetune", "holdout_accuracy") for report in mine]
+    controls = [report.value("original", "holdout_accuracy") for report in mine]
+    found = {one.metric: one for one in read("finetune", place).numbers}
+    number = found["holdout_accuracy"]
     assert number.problem == "tiny: one class" and number.seeds == 2 and number.failed == 0
     assert number.mean == pytest.approx(statistics.fmean(values), rel=1e-3)
     assert number.untouched == pytest.approx(statistics.fmean(controls), rel=1e-3)
     assert number.retrained is None and number.command == "lethe bench tiny"   # where the runs went does not matter
+    assert found["points lost"].mean == pytest.approx(100 * (statistics.fmean(controls) - statistics.fmean(values)), abs=0.01)
     before = {path: path.read_bytes() for path in written}
-    assert run("tiny", [f"output={tmp_path / 'runs'}"], Options(), place) == written   # from finished runs
+    times = {path: path.stat().st_mtime_ns for path in tiny.glob("runs/*/results.json")}
+    assert run("tiny", [runs], Options(), place).written == written   # from finished runs
     assert {path: path.read_bytes() for path in written} == before
+    assert {path: path.stat().st_mtime_ns for path in tiny.glob("runs/*/results.json")} == times
+
+
+def test_a_row_that_fails_is_a_row(tiny: Path) -> None:
+    run("tiny", [f"output={tiny / 'runs'}", "seeds=[0]"], Options(), tiny / "measured")
+    found = read("delete", tiny / "measured")
+    assert [(one.mean, one.seeds, one.failed) for one in found.numbers] == [(None, 0, 1)] * 2   # no points lost: no model
+    (reason,) = found.reasons
+    assert reason.kind == "unchanged" and reason.seeds == (0,) and "nothing changed" in reason.text
+
+
+def test_processes_find_the_same_bits(tiny: Path) -> None:
+    found = {}
+    for workers in (1, 2):
+        place = tiny / f"measured{workers}"
+        place.mkdir()
+        run("tiny", [f"output={tiny / f'runs{workers}'}", "method=[finetune]"], Options(), place, workers)
+        found[workers] = (place / "finetune.json").read_bytes()
+    assert found[1] == found[2]
+
+
+@pytest.mark.parametrize(("old", "new", "overrides", "words"), [
+    ("keep: [", "keep: [fogotten, ", [], "'fogotten', which no audit reports (did you mean forgotten?"),
+    ("keep: [", "keep: [forget_acuracy, ", [], "no audit of these requests reports (did you mean forget_accuracy?"),
+    ("", "", ["seed=4"], "seeds=[4]"),
+])
+def test_what_would_measure_nothing_is_refused(tiny: Path, old: str, new: str, overrides: list[str], words: str) -> None:
+    (tiny / "tiny.yaml").write_text(TINY.replace(old, new) if old else TINY)
+    with pytest.raises(RequestError, match=re.escape(words)):
+        run("tiny", [f"output={tiny / 'runs'}", *overrides], Options(), tiny / "measured")
+    assert not list((tiny / "measured").iterdir())
+
+
+def test_a_problem_whose_data_are_not_here_is_left_out(tiny: Path) -> None:
+    (tiny / "tiny.yaml").write_text(TINY.replace("kind: digits", "kind: cifar10, parts: test"))
+    ran = run("tiny", [f"output={tiny / 'runs'}", "seeds=[0]"], Options(data_root=tiny), tiny / "measured")
+    assert not ran.written and "images" in ran.absent["one class"]
