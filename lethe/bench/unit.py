@@ -22,7 +22,7 @@ from lethe.work.open import identified, read, scenes_of
 from lethe.work.options import Options
 from lethe.work.request import Request
 
-FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "time")   # in `keep` beside the metrics of audits
+FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "margin", "time")   # in `keep` beside the metrics of audits
 Ending = Literal["failed", "ended", "unchanged", "cannot run"]
 
 
@@ -145,6 +145,8 @@ def _values(rows: Iterable[Row], retraining: float | None) -> Iterator[tuple[str
                 held.setdefault(name, []).append(None if reply == "cannot be judged" else float(reply == "yes"))
             lost = row.answers.useful.lost
             held.setdefault("points lost", []).append(None if lost is None else 100 * lost)
+            margin = row.answers.useful.margin
+            held.setdefault("margin", []).append(None if margin is None else 100 * margin)
         if row.cost.seconds is not None and retraining:
             held.setdefault("time", []).append(row.cost.seconds / retraining)
     for metric, values in held.items():
