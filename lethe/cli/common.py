@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from lethe.cli.presets import request_file
 from lethe.core import trust
 from lethe.errors import LetheError, OutOfRange, nearest
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from lethe.work.request import Request
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-RequestFile = Annotated[Path, typer.Argument(metavar="REQUEST", help="Request file (YAML), e.g. presets/demo.yaml.")]
+RequestFile = Annotated[Path, typer.Argument(metavar="REQUEST", help="Request file (YAML), or a preset: demo.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. method.lr=0.01 seed=3.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
 Again = Annotated[bool, typer.Option("--again", help="Repeat a request that is already done.")]
@@ -67,6 +68,7 @@ class Working:
         """The request of a file or, from its run folder, of a run; code beside it may be run."""
         from lethe.work.request import read
 
+        path = request_file(path)
         run = path.is_dir()
         self.trusting(path.parent.parent if run else path.parent)
         return read(path / "request.yaml" if run else path, overrides or [])

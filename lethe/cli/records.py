@@ -115,14 +115,17 @@ def verify(common: Working, certificate: Annotated[Path, typer.Argument(metavar=
 
 def new(kind: Annotated[str, typer.Argument(help="method | audit")], name: Annotated[str, typer.Argument(help="e.g. foo")],
         family: Annotated[str, typer.Option(help="any, or a family: lethe describe families")] = "any") -> None:
-    """Write a new method or audit and its test, running and failing on purpose.
+    """Write a new method or audit and its test, running and failing on purpose; outside the source tree as a package of its own.
 
     lethe new method foo --family lm
     """
     from lethe.cli.scaffold import write
 
-    for path in write(kind, name, family):
-        print(path)
+    written = write(kind, name, family)
+    for path in written:
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    if written[0].name == "pyproject.toml":
+        print(f"\nLethe finds it once it is installed:  pip install -e ./{written[0].parent.name} && lethe check {name}")
 
 
 def check(name: Annotated[str, typer.Argument(help="A method or an audit.")]) -> None:

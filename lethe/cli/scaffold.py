@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lethe.cli import package
 from lethe.core.catalogue import Entry, entries, find
 from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
@@ -130,7 +131,7 @@ def test_controls() -> None:
 
 
 def write(kind: str, name: str, family: str) -> list[Path]:
-    """The two files of a new method or audit."""
+    """The files of a new method or audit: in the source tree, or elsewhere a package of its own."""
     if kind not in ("method", "audit"):
         raise RequestError(f"{kind!r} cannot be created, so nothing was written. "
                            "Use lethe new method NAME, or lethe new audit NAME.")
@@ -138,18 +139,43 @@ def write(kind: str, name: str, family: str) -> list[Path]:
         raise RequestError(f"{name!r} is not a file name in snake case (a-z, 0-9, _); nothing was written.")
     if family not in ("any", *entries("families")):
         raise unknown_name("family", family, ("any", *entries("families")))
-    folder = HOUSE / f"{kind}s" / (family if family != "any" else "general" if kind == "method" else "")
-    path, test = folder / f"{name}.py", own_tests(f"{kind}s", name)
-    for place in (path, test):
+    if name in entries("methods" if kind == "method" else "audits"):
+        raise OutputExists(f"{kind} {name!r} exists already; nothing was written. Choose another name.")
+    inside = package.in_checkout(Path.cwd())
+    files = _in_house(kind, name, family) if inside else _as_package(kind, name, family, Path.cwd())
+    for place in files:
         if place.exists():
             raise OutputExists(f"{place} exists; it is not overwritten, so nothing was written. Choose another name.")
-    if name in entries(f"{kind}s"):
-        raise OutputExists(f"{kind} {name!r} exists already; nothing was written. Choose another name.")
-    words = {"name": name, "cls": "".join(w.title() for w in name.split("_")), "title": name.replace("_", " ").capitalize(),
-             "family": family, "module": "lethe." + ".".join(path.relative_to(HOUSE).with_suffix("").parts)}
-    write_text(path, (METHOD if kind == "method" else AUDIT).format(**words))
-    write_text(test, (METHOD_TEST if kind == "method" else AUDIT_TEST).format(**words))
-    return [path, test]
+    for place, text in files.items():
+        write_text(place, text)
+    return list(files)
+
+
+def _in_house(kind: str, name: str, family: str) -> dict[Path, str]:
+    """The files of a new one in the source tree: its own and its test."""
+    folder = HOUSE / f"{kind}s" / (family if family != "any" else "general" if kind == "method" else "")
+    path = folder / f"{name}.py"
+    words = _words(name, "lethe." + ".".join(path.relative_to(HOUSE).with_suffix("").parts))
+    return {path: (METHOD if kind == "method" else AUDIT).format(**words),
+            own_tests(f"{kind}s", name): (METHOD_TEST if kind == "method" else AUDIT_TEST).format(**words)}
+
+
+def _as_package(kind: str, name: str, family: str, place: Path) -> dict[Path, str]:
+    """The files of a new one as a package of its own, below `place`."""
+    root, module, test = package.layout(name, place)
+    words = {**_words(name, module), "kind": kind, "folder": root.name, "package": module.split(".")[0]}
+    method = kind == "method"
+    runs = package.RUNS if method and family in ("any", "classification") else ""
+    return {root / "pyproject.toml": package.PROJECT.format(**words),
+            root / words["package"] / "__init__.py": f'"""{words["title"]}: a {kind} for Lethe."""\n',
+            root / words["package"] / f"{name}.py": (METHOD if method else AUDIT).format(**words),
+            test: ((METHOD_TEST if method else AUDIT_TEST) + runs).format(**words)}
+
+
+def _words(name: str, module: str) -> dict[str, str]:
+    """What stands in the templates."""
+    return {"name": name, "cls": "".join(w.title() for w in name.split("_")), "title": name.replace("_", " ").capitalize(),
+            "module": module}
 
 
 def check(name: str) -> int:
@@ -160,12 +186,15 @@ def check(name: str) -> int:
         print(f"✗ {fault}")
     if not faults:
         print("✓ documentation: sections, and an origin for every default; tests of its own")
-    tests, own = HOUSE.parent / "tests", own_tests(entry.kind, name)
+    tests, own = HOUSE.parent / "tests", tests_of(entry)
     if not own.exists():
         return 1
     if importlib.util.find_spec("pytest") is None:
         raise needs_extra("dev", "lethe check", "pytest")
     python = [sys.executable, "-m", "pytest", "-m", "", "-q"]
+    if entry.origin:   # another package's: the tests of this house are not for it, and need not be here
+        ended = subprocess.run([*python, str(own)], cwd=own.parent, check=False).returncode
+        return int(bool(faults) or bool(ended))
     done = [subprocess.run([*python, str(own), str(tests / "test_layers.py")], cwd=HOUSE.parent, check=False).returncode]
     if entry.kind == "methods":
         shared = [str(tests / "test_matrix.py"), str(tests / "wiring")]
@@ -181,9 +210,17 @@ def own_tests(kind: str, name: str) -> Path:
     return tests / kind / f"test_{name}_{kind.removesuffix('s')}.py" if taken else usual
 
 
+def tests_of(entry: Entry) -> Path:
+    """The test file of an entry, in this house or in the package that it comes from."""
+    if not entry.origin:
+        return own_tests(entry.kind, entry.name)
+    root = package.root_of(entry.path) or entry.path.parent
+    return root / "tests" / f"test_{entry.name}.py"
+
+
 def faults_of(entry: Entry) -> list[str]:
     """What a method or audit lacks, as far as it can be seen without running anything."""
-    own = own_tests(entry.kind, entry.name)
+    own = tests_of(entry)
     untested = [] if own.exists() else [f"{entry.name}: no test file {own.name}: a golden number and a limit belong there"]
     return [*documentation_faults(entry), *untested]
 

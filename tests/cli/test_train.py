@@ -61,7 +61,8 @@ def test_sisa_from_a_request(tmp_path: Path) -> None:
 
 
 def test_what_the_next_line_says_works_on_the_command_line_without_a_flag(tmp_path: Path) -> None:
-    net = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    layers = "nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)"
+    net = f"from torch import nn\ndef make():\n    return nn.Sequential({layers})\n"
     (tmp_path / "net.py").write_text(net)
     (tmp_path / "request.yaml").write_text(yaml.safe_dump({**CONTENT, "model": {"code": "net.py:make"}, "accept": ["score"]}))
 
