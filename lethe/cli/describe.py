@@ -11,6 +11,7 @@ import typer
 
 from lethe.cli.common import Json, show
 from lethe.cli.methods_page import batch_norm, methods_page
+from lethe.cli.requests_page import requests_page
 from lethe.core.catalogue import KINDS, SEAMS, Entry, Kind, entries
 from lethe.core.files import write_text
 from lethe.core.registry import MECHANISMS
@@ -62,12 +63,21 @@ def audits(family: Annotated[str | None, typer.Option(help="Only those that run 
     _list(_chosen("audits", family, without), as_json)
 
 
-def describe(name: Name, as_json: Json = False) -> None:
+def describe(name: Name,
+             page: Annotated[Path | None, typer.Option(help="With sections: write every option of a request to this Markdown "
+                                                            "file.")] = None,
+             as_json: Json = False) -> None:
     """Everything about one name: what it does, what it needs, its options with their origin.
 
     lethe describe salun
     lethe describe sections
     """
+    if page is not None:
+        if name != "sections":
+            raise RequestError(f"--page writes every option of a request and not {name!r} alone, so nothing was written. Write "
+                               f"lethe describe sections --page {page}.")
+        write_text(page, requests_page({section: section_record(section) for section in SECTIONS}))
+        return
     kind = next((one for one in KINDS if one == name), None)
     if kind is not None:
         _list(entries(kind).values(), as_json)
@@ -86,7 +96,7 @@ def describe(name: Name, as_json: Json = False) -> None:
         if as_json:
             show(facts(entry, whole=True), True)
         else:
-            print(page(entry))
+            print(text_of(entry))
 
 
 def found(name: str) -> Entry:
@@ -134,7 +144,7 @@ def facts(entry: Entry, whole: bool = False) -> dict[str, Any]:
     return data
 
 
-def page(entry: Entry) -> str:
+def text_of(entry: Entry) -> str:
     """An entry as text."""
     parts = [entry.doc.strip()]
     if entry.origin:

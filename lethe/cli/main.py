@@ -18,13 +18,13 @@ from typing import Annotated
 
 import typer
 
-from lethe.cli import clean, describe, records, work
+from lethe.cli import clean, describe, init, records, work
 from lethe.core import trust
 from lethe.core.extras import own_version
 from lethe.errors import LetheError
 from lethe.train.stop import ENDINGS, received
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Removes data, classes, entities and concepts from trained models, and measures how well they are gone.")
 
 
@@ -50,7 +50,7 @@ def _help(text: str) -> str:
     return "\n".join([*(line.strip() for line in lines[:first]), "\b", "Examples:", *examples])
 
 
-for one in (work.run, work.compare, work.check_model, work.audit, records.report, describe.methods, describe.audits,
+for one in (init.init, work.run, work.compare, work.check_model, work.audit, records.report, describe.methods, describe.audits,
             work.train, work.protect, work.pool, work.triage, describe.describe, work.bench, records.results, records.schema,
             records.certify, records.verify, clean.clean, records.new, records.check):
     app.command(one.__name__.replace("_", "-"), help=_help(one.__doc__ or ""))(one)

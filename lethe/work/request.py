@@ -118,7 +118,7 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
     working folder; of an override the other way round."""
     here = Path.cwd()
     written = {key: located(value, (base, here)) if key in PLACED else value for key, value in content.items()}
-    merged = _overridden(written, overrides)
+    merged = overridden(written, overrides)
     merged = {key: located(value, (here, base)) if key in PLACED else value for key, value in merged.items()}
     if isinstance(merged.get("audit"), Mapping):
         merged["audit"] = build(AuditPlan, merged["audit"])
@@ -185,7 +185,8 @@ def _check_options(owner: str, asked: Mapping[str, Any], known: list[str], remed
                              f"Options: {', '.join(known) or 'none'}; see {remedy}.")
 
 
-def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`content` with every `key.sub=value` put in."""
     known = [f.name for f in dataclasses.fields(Request)]
     for text in overrides:
         key, sign, value = text.partition("=")

@@ -31,7 +31,7 @@ def data(*words: str) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_is_described_as_text_and_as_json(kind: str) -> None:
     for name, entry in entries(kind).items():  # type: ignore[arg-type]
-        assert describe.page(entry).startswith(entry.doc.strip()[:20])
+        assert describe.text_of(entry).startswith(entry.doc.strip()[:20])
         whole = json.loads(json.dumps(describe.facts(entry, whole=True), default=str))
         assert whole["name"] == name and whole["kind"] == kind
 
@@ -113,7 +113,7 @@ def test_a_choice_among_other_types_keeps_the_type() -> None:
 
 def test_listing_and_describing_import_no_torch() -> None:
     code = ("import sys; from lethe.cli import describe as d; from lethe.core.catalogue import KINDS, entries\n"
-            "for kind in KINDS:\n    for one in entries(kind).values(): d.page(one)\n"
+            "for kind in KINDS:\n    for one in entries(kind).values(): d.text_of(one)\n"
             "for s in d.SECTIONS: d.section_record(s)\n"
             "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,6 +19,13 @@ def test_the_page_is_current() -> None:
     assert PAGE.read_text() == methods_page(), "run: python -m lethe methods --page docs/methods.md"
 
 
+def test_the_page_of_requests_is_current(tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["describe", "sections", "--page", str(tmp_path / "new.md")], catch_exceptions=False)
+    page, new = PAGE.with_name("requests.md").read_text(encoding="utf-8"), (tmp_path / "new.md").read_text(encoding="utf-8")
+    assert page == new, "run: python -m lethe describe sections --page docs/requests.md"
+    assert all(f"| `{name}` |" in page for name in ("scenarios", "weights", "holdout", "optimiser", "precision", "margins"))
+
+
 def test_every_method_stands_on_the_page_once() -> None:
     text = methods_page()
     assert all(text.count(f"| `{name}` |") == 1 for name in entries("methods"))
