@@ -242,9 +242,11 @@ class Loop(Session):
         """What the watchdog says of the finished model, which is then at the last sound point; noted for the reader."""
         if self.watchdog is None:
             return None
-        fall = self._watching(self.watchdog).judge(model, self.cost.steps, self.broken)
-        if fall is not None:
-            self.note(in_words(fall))
+        watch = self._watching(self.watchdog)
+        fall = watch.judge(model, self.cost.steps, self.broken)
+        said = watch.conspicuous(model) if fall is None else in_words(fall)
+        if said:
+            self.note(said)
         return fall
 
     def _retained(self, split: Split) -> bool:
@@ -283,7 +285,7 @@ class Loop(Session):
         tensors = self.tensors(run.model)
         if self.distribution.first:
             sound = run.watch.kept() if run.watch else {}
-            meta = {"call": run.call, "plan": run.plan, "sound": run.sound_step, **self.standing()}
+            meta = {"call": run.call, "plan": run.plan, "sound": run.sound_steps, **self.standing()}
             self.checkpoints.finish(run.call, tensors | sound, meta)
         self.distribution.barrier()
 

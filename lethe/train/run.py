@@ -244,9 +244,9 @@ class Run:
                 self.params[name].copy_(torch.where(mask, self.params[name], self.frozen[name]))
 
     @property
-    def sound_step(self) -> int | None:
-        """The step of the last sound point; None: the start of the run."""
-        return self.watch.sound.step if self.watch and self.watch.sound else None
+    def sound_steps(self) -> list[int]:
+        """The steps of the sound points that are kept."""
+        return [point.step for point in self.watch.sound] if self.watch else []
 
     # -- around the steps ------------------------------------------------------------------------------------------
 
@@ -302,7 +302,7 @@ class Run:
         sound = self.watch.kept() if self.watch else {}
         counts = {name: count for name, (_, count) in self.seen.items()}
         if loop.distribution.first:
-            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts, "sound": self.sound_step}
+            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts, "sound": self.sound_steps}
             loop.checkpoints.save(state | sound, place | loop.standing())
         self.saved = time.monotonic()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -25,7 +26,7 @@ from lethe.results import schema
 from lethe.train.apply import apply, fitting, same_weights
 from lethe.train.gauge import LEAST, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
-from lethe.train.watchdog import Watch, Watchdog, small, watching
+from lethe.train.watchdog import Point, Watch, Watchdog, small, watching
 
 
 class Linear(nn.Module):
@@ -109,7 +110,7 @@ def test_weights_that_break_end_the_run_and_what_follows_is_left_out() -> None:
     assert state_fingerprint(out.model) == state_fingerprint(blobs().original)
 
 
-def test_a_forget_loss_that_explodes_is_no_forgetting() -> None:
+def test_a_forget_loss_that_explodes_is_said_and_takes_nothing_back() -> None:
     """The model is right on retained data and infinitely sure of the wrong label of what is forgotten."""
     y = torch.zeros(300, dtype=torch.long)
     x = torch.ones(300, 2)
@@ -120,13 +121,36 @@ def test_a_forget_loss_that_explodes_is_no_forgetting() -> None:
         model.fc.weight.copy_(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
     task = Classification(model, {"forget": Split({"x": away, "y": y[:40]}, "forget"),
                                   "retain": Split({"x": x, "y": y}, "retain")})
-    for limit, fell in ((50.0, True), (2000.0, False)):
+    for limit, told in ((50.0, True), (2000.0, False)):
         loop = Loop(task, watchdog=Watchdog(forget_loss=limit))
         m = loop.start()
         loop.assign(m, {"fc.weight": torch.tensor([[1.0, -500.0], [0.0, 500.0]])})
         out = loop.finish(m)
-        assert (out.fall is not None) == fell
-        assert not fell or (out.fall and (out.fall.part, out.fall.metric) == ("forget", "loss") and out.fall.value == 1000.0)
+        assert out.fall is None and float(out.model.get_parameter("fc.weight")[1, 1].detach()) == 500.0
+        assert any("loss on forgotten data is 1e+03 nats" in note for note in out.notes) == told
+
+
+def test_a_point_that_only_a_small_sample_found_sound_gives_way_to_one_before_it() -> None:
+    task = blobs()
+    watch, states = Watch(Watchdog(), task, "cpu", 0), {}
+    for step, angle in ((1, 0.01), (2, 3.0)):   # the second is ruined, as the whole sample says
+        model = task.copy_of_original()
+        with torch.no_grad():
+            turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+            model.get_parameter("fc.weight").copy_(model.get_parameter("fc.weight") @ turn)
+        states[step] = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model = task.copy_of_original()
+    watch.begin(dict(model.named_parameters()))
+    watch.sound = [Point(dict(states[1]), 1), Point(dict(states[2]), 2)]
+    again = Watch(Watchdog(), task, "cpu", 0)   # as after a kill
+    again.begin(dict(model.named_parameters()))
+    again.put({name[6:]: value for name, value in watch.kept().items()}, [1, 2])
+    for one in (watch, again):
+        with torch.no_grad():
+            model.get_parameter("fc.weight").copy_(-task.original.get_parameter("fc.weight"))
+        fall = one.judge(model, 3)
+        assert fall and (fall.step, fall.kept) == (3, 1)
+        assert torch.equal(model.get_parameter("fc.weight"), states[1]["fc.weight"])
 
 
 def test_predictions_far_outside_the_targets_are_no_forgetting() -> None:
