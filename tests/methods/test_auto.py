@@ -8,6 +8,7 @@ import math
 import byhand
 import pytest
 import running
+import torch
 from tiny import TASKS
 from torch import nn
 
@@ -20,7 +21,7 @@ from lethe.core.view import audited
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.judge.selection import final, halves, other
-from lethe.methods.search.auto import RANGES, Auto, candidates, rounds, scorer, seconds_of
+from lethe.methods.search.auto import RANGES, Auto, Scorer, candidates, rounds, seconds_of
 from lethe.models.classification.task import Classification
 from lethe.train.apply import apply
 from lethe.train.loop import Settings
@@ -58,7 +59,7 @@ def test_times() -> None:
 @pytest.mark.parametrize("yardstick", ["unseen", "retrained"])
 def test_the_scores_of_controls(yardstick: str) -> None:
     """The untouched model must be far, a retrained one near."""
-    score = scorer(TASK, Auto(yardstick=yardstick), Settings())
+    score = Scorer(TASK, Auto(yardstick=yardstick), Settings())
     retrained = lethe.forget(TASK, "retrain", seed=9, progress=False).model
     assert sum(score(TASK.original)) > sum(score(retrained)) + 0.4   # AUC of 20 against 15 examples: ±0.2 of 2·AUC − 1
 
@@ -72,7 +73,7 @@ def test_the_best_candidate_is_chosen_and_everything_that_was_tried_is_kept() ->
     assert len(chosen) == 1 and chosen[0]["distance"] == min(known) < outcome.search[0]["distance"]
     assert outcome.config["chosen"]["name"] == chosen[0]["method"] and "deployable" in outcome.notes[0]
     view = TASK.granted({"forget", "original", "retain", "holdout"})
-    assert sum(scorer(view, Auto(), Settings())(outcome.model)) == pytest.approx(min(known))
+    assert sum(Scorer(view, Auto(), Settings())(outcome.model)) == pytest.approx(min(known))
     assert TASK.fingerprint == before
     again = lethe.forget(TASK, "auto", methods=FEW, trials=7, progress=False)
     assert state_fingerprint(again.model) == state_fingerprint(outcome.model)
@@ -84,6 +85,19 @@ def test_doing_nothing_wins_when_nothing_is_better() -> None:
     outcome = lethe.forget(TASK, "auto", methods=("gradient_ascent",), trials=1, budget="0.000001 s", progress=False)
     assert outcome.config["chosen"] == {"name": "nothing"} and len(outcome.search) == 1
     assert state_fingerprint(outcome.model) == state_fingerprint(TASK.original)
+
+
+def test_a_method_that_changed_nothing_is_not_chosen_and_gets_no_more_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    def idle(task: Task, record: Method, *rest: object, **options: object) -> Outcome:
+        outcome = apply(task, record, *rest, **options)
+        if record.name == "ssd":
+            outcome.model, outcome.unchanged = task.copy_of_original(), True
+        return outcome
+
+    monkeypatch.setattr("lethe.methods.search.auto.apply", idle)
+    trials = lethe.forget(TASK, "auto", methods=("ssd", "finetune"), trials=4, progress=False).search
+    assert [trial["method"] for trial in trials] == ["nothing", "ssd", "finetune", "finetune", "finetune"]
+    assert trials[1]["error"] == "nothing changed" and not trials[1]["chosen"]
 
 
 def test_candidates_do_not_retrain_and_what_cannot_run_is_refused() -> None:
@@ -117,23 +131,40 @@ def test_a_candidate_that_raises_anything_is_a_failed_trial(monkeypatch: pytest.
     assert errors["ssd"] == "RuntimeError: out of memory" and errors["finetune"] == ""
 
 
-@pytest.mark.parametrize(("scores", "chosen"), [
-    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], "finetune"),             # 0.7 is less than 1 and 0.9
-    ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], "gradient_ascent"),      # 0.8 is less than 0.9: both parts count
-    ([(0.1, 0.1), (0.6, 0.1), (0.1, 0.8)], "nothing"),
+def test_a_gain_that_resampling_does_not_confirm_is_noise() -> None:
+    """A retrained model is better than the untouched one beyond doubt; the untouched one, moved by next to nothing, is not."""
+    score = Scorer(TASK, Auto(), Settings())
+    assert score.sure(lethe.forget(TASK, "retrain", seed=9, progress=False).model)
+    for seed in range(3):
+        model = TASK.copy_of_original()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(1e-3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
+        assert not score.sure(model)
+
+
+@pytest.mark.parametrize(("scores", "sure", "chosen"), [
+    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], True, "finetune"),             # 0.7 is less than 1 and 0.9
+    ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], True, "gradient_ascent"),      # 0.8 is less than 0.9: both parts count
+    ([(0.1, 0.1), (0.6, 0.1), (0.1, 0.8)], True, "nothing"),
+    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], False, "nothing"),
 ])
-def test_the_choice_by_hand(scores: list[tuple[float, float]], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_by_hand(scores: list[tuple[float, float]], sure: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scores are scripted: of the untouched model first, then of each method at its published settings."""
     task, told, seen = byhand.classification(), iter(scores), []
 
-    def scripted(*_: object) -> object:
-        def score(model: nn.Module) -> tuple[float, float]:
+    class Scripted:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __call__(self, model: nn.Module) -> tuple[float, float]:
             seen.append(model)
             return next(told)
 
-        return score
+        def sure(self, model: nn.Module) -> bool:
+            return sure
 
-    monkeypatch.setattr("lethe.methods.search.auto.scorer", scripted)
+    monkeypatch.setattr("lethe.methods.search.auto.Scorer", Scripted)
     outcome = byhand.outcome("auto", task, trials=2, methods=("finetune", "gradient_ascent"))
     assert next(line["method"] for line in outcome.search if line["chosen"]) == chosen
     other = task.original if chosen == "nothing" else running.run(chosen, task).model

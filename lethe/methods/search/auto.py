@@ -3,7 +3,8 @@
     round 0: the untouched model, and at their published settings as many methods as half of the trials allow, USUAL first
     round r: the better half of the methods is left; each gets 2^(r−1) more settings, by a tree-structured Parzen estimator
     D = D_forget + D_utility on the selection part, a seeded half of the forget set and the half of holdout that methods may
-    learn from; the smallest D wins
+    learn from; the smallest D wins where it is smaller than the untouched model's in 95 % of resamples of the examples, else
+    nothing is changed
 
 yardstick = unseen     no retrained model is used, so those who cannot retrain can make the choice (deployable):
                        D_forget = distance of the quantiles of p(forget) to those of p_original(U), U examples of holdout with
@@ -54,9 +55,9 @@ from lethe.train.loop import Loop, Settings
 
 USUAL = ("finetune", "scrub", "bad_teacher", "sfron", "neggrad_plus", "delete", "salun", "ssd", "blindspot", "npo",
          "random_label", "l1_sparse")   # tried first: the best default on some measured task, or cheap beside its peers  [ours]
+RESAMPLES, SURE = 400, 0.95   # of the selection part: a choice that is not better in so many is noise                [ours]
 INDISTINCT = 0.1   # distance of the untouched model below which the search reports that it cannot see              [ours]
 RANGES = {"lr": (0.1, 3.0), "epochs": (0.3, 1.5), "alpha": (0.2, 5.0)}   # what is tried, as multiples of the published value
-Score = Callable[[nn.Module], tuple[float, float]]   # model -> (D_forget, D_utility)
 UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -108,39 +109,52 @@ def candidates(task: Task, requested: tuple[str, ...]) -> list[str]:
     return list(requested) or sorted(able, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
 
 
-def scorer(task: Task, cfg: Auto, settings: Settings) -> Score:
-    """model -> (D_forget, D_utility) on the selection part."""
-    other = beside_forget(task)
-    view = task.replaced(forget=halves(task.forget)[0])
-    forget = view.forget
+class Scorer:
+    """model -> (D_forget, D_utility) on the selection part, and whether a model is better than the untouched one beyond noise."""
 
-    def seen(model: nn.Module) -> Subject:
-        return Subject("candidate", model, view, device=settings.device)
+    def __init__(self, task: Task, cfg: Auto, settings: Settings) -> None:
+        self.other, self.device = beside_forget(task), settings.device
+        self.view = task.replaced(forget=halves(task.forget)[0])
+        forget, original = self.view.forget, self._seen(task.original)
+        self.beside: list[np.ndarray] = []   # yardstick = retrained: the mean p of retrained models, on forget and the other
+        self.before = probability(original, self.other)
+        if cfg.yardstick == "retrained":
+            from lethe.pools.pool import train_pool
 
-    if cfg.yardstick == "retrained":
-        from lethe.pools.pool import train_pool
+            pool = train_pool(task, count=cfg.references, seed=derive(settings.seed, "auto references"), device=settings.device)
+            self.beside = [np.mean([probability(self._seen(m), split) for m in pool.models], 0) for split in (forget, self.other)]
+            return
+        panel = Panel(self.view, original, [])
+        like = unseen(self.view) if task.has("holdout") else np.ones(len(self.other), dtype=bool)
+        gone = labelled(self.view) and bool(panel.removed(forget).all())
+        self.kept = ~panel.removed(self.other)
+        self.strange = np.zeros(1) if gone or not like.any() else self.before[like]   # what is predicted for unseen ones like F
 
-        pool = train_pool(task, count=cfg.references, seed=derive(settings.seed, "auto references"), device=settings.device)
-        known = [np.mean([probability(seen(m), split) for m in pool.models], 0) for split in (forget, other)]
+    def __call__(self, model: nn.Module) -> tuple[float, float]:
+        forget, utility, strange = self._parts(model)
+        return self._far(forget, strange), float(utility.mean())
 
-        def beside(model: nn.Module) -> tuple[float, float]:
-            subject = seen(model)
-            far = [float(np.abs(probability(subject, split) - there).mean())
-                   for split, there in zip((forget, other), known, strict=True)]
-            return far[0], far[1]
+    def sure(self, model: nn.Module) -> bool:
+        """Whether D is smaller than the untouched model's in 95 % of resamples of the examples, the same for both."""
+        rng, gains = np.random.default_rng(0), []
+        (forget, utility, strange), (start, idle, _) = self._parts(model), self._parts(self.view.original)
+        for _ in range(RESAMPLES):
+            f, u, s = (rng.integers(len(x), size=len(x)) for x in (forget, utility, strange))
+            gains.append(self._far(start[f], strange[s]) + idle[u].mean() - self._far(forget[f], strange[s]) - utility[u].mean())
+        return float(np.mean(np.array(gains) > 0)) >= SURE
 
-        return beside
-    panel = Panel(view, seen(task.original), [])
-    like, kept = unseen(view) if task.has("holdout") else np.ones(len(other), dtype=bool), ~panel.removed(other)
-    gone = labelled(view) and bool(panel.removed(forget).all())
-    before = probability(panel.original, other)
-    strange = np.zeros(1) if gone or not like.any() else before[like]   # what is predicted for unseen examples like F
+    def _parts(self, model: nn.Module) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each example: p or its distance on forget, the distance on the rest; and what p on forget is held against."""
+        there, rest = (probability(self._seen(model), split) for split in (self.view.forget, self.other))
+        if self.beside:
+            return np.abs(there - self.beside[0]), np.abs(rest - self.beside[1]), np.zeros(1)
+        return there, np.abs(rest - self.before)[self.kept], self.strange
 
-    def alone(model: nn.Module) -> tuple[float, float]:
-        there, rest = (probability(seen(model), split) for split in (forget, other))
-        return wasserstein(there, strange), float(np.abs(rest - before)[kept].mean())
+    def _far(self, forget: np.ndarray, strange: np.ndarray) -> float:
+        return float(forget.mean()) if self.beside else wasserstein(forget, strange)
 
-    return alone
+    def _seen(self, model: nn.Module) -> Subject:
+        return Subject("candidate", model, self.view, device=self.device)
 
 
 def probability(subject: Subject, split: Split) -> np.ndarray:
@@ -176,7 +190,7 @@ def rounds(names: list[str], best: Callable[[str], float]) -> Iterator[tuple[int
         left, number = sorted(left, key=best)[: max(1, len(left) // 2)], number + 1
 
 
-def tried(trial: Trial, task: Task, record: Method, loop: Loop, left: float, score: Score) -> Outcome | None:
+def tried(trial: Trial, task: Task, record: Method, loop: Loop, left: float, score: Scorer) -> Outcome | None:
     """The outcome of one trial, with `left` seconds of budget; enters its distance and seconds, or its error (then None)."""
     settings = loop.settings if math.isinf(left) else replace(loop.settings, max_minutes=left / 60)
     try:
@@ -186,6 +200,8 @@ def tried(trial: Trial, task: Task, record: Method, loop: Loop, left: float, sco
         loop.cost.steps, loop.cost.examples = loop.cost.steps + outcome.cost.steps, loop.cost.examples + outcome.cost.examples
         if any(note.startswith("stopped early") for note in outcome.notes):
             trial.error = "not finished within the budget"
+        elif outcome.unchanged:
+            trial.error = "nothing changed"   # the untouched model is a candidate already, and the rounds are for the others
         else:
             trial.forgetting, trial.utility = score(outcome.answering)
     except Exception as error:   # any: a candidate that fails is a failed trial, and the search goes on
@@ -206,7 +222,7 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
                          "started. Provide one of them, or name a method.")
     task = loop.task   # the same grant with every operation of the family: it runs methods and scores what they return
     began, limit = time.perf_counter(), seconds_of(cfg.budget)
-    known, score = candidates(task, cfg.methods), scorer(task, cfg, loop.settings)
+    known, score = candidates(task, cfg.methods), Scorer(task, cfg, loop.settings)
     names = known if cfg.methods else known[: max(1, cfg.trials // 2)]   # the other half of the trials goes to the better ones
     studies = {name: optuna.create_study(sampler=optuna.samplers.TPESampler(seed=loop.seed, n_startup_trials=3))
                for name in names}
@@ -235,6 +251,11 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
         if outcome and (trial.distance, trial.seconds) < (winner.distance, winner.seconds if winner.number else math.inf):
             winner, model_of, notes, kind, export = trial, outcome.answering, outcome.notes, outcome.kind, outcome.export
             fall = outcome.fall
+    if winner.number and not score.sure(model_of):
+        nearest, winner, fall, kind, export = winner, trials[0], None, "weights", None
+        model_of, notes = task.copy_of_original().eval(), [
+            f"{nearest.method} had distance {nearest.distance:.3f}, not less than the untouched model's beyond noise, so nothing "
+            "was changed"]
     if len(names) < len(known):
         notes = [f"{len(names)} of {len(known)} methods were tried; more trials try more of them", *notes]
     made = _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, task)
