@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import running
 import torch
 
 torch.set_num_threads(1)
@@ -21,6 +23,14 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("needs the real data sets: set LETHE_DATA to their folder")
     return Path(root)
+
+
+@pytest.fixture(autouse=True)
+def claims_are_tested_as_users_run_them(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Not by `running.run`, which leaves the watchdog out."""
+    running.claimed[:] = [request.node.nodeid] if request.node.get_closest_marker("slow") else []
+    yield
+    running.claimed.clear()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from running import run
+from running import as_users as run
 from test_ebyd import digits, scores, share
 
 pytestmark = pytest.mark.slow

@@ -8,13 +8,12 @@ import byhand
 import numpy as np
 import pytest
 import torch
-from running import run
+from running import as_users, run
 from test_acceptance_digits import judged, problem, retrained_test_accuracy, scores
 from tiny import classification
 from torch import nn
 
 from lethe.audits.recovery.probe import few_of_each, linear
-from lethe.core import catalogue
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -25,7 +24,6 @@ from lethe.methods.classification.damp import deafened, depth_scale, directions,
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.small_cnn import SmallCNN
 from lethe.models.zoo.vit import ViT
-from lethe.train.loop import Loop, Modifiers, Settings
 
 
 def test_golden_direction() -> None:
@@ -134,12 +132,8 @@ def test_a_class_of_digits_fades_but_stays_and_less_of_it_is_left_than_after_an_
     found, tasks = scores("class", "damp"), problem("class").tasks
     assert found.test >= retrained_test_accuracy("class") - 3 and found.retain >= 97
     assert scores("class", "random_label").forget + 30 < found.forget < 80 and found.js < scores("class", "finetune").js
-    method = catalogue.load("methods", "damp")
-    whole, head = (
-        [method.run(method.config(), view, Loop(view, Settings(seed=seed), Modifiers(where=where))).model
-         for seed, view in enumerate(task.granted(method.needs) for task in tasks)]
-        for where in ("all", {"name": "names", "patterns": ("fc2.*",)})
-    )
+    whole, head = ([as_users("damp", task, seed, modifiers={"where": where}).model for seed, task in enumerate(tasks)]
+                   for where in ("all", {"name": "names", "patterns": ["fc2.*"]}))
     assert judged("class", head).forget > found.forget + 15
     assert mean(map(recall, tasks, whole)) < mean(map(recall, tasks, head)) - 0.02
 

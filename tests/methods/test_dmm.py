@@ -8,7 +8,7 @@ import byhand
 import numpy as np
 import pytest
 import torch
-from running import run
+from running import as_users, run
 from tiny import classification
 
 from lethe.core.modules import evaluating
@@ -76,7 +76,7 @@ def test_klom_on_digits() -> None:
     def klom(models: list[torch.nn.Module], name: str) -> float:
         return float(np.median(gaussian_kl(margins(oracles[:6], name), margins(models, name))))
 
-    made = {name: [run(name, task.replaced(m), seed=i).model for i, m in enumerate(originals)]
+    made = {name: [as_users(name, task.replaced(m), seed=i).model for i, m in enumerate(originals)]
             for name in ("dmm", "finetune", "neggrad_plus")} | {"nothing": originals, "retrained": oracles[6:]}
     forget = {name: klom(models, "forget") for name, models in made.items()}
     assert forget["retrained"] < forget["dmm"] < 0.75 * min(forget[n] for n in ("finetune", "neggrad_plus", "nothing"))

@@ -7,7 +7,7 @@ from functools import cache
 import byhand
 import pytest
 import torch
-from running import run
+from running import as_users, run
 
 from lethe.core.modules import evaluating, state_fingerprint
 from lethe.core.outcome import Outcome
@@ -52,7 +52,7 @@ def digits(seed: int, target: int) -> Task:
     whole = Classification(fresh(0), {"retain": parts["train"]}, recipe, fresh)
     forget, retain = divide(parts["train"], where(poisoned=0.1))
     others = {key: parts[key] for key in ("holdout", "test", "affected")}
-    return Classification(run("retrain", whole, seed).model, {"forget": forget, "retain": retain, **others}, recipe, fresh)
+    return Classification(as_users("retrain", whole, seed).model, {"forget": forget, "retain": retain, **others}, recipe, fresh)
 
 
 @cache
@@ -74,7 +74,7 @@ def toy() -> Task:
     forget, retain = divide(made["train"], where(poisoned=0.1))
     splits = {"forget": forget, "retain": retain, "test": made["test"], "affected": made["affected"],
               "holdout": pictures(80, 2, "holdout")}
-    return Classification(run("retrain", whole).model, splits, recipe, build)
+    return Classification(as_users("retrain", whole).model, splits, recipe, build)
 
 
 @pytest.mark.parametrize("exposure", ["confusion", "ascent", "prune", "perturb"])
@@ -103,7 +103,7 @@ def test_pruning_leaves_accuracy_on_clean_data_and_says_how_many() -> None:
 @pytest.mark.parametrize(("seed", "target"), [(0, 0), (1, 4), (2, 7)])
 def test_digits_the_label_is_named_and_the_attack_ends(seed: int, target: int) -> None:
     task = digits(seed, target)
-    outcome: Outcome = run("ebyd", task, seed)
+    outcome: Outcome = as_users("ebyd", task, seed)
     (before, attacked), (after, left) = scores(task, task.original), scores(task, outcome.model)
     assert attacked > 0.95 and outcome.notes[0].startswith(f"verdict: backdoored; smallest trigger for label {target}")
     assert left < 0.2 and after > before - 0.12
@@ -114,7 +114,7 @@ if __name__ == "__main__":   # the numbers of the docstring
     torch.set_num_threads(1)
     for where_ in ((0, 0), (1, 4), (2, 7)):
         t = digits(*where_)
-        made = run("ebyd", t, where_[0])
+        made = as_users("ebyd", t, where_[0])
         print(where_, scores(t, t.original), scores(t, made.model), made.notes, flush=True)
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from statistics import mean
 
 import pytest
-from test_acceptance_digits import accuracy, distance, judged, problem, retrained_test_accuracy, scores
-
-from lethe.core import catalogue
-from lethe.train.loop import Loop, Settings
+from test_acceptance_digits import accuracy, distance, judged, problem, retrained_test_accuracy, run, scores
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +23,9 @@ def test_stochastic_teacher_beats_bad_teacher_on_a_class() -> None:
 
 def test_scar_forgets_a_class_without_retained_and_without_forgotten_data() -> None:
     tasks, retrained = problem("class")
-    method = catalogue.load("methods", "scar")
-    for needs, options in (({"forget", "original"}, {}), ({"retain", "original"}, {"forget_class": 3})):
-        views = [task.granted(needs) for task in tasks]
-        models = [method.run(method.config(**options), view, Loop(view, Settings(seed=seed))).model
-                  for seed, view in enumerate(views)]
+    for lacking, options in (("retain", {}), ("forget", {"forget_class": 3})):
+        parts = [task.replaced(task.original, **{lacking: None}) for task in tasks]
+        models = [run(task, "scar", seed, **options) for seed, task in enumerate(parts)]
         found = judged("class", models)
         assert found.forget <= 3 and found.test >= retrained_test_accuracy("class") - 3
         assert mean(distance(t, m, retrained) for t, m in zip(tasks, models, strict=True)) < scores("class", "random_label").js
@@ -54,8 +49,7 @@ def test_mu_mis_does_next_to_nothing_to_wrong_labels() -> None:
 
 def test_laf_forgets_a_class_without_labels_but_answers_unlike_retraining() -> None:
     task = problem("class").tasks[0]
-    method = catalogue.load("methods", "laf")
-    model = method.run(method.config(), task.granted(method.needs), Loop(task, Settings(seed=0))).model
+    model = run(task, "laf", 0)
     assert accuracy(task, model, task.forget) <= 15
     assert accuracy(task, model, task.test) >= accuracy(task, task.original, task.test) - 4
     assert distance(task, model, problem("class").retrained) > 0.4

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from running import run
+from running import as_users as run
 from torch import Tensor, nn
 
 from lethe.core.modules import evaluating

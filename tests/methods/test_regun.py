@@ -9,7 +9,7 @@ import byhand
 import numpy as np
 import pytest
 import torch
-from running import run
+from running import as_users, run
 from tiny import classification
 
 from lethe.core.split import Split
@@ -120,7 +120,7 @@ def judged(models: list[torch.nn.Module]) -> dict[str, float]:
 def test_random_examples_look_unseen_to_one_threshold_but_the_answers_are_hardly_nearer_to_retraining() -> None:
     tasks, retrained = digits()
     untouched, again = judged([t.original for t in tasks]), judged([r.original for r in retrained])
-    tuned, labels, found = (judged([run(name, t, seed).model for seed, t in enumerate(tasks)])
+    tuned, labels, found = (judged([as_users(name, t, seed).model for seed, t in enumerate(tasks)])
                             for name in ("finetune", "random_label", "regun"))
     assert found["auc"] < untouched["auc"] - 0.015 and again["auc"] < untouched["auc"] - 0.01
     assert abs(found["js"] - tuned["js"]) < 0.01 and found["js"] > again["js"] + 0.015   # not reproduced
@@ -141,7 +141,7 @@ def test_a_class_stays_and_wrong_labels_go_in_part_on_digits() -> None:
         x = torch.tensor(images, dtype=torch.float32).div(16).view(-1, 1, 8, 8)[order]
         return task.replaced(task.original, holdout=Split({"x": x, "y": torch.tensor(labels)[order]}, "unseen"))
 
-    found = {kind: scored(kind, [run("regun", informed(task), seed).model for seed, task in enumerate(problem(kind).tasks)])
+    found = {kind: scored(kind, [as_users("regun", informed(task), seed).model for seed, task in enumerate(problem(kind).tasks)])
              for kind in ("class", "labels")}
     print(found)
     assert found["class"].forget > 85   # unseen examples of the class are known as well: there is nothing to be like

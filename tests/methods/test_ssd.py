@@ -11,7 +11,7 @@ import torch
 from byhand import nll
 from hypothesis import given
 from hypothesis import strategies as st
-from running import run
+from running import as_users, run
 from test_acceptance_digits import Scores, judged, problem
 from test_acceptance_digits import scores as on_digits
 from tiny import classification
@@ -104,7 +104,7 @@ def test_norm_importance_of_a_linear_model_by_hand_and_without_labels() -> None:
 
 
 def varied(kind: str, **options: Any) -> Scores:
-    return judged(kind, [run("ssd", task, seed, **options).model for seed, task in enumerate(problem(kind).tasks)])
+    return judged(kind, [as_users("ssd", task, seed, **options).model for seed, task in enumerate(problem(kind).tasks)])
 
 
 @pytest.mark.slow
