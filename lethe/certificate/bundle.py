@@ -75,6 +75,7 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
     about = {"run": results.id, "scenario": case.name, "subject": row.name}
     if place.exists():
         return _completed(place, about, key_file, ledger)
+    page.require()
     key, made = keys.private_key(key_file)
     documents = _documents(run, results, case, row, declared, ledger, keys.record_secret(key), reopen)
     certificate = _certificate(documents, ledger.head(), keys.raw(key.public_key()).hex())

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 from lethe.core.extras import needs_extra
 
 
+def require() -> None:
+    """RequestError where no page can be rendered here: asked before a key is made and the data are read."""
+    if find_spec("jinja2") is None:
+        raise needs_extra("report", "the page of a certificate", "jinja2", "no certificate was written")
+
+
 def render(certificate: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     """The page of a certificate (before the hashes of its files stand in it) and its evidence."""
-    try:
-        import jinja2
-    except ImportError:
-        raise needs_extra("report", "the page of a certificate", "jinja2", "no certificate was written") from None
+    require()
+    import jinja2
+
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
     template = (files("lethe.certificate") / "page.html.j2").read_text("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -100,8 +101,11 @@ def audit(common: Working,
     lethe audit --unlearned new.safetensors --original old.safetensors --forget forget.npz model.code=net.py:make
     """
     from lethe.cli import audit as command
+    from lethe.report.report import without_figures, without_page
 
     required(require, max_loss)
+    if (missing := without_page() or without_figures()) and not common.quiet:
+        print(missing, file=sys.stderr)
     if forget is not None:
         parts = {"original": original, "unlearned": unlearned, "retrained": retrained or (), "forget": forget, "retain": retain,
                  "holdout": holdout, "test": test, "family": family, "allow_pickle": common.allow_pickle}
@@ -119,9 +123,11 @@ def audit(common: Working,
     if isinstance(found, dict):
         common.show(found)
         return
-    found.save(place)
-    found.save(place.with_suffix(".json"))
-    print(found.json() if common.as_json else f"{found.table()}\n\nPage:    {place}")
+    found.save(place.with_suffix(".json"))   # first: a page that cannot be written loses nothing
+    if shown := place.suffix in (".json", ".csv") or not without_page():
+        found.save(place)
+    where = f"Page:    {place}" if shown else f"Numbers: {place.with_suffix('.json')}"
+    print(found.json() if common.as_json else f"{found.table()}\n\n{where}")
     if status := reached(found.results, require, max_loss):
         raise typer.Exit(status)
 
