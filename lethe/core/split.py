@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from lethe.core.store import Chosen, chosen, joined, taken
 from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
 
 PIECE = 4 * 1024**2   # bytes of a column that are looked at together
+SEVERAL = "x."        # beginning of the names of the input columns where there are several
 NO_IDS = np.empty(0, dtype=str)   # of a split whose records have none of their own
 
 
@@ -47,6 +48,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def given(self) -> Tensor | dict[str, Tensor]:
+        """What a model maps, pictures as floats in [0, 1]: `x`, or the inputs by name where there are several."""
+        if "x" in self.columns:
+            return pixels(self.columns["x"])
+        return {key.removeprefix(SEVERAL): pixels(self.columns[key]) for key in input_columns(self.columns)}
 
     def replace(self, drawn: bool | None = None, **columns: Tensor) -> Batch:
         """The same examples with some columns replaced."""
@@ -102,6 +109,18 @@ class Split:
         """Shape of a column; a large one is not read for it."""
         columns = self.columns
         return columns.shape(column) if isinstance(columns, Chosen) else tuple(columns[column].shape)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the columns that a model maps: `x`, or `x.image`, `x.age`; none where the family has others."""
+        return input_columns(self.columns)
+
+    def require_one_input(self, what: str) -> Split:
+        """Itself; DataError where there are several inputs, for `what` that changes the one."""
+        if self.inputs not in ((), ("x",)):
+            raise DataError(f"{self.name} has the inputs {', '.join(self.inputs)}, and {what} is for data with one input, x, so "
+                            "it is not clear which is meant; nothing was started. Leave it out, or do it in the model.")
+        return self
 
     @property
     def lengths(self) -> Tensor | None:
@@ -221,7 +240,7 @@ class Split:
 
 
 class Examples(torch.utils.data.Dataset[tuple[Any, Tensor]]):
-    """(x, y) of every example of a split, x as a model gets it: pictures as floats in [0, 1]."""
+    """(x, y) of every example of a split, x as a model gets it: pictures as floats in [0, 1]; several inputs by name."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -230,13 +249,15 @@ class Examples(torch.utils.data.Dataset[tuple[Any, Tensor]]):
         return len(self.split)
 
     def __getitem__(self, place: int) -> tuple[Any, Tensor]:
-        batch = self.split.batch([place])
-        return pixels(batch.x)[0], batch.y[0]
+        return self.__getitems__([place])[0]
 
     def __getitems__(self, places: list[int]) -> list[tuple[Any, Tensor]]:
         """Several at once, as a DataLoader asks for them."""
         batch = self.split.batch(places)
-        return list(zip(pixels(batch.x), batch.y, strict=True))
+        given = batch.given()
+        if isinstance(given, dict):
+            return [({key: value[i] for key, value in given.items()}, batch.y[i]) for i in range(len(places))]
+        return list(zip(given, batch.y, strict=True))
 
 
 def positions(name: str, count: int) -> np.ndarray:
@@ -291,6 +312,11 @@ def concat(splits: Sequence[Split], name: str) -> Split:
 def pixels(x: Tensor) -> Tensor:
     """Images stored as bytes become floats in [0, 1], as models see them; everything else passes."""
     return x.float().div(255) if x.dtype == torch.uint8 else x
+
+
+def input_columns(columns: Iterable[str]) -> tuple[str, ...]:
+    """Those of these columns that a model maps."""
+    return tuple(key for key in columns if key == "x" or key.startswith(SEVERAL))
 
 
 def whole_classes(forget: Split, retain: Split, method: str) -> Tensor:

@@ -135,6 +135,10 @@ class Task(ABC):
         """The operations of the family that this task can carry out: all that it provides, unless its model is special."""
         return self.provides
 
+    def unserved(self, operations: Iterable[str]) -> str:
+        """In words, what kind of model it is that cannot carry out these operations, which the family provides."""
+        return "this model"
+
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
         """The score that `observe` reports, alone: a family may have a cheaper way.  -> [n]"""
         return self.observe(model, batch)["score"]

@@ -13,26 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.core.split import NO_IDS, Split
+from lethe.core.split import NO_IDS, SEVERAL, Split, input_columns
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 LARGE = 2 * 1024**3      # bytes of a column above which it lies in a file instead of memory
 SCRATCH: Path | None = None   # folder of these files; None: the system's
 
 
-def as_split(data: Any, name: str = "train", x: str = "x", y: str = "y") -> Split:
+def as_split(data: Any, name: str = "train", x: str | Sequence[str] = "x", y: str = "y") -> Split:
     """A split named `name` of the user's data.
 
     data   a Split; (x, y); a mapping with the columns x, y, optionally `ids`, and more (kept for selection); or a torch
-           Dataset whose items are (x, y) or mappings. A Dataset is read once, so its transform must not be random.
-    x, y   names of the two columns in a mapping
+           Dataset whose items are (x, y) or mappings. A Dataset is read once, so its transform must not be random. Of a model
+           with several inputs, x is a mapping of them
+    x, y   names of the two columns in a mapping; several of x: the inputs of such a model
     """
     if isinstance(data, Split):
         return data if data.name == name else data.subset(np.arange(len(data)), name)
     if isinstance(data, Mapping):
         return from_columns(dict(data), name, x, y)
-    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (tuple, Mapping)):
-        return Split({"x": x_tensor(data[0], name), "y": y_tensor(data[1], name)}, name)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and not (
+            isinstance(data[0], tuple) or (isinstance(data[0], Mapping) and isinstance(data[1], Mapping))):
+        return Split({**inputs_of(data[0], name), "y": y_tensor(data[1], name)}, name)
     if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2:
         return Split({"x": x_tensor(data.tensors[0], name), "y": y_tensor(data.tensors[1], name)}, name)
     if isinstance(data, torch.utils.data.DataLoader):
@@ -44,25 +46,35 @@ def as_split(data: Any, name: str = "train", x: str = "x", y: str = "y") -> Spli
                     "mapping of columns, or a Dataset with __len__ and __getitem__.")
 
 
-def from_columns(columns: dict[str, Any], name: str, x: str = "x", y: str = "y") -> Split:
+def from_columns(columns: dict[str, Any], name: str, x: str | Sequence[str] = "x", y: str = "y") -> Split:
     """A split from named columns; what is neither x, y nor `ids` can be selected by."""
-    for wanted in (x, y):
+    for wanted in ([x, y] if isinstance(x, str) else [*x, y]):
         if wanted not in columns:
             raise WrongColumn(f"{name} has no column {wanted!r}{nearest(wanted, columns)}, so inputs and targets "
                               f"cannot be identified. Columns: {', '.join(map(str, columns))}; name them with x= and y=.")
-    inputs, targets = x_tensor(columns.pop(x), name), y_tensor(columns.pop(y), name)
+    given = columns.pop(x) if isinstance(x, str) else {one: columns.pop(one) for one in x}
+    inputs, targets = inputs_of(given, name), y_tensor(columns.pop(y), name)
     ids = columns.pop("ids", None)
     meta = {str(key): value.tolist() if isinstance(value, (np.ndarray, Tensor)) else list(value)
             for key, value in columns.items()}
     own = NO_IDS if ids is None else np.asarray(ids).astype(str)
-    return Split({"x": inputs, "y": targets}, name, own, meta)
+    return Split({**inputs, "y": targets}, name, own, meta)
 
 
-def x_tensor(values: Any, name: str) -> Tensor:
+def inputs_of(values: Any, name: str) -> dict[str, Tensor]:
+    """The input columns of x: itself, or of a mapping a column for each of its inputs."""
+    if not isinstance(values, Mapping):
+        return {"x": x_tensor(values, name)}
+    if not values:
+        raise DataError(f"x of {name} is an empty mapping, so there are no inputs. Provide at least one.")
+    return {f"{SEVERAL}{key}": x_tensor(value, name, str(key)) for key, value in values.items()}
+
+
+def x_tensor(values: Any, name: str, what: str = "x") -> Tensor:
     """Inputs: bytes stay bytes (images), real numbers become float32, whole numbers int64.  -> [n, …]"""
-    tensor = _tensor(values, f"x of {name}")
+    tensor = _tensor(values, f"{what} of {name}")
     if tensor.dim() == 0:
-        raise DataError(f"x of {name} is a single number, so there are no examples. Pass an array [n, …].")
+        raise DataError(f"{what} of {name} is a single number, so there are no examples. Pass an array [n, …].")
     if tensor.is_floating_point() or tensor.dtype == torch.bool:
         return tensor.float().contiguous()
     return tensor.contiguous() if tensor.dtype == torch.uint8 else tensor.long().contiguous()
@@ -99,7 +111,7 @@ def _tensor(values: Any, what: str) -> Tensor:
     return torch.from_numpy(np.require(native, requirements=["C", "W"]))   # a copy of what is read-only
 
 
-def _from_items(data: Any, name: str, x: str, y: str) -> Split:
+def _from_items(data: Any, name: str, x: str | Sequence[str], y: str) -> Split:
     if not len(data):
         raise EmptySplit(f"the {name} set is empty, so there is nothing to work on. Provide a data set with examples.")
     first = data[0]
@@ -109,9 +121,16 @@ def _from_items(data: Any, name: str, x: str, y: str) -> Split:
     if not isinstance(first, Sequence) or len(first) != 2:
         raise DataError(f"items of {name} are {type(first).__name__}, so inputs and targets cannot be identified. Let the "
                         "Dataset return (x, y) or a mapping.")
-    found = _read(data, name, ["x", "y"], list)
-    split = Split({"x": x_tensor(found["x"], name), "y": y_tensor(found["y"], name)}, name)
-    if not torch.equal(x_tensor(_joined([data[0][0]], name), name), split.batch([0]).x):
+    several = list(first[0]) if isinstance(first[0], Mapping) else []
+
+    def values(item: Any) -> list[Any]:
+        return [*(item[0][key] for key in several), item[1]] if several else list(item)
+
+    found = _read(data, name, [*([f"{SEVERAL}{key}" for key in several] or ["x"]), "y"], values)
+    inputs = {key: x_tensor(found[key], name, key) for key in input_columns(found)}
+    split = Split({**inputs, "y": y_tensor(found["y"], name)}, name)
+    again = dict(zip(split.inputs, values(data[0]), strict=False))   # y stands last
+    if not all(torch.equal(x_tensor(_joined([again[key]], name), name, key), split.batch([0]).columns[key]) for key in again):
         raise DataError(f"example 0 of {name} is different each time it is read, so what is audited would not be what "
                         "was trained. Pass the Dataset without random transforms, and name the augmentation in the "
                         "recipe.")

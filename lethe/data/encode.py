@@ -57,8 +57,8 @@ def number_array(values: Values) -> np.ndarray | None:
 
 
 def features(splits: Splits, names: Sequence[str], categorical: Sequence[str] = (), impute: bool = False,
-             max_categories: int = 200) -> Splits:
-    """Column x [n, d] in the order of `names`: numbers standardised, text and `categorical` columns one-hot."""
+             max_categories: int = 200, into: str = "x") -> Splits:
+    """Column `into` [n, d] in the order of `names`: numbers standardised, text and `categorical` columns one-hot."""
     for name in names:
         known(name, splits, "feature")
         for part, split in splits.items():
@@ -69,7 +69,7 @@ def features(splits: Splits, names: Sequence[str], categorical: Sequence[str] = 
                                 f"drop: [{name}], or set impute: true (numbers: training median; text: a category of "
                                 "its own).")
     plan = [_fit(splits["train"].meta[name], name, name in categorical, max_categories) for name in names]
-    return {part: with_column(split, "x", torch.from_numpy(np.concatenate([_apply(f, split, part) for f in plan], 1)))
+    return {part: with_column(split, into, torch.from_numpy(np.concatenate([_apply(f, split, part) for f in plan], 1)))
             for part, split in splits.items()}
 
 

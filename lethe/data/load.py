@@ -22,7 +22,7 @@ from lethe.core import catalogue
 from lethe.core.catalogue import entries, entry
 from lethe.core.config import Count, build, config
 from lethe.core.seeds import numpy_generator
-from lethe.core.split import Split, concat
+from lethe.core.split import SEVERAL, Split, concat
 from lethe.core.user_files import understood
 from lethe.data.context import Context
 from lethe.data.paths import existing
@@ -238,11 +238,13 @@ def _kind(name: str) -> tuple[ModuleType, type]:
 
 def _check(splits: dict[str, Split]) -> None:
     """Inputs of all parts have the shape that a model of the training part takes."""
-    shapes = {name: split.shape("x")[1:] for name, split in splits.items() if "x" in split.columns}
-    for name, shape in shapes.items():
-        if shape != shapes["train"]:
-            raise DataError(f"examples of {name} have shape {shape}, those of train {shapes['train']}, so no model "
+    shapes = {name: {key: split.shape(key)[1:] for key in split.inputs} for name, split in splits.items() if split.inputs}
+    for name, found in shapes.items():
+        if found != shapes["train"]:
+            one, other = (", ".join(f"{key.removeprefix(SEVERAL)} {shape}" if key != "x" else str(shape)
+                                    for key, shape in of.items()) for of in (found, shapes["train"]))
+            raise DataError(f"examples of {name} have shape {one}, those of train {other}, so no model "
                             "takes both. Provide both with the same size and colours.")
-    missing = [name for name, split in splits.items() if not {"x", "y"} <= split.columns.keys()]
+    missing = [name for name, split in splits.items() if not split.inputs or "y" not in split.columns]
     if missing:
         raise WrongColumn(f"{missing[0]} has no columns x and y, so inputs and targets cannot be identified.")

@@ -51,7 +51,7 @@ class Poison:
 
 def poisoned(splits: dict[str, Split], cfg: Poison) -> dict[str, Split]:
     """`train` with manipulated examples (meta column `manipulated`), and the part `affected`; the others as they are."""
-    train, source = splits["train"], splits.get("test", splits.get("holdout"))
+    train, source = splits["train"].require_one_input("data.poison"), splits.get("test", splits.get("holdout"))
     if source is None:
         raise RequestError(f"data.poison = {cfg.kind!r} is measured on unseen inputs, and there is neither test nor holdout, so "
                            "nothing was read. Set data.test: 0.2.")

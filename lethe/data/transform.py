@@ -54,6 +54,7 @@ def transformed(splits: Mapping[str, Split], wanted: Transform) -> dict[str, Spl
     own = code.named(wanted.transform, "data.transform") if wanted.transform else None
     done = {}
     for name, split in splits.items():
+        split.require_one_input("data.transform (mean, std)")
         if own is not None:
             _require_repeatable(own, pixels(split.batch(range(min(4, len(split)))).x), name, wanted.transform)
         found: Tensor | None = None

@@ -8,7 +8,7 @@ A member that is out of service has no share in the head; its body is that of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +57,9 @@ class Ensemble(nn.Module):
         model.set_submodule(self._head, nn.utils.skip_init(nn.Linear, width, joint.out_features, bias=bias))
         return model
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, …] -> [n, K]"""
-        outputs: Tensor = self.joint(torch.cat([body(x).flatten(1) for body in self.bodies], 1))
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """[n, …], as the members take it -> [n, K]"""
+        outputs: Tensor = self.joint(torch.cat([body(*inputs, **named).flatten(1) for body in self.bodies], 1))
         return outputs
 
 

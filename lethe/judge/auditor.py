@@ -115,7 +115,7 @@ def applicable(audit: Audit, task: Task, references: int, depth: str, shadows: i
         fitting = sorted(family for family, operations in provided().items() if audit.uses <= operations)
         return f"made for {', '.join(fitting)}, since it uses {', '.join(sorted(lacking))}"
     if lacking := audit.uses - task.serves:
-        return f"uses {', '.join(sorted(lacking))}, which a model with a single output does not have"
+        return f"uses {', '.join(sorted(lacking))}, which has no meaning for {task.unserved(lacking)}"
     if DEPTHS.index(audit.depth) > DEPTHS.index(depth):
         return f"runs at depth {audit.depth}"
     for need in sorted(audit.needs):

@@ -6,8 +6,9 @@ Saved as `model.safetensors` (the state dict): `model.load_state_dict(safetensor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 
 from lethe.core.config import config
 from lethe.core.families.headed import HeadedTask
+from lethe.core.inputs import Way, asked, way_of
 from lethe.core.modules import copied, evaluating, has_convolutions
-from lethe.core.split import Batch, Split, pixels
+from lethe.core.split import SEVERAL, Batch, Split, input_columns, pixels
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
-from lethe.errors import ModelError, NotFinite, WrongColumn, nearest, unknown_name
+from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongColumn, nearest, unknown_name
 from lethe.models.answer import AUTO, Place, picked
 from lethe.models.opened import Opened, Sections
 from lethe.models.weights import Form, halved, rounded, write
@@ -47,6 +49,8 @@ class HeadTask(HeadedTask):
         form: Form | None = None,
     ) -> None:
         self._head, self._width, self._output = head, 0, output
+        self._way: Way = "alone"   # how several inputs are passed
+        self._names: tuple[str, ...] = ()
         types = halved(original)
         self.form = form or Form(types=types)
         whole = copied(original, trainable=True).float() if types else original
@@ -84,7 +88,16 @@ class HeadTask(HeadedTask):
 
     def answers(self, model: nn.Module, batch: Batch) -> Tensor:
         """The outputs as the model returns them.  -> [n, K] or [n]"""
-        return picked(model(pixels(batch.x)), self._output)
+        return picked(asked(model, batch, self._way), self._output)
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """Without `inputs` where there are several: what changes or compares the input knows one, `x`."""
+        return self.provides if self._way == "alone" else self.provides - {"inputs"}
+
+    def unserved(self, operations: Iterable[str]) -> str:
+        several = self._way != "alone" and "inputs" in operations
+        return f"a model with several inputs ({', '.join(self._names)})" if several else "a model with a single output"
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """What enters the head.  -> [n, d]"""
@@ -106,7 +119,9 @@ class HeadTask(HeadedTask):
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         if not train or self.augmentation == "none":
             return batch
-        return batch.replace(x=augmented(pixels(batch.x), self.augmentation, rng), drawn=True)
+        pictures = {key: augmented(pixels(batch.columns[key]), self.augmentation, rng) for key in input_columns(batch.columns)
+                    if batch.columns[key].dim() == 4 or self._way == "alone"}
+        return batch.replace(drawn=True, **pictures)
 
     def has(self, what: str) -> bool:
         """Besides splits, original and recipe: "pictures" (x is [n, C, H, W]) and "convolutions"."""
@@ -133,8 +148,8 @@ class HeadTask(HeadedTask):
     def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Tensor]:
         """Two examples and what the original answers to them, or an error with the reason why it cannot take them."""
         for name, split in splits.items():
-            for column in ("x", "y"):
-                if column not in split.columns:
+            for column, there in (("x", split.inputs), ("y", "y" in split.columns)):
+                if not there:
                     raise WrongColumn(f"{name} has no column {column!r}, so there is no "
                                       f"{'input' if column == 'x' else 'label'}. Columns: {', '.join(split.columns)}; "
                                       "name them x and y.")
@@ -142,16 +157,20 @@ class HeadTask(HeadedTask):
         if parameter is None:
             raise ModelError(f"{type(original).__name__} has no parameters, so there is nothing to unlearn. Pass "
                              "the trained module itself.")
-        self._pictures = all(len(split.shape("x")) == 4 for split in splits.values())
-        self._convolutions = has_convolutions(original)
         first = next(iter(splits.values()))
+        self._names = tuple(key.removeprefix(SEVERAL) for key in first.inputs if key != "x")
+        self._way = way_of(original, self._names)
+        self._require_alike(splits)
+        self._pictures = not self._names and all(len(split.shape("x")) == 4 for split in splits.values())
+        self._convolutions = has_convolutions(original)
         some = first.batch([0, min(1, len(first) - 1)])
         try:
             with evaluating(original):
-                raw = original(pixels(some.x.to(parameter.device)))
+                raw = asked(original, some.to(parameter.device), self._way)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ModelError(f"the model cannot take inputs {list(some.x.shape)} "
-                             f"({str(some.x.dtype).removeprefix('torch.')}): {str(error).splitlines()[0]}. Nothing was "
+            shown = ", ".join(f"{key.removeprefix(SEVERAL) + ' ' if self._names else ''}{list(some.columns[key].shape)} "
+                              f"({str(some.columns[key].dtype).removeprefix('torch.')})" for key in first.inputs)
+            raise ModelError(f"the model cannot take inputs {shown}: {(str(error).splitlines() or [''])[0]}. Nothing was "
                              "started; bring the inputs to the shape it was "
                              "trained on.") from error
         found = picked(raw, self._output)
@@ -159,6 +178,18 @@ class HeadTask(HeadedTask):
             raise NotFinite(f"the model returns NaN for examples {', '.join(map(str, first.ids[:2]))}, so every result "
                             "would be NaN. Check its inputs (scaling) and its weights.")
         return some, found
+
+    def _require_alike(self, splits: Mapping[str, Split]) -> None:
+        """DataError unless all splits have the same inputs, and random steps of training know which of them to change."""
+        wanted = next(iter(splits.values()))
+        for name, split in splits.items():
+            if set(split.inputs) != set(wanted.inputs):
+                raise DataError(f"{name} has the inputs {', '.join(split.inputs)} and {wanted.name} has "
+                                f"{', '.join(wanted.inputs)}, so no model takes both. Provide the same in all.")
+        pictures = sum(len(wanted.shape(key)) == 4 for key in wanted.inputs)
+        if self._names and self.augmentation != "none" and pictures != 1:
+            raise RequestError(f"recipe.augment = {self.augmentation} changes pictures, and {pictures} of the inputs "
+                               f"{', '.join(self._names)} are some, so it is not clear which is meant. Set augment: none.")
 
     def check_head(self, original: nn.Module, some: Batch) -> None:
         """ModelError unless the head is found and used: every audit and the watchdog read features."""
@@ -196,6 +227,20 @@ def augmented(x: Tensor, kind: str, rng: torch.Generator) -> Tensor:
     columns = (right.view(-1, 1) + torch.arange(width)).to(x.device)
     which = torch.arange(n, device=x.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[which, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
+
+
+def reader(prepare: Callable[..., Split], model: nn.Module, inputs: Sequence[str]) -> Callable[[Any, str], Split]:
+    """`prepare(data, name)` with the columns `inputs` of a mapping as inputs.
+
+    Without names and without a column x, they are those columns that `forward` of the model names as its parameters.
+    """
+    def prepared(data: Any, name: str) -> Split:
+        wanted = tuple(inputs)
+        if not wanted and isinstance(data, Mapping) and "x" not in data:
+            wanted = tuple(key for key in signature(model.forward).parameters if key in data and key != "y")
+        return prepare(data, name, x=wanted) if wanted else prepare(data, name)
+
+    return prepared
 
 
 def divided(train: Any, forget: Any, prepare: Callable[[Any, str], Split], **others: Any) -> dict[str, Split]:

@@ -126,7 +126,7 @@ def require(task: Task, record: Method, cfg: Any) -> None:
     if not record.uses <= task.serves:
         lacking, owner = sorted(record.uses - task.provides), f"a {task.family} task"
         if not lacking:
-            lacking, owner = sorted(record.uses - task.serves), "this model, which has a single output"
+            lacking, owner = sorted(record.uses - task.serves), task.unserved(record.uses)
         raise NeedsUnmet(f"{record.name} uses {', '.join(lacking)}, which has no meaning for {owner}, so it cannot run there. "
                          f"{those}")
     for need in task.lacks(record.needs):

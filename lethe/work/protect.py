@@ -51,7 +51,7 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
     opened = read(job, options)
     train = opened.splits["train"]
     unseen = _unseen(opened)
-    x = train.columns["x"]
+    x = train.require_one_input("lethe protect").columns["x"]
     _require_images(x, how)
     pictures = pixels(x)
     task = opened.task(original_of(job, opened, options), {"retain": train}, "protect")

@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Case]] = {
         "label": ({}, "colour"),
         "target": ({"label": "size"}, "number"),
         "features": ({}, ["size"]),
+        "inputs": ({}, {"one": ["size"], "two": ["colour"]}),
         "drop": ({}, ["size"]),
         "categorical": ({}, ["size"]),
         "classes": ({}, ["y", "x"]),

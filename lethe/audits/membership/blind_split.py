@@ -76,7 +76,7 @@ def measure(cfg: BlindSplit, subject: Subject, panel: Panel) -> list[Value]:
 
 
 def raw(split: Split) -> np.ndarray:
-    """The inputs as numbers: columns `x` and the label one-hot, or counts of tokens.  -> [n, d]"""
+    """The inputs as numbers: the inputs and the label one-hot, or counts of tokens.  -> [n, d]"""
     if "ids" in split.columns:
         tokens, length = split.columns["ids"].numpy() % TOKENS, split.columns["length"].numpy()
         used = np.arange(tokens.shape[1]) < length[:, None]
@@ -84,4 +84,5 @@ def raw(split: Split) -> np.ndarray:
         np.add.at(counts, (np.nonzero(used)[0], tokens[used]), 1.0)
         return counts
     y = split.columns["y"].numpy()
-    return np.concatenate([split.columns["x"].double().numpy().reshape(len(split), -1), y[:, None] == np.unique(y)], 1)
+    numbers = [split.columns[key].double().numpy().reshape(len(split), -1) for key in split.inputs]
+    return np.concatenate([*numbers, y[:, None] == np.unique(y)], 1)

@@ -110,7 +110,7 @@ def _nll(task: Task, model: nn.Module, batch: Batch, x: Tensor) -> Tensor:
         "residual_share": Metric("share of forgotten examples recognised nearby more often than by retrained models",
                                  better="lower", aspect="recovery", asks="retrained models"),
     },
-    uses={"labels", "nll", "outputs"},
+    uses={"inputs", "labels", "nll", "outputs"},
     needs={"forget"},
     depth="deep",
     blind="It looks close to the forgotten examples as they were; what needs a larger change of the input is not found.",

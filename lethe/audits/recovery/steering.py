@@ -59,7 +59,7 @@ class Steering:
         "universal_gain": Metric("that minus the share of retained examples pushed to F's labels", (-1.0, 1.0), "lower",
                                  aspect="recovery"),
     },
-    uses={"head", "labels", "nll", "outputs"},
+    uses={"head", "inputs", "labels", "nll", "outputs"},
     needs={"forget", "retain", "original"},
     depth="standard",
     blind="One push for all examples; knowledge that needs a different push per example is not found.",

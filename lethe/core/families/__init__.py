@@ -2,9 +2,10 @@
 
 A family `provides` a set of operations; a method or an audit `uses` some, and fits every family that provides all it uses.
 Besides operations, `provides` names what stands in a batch: "inputs" (column `x`: what the model maps, and what a method may
-perturb), "labels" (column `y`: class numbers), "targets" (column `y`: real numbers); and what holds of the loss: "vmap", that it
-may run inside `torch.func.vmap`, for the gradients of single examples; "likelihood", that it is the negative log-probability of
-a class or of tokens, in nats; "weights" says that a model is its tensors, which can be changed one by one.
+perturb; a task whose model has several inputs does not serve it), "labels" (column `y`: class numbers), "targets" (column `y`:
+real numbers); and what holds of the loss: "vmap", that it may run inside `torch.func.vmap`, for the gradients of single examples;
+"likelihood", that it is the negative log-probability of a class or of tokens, in nats; "weights" says that a model is its
+tensors, which can be changed one by one.
 The sets are literals: `provided` reads them from the source text and imports no torch.
 """
 

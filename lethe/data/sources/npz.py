@@ -26,7 +26,7 @@ class Npz:
     """Arrays x [n, …] and y [n] of one archive. Test data under other names: test: {x: x_test, y: y_test}."""
 
     path: str                      # the archive
-    x: str = "x"                   # name of the inputs
+    x: str | tuple[str, ...] = "x" # name of the inputs; several for a network of several inputs: [image, age]
     y: str = "y"                   # name of the labels or targets
     ids: str = ""                  # name of an array of record identifiers
     channels: Channels = "first"   # where images keep them: first: unchanged, last [n, H, W, C], none [n, H, W]
@@ -35,20 +35,23 @@ class Npz:
 
 def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
     archive = opened(located(context, cfg.path), cfg.allow_pickle or context.allow_pickle)
-    for wanted in filter(None, (cfg.x, cfg.y, cfg.ids)):
+    inputs = [cfg.x] if isinstance(cfg.x, str) else list(cfg.x)
+    for wanted in filter(None, (*inputs, cfg.y, cfg.ids)):
         if wanted not in archive:
             raise WrongColumn(f"{Path(cfg.path).name} has no array {wanted!r}{nearest(wanted, archive)}, so nothing "
                               f"was read. Arrays: {', '.join(archive)}; name them with data.x and data.y.")
-    for wanted in filter(None, (cfg.x, cfg.y, cfg.ids)):
-        if not archive[wanted].ndim or len(archive[wanted]) != len(archive[cfg.x]):
-            raise DataError(f"array {wanted!r} of {Path(cfg.path).name} has shape {archive[wanted].shape} and {cfg.x!r} has "
-                            f"{archive[cfg.x].shape}, so it is not clear which values belong to one example. Store one of each "
+    first = archive[inputs[0]]
+    for wanted in filter(None, (*inputs, cfg.y, cfg.ids)):
+        if not archive[wanted].ndim or len(archive[wanted]) != len(first):
+            raise DataError(f"array {wanted!r} of {Path(cfg.path).name} has shape {archive[wanted].shape} and {inputs[0]!r} has "
+                            f"{first.shape}, so it is not clear which values belong to one example. Store one of each "
                             "for every example.")
     if cfg.ids:
         _require_ids(archive[cfg.ids], f"array {cfg.ids!r} of {Path(cfg.path).name}")
-    n = len(archive[cfg.x])
+    n = len(first)
     columns: dict[str, Any] = {key: value for key, value in archive.items() if value.ndim == 1 and len(value) == n}
-    columns[cfg.x] = channelled(archive[cfg.x], cfg.channels)
+    for one in inputs:   # of several, those of the pictures
+        columns[one] = channelled(archive[one], cfg.channels) if len(inputs) == 1 or archive[one].ndim > 2 else archive[one]
     columns[cfg.y] = archive[cfg.y]
     if cfg.ids:
         columns["ids"] = columns.pop(cfg.ids)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ import numpy as np
 
 from lethe.core.config import Count, config
 from lethe.core.extras import needs_extra
-from lethe.core.split import NO_IDS, Split
+from lethe.core.split import NO_IDS, SEVERAL, Split
 from lethe.core.user_files import lines_of
 from lethe.data import encode as encoding
 from lethe.data.context import Context
 from lethe.data.paths import located
-from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
+from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
 
 SUFFIXES = (".csv", ".tsv", ".parquet")   # files that are read this way without data.kind
 LEARNS = True   # inputs are standardised or encoded by statistics of the whole training part
@@ -34,6 +36,7 @@ class Table:
     label: str                             # the target column
     target: encoding.Target = "class"      # others are for regression; standard: standardised; log: of 1 + x, standardised
     features: tuple[str, ...] = ()         # input columns; empty: every column but label, id, part and drop
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # of a network with several: columns of each
     drop: tuple[str, ...] = ()             # columns that are not inputs
     categorical: tuple[str, ...] = ()      # numeric columns that stand for categories
     classes: tuple[str, ...] = ()          # order of the class numbers for text labels; empty: sorted labels of train
@@ -73,12 +76,21 @@ def encode(cfg: Table, splits: dict[str, Split]) -> dict[str, Split]:
     left_out = {cfg.label, cfg.id, cfg.part, *cfg.drop}
     for column in (*cfg.drop, *cfg.categorical):
         encoding.known(column, splits, "data.drop" if column in cfg.drop else "data.categorical")
+    if cfg.inputs and cfg.features:
+        raise RequestError("data has features and inputs, so it is not clear what the model is given; nothing was read. Leave "
+                           "features out.")
     names = cfg.features or [column for column in splits["train"].meta if column not in left_out]
-    if cfg.label in names:
-        raise DataError(f"data.features contains the label {cfg.label!r}, so the model would read the answer. Leave it "
-                        "out.")
+    groups: dict[str, Sequence[str]] = {f"{SEVERAL}{name}": of for name, of in cfg.inputs.items()} or {"x": names}
+    option = "inputs" if cfg.inputs else "features"
+    for column, of in groups.items():
+        if cfg.label in of:
+            raise DataError(f"data.{option} contains the label {cfg.label!r}, so the model would read the answer. Leave it out.")
+        if not of:
+            raise DataError(f"data.{option} has no column for {column}, so the model would be given nothing. Name at least one.")
     splits = encoding.targets(splits, cfg.label, cfg.target, cfg.classes)   # before features: `class` is no input
-    return encoding.features(splits, names, cfg.categorical, cfg.impute, cfg.max_categories)
+    for column, of in groups.items():
+        splits = encoding.features(splits, of, cfg.categorical, cfg.impute, cfg.max_categories, column)
+    return splits
 
 
 def separated(path: Path, missing: set[str]) -> dict[str, Any]:

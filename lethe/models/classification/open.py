@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lethe.data.load import Data, load_parts
 from lethe.errors import RequestError
 from lethe.models.answer import AUTO, Place, Returns
 from lethe.models.classification.task import Classification, ClassifierSource
-from lethe.models.heads import divided, opened, saved_family
+from lethe.models.heads import divided, opened, reader, saved_family
 from lethe.models.load import load_classifier
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.weights import PICKLED
@@ -36,17 +36,19 @@ def classification(
     head: str | None = None,
     output: Place = AUTO,
     returns: Returns = "logits",
+    inputs: Sequence[str] = (),
 ) -> Classification:
     """A task from any classifier and data in memory.
 
-    train, holdout, test  (x, y) arrays or tensors, a torch Dataset, or a Split
+    train, holdout, test  (x, y) arrays or tensors, a torch Dataset, or a Split; of a model with several inputs x is a dictionary
     forget                a selection (`lethe.where(label=3)`), or positions in `train`
     build                 seed -> fresh model, for retraining; default: a copy with re-drawn weights
+    inputs                columns of a mapping that are its inputs; default: x, or those that `forward` names
     output, returns       which part of what the model returns are its outputs, and what these are; see `ClassifierSource`
     """
     from lethe.data.arrays import as_split
 
-    splits = divided(train, forget, as_split, holdout=holdout, test=test)
+    splits = divided(train, forget, reader(as_split, model, inputs), holdout=holdout, test=test)
     return Classification(model, splits, recipe, build, name, head=head, output=output, returns=returns)
 
 

@@ -56,7 +56,7 @@ class Classification(HeadTask, ClassificationTask):
     @property
     def serves(self) -> frozenset[str]:
         """Without `head` where one output answers for two classes: what edits the head expects a row for each class."""
-        return self.provides - {"head"} if self._single else self.provides
+        return super().serves - {"head"} if self._single else super().serves
 
     @property
     def head_rows(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.load import Data
 from lethe.models.answer import AUTO, Place
-from lethe.models.heads import divided, opened
+from lethe.models.heads import divided, opened, reader
 from lethe.models.opened import Opened, Sections
 from lethe.models.regression.task import Loss, Others, Regression, RegressionSource, numbered
 
@@ -32,6 +32,7 @@ def regression(
     others: Others = "gaussian",
     head: str | None = None,
     output: Place = AUTO,
+    inputs: Sequence[str] = (),
 ) -> Regression:
     """A task from any regressor or forecaster and data in memory.
 
@@ -39,9 +40,10 @@ def regression(
     forget                a selection (`lethe.where(query="y < 2")`), or positions in `train`
     build                 seed -> fresh model, for retraining; default: a copy with re-drawn weights
     loss                  squared | absolute | huber
+    inputs                columns of a mapping that are its inputs; default: x, or those that `forward` names
     output                which part of what the model returns are its predictions, where it is not the only tensor
     """
-    splits = divided(train, forget, numbered, holdout=holdout, test=test)
+    splits = divided(train, forget, reader(numbered, model, inputs), holdout=holdout, test=test)
     return Regression(model, splits, recipe, build, name, loss=loss, others=others, head=head, output=output)
 
 

@@ -13,7 +13,7 @@ retained examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -143,7 +143,7 @@ def rows(y: Tensor) -> Tensor:
     return y.unsqueeze(1) if y.dim() == 1 else y
 
 
-def numbered(data: Any, name: str) -> Split:
+def numbered(data: Any, name: str, x: str | Sequence[str] = "x") -> Split:
     """`as_split` with real targets: whole numbers are values here, not classes."""
     from dataclasses import replace
 
@@ -154,7 +154,7 @@ def numbered(data: Any, name: str) -> Split:
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[1], Tensor):
         given = np.asarray(data[1])
         data = (data[0], given.astype(np.float32) if given.dtype.kind in "iub" else given)
-    split = as_split(data, name)
+    split = as_split(data, name, x)
     y = split.columns["y"]
     return split if y.is_floating_point() else replace(split, columns=with_columns(split.columns, {"y": y.float()}))
 

@@ -30,6 +30,8 @@ class Preparation:
 
 def preparations(some: Split, now: Mapping[str, Any]) -> Iterator[Preparation]:
     """Those that fit the inputs of a split; none for tokens. now: `task.facts["inputs"]`, what is done already."""
+    if "x" not in some.columns:   # several inputs: which of them were prepared otherwise is not guessed
+        return
     x = pixels(some.columns["x"])
     if not x.is_floating_point() or x.dim() < 2:
         return

@@ -50,7 +50,8 @@ def _way_on(door: Door) -> str:
 def _triaged(door: Door, task: Task) -> dict[str, int] | None:
     """Records by advice; None where triage cannot look at them."""
     x = task.forget.columns.get("x")
-    if x is None or (door.original is None and not (x.is_floating_point() or x.dim() == 4)):   # its features would be random
+    numbers = x is not None and (x.is_floating_point() or x.dim() == 4)
+    if not task.forget.inputs or (door.original is None and not numbers):   # its features would be random
         return None
     try:
         counts: dict[str, int] = triage(task, limit=LIMIT, seed=door.job.settings.seed)["counts"]
