@@ -86,7 +86,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if hasattr(error, "format_message"):   # usage errors of the command line itself
-            _die(f"{error.format_message()} See lethe --help.", 2)
+            place = getattr(error, "ctx", None)
+            command = f" {place.info_name}" if place is not None and place.parent is not None else ""
+            _die(f"{error.format_message()} See lethe{command} --help.", 2)
         raise
 
 

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lethe.report.report import Report
+    from lethe.results.schema import Row
     from lethe.work.request import Request
 
 
 def after(report: Report, request: Request, path: Path, verb: str, export: bool) -> str:
     """The table, where everything was written, and what to do next."""
     place = Path(request.output) / report.results.id
-    page = f"\nPage:    {place / 'report.html'}" if (place / "report.html").exists() else ""
-    lines = [f"{report.table()}\n{page}", f"Numbers: {place / 'results.json'}"]
-    if export:
-        lines.append(f"Models:  {place / 'models'}")
-    lines.append(f"\nYour own model: copy {path}, set model and data (lethe describe METHOD says what a method needs), then\n"
-                 f"    lethe {verb} your_request.yaml")
-    return "\n".join(lines)
+    page = [f"Page:    {place / 'report.html'}"] if (place / "report.html").exists() else []
+    models = _models(report, place) if export else []
+    return "\n".join([report.table(), *page, f"Numbers: {place / 'results.json'}", *models, "",
+                      *_next(place, path, verb, bool(models), any(row.conclusion.verdict != "failed" for row in _made(report)))])
+
+
+def _made(report: Report) -> list[Row]:
+    """The rows of methods."""
+    return [row for case in report.results.scenarios for row in case.subjects if row.role == "method"]
+
+
+def _models(report: Report, place: Path) -> list[str]:
+    """Where the models are, and of a single one its files; that there is none where every method failed."""
+    folders = sorted({path.parent for path in place.glob("models/**/*") if path.is_file()})
+    if not folders:
+        return ["Models:  none were written: no method gave one"] if _made(report) else []
+    if len(folders) > 1:
+        return [f"Models:  {place / 'models'}"]
+    return [f"Model:   {folders[0]} ({', '.join(sorted(path.name for path in folders[0].iterdir()))})"]
+
+
+def _next(place: Path, path: Path, verb: str, exported: bool, sound: bool) -> list[str]:
+    """What to do next: with a preset the own model, else what makes sure of the result."""
+    if "presets" in path.parts:
+        return [f"Your own model: copy {path}, set model and data (lethe describe METHOD says what a method needs), then",
+                f"    lethe {verb} your_request.yaml"]
+    if not sound:
+        return ["Next: other options (lethe describe METHOD), or several methods at once:",
+                f"    lethe compare {shlex.quote(str(path))} method=all"]
+    if not exported:
+        return ["Next: write the models, too:", f"    lethe {verb} {shlex.quote(str(path))} --export    # and its overrides"]
+    return ["Next: longer attacks, and a signed statement of what may be claimed:", f"    lethe audit {place} --depth deep",
+            f"    lethe certify {place} --key issuer.pem    # the key is made if there is none"]
 
 
 def status_of(report: Report) -> int:
@@ -32,6 +60,9 @@ def status_of(report: Report) -> int:
               file=sys.stderr)
         return 1
     rows = [row for case in report.results.scenarios for row in case.subjects]
+    nothing = [row.name for row in rows if row.error]
+    if nothing:
+        print(f"Without a new model: {', '.join(nothing)}. The lines above the table say why.", file=sys.stderr)
     ended = [row.name for row in rows if row.fall and not row.unchanged]
     if ended:
         print(f"Ended by the watchdog at the last sound point: {', '.join(ended)}. Notes and page say what was lost.",

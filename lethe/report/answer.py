@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lethe.core.evidence import FAILED, INSIDE, NO_YARDSTICK, OUTSIDE
+from lethe.report.ended import sentences
 from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
 from lethe.report.words import listed, number
@@ -47,16 +48,15 @@ def _level(case: Case, found: Recommendation) -> Level:
 
 
 def _counts(case: Case) -> Iterator[str]:
-    """How many methods have each of the three answers, and which of them failed."""
-    lines, failed = [line for line in case.methods if line.verdict != FAILED], case.named(FAILED)
+    """How many methods have each of the three answers, and why others gave no model."""
+    lines = [line for line in case.methods if line.verdict != FAILED]
     if len(case.methods) > 1 and lines:
         yes = [sum(one.answer == "yes" for one in column) for column in (
             [line.forgotten for line in lines], [line.useful for line in lines], [line.like for line in lines])]
         yield (f"Of {len(case.methods)} methods {yes[0]} {'has' if yes[0] == 1 else 'have'} {DONE[case.scenario.objective]}, "
                f"{yes[1]} {'is' if yes[1] == 1 else 'are'} useful, {yes[2]} {'is' if yes[2] == 1 else 'are'} "
                "indistinguishable from retraining.")
-    if failed:
-        yield f"{listed(failed)} failed."
+    yield from sentences([line for line in case.methods if line.verdict == FAILED])
 
 
 def _warnings(case: Case) -> Iterator[str]:

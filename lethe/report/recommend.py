@@ -30,7 +30,8 @@ def recommendation(case: Case) -> Recommendation:
     done = DONE[case.scenario.objective]
     able = sorted((line for line in case.methods if line.verdict != FAILED), key=lambda line: line.order)
     if not able:
-        why = "every method failed" if case.methods else "no method was run"
+        why = (f"{case.methods[0].label} gave no model" if len(case.methods) == 1 else
+               "no method gave a model" if case.methods else "no method was run")
         return Recommendation(None, (why,), f"Recommended: none; {why}.")
     first = able[0]
     lacks = tuple(_lacks(first, done))

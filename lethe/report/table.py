@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
 from lethe.report.answer import answer
-from lethe.report.recommend import DONE, forgotten, like, margin, useful_cell
+from lethe.report.ended import briefly
+from lethe.report.recommend import DONE, MARKS, forgotten, like, margin, useful_cell
 from lethe.report.view import Case, Column, Line, cases, limits
 from lethe.report.words import duration, number, printable, sign, spaced, watched
 from lethe.results.schema import Measurement, Results, Row
@@ -113,9 +114,10 @@ class Shown:
 def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
     """The columns that have room, and the names of those that have none: the three answers first, then the main metrics."""
     lines = case.lines
-    first = Shown("model", "", [(printable(line.label), "") for line in lines])
-    for interval, test in ((True, True), (False, True), (False, False)):   # what is left out first where it is narrow
-        shown = [first, *_replies(case, interval, test)]
+    for less in range(5):   # what is left out first where it is narrow: intervals, tests, the controls' labels, limits
+        test = less < 2
+        first = Shown("model", "", [(printable(line.label if less < 3 else line.name), "") for line in lines])
+        shown = [first, *_replies(case, less < 1, test, less < 4)]
         last = Shown("time", "", [_time(line, test) for line in lines])
         if not lines or sum(column.width for column in (*shown, last)) <= width:
             break
@@ -130,16 +132,25 @@ def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
     return [*shown, last], left_out
 
 
-def _replies(case: Case, interval: bool, test: bool) -> list[Shown]:
-    """The columns of the three answers."""
+def _replies(case: Case, interval: bool, test: bool, why: bool) -> list[Shown]:
+    """The columns of the three answers, as much of them as there is room for."""
     lines, limit = case.lines, next((margin(line.useful) for line in case.lines if line.useful.margin is not None), "")
-    told = [(f"{DONE[case.scenario.objective]}?", "test and limit", [
-                (forgotten(line, test), line.forgotten.answer) for line in lines]),
-            (f"useful? {_unit(case)}".strip(), f"to −{limit}" if limit else "", [
+    told = [(f"{DONE[case.scenario.objective]}?", "test and limit" if why else "", [
+                (forgotten(line, test) if why else f"{MARKS[line.forgotten.answer]} {line.forgotten.answer}",
+                 line.forgotten.answer) for line in lines]),
+            (f"useful? {_unit(case) if why else ''}".strip(), f"to −{limit}" if limit else "", [
                 (useful_cell(line.useful, interval), line.useful.answer) for line in lines]),
             ("as retraining?", "test and limit" if test else "", [(like(line.like, test), line.like.answer) for line in lines])]
-    return [Shown(name, below, [_told(line, *cell) for line, cell in zip(lines, cells, strict=True)])
-            for name, below, cells in told]
+    return [Shown(name, below, [_told(line, *cell, why if place == 0 else None) for line, cell in zip(lines, cells, strict=True)])
+            for place, (name, below, cells) in enumerate(told)]
+
+
+def _told(line: Line, text: str, answer: str, why: bool | None) -> tuple[str, str]:
+    """A cell of an answer; of a method that gave no model why not: in a few words, in one (false), nothing (None)."""
+    if line.verdict != FAILED:
+        return printable(text), TONES.get(answer, "")
+    words = printable(briefly(line))
+    return ("–", "") if why is None else (words if why else words.partition(":")[0], "red")
 
 
 def _unit(case: Case) -> str:
@@ -152,11 +163,6 @@ def _time(line: Line, seconds: bool) -> tuple[str, str]:
     """The cell of the time: in seconds and beside one retraining, or only the latter where there is one."""
     ratio = f"{number(line.ratio)}×" if line.ratio else ""
     return (f"{duration(line.seconds)}{f' ({ratio})' if ratio else ''}" if seconds or not ratio else ratio), ""
-
-
-def _told(line: Line, text: str, answer: str) -> tuple[str, str]:
-    """A cell of an answer; of a method that failed its verdict."""
-    return (sign(line.verdict), "red") if line.verdict == FAILED else (printable(text), TONES.get(answer, ""))
 
 
 def _metric(case: Case, column: Column) -> Shown:

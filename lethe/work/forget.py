@@ -13,7 +13,8 @@ from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import CheckpointCorrupted, LetheError, WorkerDied
 from lethe.pools.subject import Procedure
-from lethe.train.apply import perform
+from lethe.train.apply import NOTHING, perform
+from lethe.train.watchdog import in_words
 from lethe.work.failures import Failure, failure
 from lethe.work.job import Job, Run
 from lethe.work.options import Options
@@ -78,7 +79,7 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
             shutil.rmtree(work)
             outcome = performed()
         if outcome.unchanged:
-            return replace(made, outcome=outcome, failure=Failure(". ".join(reversed(outcome.notes[-2:]))))
+            return replace(made, outcome=outcome, failure=Failure(in_words(outcome.fall) if outcome.fall else NOTHING))
         if places.models and not (places.models / name).exists():
             outcome.save(places.models / name)
         return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))

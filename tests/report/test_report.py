@@ -204,11 +204,29 @@ def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("sfron", "Recommended: sfron (forgotten: yes, 1 test; useful: +0.5 points; 0.232 × a retraining)", "good"),
     ("gradient_ascent", "Recommended: none. Nearest: gradient_ascent (forgotten: yes, 1 test; useful: −", "mixed"),
     ("finetune", "Recommended: none. Nearest: finetune (forgotten: no; ", "bad"),
-    ("bad_teacher", "Recommended: none; every method failed.", "bad"),
+    ("bad_teacher", "Recommended: none; bad_teacher gave no model.", "bad"),
 ])
 def test_the_answer_on_a_single_method(name: str, words: str, level: str) -> None:
     found = answer(view.cases(read(only(small(), name)))[0])
     assert (found.headline[:len(words)], found.level) == (words, level)
+
+
+@pytest.mark.parametrize(("about", "cell", "sentence"), [
+    ({"fall": {"part": "holdout", "metric": "accuracy", "value": 0.9, "original": 0.951, "floor": 0.921, "step": 9},
+      "unchanged": True}, "! ended: −5.1 points ", "The watchdog ended bad_teacher (−5.1 points of accuracy on unseen data), "),
+    ({"fall": {"part": "weights", "metric": "share that is finite", "value": None, "original": 1.0, "floor": 1.0, "step": 9},
+      "unchanged": True}, "! ended: weights not finite ", "The watchdog ended bad_teacher (weights not finite), and no earlier"),
+    ({"unchanged": True}, "! nothing changed ", "bad_teacher changed nothing: "),
+    ({"error": "NeedsUnmet: no retained data. Give some."}, "! failed: NeedsUnmet ", "bad_teacher failed: NeedsUnmet: no "),
+    ({"error": "TypeError: shapes", "defect": True}, "! defect: TypeError ", "bad_teacher failed."),
+])
+def test_a_method_without_a_model_says_why_in_table_and_answer(about: dict[str, Any], cell: str, sentence: str) -> None:
+    data = only(small(), "sfron", "bad_teacher")
+    next(one for one in data["scenarios"][0]["subjects"] if one["name"] == "bad_teacher").update(about)
+    found = read(data)
+    assert any(one.startswith(sentence) for one in answer(view.cases(found)[0]).sentences)
+    assert cell in report.terminal_table(found, 100) and cell.partition(":")[0] in report.terminal_table(found, 80)
+    assert all("…" not in report.terminal_table(found, width) for width in (80, 100)), "nothing is cut"
 
 
 def test_the_cheapest_that_has_forgotten_and_is_useful_is_recommended() -> None:
