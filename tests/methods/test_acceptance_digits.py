@@ -160,13 +160,14 @@ def test_l1_at_least_halves_the_distance_of_finetune(kind: str) -> None:
 def test_saliency_mask_costs_nothing_against_random_labels(kind: str) -> None:
     """An advantage is not claimed: on this network there is none. Labels drawn from all ten leave a tenth to chance."""
     assert scores(kind, "salun").js <= scores(kind, "random_label").js + 0.03
-    assert scores(kind, "salun").forget <= 20
+    assert scores(kind, "salun").forget <= 20   # measured 11 (class), 15 (labels)
 
 
 @BOTH
-def test_random_labels_go_without_the_true_one(kind: str) -> None:
-    """The card's anchors: a class 100/0/98.4 at 0.38, wrong labels 100/16/94.2 at 0.31."""
-    found = judged(kind, [run(task, "random_label", seed, include_true=False) for seed, task in enumerate(problem(kind).tasks)])
+@pytest.mark.parametrize("name", ["random_label", "salun"])
+def test_random_labels_go_without_the_true_one(name: str, kind: str) -> None:
+    """Published anchors on such a network: a class 100/0/98.4 at 0.38, wrong labels 100/16/94.2 at 0.31."""
+    found = judged(kind, [run(task, name, seed, include_true=False) for seed, task in enumerate(problem(kind).tasks)])
     assert found.forget <= (2 if kind == "class" else 15) and found.retain >= 99
     assert found.test >= retrained_test_accuracy(kind) - 3 and found.js <= 0.43
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import byhand
 import pytest
 import torch
-from running import run
+from running import as_users, run
 from tiny import classification
 
 from lethe.core.modules import state_fingerprint
@@ -80,12 +82,18 @@ def test_images_in_bytes_are_attacked_in_units_of_the_input() -> None:
 
 @pytest.mark.slow
 def test_a_class_of_digits_goes_without_retained_data_but_no_nearer_to_retraining_than_boundary_shrink() -> None:
-    """Measured 0.15 ± 0.03 against 0.11 ± 0.03 and 0.49; not better than its baseline here."""
-    from test_acceptance_digits import retrained_test_accuracy, scores
+    """Measured 0.12 and 0.17 against 0.11 ± 0.03 and 0.45; not better than its baseline here. On the third original it would cost
+    5 points of R, which the watchdog takes back."""
+    from test_acceptance_digits import accuracy, distance, problem, retrained_test_accuracy, scores
 
-    found = scores("class", "aru")
-    assert found.forget <= 2 and found.retain >= 94 and found.test >= retrained_test_accuracy("class") - 6
-    assert scores("class", "boundary_shrink").js < found.js < scores("class", "random_label").js - 0.2
+    tasks, retrained = problem("class")
+    made = [(task, as_users("aru", task, seed)) for seed, task in enumerate(tasks)]
+    assert [outcome.unchanged for _, outcome in made] == [False, True, False]
+    left = [(task, outcome.model) for task, outcome in made if not outcome.unchanged]
+    assert all(accuracy(t, m, t.forget) <= 2 and accuracy(t, m, t.retain) >= 94 for t, m in left)
+    assert all(accuracy(t, m, t.test) >= retrained_test_accuracy("class") - 6 for t, m in left)
+    far = mean(distance(t, m, retrained) for t, m in left)
+    assert scores("class", "boundary_shrink").js < far < scores("class", "random_label").js - 0.2
 
 
 @pytest.mark.slow

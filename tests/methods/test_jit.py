@@ -79,11 +79,12 @@ def test_noise_stays_in_the_range_of_the_batch_and_its_size_does_not_matter_to_a
 
 
 @pytest.mark.slow
-def test_digits_a_class_goes_in_part_and_at_a_cost_that_ascent_does_not_have() -> None:
-    """Not reproduced: forgetting that spares the rest. Measured 85.5/37/84.0, 0.46 ± 0.07; ascent 97.4/6/96.8, 0.22 ± 0.07."""
+def test_digits_a_class_hardly_goes_within_the_loss_that_the_watchdog_allows_and_with_ascent_it_does() -> None:
+    """Not reproduced: forgetting that spares the rest. Measured 97.6/88/96.6, 0.80 ± 0.14, every run ended by the watchdog before
+    its three steps were done; unwatched 85.5/37/84.0, 0.46 ± 0.07. Gradient ascent 97.4/6/96.8, 0.22 ± 0.07."""
     found, ascent = scores("class", "jit"), scores("class", "gradient_ascent")
-    assert found.forget < 60 and found.retain < 95
-    assert ascent.js + 0.1 < found.js < scores("class", "original").js - 0.3
+    assert found.forget > 60 and found.retain > 95
+    assert ascent.js + 0.4 < found.js < scores("class", "original").js
 
 
 @pytest.mark.parametrize("detach", [True, False])

@@ -90,7 +90,8 @@ def test_reads_less_of_a_wrong_answer_than_random_labels_on_digits() -> None:
 
     for kind in ("class", "labels"):
         found = scores(kind, "natmu")
-        assert found.js < scores(kind, "random_label").js - 0.1 and found.js < scores(kind, "finetune").js - 0.2
+        margin = 0.2 if kind == "class" else 0.1   # measured 0.16 for 0.45 and 0.15 for 0.32
+        assert found.js < scores(kind, "random_label").js - margin and found.js < scores(kind, "finetune").js - 0.2
         assert found.retain >= 98 and found.test >= retrained_test_accuracy(kind) - 3
         assert found.forget <= (5 if kind == "class" else 25)
 

@@ -10,6 +10,7 @@ from test_acceptance_digits import judged, problem, retrained_test_accuracy, sco
 from test_acceptance_digits import run as on_digits
 from tiny import classification
 
+import lethe
 from lethe.data.select import Where
 from lethe.errors import RequestError
 from lethe.methods.classification.pour import class_means, complement
@@ -90,12 +91,13 @@ def test_projection_of_the_head_removes_a_class_of_digits_as_retraining_does() -
 
 @pytest.mark.slow
 def test_distillation_and_class_means_fall_short() -> None:
-    """The known failures; should they ever vanish, the documentation must change."""
+    """The known failures; should they ever vanish, the documentation must change. Class means cost 17 to 20 points of R."""
     tasks = problem("class").tasks
-    distilled, means = (judged("class", [on_digits(task, "pour", seed, **options) for seed, task in enumerate(tasks)])
-                        for options in ({"variant": "distillation"}, {"direction": "mean"}))
+    distilled = judged("class", [on_digits(task, "pour", seed, variant="distillation") for seed, task in enumerate(tasks)])
     assert 15 < distilled.forget < 45 and distilled.test >= retrained_test_accuracy("class") - 2
-    assert means.retain < 90
+    for seed, task in enumerate(tasks):
+        means = lethe.forget(task, "pour", seed=seed, direction="mean", progress=False)
+        assert means.unchanged and means.fall and (means.fall.value or 0) < (means.fall.original or 0) - 0.1
 
 
 @pytest.mark.parametrize("direction", ["head", "mean"])

@@ -124,7 +124,8 @@ def test_random_examples_look_unseen_to_one_threshold_but_the_answers_are_hardly
                             for name in ("finetune", "random_label", "regun"))
     assert found["auc"] < untouched["auc"] - 0.015 and again["auc"] < untouched["auc"] - 0.01
     assert abs(found["js"] - tuned["js"]) < 0.01 and found["js"] > again["js"] + 0.015   # not reproduced
-    assert labels["js"] > 0.3 and found["test"] > again["test"]
+    assert found["test"] > again["test"]
+    assert labels == untouched, "random labels for a third of the data cost 6 to 60 points: the watchdog returns the original"
 
 
 @pytest.mark.slow

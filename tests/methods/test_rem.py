@@ -88,11 +88,14 @@ def test_a_toy_backdoor_of_which_a_tenth_is_known_goes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "target"), [(3, 0), (4, 4), (5, 7)])
-def test_digits_poison_of_which_a_tenth_is_known_goes_where_retraining_keeps_it(seed: int, target: int) -> None:
-    """Originals on which nothing was chosen. Measured: 0.08, 0.20, 0.14 of the attack left, accuracy 0.958, 0.958, 0.925."""
+def test_digits_poison_of_which_a_tenth_is_known_mostly_goes_where_retraining_keeps_it(seed: int, target: int) -> None:
+    """Originals on which nothing was chosen. Measured: 0.08, 0.20 of the attack left, accuracy 0.958, 0.958. The third time 7
+    points on unseen data would go (0.14 left of the attack, accuracy 0.925 on test data), so the watchdog takes it back."""
     task = digits(seed, target)
-    (accuracy, attacked), (kept, left) = scores(task, task.original), scores(task, as_users("rem", task, seed).model)
-    assert attacked > 0.95 and left <= 0.3 and kept >= accuracy - 0.05
+    outcome = as_users("rem", task, seed)
+    (accuracy, attacked), (kept, left) = scores(task, task.original), scores(task, outcome.model)
+    assert attacked > 0.95 and kept >= accuracy - 0.05 and outcome.unchanged == (seed == 5)
+    assert outcome.unchanged or left <= 0.3
     assert all(scores(task, as_users(other, task, seed).model)[1] > 0.9 for other in ("retrain", "finetune"))
 
 

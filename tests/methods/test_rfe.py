@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import mean
+from typing import Any
 
 import byhand
 import pytest
@@ -18,6 +19,7 @@ from lethe.errors import RequestError
 from lethe.methods.general.rfe import RFE, capped, guarded, nearness, orthogonal, parted, price
 from lethe.models.classification.task import Classification
 from lethe.train.loop import Loop
+from lethe.train.watchdog import Watchdog
 
 
 def loss(task: Task, model: torch.nn.Module, name: str) -> float:
@@ -120,19 +122,20 @@ def siblings() -> tuple[list[Task], list[torch.nn.Module]]:
 
 @pytest.mark.slow
 def test_the_sibling_of_a_forgotten_digit_is_given_back_and_the_digit_is_not() -> None:
-    """Measured: eights 51 % after phase 1, 93 % after phase 2, 78 % with NegGrad+; distance 0.11 against 0.14."""
+    """Measured: eights 51 % after phase 1, 93 % after phase 2, 78 % with NegGrad+; distance 0.11 against 0.14. Phase 1 alone
+    loses more than the watchdog allows, so it is allowed more."""
     from test_acceptance_digits import accuracy, distance
     from test_acceptance_digits import run as by_name
 
     tasks, retrained = siblings()
 
-    def judged(name: str, **options: int) -> tuple[float, float, float]:
+    def judged(name: str, **options: Any) -> tuple[float, float, float]:
         made = [(task, by_name(task, name, seed, **options)) for seed, task in enumerate(tasks)]
         eights = tasks[0].retain.subset((tasks[0].retain.columns["digit"] == 8).numpy(), "eights")
         return (mean(accuracy(t, m, eights) for t, m in made), mean(accuracy(t, m, t.forget) for t, m in made),
                 mean(distance(t, m, retrained) for t, m in made))
 
-    whole, first, baseline = judged("rfe"), judged("rfe", recover_epochs=0), judged("neggrad_plus")
+    whole, first, baseline = judged("rfe"), judged("rfe", recover_epochs=0, watchdog=Watchdog(loss=20.0)), judged("neggrad_plus")
     assert first[0] < 70 and baseline[0] < 85 < 88 < whole[0]
     assert whole[1] <= 3 and whole[2] < baseline[2] < 0.3
 
