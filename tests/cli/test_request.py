@@ -40,7 +40,7 @@ def test_equal_requests_have_equal_hashes_wherever_the_output_goes() -> None:
         (["method.learning_rate=1"], UnknownKey, ["learning_rate", "nothing was started", "lethe describe"]),
         (["metod=salun"], UnknownKey, ["metod", "did you mean method?"]),
         (["method=retrian"], UnknownName, ["retrian", "did you mean retrain?"]),
-        (["family=vision"], RequestError, ["vision", "classification, diffusion, lm"]),
+        (["family=vision"], RequestError, ["vision", "classification, diffusion, fitted_classifier"]),
         (["audit.depth=abyss"], RequestError, ["audit.depth = 'abyss'", "choose quick, standard or deep"]),
         (["audit.references=-1"], OutOfRange, ["references", "-1"]),
         (["seeds"], RequestError, ["key=value"]),
