@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "classification": "lethe.models.classification.open",
+    "multilabel": "lethe.models.multilabel.open",
     "regression": "lethe.models.regression.open",
     "fitted_classifier": "lethe.models.fitted_classifier.open",
     "fitted_regressor": "lethe.models.fitted_regressor.open",

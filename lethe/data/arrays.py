@@ -81,14 +81,13 @@ def x_tensor(values: Any, name: str, what: str = "x") -> Tensor:
 
 
 def y_tensor(values: Any, name: str) -> Tensor:
-    """Targets: whole numbers are classes [n], real numbers are regression targets [n, …]."""
+    """Targets: whole numbers are classes [n] or labels 0, 1 [n, L], real numbers are regression targets [n, …]."""
     tensor = _tensor(values, f"y of {name}")
     if tensor.is_floating_point():
         return tensor.float().contiguous()
-    if tensor.dim() != 1:
-        raise DataError(f"y of {name} has shape {tuple(tensor.shape)}, but class numbers are [n], so labels cannot be "
-                        "read. Pass y.argmax(1) for one-hot labels, y[:, 0] for a single column; of several labels per "
-                        "example one at a time, y[:, j].")
+    if tensor.dim() not in (1, 2):
+        raise DataError(f"y of {name} has shape {tuple(tensor.shape)}, but class numbers are [n] and several labels per example "
+                        "[n, L], so labels cannot be read. Bring y to one of these shapes.")
     return tensor.long().contiguous()
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lethe.core.passes import inputs, sample
 from lethe.core.seeds import numpy_generator
@@ -67,12 +68,19 @@ def advice(percentile: float, twin: bool) -> str:
 
 
 
+def _same(mine: Tensor, other: Tensor) -> np.ndarray:
+    """Which targets are equal, all of an example.  [n], [m] or [n, h], [m, h] -> [n, m]"""
+    equal_ones: np.ndarray = (mine[:, None] == other[None]).flatten(2).all(2).numpy() if mine.dim() > 1 else (
+        mine[:, None] == other[None]).numpy()
+    return equal_ones
+
+
 def _twins(task: Task, forget: Split, inner: np.ndarray, kernel: Kernel, part: int = 2000) -> dict[int, str]:
     """Place in F -> id of an equal retained record, for those that have one; all of R is looked through."""
     found: dict[int, str] = {}
     for start in range(0, len(task.retain), part):
         some = task.retain.subset(np.arange(start, min(start + part, len(task.retain))), "retain")
-        alike = equal(inner, inputs(task, some), kernel) & (forget.columns["y"][:, None] == some.columns["y"]).numpy()
+        alike = equal(inner, inputs(task, some), kernel) & _same(forget.columns["y"], some.columns["y"])
         for i in np.flatnonzero(alike.any(1)).tolist():
             found.setdefault(i, str(some.ids[alike[i].argmax()]))
     return found

@@ -76,9 +76,9 @@ def joint_targets(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
     [m] or [m, h], [n] or [n, h] -> [m + n, C]
     """
     y = np.concatenate([first, rest])
-    if y.dtype.kind != "f":
+    if y.ndim == 1 and y.dtype.kind != "f":
         return targets(y, int(y.max()) + 1)
-    y, kept = y.reshape(len(y), -1), rest.reshape(len(rest), -1)
+    y, kept = y.reshape(len(y), -1).astype(float), rest.reshape(len(rest), -1).astype(float)
     return np.asarray((y - kept.mean(0)) / np.maximum(kept.std(0), 1e-12))
 
 

@@ -104,8 +104,9 @@ class Classification(HeadTask, ClassificationTask):
             y = split.columns["y"]
             if y.dtype != torch.int64 or y.dim() != 1:
                 raise DataError(f"y of {name!r} is {str(y.dtype).removeprefix('torch.')} {list(y.shape)}, but class "
-                                "numbers are int64 [n], so no loss can be computed. Pass y.long(), or y.argmax(1) for "
-                                "one-hot labels; for real numbers lethe.regression(…).")
+                                "numbers are int64 [n], so no loss can be computed. Pass y.long(), y.argmax(1) for "
+                                "one-hot labels, y[:, 0] for a single column; several labels per example are of the family "
+                                "multilabel, lethe.multilabel(…), and real numbers of lethe.regression(…).")
         if logits.dim() not in (1, 2) or len(logits) != len(some):
             raise OutputShape(f"the model returns {tuple(logits.shape)} for {len(some)} examples, but a classifier must return "
                               f"logits [{len(some)}, K], so no loss can be computed. Wrap it so that forward(x) "

@@ -24,7 +24,7 @@ def check(door: Door) -> Iterator[Finding]:
                 f"unseen: {harm}, and records to forget can fall into it.",
                 f"Name data that the model has not seen ({name}: unseen_pictures/, {name}: unseen.npz"
                 f"{', holdout: test' if name == 'holdout' else ''}), or leave data.{name} out.")
-    elif not unseen and {"labels", "targets"} & provided()[door.job.opening.family]:
+    elif not unseen and {"labels", "targets", "width"} & provided()[door.job.opening.family]:
         yield Finding("warn", "There are no unseen data (holdout, test), so nobody can tell whether the model still generalises, "
                       "and membership cannot be tested.", "Provide data.holdout." if weights else "Set data.holdout: 0.2.")
     elif unseen:

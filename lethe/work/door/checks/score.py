@@ -108,6 +108,9 @@ def chance(task: HeadedTask, split: Split) -> float:
     y = split.columns["y"]
     if isinstance(task, ClassificationTask):
         return float(y.bincount().max()) / len(y)
+    if not y.is_floating_point():   # several labels: each as it mostly is
+        shares = y.double().mean(0)
+        return float(torch.maximum(shares, 1 - shares).mean())
     y = y.double().reshape(len(y), -1)
     return float(torch.exp(-(y - y.mean(0)).abs().mean(1) / max(float(y.std(correction=0)), 1e-12)).mean())
 
@@ -179,6 +182,10 @@ def _chance(task: HeadedTask, some: Split, usual: Seen) -> Iterator[Finding]:
         shares = y.bincount().double() / len(y)
         shares = shares[shares > 0]
         if float(usual.loss.mean()) < 0.98 * float(-(shares * shares.log()).sum()):
+            return
+    elif not y.is_floating_point():   # the same of rare labels
+        p = y.double().mean(0).clamp(1e-9, 1 - 1e-9)
+        if float(usual.loss.mean()) < 0.98 * float(-(p * p.log() + (1 - p) * (1 - p).log()).mean()):
             return
     yield Finding("error", f"{_here(task, some, usual)}, no better than a constant answer ({least:.3f}): it has learned "
                   "nothing of these data, or sees them otherwise than in its training.", "Check model.weights, model.code, the "
