@@ -28,7 +28,7 @@ def blobs(n: int, seed: int, name: str) -> Split:
 
 def trained(task: Task, split: Split, seed: int = 0) -> torch.nn.Module:
     """A fresh model of the task, trained on the split as the recipe says."""
-    loop = Loop(task, Settings(seed=seed))
+    loop = Loop(task, Settings(seed=seed, device="cpu"))
     model = loop.start(task.build(seed))
     task.train(model, split, task.recipe, loop)
     return loop.finish(model).model
