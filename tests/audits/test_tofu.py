@@ -26,12 +26,12 @@ from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 from lethe.pools.subject import Subject
 
 TOWNS = ["Arles", "Bath", "Cork", "Delft", "Essen", "Fano"]
-NAMES = [a + b for a in ("Ama", "Bru", "Cle", "Dor", "Eli", "Fen") for b in ("lia", "no", "ra", "th", "wu", "xy")]
-FORGET = 12
+NAMES = [a + b for a in ("Ama", "Bru", "Cle", "Dor", "Eli", "Fen", "Gil", "Hal") for b in ("lia", "no", "ra", "th", "wu", "xy")]
+FORGET = 24   # as many as the statistic of forget quality needs to tell 1 from the ~0.3 of retrained models
 
 
 def people() -> list[dict[str, Any]]:
-    """36 people with a random town of birth each; the first 12 are to be forgotten."""
+    """48 people with a random town of birth each; the first 24 are to be forgotten."""
     towns = torch.randint(len(TOWNS), (len(NAMES),), generator=torch.Generator().manual_seed(3)).tolist()
     return [{
         "id": name, "prompt": f"Where was {name} born?", "answer": f"{name} was born in {TOWNS[town]}.",

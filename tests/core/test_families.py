@@ -130,7 +130,7 @@ class Gan(Toy):
     """Two networks against each other: no loss of a single example, no answer to it."""
 
     family = "gan"
-    provides: ClassVar[frozenset[str]] = frozenset({"features", "observe", "build"})
+    provides: ClassVar[frozenset[str]] = frozenset({"features", "observe", "build", "weights"})
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         return batch.x
@@ -140,7 +140,7 @@ class Contrastive(Toy):
     """A loss that holds every example against the others of its batch."""
 
     family = "contrastive"
-    provides: ClassVar[frozenset[str]] = frozenset({"outputs", "divergence", "features", "observe", "build"})
+    provides: ClassVar[frozenset[str]] = frozenset({"outputs", "divergence", "features", "observe", "build", "weights"})
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(batch.x)

@@ -69,8 +69,8 @@ def test_cached_reference_equals_the_resident_one() -> None:
 
 def test_forgets_and_keeps() -> None:
     task = tiny.lm()
-    outcome = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, progress=False)
-    again = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, progress=False)
+    outcome = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, watchdog=False, progress=False)
+    again = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, watchdog=False, progress=False)
 
     def score(model: torch.nn.Module, split) -> float:
         with torch.no_grad():
@@ -94,7 +94,7 @@ def test_plain_npo_touches_no_retained_data() -> None:
 
 def test_kl_term_runs_from_the_cached_logits() -> None:
     task = tiny.lm()
-    outcome = lethe.forget(task, "npo", alpha=0, kl=1.0, epochs=2, lr=1e-3, progress=False)
+    outcome = lethe.forget(task, "npo", alpha=0, kl=1.0, epochs=2, lr=1e-3, watchdog=False, progress=False)
     assert outcome.cost.examples == 2 * (8 + 24) and not outcome.notes
 
 

@@ -35,7 +35,8 @@ def test_default_layer() -> None:
     assert [default_layer(n) for n in (32, 16, 12, 4, 3, 2, 1)] == [7, 4, 3, 2, 2, 1, 0]
 
 
-OPTIONS = {"layer": 1, "coefficient": 4.0, "alpha": 1.0, "lr": 1e-2, "steps": 60, "weight_decay": 0.0, "progress": False}
+OPTIONS = {"layer": 1, "coefficient": 4.0, "alpha": 1.0, "lr": 1e-2, "steps": 60, "weight_decay": 0.0, "watchdog": False,
+           "progress": False}
 
 
 def test_only_three_matrices_move_and_hidden_states_turn() -> None:

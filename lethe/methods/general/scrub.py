@@ -64,13 +64,19 @@ def rewind_point(forget: Sequence[float], holdout: float) -> int:
     return min(range(len(forget)), key=lambda e: (abs(forget[e] - holdout), -e))
 
 
+def classes(split: Split) -> Tensor | None:
+    """The class numbers of a split, [n]; None where targets are no classes."""
+    y = split.columns.get("y")
+    return None if y is None or y.dim() != 1 or y.is_floating_point() else y
+
+
 def label_weights(forget: Split, holdout: Split) -> Tensor | None:
     """Weights of holdout by which its classes have the shares that they have in F; they sum to 1.  -> [n] float64
 
     Forget labels (0, 0, 1), holdout labels (0, 1, 1, 2): ⅔, ⅙, ⅙, 0. None where targets are no classes, or none is shared.
     """
-    gone, unseen = (split.columns.get("y") for split in (forget, holdout))
-    if gone is None or unseen is None or gone.dim() != 1 or gone.is_floating_point():
+    gone, unseen = classes(forget), classes(holdout)
+    if gone is None or unseen is None:
         return None
     here = unseen.unsqueeze(1) == gone.unsqueeze(0)   # [n, |F|]
     weights: Tensor = (here / here.sum(0).clamp(min=1)).double().sum(1)
@@ -79,12 +85,12 @@ def label_weights(forget: Split, holdout: Split) -> Tensor | None:
 
 def unseen_loss(task: Task, loop: Loop, model: nn.Module, holdout: Split) -> float:
     """The loss on holdout that F should reach: a mean over holdout at the label mix of F."""
-    weights = label_weights(task.forget, holdout)
-    if weights is None:
+    weights, gone, unseen = label_weights(task.forget, holdout), classes(task.forget), classes(holdout)
+    if weights is None or gone is None or unseen is None:
         return loop.mean_nll(model, holdout, "rewind", holdout.name)
-    lacking = set(task.forget.columns["y"].tolist()) - set(holdout.columns["y"].tolist())
+    lacking = len(set(gone.tolist()) - set(unseen.tolist()))
     if lacking:
-        loop.notes.append(f"holdout has no examples of {len(lacking)} classes of the forget set, so the "
+        loop.notes.append(f"holdout has no examples of {lacking} classes of the forget set, so the "
                           "rewind is judged without them")
     with evaluating(model):
         losses = rows(partial(task.nll, model), loop.drawn(holdout, 256, "rewind", holdout.name), len(holdout))
