@@ -273,7 +273,7 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refused("a,label\n1,0\n", WrongColumn, r"'aa' is not a column of train \(did you mean a\?\)", drop=["aa"])
     refused("a,label\n1,0\n", OutOfRange, "data.target = .klass.: choose class, number, standard or log", target="klass")
     (tmp_path / "table.csv").write_bytes(b"a,label\n\xff\xfe,0\n")
-    with pytest.raises(DataError, match="cannot be read as a table"):
+    with pytest.raises(DataError, match=r"table\.csv is not UTF-8 text \(line 2, byte 0xff\)"):
         load({"path": str(tmp_path / "table.csv"), "label": "label"})
 
 

@@ -20,14 +20,10 @@ from sklearn.tree import DecisionTreeClassifier
 
 import lethe
 from lethe.core.catalogue import entries
-from lethe.core.modules import state_fingerprint
-from lethe.core.split import concat
 from lethe.data.load import load
 from lethe.errors import LetheError, NeedsUnmet, OutputShape, PickleRefused, RequestError
 from lethe.ledger import Ledger
-from lethe.methods.exact import sharded
 from lethe.models.fitted import Fitted
-from lethe.train.loop import Loop, Settings
 from lethe.work.execute import Options, carry_out
 from lethe.work.request import parse
 
@@ -101,24 +97,6 @@ def test_shards_are_fitted_again_where_they_held_a_record_and_nowhere_else(folde
     assert not row["error"] and row["guarantee"]["shards_retrained"] == 1 and row["guarantee"]["level"] == "exact"
     assert Path(row["config"]["trained"]) == folder / "shards"
     assert (results.parent / "models" / "sharded" / "manifest.json").exists()   # the next deletion starts from there
-
-
-def test_a_deletion_from_shards_is_the_training_without_the_record() -> None:
-    x, y = people(90)
-    ids = [f"r{i}" for i in range(90)]
-    options: dict[str, Any] = {"fit": tree, "forget": [4, 5], "holdout": people(60, 1)}
-    task = lethe.fitted_classifier(train={"x": x, "y": y, "ids": ids}, **options)
-    made = lethe.forget(task, "sharded", seed=3, shards=4, progress=False)
-    kept = [i for i in range(90) if i not in (4, 5)]
-    without = {"x": x[kept], "y": y[kept], "ids": [ids[i] for i in kept]}
-    other = lethe.fitted_classifier(train=without, **{**options, "forget": [0]})
-    again = other.granted({"forget", "retain", "recipe"})
-    loop = Loop(again, Settings(seed=3))
-    whole = concat([again.retain, again.forget], "train")
-    assert state_fingerprint(sharded.served(sharded.train(sharded.Sharded(shards=4), other, loop, whole))) == state_fingerprint(
-        made.model)
-    single = lethe.forget(task, "sharded", seed=3, shards=1, progress=False)
-    assert single.guarantee["shards_retrained"] == 1
 
 
 def test_numbers_and_certain_answers_are_observed_as_they_are(tmp_path: Path) -> None:
