@@ -33,6 +33,12 @@ YES: Final = "yes"
 NO: Final = "no"
 NOT_SHOWN: Final = "not shown"
 UNKNOWN: Final = "cannot be judged"
+# why a question about forgetting has no answer
+NO_TEST: Final = "no test of forgetting was carried out"
+NO_REFERENCES: Final = "there are no retrained models to compare with"
+NO_ORIGINAL: Final = "without the original nothing shows that these tests would find the data"
+NO_SIDE: Final = "the tests that detect the original measure distances, which do not say on which side a model lies"
+NOTHING: Final = "nothing to find: no test detects the data in the original either"
 Part = Literal["behaviour", "representation", "recovery", "utility"]
 PARTS: tuple[Part, ...] = ("behaviour", "representation", "recovery", "utility")
 
@@ -239,11 +245,11 @@ def _no_answer(items: Sequence[Evidence], judged: Sequence[Evidence]) -> str:
     """Why a question about forgetting has no answer."""
     tests = [e for e in items if e.tier == "forgetting" and e.verdict in (INSIDE, OUTSIDE, NO_POWER, NO_YARDSTICK)]
     if not tests:
-        return "no test of forgetting was carried out"
+        return NO_TEST
     if not any(e.kind == RETRAINED for e in tests):
-        return "there are no retrained models to compare with"
+        return NO_REFERENCES
     if all(e.original is None for e in judged):
-        return "without the original nothing shows that these tests would find the data"
+        return NO_ORIGINAL
     if any(e.original_outside for e in judged):
-        return "the tests that detect the original measure distances, which do not say on which side a model lies"
-    return "nothing to find: no test detects the data in the original either"
+        return NO_SIDE
+    return NOTHING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from lethe.report.ended import sentences
 from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
 from lethe.report.words import listed, number
+from lethe.results.answered import remedy
 
 SMALL = 30   # examples of the forget set below which its loss of power is announced
 Level = Literal["good", "bad", "mixed", "none"]
@@ -34,9 +35,7 @@ def answer(case: Case) -> Answer:
     if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
         sentences.append("Check of the tests: they detect the untouched model, as they must, and do not detect a freshly "
                          "retrained one.")
-    elif "nothing to find" in " ".join(line.forgotten.why for line in case.methods):
-        sentences.append("No test can distinguish a method that forgets from one that changes nothing here: keep the model "
-                         "as it is where the law lets you, else train it again without the data.")
+    sentences += dict.fromkeys(how for line in case.methods if (how := remedy(line.forgotten.why)))
     return Answer(found.text, tuple(sentences), tuple(_warnings(case)), _level(case, found), found)
 
 
@@ -44,19 +43,28 @@ def _level(case: Case, found: Recommendation) -> Level:
     if found.line is not None and not found.missing:
         return "good"
     replies = [line.forgotten.answer for line in case.methods]
-    return "mixed" if "yes" in replies else "bad" if "no" in replies or case.named(FAILED) else "none"
+    lost = "no" in replies or len(case.named(FAILED)) == len(case.methods) > 0
+    return "mixed" if "yes" in replies else "bad" if lost else "none"
 
 
 def _counts(case: Case) -> Iterator[str]:
     """How many methods have each of the three answers, and why others gave no model."""
     lines = [line for line in case.methods if line.verdict != FAILED]
     if len(case.methods) > 1 and lines:
-        yes = [sum(one.answer == "yes" for one in column) for column in (
-            [line.forgotten for line in lines], [line.useful for line in lines], [line.like for line in lines])]
-        yield (f"Of {len(case.methods)} methods {yes[0]} {'has' if yes[0] == 1 else 'have'} {DONE[case.scenario.objective]}, "
-               f"{yes[1]} {'is' if yes[1] == 1 else 'are'} useful, {yes[2]} {'is' if yes[2] == 1 else 'are'} "
-               "indistinguishable from retraining.")
+        columns = (("have", DONE[case.scenario.objective], [line.forgotten.answer for line in lines]),
+                   ("are", "useful", [line.useful.answer for line in lines]),
+                   ("are", "indistinguishable from retraining", [line.like.answer for line in lines]))
+        told = [_count(*column) for column in columns if any(reply != "cannot be judged" for reply in column[2])]
+        if told:
+            yield f"Of {len(case.methods)} methods {', '.join(told)}."
     yield from sentences([line for line in case.methods if line.verdict == FAILED])
+
+
+def _count(verb: str, what: str, replies: Sequence[str]) -> str:
+    """'3 are useful'; how many of them could not be judged, if any."""
+    yes, open_ = replies.count("yes"), replies.count("cannot be judged")
+    does = {"have": "has", "are": "is"}[verb] if yes == 1 else verb
+    return f"{yes} {does} {what}{f' ({open_} cannot be judged)' if open_ else ''}"
 
 
 def _warnings(case: Case) -> Iterator[str]:
@@ -85,7 +93,7 @@ def _warnings(case: Case) -> Iterator[str]:
 def _of_the_controls(case: Case) -> Iterator[str]:
     if not case.references:
         yield f"No reference models: {case.scenario.references.reason or 'none were retrained'}."
-    elif case.control("original") not in (OUTSIDE, None):
+    elif case.control("original") not in (OUTSIDE, None) and "yes" in {line.forgotten.answer for line in case.methods}:
         yield ("The tests do not detect the untouched model either. They would not find the data even where nothing was "
                "removed, so their silence proves little.")
     if case.control("retrained") == OUTSIDE:

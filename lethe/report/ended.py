@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from lethe.report.view import Line
-from lethe.report.words import listed, number
+from lethe.report.words import listed, number, spaced
 from lethe.results.schema import Fall, Row
 
+SEEN = {"retain": "retained", "holdout": "unseen", "forget": "forgotten"}
 CUT = 200   # letters of a reason that a sentence quotes
 
 
@@ -29,6 +30,20 @@ def sentences(lines: Sequence[Line]) -> Iterator[str]:
                "method does: lethe describe METHOD lists its options.")
     for line, row in _those(lines, lambda row: row.fall is None and not row.unchanged):
         yield f"{line.label} failed{'' if row.defect else f': {_cut(row.error or row.conclusion.text)}'}".rstrip(".") + "."
+
+
+def crossed(fall: Fall) -> str:
+    """The limit that ended a run: 'accuracy on unseen data 0.64 < 0.91'."""
+    if fall.part == "weights" or fall.value is None:
+        return "weights that are not finite"
+    side = "" if fall.floor is None else f" {'<' if fall.value < fall.floor else '>'} {number(fall.floor)}"
+    return f"{spaced(fall.metric)} on {SEEN[fall.part]} data {number(fall.value)}{side}"
+
+
+def ended(fall: Fall) -> str:
+    """What became of a run that the watchdog ended, in one sentence without a full stop."""
+    kept = f"the model is that of step {fall.kept}" if fall.kept else "the untouched model was returned"
+    return f"ended by the watchdog after step {fall.step} ({crossed(fall)}): {kept}"
 
 
 def _those(lines: Sequence[Line], asked: Callable[[Row], bool]) -> list[tuple[Line, Row]]:

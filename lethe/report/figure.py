@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lethe.core import evidence
 from lethe.core.evidence import INSIDE
 from lethe.core.extras import needs_extra
 from lethe.report.colours import ORIGINAL, RETRAINED, Look, looks
@@ -119,7 +120,7 @@ def finding(case: Case, column: Column) -> str:
     """The title of a figure of one metric: how many methods are like retrained models."""
     name = heading(column.metric)
     judged = [line for line in case.methods if column.key in line.cells]
-    if column.yardstick is None or column.tier not in ("forgetting", "utility"):
+    if column.yardstick is None or column.yardstick.kind != evidence.RETRAINED or column.tier not in ("forgetting", "utility"):
         return name
     if column.tier == "forgetting" and column.powered is False:
         return f"{name} does not detect the untouched model"

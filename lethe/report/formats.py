@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from lethe.core.evidence import FAILED
+from lethe.report.ended import briefly
 from lethe.report.recommend import DONE, forgotten, like, recommendation, useful_cell
 from lethe.report.view import Case, Line, cases
-from lethe.report.words import duration, number, printable, sign
+from lethe.report.words import duration, number, printable
 from lethe.results.schema import Results
 
 Format = Literal["md", "latex"]
@@ -27,7 +28,7 @@ def _rows(case: Case) -> tuple[list[str], list[list[str]]]:
 
 def _answers(line: Line) -> list[str]:
     if line.verdict == FAILED:
-        return [sign(line.verdict), "", ""]
+        return [briefly(line), "no model", "no model"]
     return [forgotten(line), useful_cell(line.useful), like(line.like)]
 
 

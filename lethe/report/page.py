@@ -19,9 +19,9 @@ from pathlib import Path
 from lethe.core.evidence import Ending, Verdict
 from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
-from lethe.report import recommend, words
+from lethe.report import ended, recommend, words
 from lethe.report.answer import Answer, answer, expected
-from lethe.report.colours import Look
+from lethe.report.colours import NIGHT, PALETTE, Look, themed, variable, variables
 from lethe.report.figure import Drawing, case_looks, drawing, svg
 from lethe.report.leaderboard import Spread, Standing, entries
 from lethe.report.scores import scores
@@ -29,9 +29,12 @@ from lethe.report.search import searches
 from lethe.report.strip import strip
 from lethe.report.tradeoff import tradeoff
 from lethe.report.view import Case, Cell, Column, Line, cases, limits
+from lethe.results.answered import remedy
 from lethe.results.schema import Results, Sample, Scenario
 
 SUMMARY = "summary.html"
+WEAKER = {"holdout": "what a model to which the data are unseen would show",   # yardsticks that are not retrained models
+          "rashomon": "what models as good as the untouched one show, which know the data, too"}
 PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")   # base64 of the eight bytes every PNG begins with
 
 
@@ -81,12 +84,41 @@ class Section:
         return next((recommend.margin(line.useful) for line in self.case.lines if line.useful.margin is not None), "")
 
 
+    @property
+    def unit(self) -> str:
+        """What the change of the score is counted in."""
+        return recommend.unit(self.case)
+
+    @property
+    def weaker(self) -> str:
+        """The yardsticks of main metrics that are not retrained models, in words."""
+        kinds = {column.yardstick.kind for column in self.case.main if column.yardstick is not None}
+        return "; ".join(words for kind, words in WEAKER.items() if kind in kinds)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a method was run with several seeds."""
+        return any(len(line.members) > 1 for line in self.case.methods)
+
+    @property
+    def make(self) -> str:
+        """The method of the recommended row, as a request has it."""
+        line = self.answer.recommended.line
+        return "" if line is None else f"method={line.members[0].method or line.label}"
+
+    @property
+    def retraining(self) -> float | None:
+        """Seconds of one retraining."""
+        line = self.answer.recommended.line
+        return None if line is None or not line.ratio or line.seconds is None else line.seconds / line.ratio
+
+
 def save(results: Results, path: str | Path) -> Path:
     """Write the page atomically, and beside it one sheet for whoever asked: `summary.html`, or `PAGE-summary.html`."""
     path = Path(path)
     sheet = path.with_name(SUMMARY if path.stem == "report" else f"{path.stem}-{SUMMARY}")
     sections = _sections(results)
-    write_text(sheet, _render("summary.html.j2", results, sections))
+    write_text(sheet, _render("summary.html.j2", results, sections, path.name))
     write_text(path, _render("page.html.j2", results, sections, sheet.name))
     return path
 
@@ -98,7 +130,7 @@ def render(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """The one-sheet summary: what was asked, the recommended row, its three answers."""
-    return _render("summary.html.j2", results, _sections(results, False))
+    return _render("summary.html.j2", results, _sections(results, False), "report.html")
 
 
 def _sections(results: Results, drawn: bool = True) -> list[Section]:
@@ -108,26 +140,28 @@ def _sections(results: Results, drawn: bool = True) -> list[Section]:
 
 
 def _render(template: str, results: Results, sections: Sequence[Section], sheet: str = "") -> str:
-    """A page from its template. sheet: the file beside it with the summary, if any."""
+    """A page from its template. sheet: the file beside it, if any: of the page the summary, of that the page."""
     try:
         import jinja2
     except ImportError:
         raise needs_extra("report", "the page", "jinja2", "it was not written; the numbers are in results.json") from None
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     house = files("lethe.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
                                      loader=jinja2.FunctionLoader(lambda name: (house / name).read_text("utf-8")))
-    for written in (words.number, words.interval, words.duration, words.spaced, limits):
+    for written in (words.number, words.interval, words.duration, words.spaced, limits, variable):
         environment.filters[written.__name__] = written
     environment.filters["when"] = _when
+    environment.filters["breakable"] = lambda label: escape(label).replace("_", Markup("_<wbr>"))
     return environment.get_template(template).render(
-        results=results, sections=sections, sheet=sheet, style=Markup((house / "page.css").read_text("utf-8")),
+        results=results, sections=sections, sheet=sheet, style=Markup(_style()),
         config=_pretty(results.config), expected=expected, spoken=words.SPOKEN, sign=words.sign, direction=words.DIRECTION,
         tone=_tone, spread=_spread, picture=_picture, depths=words.DEPTHS, access=words.ACCESS, watched=words.watched,
         kinds=words.KINDS, done=recommend.DONE, means=recommend.MEANS, told_forgotten=recommend.forgotten,
         told_useful=recommend.useful_cell, told_like=recommend.like, told_beside=recommend.beside, told_change=recommend.useful,
-        power=recommend.power, margin=recommend.margin, change=recommend.change,
+        power=recommend.power, margin=recommend.margin, change=recommend.change, failure=ended.briefly, ended=ended.ended,
+        weaker=WEAKER, remedy=remedy, beside=recommend.compared,
     )
 
 
@@ -154,7 +188,13 @@ def _section(case: Case, place: int, figures: bool) -> Section:
 def _drawn(made: Drawing | None) -> Figure | None:
     from markupsafe import Markup
 
-    return None if made is None else Figure(Markup(svg(made.figure, made.title)), made.caption)
+    return None if made is None else Figure(Markup(themed(svg(made.figure, made.title))), made.caption)
+
+
+def _style() -> str:
+    """The style of every page: the colours of methods for light and dark, then all the rest."""
+    text = (files("lethe.report") / "page.css").read_text("utf-8")
+    return text.replace("/* light */", variables(PALETTE)).replace("/* dark */", variables(NIGHT))
 
 
 def _picture(data: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lethe.core.evidence import FAILED
+from lethe.core.evidence import FAILED, RETRAINED, YardstickKind
 from lethe.report.view import Case, Line
 from lethe.report.words import number, spaced
 from lethe.results.answers import Decisive, Indistinguishable, Useful
@@ -13,6 +13,8 @@ from lethe.results.answers import Decisive, Indistinguishable, Useful
 MARKS = {"yes": "✓", "no": "✗", "not shown": "~", "cannot be judged": "○"}
 MEANS = {"records": "the influence of these records", "concept": "a concept, with relatives that were not listed",
          "behaviour": "a behaviour, which is suppressed rather than removed"}
+COMPARED: dict[YardstickKind, str] = {"retrained": "retrained models", "holdout": "models to which the data are unseen",
+                                      "rashomon": "models as good as the untouched one"}
 DONE = {"records": "forgotten", "concept": "forgotten", "behaviour": "suppressed"}
 
 
@@ -60,7 +62,9 @@ def forgotten(line: Line, traits: bool = True) -> str:
         words = f"yes, {found.tests} {'test' if found.tests == 1 else 'tests'}"
     elif found.answer == "no" and found.test is not None:
         words = f"no: {beside(found.test)}"
-    noticed = [word for word, so in (("conspicuous", line.conspicuous is not None), ("hides?", line.suspected)) if so and traits]
+    odd = line.conspicuous is not None and line.role == "method"
+    noticed = [word for word, so in (("conspicuous", odd), ("hides?", line.suspected), ("ended early", line.fall is not None))
+               if so and traits]
     return "; ".join([f"{MARKS[found.answer]} {words}", *noticed])
 
 
@@ -98,23 +102,37 @@ def beside(test: Decisive) -> str:
     return f"{words} < {number(low)}" if low is not None else words
 
 
-def power(test: Decisive) -> str:
+def power(test: Decisive, line: Line) -> str:
     """What the test that decided found, and what it would have found."""
     parts = [f"{spaced(test.metric)} is {number(test.value)}"]
     if test.size is not None:
-        parts.append(f"{number(abs(test.size))} {'above' if test.size >= 0 else 'below'} the mean of retrained models")
+        parts.append(f"{number(abs(test.size))} {'above' if test.size >= 0 else 'below'} "
+                     f"the mean of {compared(line, test)}" if test.size else f"as {compared(line, test)} on average")
     if test.share is not None and test.share > 0:
         parts.append(f"{number(round(100 * test.share))} % of what the untouched model shows")
     if test.detectable is not None:
-        parts.append(f"differences from {number(test.detectable)} would have been seen")
+        parts.append(f"a difference of {number(test.detectable)} would have been seen")
     return "; ".join(parts)
+
+
+def compared(line: Line, test: Decisive | None) -> str:
+    """What a test compares with: retrained models, or a weaker yardstick."""
+    cell = None if test is None else line.cells.get((test.audit, test.metric))
+    yard = next((item.yardstick for item in cell.items if item.yardstick is not None), None) if cell else None
+    return COMPARED[yard.kind if yard else RETRAINED]
 
 
 def change(found: Useful, value: float) -> str:
     """A change of the score with its sign: in points where it has them."""
     scaled = 100 * value if found.points else value
-    text = f"{scaled:.1f}" if found.points else number(scaled)
+    text = f"{round(scaled, 1) + 0.0:.1f}" if found.points else number(scaled)
     return ("+" if scaled > 0 and not text.startswith("−") else "") + text.replace("-", "−")
+
+
+def unit(case: Case) -> str:
+    """What the change of the score is counted in: points, or the score itself."""
+    first = next((line.useful for line in case.lines if line.useful.metric), None)
+    return "" if first is None else "points" if first.points else spaced(first.metric)
 
 
 def margin(found: Useful) -> str:
@@ -134,7 +152,7 @@ def _lacks(line: Line, done: str) -> list[str]:
     found, cost = line.forgotten, line.useful
     lacks = []
     if found.answer == "no" and found.test is not None:
-        lacks.append(f"not {done}: {beside(found.test)}, the limit of retrained models")
+        lacks.append(f"not {done}: {beside(found.test)}, the limit of {compared(line, found.test)}")
     elif found.answer != "yes":
         lacks.append(f"{done} or not cannot be judged: {found.why}")
     if cost.answer == "no":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lethe.report.colours import BAND, ORIGINAL, RETRAINED
 from lethe.report.figure import Drawing, axis, bar, case_looks, finding, letters, numbers, short, titled, value_of
 from lethe.report.view import Case, Column, Line
-from lethe.report.words import number, sign
+from lethe.report.words import BANDS, MANY, number, sign
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ def strip(case: Case, column: Column) -> Drawing | None:
     from matplotlib.figure import Figure
 
     look, lines, yard = case_looks(case), list(reversed(shown)), column.yardstick
-    labels = [short(line.label) for line in lines] + ([f"{yard.n} retrained models"] if yard else [])
+    labels = [short(line.label) for line in lines] + ([f"{yard.n} {MANY[yard.kind]}"] if yard else [])
     tall = 1.6 + 0.32 * len(lines)
     figure = Figure(figsize=(WIDE, tall))
     # margins by hand, not by the constrained layout: a page of 22 figures takes 3.1 instead of 4.5 s (CPU, n = 2)
@@ -40,20 +40,27 @@ def strip(case: Case, column: Column) -> Drawing | None:
     axes.set_xlabel(axis(column) + _size(lines, column))
     title = finding(case, column)
     titled(figure, title, 68)
-    caption = ("Grey band: where one more retrained model falls with probability 95 %. " if yard else
-               "No retrained models to compare with. ") + "Dashed: the untouched model."
+    _band(axes, column)
+    caption = (f"{BANDS[yard.kind]} " if yard else "No retrained models to compare with. ") + "Dashed: the untouched model."
     return Drawing(f"{column.audit}-{column.metric}", title, caption, figure, [numbers(line, column) for line in shown])
 
 
 def _yardstick(axes: Axes, column: Column, place: int) -> None:
-    """The retrained models' band and values, and the untouched model as a dashed line."""
-    low, high = column.band
-    if column.yardstick and low is not None and high is not None:
-        axes.axvspan(low, high, color=BAND, zorder=0, linewidth=0)
+    """The retrained models' values, and the untouched model as a dashed line; the ends of the band are made to be in view."""
+    if column.yardstick:
+        axes.update_datalim([(end, 0.0) for end in column.band if end is not None])
         values = [value for value in column.yardstick.values if value is not None]
         axes.plot(values, [place] * len(values), "D", color=RETRAINED, markersize=4, alpha=0.6)
     if column.original is not None:
         axes.axvline(column.original, color=ORIGINAL, linewidth=1, linestyle="--", zorder=1)
+
+
+def _band(axes: Axes, column: Column) -> None:
+    """The band that decides, drawn last: where it has no end it goes to the edge of the drawing."""
+    (low, high), (left, right) = column.band, axes.get_xlim()
+    if low is not None or high is not None:
+        axes.axvspan(left if low is None else low, right if high is None else high, color=BAND, zorder=0, linewidth=0)
+        axes.set_xlim(left, right)
 
 
 def _frame(axes: Axes, labels: Sequence[str], top: float) -> None:

@@ -13,7 +13,7 @@ from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
 from lethe.report.answer import answer
 from lethe.report.ended import briefly
-from lethe.report.recommend import DONE, MARKS, forgotten, like, margin, useful_cell
+from lethe.report.recommend import DONE, MARKS, forgotten, like, margin, unit, useful_cell
 from lethe.report.view import Case, Column, Line, cases, limits
 from lethe.report.words import duration, number, printable, sign, spaced, watched
 from lethe.results.schema import Measurement, Results, Row
@@ -138,7 +138,7 @@ def _replies(case: Case, interval: bool, test: bool, why: bool) -> list[Shown]:
     told = [(f"{DONE[case.scenario.objective]}?", "test and limit" if why else "", [
                 (forgotten(line, test) if why else f"{MARKS[line.forgotten.answer]} {line.forgotten.answer}",
                  line.forgotten.answer) for line in lines]),
-            (f"useful? {_unit(case) if why else ''}".strip(), f"to −{limit}" if limit else "", [
+            (f"useful? {unit(case) if why else ''}".strip(), f"to −{limit}" if limit else "", [
                 (useful_cell(line.useful, interval), line.useful.answer) for line in lines]),
             ("as retraining?", "test and limit" if test else "", [(like(line.like, test), line.like.answer) for line in lines])]
     return [Shown(name, below, [_told(line, *cell, why if place == 0 else None) for line, cell in zip(lines, cells, strict=True)])
@@ -151,12 +151,6 @@ def _told(line: Line, text: str, answer: str, why: bool | None) -> tuple[str, st
         return printable(text), TONES.get(answer, "")
     words = printable(briefly(line))
     return ("–", "") if why is None else (words if why else words.partition(":")[0], "red")
-
-
-def _unit(case: Case) -> str:
-    """What the change of the score is counted in."""
-    first = next((line.useful for line in case.lines if line.useful.metric), None)
-    return "" if first is None else "points" if first.points else spaced(first.metric)
 
 
 def _time(line: Line, seconds: bool) -> tuple[str, str]:

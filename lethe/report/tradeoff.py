@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lethe.core import evidence
 from lethe.core.evidence import FAILED
 from lethe.report.colours import BAND, RETRAINED, Look
 from lethe.report.figure import Drawing, arms, axis, case_looks, finding, is_inside, numbers, short, titled, value_of
@@ -27,7 +29,7 @@ def tradeoff(case: Case) -> Drawing | None:
         return None
     from matplotlib.figure import Figure
 
-    look, zoom = case_looks(case), _zoom(shown, x, y)
+    look, zoom = case_looks(case), _zoom(shown, x, y) if _compared(x, y) else None
     figure = Figure(figsize=(12 if zoom else 9.5, max(4.2, 1.6 + 0.34 * len(shown))), layout="constrained")
     panels = figure.subplots(1, 3 if zoom else 2, width_ratios=(4, 4, 3) if zoom else (3, 2))
     for axes in panels[:-1]:
@@ -38,14 +40,17 @@ def tradeoff(case: Case) -> Drawing | None:
         panels[1].set_ylim(*zoom[1])
         panels[0].set_title("all", fontsize=10, fontweight="normal")
         panels[1].set_title("enlarged: around the retrained models", fontsize=10, fontweight="normal")
+    for axes in panels[:-1]:
+        _region(axes, x, y)
     _costs(panels[-1], list(reversed(shown)), look)
     title = _title(case, shown, x, y)
     titled(figure, title, 120 if zoom else 95)
-    return Drawing("tradeoff", title, _caption(case, x), figure, [numbers(line, column) for line in shown for column in (x, y)])
+    rows = [numbers(line, column) for line in shown for column in (x, y)]
+    return Drawing("tradeoff", title, _caption(case, x, y), figure, rows)
 
 
 def _title(case: Case, shown: Sequence[Line], x: Column, y: Column) -> str:
-    if x.yardstick is None or y.yardstick is None:
+    if not _compared(x, y):
         return "What each method forgets and keeps (no retrained models to compare with)"
     if x.powered is False:
         return finding(case, x)
@@ -56,18 +61,27 @@ def _title(case: Case, shown: Sequence[Line], x: Column, y: Column) -> str:
             "retrained models lie")
 
 
-def _caption(case: Case, x: Column) -> str:
+def _compared(x: Column, y: Column) -> bool:
+    """Whether both metrics have retrained models as their yardstick."""
+    return all(column.yardstick is not None and column.yardstick.kind == evidence.RETRAINED for column in (x, y))
+
+
+def _caption(case: Case, x: Column, y: Column) -> str:
     count, failed = x.yardstick.n if x.yardstick else 0, case.named(FAILED)
-    return (f"Grey box: where one more retrained model falls with probability 95 % in each direction; small "
-            f"diamonds: the {count} retrained models. Bars: 95 % intervals, or the range over seeds. Last panel: "
-            f"time of each method beside one retraining.{f' Failed, not drawn: {listed(failed)}.' * bool(failed)}")
+    region = (f"Grey: the bands that decide, to the edge where they have no end; one more retrained model lies in the bands of "
+              f"all its tests with a probability of 95 %. Small diamonds: the {count} retrained models. "
+              if _compared(x, y) else "")
+    costs = f"time of each method{' beside one retraining' if any(line.ratio for line in case.lines) else ''}"
+    return (f"{region}Bars: 95 % intervals, or the range over seeds. Last panel: {costs}."
+            f"{f' No model to draw: {listed(failed)}.' * bool(failed)}")
 
 
 def _points(axes: Axes, lines: Sequence[Line], x: Column, y: Column, look: Mapping[str, Look]) -> None:
     """One panel: the retrained models' region, then every line with its intervals."""
     from matplotlib.ticker import MaxNLocator
 
-    _region(axes, x, y)
+    if _compared(x, y):
+        axes.update_datalim(list(itertools.product(_ends(x), _ends(y))))
     for line in reversed(lines):
         a, b, style = line.cells[x.key], line.cells[y.key], look[line.label]
         assert a.value is not None and b.value is not None
@@ -82,23 +96,36 @@ def _region(axes: Axes, x: Column, y: Column) -> None:
     """The retrained models' prediction intervals as a rectangle, and the models themselves."""
     from matplotlib.patches import Rectangle
 
-    (left, right), (bottom, top) = x.band, y.band
-    if left is None or right is None or bottom is None or top is None or not x.yardstick or not y.yardstick:
+    if not _compared(x, y) or not x.yardstick or not y.yardstick:
         return
+    (left, right), (bottom, top) = _within(x, axes.get_xlim()), _within(y, axes.get_ylim())
     axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, facecolor=BAND, edgecolor="#888888", zorder=0,
                              linewidth=0.8))
+    axes.autoscale(False)
     pairs = [(a, b) for a, b in zip(x.yardstick.values, y.yardstick.values, strict=False) if a is not None and b is not None]
     if pairs and len(x.yardstick.values) == len(y.yardstick.values):
         axes.plot([a for a, _ in pairs], [b for _, b in pairs], "D", color=RETRAINED, markersize=3.5, alpha=0.5, zorder=2)
+
+
+def _ends(column: Column) -> list[float]:
+    """The ends of a band that has any."""
+    return [end for end in column.band if end is not None]
+
+
+def _within(column: Column, limits: tuple[float, float]) -> tuple[float, float]:
+    """The band as drawn: to the edge of the axes where it has no end."""
+    low, high = column.band
+    return limits[0] if low is None else low, limits[1] if high is None else high
 
 
 def _zoom(lines: Sequence[Line], x: Column, y: Column) -> Limits | None:
     """Limits three region widths wide, where the region would be small among all points."""
     limits, small = [], False
     for column in (x, y):
-        low, high = column.band
-        if low is None or high is None:
+        if not column.yardstick or not _ends(column):
             return None
+        near = [*_ends(column), *(value for value in column.yardstick.values if value is not None)]
+        low, high = min(near), max(near)
         values = [low, high, *(line.cells[column.key].value or 0.0 for line in lines)]
         margin = max(high - low, 0.05 * (max(values) - min(values)), 1e-9)
         small = small or 6 * (high - low) < max(values) - min(values)
@@ -109,22 +136,25 @@ def _zoom(lines: Sequence[Line], x: Column, y: Column) -> Limits | None:
 
 
 def _costs(axes: Axes, lines: Sequence[Line], look: Mapping[str, Look]) -> None:
-    """Time beside one retraining; the original, which costs nothing, stands at the left edge."""
+    """Time beside one retraining, else in seconds; the original, which costs nothing, stands at the left edge."""
+    beside = any(line.ratio for line in lines)
     for place, line in enumerate(lines):
         style: dict[str, Any] = {"marker": look[line.label].marker, "color": look[line.label].colour, "markersize": 8,
                                  "linestyle": "none"}
-        if line.ratio:
-            axes.plot(line.ratio, place, **style)
-            axes.annotate(f"{number(line.ratio)}×", (line.ratio, place), (8, 0), textcoords="offset points", va="center",
-                          fontsize=9, color="#444444")
+        took = line.ratio if beside else line.seconds
+        if took:
+            axes.plot(took, place, **style)
+            axes.annotate(f"{number(took)}{'×' if beside else ' s'}", (took, place), (8, 0), textcoords="offset points",
+                          va="center", fontsize=9, color="#444444")
         else:
             axes.plot(0.03, place, transform=axes.get_yaxis_transform(), **style)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}{'×' if beside else ''}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
-    axes.axvline(1, color=RETRAINED, linewidth=0.8, linestyle=":")
+    if beside:
+        axes.axvline(1, color=RETRAINED, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(lines)), [short(line.label) for line in lines])
     axes.set_ylim(-0.6, len(lines) - 0.4)
     axes.margins(x=0.3)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("time beside one retraining\n(lower is better)")
+    axes.set_xlabel(f"time {'beside one retraining' if beside else 'in seconds'}\n(lower is better)")

@@ -14,7 +14,7 @@ from lethe.core.evidence import FAILED, OBFUSCATION, SHOWN, Better, Ending, Kind
 from lethe.report.words import SEVERITY, interval, listed, number, spaced
 from lethe.results.answered import answered
 from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishable, Reply, Useful
-from lethe.results.schema import Hiding, Measurement, Results, Row, Scenario, Yardstick
+from lethe.results.schema import Fall, Hiding, Measurement, Results, Row, Scenario, Yardstick
 
 NAMES = {"original": "original (untouched)", "retrained": "retrained (reference)"}
 FORGETTING, UTILITY = 4, 2   # main metrics shown of each tier
@@ -140,6 +140,16 @@ class Line:
     @property
     def notes(self) -> list[str]:
         return list(dict.fromkeys(note for row in self.members for note in row.notes))
+
+    @property
+    def fall(self) -> Fall | None:
+        """Why the watchdog ended a run of it; None: it ended none."""
+        return next((row.fall for row in self.members if row.fall is not None), None)
+
+    @property
+    def remarks(self) -> list[str]:
+        """The notes that the conclusion does not tell already."""
+        return [note for note in self.notes if note not in self.text]
 
     @property
     def kind(self) -> Kind:

@@ -41,6 +41,16 @@ KINDS: dict[YardstickKind, str] = {   # of a yardstick
     "retrained": "Retrained models", "holdout": "A model to which the data are unseen (weaker yardstick)",
     "rashomon": "Models as good as the untouched one (weaker yardstick)",
 }
+BANDS: dict[YardstickKind, str] = {   # what the band of a figure is
+    "retrained": "Grey: the band that decides; one more retrained model lies in the bands of all its tests with a probability of "
+                 "95 %. Where it has no end, no value counts against a model on that side.",
+    "holdout": "Grey: where a model lies to which the data are unseen (95 %), a weaker yardstick than retrained models.",
+    "rashomon": "Grey: where models as good as the untouched one lie (95 %); they know the data, too, so this is no yardstick of "
+                "forgetting.",
+}
+MANY: dict[YardstickKind, str] = {   # what the diamonds of a figure are
+    "retrained": "retrained models", "holdout": "values of unseen data", "rashomon": "models like the untouched",
+}
 DEPTHS: dict[Depth, str] = {   # what a depth cannot see
     "quick": "Depth quick looks at answers, scores and losses once. It does not attack the model: what comes back after a little "
              "training, and single records that only an attack with shadow models finds, are not seen.",
@@ -56,6 +66,8 @@ ACCESS: dict[Access, str] = {   # what the audit had to work with
     "L2": "L2: the new and the untouched model, and models trained anew (retrained without the data, or shadow models).",
     "L3": "L3: as L2, and canaries planted in training and then removed by the same procedure.",
 }
+
+
 def watched(labels: Sequence[str]) -> str:
     """That the watchdog read retained data while methods ran that ask for none; '' where it did not."""
     if not labels:

@@ -8,13 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lethe.core import evidence
-from lethe.judge.answers import answers
+from lethe.judge.answers import NO_ORIGINAL, NO_REFERENCES, NO_SIDE, NO_TEST, NOTHING, answers
 from lethe.results.answers import Answers
 from lethe.results.schema import Measurement, Row, Scenario
 
 LARGE = 0.03   # of the score: the largest loss that does not matter, where none is declared
 SMALL = 0.01   # the same where less than `FEW` of the training data is to be forgotten
 FEW = 0.01
+REMEDIES = {   # why a question about forgetting has no answer -> how to get one
+    NO_TEST: "To get an answer, choose a deeper audit (audit.depth: standard), or name tests of forgetting in audit.audits.",
+    NO_REFERENCES: "To get an answer, state how the model was trained (recipe:) and let it be trained again without the data: "
+                   "audit.references: 8.",
+    NO_ORIGINAL: "To get an answer, provide the untouched model as well.",
+    NO_SIDE: "To get an answer, add tests that say on which side a model lies, e.g. scores and threshold in audit.audits.",
+    NOTHING: "Keep the model as it is where the law lets you, else train it again without the data: no test can distinguish a "
+             "method that forgets from one that changes nothing here. More power: more records to forget, or a deeper audit.",
+}
 KEYS = [field.name for field in dataclasses.fields(evidence.Evidence) if field.name not in ("per_sample", "law", "yardstick")]
 
 
@@ -24,6 +33,11 @@ def margin_of(declared: float | None, sizes: Mapping[str, int]) -> float:
         return declared
     forget, retain = sizes.get("forget", 0), sizes.get("retain")
     return SMALL if retain is not None and forget < FEW * (forget + retain) else LARGE
+
+
+def remedy(why: str) -> str:
+    """How to get an answer to a question that has none; '' where nothing is known to help."""
+    return REMEDIES.get(why, "")
 
 
 def answered(row: Row, case: Scenario) -> Answers | None:
