@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.core.split import NO_IDS, SEVERAL, Split, input_columns
+from lethe.core.split import NO_IDS, PIECE, SEVERAL, Split, input_columns
 from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 LARGE = 2 * 1024**3      # bytes of a column above which it lies in a file instead of memory
@@ -76,8 +76,20 @@ def x_tensor(values: Any, name: str, what: str = "x") -> Tensor:
     if tensor.dim() == 0:
         raise DataError(f"{what} of {name} is a single number, so there are no examples. Pass an array [n, …].")
     if tensor.is_floating_point() or tensor.dtype == torch.bool:
-        return tensor.float().contiguous()
-    return tensor.contiguous() if tensor.dtype == torch.uint8 else tensor.long().contiguous()
+        return converted(tensor, torch.float32)
+    return converted(tensor, torch.uint8 if tensor.dtype == torch.uint8 else torch.int64)
+
+
+def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same numbers as this type, contiguous; what is large piece by piece into a file, so that it is never in memory."""
+    size = tensor.numel() * torch.empty((), dtype=dtype).element_size()
+    if (tensor.dtype == dtype and tensor.is_contiguous()) or size <= LARGE:
+        return tensor.to(dtype).contiguous()
+    found = empty(tuple(tensor.shape), dtype)
+    step = max(1, len(tensor) * PIECE // size)
+    for start in range(0, len(tensor), step):
+        found[start : start + step] = tensor[start : start + step]
+    return found
 
 
 def y_tensor(values: Any, name: str) -> Tensor:

@@ -15,6 +15,7 @@ import lethe
 from lethe.core.split import Split, concat
 from lethe.data import arrays
 from lethe.data.load import load
+from lethe.data.sources import npz
 
 MEASURE = """
 import resource, sys
@@ -80,6 +81,21 @@ def test_positions_over_a_store_are_the_same_data_as_copies() -> None:
     for split in (one, both, again):
         assert split.fingerprint == copied(split).fingerprint and split.contents() == copied(split).contents()
         assert torch.equal(split.batch([1]).x, split.columns["x"][[1]]) and split.shape("x") == tuple(split.columns["x"].shape)
+
+
+def test_a_large_array_of_an_archive_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 5, 4)), np.arange(60) % 3
+    np.savez(tmp_path / "stored.npz", x=x.astype(np.float32), y=y)
+    np.savez_compressed(tmp_path / "packed.npz", x=x.astype(np.float32), y=y)
+    np.savez(tmp_path / "other.npz", x=np.asfortranarray(x), y=y)
+    for name in ("stored", "packed", "other"):
+        monkeypatch.setattr(arrays, "LARGE", 2**31)
+        plain = load({"path": str(tmp_path / f"{name}.npz")})["train"]
+        monkeypatch.setattr(arrays, "LARGE", 1000)
+        assert isinstance(npz.opened(tmp_path / f"{name}.npz", False)["x"], np.memmap)
+        assert not isinstance(npz.opened(tmp_path / f"{name}.npz", False)["y"], np.memmap)
+        mapped = load({"path": str(tmp_path / f"{name}.npz")})["train"]
+        assert mapped.fingerprint == plain.fingerprint and torch.equal(mapped.columns["x"], torch.from_numpy(x).float())
 
 
 def test_what_lies_in_a_file_gives_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

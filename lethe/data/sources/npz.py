@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import IO, Any, Literal
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
@@ -12,6 +16,7 @@ from lethe.core.config import config
 from lethe.core.files import refuse_pickle
 from lethe.core.split import Split
 from lethe.core.trust import pickle_allowed
+from lethe.data import arrays
 from lethe.data.arrays import from_columns
 from lethe.data.context import Context
 from lethe.data.paths import located
@@ -69,16 +74,43 @@ def _require_ids(ids: np.ndarray, what: str) -> None:
 
 
 def opened(path: Path, allow_pickle: bool) -> Mapping[str, np.ndarray]:
-    """Every array of the archive, read once."""
+    """Every array of the archive, read once; a large one is mapped, unpacked first where it is compressed."""
     allow_pickle = pickle_allowed(allow_pickle)
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=allow_pickle) as archive:
-            return {key: archive[key] for key in archive.files}
+            mapped = {key: values for key in archive.files if (values := _mapped(path, archive.zip, key)) is not None}
+            return {key: mapped[key] if key in mapped else archive[key] for key in archive.files}
     except Exception as error:   # damaged headers and archives raise anything
         if "allow_pickle" in str(error):
             refuse_pickle(path, "Store plain numbers and text in it (object arrays are pickles)", allow_pickle)
         raise DataError(f"{path} cannot be read as .npz ({error}), so there are no data. Write it with "
                         "numpy.savez.") from None
+
+
+def _mapped(path: Path, archive: ZipFile, key: str) -> np.ndarray | None:
+    """A large array as pages of the archive or of a file without a name, read when they are needed; None for any other."""
+    found = [one for one in archive.infolist() if one.filename == f"{key}.npy" and one.file_size > arrays.LARGE]
+    if not found:
+        return None
+    if found[0].compress_type != ZIP_STORED:
+        with TemporaryFile(dir=arrays.SCRATCH) as unpacked, archive.open(found[0]) as packed:
+            shutil.copyfileobj(packed, unpacked, 2**24)
+            return _pages(unpacked, 0)
+    with open(path, "rb") as handle:
+        handle.seek(found[0].header_offset + 26)   # lengths of name and extra field, which the array follows
+        name, extra = struct.unpack("<HH", handle.read(4))
+        return _pages(handle, found[0].header_offset + 30 + name + extra)
+
+
+def _pages(handle: IO[bytes], start: int) -> np.ndarray | None:
+    """The .npy that begins there, mapped copy on write; None for objects, which are pickles."""
+    handle.seek(start)
+    version = np.lib.format.read_magic(handle)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(handle)
+    if dtype.hasobject:
+        return None
+    return np.memmap(handle, dtype, "c", handle.tell(), shape, "F" if fortran else "C")
 
 
 def channelled(x: np.ndarray, channels: Channels) -> np.ndarray:
