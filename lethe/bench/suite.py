@@ -17,6 +17,7 @@ from lethe.errors import RequestError, unknown_name
 from lethe.work.request import Request, parse
 
 HERE = Path(__file__).resolve().parent / "suites"
+OWN = ("seeds", "problems")   # overrides that choose of the suite; all others are those of its requests
 
 
 @config
@@ -28,20 +29,24 @@ class Suite:
     seeds: tuple[int, ...] = (0, 1, 2)     # each trains its own original and references
 
     def problems(self, overrides: Sequence[str] = ()) -> Iterator[tuple[str, Request]]:
-        """(problem, request) for every problem and seed; `overrides` as on the command line. `seeds=[0]` are the suite's.
+        """(problem, request) for every problem and seed; `overrides` as on the command line.
 
-        `seed=` is refused: every request has the seed of its original.
+        `seeds=[0]` and `problems=[one class]` are the suite's; `seed=` is refused: every request has the seed of its original.
         """
         for one in overrides:
             if one.startswith("seed="):
                 raise RequestError(f"{one} would be replaced by the seeds of the suite, so nothing was started. Write "
                                    f"'seeds=[{one.removeprefix('seed=')}]'.")
-        given = [one.removeprefix("seeds=") for one in overrides if one.startswith("seeds=[")]
-        overrides = [one for one in overrides if not one.startswith("seeds=[")]
-        chosen = replace(self, seeds=tuple(parse_yaml(given[-1], "seeds"))).seeds if given else self.seeds
-        for problem, request in self.requests.items():
-            for seed in chosen:
-                yield problem, parse(request, [*overrides, f"seed={seed}"])
+        own = {key: [one.removeprefix(f"{key}=") for one in overrides if one.startswith(f"{key}=[")] for key in OWN}
+        rest = [one for one in overrides if not any(one.startswith(f"{key}=[") for key in OWN)]
+        seeds = replace(self, seeds=tuple(parse_yaml(own["seeds"][-1], "seeds"))).seeds if own["seeds"] else self.seeds
+        names = [str(one) for one in parse_yaml(own["problems"][-1], "problems")] if own["problems"] else list(self.requests)
+        for name in names:
+            if name not in self.requests:
+                raise unknown_name("problem", name, self.requests, "They stand in the suite.")
+        for problem in names:
+            for seed in seeds:
+                yield problem, parse(self.requests[problem], [*rest, f"seed={seed}"])
 
 
 def suites() -> dict[str, Path]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from lethe.errors import DataError, NeedsUnmet
+from lethe.errors import DataError, LetheError, NeedsUnmet
 from lethe.results.schema import Results, Row
 from lethe.work.execute import carry_out
 from lethe.work.job import resolve
@@ -96,10 +96,12 @@ def _measured(unit: Unit, setting: Setting) -> Finding:
     try:
         report = carry_out(request, options)
         able = () if unit.method else _able(unit.request, options)
-    except (DataError, NeedsUnmet) as error:
-        if unit.method:
+    except LetheError as error:
+        if unit.method:   # what it needs, or what its check before work says
             return replace(found, ending="cannot run", why=str(error))
-        return replace(found, absent=str(error))
+        if isinstance(error, (DataError, NeedsUnmet)):
+            return replace(found, absent=str(error))
+        raise
     assert report is not None, "units run alone"
     return replace(_found(found, report.results), able=able)
 

@@ -185,6 +185,7 @@ def _measured(entry: Entry) -> list[str]:
     held = read(entry.name.split(".")[-1])
     lines = [f"  {one.problem}: {one.metric} {one.mean:.3g}" + (f" ± {one.sd:.2g}" if one.sd is not None else "")
              + f", {one.seeds} seeds" for one in held.numbers if one.mean is not None]
+    lines += [f"  {one.problem}: {one.kind} in {len(one.seeds)} runs: {one.text}" for one in held.reasons]
     lines += [f"  {note.text}" for note in held.notes]
     return ["Measured:\n" + "\n".join(lines)] if lines else []
 

@@ -62,6 +62,8 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
     options.stop.check()
     options.say(f"forgetting: {run.name}")
     made = Made(run.name, label=run.label, method=run.method, variant=run.variant, seed=run.seed)
+    if run.obstacle:
+        return replace(made, failure=Failure(run.obstacle))
     name = folder_name(run.name)
     work = places.work / name if places.work else None
 

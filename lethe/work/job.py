@@ -20,6 +20,7 @@ from lethe.core.evidence import Depth, Objective
 from lethe.core.registry import Audit, Method
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
+from lethe.errors import LetheError
 from lethe.models.opened import Opened, Sections
 from lethe.pools.backends import Strategy
 from lethe.pools.choose import Wish
@@ -43,7 +44,8 @@ class Run:
     name      names its row: the method; with several configurations or seeds also which
     label     what runs that differ only in their seed share
     variant   1 for the first configuration of a method in the job, 2 for the second, …
-    optional  requested by `all`: left out where the task cannot serve it
+    optional  requested by `all`: left out where the task lacks what it needs
+    obstacle  why the method itself refuses this task at its defaults, where `all` requested it: its row says so
     """
 
     record: Method
@@ -53,6 +55,7 @@ class Run:
     variant: int
     seed: int
     optional: bool = False
+    obstacle: str = ""
 
     @property
     def method(self) -> str:
@@ -151,11 +154,19 @@ class Job:
     def runs_on(self, task: Task) -> tuple[Run, ...]:
         """The runs that a task can serve; NeedsUnmet before any work when one requested by name cannot be served."""
         able = all_methods(task) if any(run.optional for run in self.runs) else []
-        chosen = tuple(run for run in self.runs if not run.optional or run.method in able)
-        for run in chosen:
-            if run.seed == self.settings.seed:   # its other seeds need the same
-                require(task, run.record, run.cfg)
-        return chosen
+        return tuple(_checked(task, run, self.settings.seed) for run in self.runs if not run.optional or run.method in able)
+
+
+def _checked(task: Task, run: Run, seed: int) -> Run:
+    """The run itself; one that `all` requested and whose method refuses the task says why: the others go on."""
+    try:
+        if run.optional or run.seed == seed:   # the other seeds of one requested by name need the same
+            require(task, run.record, run.cfg)
+    except LetheError as error:
+        if not run.optional:
+            raise
+        return replace(run, obstacle=str(error))
+    return run
 
 
 def resolve(request: Request, options: Options) -> Job:

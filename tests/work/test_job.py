@@ -13,9 +13,11 @@ import tiny
 
 from lethe.core import catalogue
 from lethe.core.catalogue import entries
-from lethe.errors import OutOfRange, UnknownKey, UnknownName
+from lethe.data.select import Where
+from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
 from lethe.train import apply
 from lethe.work.execute import carry_out
+from lethe.work.forget import run_all
 from lethe.work.job import of_task, resolve
 from lethe.work.options import Options
 from lethe.work.request import AuditPlan, Request, parse
@@ -104,3 +106,16 @@ def test_options_that_are_lists_run_as_a_grid_and_labels_say_what_differs(tmp_pa
     assert [run.label for run in resolve(asked, Options()).runs] == ["l1_sparse lr=0.1", "l1_sparse lr=0.01"]
     same = request(tmp_path, method=["finetune", "finetune", {"name": "finetune", "lr": 0.5}])
     assert [run.label for run in resolve(same, Options()).runs] == ["finetune lr=0.01", "finetune lr=0.01 (2)", "finetune lr=0.5"]
+
+
+def test_all_leaves_out_a_method_that_refuses_the_task_and_says_why() -> None:
+    """scar takes whole classes out at its defaults; a tenth of the data has all of them."""
+    task = tiny.classification(Where(fraction=0.5))
+    job = of_task(task, ["all"], AuditPlan(audits=("scores",)))
+    runs = {run.method: run for run in job.runs_on(task)}
+    assert [name for name, run in runs.items() if run.obstacle] == ["scar"]
+    (made,) = run_all(job, task, [runs["scar"]], Options())
+    assert made.outcome is None and made.failure is not None and "method.removal=examples" in made.failure.text
+    named = of_task(task, ["scar"], AuditPlan(audits=("scores",)))
+    with pytest.raises(NeedsUnmet, match=r"method\.removal=examples"):   # who asks for it by name has it refused
+        named.runs_on(task)

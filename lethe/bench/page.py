@@ -1,0 +1,173 @@
+"""`lethe bench SUITE --page docs/measured.md`: what every method did on every problem of a suite, as one page. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lethe.bench.suite import read
+from lethe.results import measured
+from lethe.results.measured import Measured, Number, Reason
+
+DISTANCES = ("js_forget", "r2_forget")        # from retrained models on what was to be forgotten; the first that is kept
+SCORES = ("forget_accuracy", "r2_forget")
+NEAR, FAR = 10.0, 50.0   # per cent of the original's distance: most that is left where no test can judge, and where tests can
+ENDINGS = {"failed": "Failed", "unchanged": "Returned the original unchanged, and said so",
+           "ended": "Ended by the watchdog at the last sound point", "cannot run": "Cannot run there"}
+
+HEAD = """# What every method does on data that it was not tuned on
+
+Rebuilt by `lethe bench {suite} --workers 16` (measures) and `lethe bench {suite} --page docs/measured.md` (writes this page).
+Every method ran by its public call with its defaults and the watchdog on, for {seeds} originals of each problem: means over them.
+Problems: {problems}.
+
+How to read a cell, for instance **4 % · 0.6**: 4 % of the original's distance to retrained models on the forgotten data is
+left (0 %: like a retrained model, 100 %: as far away as the original), and 0.6 points of the score on unseen data were lost
+against retrained models (below 0: better than they are). **Bold**: every test of every run says forgotten, at most
+{far:.0f} % is left, and no more was lost than the margin; two records are too few to test, there at most {near:.0f} % is
+left. † some runs did not end as the method meant: the watchdog returned an earlier model, or nothing changed, or it failed;
+the reasons stand below. – not for such a task, or not measured.
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one problem. left: per cent of the original's distance; lost: points; time: of a retraining."""
+
+    method: str
+    numbers: Mapping[str, Number]
+    reasons: tuple[Reason, ...]
+
+    @property
+    def left(self) -> float | None:
+        for metric in DISTANCES:
+            one = self.numbers.get(metric)
+            if one is not None:
+                if one.mean is None or one.untouched is None or one.retrained is None or one.untouched == one.retrained:
+                    return None
+                return 100 * abs(one.mean - one.retrained) / abs(one.untouched - one.retrained)
+        return None
+
+    @property
+    def failed(self) -> bool:
+        """Whether no run has a model."""
+        return all(one.mean is None for metric, one in self.numbers.items() if metric != "time")
+
+    @property
+    def forgotten(self) -> bool:
+        """By every test in every run, and near retrained models; where there is no test, nearer."""
+        told = self.mean("forgotten") == 1 if "forgotten" in self.numbers else True
+        most = FAR if "forgotten" in self.numbers else NEAR
+        return told and self.left is not None and self.left <= most and not self.gone
+
+    @property
+    def gone(self) -> int:
+        """Runs without a model."""
+        return max((one.failed for one in self.numbers.values()), default=0)
+
+    @property
+    def useful(self) -> bool:
+        """Whether no more was lost than the margin."""
+        lost, margin = self.mean("points lost"), self.mean("margin")
+        return lost is not None and margin is not None and lost <= margin
+
+    @property
+    def good(self) -> bool:
+        return self.forgotten and self.useful
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, str]:
+        """Good ones first, the cheapest before the others."""
+        return not self.good, self.failed, self.mean("time") or 0.0 if self.good else self.left or 0.0, self.method
+
+    def mean(self, metric: str) -> float | None:
+        return self.numbers[metric].mean if metric in self.numbers else None
+
+    @property
+    def short(self) -> str:
+        """The cell of the first table."""
+        mark = "†" if self.reasons else ""
+        if self.failed:
+            return f"{self.reasons[0].kind} †" if self.reasons else "–"
+        text = f"{_percent(self.left)} · {_number(self.mean('points lost'), 1)}"
+        return (f"**{text}**" if self.good else text) + (f" {mark}" if mark else "")
+
+
+def cells(suite: str, place: Path | None = None) -> dict[str, list[Cell]]:
+    """Problem -> what was measured of each method there, good ones first."""
+    known = [measured.read(path.stem, place) for path in sorted((place or measured.folder()).glob("*.json"))]
+    found = {problem: list(_cells(known, f"{suite}: {problem}")) for problem in read(suite).requests}
+    return {problem: sorted(some, key=lambda one: one.rank) for problem, some in found.items() if some}
+
+
+def measured_page(suite: str, place: Path | None = None) -> str:
+    """The page as Markdown; it depends on the suite and the files of `measured/` alone."""
+    found = cells(suite, place)
+    seeds = max((one.seeds for some in found.values() for cell in some for one in cell.numbers.values()), default=0)
+    head = HEAD.format(suite=suite, seeds=seeds, near=NEAR, far=FAR, problems=", ".join(found))
+    return head + _overview(found) + "".join(_problem(problem, some) for problem, some in found.items())
+
+
+def _cells(known: Iterable[Measured], problem: str) -> Iterable[Cell]:
+    for one in known:
+        mine = {number.metric: number for number in one.numbers if number.problem == problem}
+        if mine:
+            yield Cell(one.name, mine, tuple(reason for reason in one.reasons if reason.problem == problem))
+
+
+def _overview(found: Mapping[str, list[Cell]]) -> str:
+    by = {problem: {cell.method: cell for cell in some} for problem, some in found.items()}
+    methods = sorted({method for some in by.values() for method in some},
+                     key=lambda method: (-sum(some[method].good for some in by.values() if method in some), method))
+    rows = "".join(f"| `{method}` | {' | '.join(some[method].short if method in some else '–' for some in by.values())} |\n"
+                   for method in methods)
+    return f"\n| method | {' | '.join(by)} |\n|---|{'---|' * len(by)}\n{rows}"
+
+
+def _problem(problem: str, some: list[Cell]) -> str:
+    score = next((metric for metric in SCORES if any(metric in cell.numbers for cell in some)), SCORES[0])
+    control = next((cell.numbers[score] for cell in some if score in cell.numbers), None)
+    said = "" if control is None else (f"{score.replace('_', ' ')}: original {_number(control.untouched, 2)}, retrained "
+                                       f"{_number(control.retrained, 2)}. Time: of one retraining.\n")
+    rows = "".join(_row(cell, score) for cell in some)
+    why = "".join(_endings(kind, title, some) for kind, title in ENDINGS.items())
+    return (f"\n## {problem[0].upper()}{problem[1:]}\n{said}\n| method | {score.replace('_', ' ')} | distance left | points lost "
+            f"| forgotten | within the margin | time |\n|---|---|---|---|---|---|---|\n{rows}{why}")
+
+
+def _row(cell: Cell, score: str) -> str:
+    spread = cell.numbers["points lost"].sd if "points lost" in cell.numbers else None
+    share = cell.mean("forgotten")
+    told = "not testable" if "forgotten" not in cell.numbers else "–" if share is None else f"{100 * share:.0f} %"
+    lost = _number(cell.mean("points lost"), 1) + (f" ± {_number(spread, 1)}" if spread is not None else "")
+    return (f"| `{cell.method}`{' †' if cell.reasons else ''} | {_number(cell.mean(score), 2)} | {_percent(cell.left)} | {lost} "
+            f"| {told} | {'yes' if cell.useful else 'no'} | {_times(cell.mean('time'))} |\n")
+
+
+def _endings(kind: str, title: str, some: list[Cell]) -> str:
+    """Who ended so, in how many runs; the first reason in the words of the run."""
+    mine = [(cell.method, one) for cell in sorted(some, key=lambda cell: cell.method) for one in cell.reasons if one.kind == kind]
+    if not mine:
+        return ""
+    names = ", ".join(f"`{method}` ({len(one.seeds)})" for method, one in mine)
+    return f"\n{title} (runs): {names}. For instance {mine[0][0]}: {_cut(mine[0][1].text)}\n"
+
+
+def _cut(text: str, length: int = 240) -> str:
+    flat = " ".join(text.split()).replace("|", "/")
+    return flat if len(flat) <= length else flat[:length].rsplit(" ", 1)[0] + " …"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{_number(value, 0)} %"
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{_number(value, 2)}×"
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−") if round(value, digits) else f"{0:.{digits}f}"

@@ -1,0 +1,47 @@
+"""The page of what was measured: a cell follows from the numbers; the page in docs and the README follow from measured/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lethe.bench.page import Cell, cells, measured_page
+from lethe.results.measured import Number, Reason
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def cell(forgotten: float | None, lost: float, js: float, failed: int = 0, *reasons: Reason) -> Cell:
+    values = {"js_forget": (js, 0.9, 0.1), "points lost": (lost, 0.0, 0.0), "margin": (3.0, 3.0, 3.0),
+              **({} if forgotten is None else {"forgotten": (forgotten, 0.0, 1.0)})}
+    return Cell("foo", {metric: Number(problem="s: p", metric=metric, mean=mean, sd=None, seeds=3 - failed, failed=failed,
+                                       untouched=before, retrained=after, command="", commit="")
+                        for metric, (mean, before, after) in values.items()}, reasons)
+
+
+def test_a_cell_is_bold_only_where_all_runs_forgot_and_nothing_more_was_lost_than_the_margin() -> None:
+    assert cell(1.0, 2.9, 0.14).short == "**5 % · 2.9**"   # (0.14 − 0.1) of (0.9 − 0.1)
+    assert cell(1.0, 3.1, 0.14).short == "5 % · 3.1"
+    assert cell(2 / 3, 0.0, 0.14).short == "5 % · 0.0"
+    assert cell(1.0, 0.0, 0.14, 1).short == "5 % · 0.0"    # one run has no model
+    assert cell(None, -0.4, 0.18).short == "**10 % · −0.4**"   # not testable: by the distance
+    assert cell(None, -0.4, 0.20).short == "12 % · −0.4"
+    ended = Reason(problem="s: p", kind="ended", seeds=(1,), text="the watchdog ended the run")
+    assert cell(1.0, 0.0, 0.14, 0, ended).short == "**5 % · 0.0** †"
+
+
+def test_the_page_is_current() -> None:
+    page = (ROOT / "docs" / "measured.md").read_text()
+    assert page == measured_page("strangers"), "run: python -m lethe bench strangers --page docs/measured.md"
+
+
+def test_the_readme_recommends_what_did_well_on_the_page() -> None:
+    """Every row that names a problem of the page recommends methods that forgot there and stayed useful."""
+    found = cells("strangers")
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if re.match(r"\| .*\(measured: ", line)]
+    assert len(rows) >= 4
+    for row in rows:
+        problem = next(iter(re.findall(r"\(measured: ([^)]*)\)", row)))
+        good = {one.method for one in found[problem] if one.good}
+        named = set(re.findall(r"`(\w+)`", row.split("|")[3]))
+        assert named and named <= good, f"{problem}: {named - good} did not do well; these did: {good}"
