@@ -115,8 +115,7 @@ def audit(common: Working,
         found = command.of_files(parts, given, depth, common.options())
     else:
         if target is None:
-            fail("there is nothing to audit. Name a run folder, a request with --unlearned, or --unlearned MODEL --forget "
-                 "DATA.")
+            fail("there is nothing to audit. Name a run, a request with --unlearned, or --unlearned MODEL --forget DATA.")
         found, usual = command.of_request(Path(str(target)), common.request(Path(str(target)), overrides), unlearned, depth,
                                           common.options(), dry_run)
         place = output or usual
@@ -134,7 +133,7 @@ def audit(common: Working,
 
 @working
 def train(common: Working, request: RequestFile, overrides: Overrides = None,
-          exact: Annotated[str, typer.Option("--exact", help="s3t | sisa: how records will be deleted exactly.")] = "s3t",
+          exact: Annotated[str, typer.Option("--exact", help="s3t | sisa | sharded: how records are deleted exactly.")] = "s3t",
           output: Annotated[Path, typer.Option(help=OUTPUT)] = Path("exact")) -> None:
     """Train a model from which records can later be deleted exactly, with a manifest of what each part has read.
 
