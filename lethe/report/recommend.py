@@ -97,9 +97,12 @@ def beside(test: Decisive) -> str:
     low, high = test.low, test.high
     if test.size is None or test.value is None:
         return words
-    if test.size > 0 and high is not None:
-        return f"{words} > {number(high)}"
-    return f"{words} < {number(low)}" if low is not None else words
+    sign, end = (">", high) if test.size > 0 and high is not None else ("<", low)
+    if end is None:
+        return words
+    if number(end) == number(test.value):   # so near that three digits do not show which is larger
+        return f"{spaced(test.metric)} {test.value:.6g} {sign} {end:.6g}".replace("-", "−")
+    return f"{words} {sign} {number(end)}"
 
 
 def power(test: Decisive, line: Line) -> str:

@@ -1,0 +1,90 @@
+"""The page as it is seen: no number that is none, no empty cell, every row decided by a named test, heads, captions, contrast."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_results import results
+
+from lethe import report
+from lethe.core.evidence import HOLDOUT, NO_POWER, RASHOMON
+from lethe.report.page import _style, summary
+from lethe.report.recommend import beside
+from lethe.results.answers import Decisive
+from lethe.results.schema import read
+
+OLD = json.loads((Path(__file__).parents[1] / "results" / "version1.json").read_text())
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """One scenario, as the schema before the newest has it."""
+    data = results()
+    return {**data, "scenarios": [{**data["scenarios"][0], **changes}]}
+
+
+def without_references(kind: str) -> dict[str, Any]:
+    """The same where nothing was retrained: a weaker yardstick, one end of its band open."""
+    data = small(references={"count": 0, "reason": "the task has no recipe"}, false_alarms=None)
+    case = data["scenarios"][0]
+    case["subjects"] = [row for row in case["subjects"] if row["role"] != "retrained"]
+    for row in case["subjects"]:
+        for item in row["evidence"]:
+            item.update(p=None, p_joint=None, original_outside=None, verdict=NO_POWER, side="")
+            item["yardstick"] = {**item["yardstick"], "kind": kind, "high": None, "values": []}
+    return data
+
+
+PAGES: dict[str, dict[str, Any]] = {
+    "schema 1": OLD, "schema 2": small(), "schema 3": read(small()).model_dump(mode="json", by_alias=True),
+    "regression": small(family="regression", score_name="closeness"), "lm": small(family="lm", objective="behaviour"),
+    "diffusion": small(family="diffusion", objective="concept"), "holdout": without_references(HOLDOUT),
+    "rashomon": without_references(RASHOMON),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_cell_of_the_page_says_something(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lethe.report.page.find_spec", lambda _: None)   # figures cost seconds and have tests of their own
+    made = read(PAGES[name])
+    page = report.render(made)
+    shown = re.sub(r"<(pre|style|code).*?</\1>", "", page, flags=re.DOTALL)
+    assert not re.search(r">[^<]*\b(nan|inf)\b[^<]*<|>\s*None\s*<|\bNone\)", shown)
+    assert not re.findall(r"<t[dh][^>]*>\s*</t[dh]>", page), "an empty cell"
+    assert not re.findall(r"<th(?! scope)[^ea]", page) and page.count("<table") == page.count("<caption>")
+    table = page[page.index("Answers by model"):page.index('<dl class="legend">')]
+    for row in re.findall(r"<tr class=.*?</tr>", table, flags=re.DOTALL):
+        first = re.sub(r"<[^>]*>", " ", row.split("<td")[1])
+        assert re.search(r"✗ no\s+\S+ .*[<>]|&[lg]t;|✓ yes, \d+ test|cannot be judged|! \w+", first), first
+    if name in ("holdout", "rashomon"):
+        assert "A weaker yardstick than retrained models" in page and "To get an answer, state how the model was trained" in page
+        assert "limit of retrained models" not in page + summary(made)
+
+
+def test_every_colour_of_text_can_be_read_in_both_schemes() -> None:
+    """Contrast by WCAG 2.1: at least 4.5 of every colour of text on both backgrounds, 3 of every mark."""
+    def light(colour: str) -> float:
+        parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+                   for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    def contrast(a: str, b: str) -> float:
+        high, low = sorted((light(a), light(b)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    blocks = re.findall(r":root \{(.*?)\}", _style(), re.DOTALL)
+    schemes = [dict(re.findall(r"--(\w+): (#[0-9a-fA-F]{6})", block)) for block in blocks]
+    assert contrast("#ffffff", "#000000") == pytest.approx(21) and len(schemes) >= 2
+    for scheme in schemes[:2]:
+        for name in ("ink", "soft", "good", "bad", "mute", "link"):
+            assert all(contrast(scheme[name], scheme[back]) >= 4.5 for back in ("paper", "pale")), name
+    assert all(contrast(colour, schemes[1]["paper"]) >= 3 for name, colour in schemes[1].items() if re.fullmatch(r"m\d+", name))
+
+
+def test_a_value_just_beyond_its_limit_is_shown_beyond_it() -> None:
+    near = Decisive(audit="scores", metric="forget_loss", value=0.0081234, low=None, high=0.0081111, size=0.005)
+    assert beside(near) == "forget loss 0.0081234 > 0.0081111"
+    assert beside(near.model_copy(update={"high": 0.007})) == "forget loss 0.008 > 0.007"
