@@ -77,7 +77,7 @@ def perform(
     if outcome.guarantee and (outcome.unchanged or outcome.fall):
         outcome.guarantee = {"void": "the watchdog returned another model than the one that the method proves something about"}
     outcome.unseen_used |= view.used("holdout") or watched.used("holdout")
-    outcome.config = {"name": record.name, **plain(cfg), "settings": plain(settings), "modifiers": plain(dict(modifiers))}
+    outcome.config = {"name": record.name, **plain(cfg), **plain({"settings": settings, "modifiers": modifiers})}
     for candidate in outcome.search:
         if candidate["chosen"]:
             outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"]}
@@ -93,8 +93,7 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 def identity_of(task: Task, method: str, cfg: Any, modifiers: Mapping[str, Any]) -> str:
     """The digest of what a run of a method is made of: model, data, code of the model, options; not of how it is carried out."""
-    weights = task.fingerprint
-    return digest([NUMBERS, method, plain(cfg), plain(dict(modifiers)), weights, code_of(task.model)])
+    return digest([NUMBERS, method, cfg, modifiers, task.fingerprint, code_of(task.model)])
 
 
 def fitting(task: Task) -> list[str]:
@@ -122,23 +121,27 @@ def _after_training(entry: Entry) -> bool:
 
 def require(task: Task, record: Method, cfg: Any) -> None:
     """NeedsUnmet, with the methods that can run, when this one cannot; the faults of an exact model it would delete from."""
-    those = f"Methods that can run on this task: {', '.join(fitting(task)) or 'none'}."
+    if why := unmet(task, record, cfg):
+        raise NeedsUnmet(f"{why} Methods that can run on this task: {', '.join(fitting(task)) or 'none'}.")
+    if record.check is not None:
+        record.check(cfg, task)
+
+
+def unmet(task: Task, record: Method, cfg: Any) -> str:
+    """What a method needs and a task does not have, as a sentence; empty where it can run."""
     if not record.uses <= task.serves:
         lacking, owner = sorted(record.uses - task.provides), f"a {task.family} task"
         if not lacking:
             lacking, owner = sorted(record.uses - task.serves), task.unserved(record.uses)
-        raise NeedsUnmet(f"{record.name} uses {', '.join(lacking)}, which has no meaning for {owner}, so it cannot run there. "
-                         f"{those}")
+        return f"{record.name} uses {', '.join(lacking)}, which has no meaning for {owner}, so it cannot run there."
     for need in task.lacks(record.needs):
-        raise NeedsUnmet(f"{record.name}: {missing(need)} {those}")
+        return f"{record.name}: {missing(need)}"
     usual = type(cfg)()
     for need, option in record.instead.items():
         keys = [one.partition("=")[0] for one in option.split()]
         if not task.has(need) and any(getattr(cfg, key) == getattr(usual, key) for key in keys):
-            given = option.replace(" ", " method.")
-            raise NeedsUnmet(f"{record.name}: {missing(need)} Or set method.{given}. {those}")
-    if record.check is not None:
-        record.check(cfg, task)
+            return f"{record.name}: {missing(need)} Or set method.{option.replace(' ', ' method.')}."
+    return ""
 
 
 def method_of(method: Any, options: Mapping[str, Any] | None = None) -> tuple[Method, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from lethe.core.identity import Identity
 from lethe.data.load import Data, learns
 from lethe.ledger import Ledger
 from lethe.ledger.discretion import withheld
-from lethe.models.opened import Opened
 from lethe.report.answer import lopsided
 from lethe.report.report import Report, load, without_figures, without_page
 from lethe.results import schema
@@ -29,12 +29,12 @@ from lethe.results.folder import models_folder
 from lethe.results.frame import frame
 from lethe.work.audit import scenario
 from lethe.work.commit import commit
-from lethe.work.door.door import Door, attend, refused, survey
+from lethe.work.door.door import attend, refused, survey
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
 from lethe.work.lifecycle import RESULTS, WORK, RunFolder, ledger_beside
 from lethe.work.lock import locked, tidied
-from lethe.work.open import Scene, checked, describe, draft, identified, prepare, read, scenes_of
+from lethe.work.open import Plan, Scene, describe, identified, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -44,13 +44,11 @@ def carry_out(request: Request, options: Options) -> Report | None:
 
     Under torchrun every process trains and forgets; the first one audits and writes, the others return None.
     """
-    job = resolve(request, options)
-    opened = read(job, options)
-    job, identity = identified(job, opened, options)
-    place = RunFolder(job.folder)
+    plan, identity = identified(read(resolve(request, options), options))
+    job, place = plan.job, RunFolder(plan.job.folder)
     if job.settings.distribution != "none" and os.environ.get("RANK", "0") != "0":
         if not (place.worked or _done(job, place, options)):
-            for scene in prepare(job, options, opened=opened).scenes.values():
+            for scene in prepare(plan).values():
                 run_all(job, scene.task, scene.runs, options, Places(_work(place, scene.name)))
         return None
 
@@ -61,11 +59,12 @@ def carry_out(request: Request, options: Options) -> Report | None:
         tidied(place.lock)
         return _shown(place, options)   # without a lock: a finished run can be read where nothing can be written
     with locked(place.lock, waiting, options.stop):
-        return _lead(job, opened, identity, place, options)
+        return _lead(plan, identity, place, options)
 
 
-def _lead(job: Job, opened: Opened, identity: Identity, place: RunFolder, options: Options) -> Report:
+def _lead(plan: Plan, identity: Identity, place: RunFolder, options: Options) -> Report:
     """The part of the first process: everything, or what an earlier one has left of it."""
+    job = plan.job
     assert job.cache is not None
     sweep(place.final.parent)
     sweep(job.cache, everything=True)
@@ -78,21 +77,21 @@ def _lead(job: Job, opened: Opened, identity: Identity, place: RunFolder, option
     for missing in (without_page(), without_figures()):
         if missing and options.page:
             options.warn(missing)
-    attend(Door(job, opened, options))
-    scenes = scenes_of(job, opened, options)   # every check that needs no training: what is refused leaves no trace
+    attend(plan)
+    _ = plan.runs   # every check that needs no training: what is refused leaves no trace
     ledger, began = ledger_beside(place.final), time.perf_counter()
     place.begin(job.config, identity)
     ledger.started(job.hash, job.title, options.command, job.config)
     try:
-        prepared = prepare(job, options, opened=opened, known=scenes)
-        cases = [_case(job, scene, place, options) for scene in prepared.scenes.values()]
+        scenes = prepare(plan)
+        cases = [_case(job, scene, place, options) for scene in scenes.values()]
         report = report_of(job, cases, job.headline, options, time.perf_counter() - began)
         if not options.show_ids:
-            named = {str(name) for scene in prepared.scenes.values() for name in scene.task.forget.ids}
+            named = {str(name) for scene in scenes.values() for name in scene.task.forget.ids}
             report = Report(withheld(report.results, named))
         if options.export:
             learned = job.opening.data is Data and learns(job.opening.sections.data)
-            commit(place.beside, prepared.tasks, learned, place.final.parent)
+            commit(place.beside, {name: scene.task for name, scene in scenes.items()}, learned, place.final.parent)
         report.save(place.beside / RESULTS)
         return _closed(report, place, ledger, options)
     except BaseException as error:
@@ -153,19 +152,14 @@ def _work(place: RunFolder, scenario_name: str) -> Path:
 
 def dry_run(request: Request, options: Options) -> dict[str, Any]:
     """What a request would do: sizes, steps, parameters, what the door finds. No method runs. Raises what speaks against it."""
-    job = resolve(request, options)
-    opened = read(job, options)
-    job, _ = identified(job, opened, options)
-    found = survey(Door(job, opened, options, thorough=True))
+    plan = replace(identified(read(resolve(request, options), options))[0], thorough=True)
+    found = survey(plan)
     if (refusal := refused(found)) is not None:
         raise refusal
-    start = opened.model or (opened.fresh(job.settings.seed) if opened.build else None)
+    job, opened, _ = plan.job, plan.opened, plan.runs
     plans: dict[str, Any] = {}
     for case in job.opening.cases:
-        splits = draft(opened, case)
-        sizes = {key: len(split) for key, split in splits.items()}
-        if start is not None:
-            checked(job, opened, start, splits)
+        sizes = {key: len(split) for key, split in plan.splits[case.name].items()}
         plans[case.name or "request"] = {
             "request": describe(case.selection, sizes["forget"], options.show_ids),
             "sizes": sizes,
@@ -173,10 +167,10 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
             "references": job.judging.references,
             **({"warning": lopsided(sizes)} if lopsided(sizes) else {}),
         }
-    parameters = sum(p.numel() for p in start.parameters()) if start is not None else None
+    parameters = sum(p.numel() for p in plan.start.parameters())
     return {
         "id": job.hash, "folder": str(job.folder), "family": request.family, "parameters": parameters,
         "trains_original": opened.model is None, "recipe": plain(opened.recipe) if opened.recipe else None, "scenarios": plans,
         "checks": [f"{one.level}: {one.name}: {one.words}" for one in found],
-        "memory_mb": None if parameters is None else round(parameters * 4 * 4 / 1e6, 1),
+        "memory_mb": round(parameters * 4 * 4 / 1e6, 1),
     }

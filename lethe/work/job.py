@@ -27,7 +27,7 @@ from lethe.pools.choose import Wish
 from lethe.pools.choose import asked as wish
 from lethe.results.rows import declared
 from lethe.results.schema import Declared
-from lethe.train.apply import all_methods, everything, method_of, require
+from lethe.train.apply import everything, method_of, require, unmet
 from lethe.train.loop import Modifiers, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.watchdog import Watchdog
@@ -153,8 +153,8 @@ class Job:
 
     def runs_on(self, task: Task) -> tuple[Run, ...]:
         """The runs that a task can serve; NeedsUnmet before any work when one requested by name cannot be served."""
-        able = all_methods(task) if any(run.optional for run in self.runs) else []
-        return tuple(_checked(task, run, self.settings.seed) for run in self.runs if not run.optional or run.method in able)
+        return tuple(_checked(task, run, self.settings.seed) for run in self.runs
+                     if not (run.optional and unmet(task, run.record, run.cfg)))
 
 
 def _checked(task: Task, run: Run, seed: int) -> Run:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from lethe.models.opened import Opened
 from lethe.pools import choose
 from lethe.pools.choose import Chosen, Wish
 from lethe.pools.member import sound
-from lethe.report.answer import lopsided
 from lethe.train.checkpoint import save_tensors
-from lethe.train.loop import Loop, Settings
+from lethe.train.loop import Loop
 from lethe.work.job import Case, Job, Run, resolve
 from lethe.work.lock import locked
 from lethe.work.options import Options
@@ -47,19 +47,64 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An opened job with its model trained: one scene per scenario, by name."""
+class Plan:
+    """A job whose data and model were read, before anything is trained. What its door, its dry run and its work take of it
+    is made once.
 
+    start      the model that came or, where it is yet to be trained, a fresh one
+    thorough   whether the door takes the seconds that an estimate of time needs, and says what is well, too
+    """
+
+    job: Job
     opened: Opened
-    scenes: Mapping[str, Scene]
+    start: nn.Module
+    options: Options
+    thorough: bool = False
 
     @property
+    def original(self) -> nn.Module | None:
+        """The model that came with weights; None: the recipe trains it first."""
+        return self.opened.model
+
+    @property
+    def train(self) -> Split | None:
+        """What the original was trained on, where the data say it: train, or retain."""
+        return self.opened.splits.get("train", self.opened.splits.get("retain"))
+
+    @cached_property
+    def allowed(self) -> dict[str, np.ndarray]:
+        """[n] booleans for each scenario in which the model chooses: the training examples that other conditions leave it."""
+        return {case.name: build(Where, case.wish.among).mask(self.opened.splits["train"])
+                for case in self.job.opening.cases if case.wish is not None}
+
+    @cached_property
+    def splits(self) -> dict[str, dict[str, Split]]:
+        """The splits of each scenario; where the model chooses, as many examples as it will."""
+        return {case.name: _draft(self, case) for case in self.job.opening.cases}
+
+    @cached_property
     def tasks(self) -> dict[str, Task]:
-        """The tasks by the name of their scenario."""
-        return {name: scene.task for name, scene in self.scenes.items()}
+        """The task of each scenario on the start model."""
+        return {case.name: _task(self, case, self.start, self.splits[case.name]) for case in self.job.opening.cases}
+
+    @cached_property
+    def runs(self) -> dict[str, tuple[Run, ...]]:
+        """The runs that each task can serve, after every check that needs no training; raises what is wrong."""
+        return {name: self.job.runs_on(task) for name, task in self.tasks.items()}
+
+    @cached_property
+    def training(self) -> tuple[Task, Path]:
+        """The task on which the original is trained, and the file of the cache that holds it afterwards."""
+        assert self.job.cache is not None
+        settings, train = self.job.settings, self.opened.splits["train"]
+        others = {k: v for k, v in self.opened.splits.items() if k in ("holdout", "test")}
+        task = self.opened.task(self.start, {"retain": train, **others}, "training")
+        key = digest([task.fingerprint, code_of(self.start), training.identity(self.opened.recipe), settings.seed,
+                      settings.precision, NUMBERS, str(torch.__version__), torch.device(settings.device).type])
+        return task, self.job.cache / "original" / f"{key}.safetensors"
 
 
-def read(job: Job, options: Options) -> Opened:
+def read(job: Job, options: Options) -> Plan:
     """Let the family read its sections of the request."""
     source = job.opening
     assert job.cache is not None
@@ -67,100 +112,66 @@ def read(job: Job, options: Options) -> Opened:
     if opened.model is None and opened.recipe is None:
         raise NeedsUnmet("the request has neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
                          "there is nothing to forget from. Add one of them.")
-    return opened
+    return Plan(job, opened, opened.model or opened.fresh(job.settings.seed), options)
 
 
-def identified(job: Job, opened: Opened, options: Options) -> tuple[Job, Identity]:
-    """The job named by what its files contain, and the parts of that name."""
-    start = opened.model or (opened.fresh(job.settings.seed) if opened.build else None)
-    found = identity(job.config, opened.splits, start, options.data_root)
-    return replace(job, hash=found.digest), found
+def identified(plan: Plan) -> tuple[Plan, Identity]:
+    """The plan with its job named by what its files contain, and the parts of that name."""
+    found = identity(plan.job.config, plan.opened.splits, plan.start, plan.options.data_root)
+    return replace(plan, job=replace(plan.job, hash=found.digest)), found
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of the scenarios before anything is trained: splits, runs, and the tasks that need no training."""
-
-    splits: Mapping[str, dict[str, Split]]
-    runs: Mapping[str, tuple[Run, ...]]
-    tasks: Mapping[str, Task]
-
-
-def scenes_of(job: Job, opened: Opened, options: Options) -> Known:
-    """Every scenario, checked as far as it can be without training; raises what is wrong with data, model and methods."""
-    source = job.opening
-    drafts = {case.name: draft(opened, case) for case in source.cases}
-    for splits in drafts.values():
-        if doubt := lopsided({key: len(split) for key, split in splits.items()}):
-            options.warn(doubt)
-    if opened.model is None:
-        start = opened.fresh(job.settings.seed)
-        return Known(drafts, {name: checked(job, opened, start, splits) for name, splits in drafts.items()}, {})
-    tasks = {case.name: _named(job, opened, opened.model, drafts[case.name], case) for case in source.cases if case.wish is None}
-    return Known(drafts, {name: job.runs_on(task) for name, task in tasks.items()}, tasks)
-
-
-def prepare(job: Job, options: Options, train: bool = True, opened: Opened | None = None, known: Known | None = None) -> Prepared:
-    """Open the job, check every scenario, train the original if it came without weights, and make the tasks.
+def prepare(plan: Plan, train: bool = True) -> dict[str, Scene]:
+    """Every scenario by name, after every check: the original is trained if it came without weights, and chooses where it must.
 
     train   False: a fresh model stands in for an original that is not trained yet; RequestError where it has to choose examples
-    opened, known   what was read and checked before, if it was
     """
-    opened = opened or read(job, options)
-    known = known or scenes_of(job, opened, options)
-    model = opened.model or _original(job, opened, opened.fresh(job.settings.seed), options, train)
+    opened, runs = plan.opened, plan.runs
+    model = opened.model or _original(plan, train)
     if opened.model is None and opened.recipe is not None and opened.recipe.code:
         opened.facts["trained_here"] = "by recipe.code"
     scenes = {}
-    for case in job.opening.cases:
-        splits, facts, task = known.splits[case.name], dict(opened.facts), known.tasks.get(case.name)
+    for case in plan.job.opening.cases:
+        splits, facts = plan.splits[case.name], dict(opened.facts)
         if case.wish is not None:
-            chosen = _chosen(opened, case.wish, model, job.cache)
+            chosen = _chosen(plan, case, case.wish, model)
             splits, facts["chosen"] = parts(opened, chosen.mask), chosen.facts
-        task = task or _named(job, opened, model, splits, case)
+        same = model is plan.start and case.wish is None
+        task = plan.tasks[case.name] if same else _task(plan, case, model, splits)
         task.facts.update(facts)
-        runs = known.runs.get(case.name)
-        scenes[case.name] = Scene(case.name, task, job.runs_on(task) if runs is None else runs,
-                                  describe(case.selection, len(splits["forget"]), options.show_ids))
-    return Prepared(opened, scenes)
+        scenes[case.name] = Scene(case.name, task, runs[case.name],
+                                  describe(case.selection, len(splits["forget"]), plan.options.show_ids))
+    return scenes
 
 
 def tasks_of(request: Request, options: Options) -> dict[str, Task]:
     """The tasks of a request, by the name of their scenario; its methods are left out."""
-    return prepare(replace(resolve(request, options), runs=()), options).tasks
+    scenes = prepare(read(replace(resolve(request, options), runs=()), options))
+    return {name: scene.task for name, scene in scenes.items()}
 
 
-def checked(job: Job, opened: Opened, model: nn.Module, splits: dict[str, Split]) -> tuple[Run, ...]:
-    """The runs that a task on these splits can serve, after every check of data, model and methods; raises what is wrong.
-
-    model   the one that came or, where it is yet to be trained, a fresh one
-    """
-    return job.runs_on(task_of(opened, model, splits, "checks"))
-
-
-def original_of(job: Job, opened: Opened, options: Options) -> nn.Module:
+def original_of(plan: Plan) -> nn.Module:
     """The original: the provided model, or one trained by the recipe on everything (from the cache if it is there)."""
-    assert job.cache is not None
-    return opened.model or trained(opened, job.settings, job.cache, options)
+    return plan.opened.model or trained(plan)
 
 
-def original_files(job: Job, opened: Opened) -> list[Path]:
+def original_files(plan: Plan) -> list[Path]:
     """The file of the cache in which the original is kept, where it is trained here."""
-    return [] if opened.model is not None or opened.recipe is None else [_training(opened, job.settings, job.cache)[1]]
+    return [plan.training[1]] if plan.opened.model is None else []
 
 
-def trained(opened: Opened, settings: Settings, cache: Path, options: Options) -> nn.Module:
+def trained(plan: Plan) -> nn.Module:
     """The original model, trained by the recipe on everything, from the cache if it is there."""
-    assert opened.recipe is not None
-    task, path = _training(opened, settings, cache)
-    alone = settings.distribution == "none"   # the processes of one run train together, and wait for each other elsewhere
+    path = plan.training[1]
+    alone = plan.job.settings.distribution == "none"   # processes of one run train together, and wait for each other elsewhere
     lock = path.with_suffix(".lock")
-    with locked(lock, stop=options.stop) if alone and (lock.exists() or not path.exists()) else nullcontext():
-        return _trained(opened, task, settings, path, options)
+    with locked(lock, stop=plan.options.stop) if alone and (lock.exists() or not path.exists()) else nullcontext():
+        return _trained(plan)
 
 
-def _trained(opened: Opened, task: Task, settings: Settings, path: Path, options: Options) -> nn.Module:
+def _trained(plan: Plan) -> nn.Module:
     """The original from its file or, where that is missing or damaged, trained, and kept there."""
+    opened, settings, options, (task, path) = plan.opened, plan.job.settings, plan.options, plan.training
     assert opened.recipe is not None
     folder = path.with_suffix("")
     loop = Loop(task, settings, folder=folder, listener=options.listener, title="original", stop=options.stop, identity=path.stem)
@@ -176,7 +187,7 @@ def _trained(opened: Opened, task: Task, settings: Settings, path: Path, options
             raise
         options.warn(f"{error} Starting afresh.")
         shutil.rmtree(folder)
-        return _trained(opened, task, settings, path, options)
+        return _trained(plan)
     outcome = loop.finish(model)
     if loop.distribution.first and task.keeps():
         save_tensors(path, named_tensors(outcome.model), {"seconds": outcome.cost.seconds})
@@ -184,26 +195,15 @@ def _trained(opened: Opened, task: Task, settings: Settings, path: Path, options
     return outcome.model
 
 
-def _training(opened: Opened, settings: Settings, cache: Path | None) -> tuple[Task, Path]:
-    """The task on which the original is trained, and the file of the cache that holds it afterwards."""
-    assert cache is not None
-    start = opened.fresh(settings.seed)
-    others = {k: v for k, v in opened.splits.items() if k in ("holdout", "test")}
-    task = opened.task(start, {"retain": opened.splits["train"], **others}, "training")
-    key = digest([task.fingerprint, code_of(start), training.identity(opened.recipe), settings.seed, settings.precision, NUMBERS,
-                  str(torch.__version__), torch.device(settings.device).type])
-    return task, cache / "original" / f"{key}.safetensors"
-
-
-def _original(job: Job, opened: Opened, start: nn.Module, options: Options, train: bool) -> nn.Module:
-    """The trained original; `start` in its place where it is not trained and need not be."""
-    if train or _training(opened, job.settings, job.cache)[1].exists():
-        options.say("training the original model")
-        return original_of(job, opened, options)
-    if choosing := [case.name or "the request" for case in job.opening.cases if case.wish is not None]:
+def _original(plan: Plan, train: bool) -> nn.Module:
+    """The trained original; the start model in its place where it is not trained and need not be."""
+    if train or plan.training[1].exists():
+        plan.options.say("training the original model")
+        return trained(plan)
+    if choosing := [case.name or "the request" for case in plan.job.opening.cases if case.wish is not None]:
         raise RequestError(f"the original chooses what {', '.join(choosing)} forgets, and it is not trained yet, so its models "
                            "cannot be listed. lethe pool without --list trains it first.")
-    return start
+    return plan.start
 
 
 def describe(selection: Any, count: int, show_ids: bool = False) -> str:
@@ -227,34 +227,21 @@ def parts(opened: Opened, selection: Any) -> dict[str, Split]:
     return {"forget": forgotten, "retain": retained, **others}
 
 
-def draft(opened: Opened, case: Case) -> dict[str, Split]:
-    """The splits of a scenario before a model is trained: of one that needs the model, as many examples as it will choose."""
+def _draft(plan: Plan, case: Case) -> dict[str, Split]:
     if case.wish is None:
-        return parts(opened, case.selection)
-    allowed = _among(opened, case.wish)
+        return parts(plan.opened, case.selection)
+    allowed = plan.allowed[case.name]
     choose.require_room(case.wish.count, len(allowed), int(allowed.sum()))
-    return parts(opened, np.flatnonzero(allowed)[: case.wish.count])
+    return parts(plan.opened, np.flatnonzero(allowed)[: case.wish.count])
 
 
-def _named(job: Job, opened: Opened, model: nn.Module, splits: dict[str, Split], case: Case) -> Task:
-    return task_of(opened, model, splits, case.name or job.title or job.opening.family)
+def _task(plan: Plan, case: Case, model: nn.Module, splits: dict[str, Split]) -> Task:
+    task = plan.opened.task(model, splits, case.name or plan.job.title or plan.job.opening.family)
+    return task.unrepeatable(plan.opened.unrepeatable) if plan.opened.unrepeatable else task
 
 
-def task_of(opened: Opened, model: nn.Module, splits: dict[str, Split], name: str) -> Task:
-    """The task of these splits on this model."""
-    task = opened.task(model, splits, name)
-    if opened.unrepeatable:
-        task.unrepeatable(opened.unrepeatable)
-    return task
-
-
-def _chosen(opened: Opened, wish: Wish, model: nn.Module, cache: Path | None) -> Chosen:
+def _chosen(plan: Plan, case: Case, wish: Wish, model: nn.Module) -> Chosen:
     """What the trained model chooses."""
-    train = opened.splits["train"]
-    task = opened.task(model, {"retain": train}, wish.name)
-    return choose.chosen_by(task, train, wish.name, wish.cfg, _among(opened, wish), cache)
-
-
-def _among(opened: Opened, wish: Wish) -> np.ndarray:
-    """[n] booleans: the training examples that the other conditions of a selection leave to choose from."""
-    return build(Where, wish.among).mask(opened.splits["train"])
+    train = plan.opened.splits["train"]
+    task = plan.opened.task(model, {"retain": train}, wish.name)
+    return choose.chosen_by(task, train, wish.name, wish.cfg, plan.allowed[case.name], plan.job.cache)

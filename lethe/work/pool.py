@@ -19,7 +19,7 @@ from lethe.pools.strategy import chosen
 from lethe.pools.take import Take
 from lethe.train.watchdog import Watchdog, watching
 from lethe.work.audit import judged, shadows_of
-from lethe.work.door.door import Door, attend
+from lethe.work.door.door import attend
 from lethe.work.job import Job, Run, resolve
 from lethe.work.open import original_files, prepare, read
 from lethe.work.options import Options
@@ -64,10 +64,10 @@ def places(request: Request, options: Options, scenario: str | None = None, what
     if what not in get_args(What):
         raise unknown_name("kind of model", what, get_args(What))
     assert job.cache is not None
-    opened = read(job, options)
+    plan = read(job, options)
     if original:
-        attend(Door(job, opened, options))
-    scenes = prepare(job, options, original, opened).scenes
+        attend(plan)
+    scenes = prepare(plan, original)
     found = []
     for name, scene in scenes.items():
         for wanted in needed(job, scene.task, scene.runs, options, what) if scenario in (None, name) else ():
@@ -77,9 +77,8 @@ def places(request: Request, options: Options, scenario: str | None = None, what
 
 def cached(request: Request, options: Options) -> list[Path]:
     """The models of the cache that the request reads, whether they are there or not: the original, then its pools."""
-    job = resolve(request, options)
-    opened = read(job, options)
-    return [*original_files(job, opened), *(place.file for place in places(request, options, original=False))]
+    plan = read(resolve(request, options), options)
+    return [*original_files(plan), *(place.file for place in places(request, options, original=False))]
 
 
 def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: str = "all") -> list[Wanted]:

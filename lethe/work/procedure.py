@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lethe.core.config import digest, plain
+from lethe.core.config import digest
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
 from lethe.core.task import Task
@@ -54,5 +54,5 @@ def repeated(record: Method, cfg: object, settings: Settings, seams: Modifiers =
         require(task, record, cfg)   # another task than the job's
         return perform(task, record, cfg, replace(unlimited, seed=seed), seams, asked, watchdog).answering
 
-    key = digest([record.name, plain(cfg), plain(replace(unlimited, seed=0)), plain(asked), plain(watchdog)])
+    key = digest([record.name, cfg, replace(unlimited, seed=0), asked, watchdog])
     return Procedure(key, again, weights=weights)

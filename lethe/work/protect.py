@@ -47,14 +47,14 @@ def protect(request: Request, output: Path, options: Options, how: Protection) -
     claim (useless data) is not reproduced at this size, with a surrogate trained on these images alone.
     """
     _require(request, output, how)
-    job = resolve(request, options)
-    opened = read(job, options)
+    plan = read(resolve(request, options), options)
+    opened = plan.opened
     train = opened.splits["train"]
     unseen = _unseen(opened)
     x = train.require_one_input("lethe protect").columns["x"]
     _require_images(x, how)
     pictures = pixels(x)
-    task = opened.task(original_of(job, opened, options), {"retain": train}, "protect")
+    task = opened.task(original_of(plan), {"retain": train}, "protect")
     delta, owner = perturbations(task, pictures, how)
     noise = how.bound * (2 * torch.rand(len(delta), *x.shape[1:], generator=generator(how.seed, "noise")) - 1)
     protected, noisy = (stored(pictures, change[owner], how.bound) for change in (delta, noise))

@@ -14,16 +14,15 @@ from lethe.core.guard import as_served
 from lethe.core.outcome import Outcome
 from lethe.errors import DataError, RequestError, StorageError
 from lethe.ledger import Ledger
-from lethe.models.opened import Opened
 from lethe.report.report import Report, load
 from lethe.results.folder import kept, ledger_of, models_folder
 from lethe.work.audit import scenario
-from lethe.work.door.door import Door, attend
+from lethe.work.door.door import attend
 from lethe.work.execute import report_of
 from lethe.work.forget import Made
-from lethe.work.job import Job, resolve
+from lethe.work.job import resolve
 from lethe.work.lifecycle import parts_of
-from lethe.work.open import identified, prepare, read
+from lethe.work.open import Plan, identified, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -35,16 +34,16 @@ def audit_saved(request: Request, options: Options, unlearned: Path | None, dept
     job, began = resolve(request, options), time.perf_counter()
     models = saved_models(request, unlearned, run)
     job = replace(job, judging=replace(job.judging, depth=depth))
-    opened = read(job, options)
+    plan = read(replace(job, runs=()), options)
     if unlearned is None and run is not None:
-        _require_same(job, opened, run, options)
-    attend(Door(job, opened, options))
-    prepared = prepare(replace(job, runs=()), options, opened=opened)
+        _require_same(plan, run)
+    attend(plan)
+    scenes = prepare(plan)
     halved = _halved(run) if unlearned is None else set()
     cases, names = [], [str(path) for paths in models.values() for path in paths]
     for name, paths in models.items():
-        scene = prepared.scenes[name]
-        made = [_made(path, Outcome(as_served(path, prepared.opened.load(path)), method=path.name, task=scene.task,
+        scene = scenes[name]
+        made = [_made(path, Outcome(as_served(path, plan.opened.load(path)), method=path.name, task=scene.task,
                                     unseen_used=name in halved)) for path in paths]
         cases.append(scenario(job, scene.task, made, options, name=name, words=scene.words))
     return report_of(job, cases, f"Audit ({depth}) of {', '.join(names)}", options, time.perf_counter() - began,
@@ -76,11 +75,11 @@ def _folder(run: Path, scenario: str, scenarios: Sequence[str]) -> Path:
     return kept(run / "models", scenario, scenarios) if scenario else models_folder(run, scenario)
 
 
-def _require_same(job: Job, opened: Opened, run: Path, options: Options) -> None:
+def _require_same(plan: Plan, run: Path) -> None:
     """DataError when the files of a run are no longer what it was made of: its models would be compared with another original.
     StorageError when its models are not those that its ledger noted."""
     made_of = parts_of(run)
-    changed = identified(job, opened, options)[1].changed(made_of) if made_of else []
+    changed = identified(plan)[1].changed(made_of) if made_of else []
     if changed:
         raise DataError(f"{', '.join(changed)} changed since {run} was made, so its models would be compared with what they were "
                         "not made from; nothing was audited. Restore the files, or run the request again: on other files it is "

@@ -37,7 +37,8 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     cfg = build(record(found).config, {key: value for key, value in asked.items() if key != "trained"})
     own = name != "sisa" and request.recipe is None   # S3T brings a recipe of its own
     job = resolve(replace(request, recipe={}) if own else request, options)
-    opened = read(job, options)
+    plan = read(job, options)
+    opened = plan.opened
     given = opened.model is not None or bool(opened.unrepeatable)
     if given and not getattr(cfg, "public_base", True):
         raise RequestError("every shard would start from the model's weights, which may have seen the records; nothing "
@@ -46,7 +47,7 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     records = _records(opened)
     task = opened.task(base, {"retain": records}, "training")
     assert job.cache is not None
-    key = digest([identified(job, opened, options)[0].hash, plain(cfg), task.fingerprint])
+    key = digest([identified(plan)[0].job.hash, plain(cfg), task.fingerprint])
     folder = job.cache / "exact" / key
     loop = Loop(task, job.settings, folder=folder, listener=options.listener, title=name, stop=options.stop, identity=key)
     options.say(f"training {name} on {len(records)} records")

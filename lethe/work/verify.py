@@ -19,8 +19,8 @@ from lethe.train.apply import apply, method_of
 from lethe.train.loop import Settings
 from lethe.work.audit import judged
 from lethe.work.commit import committed, leaves, saved_hash
-from lethe.work.job import Job, resolve
-from lethe.work.open import prepare
+from lethe.work.job import resolve
+from lethe.work.open import tasks_of
 from lethe.work.options import Options
 from lethe.work.request import Request, read
 
@@ -37,8 +37,7 @@ def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopen
     if (noted := committed(run, case.name, secret)) is not None:
         return noted
     request = _request(run)
-    job = resolve(request, options)
-    task = _task(job, run, case, options)
+    task = _task(request, run, case, options)
     contents = {name: task.splits[name].contents(32) for name in ("forget", "retain") if task.has(name)}
     if "retain" not in contents:
         raise NeedsUnmet("the run has no retained records, so the data that the model was allowed to read are unknown; no "
@@ -46,16 +45,17 @@ def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopen
     wanted = set(contents["forget"])
     return Reopened(leaves(task.forget, contents["forget"], secret), leaves(task.retain, contents["retain"], secret),
                     sum(one in wanted for one in contents["retain"]), saved_hash(task, None),
-                    job.opening.data is Data and learns(request.data))
+                    resolve(request, options).opening.data is Data and learns(request.data))
 
 
 def reexecute(run: Path, case: Scenario, row: Row, options: Options) -> tuple[str, str]:
     """(hash of the weights before, after): the method once more, from the same original with the same seed."""
-    job = resolve(_request(run), options)
-    task = _task(job, run, case, options)
+    request = _request(run)
+    task = _task(request, run, case, options)
     config = {key: value for key, value in row.config.items() if key not in ("settings", "modifiers", "chosen")}
     record, cfg = method_of(config)
-    outcome = apply(task, record, cfg, build(Settings, row.config["settings"]), row.config["modifiers"], job.watchdog)
+    outcome = apply(task, record, cfg, build(Settings, row.config["settings"]), row.config["modifiers"],
+                    resolve(request, options).watchdog)
     return saved_hash(task, None), saved_hash(task, outcome)
 
 
@@ -63,8 +63,8 @@ def _request(run: Path) -> Request:
     return replace(read(run / "request.yaml"), output=str(run.parent))
 
 
-def _task(job: Job, run: Path, case: Scenario, options: Options) -> Task:
-    task = prepare(replace(job, runs=()), options).scenes[case.name].task
+def _task(request: Request, run: Path, case: Scenario, options: Options) -> Task:
+    task = tasks_of(request, options)[case.name]
     audited = judged(task, "reference" in case.fingerprints, any(row.search for row in case.subjects))
     changed = [name for name, value in audited.fingerprint.items() if case.fingerprints.get(name) != value]
     if changed:

@@ -16,7 +16,7 @@ from lethe.core.task import Task
 from lethe.models.classification.task import Classification
 from lethe.train.settings import Norms, Settings
 from lethe.work.job import resolve
-from lethe.work.open import prepare
+from lethe.work.open import prepare, read
 from lethe.work.options import Options
 from lethe.work.request import parse
 
@@ -62,7 +62,8 @@ def test_salun_at_its_own_rate_on_a_published_network_is_finite() -> None:
     if not (data / "models" / "cifar10_resnet20.npz").exists():
         pytest.skip("the shared data are not here")
     request = parse(yaml.safe_load(Path("presets/cifar_published.yaml").read_text()), ["data.limit=1000"])
-    scene = next(iter(prepare(resolve(request, Options(data_root=data)), Options(data_root=data)).scenes.values()))
+    options = Options(data_root=data)
+    scene = next(iter(prepare(read(resolve(request, options), options)).values()))
     out = lethe.forget(scene.task, "salun", epochs=1, lr=0.01, watchdog=False, progress=False)
     assert out.notes == ["batch norm: running statistics were updated"]
     scores = torch.cat([scene.task.score(out.model, batch) for batch in scene.task.retain.batches(128)])

@@ -34,7 +34,7 @@ def carried(folder: Path, options: Options = EXPORT, *overrides: str) -> Report:
 def named(folder: Path) -> str:
     """The name that a run of the request would have."""
     job = resolve(read(folder / "request.yaml"), Options())
-    return identified(job, opened(job, Options()), Options())[0].hash
+    return identified(opened(job, Options()))[0].job.hash
 
 
 def exported(folder: Path, report: Report) -> str:

@@ -1,8 +1,7 @@
 """What comes in, looked at before work starts: each check is one file of `checks/` and yields findings in words.
 
-    door = Door(job, opened, options, thorough=True)
-    survey(door)      every finding: `lethe check-model`, --dry-run
-    attend(door)      what run, compare and audit do first: errors end the command, warnings are said in short
+    survey(plan)      every finding: `lethe check-model`, --dry-run
+    attend(plan)      what run, compare and audit do first: errors end the command, warnings are said in short
 
 A request may accept what a check calls an error: `accept: [score]`. It is a warning then.
 """
@@ -13,21 +12,14 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from types import ModuleType
 from typing import Literal
 
 import torch
-from torch import nn
 
-from lethe.core.split import Split
-from lethe.core.task import Task
 from lethe.errors import LetheError, RequestError, unknown_name
-from lethe.models.opened import Opened
 from lethe.work.door import checks
-from lethe.work.job import Job
-from lethe.work.open import draft, task_of
-from lethe.work.options import Options
+from lethe.work.open import Plan
 
 Level = Literal["ok", "warn", "error"]
 
@@ -58,54 +50,23 @@ class Finding:
         return {"name": self.name, "level": self.level, "sentence": self.sentence, "remedy": self.remedy}
 
 
-@dataclass(frozen=True)
-class Door:
-    """An opened job. thorough: take the seconds that an estimate of time needs, and say what is well, too."""
-
-    job: Job
-    opened: Opened
-    options: Options
-    thorough: bool = False
-
-    @property
-    def original(self) -> nn.Module | None:
-        """The model that came with weights; None: the recipe trains it first."""
-        return self.opened.model
-
-    @cached_property
-    def drafts(self) -> dict[str, dict[str, Split]]:
-        """The splits of each scenario, before a model is trained."""
-        return {case.name: draft(self.opened, case) for case in self.job.opening.cases}
-
-    @cached_property
-    def tasks(self) -> dict[str, Task]:
-        """The task of each scenario, on the original or, where it is yet to be trained, on a fresh model."""
-        model = self.opened.model or self.opened.fresh(self.job.settings.seed)
-        return {name: task_of(self.opened, model, splits, "checks") for name, splits in self.drafts.items()}
-
-    @property
-    def train(self) -> Split | None:
-        """What the original was trained on, where the data say it: train, or retain."""
-        return self.opened.splits.get("train", self.opened.splits.get("retain"))
-
-
 def names() -> list[str]:
     """The checks, in the order in which they are made: those that read request and data before those that need its tasks."""
     known = [found.name for found in pkgutil.iter_modules(checks.__path__)]
     return sorted(known, key=lambda name: (_module(name).TASKS, name))
 
 
-def survey(door: Door) -> list[Finding]:
+def survey(plan: Plan) -> list[Finding]:
     """Every finding; what data or model are refused for is one, too, and ends the rest."""
-    accepted, found = set(door.job.accept), []
+    accepted, found = set(plan.job.accept), []
     for name in accepted - set(names()):
         raise unknown_name("check that a request can accept", name, names())
     for name in names():
         try:
             with torch.random.fork_rng(devices=[]):   # what is trained here leaves no trace in what is trained later
                 if _module(name).TASKS:
-                    door.tasks   # noqa: B018 (made once, for all that follow)
-                found += [replace(one, name=name) for one in _module(name).check(door)]
+                    plan.tasks   # noqa: B018 (made once, for all that follow)
+                found += [replace(one, name=name) for one in _module(name).check(plan)]
         except LetheError as error:
             if not any(one.level == "error" for one in found):   # else it tells of the same fault
                 found.append(Finding("error", str(error), name=name, cause=error))
@@ -113,14 +74,14 @@ def survey(door: Door) -> list[Finding]:
     return [_accepted(one) if one.name in accepted else one for one in found]
 
 
-def attend(door: Door) -> None:
+def attend(plan: Plan) -> None:
     """Say the warnings; raise the errors, the first where one was raised by what it tells of."""
-    found = survey(door)
+    found = survey(plan)
     if (refusal := refused(found)) is not None:
         raise refusal
     for one in found:
         if one.level == "warn":
-            door.options.warn(one.words)
+            plan.options.warn(one.words)
 
 
 def refused(found: Sequence[Finding]) -> LetheError | None:

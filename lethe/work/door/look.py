@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lethe.work.door.door import Door, Finding, survey
+from dataclasses import replace
+
+from lethe.work.door.door import Finding, survey
 from lethe.work.job import resolve
 from lethe.work.open import read
 from lethe.work.options import Options
@@ -11,5 +13,4 @@ from lethe.work.request import Request
 
 def look(request: Request, options: Options) -> list[Finding]:
     """Every finding, what is well included. What cannot be read at all is raised."""
-    job = resolve(request, options)
-    return survey(Door(job, read(job, options), options, thorough=True))
+    return survey(replace(read(resolve(request, options), options), thorough=True))

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lethe.work.door.door import Door, Finding
+from lethe.work.door.door import Finding
+from lethe.work.open import Plan
 
 TASKS = True
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """Training records again in holdout or test; records to forget again among those that stay."""
-    if not all(task.distinct for task in door.tasks.values()):
+    if not all(task.distinct for task in plan.tasks.values()):
         return
-    splits, told = door.opened.splits, False
-    train = door.train
+    splits, told = plan.opened.splits, False
+    train = plan.train
     seen = set(train.contents()) if train is not None else set()
     for name in ("holdout", "test"):
         if name in splits and (count := sum(content in seen for content in splits[name].contents())):
             told = True
             yield Finding("warn", f"{count} of {len(splits[name])} records of {name} stand in the training data too, so they are "
                           "not unseen.", "Set data.drop_duplicates: true.")
-    for case, parts in door.drafts.items():
+    for case, parts in plan.splits.items():
         if "retain" not in parts:
             continue
         kept = dict(zip(parts["retain"].contents(), parts["retain"].ids.astype(str), strict=True))

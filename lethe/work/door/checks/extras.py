@@ -6,20 +6,21 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from lethe.core.extras import Extra, install
-from lethe.work.door.door import Door, Finding, Level
+from lethe.work.door.door import Finding, Level
+from lethe.work.open import Plan
 
 TASKS = False
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """A library that is not installed; the page is all that is lost without those of the report."""
     wanted: list[tuple[str, Extra, str, Level]] = [
         ("jinja2", "report", "the page", "warn"), ("matplotlib", "report", "figures of the page", "warn")]
-    if any(run.method == "auto" for run in door.job.runs):
+    if any(run.method == "auto" for run in plan.job.runs):
         wanted.append(("optuna", "search", "method auto", "error"))
-    if "lora" in str(door.job.modifiers.get("where", "")):
+    if "lora" in str(plan.job.modifiers.get("where", "")):
         wanted.append(("peft", "lm", "where=lora", "error"))
-    if door.job.settings.tensorboard:
+    if plan.job.settings.tensorboard:
         wanted.append(("tensorboard", "track", "tensorboard=true", "error"))
     missing = [(library, extra, what, level) for library, extra, what, level in wanted if find_spec(library) is None]
     for library, extra, what, level in missing:

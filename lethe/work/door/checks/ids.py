@@ -7,19 +7,20 @@ from dataclasses import replace
 
 from lethe.data.select import nearest_id
 from lethe.errors import DataError
-from lethe.work.door.door import Door, Finding
+from lethe.work.door.door import Finding
+from lethe.work.open import Plan
 
 TASKS = False
 SHOWN = 5   # ids that a sentence names
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """Unknown ids, with where they do stand or what is spelled most like them."""
-    train = door.opened.splits.get("train")
+    train = plan.opened.splits.get("train")
     if train is None:
         return
-    known = {name: set(split.ids.astype(str)) for name, split in door.opened.splits.items()}
-    for case in door.job.opening.cases:
+    known = {name: set(split.ids.astype(str)) for name, split in plan.opened.splits.items()}
+    for case in plan.job.opening.cases:
         asked = case.selection.get("ids") if isinstance(case.selection, Mapping) else None
         if not isinstance(asked, (list, tuple)):
             continue

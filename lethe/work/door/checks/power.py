@@ -12,22 +12,23 @@ from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.judge.triage import triage
 from lethe.report.answer import SMALL
-from lethe.work.door.door import Door, Finding
+from lethe.work.door.door import Finding
+from lethe.work.open import Plan
 
 TASKS = True
 LIMIT = 600   # retained records that triage compares with; it takes about a second
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """One finding a scenario."""
-    for name, task in door.tasks.items():
+    for name, task in plan.tasks.items():
         count = len(task.forget)
         before = f"{name}: " if name else ""
         known = f"a share of {count} records is known to ± {min(1.0, 0.98 / count**0.5):.2g}"
         if count >= SMALL:
             yield Finding("ok", f"{before}{count} records to forget: {known}.")
             continue
-        counts = _triaged(door, task)
+        counts = _triaged(plan, task)
         if counts is None:
             yield Finding("warn", f"{before}Only {count} to forget: {known}, so only gross traces can be found.", "")
         elif counts["hard"]:
@@ -37,24 +38,24 @@ def check(door: Door) -> Iterator[Finding]:
             kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
             yield Finding("warn", f"{before}Only {count} to forget, and none of them is unlike those that stay (triage: "
                           f"{kinds}). The tests will most likely not detect them in the untouched model either, and then "
-                          "there is no answer, however long they run.", _way_on(door))
+                          "there is no answer, however long they run.", _way_on(plan))
 
 
-def _way_on(door: Door) -> str:
-    if not door.job.judging.references and not door.job.judging.shadows:
+def _way_on(plan: Plan) -> str:
+    if not plan.job.judging.references and not plan.job.judging.shadows:
         return "method=retrain deletes them for certain."
     return ("To get the model without that wait: audit.references=0 audit.shadows=0; method=retrain deletes them for certain; "
             "lethe triage tells which records show.")
 
 
-def _triaged(door: Door, task: Task) -> dict[str, int] | None:
+def _triaged(plan: Plan, task: Task) -> dict[str, int] | None:
     """Records by advice; None where triage cannot look at them."""
     x = task.forget.columns.get("x")
     numbers = x is not None and (x.is_floating_point() or x.dim() == 4)
-    if not task.forget.inputs or (door.original is None and not numbers):   # its features would be random
+    if not task.forget.inputs or (plan.original is None and not numbers):   # its features would be random
         return None
     try:
-        counts: dict[str, int] = triage(task, limit=LIMIT, seed=door.job.settings.seed)["counts"]
+        counts: dict[str, int] = triage(task, limit=LIMIT, seed=plan.job.settings.seed)["counts"]
     except NeedsUnmet:
         return None
     return counts

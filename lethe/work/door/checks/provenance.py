@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lethe.core.families import provided
-from lethe.work.door.door import Door, Finding
+from lethe.work.door.door import Finding
+from lethe.work.open import Plan
 
 TASKS = False
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """A share as holdout or test beside weights is an error."""
-    sections = door.job.opening.sections
+    sections = plan.job.opening.sections
     shares = {name: sections.data[name] for name in ("holdout", "test") if isinstance(sections.data.get(name), float)}
     weights = sections.model.get("weights") or sections.model.get("start") or sections.model.get("folder")
-    unseen = [name for name in ("holdout", "test") if name in door.opened.splits]
+    unseen = [name for name in ("holdout", "test") if name in plan.opened.splits]
     if shares and weights:
         for name, share in shares.items():
             harm = "what is forgotten would look like it from the start" if name == "holdout" else "accuracy on it says nothing"
@@ -24,8 +25,8 @@ def check(door: Door) -> Iterator[Finding]:
                 f"unseen: {harm}, and records to forget can fall into it.",
                 f"Name data that the model has not seen ({name}: unseen_pictures/, {name}: unseen.npz"
                 f"{', holdout: test' if name == 'holdout' else ''}), or leave data.{name} out.")
-    elif not unseen and {"labels", "targets", "width"} & provided()[door.job.opening.family]:
+    elif not unseen and {"labels", "targets", "width"} & provided()[plan.job.opening.family]:
         yield Finding("warn", "There are no unseen data (holdout, test), so nobody can tell whether the model still generalises, "
                       "and membership cannot be tested.", "Provide data.holdout." if weights else "Set data.holdout: 0.2.")
     elif unseen:
-        yield Finding("ok", f"Unseen data: {', '.join(f'{name} {len(door.opened.splits[name])}' for name in unseen)}.")
+        yield Finding("ok", f"Unseen data: {', '.join(f'{name} {len(plan.opened.splits[name])}' for name in unseen)}.")

@@ -32,8 +32,9 @@ from lethe.models.answer import looks_like
 from lethe.models.classification.task import Classification
 from lethe.models.heads import HeadTask
 from lethe.pools.member import train_one
-from lethe.work.door.door import Door, Finding
+from lethe.work.door.door import Finding
 from lethe.work.door.inputs import Preparation, preparations
+from lethe.work.open import Plan
 
 TASKS = True
 LEAST, MOST = 200, 2000   # training records that are looked at, a seeded sample: as many as take `PASS` seconds
@@ -54,15 +55,15 @@ class Seen:
         return float(self.score.mean())
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """A finding on the original, where there is one with weights and labels or targets to score it by."""
-    task = next(iter(door.tasks.values()))
-    if door.original is None or door.train is None or not isinstance(task, HeadTask):
+    task = next(iter(plan.tasks.values()))
+    if plan.original is None or plan.train is None or not isinstance(task, HeadTask):
         return
-    seed = door.job.settings.seed
-    some = _sample(task, door.train, seed)
+    seed = plan.job.settings.seed
+    some = _sample(task, plan.train, seed)
     usual = ask(task, task.model, some)
-    wrong = doubt(task, some, usual) or next(_control(door, task, some, usual), None)
+    wrong = doubt(task, some, usual) or next(_control(plan, task, some, usual), None)
     yield wrong or Finding("ok", f"The original: {task.score_name} {usual.mean:.3f} on {len(some)} of its own training records; "
                            f"{chance(task, some):.3f} is chance.")
 
@@ -196,14 +197,14 @@ def _here(task: HeadedTask, some: Split, usual: Seen) -> str:
     return f"The original's {task.score_name} on {len(some)} of its own training records is {usual.mean:.3f}"
 
 
-def _control(door: Door, task: HeadTask, some: Split, usual: Seen) -> Iterator[Finding]:
+def _control(plan: Plan, task: HeadTask, some: Split, usual: Seen) -> Iterator[Finding]:
     """Worse on what it was trained on than a control, trained for seconds, on what that has not seen."""
     if usual.mean >= 0.95 or not task.has("recipe") or task.recipe.code or len(some) < 40 or task.trains_itself():
         return   # code of one's own cannot be ended after seconds
-    order = numpy_generator(door.job.settings.seed, "control").permutation(len(some))
+    order = numpy_generator(plan.job.settings.seed, "control").permutation(len(some))
     mine, other = np.sort(order[: len(some) // 2]), np.sort(order[len(some) // 2 :])
-    device = door.job.settings.device
-    _, control = train_one(task, some.subset(mine, "retain"), derive(door.job.settings.seed, "control"), device, SECONDS)
+    device = plan.job.settings.device
+    _, control = train_one(task, some.subset(mine, "retain"), derive(plan.job.settings.seed, "control"), device, SECONDS)
     seen = ask(task, control, some.subset(other, "retain"))
     if not _gain(seen.score, usual.score[other], 0.05):
         return

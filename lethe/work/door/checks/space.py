@@ -10,21 +10,22 @@ from pathlib import Path
 
 import torch
 
-from lethe.work.door.door import Door, Finding
+from lethe.work.door.door import Finding
+from lethe.work.open import Plan
 
 TASKS = True
 COPIES = 6   # of the model while a method runs: original, itself, gradient, two moments of the optimiser, checkpoint
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """Device, memory, disk."""
-    yield from _device(door.job.settings.device)
-    task = next(iter(door.tasks.values()))
+    yield from _device(plan.job.settings.device)
+    task = next(iter(plan.tasks.values()))
     model = sum(value.numel() * value.element_size() for value in task.model.state_dict().values())
-    columns = [column for split in door.opened.splits.values() for column in split.columns.values()]
+    columns = [column for split in plan.opened.splits.values() for column in split.columns.values()]
     data = sum(column.numel() * column.element_size() for column in columns)
-    judging = door.job.judging
-    held = (judging.references + 1 + judging.shadows if door.opened.recipe else judging.neighbours) + len(door.job.runs)
+    judging = plan.job.judging
+    held = (judging.references + 1 + judging.shadows if plan.opened.recipe else judging.neighbours) + len(plan.job.runs)
     need, free = data + model * (COPIES + held), available()
     words = f"memory: data {_size(data)}, model {_size(model)} and at most {COPIES + held} copies, {_size(need)} in all"
     if free is not None and need > free:
@@ -32,7 +33,7 @@ def check(door: Door) -> Iterator[Finding]:
                       "audit.shadows, or a machine with more memory.")
     else:
         yield Finding("ok", f"Enough {words}{f' of {_size(free)}' if free is not None else ''}.")
-    yield from _disk(door.job.output, model * (3 + held))
+    yield from _disk(plan.job.output, model * (3 + held))
 
 
 def available() -> int | None:

@@ -7,27 +7,28 @@ from collections.abc import Iterator
 
 from lethe.core.seeds import derive
 from lethe.pools.member import train_one
-from lethe.work.door.door import Door, Finding
+from lethe.work.door.door import Finding
+from lethe.work.open import Plan
 
 TASKS = True
 SECONDS = 1.0   # of training that are measured
 
 
-def check(door: Door) -> Iterator[Finding]:
+def check(plan: Plan) -> Iterator[Finding]:
     """The time of training the references and shadows, one after the other. Only where all is to be told."""
-    task = next(iter(door.tasks.values()))
-    if not door.thorough or not task.has("recipe") or not task.has("retain"):
+    task = next(iter(plan.tasks.values()))
+    if not plan.thorough or not task.has("recipe") or not task.has("retain"):
         return
     if task.recipe.code or task.trains_itself():   # neither can be ended after a second
         return
-    seed, device = derive(door.job.settings.seed, "time"), door.job.settings.device
+    seed, device = derive(plan.job.settings.seed, "time"), plan.job.settings.device
     train_one(task, task.retain, seed, device, 1e-3)   # the first step of a process takes far longer than the others
     began = time.perf_counter()
     loop, _ = train_one(task, task.retain, seed, device, SECONDS)
     seconds = time.perf_counter() - began
     each = seconds * task.recipe.epochs * len(task.retain) / max(1, loop.cost.examples)
-    judging = door.job.judging
-    count = (judging.references and judging.references + 1) * len(door.job.opening.cases) + (door.original is None)
+    judging = plan.job.judging
+    count = (judging.references and judging.references + 1) * len(plan.job.opening.cases) + (plan.original is None)
     shadows = f", and up to {judging.shadows} shadow models if a deep audit asks for them" if judging.shadows else ""
     yield Finding("ok", f"Training one model by the recipe takes about {_span(each)} here, the {count} that this request needs "
                   f"{_span(each * count)} one after the other{shadows}; they are kept for the next run.",
