@@ -18,7 +18,7 @@ from lethe.errors import DataError, LetheError, NeedsUnmet
 from lethe.results.schema import Results, Row
 from lethe.work.execute import carry_out
 from lethe.work.job import resolve
-from lethe.work.open import identified, read, scenes_of
+from lethe.work.open import read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -108,10 +108,8 @@ def _measured(unit: Unit, setting: Setting) -> Finding:
 
 def _able(request: Request, options: Options) -> tuple[str, ...]:
     """The methods of the request that its task can serve, each once, at the first of its settings."""
-    job = resolve(request, options)
-    opened = read(job, options)
-    job, _ = identified(job, opened, options)
-    runs = [run for chosen in scenes_of(job, opened, options).runs.values() for run in chosen]
+    plan = read(resolve(request, options), options)
+    runs = [run for chosen in plan.runs.values() for run in chosen]
     return tuple(dict.fromkeys(run.method for run in runs))
 
 

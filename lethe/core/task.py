@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from lethe.core.modules import reinitialised, seeded
 from lethe.core.operations import limited
 from lethe.core.split import NO_IDS, Batch, Split
 from lethe.core.view import Grant, missing
-from lethe.errors import NeedsUnmet, RequestError
+from lethe.errors import NeedsUnmet, RequestError, unknown_name
 
 
 @config
@@ -39,7 +39,7 @@ class Recipe:
     weight_decay: NonNegative = 0.0
     momentum: NonNegative = 0.9  # [only with optimiser=sgd]
     schedule: Schedule = "constant"   # of the learning rate over the run
-    augment: Literal["none", "flip_crop", "drop_prompt"] = "none"   # images: flip_crop; text to image: drop_prompt
+    augment: str = "none"        # as the family declares: flip_crop (pictures), drop_prompt (text to image) [e.g. flip_crop]
     code: str | Callable[..., Any] = ""   # path/to/file.py:fit, your own training instead    [tested in test_own_training]
 
     def require_sound(self) -> Recipe:
@@ -234,6 +234,11 @@ class Task(ABC):
         """The recipe's augmentation, which draws of training batches follow; `none` without a recipe."""
         return "none" if self._recipe is None else self._recipe.augment
 
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """What `recipe.augment` may name besides none, and `draw` carries out."""
+        return ()
+
     def ids(self, role: str) -> np.ndarray:
         """The ids of the records of a split, off the account; none where it does not exist."""
         split = self._grant.everything()[1].get(role)
@@ -314,3 +319,7 @@ class Task(ABC):
         original, splits = self._grant.everything()
         check(original, splits, self.distinct)
         self.check_family(original, splits)
+        known = ("none", *self.augmentations)
+        if self.augmentation not in known:
+            raise unknown_name(f"augmentation of this {self.family} task", self.augmentation, known,
+                               f"Choose {' or '.join(known)} for recipe.augment; nothing was trained.")

@@ -22,7 +22,7 @@ from lethe.core.modules import copied, evaluating, has_convolutions
 from lethe.core.split import SEVERAL, Batch, Split, input_columns, pixels
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
-from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongColumn, nearest, unknown_name
+from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongColumn, nearest
 from lethe.models.answer import AUTO, Place, picked
 from lethe.models.opened import Opened, Sections
 from lethe.models.weights import Form, halved, rounded, write
@@ -116,11 +116,15 @@ class HeadTask(HeadedTask):
                              "module whose input are the features: head='…', in a request model.head.")
         return outputs, caught[-1].flatten(1)
 
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        return ("flip_crop",) if self._pictures or self._names else ()   # of several inputs: see _require_alike
+
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         if not train or self.augmentation == "none":
             return batch
-        pictures = {key: augmented(pixels(batch.columns[key]), self.augmentation, rng) for key in input_columns(batch.columns)
-                    if batch.columns[key].dim() == 4 or self._way == "alone"}
+        pictures = {key: flipped_and_cropped(pixels(batch.columns[key]), rng) for key in input_columns(batch.columns)
+                    if batch.columns[key].dim() == 4}
         return batch.replace(drawn=True, **pictures)
 
     def has(self, what: str) -> bool:
@@ -214,10 +218,8 @@ def within(model: nn.Module, name: str) -> nn.Module:
     return named[found[0]]
 
 
-def augmented(x: Tensor, kind: str, rng: torch.Generator) -> Tensor:
-    """Training-time augmentation of images [n, C, H, W]. flip_crop: mirror with probability ½, shift by up to 4 pixels."""
-    if kind != "flip_crop":
-        raise unknown_name("augmentation", kind, ["none", "flip_crop"])
+def flipped_and_cropped(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Images [n, C, H, W] mirrored with probability ½ and shifted by up to 4 pixels."""
     n, _, height, width = x.shape
     flip = torch.rand(n, generator=rng) < 0.5
     x = torch.where(flip.view(-1, 1, 1, 1).to(x.device), x.flip(-1), x)

@@ -68,7 +68,8 @@ class RunFolder:
             if path.name not in ONLY_WORK:
                 _remove(path)
         sweep(self.beside, everything=True)
-        write_text(self.beside / "request.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        write_text(self.beside / "request.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+                   private=True)
         write_json(self.beside / PARTS, {"digest": identity.digest, "parts": dict(identity.parts)})
 
     def results(self) -> Results | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from lethe.core.blocks import blocks, last_blocks
+from lethe.core.modules import blocks, last_blocks
 from lethe.errors import OutOfRange
 from lethe.models.zoo import build
 

@@ -7,9 +7,9 @@ and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
     a class leaves   λ_b = max(0, 1 − b/(d·B))              the first blocks stay, the others start afresh
     examples leave   λ_b = 0, the last block λ = h          the head stays, the body starts afresh
 
-R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`lethe.core.blocks`), s share, c rate,
-d depth, h head. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b of the
-recipe. Running statistics of batch norm are those of R under the mean.
+R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`blocks` in core.modules), s share,
+c rate, d depth, h head. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b of
+the recipe. Running statistics of batch norm are those of R under the mean.
 Needs:    retain, recipe, original; forget where keep = auto, for its labels.     Updates: everything.
 Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
@@ -29,10 +29,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lethe.core.blocks import blocks
 from lethe.core.config import Fraction, Positive, config
 from lethe.core.families.classification import ClassificationTask
-from lethe.core.modules import NORMS, evaluating
+from lethe.core.modules import NORMS, blocks, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive

@@ -3,7 +3,7 @@ Lim, Torr & Kumaraguru (2022), arXiv:2201.06640.
 
     L(θ_k) = E_{x∈R} ℓ(θ_{<k}, θ_k; x),  started at θ_0;    θ_k the last k blocks, θ_{<k} all before them (frozen)
 
-R retain set, ℓ the family's training loss, θ_0 the original weights. What a block is: `lethe.core.blocks`.
+R retain set, ℓ the family's training loss, θ_0 the original weights. What a block is: `lethe.core.modules`.
 Needs:    original, retain.     Updates: the last k blocks; the others stay bit-identical.
 Cost:     that of fine-tuning, with a backward pass that ends k blocks from the output.
 Limits:   k = all blocks is `finetune` bit for bit; without steps it is the original.
@@ -13,8 +13,8 @@ Deviations: a `where` modifier replaces the choice of blocks.
 
 from __future__ import annotations
 
-from lethe.core.blocks import last_blocks
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.modules import last_blocks
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task

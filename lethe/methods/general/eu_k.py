@@ -3,7 +3,7 @@ Kumaraguru (2022), arXiv:2201.06640.
 
     θ_k = recipe(initialisation(seed'), R | θ_{<k} frozen at θ_0);    θ_k the last k blocks, θ_{<k} all before them
 
-R retain set, θ_0 the original weights; the recipe is the one that made the original. What a block is: `lethe.core.blocks`.
+R retain set, θ_0 the original weights; the recipe is the one that made the original. What a block is: `lethe.core.modules`.
 Needs:    original, retain, recipe.     Updates: the last k blocks; the others stay bit-identical.
 Cost:     a training run, with a backward pass that ends k blocks from the output.
 Limits:   k = all blocks is retraining. The last k blocks then hold nothing of F but what frozen features reveal about it.
@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import torch
 
-from lethe.core.blocks import last_blocks
 from lethe.core.config import Count, config
-from lethe.core.modules import named_tensors
+from lethe.core.modules import last_blocks, named_tensors
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive

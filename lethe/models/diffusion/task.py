@@ -22,7 +22,7 @@ from lethe.core.modules import evaluating, has_convolutions
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
-from lethe.errors import DataError, OutputShape, WrongColumn, unknown_name
+from lethe.errors import DataError, OutputShape, WrongColumn
 from lethe.maths import losses
 from lethe.models.diffusion.pipeline import Pipeline, Texts, require_diffusers, save_pipeline
 
@@ -123,6 +123,10 @@ class Diffusion(DiffusionTask):
             "features": features.float(),
         }
 
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        return ("drop_prompt",)
+
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         if "t" in batch.columns:   # a point on a trajectory: nothing is random about it
             return batch
@@ -130,8 +134,6 @@ class Diffusion(DiffusionTask):
         noise = torch.randn(batch.image.shape, generator=rng)
         tokens = batch.tokens
         if train and self.augmentation != "none":
-            if self.augmentation != "drop_prompt":
-                raise unknown_name("augmentation", self.augmentation, ["none", "drop_prompt"])
             empty = torch.rand(len(batch), generator=rng) < DROPPED
             tokens = torch.where(empty.view(-1, 1), self.tokens([""]), tokens)
         return batch.replace(drawn=True, t=t.to(batch.image.device), noise=noise.to(batch.image.device), tokens=tokens)
