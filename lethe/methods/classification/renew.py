@@ -8,8 +8,8 @@ and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
     examples leave   λ_b = 0, the last block λ = h          the head stays, the body starts afresh
 
 R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`blocks` in core.modules), s share,
-c rate, d depth, h head. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b of
-the recipe. Running statistics of batch norm are those of R under the mean.
+c rate, d depth, h head. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for
+b of the recipe. Running statistics of batch norm are those of R under the mean.
 Needs:    retain, recipe, original; forget where keep = auto, for its labels.     Updates: everything.
 Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
