@@ -59,7 +59,7 @@ def forgotten(line: Line, traits: bool = True) -> str:
     found = line.forgotten
     words: str = found.answer
     if found.answer == "yes":
-        words = f"yes, {found.tests} {'test' if found.tests == 1 else 'tests'}"
+        words = _reply(line)
     elif found.answer == "no" and found.test is not None:
         words = f"no: {beside(found.test)}"
     odd = line.conspicuous is not None and line.role == "method"
@@ -142,12 +142,14 @@ def margin(found: Useful) -> str:
     """The largest loss that was declared not to matter."""
     if found.margin is None:
         return ""
-    return f"{100 * found.margin:g} points" if found.points else number(found.margin)
+    return f"{100 * found.margin:g} point{'' if 100 * found.margin == 1 else 's'}" if found.points else number(found.margin)
 
 
 def _reply(line: Line) -> str:
     found = line.forgotten
-    return f"yes, {found.tests} {'test' if found.tests == 1 else 'tests'}" if found.answer == "yes" else found.answer
+    if found.answer != "yes":
+        return found.answer
+    return f"yes, {found.tests} {'test' if found.tests == 1 else 'tests'}" if found.tests else "yes, made without the data"
 
 
 def _lacks(line: Line, done: str) -> list[str]:

@@ -97,9 +97,11 @@ class Line:
 
     @property
     def forgotten(self) -> Forgotten:
-        """The worst answer over the seeds."""
-        return max((one.forgotten for one in self.answers), key=lambda one: (REPLIES.index(one.answer), _share(one.test)),
-                   default=Forgotten(answer="cannot be judged", why="there is no model"))
+        """The worst answer over the seeds. Where no test can judge, a model made without the data has forgotten them."""
+        found = max((one.forgotten for one in self.answers), key=lambda one: (REPLIES.index(one.answer), _share(one.test)),
+                    default=Forgotten(answer="cannot be judged", why="there is no model"))
+        exact = found.answer == "cannot be judged" and all(row.guarantee.get("level") == "exact" for row in self.members)
+        return Forgotten(answer="yes", why=f"exactly: {self.members[0].guarantee['basis']}") if exact else found
 
     @property
     def useful(self) -> Useful:

@@ -20,7 +20,7 @@ from lethe.core.evidence import Depth, Objective
 from lethe.core.registry import Audit, Method
 from lethe.core.task import Recipe, Task
 from lethe.data.context import Context
-from lethe.errors import LetheError
+from lethe.errors import LetheError, RequestError
 from lethe.models.opened import Opened, Sections
 from lethe.pools.backends import Strategy
 from lethe.pools.choose import Wish
@@ -177,6 +177,10 @@ def resolve(request: Request, options: Options) -> Job:
         for found in everything(request.family) if entry is None else [entry]:
             record: Method = catalogue.record(found)
             methods.append((record, build(record.config, given), entry is None))
+    if not methods:
+        fit = [name for name, entry in catalogue.entries("methods").items() if entry.fits(request.family)]
+        raise RequestError(f"method=all leaves out retraining, exact methods and searches, and there are no others for "
+                           f"{request.family}; nothing was started. Name some of: {', '.join(sorted(fit))}.")
     audits: list[tuple[Audit, object]] = []
     for found, given in request.asked_audits or [(entry, {}) for entry in catalogue.entries("audits").values()]:
         audit: Audit = catalogue.record(found)

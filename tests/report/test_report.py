@@ -229,6 +229,17 @@ def test_a_method_without_a_model_says_why_in_table_and_answer(about: dict[str, 
     assert all("…" not in report.terminal_table(found, width) for width in (80, 100)), "nothing is cut"
 
 
+def test_a_model_made_without_the_data_has_forgotten_them_where_no_test_can_judge() -> None:
+    data = only(small(), "sfron")
+    for one in data["scenarios"][0]["subjects"]:
+        one["evidence"] = [item for item in one["evidence"] if item["metric"] != "forget_accuracy"]
+    row = data["scenarios"][0]["subjects"][-1]
+    assert "Recommended: none; whether anything was forgotten cannot be judged" in answer(view.cases(read(data))[0]).headline
+    row["guarantee"] = {"level": "exact", "basis": "trained from a fresh model on the retained records alone"}
+    assert answer(view.cases(read(data))[0]).headline.startswith("Recommended: sfron (forgotten: yes, made without the data; ")
+    assert "Exactly: trained from a fresh model on the retained records alone." in report.render(read(data))
+
+
 def test_the_cheapest_that_has_forgotten_and_is_useful_is_recommended() -> None:
     data = only(small(), "sfron", "scrub", "finetune")
     found = answer(view.cases(read(data))[0])

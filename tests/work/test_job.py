@@ -14,7 +14,7 @@ import tiny
 from lethe.core import catalogue
 from lethe.core.catalogue import entries
 from lethe.data.select import Where
-from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
+from lethe.errors import NeedsUnmet, OutOfRange, RequestError, UnknownKey, UnknownName
 from lethe.train import apply
 from lethe.work.execute import carry_out
 from lethe.work.forget import run_all
@@ -99,6 +99,12 @@ def test_all_stands_for_methods_of_the_family_in_requests_and_from_python(tmp_pa
     assert asked == [run.method for run in job.runs] and "retrain" not in asked
     assert set(asked) < set(entries("methods"))
     assert [run.method for run in job.runs_on(task)] == apply.all_methods(task)
+
+
+def test_all_is_refused_where_it_stands_for_nothing(tmp_path: Path) -> None:
+    fitted = request(tmp_path, family="fitted_classifier", model={"fit": "forest.py:fit"}, recipe=None, method="all")
+    with pytest.raises(RequestError, match=r"no others for fitted_classifier; nothing was started.*retrain, sharded"):
+        resolve(fitted, Options())
 
 
 def test_options_that_are_lists_run_as_a_grid_and_labels_say_what_differs(tmp_path: Path) -> None:
