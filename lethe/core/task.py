@@ -76,6 +76,7 @@ class Task(ABC):
     family: ClassVar[str]
     provides: ClassVar[frozenset[str]] = frozenset()   # operations that mean something here: see core/families
     score_name: ClassVar[str] = "score"          # what `score` measures, e.g. accuracy; higher is better
+    generalises: ClassVar[bool] = True           # whether the score of unseen data measures what a model can do
     distinct: ClassVar[bool] = True              # whether two equal examples mean that data leaked between splits
 
     def __init__(

@@ -1,6 +1,7 @@
 """Watchdog: judge the model that a method ends with, and return the run's last sound point where too much was lost.
 
-    loss = score of the original − score of the model, on unseen data or, where they are few, also on retained ones;
+    loss = score of the original − score of the model, on unseen data or, where they are few, also on retained ones
+           (of a language model on retained ones: `Task.generalises`);
     sound: loss ≤ floor
 
 A method is left to do what it does: looks on the way change nothing, they only keep the last sound point. What the method ends
@@ -208,9 +209,12 @@ class Watch:
 
 
 def judged_on(task: Task) -> dict[str, Split]:
-    """Unseen data of classes that stay, where they are granted; where they are few or none, retained data, too."""
+    """Unseen data of classes that stay, where they are granted; where they are few or none, retained data, too.
+
+    Of a family that does not generalise, unseen data stand in for retained ones alone.
+    """
     parts: dict[str, Split] = {}
-    if task.has("holdout"):
+    if task.has("holdout") and (task.generalises or not task.has("retain")):
         unseen = task.holdout
         labels = unseen.columns.get("y")
         if labels is not None and not labels.is_floating_point() and labels.dim() == 1 and task.has("retain"):

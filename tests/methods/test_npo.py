@@ -69,8 +69,8 @@ def test_cached_reference_equals_the_resident_one() -> None:
 
 def test_forgets_and_keeps() -> None:
     task = tiny.lm()
-    outcome = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, watchdog=False, progress=False)
-    again = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, watchdog=False, progress=False)
+    outcome = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, progress=False)
+    again = lethe.forget(task, "npo", lr=1e-3, epochs=40, alpha=5.0, progress=False)
 
     def score(model: torch.nn.Module, split) -> float:
         with torch.no_grad():

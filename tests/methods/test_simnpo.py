@@ -45,7 +45,7 @@ def test_length_does_not_matter() -> None:
 
 def test_forgets_and_keeps() -> None:
     task = tiny.lm()
-    outcome = lethe.forget(task, "simnpo", lr=1e-3, epochs=40, gamma=1.0, watchdog=False, progress=False)
+    outcome = lethe.forget(task, "simnpo", lr=1e-3, epochs=40, gamma=1.0, progress=False)
     with torch.no_grad():
         after = {key: float(task.observe(outcome.model, split.batch(range(len(split))))["score"].mean())
                  for key, split in task.splits.items()}

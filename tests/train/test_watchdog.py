@@ -189,6 +189,13 @@ def test_unseen_data_are_looked_at_where_they_are_and_only_of_classes_that_stay(
         Loop(lonely, watchdog=Watchdog()).start()
 
 
+def test_a_language_model_is_looked_at_on_texts_that_it_was_told() -> None:
+    task = tiny.lm()
+    assert Watch(Watchdog(), task, "cpu", 0).parts == ["retain"]
+    outcome = lethe.forget(task, "simnpo", lr=1e-3, epochs=40, gamma=1.0, progress=False)   # unseen answers: .43 -> .31
+    assert outcome.fall is None and not outcome.unchanged and not outcome.unseen_used
+
+
 def test_the_sample_grows_until_the_answer_is_clear_and_error_is_allowed_for() -> None:
     task = blobs(3000, 30)
     gauge = Gauge(task, {"retain": task.retain}, "cpu")
