@@ -26,7 +26,7 @@ from lethe.results import schema
 from lethe.train.apply import apply, fitting, same_weights
 from lethe.train.gauge import LEAST, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
-from lethe.train.watchdog import Point, Watch, Watchdog, small, watching
+from lethe.train.watchdog import Point, Watch, Watchdog, judged_on, small, staying, watching
 
 
 class Linear(nn.Module):
@@ -187,6 +187,20 @@ def test_unseen_data_are_looked_at_where_they_are_and_only_of_classes_that_stay(
     assert watching(None, "ascent", lonely) is None
     with pytest.raises(NeedsUnmet, match="watchdog"):
         Loop(lonely, watchdog=Watchdog()).start()
+
+
+def test_a_group_that_leaves_is_left_out_of_what_must_stay() -> None:
+    """Retraining without a speaker loses that speaker's unseen recordings, too; a column that others share marks no group."""
+    speaker, take, day = ["a", "a", "b", "b"], [1, 2, 1, 2], ["x", "y", "z", "w"]
+    whole = Split({"x": torch.zeros(4, 2), "y": torch.tensor([0, 1, 0, 1])}, "train",
+                  meta={"speaker": speaker, "take": take, "day": day})
+    unseen = Split({"x": torch.ones(3, 2), "y": torch.tensor([0, 1, 1])}, "holdout",
+                   meta={"speaker": ["a", "b", "c"], "take": [1, 2, 1], "day": ["x", "x", "x"]})
+    forget, retain = whole.subset([0, 1], "forget"), whole.subset([2, 3], "retain")
+    assert staying(unseen, retain, forget).tolist() == [False, True, True]
+    assert staying(unseen, retain, None).tolist() == [True, True, True]
+    parts = judged_on(Classification(nn.Linear(2, 2), {"forget": forget, "retain": retain, "holdout": unseen}))
+    assert list(parts["holdout"].meta["speaker"]) == ["b", "c"]
 
 
 def test_a_language_model_is_looked_at_on_texts_that_it_was_told() -> None:
