@@ -165,8 +165,8 @@ def useful(items: Sequence[Evidence], score: str, margin: float) -> Useful:
 
 
 def indistinguishable(items: Sequence[Evidence]) -> Indistinguishable:
-    """Whether any judged value is outside, and by aspect; only retrained models can answer yes."""
-    judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility")]
+    """Whether any judged value is outside, and by aspect. Only what was compared with retrained models can answer."""
+    judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility") and e.kind == RETRAINED]
     sides = tuple(_side(part, mine) for part in PARTS if (mine := [e for e in judged if part_of(e) == part]))
     outside = [e for e in judged if e.verdict == OUTSIDE]
     tests = [e for e in judged if e.verdict == INSIDE]
@@ -174,7 +174,7 @@ def indistinguishable(items: Sequence[Evidence]) -> Indistinguishable:
     count = len(tests) + len(outside)
     if outside:
         return Indistinguishable(NO, count, len(outside), decisive(max(outside, key=_far)), sides, "")
-    if able and all(e.kind == RETRAINED for e in judged if e.p is not None):
+    if able:
         return Indistinguishable(YES, count, 0, decisive(max(able, key=_far)), sides, "")
     return Indistinguishable(UNKNOWN, count, 0, None, sides, _no_answer(items, [e for e in judged if e.tier == "forgetting"]))
 

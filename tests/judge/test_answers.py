@@ -55,6 +55,8 @@ def test_without_retrained_models_only_usefulness_is_answered_against_the_origin
     found = answers(items, "score", 0.03)
     assert found.forgotten.answer == UNKNOWN and "no retrained models" in found.forgotten.why
     assert (found.useful.answer, found.useful.against, found.useful.lost) == (NO, "original", pytest.approx(0.11))
+    lost = [e for e in items if e.metric == "test_score" and e.verdict == OUTSIDE]   # worse than the original's neighbours
+    assert lost and found.indistinguishable.answer == UNKNOWN and "no retrained models" in found.indistinguishable.why
 
 
 @pytest.mark.parametrize(("score", "answer"), [(0.2, YES), (0.11, YES), (0.09, NOT_SHOWN), (0.05, NO), (math.nan, NO)])
