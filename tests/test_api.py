@@ -49,7 +49,7 @@ def test_a_report_is_saved_in_three_forms(report: lethe.Report, tmp_path: Path) 
 
 
 def test_a_method_that_fails_stands_in_the_table_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lethe.train.apply.usual", lambda task: None)   # the usual watchdog would save it
+    monkeypatch.setattr("lethe.train.apply.watching", lambda *asked: None)   # the usual watchdog would save it
     wild = {"name": "gradient_ascent", "lr": 1e38}
     found = lethe.compare(tiny.classification(), [wild, "finetune"], references=0, depth="quick")
     failed = next(row for row in found.rows() if row.name == "gradient_ascent")

@@ -46,7 +46,8 @@ RATE = Question("recipe.lr", "Learning rate", "0.002")
 NETWORK = (MODEL, WEIGHTS, DATA, HOLDOUT, EPOCHS, RATE, FORGET, METHOD)
 FITTED = (FIT, DATA, HOLDOUT, FORGET, Question("method", "Method (lethe methods)", "retrain"))
 QUESTIONS = {
-    "classification": NETWORK, "regression": NETWORK, "fitted_classifier": FITTED, "fitted_regressor": FITTED,
+    "classification": NETWORK, "multilabel": NETWORK, "regression": NETWORK,
+    "fitted_classifier": FITTED, "fitted_regressor": FITTED,
     "lm": (Question("model.folder", "Model: a folder written by save_pretrained"),
            Question("data.forget", "What to forget: .jsonl or .txt"), Question("data.retain", "What to keep: the same"),
            Question("data.holdout", "Unseen texts of the same kind (none: fewer audits)", ""), METHOD),

@@ -177,7 +177,7 @@ def resolve(request: Request, options: Options) -> Job:
         for found in everything(request.family) if entry is None else [entry]:
             record: Method = catalogue.record(found)
             methods.append((record, build(record.config, given), entry is None))
-    if not methods:
+    if request.asked and not methods:
         fit = [name for name, entry in catalogue.entries("methods").items() if entry.fits(request.family)]
         raise RequestError(f"method=all leaves out retraining, exact methods and searches, and there are no others for "
                            f"{request.family}; nothing was started. Name some of: {', '.join(sorted(fit))}.")

@@ -381,6 +381,8 @@ def test_cifar10_is_decoded_once(data_root: Path, tmp_path: Path) -> None:
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
         assert np.array_equal(first["test"].columns["x"][i].numpy(), expected)
     assert torch.bincount(first["train"].columns["y"]).tolist() == [5000] * 10
+    alone = load({"kind": "cifar10", "parts": "test"}, context)
+    assert list(alone) == ["train"] and torch.equal(alone["train"].columns["x"], first["test"].columns["x"])
     damaged = next((tmp_path / "data").glob("cifar10_test*"))
     damaged.write_bytes(damaged.read_bytes()[:1000])
     assert load("cifar10", context)["test"].fingerprint == first["test"].fingerprint

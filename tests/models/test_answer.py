@@ -84,7 +84,7 @@ def test_one_output_unlearns_and_refuses_what_edits_a_head_of_classes() -> None:
     task = binary(Single())
     outcome = lethe.forget(task, "neggrad_plus", epochs=1)
     assert "neggrad_plus" in lethe.train.apply.fitting(task) and outcome.model(torch.randn(4, 6)).shape == (4,)
-    with pytest.raises(NeedsUnmet, match="head, which has no meaning for this model, which has a single output"):
+    with pytest.raises(NeedsUnmet, match="head, which has no meaning for a model with a single output"):
         require(task, *method_of("pour"))
     with pytest.raises(LabelOutOfRange, match="by one output"):
         classification(Single(), points(40, 3), lethe.where(index=[0]))

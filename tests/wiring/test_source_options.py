@@ -56,6 +56,7 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "images": {"path": ({}, "more"), "size": ({}, 2), "colour": ({}, "rgb"), "classes": ({}, ["b", "a"]),
                "transparent": ({"path": "clear"}, "white")},
+    "synthetic": {"name": ({}, "mails")},
     "labelled_text": {
         "path": ({}, "other_texts.csv"),
         "columns": ({}, ["label", "text", "title"]),
@@ -87,12 +88,13 @@ BASE: dict[str, dict[str, Any]] = {
     "pickled": {"path": "data.pkl"},
     "images": {"path": "pictures"},
     "labelled_text": {"path": "texts.csv"},
+    "synthetic": {},
     "series": {"path": "steps.csv", "targets": ["a"], "history": 4, "horizon": 1},
 }
 # need files in a published format or a trained tokenizer, which other tests make
 ELSEWHERE = {
     "bundled": ["name"],
-    "cifar10": ["path"],
+    "cifar10": ["parts", "path"],
     "mnist": ["path"],
     "tiny_imagenet": ["path", "label"],
     "digits": [],
