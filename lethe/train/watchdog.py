@@ -1,7 +1,7 @@
 """Watchdog: judge the model that a method ends with, and return the run's last sound point where too much was lost.
 
-    loss = score of the original − score of the model, on unseen data or, where they are few, also on retained ones
-           (of a language model on retained ones: `Task.generalises`);
+    loss = score of the original − score of the model, on unseen data or, where they are few or cannot tell, also on retained
+           ones (of a language model on retained ones: `Task.generalises`);
     sound: loss ≤ floor
 
 A method is left to do what it does: looks on the way change nothing, they only keep the last sound point. What the method ends
@@ -84,6 +84,8 @@ class Watch:
         self.parts = list(parts)   # unseen data first
         if task.has("forget"):
             parts["forget"] = shuffled(task.forget, LEAST, rng)
+        if task.has("retain") and "retain" not in parts:   # asked where the unseen data cannot tell
+            parts["retain"] = shuffled(task.retain, watchdog.examples, rng)
         self.gauge = Gauge(task, parts, device, precision)
         self.points = watchdog.loss or POINTS[not small(task)]
         self.moving: Mapping[str, Tensor] = {}
@@ -172,8 +174,11 @@ class Watch:
         return self.points / 100
 
     def _fault(self, model: nn.Module, step: int) -> Fall | None:
-        for part in self.parts:
+        parts = list(self.parts)
+        for part in parts:   # grows where unseen data cannot tell
             found: Found = self.gauge.settle(model, part, self.floor)
+            if found.loss > self.floor and "retain" in self.gauge.parts and "retain" not in parts:
+                parts.append("retain")
             if found.over(self.floor):
                 return Fall("holdout" if part == "holdout" else "retain", self.task.score_name, found.now, found.before,
                             found.before - self.floor, step)

@@ -24,7 +24,7 @@ from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
 from lethe.results import schema
 from lethe.train.apply import apply, fitting, same_weights
-from lethe.train.gauge import LEAST, Gauge
+from lethe.train.gauge import LEAST, Found, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.watchdog import Point, Watch, Watchdog, judged_on, small, staying, watching
 
@@ -187,6 +187,18 @@ def test_unseen_data_are_looked_at_where_they_are_and_only_of_classes_that_stay(
     assert watching(None, "ascent", lonely) is None
     with pytest.raises(NeedsUnmet, match="watchdog"):
         Loop(lonely, watchdog=Watchdog()).start()
+
+
+@pytest.mark.parametrize(("unseen", "retained", "part"), [(0.04, 0.09, "retain"), (0.02, 0.09, None), (0.04, 0.02, None)])
+def test_retained_data_decide_where_unseen_ones_cannot_tell(unseen: float, retained: float, part: str | None,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 ± 2 points of unseen data may be within 3 or not: on the digits 9 ± 1 of the retained ones were gone."""
+    task = blobs(300, 240)
+    watch, found = Watch(Watchdog(), task, "cpu", 0), {"holdout": (unseen, 0.02), "retain": (retained, 0.01)}
+    assert watch.parts == ["holdout"] and watch.floor == 0.03
+    monkeypatch.setattr(watch.gauge, "settle", lambda model, part, floor: Found(part, 1.0, 1 - found[part][0], *found[part], 260))
+    fall = watch.judge(task.copy_of_original(), 1)
+    assert (fall and fall.part) == part
 
 
 def test_a_group_that_leaves_is_left_out_of_what_must_stay() -> None:
