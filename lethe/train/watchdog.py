@@ -17,7 +17,7 @@ does not tell a ruined model, and the original, which has forgotten nothing, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -174,16 +174,20 @@ class Watch:
         return self.points / 100
 
     def _fault(self, model: nn.Module, step: int) -> Fall | None:
-        parts = list(self.parts)
-        for part in parts:   # grows where unseen data cannot tell
-            found: Found = self.gauge.settle(model, part, self.floor)
-            if found.loss > self.floor and "retain" in self.gauge.parts and "retain" not in parts:
-                parts.append("retain")
+        for found in self._losses(model):
             if found.over(self.floor):
-                return Fall("holdout" if part == "holdout" else "retain", self.task.score_name, found.now, found.before,
+                return Fall("holdout" if found.part == "holdout" else "retain", self.task.score_name, found.now, found.before,
                             found.before - self.floor, step)
         strange = self._outside(model)
         return None if strange is None else Fall("forget", *strange, step)
+
+    def _losses(self, model: nn.Module) -> Iterator[Found]:
+        """What was lost on each part; on retained data, too, where more than the floor may be lost on unseen ones."""
+        for part in self.parts:
+            found = self.gauge.settle(model, part, self.floor)
+            yield found
+        if found.loss > self.floor and "retain" in self.gauge.parts.keys() - set(self.parts):
+            yield self.gauge.settle(model, "retain", self.floor)
 
     def conspicuous(self, model: nn.Module) -> str:
         """A note where the loss on forgotten data is larger than `forget_loss` and than the original's; else nothing."""
