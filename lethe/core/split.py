@@ -319,6 +319,11 @@ def input_columns(columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(key for key in columns if key == "x" or key.startswith(SEVERAL))
 
 
+def of_classes_that_leave(forget: Split, retain: Split) -> bool:
+    """Whether no retained example has a label of F, so that whole classes leave."""
+    return not bool(torch.isin(forget.columns["y"], retain.columns["y"]).any())
+
+
 def whole_classes(forget: Split, retain: Split, method: str) -> Tensor:
     """The labels of F, for a method that removes classes; RequestError where retained examples have one of them.  -> [c]"""
     classes: Tensor = torch.unique(forget.columns["y"])

@@ -30,7 +30,7 @@ from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.split import Batch, Split
+from lethe.core.split import Batch, Split, of_classes_that_leave
 from lethe.maths.losses import jensen_shannon
 from lethe.train.loop import Loop, Term
 
@@ -94,7 +94,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 @method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "outputs", "weights"}, mechanism="distil")
 def run(cfg: LoTUS, task: ClassificationTask, loop: Loop) -> Outcome:
-    whole = not torch.isin(task.forget.columns["y"], task.retain.columns["y"]).any()
+    whole = of_classes_that_leave(task.forget, task.retain)
     aim = 0.0 if whole else cfg.unseen_accuracy
     original = task.original.to(loop.settings.device)
     unseen = answers(task, loop, original, task.holdout) if aim is None or task.has("holdout") else None

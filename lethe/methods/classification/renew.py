@@ -35,7 +35,7 @@ from lethe.core.modules import NORMS, blocks, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
-from lethe.core.split import Batch
+from lethe.core.split import Batch, of_classes_that_leave
 from lethe.core.task import recipe_options
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average.swa import Swa
@@ -74,12 +74,6 @@ def equal_size(n: int, size: int) -> int:
     return math.ceil(n / math.ceil(n / size))
 
 
-def a_class_leaves(task: ClassificationTask) -> bool:
-    """Whether there is a forget set and none of its labels is among the retained ones."""
-    gone, stays = task.forget.columns["y"], task.retain.columns["y"]
-    return not bool(torch.isin(gone, stays).any())
-
-
 def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
     """`model`, the original, becomes λ·θ_0 + (1 − λ)·fresh, in place."""
     groups, start = blocks(model), dict(fresh.named_parameters())
@@ -110,7 +104,7 @@ def measure_running(model: nn.Module, task: ClassificationTask, batches: Iterabl
 @method(needs={"forget?", "retain", "original", "recipe"}, uses={"build", "labels", "nll", "outputs"}, mechanism="tuning",
         instead={"forget": "keep=class"})
 def run(cfg: Renew, task: ClassificationTask, loop: Loop) -> Outcome:
-    of_class = a_class_leaves(task) if cfg.keep in ("auto", "none") else cfg.keep == "class"
+    of_class = of_classes_that_leave(task.forget, task.retain) if cfg.keep in ("auto", "none") else cfg.keep == "class"
     keep: Kept = cfg.keep if cfg.keep != "auto" else "class" if of_class else "examples"
     model = task.copy_of_original()
     mixed(model, task.build(derive(loop.seed, "renew")), keep, cfg)
