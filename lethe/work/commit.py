@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from lethe.certificate import merkle
 from lethe.certificate.bundle import Reopened
@@ -21,14 +20,18 @@ from lethe.core.files import atomic, write_text
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.data.load import Data, learns
+from lethe.work.job import Source
 
 FILE, KEY = "commitments.json", ".records.key"
 
 
-def commit(folder: Path, tasks: Mapping[str, Task], learned: bool, runs: Path) -> None:
+def commit(folder: Path, tasks: Mapping[str, Task], source: Source, runs: Path) -> None:
     """Write the commitments of the scenarios into `folder`; of those without retained records there are none."""
     secret = _secret(runs / KEY)
-    found = {name: _of(task, learned, secret) for name, task in tasks.items() if task.has("retain")}
+    opened = {name: of_task(task, source, secret) for name, task in tasks.items() if task.has("retain")}
+    found = {name: {"forget": [leaf.hex() for leaf in one.forget], "retain": [leaf.hex() for leaf in one.retain],
+                    "copies": one.copies, "before": one.before, "learned": one.learned} for name, one in opened.items()}
     write_text(folder / FILE, json.dumps(found) + "\n", private=True)
 
 
@@ -40,6 +43,15 @@ def committed(run: Path, scenario: str, secret: bytes) -> Reopened | None:
     one = kept[scenario]
     forget, retain = ([merkle.leaf(secret, leaf, b"") for leaf in one[name]] for name in ("forget", "retain"))
     return Reopened(sorted(forget), sorted(retain), one["copies"], one["before"], one["learned"])
+
+
+def of_task(task: Task, source: Source, secret: bytes) -> Reopened:
+    """What a certificate needs of a task with retained records, which came from this source."""
+    forget, retain = (split.contents(32) for split in (task.forget, task.retain))
+    wanted = set(forget)
+    return Reopened(_leaves(task.forget, forget, secret), _leaves(task.retain, retain, secret),
+                    sum(one in wanted for one in retain), saved_hash(task, None),
+                    source.data is Data and learns(source.sections.data))
 
 
 def saved_hash(task: Task, outcome: Outcome | None) -> str:
@@ -54,17 +66,9 @@ def saved_hash(task: Task, outcome: Outcome | None) -> str:
         return weights_hash(place)
 
 
-def leaves(split: Split, contents: list[bytes], secret: bytes) -> list[bytes]:
+def _leaves(split: Split, contents: list[bytes], secret: bytes) -> list[bytes]:
     """The keyed hashes of the records of a split, in ascending order."""
     return sorted(merkle.leaf(secret, str(name), content) for name, content in zip(split.ids, contents, strict=True))
-
-
-def _of(task: Task, learned: bool, secret: bytes) -> dict[str, Any]:
-    contents = {name: task.splits[name].contents(32) for name in ("forget", "retain")}
-    wanted = set(contents["forget"])
-    named = {name: [leaf.hex() for leaf in leaves(task.splits[name], contents[name], secret)] for name in contents}
-    return {**named, "copies": sum(one in wanted for one in contents["retain"]), "before": saved_hash(task, None),
-            "learned": learned}
 
 
 def _secret(path: Path) -> bytes:

@@ -19,7 +19,6 @@ import torch
 from lethe.core.config import digest, plain
 from lethe.core.files import private_folder, sweep
 from lethe.core.identity import Identity
-from lethe.data.load import Data, learns
 from lethe.ledger import Ledger
 from lethe.ledger.discretion import withheld
 from lethe.report.answer import lopsided
@@ -90,8 +89,7 @@ def _lead(plan: Plan, identity: Identity, place: RunFolder, options: Options) ->
             named = {str(name) for scene in scenes.values() for name in scene.task.forget.ids}
             report = Report(withheld(report.results, named))
         if options.export:
-            learned = job.opening.data is Data and learns(job.opening.sections.data)
-            commit(place.beside, {name: scene.task for name, scene in scenes.items()}, learned, place.final.parent)
+            commit(place.beside, {name: scene.task for name, scene in scenes.items()}, job.opening, place.final.parent)
         report.save(place.beside / RESULTS)
         return _closed(report, place, ledger, options)
     except BaseException as error:

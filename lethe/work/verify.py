@@ -12,13 +12,12 @@ from pathlib import Path
 from lethe.certificate.bundle import Bundle, Reopened, issue
 from lethe.core.config import build
 from lethe.core.task import Task
-from lethe.data.load import Data, learns
 from lethe.errors import DataError, NeedsUnmet
 from lethe.results.schema import Row, Scenario
 from lethe.train.apply import apply, method_of
 from lethe.train.loop import Settings
 from lethe.work.audit import judged
-from lethe.work.commit import committed, leaves, saved_hash
+from lethe.work.commit import committed, of_task, saved_hash
 from lethe.work.job import resolve
 from lethe.work.open import tasks_of
 from lethe.work.options import Options
@@ -38,14 +37,10 @@ def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopen
         return noted
     request = _request(run)
     task = _task(request, run, case, options)
-    contents = {name: task.splits[name].contents(32) for name in ("forget", "retain") if task.has(name)}
-    if "retain" not in contents:
+    if not task.has("retain"):
         raise NeedsUnmet("the run has no retained records, so the data that the model was allowed to read are unknown; no "
                          "certificate was written. Add the retain data to the request.")
-    wanted = set(contents["forget"])
-    return Reopened(leaves(task.forget, contents["forget"], secret), leaves(task.retain, contents["retain"], secret),
-                    sum(one in wanted for one in contents["retain"]), saved_hash(task, None),
-                    resolve(request, options).opening.data is Data and learns(request.data))
+    return of_task(task, resolve(request, options).opening, secret)
 
 
 def reexecute(run: Path, case: Scenario, row: Row, options: Options) -> tuple[str, str]:
