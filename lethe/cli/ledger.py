@@ -21,10 +21,10 @@ def show_results(output: Path, method: str | None, family: str | None, verdict: 
     """List, filter, export or verify the ledger beside the run folders."""
     filters: Filters = {"method": method, "family": family, "verdict": verdict}
     path = output / LEDGER
-    _check(filters, Ledger(path) if path.exists() else None)
-    if not path.exists():
+    ledger = Ledger(path) if path.exists() else None
+    _check(filters, ledger)
+    if ledger is None:
         raise RequestError(f"{path} does not exist: no run was made here yet. Start with: lethe compare presets/demo.yaml")
-    ledger = Ledger(path)
     if verify or head is not None:
         print(verified(ledger, head))
     elif export is not None:
