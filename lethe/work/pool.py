@@ -21,7 +21,7 @@ from lethe.train.watchdog import Watchdog, watching
 from lethe.work.audit import judged, shadows_of
 from lethe.work.door.door import attend
 from lethe.work.job import Job, Run, resolve
-from lethe.work.open import original_files, prepare, read
+from lethe.work.open import Plan, original_files, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -63,22 +63,26 @@ def places(request: Request, options: Options, scenario: str | None = None, what
         raise unknown_name("scenario", scenario, known)
     if what not in get_args(What):
         raise unknown_name("kind of model", what, get_args(What))
-    assert job.cache is not None
     plan = read(job, options)
     if original:
         attend(plan)
-    scenes = prepare(plan, original)
-    found = []
-    for name, scene in scenes.items():
-        for wanted in needed(job, scene.task, scene.runs, options, what) if scenario in (None, name) else ():
-            found += [Place(name, wanted, member, member.file(job.cache / FOLDER)) for member in wanted.members()]
-    return found
+    return _places(plan, scenario, what, original)
 
 
 def cached(request: Request, options: Options) -> list[Path]:
     """The models of the cache that the request reads, whether they are there or not: the original, then its pools."""
     plan = read(resolve(request, options), options)
-    return [*original_files(plan), *(place.file for place in places(request, options, original=False))]
+    return [*original_files(plan), *(place.file for place in _places(plan, original=False))]
+
+
+def _places(plan: Plan, scenario: str | None = None, what: str = "all", original: bool = True) -> list[Place]:
+    """As `places`, of data and a model that were read."""
+    job, found = plan.job, []
+    assert job.cache is not None
+    for name, scene in prepare(plan, original).items():
+        for wanted in needed(job, scene.task, scene.runs, plan.options, what) if scenario in (None, name) else ():
+            found += [Place(name, wanted, member, member.file(job.cache / FOLDER)) for member in wanted.members()]
+    return found
 
 
 def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: str = "all") -> list[Wanted]:
@@ -120,4 +124,3 @@ def train(found: Sequence[Place], take: Take, strategy: str, options: Options) -
         options.say(f"{title}: training {len(group)} models: {reason}")
         backend(name).train(work)
     return len(mine)
-
