@@ -8,7 +8,7 @@ need, is for the user alone (0600).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def withheld(results: Results, ids: Set[str]) -> Results:
     from lethe.results import schema
 
     words, data = secrets(results.config), schema.plain(results)
+    hidden = ids | words
     data |= {"config": discreet(data["config"]), "title": without(data["title"], words),
              "command": without(data["command"], words)}
     for case in data["scenarios"]:
@@ -63,16 +64,17 @@ def withheld(results: Results, ids: Set[str]) -> Results:
         for row in case["subjects"]:
             row |= {"config": discreet(row["config"]), "error": without(row["error"], words)}
             for item in row["evidence"]:
-                item["detail"] = _unnamed(item["detail"], ids | words)
+                item["detail"] = in_texts(item["detail"], lambda text: WITHHELD if text in hidden else text)
     return schema.Results.model_validate(data)
 
 
-def _unnamed(value: Any, ids: Set[str]) -> Any:
+def in_texts(value: Any, change: Callable[[str], str | None]) -> Any:
+    """Nested data with every text changed; keys stay."""
     if isinstance(value, Mapping):
-        return {key: _unnamed(item, ids) for key, item in value.items()}
+        return {key: in_texts(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_unnamed(item, ids) for item in value]
-    return WITHHELD if isinstance(value, str) and value in ids else value
+        return [in_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def without(text: str | None, words: Set[str]) -> str | None:

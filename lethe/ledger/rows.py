@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Table
 
 from lethe.errors import StorageError
-from lethe.ledger.discretion import discreet, without
+from lethe.ledger.discretion import discreet, in_texts, without
 
 if TYPE_CHECKING:   # the schema is imported when results are written or read: listing runs does without
     from lethe.results import schema
@@ -83,16 +83,8 @@ def discreet_results(results: Results, words: Set[str]) -> Row:
             row.update(config=discreet(row["config"]), samples=[], search=[])
             for item in row["evidence"]:
                 item.update(detail={}, histogram=None)
-    kept: Row = _told(data, words)
+    kept: Row = in_texts(data, lambda text: without(text, words))
     return kept
-
-
-def _told(value: Any, words: Set[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _told(item, words) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_told(item, words) for item in value]
-    return without(value, words) if isinstance(value, str) else value
 
 
 def csv_lines(entry: Row, parts: Mapping[str, Mapping[int, list[Row]]]) -> list[Row]:
