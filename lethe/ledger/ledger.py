@@ -181,28 +181,27 @@ class Ledger:
 
     def changed_artefacts(self, run: str | int) -> list[str]:
         """Files that are missing or differ from what was recorded: of an entry, or of a run's newest entry that has files."""
-        entry = self.run(run if isinstance(run, int) else self._with_files(run))
+        found = run if isinstance(run, int) else self._newest(run, files=True)
+        entry = self.run(run if found is None else found)
         if not entry["artefacts"]:
             return []
-        present = {row["path"]: row["sha256"] for row in digests(Path(entry["folder"]))}
-        return [row["path"] for row in entry["artefacts"] if present.get(row["path"]) != row["sha256"]]
+        there = _by_path(digests(Path(entry["folder"])))
+        return [row["path"] for row in entry["artefacts"] if there.get(row["path"]) != row["sha256"]]
 
     def uncovered(self, run: str, folder: Path) -> list[str] | None:
         """Files of `folder` that are missing or differ from the newest finished entry of a run, and files of its models that the
         entry does not know; None when no such entry has files."""
-        entry = self._newest(run)
-        noted = {} if entry is None else {row["path"]: row["sha256"] for row in self.run(entry)["artefacts"]}
+        noted = self._noted(run)
         if not noted:
             return None
-        there = {row["path"]: row["sha256"] for row in digests(folder)}
+        there = _by_path(digests(folder))
         return [path for path, sha in noted.items() if there.get(path) != sha] + [
             path for path in there if path.startswith("models/") and path not in noted]
 
     def covers(self, run: str, folder: Path) -> bool:
         """Whether the newest finished entry of a run has the digest of every file in `folder`, and of no other."""
-        entry = self._newest(run)
-        return entry is not None and {row["path"]: row["sha256"] for row in self.run(entry)["artefacts"]} == {
-            row["path"]: row["sha256"] for row in digests(folder)}
+        noted = self._noted(run)
+        return noted is not None and noted == _by_path(digests(folder))
 
     def changed(self) -> dict[int, list[str]]:
         """Every entry whose files are missing or changed, and those. A run that was repeated has the files of its newest
@@ -214,21 +213,19 @@ class Ledger:
         found = {entry: self.changed_artefacts(entry) for entry in entries}
         return {entry: paths for entry, paths in found.items() if paths}
 
-    def _newest(self, run: str) -> int | None:
-        """The newest finished entry of a run."""
+    def _noted(self, run: str) -> dict[str, str] | None:
+        """Path -> SHA-256 of the files of a run's newest finished entry; None when it has no such entry."""
+        entry = self._newest(run)
+        return None if entry is None else _by_path(self.run(entry)["artefacts"])
+
+    def _newest(self, run: str, files: bool = False) -> int | None:
+        """The newest finished entry of a run; with `files`, the newest one that has files, whatever its status."""
         table = self.store.tables.tables["runs"]
-        query = sa.select(sa.func.max(table.c.entry)).where(table.c.id == run, table.c.status == "finished")
+        which = table.c.folder.is_not(None) if files else table.c.status == "finished"
+        query = sa.select(sa.func.max(table.c.entry)).where(table.c.id == run, which)
         with self.store.reading() as connection:
             entry = connection.execute(query).scalar()
         return None if entry is None else int(entry)
-
-    def _with_files(self, run: str) -> str | int:
-        """The newest entry of a run that has files; the run itself where none has."""
-        table = self.store.tables.tables["runs"]
-        query = sa.select(sa.func.max(table.c.entry)).where(table.c.id == run, table.c.folder.is_not(None))
-        with self.store.reading() as connection:
-            entry = connection.execute(query).scalar()
-        return run if entry is None else int(entry)
 
     def _named(self, folder: Path) -> str:
         """A folder as an entry names it: relative to the ledger where it lies beside or below it, else whole."""
@@ -322,10 +319,7 @@ class Ledger:
 
     def finished(self, run: str) -> bool:
         """Whether this run id is finished: the same configuration hash means 'already done'."""
-        table = self.store.tables.tables["runs"]
-        query = sa.select(table.c.entry).where(table.c.id == run, table.c.status == "finished").limit(1)
-        with self.store.reading() as connection:
-            return connection.execute(query).first() is not None
+        return self._newest(run) is not None
 
     def evidence(self, run: str | int) -> list[Row]:
         """Every measured value of a run (of its newest entry)."""
@@ -358,6 +352,11 @@ class Ledger:
         for row in connection.execute(query).mappings():
             found[row["entry"]].append(dict(row))
         return found
+
+
+def _by_path(files: Sequence[Row]) -> dict[str, str]:
+    """Path -> SHA-256."""
+    return {row["path"]: row["sha256"] for row in files}
 
 
 def _certificate(sha: str) -> str:
