@@ -174,13 +174,9 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def a_certificate(tmp_path_factory: pytest.TempPathFactory) -> World:
-    tmp = tmp_path_factory.mktemp("certificate")
-    small_world.build(tmp / "world")
-    made = world(tmp, "run request.yaml", of_run)
-    run = made.whole[0]
-    text = f"certify runs/{run} --key runs/key.pem"
-    return world(tmp_path_factory.mktemp("certified"), text, of_certificate, "run request.yaml")
+def a_certificate(a_run: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    text = f"certify runs/{a_run.whole[0]} --key runs/key.pem"
+    return world(tmp_path_factory.mktemp("certified"), text, of_certificate, a_run.text)
 
 
 def spread(count: int, kind: Kind) -> list[int]:
