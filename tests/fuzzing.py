@@ -111,7 +111,7 @@ def fault(case: Callable[[random.Random, Path], object], seed: int) -> str | Non
                 case(random.Random(seed), Path(place))
         except LetheError as error:
             said = str(error)
-            return None if len(said) > 20 and len(said) < 3000 and said.isascii() is not None else f"says {said[:3000]!r}"
+            return None if 20 < len(said) < 3000 else f"says {said[:3000]!r}"
         except (Exception, Hang) as error:
             frame = error.__traceback__
             while frame is not None and frame.tb_next is not None:
