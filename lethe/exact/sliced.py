@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -30,6 +30,13 @@ from lethe.train.loop import Loop, Term
 
 State = dict[str, Tensor]
 Stages = dict[tuple[int, int, int], State]   # (shard, sequence, stage from 1) -> tensors
+
+
+class InParts(Protocol):
+    """A model in parts that can be written as a folder."""
+
+    def save(self, folder: Path, model: nn.Module, write: Callable[[nn.Module, Path], None]) -> None:
+        """Write all of it into an empty folder; `write` puts the served model there."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def planned(method: str, config: Mapping[str, Any], records: Split, sequences: l
             ) -> Manifest:
     """The manifest of a model that is to be trained: every record by the hash of what `config["by"]` names, so that records
     with an equal value share a slice, and no record's place depends on another record."""
-    shards, slices = config["shards"], config["slices"]
+    shards, slices = config["shards"], config.get("slices", 1)
     empty = Manifest(method, dict(config), seed, {}, sequences, [[] for _ in range(shards)], details=details)
     by = config["by"]
     values = [digest.hex() for digest in records.contents(16)] if by == "content" else records.column(by)
@@ -172,10 +179,10 @@ def single(task: Task) -> nn.Module:
     return task.original.single()
 
 
-def outcome_of(loop: Loop, left: Sliced, model: nn.Module, folder: str) -> Outcome:
-    """The outcome: the ensemble, exported as a folder from which the next deletion can be made."""
+def outcome_of(loop: Loop, left: InParts, model: nn.Module, folder: str, kind: str = "stages") -> Outcome:
+    """The outcome: the served model, exported as a folder from which the next deletion can be made; kind: of its parts."""
     if folder:
-        loop.notes.append(f"{folder} still holds stages that have read the deleted records: delete it once this version serves")
+        loop.notes.append(f"{folder} still holds {kind} that have read the deleted records: delete it once this version serves")
     outcome = loop.finish(model)
 
     def export(made: Outcome, place: Path) -> None:

@@ -31,7 +31,7 @@ from lethe.core.split import Split, concat
 from lethe.core.training import TRUSTED
 from lethe.exact import manifest
 from lethe.exact.manifest import Manifest
-from lethe.exact.sliced import agreed, parts, planned, require_deletable, union
+from lethe.exact.sliced import agreed, outcome_of, parts, planned, require_deletable, union
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.loop import Loop, Settings
 
@@ -70,7 +70,7 @@ class Shards:
 def train(cfg: Sharded, task: FittedTask, loop: Loop, records: Split, base: nn.Module | None = None, given: bool = False
           ) -> Shards:
     """Fit every shard on its records."""
-    options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION} | {"slices": 1}
+    options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
     plan = planned("sharded", options, records, [[0]], loop.seed, {})
     return Shards(plan, tuple(fitted(plan, shard, records, task, loop) for shard in range(cfg.shards)), task.joined)
 
@@ -123,26 +123,16 @@ def deletable(cfg: Sharded, task: FittedTask) -> None:
 def run(cfg: Sharded, task: FittedTask, loop: Loop) -> Outcome:
     if cfg.trained:
         state = opened(Path(cfg.trained), task)
-        own = {key: value for key, value in state.manifest.config.items() if key != "slices"}
-        cfg = agreed(cfg, replace(state.manifest, config=own))
+        cfg = agreed(cfg, state.manifest)
     else:
         state = train(cfg, task, loop, concat([task.retain, task.forget], "train"))
     ids = task.forget.ids.tolist()
     state.manifest.require_deletable(ids)
     state.manifest.require_retained(ids, task.retain.ids.tolist())
     left, again = deleted(state, ids, task.retain, task, loop)
-    if cfg.trained:
-        loop.notes.append(f"{cfg.trained} still holds shards that have read the deleted records: delete it once this version "
-                          "serves")
-    outcome = loop.finish(served(left))
+    outcome = outcome_of(loop, left, served(left), cfg.trained, "shards")
     outcome.guarantee = {
         "level": "exact", "basis": "the mean of shards; each that held a deleted record was fitted again without it",
         "deleted": len(ids), "shards_retrained": len(again),
         "assumptions": [TRUSTED, "A record's shard follows from its own key, not from other records."]}
-
-    def export(made: Outcome, place: Path) -> None:
-        assert made.task is not None
-        left.save(place, made.model, made.task.save_model)
-
-    outcome.export = export
     return outcome
