@@ -115,16 +115,16 @@ class Scorer:
     def __init__(self, task: Task, cfg: Auto, settings: Settings) -> None:
         self.other, self.device = beside_forget(task), settings.device
         self.view = task.replaced(forget=halves(task.forget)[0])
-        forget, original = self.view.forget, self._seen(task.original)
+        forget = self.view.forget
         self.beside: list[np.ndarray] = []   # yardstick = retrained: the mean p of retrained models, on forget and the other
-        self.before = probability(original, self.other)
         if cfg.yardstick == "retrained":
             from lethe.pools.pool import train_pool
 
             pool = train_pool(task, count=cfg.references, seed=derive(settings.seed, "auto references"), device=settings.device)
             self.beside = [np.mean([probability(self._seen(m), split) for m in pool.models], 0) for split in (forget, self.other)]
             return
-        panel = Panel(self.view, original, [])
+        panel = Panel(self.view, self._seen(task.original), [])
+        self.before = probability(panel.original, self.other)
         like = unseen(self.view) if task.has("holdout") else np.ones(len(self.other), dtype=bool)
         gone = labelled(self.view) and bool(panel.removed(forget).all())
         self.kept = ~panel.removed(self.other)
