@@ -71,7 +71,7 @@ def _lost(fall: Fall, short: bool = False) -> str:
     if fall.part == "forget" or fall.value is None or fall.original is None:
         return f"{fall.metric} {number(fall.value)} > {number(fall.floor)}{'' if short else ' on forgotten data'}"
     points = f"{100 * (fall.value - fall.original):+.1f} points".replace("-", "−")
-    return points if short else f"{points} of {fall.metric} on {'unseen' if fall.part == 'holdout' else 'retained'} data"
+    return points if short else f"{points} of {fall.metric} on {SEEN[fall.part]} data"
 
 
 def _cut(text: str) -> str:

@@ -81,8 +81,7 @@ class Section:
     @property
     def limit(self) -> str:
         """The largest loss that was declared not to matter."""
-        return next((recommend.margin(line.useful) for line in self.case.lines if line.useful.margin is not None), "")
-
+        return recommend.limit(self.case)
 
     @property
     def unit(self) -> str:
@@ -128,13 +127,8 @@ def render(results: Results) -> str:
     return _render("page.html.j2", results, _sections(results))
 
 
-def summary(results: Results) -> str:
-    """The one-sheet summary: what was asked, the recommended row, its three answers."""
-    return _render("summary.html.j2", results, _sections(results, False), "report.html")
-
-
-def _sections(results: Results, drawn: bool = True) -> list[Section]:
-    figures = drawn and find_spec("matplotlib") is not None   # without it, the page has no figures: rather that than no page
+def _sections(results: Results) -> list[Section]:
+    figures = find_spec("matplotlib") is not None   # without it, the page has no figures: rather that than no page
     with drawing() if figures else nullcontext():
         return [_section(case, place, figures) for place, case in enumerate(cases(results), start=1)]
 

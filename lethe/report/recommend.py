@@ -145,6 +145,11 @@ def margin(found: Useful) -> str:
     return f"{100 * found.margin:g} point{'' if 100 * found.margin == 1 else 's'}" if found.points else number(found.margin)
 
 
+def limit(case: Case) -> str:
+    """The largest loss that was declared not to matter, of any row that has one."""
+    return next((margin(line.useful) for line in case.lines if line.useful.margin is not None), "")
+
+
 def _reply(line: Line) -> str:
     found = line.forgotten
     if found.answer != "yes":

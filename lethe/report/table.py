@@ -13,7 +13,7 @@ from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
 from lethe.report.answer import answer
 from lethe.report.ended import briefly
-from lethe.report.recommend import DONE, MARKS, forgotten, like, margin, unit, useful_cell
+from lethe.report.recommend import DONE, MARKS, forgotten, like, limit, unit, useful_cell
 from lethe.report.view import Case, Column, Line, cases, limits
 from lethe.report.words import duration, number, printable, sign, spaced, watched
 from lethe.results.schema import Measurement, Results, Row
@@ -134,11 +134,11 @@ def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
 
 def _replies(case: Case, interval: bool, test: bool, why: bool) -> list[Shown]:
     """The columns of the three answers, as much of them as there is room for."""
-    lines, limit = case.lines, next((margin(line.useful) for line in case.lines if line.useful.margin is not None), "")
+    lines, most = case.lines, limit(case)
     told = [(f"{DONE[case.scenario.objective]}?", "test and limit" if why else "", [
                 (forgotten(line, test) if why else f"{MARKS[line.forgotten.answer]} {line.forgotten.answer}",
                  line.forgotten.answer) for line in lines]),
-            (f"useful? {unit(case) if why else ''}".strip(), f"to −{limit}" if limit else "", [
+            (f"useful? {unit(case) if why else ''}".strip(), f"to −{most}" if most else "", [
                 (useful_cell(line.useful, interval), line.useful.answer) for line in lines]),
             ("as retraining?", "test and limit" if test else "", [(like(line.like, test), line.like.answer) for line in lines])]
     return [Shown(name, below, [_told(line, *cell, why if place == 0 else None) for line, cell in zip(lines, cells, strict=True)])

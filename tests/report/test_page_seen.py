@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from example_results import results
 
-from lethe import report
 from lethe.core.evidence import HOLDOUT, NO_POWER, RASHOMON
-from lethe.report.page import _style, summary
+from lethe.report.page import _style, save
 from lethe.report.recommend import beside
 from lethe.results.answers import Decisive
 from lethe.results.schema import read
@@ -47,10 +46,9 @@ PAGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_cell_of_the_page_says_something(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_of_the_page_says_something(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("lethe.report.page.find_spec", lambda _: None)   # figures cost seconds and have tests of their own
-    made = read(PAGES[name])
-    page = report.render(made)
+    page = save(read(PAGES[name]), tmp_path / "report.html").read_text(encoding="utf-8")
     shown = re.sub(r"<(pre|style|code).*?</\1>", "", page, flags=re.DOTALL)
     assert not re.search(r">[^<]*\b(nan|inf)\b[^<]*<|>\s*None\s*<|\bNone\)", shown)
     assert not re.findall(r"<t[dh][^>]*>\s*</t[dh]>", page), "an empty cell"
@@ -61,7 +59,7 @@ def test_every_cell_of_the_page_says_something(name: str, monkeypatch: pytest.Mo
         assert re.search(r"✗ no\s+\S+ .*[<>]|&[lg]t;|✓ yes, \d+ test|cannot be judged|! \w+", first), first
     if name in ("holdout", "rashomon"):
         assert "A weaker yardstick than retrained models" in page and "To get an answer, state how the model was trained" in page
-        assert "limit of retrained models" not in page + summary(made)
+        assert "limit of retrained models" not in page + (tmp_path / "summary.html").read_text(encoding="utf-8")
 
 
 def test_every_colour_of_text_can_be_read_in_both_schemes() -> None:
