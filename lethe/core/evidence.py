@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 Verdict = Literal["inside", "outside", "not enough power", "no yardstick", "shown"]   # on one value
 Ending = Literal["inside", "outside", "not enough power", "no yardstick", "failed"]   # on a whole model
+Reply = Literal["yes", "no", "not shown", "cannot be judged"]   # to one question about a model
 Side = Literal["", "+", "−"]
 Direction = Literal["", "still knows", "over-forgotten", "differs"]
 YardstickKind = Literal["retrained", "holdout", "rashomon"]

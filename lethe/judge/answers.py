@@ -26,9 +26,9 @@ from lethe.core.evidence import (
     SHOWN,
     STILL_KNOWS,
     Evidence,
+    Reply,
 )
 
-Reply = Literal["yes", "no", "not shown", "cannot be judged"]
 YES: Final = "yes"
 NO: Final = "no"
 NOT_SHOWN: Final = "not shown"

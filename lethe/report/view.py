@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lethe.core.evidence import FAILED, OBFUSCATION, SHOWN, Better, Ending, Kind, Role, Side, Tier, Verdict
+from lethe.core.evidence import FAILED, OBFUSCATION, SHOWN, Better, Ending, Kind, Reply, Role, Side, Tier, Verdict
 from lethe.report.words import SEVERITY, interval, listed, number, spaced
 from lethe.results.answered import answered
-from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishable, Reply, Useful
+from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishable, Useful
 from lethe.results.schema import Fall, Hiding, Measurement, Results, Row, Scenario, Yardstick
 
 NAMES = {"original": "original (untouched)", "retrained": "retrained (reference)"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from lethe.core import evidence
 from lethe.judge.answers import NO_ORIGINAL, NO_REFERENCES, NO_SIDE, NO_TEST, NOTHING, answers
@@ -49,14 +48,7 @@ def answered(row: Row, case: Scenario) -> Answers | None:
 
 def record(items: Sequence[evidence.Evidence], score: str, margin: float) -> Answers:
     """The record of the answers from the evidence on one model."""
-    return Answers.model_validate(_data(answers(items, score, margin)))
-
-
-def _data(value: Any) -> Any:
-    """Nested dataclasses as dictionaries, without copying what is inside."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: _data(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return tuple(_data(one) for one in value) if isinstance(value, tuple) else value
+    return Answers.model_validate(dataclasses.asdict(answers(items, score, margin)))
 
 
 def _evidence(item: Measurement) -> evidence.Evidence:

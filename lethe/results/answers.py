@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from lethe.core.evidence import Reply
+from lethe.judge.answers import Part
 from lethe.results.record import Number, Record
-
-Reply = Literal["yes", "no", "not shown", "cannot be judged"]
 
 
 class Decisive(Record):
@@ -53,7 +53,7 @@ class Useful(Record):
 class AspectAnswer(Record):
     """Whether one aspect of a model is distinguishable from retrained models."""
 
-    aspect: Literal["behaviour", "representation", "recovery", "utility"] = Field(description="The aspect.")
+    aspect: Part = Field(description="The aspect.")
     answer: Reply = Field(description="Whether it is indistinguishable.")
     tests: int = Field(default=0, description="Tests that could have said no.")
     outside: int = Field(default=0, description="Tests that said no.")
