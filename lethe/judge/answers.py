@@ -173,9 +173,9 @@ def indistinguishable(items: Sequence[Evidence]) -> Indistinguishable:
     able = [e for e in tests if e.tier == "forgetting"]
     count = len(tests) + len(outside)
     if outside:
-        return Indistinguishable(NO, count, len(outside), decisive(max(outside, key=_far)), sides, "")
+        return Indistinguishable(NO, count, len(outside), decisive(max(outside, key=far)), sides, "")
     if able:
-        return Indistinguishable(YES, count, 0, decisive(max(able, key=_far)), sides, "")
+        return Indistinguishable(YES, count, 0, decisive(max(able, key=far)), sides, "")
     return Indistinguishable(UNKNOWN, count, 0, None, sides, _no_answer(items, [e for e in judged if e.tier == "forgetting"]))
 
 
@@ -187,7 +187,7 @@ def conspicuous(items: Sequence[Evidence]) -> Decisive | None:
     outside = [e for e in items if e.tier == "forgetting" and e.verdict == OUTSIDE and e.kind == RETRAINED]
     knows = any(e.direction == STILL_KNOWS for e in outside)
     odd = [e for e in outside if e.direction != STILL_KNOWS and not (knows and e.distance)]
-    return decisive(max(odd, key=_far)) if odd else None
+    return decisive(max(odd, key=far)) if odd else None
 
 
 def decisive(e: Evidence) -> Decisive:
@@ -202,6 +202,13 @@ def part_of(e: Evidence) -> Part:
     return "utility" if e.tier == "utility" else e.aspect
 
 
+def far(e: Evidence) -> float:
+    """The distance from the mean of the yardstick, in widths of the band."""
+    if e.gap is None or not math.isfinite(e.gap):
+        return math.inf
+    return abs(e.gap) / e.detectable if e.detectable else (math.inf if e.gap else 0.0)
+
+
 def _sided(e: Evidence) -> bool:
     """Whether a test detects the original and says on which side of retrained models a value lies."""
     return bool(e.original_outside) and not e.distance and e.kind == RETRAINED and math.isfinite(e.value)
@@ -210,7 +217,7 @@ def _sided(e: Evidence) -> bool:
 def _side(part: Part, items: Sequence[Evidence]) -> Side:
     outside, inside = [e for e in items if e.verdict == OUTSIDE], [e for e in items if e.verdict == INSIDE]
     reply: Reply = NO if outside else YES if inside else UNKNOWN
-    shown = max(outside or inside, key=_far, default=None)
+    shown = max(outside or inside, key=far, default=None)
     return Side(part, reply, len(outside) + len(inside), len(outside), None if shown is None else decisive(shown))
 
 
@@ -225,20 +232,13 @@ def _share(e: Evidence) -> float | None:
 def _seen(e: Evidence) -> float:
     """How much of the original's difference is left; of tests without that measure the distance in widths of the band."""
     share = _share(e)
-    return _far(e) if share is None else share
+    return far(e) if share is None else share
 
 
 def _near(e: Evidence) -> float:
     """The signed distance towards the original, in widths of the band: 1 is its edge."""
     toward = 1.0 if e.original is not None and e.yardstick is not None and e.original > e.yardstick.mean else -1.0
     return toward * (e.gap or 0.0) / e.detectable if e.detectable else -math.inf
-
-
-def _far(e: Evidence) -> float:
-    """The distance from the mean of the yardstick, in widths of the band."""
-    if e.gap is None or not math.isfinite(e.gap):
-        return math.inf
-    return abs(e.gap) / e.detectable if e.detectable else (math.inf if e.gap else 0.0)
 
 
 def _no_answer(items: Sequence[Evidence], judged: Sequence[Evidence]) -> str:

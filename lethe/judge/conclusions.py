@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from lethe.core.evidence import (
     Evidence,
     YardstickKind,
 )
+from lethe.judge.answers import far
 
 HAVE: dict[YardstickKind, str] = {
     RETRAINED: "retrained models have", HOLDOUT: "unseen data would have", RASHOMON: "models as good as the original have",
@@ -114,9 +114,6 @@ def _direction(outside: list[Evidence], count: int) -> str:
 
 def strongest(items: list[Evidence]) -> str:
     """The item furthest from the yardstick in widths of its band, in words."""
-    def far(e: Evidence) -> float:
-        return abs(e.gap or 0.0) / e.detectable if e.detectable and math.isfinite(e.value) else math.inf
-
     e = max(items, key=far)
     assert e.yardstick is not None
     return f"{e.metric} is {e.value:.3g}, {HAVE[e.yardstick.kind]} {_band(e)}"
