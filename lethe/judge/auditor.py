@@ -89,9 +89,9 @@ def examine(
 def decided(found: Mapping[str, Sequence[Evidence]], original: str) -> dict[str, list[Evidence]]:
     """The evidence corrected for the number of tests on any model, and controlled by the original."""
     every = [item for items in found.values() for item in items]
-    controls = corrected(found.get(original, []), every)
-    outside = {(e.audit, e.metric): e.verdict == OUTSIDE for e in controls if e.p is not None}
-    return {name: controlled(corrected(items, every), outside) for name, items in found.items()}
+    judged = {name: corrected(items, every) for name, items in found.items()}
+    outside = {(e.audit, e.metric): e.verdict == OUTSIDE for e in judged.get(original, []) if e.p is not None}
+    return {name: controlled(items, outside) for name, items in judged.items()}
 
 
 def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: Refused | None) -> Measured:
