@@ -18,8 +18,9 @@ from lethe.core.families import provided
 from lethe.core.registry import Audit
 from lethe.core.task import Task
 from lethe.errors import LetheError
+from lethe.judge.band import ENOUGH
 from lethe.judge.panel import Panel
-from lethe.judge.verdict import ENOUGH, controlled, corrected, judge, judge_weakly, margin_of
+from lethe.judge.verdict import controlled, corrected, judge, judge_weakly, margin_of
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.train.stop import Stop

@@ -21,6 +21,7 @@ from lethe.core.evidence import Value
 from lethe.core.registry import Metric
 from lethe.maths.statistics import prediction_interval, prediction_p
 
+ENOUGH = 3   # references below which no prediction interval is reported
 Z = 1.959964   # normal quantile of a 95 % interval
 Fine = Literal["", "+", "−"]
 
@@ -127,7 +128,7 @@ class Null:
 def law_of(others: Sequence[Value], metric: Metric) -> Law | None:
     """The law from the values of at least three references; None where fewer are finite."""
     known = [v for v in others if math.isfinite(v.value)]
-    if len(known) < 3:
+    if len(known) < ENOUGH:
         return None
     numbers = tuple(v.value for v in known)
     below = metric.better == "lower" or metric.distance

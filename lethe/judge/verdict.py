@@ -34,7 +34,6 @@ from lethe.core.registry import Audit, Metric
 from lethe.judge.band import Law, Null, Z, law_of, means
 from lethe.maths.statistics import difference_interval
 
-ENOUGH = 3   # references below which no prediction interval is reported
 LEVEL = 0.05   # of the joint verdict on a model
 
 

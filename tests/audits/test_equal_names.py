@@ -14,9 +14,9 @@ from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.judge.auditor import applicable
+from lethe.judge.band import ENOUGH
 from lethe.judge.neighbours import perturbed
 from lethe.judge.panel import Panel
-from lethe.judge.verdict import ENOUGH
 from lethe.models.classification.task import Classification
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
