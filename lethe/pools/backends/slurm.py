@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lethe.core.extras import install
+from lethe.core.files import alive
 from lethe.errors import WorkerDied
 from lethe.pools.contract import Backend
 from lethe.pools.member import Work
@@ -113,13 +114,7 @@ def _owned(folder: Path) -> bool:
     host, _, rest = folder.name.rpartition("-")[0].rpartition("-")
     if host != socket.gethostname():
         return time.time() - folder.stat().st_mtime < WEEK
-    try:
-        os.kill(int(rest), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:   # another user's
-        return True
-    return True
+    return rest.isdecimal() and alive(int(rest))
 
 
 def _require_done(job: submitit.Job[Exception | None], folder: Path) -> None:
