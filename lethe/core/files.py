@@ -184,6 +184,12 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def write_text(path: Path, text: str, private: bool = False) -> None:
     """Write a text file atomically. private: only the user may read it."""
     with atomic(path, private) as beside:

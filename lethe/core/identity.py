@@ -19,6 +19,7 @@ import numpy as np
 from torch import nn
 
 from lethe.core.config import digest
+from lethe.core.files import file_hash
 from lethe.core.modules import state_fingerprint
 from lethe.core.places import paths, without_places
 from lethe.core.split import Split
@@ -65,11 +66,11 @@ def contents(path: Path) -> str:
     if path.is_dir():
         inside = [file for file in sorted(path.rglob("*")) if file.is_file()]
         for file in inside:
-            state.update(f"{file.relative_to(path).as_posix()}\0{_sha(file)}\0".encode())
+            state.update(f"{file.relative_to(path).as_posix()}\0{file_hash(file)}\0".encode())
         return state.hexdigest()[:16]
     if not path.is_file():   # a pipe or a device: its readers refuse it
         return "no file"
-    return code([path]) if path.suffix == ".py" else _sha(path)[:16]
+    return code([path]) if path.suffix == ".py" else file_hash(path)[:16]
 
 
 def code_of(model: nn.Module) -> str:
@@ -86,7 +87,7 @@ def code(files: Iterable[Path]) -> str:
     while waiting:
         file = waiting.pop()
         if file not in seen and file.is_file():
-            seen[file] = _sha(file)
+            seen[file] = file_hash(file)
             waiting += _imported(file)
     return digest(sorted([file.name, sha] for file, sha in seen.items()))
 
@@ -118,8 +119,3 @@ def _data(split: Split) -> str:
         state.update(f"\0{key}\0".encode())
         state.update("\x1f".join(map(str, values)).encode("utf-8", "backslashreplace"))
     return state.hexdigest()[:16]
-
-
-def _sha(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from lethe.core.files import atomic
+from lethe.core.files import atomic, file_hash
 from lethe.core.user_files import exists, expanded, regular
 from lethe.data.context import Context
 from lethe.errors import NeedsUnmet
@@ -37,9 +36,7 @@ def from_root(context: Context, given: str, usual: str) -> Path:
 
 def cached(context: Context, source: Path, what: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The array that `make` computes from `source`, kept as .npy in the cache folder under the file's digest."""
-    with open(source, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:16]
-    place = context.cache / "data" / f"{source.stem}-{what}-{digest}.npy"
+    place = context.cache / "data" / f"{source.stem}-{what}-{file_hash(source)[:16]}.npy"
     if place.exists():
         try:
             held: np.ndarray = np.load(place, allow_pickle=False)

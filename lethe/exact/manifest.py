@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.core.config import digest
-from lethe.core.files import write_json
+from lethe.core.files import file_hash, write_json
 from lethe.core.seeds import derive
 from lethe.errors import CheckpointCorrupted, DataError, ModelError, StorageError
 from lethe.exact.slicing import longest
@@ -142,9 +142,3 @@ def read(folder: Path, method: str) -> Manifest:
             raise CheckpointCorrupted(f"{folder / name} is not the file that the manifest names (hashes differ), so it may have "
                                       "seen other records; nothing was deleted. Restore the folder as it was written.")
     return made
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

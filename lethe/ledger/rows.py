@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
 
+from lethe.core.files import file_hash
 from lethe.errors import StorageError
 from lethe.ledger.discretion import discreet, in_texts, without
 
@@ -39,9 +40,7 @@ def digests(folder: Path) -> list[Row]:
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            with open(path, "rb") as handle:
-                sha = hashlib.file_digest(handle, "sha256").hexdigest()
-            found.append({"path": inner.as_posix(), "sha256": sha, "bytes": path.stat().st_size})
+            found.append({"path": inner.as_posix(), "sha256": file_hash(path), "bytes": path.stat().st_size})
     return found
 
 
