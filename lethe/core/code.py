@@ -17,6 +17,7 @@ from typing import Any
 
 from lethe.core.source_text import HOUSE, located
 from lethe.core.trust import require_code
+from lethe.core.user_files import beside
 from lethe.errors import ModelError, RequestError, nearest
 
 _OFFERED: list[Callable[..., Any]] = []
@@ -81,8 +82,7 @@ def _imported(where: str, option: str) -> ModuleType:
             raise ModelError(f"{where} is neither a .py file nor an importable package ({error}), so it cannot be called. "
                              f"Correct {option}.") from None
     if not path.exists():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError(f"{path} does not exist{nearest(path.name, beside)}, so it cannot be called. Correct {option}.")
+        raise ModelError(f"{path} does not exist{nearest(path.name, beside(path))}, so it cannot be called. Correct {option}.")
     text = path.read_bytes()
     key = f"lethe_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode() + text).hexdigest()[:8]}"
     if key in sys.modules:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.files import refuse_pickle
+from lethe.core.user_files import beside
 from lethe.errors import ModelError, nearest
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
@@ -81,8 +82,7 @@ def read_weights(path: str | Path, allow_pickle: bool = False) -> Weights:
     `weights_only`, which runs no code. Files that would run code are read only when allowed. Raises ModelError."""
     path = Path(path).expanduser()
     if not path.exists():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError(f"{path} does not exist{nearest(path.name, beside)}, so there are no weights. Correct "
+        raise ModelError(f"{path} does not exist{nearest(path.name, beside(path))}, so there are no weights. Correct "
                          "model.weights.")
     if path.suffix in PICKLED:
         return _state_dict(_unpickled(path, allow_pickle), path)
