@@ -63,12 +63,10 @@ def taken(columns: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     return {key: value[index] for key, value in columns.items()}
 
 
-def chosen(columns: Mapping[str, Tensor], index: Tensor) -> Mapping[str, Tensor]:
+def chosen(columns: Mapping[str, Tensor], index: Tensor) -> Chosen:
     """The same rows as columns of their own, without a copy of what is large."""
-    if not isinstance(columns, Chosen):
-        columns = Chosen([columns], torch.arange(len(next(iter(columns.values())))),
-                         {key: value for key, value in columns.items() if _small(value)}, list(columns))
-    return Chosen(columns.stores, columns.where[index], {key: value[index] for key, value in columns.own.items()}, columns.names)
+    whole = _whole(columns)
+    return Chosen(whole.stores, whole.where[index], {key: value[index] for key, value in whole.own.items()}, whole.names)
 
 
 def with_columns(columns: Mapping[str, Tensor], new: Mapping[str, Tensor], without: Sequence[str] = ()) -> Mapping[str, Tensor]:
@@ -79,16 +77,14 @@ def with_columns(columns: Mapping[str, Tensor], new: Mapping[str, Tensor], witho
     return Chosen(columns.stores, columns.where, {**columns.own, **new}, names)
 
 
-def joined(parts: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor] | None:
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> Chosen | None:
     """The rows of several, one after the other, without a copy of what is large; None where they do not fit together."""
-    whole = [part if isinstance(part, Chosen) else chosen(part, torch.arange(len(next(iter(part.values()))))) for part in parts]
+    whole = [_whole(part) for part in parts]
     first = whole[0]
-    assert isinstance(first, Chosen)
     large = [key for key in first.names if key not in first.own]
     stores: list[Mapping[str, Tensor]] = []
     places = []
     for part in whole:
-        assert isinstance(part, Chosen)
         if set(part.names) != set(first.names) or set(part.own) != set(first.own) or any(
                 part.stores[0][key].shape[1:] != first.stores[0][key].shape[1:] or part.stores[0][key].dtype
                 != first.stores[0][key].dtype for key in large):
@@ -106,8 +102,16 @@ def joined(parts: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor] | None
             moved[here] = part.where[here] - start + offset
             start += length
         places.append(moved)
-    own = {key: torch.cat([part.own[key] for part in whole if isinstance(part, Chosen)]) for key in first.own}
+    own = {key: torch.cat([part.own[key] for part in whole]) for key in first.own}
     return Chosen(stores, torch.cat(places), own, first.names)
+
+
+def _whole(columns: Mapping[str, Tensor]) -> Chosen:
+    """All rows of one store; what is chosen already stays as it is."""
+    if isinstance(columns, Chosen):
+        return columns
+    own = {key: value for key, value in columns.items() if _small(value)}
+    return Chosen([columns], torch.arange(_length(columns)), own, list(columns))
 
 
 def _length(store: Mapping[str, Tensor]) -> int:
