@@ -134,12 +134,13 @@ class Shadows:
         def job(i: int) -> None:
             save_tensors(files[i], named_tensors(procedure.run(tasks[i], seeds[i])), {"seed": seeds[i]})
 
-        missing = [i for i, file in enumerate(files) if sound(file) is None]
+        kept = [sound(file) for file in files]
+        missing = [i for i, one in enumerate(kept) if one is None]
         if missing:
             with Units(self.listener, "unlearned shadows", len(missing)) as units:
                 in_processes([partial(job, i) for i in missing], workers_for(len(missing)), units.done, self.stop)
-        return [filled(copied(task.original, trainable=False), load_tensors(file)[0])
-                for task, file in zip(tasks, files, strict=True)]
+        return [filled(copied(task.original, trainable=False), (one or load_tensors(file))[0])
+                for task, file, one in zip(tasks, files, kept, strict=True)]
 
     # -- the pools, before they are trained (`lethe pool` deals them out) ------------------------------------------------
 
