@@ -1,8 +1,8 @@
 """Weights in a file: the tensors in it, the form in which they stand there, and how the same form is written again.
 
     weights = read_weights("net.pt")               a checkpoint {"model": {"module.fc.weight": …}} saved from DDP, in float16
-    form = fitted(weights, model)                  entry "model", fc.weight stands there as module.fc.weight, float16
-    write(model, form, folder)                     model.safetensors and net.pt, with her names, types and entry
+    form = put(net, weights)                       entry "model", fc.weight stands there as module.fc.weight, float16
+    write(net, form, folder)                       model.safetensors and net.pt, with the same names, types and entry
 
 Whoever brought the file loads what comes out with the same code. Numbers are computed in float32: half-precision values are
 exact there, and what is delivered is rounded back before it is audited (`rounded`). What else a checkpoint holds (epoch, state
@@ -145,14 +145,14 @@ def write(model: nn.Module, form: Form, folder: Path) -> None:
     """`model.safetensors` with the names and types of the form and, where another kind of file came in, that kind beside it."""
     from safetensors.torch import save_file, save_model
 
+    tensors: dict[str, Any] = _named(model, form)
     if form.plain:
         save_model(model, str(folder / "model.safetensors"))
-    else:
-        save_file(_apart(_named(model, form)), str(folder / "model.safetensors"), {"format": "pt"})
+    else:   # safetensors wants every tensor with storage of its own
+        save_file({name: value.clone() for name, value in tensors.items()}, str(folder / "model.safetensors"), {"format": "pt"})
     suffix = Path(form.file).suffix
     if suffix not in WRITTEN:
         return
-    tensors: dict[str, Any] = _named(model, form)
     if suffix == ".npz":
         np.savez(folder / form.file, **{name: value.numpy() for name, value in tensors.items()})
         return
@@ -169,11 +169,6 @@ def _named(model: nn.Module, form: Form) -> dict[str, Tensor]:
         known = {name: name for name in state}
     return {there: state[name].detach().cpu().to(form.types.get(name, state[name].dtype)).contiguous()
             for name, there in known.items()}
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor with storage of its own, as safetensors wants it."""
-    return {name: value.clone() for name, value in tensors.items()}
 
 
 def _own_name(there: str, own: Mapping[str, Tensor], prefix: str) -> str:
