@@ -47,6 +47,11 @@ def facts(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": {**found, **_identity(wanted)}} if found else {}
 
 
+def prepared(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the facts of a task {"inputs": …}, which must also be done to inputs of the exported model; {} for nothing."""
+    return {"inputs": facts["inputs"]} if "inputs" in facts else {}
+
+
 def transformed(splits: Mapping[str, Split], wanted: Transform) -> dict[str, Split]:
     """The splits with other inputs; all else is as it was."""
     if wanted == Transform():

@@ -34,6 +34,7 @@ from lethe.core.modules import filled
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split, concat, pixels
 from lethe.core.task import Recipe
+from lethe.data import transform
 from lethe.data.context import Context
 from lethe.errors import DataError, LetheError, ModelError, OutputShape, PickleRefused, RequestError, WrongColumn
 from lethe.maths import losses
@@ -221,13 +222,8 @@ class _Fitted(FittedTask):
             (folder / name).write_bytes(one.state.numpy().tobytes())
         save_model(model.cpu(), str(folder / "model.safetensors"))
         about = {"family": self.family, "outputs": self._width, "members": len(members) if isinstance(model, Mean) else 0,
-                 "classes": model.classes if isinstance(model, Mean) else 0, **self.prepared}
+                 "classes": model.classes if isinstance(model, Mean) else 0, **transform.prepared(self.facts)}
         (folder / "lethe.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-
-    @property
-    def prepared(self) -> dict[str, Any]:
-        """{"inputs": …}: what was done to inputs at the door; {} for nothing."""
-        return {key: self.facts[key] for key in ("inputs",) if key in self.facts}
 
     def asked(self, original: nn.Module, splits: Mapping[str, Split]) -> Tensor | None:
         """What the original answers to the first examples; None when it is not fitted yet."""
@@ -365,7 +361,6 @@ def in_memory(task: type[T], fit: Callable[..., Any], predict: Callable[..., Any
 
 def opened(task: type[Any], source: FittedSource, sections: Sections, context: Context) -> Opened:
     """Read `data` and the model of `source`."""
-    from lethe.data import transform
     from lethe.data.load import load
 
     PICKLES.allowed = context.allow_pickle

@@ -21,6 +21,7 @@ from lethe.core.inputs import Way, asked, way_of
 from lethe.core.modules import copied, evaluating, has_convolutions
 from lethe.core.split import SEVERAL, Batch, Split, input_columns, pixels
 from lethe.core.task import Recipe, Task
+from lethe.data import transform
 from lethe.data.context import Context
 from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongColumn, nearest
 from lethe.models.answer import AUTO, Place, picked
@@ -142,12 +143,7 @@ class HeadTask(HeadedTask):
 
     def about(self) -> dict[str, Any]:
         """What is written beside the weights."""
-        return {"outputs": self._width, **self.prepared}
-
-    @property
-    def prepared(self) -> dict[str, Any]:
-        """{"inputs": …}: what was done to inputs at the door, and must be done to those of the exported model; {} for nothing."""
-        return {key: self.facts[key] for key in ("inputs",) if key in self.facts}
+        return {"outputs": self._width, **transform.prepared(self.facts)}
 
     def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Tensor]:
         """Two examples and what the original answers to them, or an error with the reason why it cannot take them."""
@@ -275,7 +271,6 @@ def opened(
     task: Callable[[nn.Module, dict[str, Split], Recipe | None, Callable[[int], nn.Module], str, dict[str, Any], Form], Task],
 ) -> Opened:
     """Read `data` and the model of `source` (a `ModelSource`); `task` makes the family's task of them."""
-    from lethe.data import transform
     from lethe.data.load import load
     from lethe.models.load import Loaded, factory, loaded
 

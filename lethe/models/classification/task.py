@@ -12,6 +12,7 @@ from lethe.core.config import config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
+from lethe.data import transform
 from lethe.errors import DataError, LabelOutOfRange, OutputShape
 from lethe.maths import losses
 from lethe.models.answer import AUTO, Place, Returns, logits_of
@@ -95,7 +96,7 @@ class Classification(HeadTask, ClassificationTask):
         return self.width
 
     def about(self) -> dict[str, Any]:
-        return {"classes": self.class_count, "names": self.classes, **self.prepared}
+        return {"classes": self.class_count, "names": self.classes, **transform.prepared(self.facts)}
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Labels and output shape, before any work starts."""
