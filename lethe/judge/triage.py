@@ -67,12 +67,10 @@ def advice(percentile: float, twin: bool) -> str:
 
 
 
-
 def _same(mine: Tensor, other: Tensor) -> np.ndarray:
     """Which targets are equal, all of an example.  [n], [m] or [n, h], [m, h] -> [n, m]"""
-    equal_ones: np.ndarray = (mine[:, None] == other[None]).flatten(2).all(2).numpy() if mine.dim() > 1 else (
-        mine[:, None] == other[None]).numpy()
-    return equal_ones
+    same: np.ndarray = (mine.reshape(len(mine), 1, -1) == other.reshape(1, len(other), -1)).all(2).numpy()
+    return same
 
 
 def _twins(task: Task, forget: Split, inner: np.ndarray, kernel: Kernel, part: int = 2000) -> dict[int, str]:
