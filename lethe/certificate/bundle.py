@@ -25,7 +25,7 @@ from lethe.certificate.inventory import PARAGRAPHS
 from lethe.core.files import new_folder, sweep
 from lethe.errors import LetheError, RequestError
 from lethe.ledger.discretion import secrets
-from lethe.results.folder import cache_of, kept
+from lethe.results.folder import cache_of, kept, models_kept
 
 if TYPE_CHECKING:
     from lethe.ledger import Ledger
@@ -122,7 +122,7 @@ def _documents(run: Path, results: Results, case: Scenario, row: Row,
     from lethe.certificate.weights import weights_hash
     from lethe.ledger.rows import digests
 
-    inside = kept(run / "models", case.name, [one.name for one in results.scenarios]) if case.name else run / "models"
+    inside = models_kept(run, case.name, [one.name for one in results.scenarios])
     folder = kept(inside, row.name, [one.name for one in case.subjects])
     if not folder.is_dir():
         raise RequestError(f"{folder} does not exist: the run did not save this model, so there is nothing to certify. Repeat "

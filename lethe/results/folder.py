@@ -22,6 +22,11 @@ def models_folder(run: Path, scenario: str) -> Path:
     return run / "models" / folder_name(scenario) if scenario else run / "models"
 
 
+def models_kept(run: Path, scenario: str, scenarios: Collection[str]) -> Path:
+    """Where the models of a scenario, one of `scenarios`, are read."""
+    return kept(run / "models", scenario, scenarios) if scenario else models_folder(run, scenario)
+
+
 def kept(place: Path, name: str, names: Collection[str]) -> Path:
     """Where the folder of `name`, one of `names`, is read below `place`: where it is written now or, where only this name can be
     meant, where runs of before wrote it, with - for a space (`salun (2)` -> `salun-(2)`)."""

@@ -15,7 +15,7 @@ from lethe.core.outcome import Outcome
 from lethe.errors import DataError, RequestError, StorageError
 from lethe.ledger import Ledger
 from lethe.report.report import Report, load
-from lethe.results.folder import kept, ledger_of, models_folder
+from lethe.results.folder import ledger_of, models_kept
 from lethe.work.audit import scenario
 from lethe.work.door.door import attend
 from lethe.work.execute import report_of
@@ -61,18 +61,13 @@ def saved_models(request: Request, unlearned: Path | None, run: Path | None) -> 
     """The models to audit, by scenario; RequestError when there are none."""
     if unlearned:
         return {name: [unlearned] for name in request.cases}
-    found = {} if run is None else {name: sorted(p for p in _folder(run, name, list(request.cases)).glob("*") if p.is_dir())
+    found = {} if run is None else {name: sorted(p for p in models_kept(run, name, list(request.cases)).glob("*") if p.is_dir())
                                     for name in request.cases}
     models = {name: paths for name, paths in found.items() if paths}
     if not models:
         raise RequestError(f"{run or 'a request'} holds no saved model to audit, so there is nothing to do. Pass --unlearned "
                            "FOLDER, or run with `lethe run`, which saves the model.")
     return models
-
-
-def _folder(run: Path, scenario: str, scenarios: Sequence[str]) -> Path:
-    """Where a run has saved the models of a scenario."""
-    return kept(run / "models", scenario, scenarios) if scenario else models_folder(run, scenario)
 
 
 def _require_same(plan: Plan, run: Path) -> None:
