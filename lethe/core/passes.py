@@ -79,11 +79,15 @@ def columns(ask: Callable[[Batch], Mapping[str, Tensor]], batches: Iterable[Batc
     return {key: result.whole() for key, result in found.items()}
 
 
+def are_numbers(x: Tensor) -> bool:
+    """Whether inputs are numbers as they stand: bytes of pictures are, tokens are not."""
+    return x.is_floating_point() or x.dim() == 4
+
+
 def inputs(task: Task, split: Split, features: bool = False) -> np.ndarray:
     """Inputs as rows of numbers; the original's features where they are asked for or inputs are no numbers.  -> [n, d]"""
     x = split.columns.get("x")
-    numbers = x is not None and (x.is_floating_point() or x.dim() == 4)   # bytes of pictures are, tokens are not
-    if x is not None and numbers and not features:
+    if x is not None and are_numbers(x) and not features:
         return x.flatten(1).double().numpy()
     original = task.original
     with evaluating(original):

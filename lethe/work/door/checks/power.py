@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lethe.core.passes import are_numbers
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 from lethe.judge.triage import triage
@@ -51,8 +52,7 @@ def _way_on(plan: Plan) -> str:
 def _triaged(plan: Plan, task: Task) -> dict[str, int] | None:
     """Records by advice; None where triage cannot look at them."""
     x = task.forget.columns.get("x")
-    numbers = x is not None and (x.is_floating_point() or x.dim() == 4)
-    if not task.forget.inputs or (plan.original is None and not numbers):   # its features would be random
+    if not task.forget.inputs or (plan.original is None and (x is None or not are_numbers(x))):   # its features would be random
         return None
     try:
         counts: dict[str, int] = triage(task, limit=LIMIT, seed=plan.job.settings.seed)["counts"]
