@@ -44,12 +44,12 @@ def clean(common: Working, request: Annotated[Path | None, typer.Argument(metava
     lethe clean --older-than 30 --yes
     lethe clean runs/0a1b2c --yes
     """
+    mine = None
     if request is not None:
         asked = common.request(request, [])
         output = request.parent if request.is_dir() else Path(asked.output)
-        place, mine = cache or cache_of(output / "run"), _read_by(replace(asked, output=str(output)), common.options(cache=cache))
-    else:
-        place, mine = cache or cache_of(output / "run"), None
+        mine = _read_by(replace(asked, output=str(output)), common.options(cache=cache))
+    place = cache or cache_of(output / "run")
     found = [one for one in kept(place, older) if mine is None or one.path.resolve() in mine]
     if yes:
         _refuse_at_work(output, place)
