@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Set
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def discreet(config: Any, inside: bool = False) -> Any:
     return config
 
 
-def secrets(config: Any, inside: bool = False) -> set[str]:
+def secrets(config: Any, inside: bool = False) -> frozenset[str]:
     """The texts that `discreet` takes out of `config`; they are taken out of commands and messages, too."""
     found: set[str] = set()
     if isinstance(config, Mapping):
@@ -43,7 +44,7 @@ def secrets(config: Any, inside: bool = False) -> set[str]:
     elif isinstance(config, (list, tuple)):
         for item in config:
             found |= secrets(item, inside)
-    return found
+    return frozenset(found)
 
 
 def withheld(results: Results, ids: Set[str]) -> Results:
@@ -81,8 +82,14 @@ def without(text: str | None, words: Set[str]) -> str | None:
     """`text` without `words` (whole words only, longest first)."""
     if not text or not words:
         return text
+    return _any_of(frozenset(words)).sub(WITHHELD, text)
+
+
+@lru_cache(maxsize=4)
+def _any_of(words: frozenset[str]) -> re.Pattern[str]:
+    """Any of these words, whole: made once, since every text of a run is looked through for the same ones."""
     pattern = "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True))
-    return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", WITHHELD, text)
+    return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)")
 
 
 def _count(value: Any) -> str:
