@@ -52,7 +52,7 @@ def _way_on(plan: Plan) -> str:
 def _triaged(plan: Plan, task: Task) -> dict[str, int] | None:
     """Records by advice; None where triage cannot look at them."""
     x = task.forget.columns.get("x")
-    if not task.forget.inputs or (plan.original is None and (x is None or not are_numbers(x))):   # its features would be random
+    if not task.forget.inputs or (plan.original is None and (x is None or not are_numbers(x))):   # random features
         return None
     try:
         counts: dict[str, int] = triage(task, limit=LIMIT, seed=plan.job.settings.seed)["counts"]
