@@ -12,6 +12,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +84,25 @@ def code_of(model: nn.Module) -> str:
 
 def code(files: Iterable[Path]) -> str:
     """The digest of Python files and of what they import from beside them, whatever their places."""
-    waiting, seen = [file.resolve() for file in files], dict[Path, str]()
+    waiting, seen, looked = [file.resolve() for file in files], dict[Path, str](), set[Path]()
     while waiting:
         file = waiting.pop()
         if file not in seen and file.is_file():
             seen[file] = file_hash(file)
-            waiting += _imported(file)
+            for place in _imported(file, seen[file]) - looked:
+                looked.add(place)
+                waiting += [path.resolve() for path in (place.with_name(f"{place.name}.py"), *place.rglob("*.py"))]
     return digest(sorted([file.name, sha] for file, sha in seen.items()))
 
 
-def _imported(file: Path) -> list[Path]:
-    """The files beside a Python file that it imports; of a package all of its files."""
+@cache   # a pool asks for the code of every member
+def _imported(file: Path, sha: str) -> frozenset[Path]:
+    """What a Python file of this SHA-256 imports from beside it, without .py: a file, or a package, of which all files count."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return []
-    found = []
+        return frozenset()
+    found = set()
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -106,9 +110,8 @@ def _imported(file: Path) -> list[Path]:
         elif isinstance(node, ast.ImportFrom):
             names = [node.module] if node.module else [alias.name for alias in node.names]
         above = file.parents[max(0, getattr(node, "level", 0) - 1)] if names else file.parent
-        for first in {name.partition(".")[0] for name in names}:
-            found += [above / f"{first}.py", *sorted((above / first).rglob("*.py"))]
-    return [path.resolve() for path in found]
+        found |= {above / name.partition(".")[0] for name in names}
+    return frozenset(found)
 
 
 def _data(split: Split) -> str:
