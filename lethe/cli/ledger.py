@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import get_args
 
@@ -40,14 +40,14 @@ def show_results(output: Path, method: str | None, family: str | None, verdict: 
 def _check(filters: Filters, ledger: Ledger | None) -> None:
     """UnknownName for a method, family or verdict that neither Lethe nor the ledger knows."""
     method, family, verdict = filters.get("method"), filters.get("family"), filters.get("verdict")
-    asked: list[tuple[str, str | None, Collection[str], Filters]] = [
-        ("method", method, entries("methods") if method else (), {"method": method}),
-        ("family", family, entries("families") if family else (), {"family": family}),
-        ("verdict", verdict, get_args(Ending), {"verdict": verdict})]
+    asked: list[tuple[str, str | None, Callable[[], Collection[str]], Filters]] = [
+        ("method", method, lambda: entries("methods"), {"method": method, "limit": 1}),
+        ("family", family, lambda: entries("families"), {"family": family, "limit": 1}),
+        ("verdict", verdict, lambda: get_args(Ending), {"verdict": verdict, "limit": 1})]
     for what, name, names, alone in asked:
-        # the ledger may have runs of a method that was uninstalled
-        if name is not None and name not in names and (ledger is None or not ledger.listed(**alone)):
-            raise unknown_name(what, name, names)
+        # the ledger is asked first: it may have runs of a method that was uninstalled, and reading every method takes a second
+        if name is not None and (ledger is None or not ledger.listed(**alone)) and name not in names():
+            raise unknown_name(what, name, names())
 
 
 def verified(ledger: Ledger, head: str | None) -> str:
@@ -55,9 +55,28 @@ def verified(ledger: Ledger, head: str | None) -> str:
     broken = ledger.verify(head)
     if broken is not None:
         raise RequestError(f"the ledger was changed after it was written: {broken.reason}. Compare with a backup.")
-    changed = ledger.changed()
-    if changed:
-        named = [f"{file} of entry {entry}" for entry, files in changed.items() for file in files]
-        raise RequestError(f"the chain is intact, but {len(named)} files of its runs are missing or changed: "
-                           f"{', '.join(named[:5])}. Compare with a backup, or repeat these runs with --again.")
+    wrong = _differences(ledger)
+    if wrong:
+        raise RequestError(f"the chain is intact, but {'; and '.join(wrong)}.")
     return f"the chain is intact, and so are the files of its runs\nhead: {ledger.head()}  (keep it elsewhere; --head checks it)"
+
+
+def _differences(ledger: Ledger) -> list[str]:
+    """What is no longer as the ledger noted it: run folders that are gone, files that are missing or changed; with what to do."""
+    changed = {entry: (ledger.run(entry), files) for entry, files in ledger.changed().items()}
+    gone = {entry: run for entry, (run, _) in changed.items() if not Path(run["folder"]).exists()}
+    named = [f"{file} of entry {entry}" for entry, (_, files) in changed.items() if entry not in gone for file in files]
+    wrong = []
+    if gone:
+        folders = [f"{run['folder']} (entry {entry})" for entry, run in gone.items()]
+        again = next((run["command"] for run in gone.values() if run["command"]), "")
+        wrong.append(f"{_few(folders)} {'is' if len(gone) == 1 else 'are'} not there: deleted or moved; nothing is known of "
+                     f"the files. Put {'it' if len(gone) == 1 else 'them'} back{f', or make it again: {again}' if again else ''}")
+    if named:
+        wrong.append(f"{len(named)} files of its runs are missing or changed: {_few(named)}. Compare with a backup, or repeat "
+                     "these runs with --again")
+    return wrong
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import multiprocessing
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -208,6 +209,7 @@ def test_filters(ledger: Ledger) -> None:
     assert found(method="npo", verdict="failed") == []  # of one and the same method
     assert found(method="finetune", verdict="inside") == []
     assert found(text="AUTHOR") == ["lm1"] and found(text="100%") == ["lm1"] and found(text="%%") == []
+    assert [(one["id"], one["family"]) for one in ledger.listed()][:2] == [("bad", ""), ("lm1", "lm")]
     assert found(text="needs retain") == ["bad"]
     assert found(since="2020-01-01") == found() and found(since="2999-01-01T00:00:00+02:00") == []
     assert found(limit=1) == ["bad"]
@@ -429,3 +431,19 @@ def test_every_entry_is_verified_against_a_head(ledger: Ledger) -> None:
     assert "intact" in verified(ledger, head)
     with pytest.raises(RequestError, match="rewritten"):
         verified(ledger, head[:-1] + ("0" if head[-1] != "0" else "1"))
+
+
+def test_a_folder_that_was_deleted_by_hand_is_told_of_in_one_line(ledger: Ledger, tmp_path: Path) -> None:
+    from lethe.cli.ledger import verified
+    from lethe.errors import RequestError
+
+    ledger.record(read(other(results(), "kept")), run_folder(tmp_path / "kept"))
+    ledger.record(read(other(results(), "gone")), run_folder(tmp_path / "gone"))
+    shutil.rmtree(tmp_path / "gone" / "run")
+    with pytest.raises(RequestError) as said:
+        verified(ledger, None)
+    assert "intact, but" in str(said.value) and f"{tmp_path / 'gone' / 'run'} (entry 2) is not there" in str(said.value)
+    assert f"make it again: {results()['command']}." in str(said.value) and "report.html" not in str(said.value)
+    (tmp_path / "kept" / "run" / "report.html").unlink()
+    with pytest.raises(RequestError, match=r"\(entry 2\) is not there.*; and 1 files of its runs .* report.html of entry 1"):
+        verified(ledger, None)
