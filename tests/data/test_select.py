@@ -8,7 +8,7 @@ import torch
 
 from lethe.core.split import Split
 from lethe.data.select import divide, where
-from lethe.errors import DataError, RequestError
+from lethe.errors import DataError, RequestError, WrongColumn
 
 SPLIT = Split(
     {"x": torch.zeros(6, 2), "y": torch.tensor([0, 1, 2, 0, 1, 2])}, "train", np.array(list("abcdef")),
@@ -59,6 +59,26 @@ def test_a_table_column_named_y_does_not_hide_the_labels() -> None:
 def test_a_number_is_compared_with_a_number() -> None:
     with pytest.raises(RequestError, match="numeric column 'age' with 'old'"):
         where(query="age > old").mask(SPLIT)
+
+
+def test_a_query_knows_missing_values_dates_and_columns_that_cannot_be_compared() -> None:
+    since = np.array(["2026-01-01", "2026-02-01", "2026-03-01"], dtype="datetime64[D]")
+    split = Split({"y": torch.eye(3, dtype=torch.int64)}, meta={
+        "job": ["cook", None, "smith"], "age": [30, None, 5], "since": since, "wave": np.array([1j, 2, 3]),
+        "tags": [["a"], [], ["b", "c"]]})
+    assert where(query="job > d and job != cook").mask(split).tolist() == [False, False, True]
+    assert where(query="job != cook").mask(split).tolist() == [False, True, True]
+    assert where(query="age > 20").mask(split).tolist() == [True, False, False]
+    assert where(column={"age": [5, 30], "job": "cook"}).mask(split).tolist() == [True, False, False]
+    assert where(query="since >= 2026-02-01").mask(split).tolist() == [False, True, True]
+    with pytest.raises(RequestError, match="column of dates 'since' with 'old'; provide a date"):
+        where(query="since > old").mask(split)
+    with pytest.raises(RequestError, match="'wave', which holds complex128"):
+        where(query="wave > 1").mask(split)
+    with pytest.raises(WrongColumn, match="'tags' of train has lists"):
+        where(query="tags == a").mask(split)
+    with pytest.raises(WrongColumn, match=r"'y' of train has shape \(3, 3\).*forget.ids"):   # several labels per example
+        where(label=1).mask(split)
 
 
 def test_wrong_labels_are_planted_and_selected() -> None:
