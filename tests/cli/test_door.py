@@ -145,6 +145,17 @@ def test_what_would_make_every_number_wrong_is_refused_by_name(
     assert status == 2 and all(word in err for word in words), err
 
 
+@pytest.mark.parametrize(("name", "changes"), [
+    ("model", {"data": {"kind": "images", "path": "my_pictures/", "size": 4}}),
+    ("forget", {"forget": {"query": "colour == red"}})])
+def test_a_refusal_stands_under_what_was_refused(name: str, changes: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(home)
+    status, out, _ = called(monkeypatch, capsys, "check-model", request(home, **changes), "--json")
+    last = json.loads(out)["findings"][-1]
+    assert status == 2 and (last["name"], last["level"]) == (name, "error"), last
+
+
 @pytest.mark.parametrize("close", ["dictionary", "single"])
 def test_other_outputs_come_in_and_go_out(close: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,9 +51,9 @@ class Finding:
 
 
 def names() -> list[str]:
-    """The checks, in the order in which they are made: those that read request and data before those that need its tasks."""
+    """The checks, in the order in which they are made: by their stage."""
     known = [found.name for found in pkgutil.iter_modules(checks.__path__)]
-    return sorted(known, key=lambda name: (_module(name).TASKS, name))
+    return sorted(known, key=lambda name: (_module(name).STAGE, name))
 
 
 def survey(plan: Plan) -> list[Finding]:
@@ -64,8 +64,6 @@ def survey(plan: Plan) -> list[Finding]:
     for name in names():
         try:
             with torch.random.fork_rng(devices=[]):   # what is trained here leaves no trace in what is trained later
-                if _module(name).TASKS:
-                    plan.tasks   # noqa: B018 (made once, for all that follow)
                 found += [replace(one, name=name) for one in _module(name).check(plan)]
         except LetheError as error:
             if not any(one.level == "error" for one in found):   # else it tells of the same fault

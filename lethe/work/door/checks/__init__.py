@@ -1,3 +1,3 @@
 """One file, one check: `check(plan)` yields findings. What stands here is discovered; nothing lists it.
 
-TASKS says whether it needs the tasks of the request, which can only be made when its ids and data are right."""
+STAGE says when it is made: 0 reads request and data, 1 divides the data and makes the tasks, 2 needs them."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
-TASKS = True
+STAGE = 2
 
 
 def check(plan: Plan) -> Iterator[Finding]:

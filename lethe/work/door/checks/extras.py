@@ -9,7 +9,7 @@ from lethe.core.extras import Extra, install
 from lethe.work.door.door import Finding, Level
 from lethe.work.open import Plan
 
-TASKS = False
+STAGE = 0
 
 
 def check(plan: Plan) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from lethe.errors import DataError
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
-TASKS = False
+STAGE = 0
 SHOWN = 5   # ids that a sentence names
 
 

@@ -16,7 +16,7 @@ from lethe.report.answer import SMALL
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
-TASKS = True
+STAGE = 2
 LIMIT = 600   # retained records that triage compares with; it takes about a second
 
 

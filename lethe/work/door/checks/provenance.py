@@ -8,7 +8,7 @@ from lethe.core.families import provided
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
-TASKS = False
+STAGE = 0
 
 
 def check(plan: Plan) -> Iterator[Finding]:

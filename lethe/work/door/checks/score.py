@@ -36,7 +36,7 @@ from lethe.work.door.door import Finding
 from lethe.work.door.inputs import Preparation, preparations
 from lethe.work.open import Plan
 
-TASKS = True
+STAGE = 2
 LEAST, MOST = 200, 2000   # training records that are looked at, a seeded sample: as many as take `PASS` seconds
 PASS = 2.0
 SECONDS = 5.0    # of training the control

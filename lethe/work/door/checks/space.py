@@ -13,7 +13,7 @@ import torch
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
-TASKS = True
+STAGE = 2
 COPIES = 6   # of the model while a method runs: original, itself, gradient, two moments of the optimiser, checkpoint
 
 

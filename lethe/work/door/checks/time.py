@@ -10,7 +10,7 @@ from lethe.pools.member import train_one
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
-TASKS = True
+STAGE = 2
 SECONDS = 1.0   # of training that are measured
 
 

@@ -1,4 +1,4 @@
-"""How much is to be forgotten beside what stays."""
+"""What is to be forgotten can be told from what stays, and how much it is beside that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lethe.report.answer import lopsided
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
-TASKS = True
+STAGE = 1
 
 
 def check(plan: Plan) -> Iterator[Finding]:
