@@ -35,7 +35,7 @@ class Check:
 def check(folder: Path, trusted: Path | None = None, model: Path | None = None, ledger: Path | None = None) -> list[Check]:
     """All checks of a bundle. RequestError when there is no certificate at all.
 
-    trusted  the issuer's public key (PEM), sent by the issuer        model   the folder of the unlearned model
+    trusted  the issuer's public key (PEM), sent by the issuer        model   the folder of the unlearned model, or a file of it
     ledger   the issuer's ledger, which must still hold the certificate's entry
     """
     if not (folder / "certificate.json").is_file():
@@ -171,16 +171,28 @@ def _page(folder: Path, certificate: Mapping[str, Any]) -> Check:
 
 
 def _model(folder: Path, model: Path | None) -> Check:
+    """The weights by their tensors, whatever order their file has; every other file that was delivered by its digest."""
     from lethe.certificate.weights import weights_hash
+    from lethe.core.files import file_hash
+    from lethe.ledger.rows import digests
 
     if model is None:
         return Check("model", UNCHECKED, "no model was given (--model FOLDER)")
-    after = decode((folder / "certificate.json").read_bytes(), "certificate.json")["models"]["after"]
+    signed = {item["path"]: item["sha256"] for item in _json(folder, "evidence.json")["models"]["files"]}
+    if model.is_file():
+        same = [path for path, sha in signed.items() if sha == file_hash(model)]
+        return Check("model", OK, f"{model} is the certified {same[0]}") if same else Check(
+            "model", FAILED, f"{model} is none of the {len(signed)} certified files; it was changed, or is of another model")
+    after = _json(folder, "certificate.json")["models"]["after"]
     present = weights_hash(model)
     if present != after:
         return Check("model", FAILED, f"another model: the weights in {model} have hash {present[:16]}…, certified are "
                                       f"{after[:16]}…")
-    return Check("model", OK, f"the weights in {model} are those of the certificate")
+    there = {item["path"]: item["sha256"] for item in digests(model) if not item["path"].endswith(".safetensors")}
+    wrong = [f"{path} was changed after it was certified" if path in signed else f"{path} was not certified"
+             for path, sha in there.items() if signed.get(path) != sha]
+    others = f", and so are its {len(there)} other files" if there else ""
+    return _check("model", wrong, f"the weights in {model} are those of the certificate{others}")
 
 
 def _ledger(ledger: Path | None, certificate: Mapping[str, Any], signed: bytes) -> Check:

@@ -13,6 +13,7 @@ from conftest import Issued
 from lethe.certificate import keys
 from lethe.certificate.canonical import encode
 from lethe.certificate.verify import FAILED, OK, check
+from lethe.core.files import file_hash
 
 
 def edit(path: Path, change: Callable[[object], object]) -> None:
@@ -137,6 +138,24 @@ def test_another_model_in_its_place_is_named(issued: Issued, folder: Path, tmp_p
     cut.write_bytes(cut.read_bytes()[:-4])
     found = {one.part: one for one in check(folder, model=cut.parent)}
     assert found["model"].state == FAILED and "ends inside a tensor" in found["model"].text
+
+
+def test_every_file_that_was_delivered_is_compared(issued: Issued, folder: Path, tmp_path: Path) -> None:
+    """A .pt or .npz beside model.safetensors is what she loads: it is certified, too."""
+    def said(model: Path) -> tuple[str, str]:
+        one = next(one for one in check(folder, model=model) if one.part == "model")
+        return one.state, one.text
+
+    model = shutil.copytree(issued.model, tmp_path / "model")
+    assert said(model)[0] == OK and said(model / "model.safetensors")[0] == OK
+    (model / "net.pt").write_bytes(b"other weights")
+    assert said(model) == (FAILED, "net.pt was not certified")
+    edit(folder / "evidence.json", lambda data: data["models"]["files"].append(
+        {"path": "net.pt", "sha256": file_hash(model / "net.pt"), "bytes": "13"}))
+    assert said(model)[0] == OK and said(model / "net.pt")[0] == OK
+    (model / "net.pt").write_bytes(b"weights of before")
+    assert said(model) == (FAILED, "net.pt was changed after it was certified")
+    assert said(model / "net.pt")[0] == FAILED and "none of the" in said(model / "net.pt")[1]
 
 
 def test_a_certificate_signed_again_by_someone_else_is_not_the_issuers(issued: Issued, folder: Path, tmp_path: Path) -> None:
