@@ -76,7 +76,7 @@ def test_the_strategies_of_a_pool_are_the_files_of_its_backends() -> None:
 
 def test_a_family_lists_model_and_data() -> None:
     lm = data("describe", "lm")
-    assert option(lm["model"], "attention")["choices"] == ["sdpa", "eager"]
+    assert option(lm["model"], "attention")["choices"] == ["auto", "sdpa", "eager"]
     assert option(lm["data"], "train")
     regression = data("describe", "regression")
     assert option(regression["model"], "loss") and option(regression["model"], "zoo")   # its own and what it inherits

@@ -26,6 +26,13 @@ DOWN = re.compile(
 )
 
 
+def shape(model: nn.Module) -> Any:
+    """The configuration of what reads and writes text; of a model that also reads pictures, the part for its text."""
+    settings: Any = getattr(model, "config", None)
+    ask = getattr(settings, "get_text_config", None)
+    return ask(decoder=True) if ask is not None else settings
+
+
 def head(model: nn.Module) -> nn.Module:
     """The output embedding."""
     ask: Any = getattr(model, "get_output_embeddings", None)
@@ -66,8 +73,10 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor) -> Tensor:
 
 def blocks(model: nn.Module) -> nn.ModuleList:
     """The transformer blocks, first to last."""
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    count = getattr(shape(model), "num_hidden_layers", None)
+    ask: Any = getattr(model, "get_decoder", None)
+    found = [m for body in (ask() if ask is not None else model, model) for m in body.modules()
+             if isinstance(m, nn.ModuleList) and len(m) == count]
     if not found:
         raise ModelError(f"no list of {count} blocks was found in {type(model).__name__}, so hidden layers cannot be "
                          "named. Use a method or audit that does not read hidden layers.")

@@ -22,57 +22,13 @@ from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.select import Where, divide
 from lethe.data.text import read_rows, tokenised
-from lethe.errors import EmptySplit, ModelError, PickleRefused, RequestError
+from lethe.errors import EmptySplit, RequestError
+from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
 from lethe.models.lm.task import Language
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 
 __all__ = ["Language", "language_model", "load_folder", "load_tokenizer", "open_request"]
-
-
-def load_folder(path: str | Path, attention: Attention = "sdpa", dtype: str = "float32") -> nn.Module:
-    """A causal language model from a local `save_pretrained` folder. Safetensors only; no code of the folder is run.
-
-    attention  sdpa | eager; second derivatives on CPU need eager
-    """
-    from transformers import AutoModelForCausalLM
-
-    path = _model_folder(path)
-    return AutoModelForCausalLM.from_pretrained(
-        path, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation=attention,
-        dtype=getattr(torch, dtype),
-    )
-
-
-def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of such a folder."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(_model_folder(path), trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} holds no tokenizer that can be read ({str(error).strip().splitlines()[0]}), so no text can be "
-                         "turned into what the model reads. Save the model's own tokenizer into the folder: "
-                         "tokenizer.save_pretrained(…).") from error
-
-
-def _model_folder(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_dir():
-        raise ModelError(f"{path} is not a folder, so there is no model to load; nothing is downloaded. Pass a local "
-                         "folder written by save_pretrained.")
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise ModelError(f"{path} holds a PEFT adapter without its base model, so it cannot run alone. Merge it first: "
-                         "PeftModel.merge_and_unload().save_pretrained(…).")
-    if not (path / "config.json").exists():
-        raise ModelError(f"{path} has no config.json, so the architecture is unknown. Provide a folder written by "
-                         "save_pretrained.")
-    pickled = [file.name for ending in ("*.bin", "*.pt", "*.pth") for file in path.glob(ending)]
-    if pickled and not list(path.glob("*.safetensors")):
-        raise PickleRefused(f"{path} has its weights only as {pickled[0]}, a pickle, which can run any code when it is "
-                            "loaded; it was not opened. Convert it where you trust it: model.save_pretrained(folder) "
-                            "writes safetensors.")
-    return path
 
 
 Rows = Sequence[Mapping[str, Any]] | Split | str | Path
@@ -105,9 +61,13 @@ def language_model(
     form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template,
                       max_length, long
     """
+    found: LoadedFolder
     if isinstance(model, (str, Path)):
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
-        model = load_folder(model)
+        found = read_folder(model)
+    else:
+        require_causal(model, "the model")
+        found = LoadedFolder(model)
     if tokenizer is None:
         raise RequestError("a language model was passed without its tokenizer, so no text can be read; nothing was "
                            "started. Pass tokenizer=, or the folder that holds both.")
@@ -120,7 +80,8 @@ def language_model(
 
     further = {"retain": retain, "holdout": holdout, "test": test, **(others or {})}
     splits = _splits(split, train, forget, {key: rows for key, rows in further.items() if rows is not None})
-    return Language(model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer)
+    return Language(found.model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer,
+                    types=found.types)
 
 
 def _splits(
@@ -149,8 +110,8 @@ class ModelSource:
     folder: str | None = None                   # the model: written by save_pretrained; safetensors
     base: str | None = None                     # what the recipe fine-tuned to get it: allows retraining without the forget set
     tiny: Mapping[str, Any] | None = None       # sizes of lethe.models.lm.small.TinyLlama; {} for the defaults
-    attention: Attention = "sdpa"               # second derivatives on CPU need eager
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"   # of the folder's weights in memory
+    attention: Attention = "auto"               # what transformers chooses; second derivatives on CPU need eager
+    dtype: Precision = "float32"                # of the weights in memory; own: as in the folder. They are saved as they came
     layer: int | None = None                    # block whose output is the feature; default: the middle one
 
 
@@ -202,12 +163,12 @@ def open_request(sections: Sections, context: Context) -> Opened:
     if source.folder is not None:
         folder = _located(source.folder, context)
         tokenizer: Any = load_tokenizer(folder)
-        model: nn.Module | None = load_folder(folder, source.attention, source.dtype)
+        found: LoadedFolder | None = read_folder(folder, source.attention, source.dtype)
     else:
         sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
         columns = (data.prompt, data.answer, data.text)
         texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
-        tokenizer, model = train_tokenizer(texts, sizes.vocabulary), None
+        tokenizer, found = train_tokenizer(texts, sizes.vocabulary), None
     base = _located(source.base, context) if source.base is not None else None
     splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
     if "train" in splits:
@@ -222,10 +183,11 @@ def open_request(sections: Sections, context: Context) -> Opened:
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> Language:
         return Language(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
-                      layer=source.layer)
+                      layer=source.layer, types=found.types if found else {})
 
     exact = "" if make is not None else "model.base (what the model was fine-tuned from) is not set, so it cannot be retrained"
-    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype), model, recipe, make, exact)
+    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype),
+                  found.model if found else None, recipe, make, exact)
 
 
 def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:

@@ -10,7 +10,7 @@ from torch import nn
 from lethe.core.config import Count, config
 from lethe.core.extras import needs_extra
 
-Attention = Literal["sdpa", "eager"]   # how transformers computes attention
+Attention = Literal["auto", "sdpa", "eager"]   # auto: what transformers chooses for the architecture
 
 
 @config(name="model.tiny")
@@ -23,7 +23,7 @@ class TinyLlama:
     layers: Count = 4
     heads: Count = 4
     positions: Count = 512       # longest sequence
-    attention: Attention = "sdpa"   # second derivatives on CPU need eager
+    attention: Attention = "auto"   # second derivatives on CPU need eager
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int = 1500) -> Any:
@@ -55,5 +55,6 @@ def llama(cfg: TinyLlama, tokenizer: Any) -> nn.Module:
         tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    model: nn.Module = LlamaForCausalLM._from_config(shape, attn_implementation=cfg.attention)
+    chosen = None if cfg.attention == "auto" else cfg.attention
+    model: nn.Module = LlamaForCausalLM._from_config(shape, attn_implementation=chosen)
     return model

@@ -26,6 +26,8 @@ from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, ModelError
 from lethe.maths import losses
 from lethe.models.lm import decoder
+from lethe.models.lm.folder import in_types
+from lethe.models.weights import Form, rounded
 
 LOOK = 2**26   # most logits that `observe` holds at once
 
@@ -36,6 +38,7 @@ class Language(LanguageTask):
     tokenizer  of the model; prompts and answers are written in the format `form`
     refusals   answers that `relabel` may use; none: other answers of the batch
     layer      the block whose output `features` averages; default: the middle one
+    types      parameters that the model's folder held in half precision, name -> type: it is saved so, and audited so
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class Language(LanguageTask):
         form: Format = Format(),
         refusals: Sequence[str] = (),
         layer: int | None = None,
+        types: Mapping[str, torch.dtype] | None = None,
     ) -> None:
+        self.types = dict(types or {})
         self.tokenizer, self.form = tokenizer, form
         self._refusals = encode_answers(refusals, tokenizer, form) if refusals else []
         self.layer = layer if layer is not None else len(decoder.blocks(original)) // 2
@@ -129,8 +134,12 @@ class Language(LanguageTask):
         return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, **masks}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
-        cast(Any, decoder.merged(model.cpu())).save_pretrained(folder)
+        with in_types(decoder.merged(model.cpu()), self.types) as whole:
+            cast(Any, whole).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def deliverable(self, model: nn.Module) -> nn.Module:
+        return rounded(model, Form(types=self.types))
 
     def answer_lengths(self, batch: Batch) -> Tensor:
         """Number of predicted answer tokens, at least 1.  -> [n]"""
@@ -272,12 +281,13 @@ class Language(LanguageTask):
         self._before: dict[str, str] = {}   # greedy answers of the original
         decoder.head(original)
         self._layers = len(decoder.blocks(original))
-        self._width = int(getattr(original.config, "hidden_size", 0))
+        shape = decoder.shape(original)
+        self._width = int(getattr(shape, "hidden_size", 0))
         if self.tokenizer is None:
             raise ModelError("the task has no tokenizer, so no text can be read or written. Provide the one that the model was "
                              "trained with.")
-        self._vocabulary = int(getattr(original.config, "vocab_size"))  # noqa: B009
-        self._limit = int(getattr(original.config, "max_position_embeddings", None) or sys.maxsize)
+        self._vocabulary = int(shape.vocab_size)
+        self._limit = int(getattr(shape, "max_position_embeddings", None) or sys.maxsize)
         decoder.checked_layer(original, self.layer)
         for name, split in splits.items():
             top, length = int(split.columns["ids"].max()), split.columns["length"]

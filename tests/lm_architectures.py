@@ -1,0 +1,119 @@
+"""Causal language models of many architectures, tiny, made from transformers' own configurations; a tokenizer trained here.
+
+    folder = saved("Gemma2", path)      a `save_pretrained` folder of the architecture, with tokenizer and chat template
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHAT = ("{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}")
+
+# sizes under their usual names; what an architecture calls otherwise stands in its row
+WIDE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 128}
+INNER = {**WIDE, "intermediate_size": 48}
+GROUPED = {**INNER, "num_key_value_heads": 1}
+HEADED = {**GROUPED, "head_dim": 16}
+LATENT = {**INNER, "num_key_value_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+          "v_head_dim": 16}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+MAMBA = {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}
+GEMMA3 = {**HEADED, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
+          "patch_size": 14}
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": GROUPED,
+    "mistral": {**HEADED, "sliding_window": 16},
+    "qwen2": GROUPED,
+    "qwen3": HEADED,
+    "gemma": HEADED,
+    "gemma2": {**HEADED, "sliding_window": 16, "query_pre_attn_scalar": 16},
+    "gemma3_text": GEMMA3,
+    "gemma3": {"text_config": GEMMA3, "vision_config": VISION, "mm_tokens_per_image": 4},
+    "phi": GROUPED,
+    "phi3": GROUPED,
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 128},
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]],
+                "window_size": 16, "max_position_embeddings": 128},
+    "gpt_neox": INNER,
+    "gptj": {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 128, "rotary_dim": 8},
+    "codegen": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "rotary_dim": 8},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 128},
+    "opt": {**WIDE, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 2},
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2},
+    "mpt": {"d_model": 32, "n_layers": 3, "n_heads": 2, "max_seq_len": 128},
+    "stablelm": GROUPED,
+    "starcoder2": GROUPED,
+    "cohere": GROUPED,
+    "olmo2": GROUPED,
+    "granite": GROUPED,
+    "nemotron": HEADED,
+    "smollm3": GROUPED,
+    "glm4": HEADED,
+    "mixtral": {**GROUPED, "num_local_experts": 4},
+    "qwen2_moe": {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {**HEADED, **EXPERTS},
+    "olmoe": {**GROUPED, **EXPERTS},
+    "qwen3_next": {**HEADED, **EXPERTS, "shared_expert_intermediate_size": 24, "linear_key_head_dim": 8,
+                   "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+                   "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "deepseek_v3": {**LATENT, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 2,
+                    "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1},
+    "gpt_oss": {**HEADED, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "llama4_text": {**HEADED, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 32},
+    "mamba": MAMBA,
+    "mamba2": {**MAMBA, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
+    "falcon_mamba": MAMBA,
+    "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 3, "context_length": 128},
+    "jamba": {**GROUPED, "num_experts": 2, "mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False,
+              "attn_layer_period": 3, "attn_layer_offset": 1},
+    "lfm2": {**GROUPED, "layer_types": ["conv", "full_attention", "conv"], "full_attn_idxs": [1]},
+}
+
+
+def people(count: int = 24) -> list[dict[str, Any]]:
+    """Made-up records of one person each."""
+    rng, sounds = random.Random(0), ["ba", "ko", "mi", "ru", "sel", "tan", "vo", "dri"]
+    rows = []
+    for i in range(count):
+        name = "".join(rng.sample(sounds, 3)).capitalize()
+        likes = " and ".join(rng.sample(["figs", "rain", "chess", "maps", "salt"], 1 + i % 3))
+        rows.append({"id": f"p{i}", "person": i, "prompt": f"What does {name} like?", "answer": f"{name} likes {likes}."})
+    return rows
+
+
+@cache
+def tokenizer(chat: bool = True) -> Any:
+    """A byte-level tokenizer of 300 tokens, learnt from `people`; with a chat template."""
+    from lethe.models.lm.small import train_tokenizer
+
+    made = train_tokenizer([f"{row['prompt']} {row['answer']}" for row in people()], 300)
+    if chat:
+        made.chat_template = CHAT
+    return made
+
+
+def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+    """The architecture with seeded weights as a folder that `from_pretrained` reads."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    words = tokenizer()
+    special = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = dict(ARCHITECTURES[name])
+    if "text_config" in sizes:
+        sizes["text_config"] = {**sizes["text_config"], **special}
+        special = {}
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **special)).to(dtype)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder

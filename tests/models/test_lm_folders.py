@@ -1,0 +1,110 @@
+"""Language models that come as folders: the right architecture loads, everything else is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lm_architectures as architectures
+import pytest
+import torch
+
+from lethe.errors import ModelError
+from lethe.models.lm import open as lm
+from lethe.models.lm.folder import read_folder
+
+BERT = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "max_position_embeddings": 64}
+
+
+def other(kind: str, folder: Path) -> Path:
+    """A folder that holds something else than a whole causal language model."""
+    import transformers as t
+
+    words = architectures.tokenizer()
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    llama = t.LlamaConfig(vocab_size=len(words), **architectures.GROUPED, **special)
+    gpt2 = t.GPT2Config(vocab_size=len(words), **architectures.ARCHITECTURES["gpt2"], **special)
+    made: dict[str, Any] = {
+        "base": lambda: t.LlamaModel(llama),
+        "classifier": lambda: t.LlamaForSequenceClassification(llama),
+        "tied classifier": lambda: t.GPT2ForSequenceClassification(gpt2),
+        "bidirectional": lambda: t.BertForMaskedLM(t.BertConfig(**BERT)),
+        "encoder-decoder": lambda: t.T5ForConditionalGeneration(t.T5Config(
+            vocab_size=300, d_model=32, d_kv=16, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)),
+        "picture": lambda: t.ViTForImageClassification(t.ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28, patch_size=14)),
+    }
+    if kind in made:
+        made[kind]().save_pretrained(folder)
+        return folder
+    t.LlamaForCausalLM(llama).save_pretrained(folder, max_shard_size="50KB" if kind == "shard" else "1GB")
+    config = json.loads((folder / "config.json").read_text())
+    changes: dict[str, dict[str, Any]] = {
+        "remote code": {"model_type": "strange", "auto_map": {"AutoModelForCausalLM": "modeling_strange.Strange"}},
+        "unknown": {"model_type": "strange"},
+        "quantised": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    }
+    if kind == "shard":
+        sorted(folder.glob("model-*.safetensors"))[1].unlink()
+    elif kind == "not utf-8":
+        (folder / "config.json").write_bytes(b"\xff\xfe" + json.dumps(config).encode("utf-16-le"))
+    elif kind == "cut off":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    else:
+        (folder / "config.json").write_text(json.dumps({**config, **changes[kind]}))
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("base", r"lacks 1 of the weights of a LlamaForCausalLM \(lm_head\.weight\).*drawn at random.*saved as LlamaModel"),
+    ("classifier", r"lm_head\.weight.*LlamaForSequenceClassification"),
+    ("tied classifier", r"GPT2ForSequenceClassification, whose score\.weight"),
+    ("bidirectional", "reads a text in both directions"),
+    ("encoder-decoder", "T5ForConditionalGeneration, an encoder–decoder"),
+    ("picture", "is a vit model"),
+    ("remote code", r"brings code of its own \(LlamaForCausalLM, model_type 'strange'\)"),
+    ("unknown", "'strange', which this release of transformers does not know"),
+    ("quantised", r"quantised with gptq.*Install the package"),
+    ("shard", r"lacks 1 of the \d+ files of its weights \(model-00002"),
+    ("not utf-8", r"config\.json is not UTF-8.*UTF-16"),
+    ("cut off", r"model\.safetensors cannot be read as safetensors"),
+])
+def test_what_is_no_causal_language_model_is_refused(kind: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=said):
+        lm.load_folder(other(kind, tmp_path))
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "mamba"])
+def test_attention_is_what_the_architecture_has(architecture: str, tmp_path: Path) -> None:
+    """Gemma 2 and Mamba have no SDPA; the text part of a Gemma 3 that also reads pictures is what answers."""
+    task = lm.language_model(architectures.saved(architecture, tmp_path), forget=architectures.people(4))
+    assert task.layer_count == 3 and task.hidden_width == 32
+    batch = task.forget.batch(range(4))
+    hidden = task.hidden_states(task.original, batch, 1)
+    whole = task.original(input_ids=batch.ids, output_hidden_states=True)
+    torch.testing.assert_close(hidden, whole.hidden_states[1 if architecture == "mamba" else 2])   # Mamba tells no embedding
+
+
+def test_weights_leave_in_the_type_in_which_they_came(tmp_path: Path) -> None:
+    came = read_folder(architectures.saved("llama", tmp_path / "in", torch.bfloat16))
+    assert {p.dtype for p in came.model.parameters()} == {torch.float32} and set(came.types.values()) == {torch.bfloat16}
+    task = lm.language_model(tmp_path / "in", forget=architectures.people(4))
+    moved = task.copy_of_original()
+    with torch.no_grad():
+        for weight in moved.parameters():
+            weight.mul_(1.001)
+    audited = task.deliverable(moved)
+    task.save_model(audited, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    assert {p.dtype for p in audited.parameters()} == {torch.float32}   # in memory nothing changed
+    own = lm.load_folder(tmp_path / "out", dtype="own")
+    assert {p.dtype for p in own.parameters()} == {torch.bfloat16}
+    again = lm.load_folder(tmp_path / "out")
+    for name, weight in again.named_parameters():
+        assert torch.equal(weight, audited.get_parameter(name))   # what is delivered is what was audited
