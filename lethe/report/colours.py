@@ -14,10 +14,11 @@ from dataclasses import dataclass
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#999933", "#44AA99",
            "#AA4499")
 MARKERS = ("o", "s", "^", "v", "P", "<", ">", "p", "h", "8")   # X and D: original, retrained
-ORIGINAL, RETRAINED, BAND = "#555555", "#000000", "#d9d9d9"
+ORIGINAL, BAND = "#555555", "#d9d9d9"
+RETRAINED = "#010101"   # SVG leaves out pure black, so nothing there could follow the colours of a page
 NIGHT = ("#4ba3e3", "#ff8a3d", "#2fc79b", "#dd93bd", "#f0b030", "#7cc8f2", "#a79bff", "#f0609a", "#c6c65c", "#6ad1c0", "#d884cb")
-NEUTRAL = {"#000000": "ink", "#222222": "ink", "#444444": "soft", "#555555": "soft", "#666666": "soft", "#888888": "soft",
-           "#d9d9d9": "band", "#eeeeee": "grid", "#ffffff": "paper"}
+NEUTRAL = {"#000000": "ink", "#010101": "ink", "#222222": "ink", "#444444": "soft", "#555555": "soft", "#666666": "soft",
+           "#888888": "soft", "#d9d9d9": "band", "#eeeeee": "grid", "#ffffff": "paper"}
 VARIABLES = {**{colour.lower(): f"m{place}" for place, colour in enumerate(PALETTE)}, **NEUTRAL}
 
 

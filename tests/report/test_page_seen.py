@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 from example_results import results
+from matplotlib.colors import to_hex
 
 from lethe.core.evidence import HOLDOUT, NO_POWER, RASHOMON
+from lethe.report import view
+from lethe.report.colours import BAND, themed
+from lethe.report.figure import drawing, svg
 from lethe.report.page import _style, save
 from lethe.report.recommend import beside
+from lethe.report.strip import strip
+from lethe.report.tradeoff import tradeoff
 from lethe.results.answers import Decisive
 from lethe.results.schema import read
 
@@ -60,6 +66,40 @@ def test_every_cell_of_the_page_says_something(name: str, monkeypatch: pytest.Mo
     if name in ("holdout", "rashomon"):
         assert "A weaker yardstick than retrained models" in page and "To get an answer, state how the model was trained" in page
         assert "limit of retrained models" not in page + (tmp_path / "summary.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, 0.4), (0.2, None), (0.2, 0.4)])
+def test_the_band_drawn_is_the_band_that_decides(low: float | None, high: float | None) -> None:
+    """A test with one side has a band with one end: it goes to the edge of the drawing, of every method and of the overview."""
+    data = small()
+    for row in data["scenarios"][0]["subjects"]:
+        for item in row["evidence"]:
+            if item.get("yardstick"):
+                item.update(range=[None, None])
+                item["yardstick"].update(low=low, high=high)
+    case = view.cases(read(data))[0]
+    with drawing():
+        made = [(strip(case, column), column) for column in case.columns.values() if column.yardstick][:3]
+        for drawn, column in made:
+            assert drawn is not None and column.band == (low, high)
+            axes = drawn.figure.axes[0]
+            (band,) = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) == BAND]
+            left, right = band.get_extents().transformed(axes.transData.inverted()).intervalx
+            edges = axes.get_xlim()
+            assert (left, right) == pytest.approx((edges[0] if low is None else low, edges[1] if high is None else high))
+        overview = tradeoff(case)
+        assert overview is not None
+        for axes in overview.figure.axes[:-1]:
+            (region,) = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) == BAND]
+            (left, right), edges = region.get_extents().transformed(axes.transData.inverted()).intervalx, axes.get_xlim()
+            assert (left, right) == pytest.approx((edges[0] if low is None else low, edges[1] if high is None else high))
+        seen = made[0][0]
+        assert seen is not None and "fill: var(--ink)" in themed(svg(seen.figure, "x")), "the retrained model at night"
+
+
+def test_words_for_screen_readers_do_not_widen_the_page() -> None:
+    """They are placed absolutely, so only a placed box cuts them: a page of 390 pixels was 1017 wide."""
+    assert re.search(r"\.scroll \{[^}]*position: relative", _style()) and re.search(r"\.unseen \{[^}]*absolute", _style())
 
 
 def test_every_colour_of_text_can_be_read_in_both_schemes() -> None:
