@@ -22,6 +22,7 @@ from lethe.core.evidence import (
     Evidence,
     YardstickKind,
 )
+from lethe.core.words import number, spaced
 from lethe.judge.answers import far
 
 HAVE: dict[YardstickKind, str] = {
@@ -116,7 +117,7 @@ def strongest(items: list[Evidence]) -> str:
     """The item furthest from the yardstick in widths of its band, in words."""
     e = max(items, key=far)
     assert e.yardstick is not None
-    return f"{e.metric} is {e.value:.3g}, {HAVE[e.yardstick.kind]} {_band(e)}"
+    return f"{spaced(e.metric)} is {number(e.value)}, {HAVE[e.yardstick.kind]} {_band(e)}"
 
 
 def _band(e: Evidence) -> str:
@@ -124,8 +125,8 @@ def _band(e: Evidence) -> str:
     assert e.yardstick is not None
     low, high = e.yardstick.low, e.yardstick.high
     if low <= e.range[0] and high < e.range[1]:
-        return f"at most {high:.3g}"
-    return f"at least {low:.3g}" if high >= e.range[1] and low > e.range[0] else f"{low:.3g} to {high:.3g}"
+        return f"at most {number(high)}"
+    return f"at least {number(low)}" if high >= e.range[1] and low > e.range[0] else f"{number(low)} to {number(high)}"
 
 
 def _outside_none(forgetting: list[Evidence]) -> str:
@@ -136,7 +137,7 @@ def _outside_none(forgetting: list[Evidence]) -> str:
 
 
 def named(names: Sequence[str]) -> str:
-    """'a, b and c'; of more than four the first three and a count."""
-    shown = list(names) if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"]
+    """Metrics as a person reads them: 'a, b and c'; of more than four the first three and a count."""
+    shown = [spaced(name) for name in names] if len(names) <= 4 else [*map(spaced, names[:3]), f"{len(names) - 3} more"]
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 

@@ -122,7 +122,9 @@ def train(work: Work, strategy: str, count: int) -> tuple[str, str]:
         work.say(f"{len(damaged)} models in the cache are damaged and are trained again: "
                  f"{', '.join(member.file(work.folder).name for member in damaged[:3])}")
     name, reason = chosen(work, strategy)
-    work.say(f"training {len(work.members)} of {count} models: {reason}")
+    purpose = "" if work.title == "models" else f" ({work.title})"
+    few = "" if len(work.members) == count else f" of {count}, the others are in the cache"
+    work.say(f"training {len(work.members)} {'model' if count == 1 else 'models'}{few}{purpose}")   # why this way: in the results
     backend(name).train(work)
     return name, reason
 

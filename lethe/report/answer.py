@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lethe.core.evidence import FAILED, INSIDE, NO_YARDSTICK, OUTSIDE
+from lethe.core.words import number
 from lethe.report.ended import sentences
 from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
-from lethe.report.words import listed, number
+from lethe.report.words import listed
 from lethe.results.answered import remedy
 
 SMALL = 30   # examples of the forget set below which its loss of power is announced

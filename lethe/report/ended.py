@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from lethe.core.words import number, spaced
 from lethe.report.view import Line
-from lethe.report.words import listed, number, spaced
+from lethe.report.words import listed
 from lethe.results.schema import Fall, Row
 
 SEEN = {"retain": "retained", "holdout": "unseen", "forget": "forgotten"}

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from lethe.core import evidence
 from lethe.core.evidence import INSIDE
 from lethe.core.extras import needs_extra
+from lethe.core.words import heading, spaced
 from lethe.report.colours import ORIGINAL, RETRAINED, Look, looks
 from lethe.report.view import Case, Cell, Column, Line
-from lethe.report.words import DIRECTION, heading, printable, spaced
+from lethe.report.words import DIRECTION, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from lethe.core.evidence import FAILED
+from lethe.core.words import number
 from lethe.report.ended import briefly
 from lethe.report.recommend import DONE, forgotten, like, recommendation, useful_cell
 from lethe.report.view import Case, Line, cases
-from lethe.report.words import duration, number, printable
+from lethe.report.words import duration, printable
 from lethe.results.schema import Results
 
 Format = Literal["md", "latex"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from lethe.core.evidence import Ending, Verdict
 from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
+from lethe.core.words import number, spaced
 from lethe.report import ended, recommend, words
 from lethe.report.answer import Answer, answer, expected
 from lethe.report.colours import NIGHT, PALETTE, Look, themed, variable, variables
@@ -144,7 +145,7 @@ def _render(template: str, results: Results, sections: Sequence[Section], sheet:
     house = files("lethe.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
                                      loader=jinja2.FunctionLoader(lambda name: (house / name).read_text("utf-8")))
-    for written in (words.number, words.interval, words.duration, words.spaced, limits, variable):
+    for written in (number, words.interval, words.duration, spaced, limits, variable):
         environment.filters[written.__name__] = written
     environment.filters["when"] = _when
     environment.filters["breakable"] = lambda label: escape(label).replace("_", Markup("_<wbr>"))
@@ -212,7 +213,7 @@ def _spread(found: Spread | None) -> str:
     """mean ± sd (n) of an entry of the leaderboard."""
     if found is None or found.mean is None:
         return "–"
-    return words.number(found.mean) + (f" ± {words.number(found.sd)} ({found.n})" if found.sd is not None else "")
+    return number(found.mean) + (f" ± {number(found.sd)} ({found.n})" if found.sd is not None else "")
 
 
 def _pretty(value: object) -> str:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from lethe.core.evidence import FAILED, RETRAINED, YardstickKind
+from lethe.core.words import number, spaced
 from lethe.report.view import Case, Line
-from lethe.report.words import number, spaced
 from lethe.results.answers import Decisive, Indistinguishable, Useful
 
 MARKS = {"yes": "✓", "no": "✗", "not shown": "~", "cannot be judged": "○"}

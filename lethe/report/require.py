@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lethe.core.evidence import FAILED
+from lethe.core.words import number
 from lethe.report.recommend import beside, useful
 from lethe.report.view import Line, cases
-from lethe.report.words import number
 from lethe.results.schema import Results
 
 Wanted = Literal["forgotten", "useful", "indistinguishable"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lethe.core.words import number, spaced
 from lethe.report.figure import Drawing, short, titled
 from lethe.report.view import Case, Column, Line
-from lethe.report.words import number, spaced
 from lethe.results.schema import Histogram
 
 if TYPE_CHECKING:

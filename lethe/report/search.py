@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from lethe.core.words import number
 from lethe.report.colours import looks
 from lethe.report.figure import Drawing, titled
 from lethe.report.view import Case
-from lethe.report.words import number
 from lethe.results.schema import Trial
 
 if TYPE_CHECKING:

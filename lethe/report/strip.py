@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lethe.core.words import number
 from lethe.report.colours import BAND, ORIGINAL, RETRAINED
 from lethe.report.figure import Drawing, axis, bar, case_looks, finding, letters, numbers, short, titled, value_of
 from lethe.report.view import Case, Column, Line
-from lethe.report.words import BANDS, MANY, number, sign
+from lethe.report.words import BANDS, MANY, sign
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

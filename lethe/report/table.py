@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Literal
 
 from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
+from lethe.core.words import number, spaced
 from lethe.report.answer import answer
 from lethe.report.ended import briefly
 from lethe.report.recommend import DONE, MARKS, forgotten, like, limit, unit, useful_cell
 from lethe.report.view import Case, Column, Line, cases, limits
-from lethe.report.words import duration, number, printable, sign, spaced, watched
+from lethe.report.words import duration, printable, sign, watched
 from lethe.results.schema import Measurement, Results, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+ELSEWHERE = 120   # letters of a line where the output is no terminal
 COLOURS: dict[Verdict | Ending, str] = {INSIDE: "green", OUTSIDE: "red", FAILED: "red"}
 LEGEND = ("✓ yes, ✗ no (by which test, and the limit of retrained models that it passed), ~ not shown, ○ cannot be judged. "
           "Useful: change of the score, 95 % interval. Time: beside one retraining.")
+LESS = ((1, "intervals"), (2, "what makes a model conspicuous or like retraining"), (4, "the tests that decided"))   # by step
 TONES = {"yes": "green", "no": "red"}
 KEPT = ("audit", "metric", "value", "low", "high", "n", "verdict", "side", "p", "p_joint", "original", "better", "tier",
         "version", "aspect", "margin", "equivalent", "smallest_margin")
@@ -34,13 +37,13 @@ YARDSTICK = ("kind", "mean", "sd", "n", "low", "high")
 def terminal_table(results: Results, width: int | None = None, colour: bool | None = None) -> str:
     """The answer and the overview table of every scenario. Plain text where the output is not a terminal.
 
-    Columns that do not fit into `width` (default: the terminal's, 160 elsewhere) are left out and named below.
+    Columns that do not fit into `width` (default: the terminal's, 120 elsewhere) are left out and named below.
     """
     from rich.console import Console
     from rich.text import Text
 
     terminal = sys.stdout.isatty() if colour is None else colour
-    width = width or (shutil.get_terminal_size().columns if terminal else 160)
+    width = width or (shutil.get_terminal_size().columns if terminal else ELSEWHERE)
     handle = io.StringIO()
     console = Console(file=handle, width=width, force_terminal=terminal, color_system="standard" if terminal else None,
                       no_color=not terminal, highlight=False, markup=False, emoji=False)
@@ -121,15 +124,22 @@ def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
         last = Shown("time", "", [_time(line, test) for line in lines])
         if not lines or sum(column.width for column in (*shown, last)) <= width:
             break
-    left_out: list[str] = []
+    left_out = [what for step, what in LESS if lines and step <= less]
     room = width - sum(column.width for column in (*shown, last)) if lines else width
+    whole = [*shown, last]
+    while room < 0 and len(whole) > 2:   # still too narrow: the time, then how like retraining, then how useful
+        gone = whole.pop()
+        room += gone.width
+        left_out.append(gone.name)
+    full = len(whole) <= len(shown)
     for made in (_metric(case, column) for column in case.main):
-        if left_out or room < made.width:
+        if full or room < made.width:
+            full = True
             left_out.append(made.name)
         else:
             room -= made.width
-            shown.append(made)
-    return [*shown, last], left_out
+            whole.insert(len(whole) - 1, made)
+    return whole, left_out
 
 
 def _replies(case: Case, interval: bool, test: bool, why: bool) -> list[Shown]:

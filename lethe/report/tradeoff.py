@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lethe.core import evidence
 from lethe.core.evidence import FAILED
+from lethe.core.words import number, spaced
 from lethe.report.colours import BAND, RETRAINED, Look
 from lethe.report.figure import Drawing, arms, axis, case_looks, finding, is_inside, numbers, short, titled, value_of
 from lethe.report.view import Case, Column, Line
-from lethe.report.words import listed, number, spaced
+from lethe.report.words import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

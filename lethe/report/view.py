@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lethe.core.evidence import FAILED, OBFUSCATION, SHOWN, Better, Ending, Kind, Reply, Role, Side, Tier, Verdict
-from lethe.report.words import SEVERITY, interval, listed, number, spaced
+from lethe.core.words import number, spaced
+from lethe.report.words import SEVERITY, interval, listed
 from lethe.results.answered import answered
 from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishable, Useful
 from lethe.results.schema import Fall, Hiding, Measurement, Results, Row, Scenario, Yardstick

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Sequence
 
@@ -21,6 +20,7 @@ from lethe.core.evidence import (
     Verdict,
     YardstickKind,
 )
+from lethe.core.words import number
 
 # verdict -> (sign, word in tables): the sign differs in shape, so that nothing depends on colour
 SIGNS: dict[Verdict | Ending, tuple[str, str]] = {
@@ -32,10 +32,6 @@ SEVERITY: tuple[Verdict | Ending, ...] = (INSIDE, NO_POWER, NO_YARDSTICK, OUTSID
 SPOKEN: dict[Ending, str] = {   # of a whole model
     INSIDE: "indistinguishable from retraining", OUTSIDE: "distinguishable from retraining", NO_POWER: "tests had no power",
     NO_YARDSTICK: "nothing to compare with", FAILED: "failed",
-}
-SHORT = {   # words of metric names that are abbreviations
-    "ain": "AIN", "auc": "AUC", "fid": "FID", "fpr": "FPR", "js": "JS", "kl": "KL", "klom": "KLoM", "lira": "LiRA",
-    "mia": "MIA", "mu": "MU", "nll": "NLL", "rmia": "RMIA", "rouge": "ROUGE", "tofu": "TOFU", "tpr": "TPR", "u": "U",
 }
 KINDS: dict[YardstickKind, str] = {   # of a yardstick
     "retrained": "Retrained models", "holdout": "A model to which the data are unseen (weaker yardstick)",
@@ -90,22 +86,6 @@ def sign(verdict: Verdict | Ending, side: Side = "") -> str:
     return f"{mark} {word}".strip()
 
 
-def number(value: float | str | None) -> str:
-    """Three significant digits where they fit, a true minus sign, '–' for what is absent."""
-    if value is None or isinstance(value, str) or not math.isfinite(value):
-        return "–" if value is None else str(value)
-    size = abs(value)
-    if isinstance(value, int) or size >= 1000:
-        text = f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-    elif size == 0:
-        text = "0"
-    elif size < 0.001:
-        text = f"{value:.1e}"
-    else:
-        text = f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
-    return text.replace("-", "−")
-
-
 def interval(low: float | None, high: float | None) -> str:
     """'0.93 to 0.99', or nothing."""
     return "" if low is None or high is None else f"{number(low)} to {number(high)}"
@@ -118,17 +98,6 @@ def duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{number(float(seconds))} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def spaced(name: str) -> str:
-    """`forget_accuracy` -> 'forget accuracy', `mia_auc` -> 'MIA AUC'."""
-    return " ".join(SHORT.get(word, word) for word in str(name).split("_"))
-
-
-def heading(name: str) -> str:
-    """The same as the beginning of a sentence."""
-    first, _, rest = spaced(name).partition(" ")
-    return f"{first if first in SHORT.values() else first[:1].upper() + first[1:]} {rest}".strip()
 
 
 def listed(names: Sequence[str]) -> str:

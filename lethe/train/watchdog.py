@@ -33,6 +33,7 @@ from lethe.core.registry import Mechanism
 from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.core.words import number
 from lethe.errors import NeedsUnmet
 from lethe.train.distribute import full, laid_out
 from lethe.train.gauge import LEAST, Found, Gauge
@@ -282,7 +283,7 @@ def in_words(fall: Fall) -> str:
     if fall.part == "weights":
         found = "weights became NaN or infinite"
     elif fall.original is None or fall.part == "forget":
-        found = f"{fall.metric} on forgotten data was {fall.value:.3g}, beyond {fall.floor:.3g}"
+        found = f"{fall.metric} on forgotten data was {number(fall.value)}, beyond {number(fall.floor)}"
     else:
         data = "unseen" if fall.part == "holdout" else "retained"
         found = f"{fall.metric} on {data} data was {fall.value:.3f}, below {fall.floor:.3f} (the original: {fall.original:.3f})"

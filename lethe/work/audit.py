@@ -123,7 +123,7 @@ def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
 def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Module]) -> Yardstick:
     asked, seed, device = job.judging, job.settings.seed, job.settings.device
     references, fresh, pool = [], [], None
-    reason = task.facts.get("no_retraining", "no recipe, or none requested")
+    reason = _unretrained(task, asked.references)
     if retrained:
         references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained)]
         reason = f"{len(retrained)} models provided as retrained"
@@ -136,6 +136,16 @@ def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Mo
         fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN)]
     weak = [] if references else neighbours(task, asked.neighbours, derive(seed, "neighbours"), device)
     return Yardstick(references, fresh, weak, shadows_of(job, task, options), pool, reason)
+
+
+def _unretrained(task: Task, count: int) -> str:
+    """Why no reference model is trained; '' where some are."""
+    if "no_retraining" in task.facts:
+        return str(task.facts["no_retraining"])
+    if not task.has("recipe"):
+        return "how the model was trained is not stated (recipe)"
+    return "" if count and task.has("retain") else "none were requested (audit.references: 0)" if not count else (
+        "there are no retained data to train on")
 
 
 def _reproduction(job: Job, task: Task, options: Options) -> list[Doubt]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,6 +215,13 @@ def test_direction():
 def test_conclusion(model, original, verdict, words):
     found = conclude(exam(model, original, [{"known": x, "skill": x} for x in SPREAD])["model"])
     assert found.verdict == verdict and words in found.text
+
+
+def test_what_a_person_reads_has_names_and_minus_signs_of_a_person():
+    references = [{"memory": x - 1} for x in SPREAD]
+    items = exam({"memory": 0.9}, {"memory": 0.9}, references)["model"]
+    told = conclude([replace(item, metric="lira_auc_known") for item in items]).text
+    assert "LiRA AUC known is 0.900, retrained models have at most −0.857" in told and "_" not in told and " -" not in told
 
 
 def test_conclusion_without_yardstick_or_evidence():

@@ -16,6 +16,7 @@ import pytest
 from example_results import METHODS, results
 
 from lethe import report
+from lethe.core.words import heading, number
 from lethe.errors import RequestError
 from lethe.report import view
 from lethe.report.answer import answer
@@ -23,7 +24,7 @@ from lethe.report.colours import looks
 from lethe.report.figure import drawing
 from lethe.report.require import unmet
 from lethe.report.tradeoff import tradeoff
-from lethe.report.words import duration, heading, interval, number, printable, sign
+from lethe.report.words import duration, interval, printable, sign
 from lethe.results.schema import read
 
 EVIL = '<script>alert("x")</script>'
@@ -226,7 +227,8 @@ def test_a_method_without_a_model_says_why_in_table_and_answer(about: dict[str, 
     found = read(data)
     assert any(one.startswith(sentence) for one in answer(view.cases(found)[0]).sentences)
     assert cell in report.terminal_table(found, 100) and cell.partition(":")[0] in report.terminal_table(found, 80)
-    assert all("…" not in report.terminal_table(found, width) for width in (80, 100)), "nothing is cut"
+    assert all("…" not in report.terminal_table(found, width) for width in (44, 60, 80, 100)), "nothing is cut"
+    assert "(no room for: intervals, " in report.terminal_table(found, 60) and "time" in report.terminal_table(found, 44)
 
 
 def test_a_model_made_without_the_data_has_forgotten_them_where_no_test_can_judge() -> None:
@@ -370,7 +372,7 @@ def test_equality_hiding_doubts_and_limits_are_said() -> None:
                  "sfron: Hidden rather than removed.", "The forget set has 1 example: a share measured on it is known to ±0.980",
                  "Depth quick looks at answers", "L1: the new and the untouched model", "false-alarm rate: 0.003 to 0.527"):
         assert part in text, part
-    assert "hides?" in report.terminal_table(read(data)) and "doubtful" in report.terminal_table(read(data))
+    assert "hides?" in report.terminal_table(read(data), 160) and "doubtful" in report.terminal_table(read(data))
     line = next(csv.DictReader(io.StringIO(report.to_csv(read({**data, "scenarios": [{**case, "subjects": [method]}]})))))
     assert (line["hiding"], line["margin"], line["equivalent"]) == ("obfuscation suspected", "0.02", "False")
 

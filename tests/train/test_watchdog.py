@@ -274,6 +274,7 @@ def test_what_the_watchdog_ended_and_what_changed_nothing_are_typed_and_end_with
                           progress=False)
     rows = {row.name: row for row in found.results.scenarios[0].subjects}
     ended, idle = rows["gradient_ascent"], rows["ssd"]
+    assert found.results.scenarios[0].references.reason == "none were requested (audit.references: 0)"
     assert ended.fall and ended.fall.kept > 0 and not ended.unchanged
     assert ended.conclusion.text.startswith("Ended by the watchdog")
     assert idle.unchanged and idle.conclusion.verdict == "failed" and "nothing changed" in (idle.error or "") and idle.config
