@@ -15,6 +15,7 @@ from lethe.core.split import Split, concat
 from lethe.core.task import Recipe
 from lethe.data.shapes import COLOURS, caption, captions, shapes
 from lethe.models.diffusion import small as tiny_diffusion
+from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.task import Diffusion
 
@@ -69,7 +70,7 @@ def coloured() -> Diffusion:
     asked = [caption(colour, "disk") for colour in COLOURS]
 
     def task(unet: nn.Module) -> Diffusion:
-        parts = replace(tiny_diffusion.pipeline(width=16), unet=unet)
+        parts = replace(tiny_diffusion.pipeline(width=16), network=unet)
         return text_to_image(parts, "disk", keep[::2], asked, keep[1::2], train, shapes(32, name="holdout"), recipe=Recipe(),
                              build=lambda seed: unet, judge=tiny_diffusion.judge(steps=100), steps=8, guidance=1.0)
 
@@ -97,8 +98,8 @@ def digits(forget: int = 40, retain: int = 40, holdout: int = 80) -> Diffusion:
     pixels = torch.tensor(load_digits().images[: forget + retain + holdout], dtype=torch.float32).div(8).sub(1).unsqueeze(1)
     pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))]
     parts = tiny_diffusion.pipeline(width=16)
-    whole = Split({"image": pixels, "tokens": parts.tokens(["a"] * len(pixels))}, "digits")
-    parts.unet = Remembers(pixels[: forget + retain], parts.scheduler.alphas_cumprod)
+    whole = Split({"image": pixels, "tokens": denoiser_of(parts).tokens(["a"] * len(pixels))}, "digits")
+    parts.network = Remembers(pixels[: forget + retain], parts.scheduler.alphas_cumprod)
     ends = {"forget": range(forget), "retain": range(forget, forget + retain), "holdout": range(forget + retain, len(whole))}
     splits = {name: whole.subset(places, name) for name, places in ends.items()}
-    return Diffusion(parts, splits, Recipe(), lambda seed: parts.unet)
+    return Diffusion(parts, splits, Recipe(), lambda seed: parts.network)

@@ -95,7 +95,7 @@ def diffusion() -> Task:
             recipe=recipe, build=build, judge=tiny_diffusion.judge(steps=100), steps=4, guidance=1.0,
         )
 
-    parts.unet = trained(task(train), captioned(parts, train, "train"))
+    parts.network = trained(task(train), captioned(parts, train, "train"))
     return task(train)
 
 

@@ -193,7 +193,7 @@ def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
 
 
 def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
-    from lethe.models.diffusion.pipeline import save_pipeline
+    from lethe.models.diffusion.files import save_pipeline
     from lethe.models.diffusion.small import pipeline
 
     (tmp_path / "pipeline").mkdir()

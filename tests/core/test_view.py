@@ -77,11 +77,11 @@ def test_the_frozen_original_is_granted_but_every_method_gets_a_copy_to_work_on(
 def test_the_pipeline_of_a_diffusion_model_holds_its_original():
     task = tiny.diffusion()
     with pytest.raises(NotGranted, match="'original'"):
-        _ = task.granted({"forget"}, {"pipeline"}).pipeline.unet
+        _ = task.granted({"forget"}, {"pipeline"}).pipeline.network
     view = task.granted({"original"}, {"pipeline"})
-    assert view.pipeline.unet is task.original
+    assert view.pipeline.network is task.original
     other = task.build(1)
-    assert torch.equal(next(task.replaced(other).pipeline.unet.parameters()), next(other.parameters()))
+    assert torch.equal(next(task.replaced(other).pipeline.network.parameters()), next(other.parameters()))
 
 
 def test_views_of_views_and_other_tasks_made_of_them_stay_on_the_account():

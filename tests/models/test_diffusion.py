@@ -15,8 +15,8 @@ from lethe.data.context import Context
 from lethe.data.shapes import shapes
 from lethe.errors import DataError, ModelError, OutputShape, PickleRefused, RequestError, WrongColumn
 from lethe.models.diffusion import small as tiny_diffusion
+from lethe.models.diffusion.files import load_pipeline, save_pipeline
 from lethe.models.diffusion.open import Diffusion, captioned, open_request, text_to_image
-from lethe.models.diffusion.pipeline import load_pipeline, save_pipeline
 from lethe.models.opened import Sections
 
 
@@ -50,7 +50,7 @@ def test_velocity_models_are_converted(task: Diffusion) -> None:
     parts.scheduler.register_to_config(prediction_type="v_prediction")
     other = Diffusion(parts, {"forget": task.forget})
     batch = drawn(task)
-    signal, noise = other._levels(batch.t, batch.image)
+    signal, noise = other.levels(batch.t, batch.image)
 
     class Exact(torch.nn.Module):
         def forward(self, x, t, encoder_hidden_states):
@@ -130,7 +130,7 @@ def test_a_pixel_pipeline_goes_out_and_in(task: Diffusion, tmp_path: Path) -> No
     batch = drawn(task)
     again = Diffusion(back, {"forget": task.forget})
     assert torch.equal(again.outputs(again.original, batch), task.outputs(task.original, batch))
-    assert torch.equal(back.tokens(["a red disk"]), task.tokens(["a red disk"]))
+    assert torch.equal(again.tokens(["a red disk"]), task.tokens(["a red disk"]))
 
 
 def test_a_latent_pipeline_loads_with_diffusers_alone(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_unfit_pictures_are_refused_before_work(task: Diffusion) -> None:
     with pytest.raises(DataError, match="Scale them"):
         Diffusion(parts, {"forget": captioned(parts, bad, "train")})
     grey = type(good)({"image": good.columns["image"][:, :1]}, "train", good.ids, good.meta)
-    with pytest.raises(OutputShape, match="the UNet takes"):
+    with pytest.raises(OutputShape, match="the network takes"):
         Diffusion(parts, {"forget": captioned(parts, grey, "train")})
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
+
+Role = Literal["cross", "keys"]   # layers in which a picture and its prompt meet; of them the keys and values
+
+
+class Words(NamedTuple):
+    """What the first layers that text enters read of prompts, from one text encoder.
+
+    states  [n, L, d]      end  place of the first end token, behind the last word; what follows is padding  [n]
+    """
+
+    states: Tensor
+    end: Tensor
 
 
 class PictureJudge(Protocol):
@@ -49,12 +61,13 @@ class DiffusionTask(Task):
     score_name = "denoising quality"
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
-        "concept", "prompts", "tokens", "text", "shape", "encode", "decode", "noised", "predict_noise", "denoise", "draw_from",
-        "sample", "attention_projections", "pipeline", "alphas_cumprod", "judge", "reader", "steps", "guidance",
+        "concept", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode", "noised",
+        "predict_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline", "alphas_cumprod", "judge",
+        "reader", "steps", "guidance",
     })
     concept: str                        # the words to be forgotten, e.g. "disk"
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
-    alphas_cumprod: Tensor              # ᾱ_t  [timesteps]
+    alphas_cumprod: Tensor              # ᾱ_t, share of signal; x_t itself by `levels`, which also knows flows  [timesteps]
     judge: PictureJudge | None          # None: audits that need one do not run
     steps: int                          # of a trajectory
     guidance: float                     # w of classifier-free guidance; 1: none
@@ -77,7 +90,20 @@ class DiffusionTask(Task):
 
     @abstractmethod
     def text(self, tokens: Tensor) -> Tensor:
-        """The frozen text encoder's hidden states.  [n, L] -> [n, L, d]"""
+        """The condition: all that the network reads for token ids, one row a token and one or more below for each vector that it
+        reads beside them (pooled text, mask, class).  [n, L] -> [n, rows, d]"""
+
+    @abstractmethod
+    def words(self, tokens: Tensor) -> list[Words]:
+        """What the layers of `attention_projections` read, once for each text encoder that they read; none without text."""
+
+    @abstractmethod
+    def layers(self, role: Role) -> tuple[str, ...]:
+        """Patterns of the parameters with this role, for `where`. RequestError when the network has none."""
+
+    @abstractmethod
+    def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """s_t and n_t of x_t = s_t · x + n_t · ε, shaped for `like`.  [n] -> [n, 1, …] ×2"""
 
     @property
     @abstractmethod
@@ -94,7 +120,7 @@ class DiffusionTask(Task):
 
     @abstractmethod
     def noised(self, batch: Batch) -> Tensor:
-        """x_t = √ᾱ_t · x + √(1 − ᾱ_t) · ε.  -> [n, C, H, W]"""
+        """x_t = s_t · x + n_t · ε at the batch's t and noise.  -> [n, C, H, W]"""
 
     @abstractmethod
     def predict_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
@@ -103,8 +129,9 @@ class DiffusionTask(Task):
     @abstractmethod
     def denoise(
         self, model: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
-    ) -> Iterator[tuple[int, Tensor]]:
-        """The points (t, x_t) of a DDIM trajectory from pure noise, and last (−1, x_0); text [n, L, d].
+    ) -> Iterator[tuple[int | float, Tensor]]:
+        """The points (t, x_t) of a trajectory of the pipeline's own sampler from pure noise, and last (−1, x_0); text
+        [n, rows, d]. A sampler may stop between two timesteps of the training.
 
         Picture i starts from noise that depends on (seed, first + i) only.
         """
@@ -113,7 +140,7 @@ class DiffusionTask(Task):
     def draw_from(
         self, model: nn.Module, text: Tensor, seed: int = 0, steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """What the model draws for text states, as the network sees it.  [n, L, d] -> [n, C, H, W]"""
+        """What the model draws for conditions, as the network sees it.  [n, rows, d] -> [n, C, H, W]"""
 
     @abstractmethod
     def sample(
@@ -124,4 +151,4 @@ class DiffusionTask(Task):
 
     @abstractmethod
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """The key and value projections of cross-attention, by name: all that touches the text."""
+        """The linear layers that text enters first, by name: keys and values of cross-attention, or what embeds the text."""

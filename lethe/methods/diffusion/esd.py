@@ -37,12 +37,14 @@ from lethe.maths.losses import squared_distance
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.where.names import Names
 
-MOVED = {
-    "x": Names(("*attn2*",)),
-    "strict": Names(("*attn2.to_k*", "*attn2.to_v*")),
-    "u": Names(("*",), without=("*attn2*",)),
-    "all": Names(("*",)),
-}
+
+def moved(task: DiffusionTask, variant: str) -> Names:
+    """The weights that a variant moves."""
+    if variant == "all":
+        return Names(("*",))
+    if variant == "u":
+        return Names(("*",), without=task.layers("cross"))
+    return Names(task.layers("cross" if variant == "x" else "keys"))
 
 
 @config
@@ -69,10 +71,11 @@ def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = N
     return (uncond if base is None else base) - eta * (cond - uncond)
 
 
-@method(needs={"original"}, uses={"concept", "denoise", "predict_noise", "prompts", "text", "tokens"}, mechanism="distil")
+@method(needs={"original"}, uses={"concept", "denoise", "layers", "predict_noise", "prompts", "text", "tokens"},
+        mechanism="distil")
 def run(cfg: ESD, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Edit(cfg, task, loop)
-    model = loop.start(where=MOVED[cfg.variant])
+    model = loop.start(where=moved(task, cfg.variant))
     points = edit.visited() if cfg.trajectory == "cached" else edit.asked()
     loss = edit.on_visited if cfg.trajectory == "cached" else edit.on_current
     loop.minimise(model, {"erase": Term(points, loss)}, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size,
@@ -139,6 +142,6 @@ class Edit:
         predicted = self.task.predict_noise(model, x, when, self.task.text(batch.tokens))
         return squared_distance(predicted, self.target(x, when, batch.concept, batch.tokens))
 
-    def _path(self, model: nn.Module, tokens: Tensor, seed: int) -> Iterator[tuple[int, Tensor]]:
+    def _path(self, model: nn.Module, tokens: Tensor, seed: int) -> Iterator[tuple[int | float, Tensor]]:
         text = self.task.text(tokens)
         return self.task.denoise(model, text, seed, self.cfg.sampler_steps, self.cfg.start_guidance)

@@ -53,7 +53,7 @@ def mim_loss(predicted: Tensor, unconditional: Tensor) -> Tensor:
     return squared_distance(predicted, unconditional.detach())
 
 
-@method(needs={"forget", "original"}, uses={"alphas_cumprod", "outputs", "tokens"}, mechanism="distil")
+@method(needs={"forget", "original"}, uses={"alphas_cumprod", "layers", "outputs", "tokens"}, mechanism="distil")
 def run(cfg: MiMMU, task: DiffusionTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
 
@@ -61,7 +61,7 @@ def run(cfg: MiMMU, task: DiffusionTask, loop: Loop) -> Outcome:
         batch = banded(batch, cfg.low, cfg.high, len(task.alphas_cumprod))
         return mim_loss(task.outputs(model, batch), unconditional(task, original, batch))
 
-    model = loop.start(where=Names(("*attn2*",)))
+    model = loop.start(where=Names(task.layers("cross")))
     loop.minimise(model, {"forget": Term(task.forget, loss)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
                   optimiser="adam")
     moved = drift(task, model, original, loop)

@@ -42,7 +42,7 @@ def sdd_loss(conditional: Tensor, unconditional: Tensor) -> Tensor:
     return squared_distance(conditional, unconditional.detach())
 
 
-@method(needs={"forget"}, uses={"outputs", "tokens"}, mechanism="distil")
+@method(needs={"forget"}, uses={"layers", "outputs", "tokens"}, mechanism="distil")
 def run(cfg: SDD, task: DiffusionTask, loop: Loop) -> Outcome:
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -51,7 +51,7 @@ def run(cfg: SDD, task: DiffusionTask, loop: Loop) -> Outcome:
             target = task.outputs(model, batch.replace(tokens=empty))
         return sdd_loss(task.outputs(model, batch), target)
 
-    model = loop.start(where=Names(("*attn2*",)))
+    model = loop.start(where=Names(task.layers("cross")))
     loop.minimise(model, {"forget": Term(task.forget, loss)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
                   optimiser="adam")
     return loop.finish(model)

@@ -33,8 +33,6 @@ from lethe.errors import RequestError
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
-KEYS = Names(("*attn2.to_k.weight", "*attn2.to_v.weight"))
-
 
 @config
 class UCE:
@@ -60,14 +58,14 @@ def uce_map(erase: Tensor, guide: Tensor, keep: Tensor, a: float, b: float, lamb
     return factor
 
 
-@method(needs={"original"}, uses={"attention_projections", "pipeline", "prompts", "text", "tokens"}, mechanism="closed form")
+@method(needs={"original"}, uses={"attention_projections", "prompts", "tokens", "words"}, mechanism="closed form")
 def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
     if not task.prompts.get("forget"):
         raise RequestError("the task names no prompts with the concept, so there is nothing to edit; nothing was "
                            "started. Provide prompts.")
-    model = loop.start(where=KEYS)
+    keys = {f"{name}.weight" for name in task.attention_projections(task.original)}
+    model = loop.start(where=Names(tuple(keys)))
     moving = loop.selected(model)
-    keys = {f"{name}.weight" for name in task.attention_projections(model)}
     projections = {name: p for name, p in moving.items() if name in keys}
     if not projections:
         raise RequestError(f"where={loop.modifiers.where} leaves no key or value projection of cross-attention to "
@@ -86,23 +84,21 @@ def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
 
 
 def pairs(task: DiffusionTask, old: Sequence[str], new: Sequence[str], policy: str) -> tuple[Tensor, Tensor]:
-    """Text states of old and new prompts at the tokens that the policy names, aligned.  -> [m, d] ×2"""
-    ids = [task.tokens(list(prompts)) for prompts in (old, new)]
-    states = [task.text(tokens) for tokens in ids]
-    end = task.pipeline.tokenizer.eos_token_id
-    ends = [(tokens == end).int().argmax(1) for tokens in ids]   # the first end token; the rest is padding
+    """What the projections read of old and new prompts at the tokens that the policy names, aligned.  -> [m, d] ×2"""
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for i in range(len(old)):
-        a, b = (int(e[i]) for e in ends)
-        if policy == "all":
-            spans = [slice(None), slice(None)]
-        elif policy == "eos":
-            spans = [slice(a, a + 1), slice(b, b + 1)]
-        elif policy == "last_subject":
-            spans = [slice(a - 1, a), slice(b - 1, b)]   # before the end; for the empty prompt that is the start token
-        else:
-            length = states[0].shape[1] - max(a, b) + 1   # to the end of both, cut to equal length
-            spans = [slice(a - 1, a - 1 + length), slice(b - 1, b - 1 + length)]
-        for where, state, span in zip(found, states, spans, strict=True):
-            where.append(state[i, span])
+    for one, other in zip(*(task.words(task.tokens(list(prompts))) for prompts in (old, new)), strict=True):
+        for i, ends in enumerate(zip(one.end.tolist(), other.end.tolist(), strict=True)):
+            for where, words, span in zip(found, (one, other), spans(*ends, one.states.shape[1], policy), strict=True):
+                where.append(words.states[i, span])
     return torch.cat(found[0]), torch.cat(found[1])
+
+
+def spans(old: int, new: int, length: int, policy: str) -> tuple[slice, slice]:
+    """The tokens that the policy names of two prompts of `length` tokens whose first end tokens stand at `old` and `new`."""
+    if policy == "all":
+        return slice(None), slice(None)
+    if policy == "eos":
+        return slice(old, old + 1), slice(new, new + 1)
+    first, other = max(old - 1, 0), max(new - 1, 0)   # the last word; of an empty prompt the start token, or the end token
+    width = 1 if policy == "last_subject" else length - max(old, new) + 1   # else to the end of both, cut to equal length
+    return slice(first, first + width), slice(other, other + width)

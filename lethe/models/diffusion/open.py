@@ -19,8 +19,10 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.errors import RequestError, WrongColumn
+from lethe.models.diffusion.denoiser import denoiser_of
+from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.judge import Judge
-from lethe.models.diffusion.pipeline import Pipeline, load_pipeline, require_diffusers
+from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.task import Diffusion
 from lethe.models.opened import Opened, Sections
 
@@ -106,7 +108,7 @@ def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], nam
     if "caption" not in images.meta or "image" not in images.columns:
         raise WrongColumn(f"{name!r} has no column image or caption; pictures to learn or forget need both.")
     encoded = torch.cat([parts.encode(some) for some in images.columns["image"].split(64)])
-    columns = {"image": encoded, "tokens": parts.tokens(list(images.meta["caption"]))}
+    columns = {"image": encoded, "tokens": denoiser_of(parts).tokens(list(images.meta["caption"]))}
     return Split(columns, images.name, images.ids, images.meta)
 
 
@@ -168,7 +170,8 @@ def open_request(sections: Sections, context: Context) -> Opened:
     images, holdout = _pictures(data, parts)
 
     def fresh(seed: int) -> nn.Module:
-        model: nn.Module = require_diffusers().UNet2DConditionModel.from_config(parts.unet.config)
+        kind: Any = type(parts.network)
+        model: nn.Module = kind.from_config(parts.network.config)
         return model
 
     whole = text_to_image(
@@ -180,14 +183,14 @@ def open_request(sections: Sections, context: Context) -> Opened:
         splits["train"] = captioned(parts, images, "train")
 
     def task(model: nn.Module, given: dict[str, Split], name: str) -> Diffusion:
-        mine = dataclasses.replace(parts, unet=model)
+        mine = dataclasses.replace(parts, network=model)
         return Diffusion(mine, given, recipe, fresh, name, whole.facts, whole.concept, whole.prompts, data.anchor,
                              judge, data.steps, data.guidance)
 
     def load(folder: Path) -> nn.Module:
-        return load_pipeline(folder).unet
+        return load_pipeline(folder).network
 
-    return Opened(splits, task, load, None if source.tiny else parts.unet, recipe, fresh, facts=whole.facts)
+    return Opened(splits, task, load, None if source.tiny else parts.network, recipe, fresh, facts=whole.facts)
 
 
 def _require_one_source(source: ModelSource, data: DataSource) -> None:
@@ -222,13 +225,12 @@ def pictures(folder: Path, parts: Pipeline) -> Split:
     if not table.exists():
         raise RequestError(f"{table} does not exist, so the pictures have no captions. Write it with the columns file "
                            "and caption.")
-    config: Any = parts.unet.config
-    side = config.sample_size * (1 if parts.vae is None else 2 ** (len(parts.vae.config.block_out_channels) - 1))
+    _, height, width = denoiser_of(parts).shape
     with open(table, encoding="utf-8-sig", newline="") as handle:
         rows = list(csv.DictReader(handle))
     images = []
     for row in rows:
-        image = Image.open(folder / row["file"]).convert("RGB").resize((side, side))
+        image = Image.open(folder / row["file"]).convert("RGB").resize((width * parts.factor, height * parts.factor))
         images.append(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1)
     meta = {"caption": [row["caption"] for row in rows]}
     return Split({"image": torch.stack(images)}, "train", np.array([row["file"] for row in rows]), meta)

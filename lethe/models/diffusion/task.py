@@ -1,7 +1,8 @@
-"""Text-to-image diffusion: a UNet that predicts noise from (x_t, t, prompt). Only the UNet moves.
+"""Text-to-image diffusion: a network that predicts noise from (x_t, t, prompt). Only the network moves.
 
-Text encoder, scheduler and VAE are frozen parts of the task. The UNet works on pixels in [−1, 1], or on latents that
-were encoded once. Saved as a diffusers folder (see `lethe.models.diffusion.pipeline`): it loads without Lethe.
+Text encoders, scheduler and VAE are frozen parts of the task. How the network is asked is its denoiser's business
+(`lethe.models.diffusion.denoisers`). It works on pixels in [−1, 1], or on latents that were encoded once. Saved as a diffusers
+folder (see `lethe.models.diffusion.pipeline`): it loads without Lethe.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lethe.core.families.diffusion import DiffusionTask, PictureJudge
+from lethe.core.families.diffusion import DiffusionTask, PictureJudge, Role, Words
 from lethe.core.guard import Guard
 from lethe.core.modules import evaluating, has_convolutions
-from lethe.core.seeds import generator
+from lethe.core.seeds import derive, generator
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
-from lethe.errors import DataError, OutputShape, WrongColumn
+from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
-from lethe.models.diffusion.pipeline import Pipeline, Texts, require_diffusers, save_pipeline
+from lethe.models.diffusion.denoiser import Conditions, denoiser_of
+from lethe.models.diffusion.files import save_pipeline
+from lethe.models.diffusion.pipeline import Pipeline
+from lethe.models.diffusion.sampling import trajectory
 
 LOOKS = 4            # fixed (t, noise) pairs at which `observe` examines every example
 TOGETHER = 64        # pictures that are sampled at once
@@ -32,7 +36,7 @@ DROPPED = 0.1        # share of prompts that the recipe's augmentation "drop_pro
 
 
 class Diffusion(DiffusionTask):
-    """Columns: `image` [n, C, H, W] (what the UNet sees) and `tokens` [n, L] (token ids of the caption).
+    """Columns: `image` [n, C, H, W] (what the network sees) and `tokens` [n, L] (token ids of the caption).
 
     `draw` adds the timestep `t` [n] and the noise `noise` [n, C, H, W]; a split that brings `t` itself is left alone.
 
@@ -63,19 +67,20 @@ class Diffusion(DiffusionTask):
         self._parts, self.concept, self.anchor, self.judge = dataclasses.replace(pipeline), concept, anchor, judge
         self.prompts = {key: list(values) for key, values in (prompts or {}).items()}
         self.steps, self.guidance = steps, guidance
-        self.alphas_cumprod: Tensor = pipeline.scheduler.alphas_cumprod.float()
-        self._velocity = pipeline.scheduler.config.prediction_type == "v_prediction"
-        self._texts = Texts(pipeline.text_encoder)
-        unet: Any = pipeline.unet
-        super().__init__(pipeline.unet, splits, recipe, build or (lambda seed: type(unet).from_config(unet.config)), name, facts)
-        self._parts.unet = self.model
+        self._denoiser = denoiser_of(self._parts)
+        self._noise = self._denoiser.noise
+        self.alphas_cumprod: Tensor = self._noise.alphas_cumprod
+        self._texts = Conditions(self._denoiser)
+        network: Any = pipeline.network
+        super().__init__(network, splits, recipe, build or (lambda seed: type(network).from_config(network.config)), name, facts)
+        self._parts.network = self.model
 
     # -- operations ------------------------------------------------------------------------------------------------
 
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean squared error of the model's prediction at the batch's t and noise.  -> [n]"""
         x_t = self.noised(batch)
-        prediction = self._predict(model, x_t, batch.t, self.text(batch.tokens))
+        prediction = self._denoiser.predict(model, x_t, batch.t, self.text(batch.tokens))
         return losses.squared_distance(prediction, self._target(batch))
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -87,14 +92,15 @@ class Diffusion(DiffusionTask):
         return losses.squared_distance(p, q)
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean of the mid-block's output over positions.  -> [n, d]"""
+        """Mean of the output of the network's middle over positions.  -> [n, d]"""
         caught: list[Tensor] = []
-        handle = model.get_submodule("mid_block").register_forward_hook(lambda _, args, out: caught.append(out))
+        handle = self._denoiser.middle(model).register_forward_hook(lambda _, args, out: caught.append(out))
         try:
             self.outputs(model, batch)
         finally:
             handle.remove()
-        return caught[-1].flatten(2).mean(2)
+        out = caught[-1][-1] if isinstance(caught[-1], tuple) else caught[-1]   # joint blocks return (text, picture)
+        return out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
 
     def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
         """The same pictures with the anchor prompt as caption."""
@@ -103,10 +109,10 @@ class Diffusion(DiffusionTask):
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll and score = max(0, 1 − nll / mean square of the target), means over `LOOKS` fixed (t, noise) pairs that
         are the same for every example; nll_t [n, LOOKS]; signal = −nll; features at the middle look."""
-        total, rng = len(self.alphas_cumprod), generator(0, "observe")
+        rng = generator(0, "observe")
         errors, sizes, features = [], [], None
         for look in range(LOOKS):
-            t = torch.full((len(batch),), int((look + 0.5) / LOOKS * total), device=batch.image.device)
+            t = torch.full((len(batch),), self._noise.at((look + 0.5) / LOOKS), device=batch.image.device)
             noise = torch.randn(batch.image.shape[1:], generator=rng).to(batch.image).expand_as(batch.image)
             placed = batch.replace(t=t, noise=noise)
             errors.append(self.nll(model, placed))
@@ -130,7 +136,7 @@ class Diffusion(DiffusionTask):
     def draw(self, batch: Batch, rng: torch.Generator, train: bool) -> Batch:
         if "t" in batch.columns:   # a point on a trajectory: nothing is random about it
             return batch
-        t = torch.randint(0, len(self.alphas_cumprod), (len(batch),), generator=rng)
+        t = self._noise.times[torch.randint(0, len(self._noise.times), (len(batch),), generator=rng)]
         noise = torch.randn(batch.image.shape, generator=rng)
         tokens = batch.tokens
         if train and self.augmentation != "none":
@@ -139,7 +145,7 @@ class Diffusion(DiffusionTask):
         return batch.replace(drawn=True, t=t.to(batch.image.device), noise=noise.to(batch.image.device), tokens=tokens)
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
-        save_pipeline(dataclasses.replace(self._parts, unet=model.cpu().eval()), folder)
+        save_pipeline(dataclasses.replace(self._parts, network=model.cpu().eval()), folder)
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
         """A row of four seeded pictures per prompt, from the original and from `model` with the same seeds."""
@@ -159,76 +165,96 @@ class Diffusion(DiffusionTask):
         return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
 
     @property
+    def serves(self) -> frozenset[str]:
+        return super().serves - self._denoiser.lacks
+
+    def unserved(self, operations: Iterable[str]) -> str:
+        return self._denoiser.without or super().unserved(operations)
+
+    @property
     def pipeline(self) -> Pipeline:
-        return dataclasses.replace(self._parts, unet=self.model)
+        return dataclasses.replace(self._parts, network=self.model)
 
     # -- what only diffusion models have -----------------------------------------------------------------------------
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids, cut or padded to the tokenizer's length.  -> [n, L]"""
-        return self._parts.tokens(prompts)
+        """Token ids of all text encoders side by side, each cut or padded to its length.  -> [n, L]"""
+        return self._denoiser.tokens(prompts)
 
     def text(self, tokens: Tensor) -> Tensor:
-        """The frozen text encoder's hidden states.  [n, L] -> [n, L, d]"""
+        """The condition: all that the network reads for token ids, each distinct row encoded once.  [n, L] -> [n, rows, d]"""
         return self._texts(tokens)
+
+    def words(self, tokens: Tensor) -> list[Words]:
+        """What the layers of `attention_projections` read, once for each text encoder that they read."""
+        with torch.no_grad():
+            return self._denoiser.words(self.model, tokens, self.text(tokens))
+
+    def layers(self, role: Role) -> tuple[str, ...]:
+        """Patterns of the parameters with this role, for `where`. RequestError when the network has none."""
+        if role not in self._denoiser.roles:
+            raise RequestError(f"a {type(self.model).__name__} has no layers of the role {role!r}, so nothing could be moved "
+                               "there; nothing was started. Choose another variant of the method, or where=all.")
+        return self._denoiser.roles[role]
+
+    def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """s_t and n_t of x_t = s_t · x + n_t · ε, shaped for `like`.  [n] -> [n, 1, …] ×2"""
+        return self._noise.levels(t, like)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what the UNet sees."""
-        return self._shape
+        """Channels, height and width of x."""
+        return self._denoiser.shape
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels in [−1, 1] to what the UNet sees: scaled latents, or the pixels themselves."""
+        """Pixels in [−1, 1] to what the network sees: scaled latents, or the pixels themselves."""
         return self._parts.encode(pixels)
 
     def decode(self, x: Tensor) -> Tensor:
-        """What the UNet sees to pixels, clamped to [−1, 1]."""
+        """What the network sees to pixels, clamped to [−1, 1]."""
         return self._parts.decode(x)
 
     def noised(self, batch: Batch) -> Tensor:
-        """x_t = √ᾱ_t · x + √(1 − ᾱ_t) · ε."""
+        """x_t = s_t · x + n_t · ε."""
         if "t" not in batch.columns:
             raise WrongColumn("the batch has no timestep, so it cannot be noised. Pass it through task.draw first.")
         if "noise" not in batch.columns:   # the image already is x_t
             return batch.image
-        signal, noise = self._levels(batch.t, batch.image)
+        signal, noise = self.levels(batch.t, batch.image)
         return signal * batch.image + noise * batch.noise
 
     def predict_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """ε_θ(x_t, t, c), whatever the model predicts by itself.  -> [n, C, H, W]"""
-        prediction = self._predict(model, x_t, t, text)
-        if not self._velocity:
-            return prediction
-        signal, noise = self._levels(t, x_t)
-        return signal * prediction + noise * x_t
+        return self._noise.as_noise(self._denoiser.predict(model, x_t, t, text), x_t, t)
 
     def denoise(
         self, model: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
-    ) -> Iterator[tuple[int, Tensor]]:
-        """The points (t, x_t) of the DDIM trajectories (η = 0) from pure noise, and last (−1, x_0); text [n, L, d].
+    ) -> Iterator[tuple[int | float, Tensor]]:
+        """The points (t, x_t) of a trajectory of the pipeline's own sampler from pure noise, and last (−1, x_0).
 
-        Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)).
+        Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)), both asked
+        in one batch.
         """
-        scheduler = require_diffusers().DDIMScheduler.from_config(self._parts.scheduler.config)
-        scheduler.set_timesteps(steps)
         device, count = next(model.parameters()).device, len(text)
         noise = [torch.randn(self.shape, generator=generator(seed, "sample", first + i)) for i in range(count)]
-        x, text = torch.stack(noise).to(device), text.to(device)
-        empty = self.text(self.tokens([""]).to(device)).expand_as(text)
-        for t in scheduler.timesteps.tolist():
-            yield t, x
-            when = torch.full((count,), t, device=device)
-            prediction = self._predict(model, x, when, text)
-            if guidance != 1.0:
-                free = self._predict(model, x, when, empty)
-                prediction = free + guidance * (prediction - free)
-            x = scheduler.step(prediction, t, x).prev_sample
-        yield -1, x
+        text, predict = text.to(device), self._denoiser.predict
+        guided = guidance != 1.0 and not self._denoiser.distilled
+        both = torch.cat([self.text(self.tokens([""]).to(device)).expand_as(text), text]) if guided else text
+
+        def said(x: Tensor, t: Tensor) -> Tensor:
+            when = t.to(device).expand(len(both))
+            if not guided:
+                return predict(model, x, when, both, guidance)
+            free, named = predict(model, torch.cat([x, x]), when, both).chunk(2)
+            return free + guidance * (named - free)
+
+        seeds = [derive(seed, "sampler", first + i) for i in range(count)]
+        yield from trajectory(self._denoiser, said, torch.stack(noise).to(device), steps, seeds)
 
     def draw_from(
         self, model: nn.Module, text: Tensor, seed: int = 0, steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """What the model draws for text states, as the UNet sees it.  [n, L, d] -> [n, C, H, W]"""
+        """What the model draws for conditions, as the network sees it.  [n, rows, d] -> [n, C, H, W]"""
         steps, guidance = steps or self.steps, self.guidance if guidance is None else guidance
         parts = []
         with evaluating(model):
@@ -247,45 +273,28 @@ class Diffusion(DiffusionTask):
         return torch.cat([self.decode(some) for some in torch.split(drawn, TOGETHER)])
 
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """The key and value projections of cross-attention, by name: all that touches the text."""
-        return {
-            name: module for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name.endswith(("attn2.to_k", "attn2.to_v"))
-        }
+        """The linear layers that text enters first, by name: keys and values of cross-attention, or what embeds the text."""
+        return self._denoiser.projections(model)
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Shapes and ranges, before any work starts."""
         self._convolutions = has_convolutions(original)
-        config: Any = original.config
-        self._shape: tuple[int, int, int] = (config.in_channels, config.sample_size, config.sample_size)
-        channels = self._shape[0]
+        channels = self.shape[0]
         for name, split in splits.items():
             for column in ("image", "tokens"):
                 if column not in split.columns:
                     raise WrongColumn(f"{name!r} has no column {column!r}; a diffusion task needs image and tokens.")
             image = split.columns["image"]
             if image.dim() != 4 or image.shape[1] != channels:
-                raise OutputShape(f"images of {name!r} are {tuple(image.shape)}, but the UNet takes [n, {channels}, H, "
+                raise OutputShape(f"images of {name!r} are {tuple(image.shape)}, but the network takes [n, {channels}, H, "
                                   "W], so nothing could be predicted. Latent models take encoded pixels: "
                                   "Pipeline.encode(x).")
             if not image.is_floating_point() or (self._parts.vae is None and float(image.abs().max()) > 1.01):
                 raise DataError(f"images of {name!r} are not floats in [−1, 1] ({image.dtype}, up to "
                                 f"{float(image.max()):g}), so noise levels would be wrong. Scale them: x / 127.5 − 1.")
 
-    def _predict(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        prediction: Tensor = model(x_t, t, encoder_hidden_states=text).sample
-        return prediction
-
     def _target(self, batch: Batch) -> Tensor:
-        if not self._velocity:
-            return batch.noise
-        signal, noise = self._levels(batch.t, batch.image)
-        return signal * batch.noise - noise * batch.image
-
-    def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1 − ᾱ_t), shaped for images."""
-        alpha = self.alphas_cumprod.to(like.device)[t].view(-1, 1, 1, 1)
-        return alpha.sqrt(), (1 - alpha).sqrt()
+        return self._noise.target(batch.image, batch.noise, batch.t)
 
 
 def png(pixels: Tensor, height: int = 64) -> str:

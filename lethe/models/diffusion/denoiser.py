@@ -1,0 +1,197 @@
+"""Denoiser: the one seam between methods and the networks of diffusers. A kind of pipeline is one file of `denoisers/`.
+
+A *condition* is one tensor [n, rows, d], whatever the network reads: the states of all text encoders, and below them its
+vectors (pooled text, mask), one or more rows each, filled up with zeros. So methods expand, cut, join and differentiate it like
+any other tensor. Token ids of all encoders stand side by side in one row [n, L].
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.families.diffusion import Role, Words
+from lethe.errors import ModelError
+from lethe.models.diffusion.noise import Noise
+
+if TYPE_CHECKING:
+    from lethe.models.diffusion.pipeline import Pipeline
+
+CROSS: Mapping[Role, tuple[str, ...]] = {
+    "cross": ("*attn2*",), "keys": ("*attn2.to_k*", "*attn2.to_v*"),
+}
+
+
+class Denoiser(ABC):
+    """How one kind of network is asked.
+
+    networks  classes of diffusers that it asks
+    roles     patterns of the parameters with a role; a role that is missing does not exist in this network
+    lacks     operations of the family that mean nothing here, and why in `without`
+    distilled whether the strength of guidance is an input of the network, which then has no use for an empty prompt
+    """
+
+    networks: ClassVar[tuple[str, ...]]
+    roles: ClassVar[Mapping[Role, tuple[str, ...]]] = CROSS
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    without: ClassVar[str] = ""
+    distilled: bool = False
+
+    def __init__(self, parts: Pipeline) -> None:
+        self.parts, self.config = parts, settings(parts.network)
+        self.noise = Noise.of(parts.scheduler)
+        self.check()
+
+    @classmethod
+    def fits(cls, network: nn.Module) -> bool:
+        """Whether it asks this network."""
+        return type(network).__name__ in cls.networks
+
+    def check(self) -> None:  # noqa: B027 (most kinds need none)
+        """ModelError when a part is missing or of another kind than the network needs."""
+
+    # -- the condition ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids of all encoders side by side, each cut or padded to its length.  -> [n, L]"""
+
+    @abstractmethod
+    def condition(self, tokens: Tensor) -> Tensor:
+        """What the network reads for token ids.  [n, L] -> [n, rows, d]"""
+
+    def words(self, network: nn.Module, tokens: Tensor, states: Tensor) -> list[Words]:
+        """What the layers of `projections` read of a condition, a sequence of tokens for each encoder that they read."""
+        return []
+
+    # -- the network -----------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of x."""
+        side = self.config["sample_size"]
+        height, width = (side, side) if isinstance(side, int) else side
+        return self.channels, height, width
+
+    @property
+    def channels(self) -> int:
+        """Channels of x."""
+        return int(self.config["in_channels"])
+
+    @abstractmethod
+    def predict(self, network: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor, strength: float = 1.0) -> Tensor:
+        """What the network says by itself (see `Noise.says`).  -> [n, C, H, W]
+
+        strength  of guidance, for a network that is `distilled`
+        """
+
+    def projections(self, network: nn.Module) -> dict[str, nn.Linear]:
+        """The linear layers that text states enter first, by name: keys and values of cross-attention."""
+        return {name: module for name, module in network.named_modules()
+                if isinstance(module, nn.Linear) and name.endswith(("attn2.to_k", "attn2.to_v"))}
+
+    def middle(self, network: nn.Module) -> nn.Module:
+        """The module whose output, averaged over positions, is a representation of the picture."""
+        return network.get_submodule("mid_block")
+
+    # -- sampling --------------------------------------------------------------------------------------------------
+
+    def set_steps(self, scheduler: Any, steps: int) -> None:
+        """Prepare the sampler for this many steps, as the pipeline of diffusers does."""
+        scheduler.set_timesteps(steps)
+
+
+def settings(network: nn.Module) -> Mapping[str, Any]:
+    """The configuration that a network carries; empty where there is none."""
+    found: Any = getattr(network, "config", {})
+    return found if isinstance(found, Mapping) else vars(found)
+
+
+def denoiser_of(parts: Pipeline) -> Denoiser:
+    """The seam to this pipeline's network. ModelError when no file of `denoisers/` knows it."""
+    for kind in kinds():
+        if kind.fits(parts.network):
+            return kind(parts)
+    known = sorted({name for kind in kinds() for name in kind.networks})
+    raise ModelError(f"the network is a {type(parts.network).__name__}, and nothing here knows how it is asked, so nothing could "
+                     f"be predicted. Known networks: {', '.join(known)}.")
+
+
+@cache
+def kinds() -> tuple[type[Denoiser], ...]:
+    """Every kind of denoiser: the classes in the files of `denoisers/`."""
+    from lethe.models.diffusion import denoisers
+
+    found = []
+    for module in pkgutil.iter_modules(denoisers.__path__):
+        inside = vars(importlib.import_module(f"{denoisers.__name__}.{module.name}")).values()
+        found += [kind for kind in inside if isinstance(kind, type) and issubclass(kind, Denoiser) and kind.__module__.endswith(
+            f".{module.name}")]
+    return tuple(found)
+
+
+# -- conditions of text ------------------------------------------------------------------------------------------------
+
+
+def read(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
+    """Token ids, cut or padded.  -> [n, length]"""
+    padded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    ids: Tensor = padded.input_ids
+    return ids
+
+
+def ends(tokenizer: Any, tokens: Tensor) -> Tensor:
+    """The place of the first end token; the rest is padding.  [n, L] -> [n]"""
+    found: Tensor = (tokens == tokenizer.eos_token_id).int().argmax(1)
+    return found
+
+
+def packed(states: Tensor, *vectors: Tensor) -> Tensor:
+    """States [n, L, d] and below them vectors [n, k], each in rows of width d.  -> [n, rows, d]"""
+    width = states.shape[2]
+    rows = [nn.functional.pad(v, (0, -v.shape[1] % width)).view(len(v), -1, width).to(states) for v in vectors]
+    return torch.cat([states, *rows], 1)
+
+
+def unpacked(condition: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+    """The states and the vectors of these sizes that `packed` joined."""
+    width, rows = condition.shape[2], condition.shape[1] - sum(-(-size // condition.shape[2]) for size in sizes)
+    states, below, found = condition[:, :rows], condition[:, rows:], []
+    for size in sizes:
+        count = -(-size // width)
+        found.append(below[:, :count].flatten(1)[:, :size])
+        below = below[:, count:]
+    return states, *found
+
+
+class Conditions:
+    """Conditions of token ids, each distinct row made once."""
+
+    def __init__(self, denoiser: Denoiser, limit: int = 4096) -> None:
+        self.denoiser, self.limit = denoiser, limit
+        self._kept: dict[tuple[int, ...], Tensor] = {}
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """[n, L] -> [n, rows, d]"""
+        rows = [tuple(row) for row in tokens.tolist()]
+        new = list(dict.fromkeys(row for row in rows if row not in self._kept))
+        if new:
+            if len(self._kept) + len(new) > self.limit:
+                self._kept.clear()
+                new = list(dict.fromkeys(rows))
+            for part in _parts(new, 64):
+                with torch.no_grad():
+                    self._kept.update(zip(part, self.denoiser.condition(torch.tensor(part)), strict=True))
+        return torch.stack([self._kept[row] for row in rows]).to(tokens.device)
+
+
+def _parts(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

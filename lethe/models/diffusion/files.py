@@ -1,0 +1,124 @@
+"""Opening diffusers folders and writing them; weights from safetensors only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lethe.errors import ModelError
+from lethe.models.diffusion.pipeline import Pipeline, require_diffusers
+from lethe.models.diffusion.source import Source, copy_with, variant_of
+
+NETWORKS = ("unet", "transformer")
+READ = ("text_encoder", "tokenizer", "vae", "scheduler")   # and those with _2, _3; all else is copied, not opened
+INDEX = "model_index.json"
+
+
+def load_pipeline(folder: str | Path, variant: str = "") -> Pipeline:
+    """The parts in a diffusers folder, in float32.
+
+    variant  of the weights, e.g. fp16, where there are several; empty: the plain ones, or the only ones
+    """
+    place = Path(folder)
+    index = _index(place)
+    network = next((name for name in NETWORKS if (place / name).is_dir()), None)
+    needed = ["scheduler"] if network is not None and index is not None else [
+        "scheduler", *(("text_encoder", "tokenizer") if network == "unet" and _reads_text(place / "unet") else ())]
+    absent = [name for name in needed if not (place / name).is_dir()]
+    if network is None or absent:
+        raise ModelError(f"{place} has no {' or '.join(NETWORKS) if network is None else ', '.join(absent)}/, so it is not a "
+                         f"diffusion pipeline folder. Expected: {' or '.join(NETWORKS)}, scheduler, and for text text_encoder "
+                         "and tokenizer, for latents vae.")
+    parts = {name: _part(place / name, listed, variant) for name, listed in _listed(place, index).items()
+             if name.removesuffix("_2").removesuffix("_3") in (*READ, network)}
+    kept = {name: parts.pop(name, None) for name in ("text_encoder", "tokenizer", "scheduler", "vae")}
+    source = Source(place.resolve(), network, variant_of(place / network, variant))
+    told = {key: value for key, value in (index or {}).items() if not isinstance(value, list) and not key.startswith("_")}
+    kind = (index or {}).get("_class_name", "")
+    return Pipeline(parts.pop(network), **kept, others=parts, kind=kind, options=told, source=source)
+
+
+def save_pipeline(pipeline: Pipeline, folder: Path) -> None:
+    """Write a folder that loads without Lethe: the one that it came in with what moved replaced, or a new one."""
+    if pipeline.source is not None:
+        copy_with(pipeline.source, pipeline.network, folder)
+        return
+    diffusers = require_diffusers()
+    if pipeline.vae is not None and not pipeline.others and pipeline.kind in ("", "StableDiffusionPipeline"):
+        diffusers.StableDiffusionPipeline(
+            vae=pipeline.vae, text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer, unet=pipeline.network,
+            scheduler=pipeline.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        ).save_pretrained(folder, safe_serialization=True)
+        return
+    network = "transformer" if "Transformer" in type(pipeline.network).__name__ else "unet"
+    named = {network: pipeline.network, "text_encoder": pipeline.text_encoder, "tokenizer": pipeline.tokenizer,
+             "scheduler": pipeline.scheduler, "vae": pipeline.vae, **pipeline.others}
+    for name, part in named.items():
+        if part is not None:
+            part.save_pretrained(folder / name)
+
+
+def with_network(pipeline: Pipeline, network: Any) -> Pipeline:
+    """The same parts around another network."""
+    return dataclasses.replace(pipeline, network=network)
+
+
+def _index(place: Path) -> dict[str, Any] | None:
+    file = place / INDEX
+    if not file.is_file():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _listed(place: Path, index: Mapping[str, Any] | None) -> dict[str, str]:
+    """The class of each part, by the name of its folder: as the index says, or as the part's own configuration does."""
+    if index is not None:
+        return {name: value[1] for name, value in index.items()
+                if isinstance(value, list) and value[1] and (place / name).is_dir()}
+    return {folder.name: "" for folder in sorted(place.iterdir()) if folder.is_dir()}
+
+
+def _reads_text(unet: Path) -> bool:
+    config = unet / "config.json"
+    return not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("_class_name") != "UNet2DModel"
+
+
+def _part(place: Path, named: str, variant: str) -> Any:
+    """One part of a pipeline, by its class."""
+    diffusers = require_diffusers()
+    import transformers
+
+    plain = place.name.removesuffix("_2").removesuffix("_3")
+    if plain == "tokenizer":
+        return getattr(transformers, named or "CLIPTokenizer").from_pretrained(place)
+    if plain == "scheduler":
+        config = json.loads((place / "scheduler_config.json").read_text(encoding="utf-8"))
+        kind = getattr(diffusers, config.get("_class_name", "DDIMScheduler"), None)
+        if kind is None:
+            raise ModelError(f"{place} holds a {config['_class_name']}, which diffusers {diffusers.__version__} does not have, "
+                             "so nothing could be drawn. Install the version that wrote the folder.")
+        return kind.from_config(config)
+    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    library, found = (transformers, (named or (config.get("architectures") or ["CLIPTextModel"])[0])) if plain == "text_encoder" \
+        else (diffusers, config.get("_class_name", named))
+    kind = getattr(library, found, None)
+    if kind is None:
+        raise ModelError(f"{place} holds a {found}, which {library.__name__} {library.__version__} does not have, so the "
+                         "pipeline could not be opened. Install the version that wrote the folder.")
+    chosen = variant_of(place, variant) if plain in NETWORKS else _fitting(place, variant)
+    width = {"dtype" if library is transformers else "torch_dtype": torch.float32}
+    return kind.from_pretrained(place, variant=chosen or None, use_safetensors=True, **width)
+
+
+def _fitting(place: Path, variant: str) -> str:
+    """As `variant_of`, for a part that need not have the variant that the network has."""
+    try:
+        return variant_of(place, variant)
+    except ModelError:
+        return variant_of(place)

@@ -1,0 +1,156 @@
+"""The folder that a pipeline came in, and how it goes out again: copied, with only what moved replaced.
+
+Every file goes out byte for byte, except the network's weights. Of these, a file in which nothing moved stays as it is, too; in
+the others the moved tensors are replaced, in the file's own precision, shards and all. Two kinds of file are left out, for they
+still hold the network as it was: its weights in forms that cannot be edited here (.bin, .ckpt, .onnx, weights from before
+averaging), and whole pipelines in one file beside the folders.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lethe.errors import ModelError, PickleRefused
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+OTHER_WEIGHTS = (*PICKLES, ".safetensors", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".xml", ".mlmodelc", ".gguf")
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+NOT_PART = (".git", ".cache", "__pycache__")   # histories and caches, which may hold the weights as they were
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline was opened.
+
+    folder   its folder          network  name of the subfolder of the network, unet or transformer
+    variant  of the network's weights that were loaded, e.g. fp16; empty: the plain ones
+    """
+
+    folder: Path
+    network: str
+    variant: str = ""
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files of weights that were loaded."""
+        return variants(self.folder / self.network)[self.variant]
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The precision of every tensor of the network in its file."""
+        return {name: value.dtype for file in self.weights for name, value in _tensors(file)}
+
+
+def variants(folder: Path) -> dict[str, list[Path]]:
+    """Files of weights by variant, shards in order. ModelError when an index names shards that are missing."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        stem, _, variant = file.name.removesuffix(".safetensors").partition(".")
+        stem, sharded, _ = stem.partition("-0")
+        variant, inner, _ = variant.partition("-0")
+        if stem in STEMS:
+            found.setdefault(variant, []).append(file)
+            _ = sharded or inner
+    for index in sorted(folder.glob("*.index*.json")):
+        named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        missing = sorted(name for name in named if name.endswith(".safetensors") and not (folder / name).exists())
+        if missing:
+            raise ModelError(f"{index} names {len(missing)} files that are not there, {missing[0]} first, so the weights would "
+                             "be incomplete or, where other files lie beside it, not those that are meant. Fetch the files, or "
+                             "delete the index if it is left from an earlier version.")
+    return found
+
+
+def variant_of(folder: Path, wanted: str = "") -> str:
+    """Which variant of the weights in a folder is loaded: the wanted one, the plain one, or the only one."""
+    refuse_pickle(folder)
+    there = variants(folder)
+    if wanted in there:
+        return wanted
+    if "" in there and not wanted:
+        return ""
+    if len(there) == 1:
+        return next(iter(there))
+    raise ModelError(f"{folder} has weights of {len(there)} variants ({', '.join(sorted(there)) or 'none'}) and none that is "
+                     f"{wanted or 'plain'}, so it is unclear which are meant. Set model.variant to one of them.")
+
+
+def refuse_pickle(folder: Path) -> None:
+    """PickleRefused when the weights in `folder` are pickles only; a folder that is absent passes."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise PickleRefused(f"{folder}/{pickles[0]} is a pickle, which can run code when it is loaded, and there is no "
+                            "safetensors file beside it. Convert it in a safe place: load the pipeline with diffusers "
+                            "there and call save_pretrained(folder, safe_serialization=True).")
+
+
+def copy_with(source: Source, network: nn.Module, folder: Path) -> None:
+    """The source folder in `folder`, with what moved in `network` replaced."""
+    place, state = source.folder / source.network, network.state_dict()
+    loaded = [(file, dict(_tensors(file))) for file in source.weights]
+    shutil.copytree(source.folder, folder, dirs_exist_ok=True, ignore=lambda where, names: _left_out(source, Path(where), names))
+    if {name for _, tensors in loaded for name in tensors} != set(state):   # names of an older diffusers, renamed when loading
+        cast_to = source.dtypes()
+        kept: Any = network
+        width = next(iter(set(cast_to.values()))) if len(set(cast_to.values())) == 1 else torch.float32
+        kept.to(width).save_pretrained(folder / source.network, safe_serialization=True, variant=source.variant or None)
+        return
+    moved: dict[str, Tensor] = {}
+    before: dict[str, Tensor] = {}
+    for file, tensors in loaded:
+        before |= tensors
+        mine = {name: state[name].to("cpu", value.dtype) for name, value in tensors.items()}
+        moved |= {name: state[name] for name, value in mine.items() if not torch.equal(value, tensors[name])}
+        _write(file, folder / source.network / file.name, mine, any(name in moved for name in mine))
+    for variant, files in variants(place).items():
+        if variant != source.variant and (twins := _same(files, before)) is not None:
+            for file, tensors in twins:
+                mine = {name: moved[name].to("cpu", value.dtype) if name in moved else value for name, value in tensors.items()}
+                _write(file, folder / source.network / file.name, mine, any(name in moved for name in mine))
+
+
+def _same(files: list[Path], before: Mapping[str, Tensor]) -> list[tuple[Path, dict[str, Tensor]]] | None:
+    """The tensors of another variant, file by file, if it is the same network in another precision; None: it is another one."""
+    loaded = [(file, dict(_tensors(file))) for file in files]
+    if {name for _, tensors in loaded for name in tensors} != set(before):
+        return None
+    alike = all(torch.allclose(value.float(), before[name].float(), rtol=2e-2, atol=1e-4)
+                for _, tensors in loaded for name, value in tensors.items())
+    return loaded if alike else None
+
+
+def _write(old: Path, new: Path, tensors: Mapping[str, Tensor], changed: bool) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    if not changed:
+        shutil.copyfile(old, new)
+        return
+    with safe_open(old, "pt") as handle:
+        metadata = handle.metadata()
+    save_file({name: value.contiguous() for name, value in tensors.items()}, new, metadata)
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as handle:
+        for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+            yield name, handle.get_tensor(name)
+
+
+def _left_out(source: Source, where: Path, names: list[str]) -> set[str]:
+    """What of a folder is not copied: the network's weights, whole pipelines in one file, histories."""
+    out = {name for name in names if name in NOT_PART}
+    if where in (source.folder, source.folder / source.network):
+        out |= {name for name in names if name.endswith(OTHER_WEIGHTS)}
+    return out
