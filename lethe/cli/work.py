@@ -86,6 +86,7 @@ def audit(common: Working,
           unlearned: Annotated[Path | None, typer.Option(help="The model to audit (as Lethe or its library saves it).")] = None,
           original: Annotated[Path | None, typer.Option(help="The model before.")] = None,
           retrained: Annotated[list[Path] | None, typer.Option(help="A model trained without the forget set; repeat it.")] = None,
+          base: Annotated[Path | None, typer.Option(help="What original and retrained started from, if they share it.")] = None,
           forget: Annotated[Path | None, typer.Option(help="Data that should be forgotten.")] = None,
           retain: Annotated[Path | None, typer.Option(help="Data that should be kept.")] = None,
           holdout: Annotated[Path | None, typer.Option(help="Data like the forget set that no model has seen.")] = None,
@@ -107,12 +108,11 @@ def audit(common: Working,
     if (missing := without_page() or without_figures()) and not common.quiet:
         print(missing, file=sys.stderr)
     if forget is not None:
-        parts = {"original": original, "unlearned": unlearned, "retrained": retrained or (), "forget": forget, "retain": retain,
-                 "holdout": holdout, "test": test, "family": family, "allow_pickle": common.allow_pickle}
+        parts = {"original": original, "unlearned": unlearned, "retrained": retrained or (), "base": base, "forget": forget,
+                 "retain": retain, "holdout": holdout, "test": test, "family": family, "allow_pickle": common.allow_pickle}
         common.trusting(Path.cwd())
-        given = [*([target] if target else []), *(overrides or [])]
         place = output or Path("audit.html")
-        found = command.of_files(parts, given, depth, common.options())
+        found = command.of_files(parts, [*([target] if target else []), *(overrides or [])], depth, common.options())
     else:
         if target is None:
             fail("there is nothing to audit. Name a run, a request with --unlearned, or --unlearned MODEL --forget DATA.")

@@ -9,7 +9,8 @@ original's neighbours (`lethe.judge.neighbours`) are measured instead, as a weak
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 from lethe.core.events import Listener, Said, Units, silent
@@ -50,7 +51,7 @@ def examine(
     refused: Refused | None = None,
     stop: Stop | None = None,
 ) -> dict[str, list[Evidence]]:
-    """Evidence for every subject by its name; the original and the references are examined too, under their names.
+    """Evidence for every subject by its name; the original and the references are examined too. No two may share a name.
 
     audits      (Audit, config) pairs; those that the task or the references cannot serve are skipped (see `applicable`)
     margins     metric -> equivalence margin, before the metric's own
@@ -62,8 +63,8 @@ def examine(
     shared: dict[Hashable, Any] = {}
     token = stop or Stop()
     weak = [] if references else list(neighbours)
-    everyone = [*([original] if task.has("original") else []), *references, *subjects]
-    found: dict[str, list[Evidence]] = {s.name: [] for s in everyone}
+    everyone = _apart([*([original] if task.has("original") else []), *references, *subjects])
+    found: dict[Subject, list[Evidence]] = {s: [] for s in everyone}   # a subject is itself, whatever it is called
 
     def panel_of(subject: Subject) -> Panel:
         others = [r for r in references if r is not subject]
@@ -72,19 +73,33 @@ def examine(
     with Units(listener, "audits", len(audits) * len([*everyone, *weak])) as units:
         for audit, cfg in audits:
             listener(Said(f"auditing: {audit.name}"))
-            measured: dict[str, Measured] = {}
+            measured: dict[Subject, Measured] = {}
             for subject in [*everyone, *weak]:
                 token.check()
-                measured[subject.name] = _measured(audit, cfg, subject, panel_of(subject), refused)
+                measured[subject] = _measured(audit, cfg, subject, panel_of(subject), refused)
                 units.done()
-            before = measured[original.name].values if original.name in measured else {}
+            before = measured[original].values if original in measured else {}
             for subject in everyone:
-                yard = [measured[m.name].values for m in references or weak if m is not subject]
-                for metric, value in measured[subject.name].values.items():
-                    rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject.name].seconds
-                    found[subject.name].append(judge(audit, value, *rest, margin_of(audit, metric, margins or {}))
+                yard = [measured[m].values for m in references or weak if m is not subject]
+                for metric, value in measured[subject].values.items():
+                    rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject].seconds
+                    found[subject].append(judge(audit, value, *rest, margin_of(audit, metric, margins or {}))
                                                if references else judge_weakly(audit, value, *rest))
-    return decided(found, original.name)
+    return decided({subject.name: items for subject, items in found.items()}, original.name)
+
+
+def _apart(subjects: list[Subject]) -> list[Subject]:
+    """The subjects, of which no two have one name: a row would overwrite another."""
+    if len({subject.name for subject in subjects}) < len(subjects):
+        raise ValueError(f"two of {[subject.name for subject in subjects]} have one name; see distinct()")
+    return subjects
+
+
+def distinct(name: str, controls: Iterable[str], taken: Iterable[str] = ()) -> str:
+    """A name of its own for a model: beside a control 'original' another becomes 'model original'; a second 'a' is 'a (2)'."""
+    free = f"model {name}" if name in set(controls) else name
+    others = {*controls, *taken}
+    return next(one for one in chain([free], (f"{free} ({k})" for k in count(2))) if one not in others)
 
 
 def decided(found: Mapping[str, Sequence[Evidence]], original: str) -> dict[str, list[Evidence]]:

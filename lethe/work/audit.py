@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.view import audited, reserved
 from lethe.judge import reproduction
-from lethe.judge.auditor import applicable, examine
+from lethe.judge.auditor import applicable, distinct, examine
 from lethe.judge.neighbours import neighbours
 from lethe.judge.selection import final
 from lethe.judge.yardstick import Doubt, doubts, false_alarms
@@ -60,17 +60,18 @@ class Yardstick:
 
 
 def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, name: str = "", words: str = "",
-             retrained: Sequence[nn.Module] = (), failures: Path | None = None) -> Scenario:
+             retrained: Sequence[nn.Module] = (), failures: Path | None = None, known: Sequence[Doubt] = ()) -> Scenario:
     """Audit the models of one task.
 
     words      the request in words                retrained  reference models; if provided, none is trained
-    failures   where tracebacks of audits go
+    failures   where tracebacks of audits go       known      doubts about the yardstick that stand before anything is audited
     """
     done = [one.outcome for one in made if one.outcome]
     task = judged(task, any(outcome.unseen_used for outcome in done), any(outcome.search for outcome in done))
     yardstick = _yardstick(job, task, options, retrained)
     unlike = _reproduction(job, task, options) if yardstick.pool else []
     original = Subject("original", task.model, task, procedure=NOTHING)
+    made = _apart(made, [original, *yardstick.references, Subject("retrained", task.model, task)])
     subjects = [*yardstick.fresh, *_subjects(task, made)]
     for subject in [original, *yardstick.references, *subjects]:
         subject.device = job.settings.device
@@ -98,7 +99,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(false_alarms(list(held.values()))),
-        doubts=tuple(doubt(one) for one in [*unlike, *found]),
+        doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
         objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained)),
         max_loss=margin_of(job.judging.max_loss, sizes), declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
@@ -111,6 +112,15 @@ def _watched(job: Job, task: Task, made: Sequence[Made]) -> tuple[str, ...]:
         return ()
     blind = {run.name for run in job.runs if not {"retain", "retain?"} & run.record.needs}
     return tuple(dict.fromkeys(one.label for one in made if one.outcome and one.name in blind))
+
+
+def _apart(made: Sequence[Made], controls: Sequence[Subject]) -> list[Made]:
+    """The models to audit, with names that neither a control nor another of them has: files are called anything."""
+    names = [control.name for control in controls]
+    apart: list[Made] = []
+    for one in made:
+        apart.append(replace(one, name=distinct(one.name, names, [other.name for other in apart])))
+    return apart
 
 
 def judged(task: Task, unseen_used: bool, searched: bool) -> Task:

@@ -34,6 +34,7 @@ from lethe.work.execute import report_of
 from lethe.work.forget import Made
 from lethe.work.job import of_task
 from lethe.work.options import Options
+from lethe.work.origins import Given, Origins, vet
 from lethe.work.request import AuditPlan
 
 PARTS = ("forget", "retain", "holdout", "test")
@@ -47,6 +48,7 @@ class Files:
     forget: str                                                 # what it should have forgotten
     original: str | None = None                                 # the model before
     retrained: tuple[str, ...] = ()                             # models trained without the forget set: the yardstick
+    base: str | None = None                                     # what original and retrained started from, if not from scratch
     retain: str | None = None                                   # what it should have kept
     holdout: str | None = None                                  # like the forget set, unseen by all of the models
     test: str | None = None                                     # for utility
@@ -54,7 +56,7 @@ class Files:
     data: Mapping[str, Any] = field(default_factory=dict)       # how the data files are read: options of their kind
     family: str | None = None                                   # default: the one that recognises the files of `unlearned`
     allow_pickle: bool = False
-    accept: tuple[str, ...] = ()                                # checks whose errors do not end the audit: score
+    accept: tuple[str, ...] = ()                                # checks whose errors do not end the audit: score, descent
 
 
 def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] = (), seed: int = 0,
@@ -64,23 +66,36 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     options.say("reading models and data")
     task, load, first = _opened(files)
     weights = first if files.original is None else _fitting(load(files.unlearned), files.unlearned, task, first)
-    if (doubt := score.of_files(task, seed)) is not None:
+    if (fault := score.of_files(task, seed)) is not None:
         if "score" not in files.accept:
-            raise RequestError(f"{doubt.words} [check score; accept=[score] goes on all the same]")
-        options.warn(doubt.words)
+            raise RequestError(f"{fault.words} [check score; accept=[score] goes on all the same]")
+        options.warn(fault.words)
     unlearned = as_served(Path(files.unlearned), weights)
     retrained = [_fitting(load(path), path, task, first) for path in files.retrained]
-    for path, model in zip(files.retrained, retrained, strict=True):
-        if state_fingerprint(model) == state_fingerprint(first):
-            raise ModelError(f"{path} has the same weights as {files.original or files.unlearned}, so it was not retrained "
-                             "without the forget set and cannot be a yardstick. Provide a retrained model, or leave it out.")
+    origins = _origins(files, task, load, first, weights, retrained, seed)
+    task.facts["descent from the original"] = origins.facts
+    for doubt in origins.doubts:
+        options.warn(doubt.text)
     written, outcome = plain(files), Outcome(unlearned, method="unlearned", task=task)
     plan = AuditPlan(depth=depth, references=len(retrained), shadows=0, audits=tuple(audits))
     job = of_task(task, [], plan, seed=seed, config=written)
     case = scenario(job, task, [Made(Path(files.unlearned).stem, outcome)], options,
-                    words=f"forget {len(task.forget)} examples of {files.forget}", retrained=retrained)
+                    words=f"forget {len(task.forget)} examples of {files.forget}", retrained=retrained, known=origins.doubts)
     return report_of(job, [case], f"Audit of {files.unlearned}", options, time.perf_counter() - began,
                      digest([written, depth, task.fingerprint]))
+
+
+def _origins(files: Files, task: Task, load: Callable[[str], nn.Module], first: nn.Module, unlearned: nn.Module,
+             retrained: Sequence[nn.Module], seed: int) -> Origins:
+    """What the models are to each other; RequestError where a reference is a copy or descends from another model."""
+    before = [Given(files.original, "original", first)] if files.original else []
+    references = [Given(path, "retrained", model) for path, model in zip(files.retrained, retrained, strict=True)]
+    base = None if files.base is None else load(files.base)
+    if base is not None and state_fingerprint(base) == state_fingerprint(first):
+        raise RequestError(f"base = {files.base} has the weights of {files.original or files.unlearned}, which were trained on "
+                           "the forget set, so no reference may start there; nothing was audited. Name its true start.")
+    given = [*before, Given(files.unlearned, "unlearned", unlearned), *references]
+    return vet(task, given, base, "descent" in files.accept, seed)
 
 
 def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:

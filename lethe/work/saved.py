@@ -26,8 +26,6 @@ from lethe.work.open import Plan, identified, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
-CONTROLS = {"original", "retrained"}   # names of the rows that are in every table
-
 
 def audit_saved(request: Request, options: Options, unlearned: Path | None, depth: Depth, run: Path | None = None) -> Report:
     """Audit a saved model, or else those that `run` has saved, on the tasks of a request."""
@@ -43,8 +41,8 @@ def audit_saved(request: Request, options: Options, unlearned: Path | None, dept
     cases, names = [], [str(path) for paths in models.values() for path in paths]
     for name, paths in models.items():
         scene = scenes[name]
-        made = [_made(path, Outcome(as_served(path, plan.opened.load(path)), method=path.name, task=scene.task,
-                                    unseen_used=name in halved)) for path in paths]
+        made = [Made(path.name, Outcome(as_served(path, plan.opened.load(path)), method=path.name, task=scene.task,
+                                        unseen_used=name in halved)) for path in paths]
         cases.append(scenario(job, scene.task, made, options, name=name, words=scene.words))
     return report_of(job, cases, f"Audit ({depth}) of {', '.join(names)}", options, time.perf_counter() - began,
                      digest([job.hash, names, depth]))
@@ -82,10 +80,6 @@ def _require_same(plan: Plan, run: Path) -> None:
     if ledger_of(run).exists() and (other := Ledger(ledger_of(run)).changed_artefacts(run.resolve().name)):
         raise StorageError(f"{', '.join(other[:3])} of {run} are not what the ledger noted when the run ended, so another model "
                            "than the run's would be audited; nothing was. Compare with a backup, or repeat the run with --again.")
-
-
-def _made(path: Path, outcome: Outcome) -> Made:
-    return Made(f"model {path.name}" if path.name in CONTROLS else path.name, outcome)
 
 
 def _halved(run: Path | None) -> set[str]:

@@ -77,7 +77,7 @@ def test_the_same_examples_under_two_names(folder):
 
 
 def test_the_original_as_its_own_yardstick(folder):
-    with pytest.raises(ModelError, match=r"same weights as .*original, so it was not retrained"):
+    with pytest.raises(RequestError, match=r"same weights as .*original, so it was not retrained"):
         audit_files(files(folder, "unlearned", "original", "forget", retrained=(str(folder / "original"),)))
 
 
