@@ -213,9 +213,9 @@ def own_tests(kind: str, name: str) -> Path:
 def tests_of(entry: Entry) -> Path:
     """The test file of an entry, in this house or in the package that it comes from."""
     if not entry.origin:
-        return own_tests(entry.kind, entry.name)
+        return own_tests(entry.kind, entry.path.stem)
     root = package.root_of(entry.path) or entry.path.parent
-    return root / "tests" / f"test_{entry.name}.py"
+    return root / "tests" / f"test_{entry.path.stem}.py"
 
 
 def faults_of(entry: Entry) -> list[str]:

@@ -1,8 +1,9 @@
 """Everything that has a name and a file: methods, audits, families, modifiers, sources of data, models of the zoo.
 
-One file is the whole registration, and its place determines the kind (`KINDS`). Files are read, not imported, so a listing
-costs no torch. Another package adds its own through an entry point of the group `lethe.<kind>`, whose value is a module;
-a modifier's entry point is called `seam.member`. Names are unique: two files of one name are an error that names both.
+One file is the whole registration, and its place determines the kind (`KINDS`); methods that differ by a formula alone share
+one. Files are read, not imported, so a listing costs no torch. Another package adds its own through an entry point of the
+group `lethe.<kind>`, whose value is a module; a modifier's entry point is called `seam.member`. Names are unique: two files of
+one name are an error that names both.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ast
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -35,6 +36,7 @@ class Entry:
     name: str                      # of a modifier: seam.member
     module: str
     path: Path
+    declares: str                  # what the module calls it: the decorated function, the class of a modifier, the factory
     doc: str
     config: str                    # name of the config class or of the factory
     options: tuple[Option, ...]
@@ -128,8 +130,7 @@ def load(kind: Kind, name: str) -> Any:
 def record(found: Entry) -> Any:
     """The object that an entry names, see `load`."""
     module = importlib.import_module(found.module)
-    attribute = LAYOUT[found.kind].declares or found.config
-    return module if found.kind == "sources" else getattr(module, attribute)
+    return getattr(module, found.declares) if found.declares else module
 
 
 def config_class(kind: Kind, name: str) -> Any:
@@ -145,19 +146,26 @@ def config_class(kind: Kind, name: str) -> Any:
 # -- discovery ---------------------------------------------------------------------------------------------------------
 
 
-Read = tuple[Record, dict[str, Any], Mapping[str, Record]] | None   # config or factory, facts, sections; None: registers nothing
+@dataclass(frozen=True)
+class Found:
+    """What a file registers: the fields of its `Entry` that its text gives."""
+
+    name: str
+    declares: str
+    record: Record                                                # config or factory
+    facts: dict[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Record] = field(default_factory=dict)
+    doc: str = ""                                                 # where it is not the file's
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a kind stand, and what in a file registers it."""
+    """Where the files of a kind stand, and what in a file registers."""
 
     noun: str
     folder: str                                                   # below the house
     pattern: str                                                  # of the files in it
-    read: Callable[[Source, str], Read]                           # (source, name) -> what it registers
-    name: Callable[[Source], str]
-    declares: str = ""                                            # the decorated function, if one is the registration
+    read: Callable[[Source], list[Found]]
 
 
 def discover(kind: Kind, house: Path, points: Iterable[EntryPoint] = ()) -> dict[str, Entry]:
@@ -183,10 +191,7 @@ def _files(kind: Kind, house: Path) -> Iterator[Entry]:
     layout = LAYOUT[kind]
     for path in sorted((house / layout.folder).glob(layout.pattern)):
         if not path.name.startswith("_"):
-            source = Source.of(path, "lethe." + ".".join(path.relative_to(house).with_suffix("").parts))
-            one = _entry(kind, source, layout.name(source))
-            if one is not None:
-                yield one
+            yield from _read(kind, Source.of(path, "lethe." + ".".join(path.relative_to(house).with_suffix("").parts)))
 
 
 def _plugins(kind: Kind, points: Iterable[EntryPoint]) -> Iterator[Entry]:
@@ -196,24 +201,20 @@ def _plugins(kind: Kind, points: Iterable[EntryPoint]) -> Iterator[Entry]:
         if source is None:
             raise RequestError(f"{owner} names the module {point.module!r}, which cannot be found, so {kind} cannot be listed. "
                                "Repair or uninstall that package.")
-        name = point.name if kind == "modifiers" else LAYOUT[kind].name(source)
-        if kind == "modifiers" and name.split(".")[0] not in SEAMS:
+        if kind == "modifiers" and point.name.split(".")[0] not in SEAMS:
             raise RequestError(f"{owner} is not called seam.member, so it is not clear where the modifier belongs. Seams: "
                                f"{', '.join(SEAMS)}.")
-        one = _entry(kind, source, name, owner)
-        if one is None:
+        found = list(_read(kind, source, owner))
+        if not found:
             raise RequestError(f"{owner} names {source.path}, which registers nothing ({LAYOUT[kind].noun}), so {kind} cannot be "
                                "listed. Repair or uninstall that package.")
-        yield one
+        yield from [replace(one, name=point.name) for one in found] if kind == "modifiers" else found
 
 
-def _entry(kind: Kind, source: Source, name: str, origin: str = "") -> Entry | None:
-    read = LAYOUT[kind].read(source, name)
-    if read is None:
-        return None
-    record, facts, sections = read
-    doc = source.doc if kind != "zoo" else record.doc or source.doc
-    return Entry(kind, name, source.module, source.path, doc, record.name, record.options, facts, sections, origin)
+def _read(kind: Kind, source: Source, origin: str = "") -> Iterator[Entry]:
+    for one in LAYOUT[kind].read(source):
+        yield Entry(kind, one.name, source.module, source.path, one.declares, one.doc or source.doc, one.record.name,
+                    one.record.options, one.facts, one.sections, origin)
 
 
 # -- what registers a file of each kind --------------------------------------------------------------------------------
@@ -221,79 +222,73 @@ def _entry(kind: Kind, source: Source, name: str, origin: str = "") -> Entry | N
 SEAMS = ("where", "combine", "perturb", "average", "weigh")   # the questions of the loop; a member answers one of them
 
 
-def _decorated(function: str, decorator_name: str) -> Callable[[Source, str], Read]:
-    """A file with a function that carries the decorator; its first argument is annotated with the config class."""
+def _decorated(function: str, decorator_name: str) -> Callable[[Source], list[Found]]:
+    """A file with functions that carry the decorator; the first argument of each is annotated with its config class. The one
+    that is called `function` has the file's name and docstring, another its own."""
 
-    def read(source: Source, name: str) -> Read:
-        node = source.function(function)
-        facts = decorator(node, decorator_name) if node is not None else None
-        if node is None or facts is None:
+    def read(source: Source) -> list[Found]:
+        return [one for node in source.tree.body if isinstance(node, ast.FunctionDef) and (one := registered(source, node))]
+
+    def registered(source: Source, node: ast.FunctionDef) -> Found | None:
+        facts = decorator(node, decorator_name)
+        if facts is None:
             return None
-        first = node.args.args[0].annotation
-        cfg = _text(first)
-        return source.record(cfg) or Record(cfg, "", ()), facts, {}
+        cfg, own = _text(node.args.args[0].annotation), node.name != function
+        return Found(node.name if own else source.path.stem, node.name, source.record(cfg) or Record(cfg, "", ()), facts,
+                     doc=(ast.get_docstring(node) or "") if own else "")
 
     return read
 
 
-def _family(source: Source, name: str) -> Read:
+def _family(source: Source) -> list[Found]:
     """A file with `@family(model=…, data=…)` over `open_request`."""
     node = source.function("open_request")
     facts = decorator(node, "family") if node is not None else None
     if facts is None:
-        return None
+        return []
     found = {key: source.record(facts[key]) for key in ("model", "data") if key in facts}
     sections: dict[str, Record] = {key: record for key, record in found.items() if record is not None}
-    return sections.get("model", Record("", "", ())), facts, sections
+    name = source.path.parent.name if source.path.stem == "open" else source.path.stem
+    return [Found(name, "open_request", sections.get("model", Record("", "", ())), facts, sections)]
 
 
-def _modifier(source: Source, name: str) -> Read:
+def _modifier(source: Source) -> list[Found]:
     """A file with one config class, which answers the question of its seam."""
     for node in source.tree.body:
         if isinstance(node, ast.ClassDef) and decorator(node, "config") is not None and (found := source.record(node.name)):
-            return found, {}, {}
-    return None
+            return [Found(f"{source.path.parent.name}.{source.path.stem}", node.name, found)]
+    return []
 
 
-def _source(source: Source, name: str) -> Read:
+def _source(source: Source) -> list[Found]:
     """A file with `read(cfg, context, name)`; `SUFFIXES` are the endings of files that it reads unasked."""
     node = source.function("read")
     if node is None or not node.args.args:
-        return None
+        return []
     facts = {"suffixes": source.constant("SUFFIXES") or (), "learns": bool(source.constant("LEARNS"))}
-    return source.record(_text(node.args.args[0].annotation)) or Record("", "", ()), facts, {}
+    cfg = source.record(_text(node.args.args[0].annotation)) or Record("", "", ())
+    return [Found(source.path.stem, "", cfg, facts)]
 
 
-def _model(source: Source, name: str) -> Read:
+def _model(source: Source) -> list[Found]:
     """A file with the public class or function that is called as the file, case and underscores aside."""
+    name = source.path.stem
     for node in source.tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name.replace("_", "").lower() == name.replace("_", ""):
             found = source.record(node.name)
-            return (found, {}, {}) if found is not None else None
-    return None
+            return [Found(name, node.name, found, doc=found.doc)] if found is not None else []
+    return []
 
 
 def _text(annotation: ast.expr | None) -> str:
     return ast.unparse(annotation) if annotation is not None else ""
 
 
-def _stem(source: Source) -> str:
-    return source.path.stem
-
-
-def _folder(source: Source) -> str:
-    return source.path.parent.name if source.path.stem == "open" else source.path.stem
-
-
-def _seam(source: Source) -> str:
-    return f"{source.path.parent.name}.{source.path.stem}"
-
-
 LAYOUT: dict[Kind, Layout] = {
-    "methods": Layout("method", "methods", "**/*.py", _decorated("run", "method"), _stem, "run"),
-    "audits": Layout("audit", "audits", "**/*.py", _decorated("measure", "audit"), _stem, "measure"),
-    "families": Layout("family", "models", "*/open.py", _family, _folder, "open_request"),
-    "modifiers": Layout("modifier", "train/modifiers", "*/*.py", _modifier, _seam),
-    "sources": Layout("kind of data", "data/sources", "*.py", _source, _stem),
-    "zoo": Layout("model of the zoo", "models/zoo", "*.py", _model, _stem),
+    "methods": Layout("method", "methods", "**/*.py", _decorated("run", "method")),
+    "audits": Layout("audit", "audits", "**/*.py", _decorated("measure", "audit")),
+    "families": Layout("family", "models", "*/open.py", _family),
+    "modifiers": Layout("modifier", "train/modifiers", "*/*.py", _modifier),
+    "sources": Layout("kind of data", "data/sources", "*.py", _source),
+    "zoo": Layout("model of the zoo", "models/zoo", "*.py", _model),
 }

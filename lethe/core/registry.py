@@ -1,6 +1,7 @@
 """`@method` and `@audit`: one decorated function per file is the whole registration.
 
-The name is the file's name. `lethe.core.catalogue` finds the files; there is no list to edit.
+The name is the file's name. Several that differ by a formula only share a file: each is then a function of its own name, with
+its own docstring. `lethe.core.catalogue` finds the files; there is no list to edit.
 """
 
 from __future__ import annotations
@@ -168,5 +169,7 @@ def _identity(function: Callable[..., Any]) -> tuple[str, type, str]:
     module = inspect.getmodule(function)
     first = next(iter(inspect.signature(function).parameters))
     cfg = typing.get_type_hints(function)[first]
+    if function.__name__ not in ("run", "measure"):
+        return function.__name__, cfg, inspect.getdoc(function) or ""
     name = function.__module__.rsplit(".", 1)[-1]
     return name, cfg, inspect.getdoc(module) or ""

@@ -20,7 +20,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
 from lethe.core.task import Task
 from lethe.core.view import missing
-from lethe.errors import NeedsUnmet
+from lethe.errors import NeedsUnmet, RequestError
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.stop import Stop
@@ -153,5 +153,9 @@ def method_of(method: Any, options: Mapping[str, Any] | None = None) -> tuple[Me
     if isinstance(method, str):
         record = catalogue.load("methods", method)
         return record, build(record.config, options)
-    record = catalogue.load("methods", type(method).__module__.rsplit(".", 1)[-1])
-    return record, replace(method, **options) if options else method
+    cls = type(method)
+    found = [one for one in catalogue.entries("methods").values() if (one.config, one.module) == (cls.__name__, cls.__module__)]
+    if not found:
+        raise RequestError(f"{cls.__name__} of {cls.__module__} is the config of no method, so nothing can run. Pass the name "
+                           "of a method with its options, or a config such as lethe.methods.SalUn(density=0.5).")
+    return catalogue.load("methods", found[0].name), replace(method, **options) if options else method
