@@ -8,18 +8,25 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lethe.core.store import Chosen, chosen, joined, taken
-from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
+from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
 
 PIECE = 4 * 1024**2   # bytes of a column that are looked at together
 SEVERAL = "x."        # beginning of the names of the input columns where there are several
 NO_IDS = np.empty(0, dtype=str)   # of a split whose records have none of their own
+
+
+class Rule(Protocol):
+    """What chose the examples of a split, where other examples can be asked the same: `age > 75`, not a list of ids."""
+
+    def answered(self, split: Split) -> np.ndarray | None:
+        """Which examples of another split it would choose, [n] bool; None where they lack what it asks for."""
 
 
 class Piece(NamedTuple):
@@ -81,6 +88,7 @@ class Split:
     ids      n stable identifiers of the records (what a deletion request names); `name:position` where none are given
     meta     further columns that only selectors and reports read: strings, dates, entities
     padding  column -> pad value, for sequence columns [n, T]; batches are cut to their longest example, `length` [n]
+    rule     what chose these examples, where that is a question; None: all of a source, ids, positions, a random part
     """
 
     columns: Mapping[str, Tensor]
@@ -88,6 +96,7 @@ class Split:
     ids: np.ndarray = field(default_factory=lambda: NO_IDS)
     meta: Mapping[str, Sequence[Any] | np.ndarray] = field(default_factory=dict)
     padding: Mapping[str, int] = field(default_factory=dict)
+    rule: Rule | None = None
     numbered: bool = field(init=False, default=False)   # whether the ids were made from name and position
 
     def __post_init__(self) -> None:
@@ -158,8 +167,8 @@ class Split:
         """The examples as a torch Dataset of (x, y), for a training of one's own."""
         return Examples(self)
 
-    def subset(self, index: Tensor | np.ndarray | Sequence[int], name: str) -> Split:
-        """The examples at these positions, as a split of its own."""
+    def subset(self, index: Tensor | np.ndarray | Sequence[int], name: str, rule: Rule | None = None) -> Split:
+        """The examples at these positions, as a split of its own; rule: what chose them, default: what chose all of these."""
         index = np.asarray(index)
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         where = torch.from_numpy(index)
@@ -170,6 +179,7 @@ class Split:
             {key: values[index] if isinstance(values, np.ndarray) else [values[i] for i in index.tolist()]
              for key, values in self.meta.items()},
             self.padding,
+            self.rule if rule is None else rule,
         )
 
     def named(self, name: str) -> Split:
@@ -182,7 +192,7 @@ class Split:
 
     def renumbered(self) -> Split:
         """The same examples with ids made from the name and the position."""
-        return Split(self.columns, self.name, meta=self.meta, padding=self.padding)
+        return Split(self.columns, self.name, meta=self.meta, padding=self.padding, rule=self.rule)
 
     def column(self, name: str) -> Sequence[Any] | np.ndarray:
         """A column of `columns`, `meta`, or the ids, by name."""
@@ -317,19 +327,3 @@ def pixels(x: Tensor) -> Tensor:
 def input_columns(columns: Iterable[str]) -> tuple[str, ...]:
     """Those of these columns that a model maps."""
     return tuple(key for key in columns if key == "x" or key.startswith(SEVERAL))
-
-
-def of_classes_that_leave(forget: Split, retain: Split) -> bool:
-    """Whether no retained example has a label of F, so that whole classes leave."""
-    return not bool(torch.isin(forget.columns["y"], retain.columns["y"]).any())
-
-
-def whole_classes(forget: Split, retain: Split, method: str) -> Tensor:
-    """The labels of F, for a method that removes classes; RequestError where retained examples have one of them.  -> [c]"""
-    classes: Tensor = torch.unique(forget.columns["y"])
-    kept = int(torch.isin(retain.columns["y"], classes).sum())
-    if kept:
-        raise RequestError(f"{kept} retained examples have a forgotten label ({classes.tolist()}), and {method} removes whole "
-                           "classes, so it would remove them as well; nothing was started. Choose a method for single "
-                           "examples: scrub, neggrad_plus.")
-    return classes

@@ -6,6 +6,7 @@ import difflib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import Field
 from lethe.core.config import Natural, build, config
 from lethe.core.patterns import matching
 from lethe.core.seeds import numpy_generator
-from lethe.core.split import Split
+from lethe.core.split import Rule, Split
 from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn, nearest
 
 
@@ -36,52 +37,36 @@ class Where:
 
     def mask(self, split: Split) -> np.ndarray:
         """[n] booleans: which examples of `split` are meant."""
-        n = len(split)
-        chosen = np.ones(n, dtype=bool)
+        chosen = np.ones(len(split), dtype=bool)
         if self.label is not None:
             chosen &= label_mask(split, self.label if isinstance(self.label, tuple) else (self.label,))
         if self.index is not None:
             chosen &= position_mask(split, self.index)
         if self.ids is not None:
-            wanted = [str(one) for one in self.ids]
-            unknown = sorted(set(wanted) - set(map(str, split.ids)))
-            if unknown:
-                close = nearest_id(unknown[0], split)
-                raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data"
-                                f"{f' (did you mean {close!r}?)' if close else ''}, so it cannot be forgotten. Check "
-                                "forget.ids, or whether it was deleted before.")
-            chosen &= np.isin(split.ids.astype(str), wanted)
+            chosen &= id_mask(split, [str(one) for one in self.ids])
         if self.entity is not None:
-            name = next((c for c in ("entity", "author") if c in split.meta), None)
-            if name is None:
-                raise WrongColumn("forget.entity needs a column 'entity' or 'author', which the data does not have. "
-                                  "Use forget.text or forget.column.")
-            wanted = [self.entity] if isinstance(self.entity, str) else list(self.entity)
-            values = np.asarray([str(v) for v in split.meta[name]])
-            for value in wanted:
-                if value not in values:
-                    raise EmptySplit(f"no example has {name} {value!r}{nearest(value, set(values.tolist()))}, so there "
-                                     "is nothing to forget. Correct forget.entity.")
-            chosen &= np.isin(values, wanted)
+            chosen &= entity_mask(split, self.entities)
         if self.text is not None:
-            texts = [c for c, values in split.meta.items() if len(values) and isinstance(values[0], str)]
-            if not texts:
-                raise WrongColumn("forget.text needs a text column, which the data does not have.")
-            rows = (str(split.meta[c][i]) for i in range(n) for c in texts)
-            found = np.array(matching(self.text, rows, "forget.text"), dtype=bool)
-            chosen &= found.reshape(n, len(texts)).any(1)
+            chosen &= text_mask(split, self.text)
         for name, value in (self.column or {}).items():
-            several = value if isinstance(value, (list, tuple)) else [value]
-            if any(isinstance(one, (list, tuple, Mapping)) for one in several):
-                raise RequestError(f"forget.column.{name} = {value!r} is no value, so nothing was selected. "
-                                   "Write one, or a list.")
-            column = _flat(split, name)
-            chosen &= np.array([np.asarray(column == one, dtype=bool) & np.ones(n, bool) for one in several]).any(0)
+            chosen &= column_mask(split, name, value)
         if self.query is not None:
             chosen &= query_mask(split, self.query)
         if self.poisoned is not None:
             chosen &= poisoned_mask(split, self.poisoned, self.seed)
         return self._part(chosen)
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The values of `entity`."""
+        return (self.entity,) if isinstance(self.entity, str) else self.entity or ()
+
+    @property
+    def rule(self) -> Rule | None:
+        """What of it other records can be asked, too; None where it only names records or classes."""
+        if self.query is None and self.entity is None and self.text is None and not self.column:
+            return None
+        return Asked(Where(query=self.query, entity=self.entity, text=self.text, column=self.column))
 
     def _part(self, chosen: np.ndarray) -> np.ndarray:
         if self.fraction is None and self.count is None:
@@ -94,6 +79,73 @@ class Where:
         part = np.zeros_like(chosen)
         part[picked] = True
         return part
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A selection by what records are like, asked of other records: `Rule`."""
+
+    where: Where
+
+    def answered(self, split: Split) -> np.ndarray | None:
+        """Which of them it would choose, [n] bool; None where they lack a column that it reads."""
+        try:
+            known = set(map(str, _entities(split))) if self.where.entity is not None else set()
+            shared = tuple(value for value in self.where.entities if value in known)
+            if self.where.entity is not None and not shared:
+                return np.zeros(len(split), dtype=bool)
+            return replace(self.where, entity=shared or None).mask(split)
+        except WrongColumn:
+            return None
+
+
+def id_mask(split: Split, wanted: Sequence[str]) -> np.ndarray:
+    """[n] booleans: the records of these ids; DataError for one that is not there."""
+    unknown = sorted(set(wanted) - set(map(str, split.ids)))
+    if unknown:
+        close = nearest_id(unknown[0], split)
+        raise DataError(f"id {unknown[0]!r} (and {len(unknown) - 1} more) is not in the data"
+                        f"{f' (did you mean {close!r}?)' if close else ''}, so it cannot be forgotten. Check "
+                        "forget.ids, or whether it was deleted before.")
+    return np.isin(split.ids.astype(str), wanted)
+
+
+def entity_mask(split: Split, wanted: Sequence[str]) -> np.ndarray:
+    """[n] booleans: the records of these entities; EmptySplit for one that has none."""
+    values = np.asarray([str(v) for v in _entities(split)])
+    for value in wanted:
+        if value not in values:
+            raise EmptySplit(f"no example is of {value!r}{nearest(value, set(values.tolist()))}, so there is nothing to forget. "
+                             "Correct forget.entity.")
+    return np.isin(values, wanted)
+
+
+def _entities(split: Split) -> Sequence[Any] | np.ndarray:
+    """The column `entity` or `author`."""
+    name = next((c for c in ("entity", "author") if c in split.meta), None)
+    if name is None:
+        raise WrongColumn("forget.entity needs a column 'entity' or 'author', which the data does not have. "
+                          "Use forget.text or forget.column.")
+    return split.meta[name]
+
+
+def text_mask(split: Split, pattern: str) -> np.ndarray:
+    """[n] booleans: the records with the pattern in any text column."""
+    texts = [c for c, values in split.meta.items() if len(values) and isinstance(values[0], str)]
+    if not texts:
+        raise WrongColumn("forget.text needs a text column, which the data does not have.")
+    rows = (str(split.meta[c][i]) for i in range(len(split)) for c in texts)
+    found = np.array(matching(pattern, rows, "forget.text"), dtype=bool)
+    return np.asarray(found.reshape(len(split), len(texts)).any(1))
+
+
+def column_mask(split: Split, name: str, value: Any) -> np.ndarray:
+    """[n] booleans: the records with this value, or one of these, in a column."""
+    several = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(one, (list, tuple, Mapping)) for one in several):
+        raise RequestError(f"forget.column.{name} = {value!r} is no value, so nothing was selected. Write one, or a list.")
+    column = _flat(split, name)
+    return np.asarray(np.array([np.asarray(column == one, dtype=bool) & np.ones(len(split), bool) for one in several]).any(0))
 
 
 def nearest_id(name: str, split: Split) -> str:
@@ -234,4 +286,5 @@ def divide(train: Split, forget: Where | Mapping[str, Any] | np.ndarray | Sequen
     if mask.all():
         raise EmptySplit("the forget selection matches every example, so nothing would be retained. Narrow the "
                          "selection.")
-    return train.subset(mask, "forget"), train.subset(~mask, "retain")
+    rule = forget.rule if isinstance(forget, Where) else None
+    return train.subset(mask, "forget", rule), train.subset(~mask, "retain")

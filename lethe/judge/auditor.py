@@ -70,6 +70,7 @@ def examine(
         others = [r for r in references if r is not subject]
         return Panel(task, original, others, depth, seed, shared, len(others) < len(references), shadows)
 
+    alike = not (task.has("forget") and task.has("holdout")) or panel_of(original).beside().alike
     with Units(listener, "audits", len(audits) * len([*everyone, *weak])) as units:
         for audit, cfg in audits:
             listener(Said(f"auditing: {audit.name}"))
@@ -84,7 +85,7 @@ def examine(
                 for metric, value in measured[subject].values.items():
                     rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject].seconds
                     found[subject].append(judge(audit, value, *rest, margin_of(audit, metric, margins or {}))
-                                               if references else judge_weakly(audit, value, *rest))
+                                               if references else judge_weakly(audit, value, *rest, alike))
     return decided({subject.name: items for subject, items in found.items()}, original.name)
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from lethe.core.alike import Beside, beside, leaving
 from lethe.core.passes import sample
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.pools.alike import in_range, labelled, unseen, valued
 from lethe.pools.subject import Subject
 
 if TYPE_CHECKING:
@@ -63,21 +63,15 @@ class Panel:
         return (mine[:count], pool[:count]) if min(len(mine), len(pool)) >= count else ([], [])
 
     def removed(self, split: Split) -> np.ndarray:
-        """Which examples of `split` have a label that is to vanish: it is in the forget set and not retained.  [n]
-
-        Of real targets: those in the range of the forget set, when no retained one is.
-        """
+        """Which examples of `split` leave with the forget set: of a class, a range or a group that is not retained.  [n]"""
         if not self.task.has("retain"):
             return np.zeros(len(split), dtype=bool)
-        if valued(self.task):
-            alone = not in_range(self.task, self.task.retain).any()
-            return in_range(self.task, split) & alone
-        if not labelled(self.task):
-            return np.zeros(len(split), dtype=bool)
-        gone = set(self.task.forget.columns["y"].tolist()) - set(self.task.retain.columns["y"].tolist())
-        return np.isin(split.columns["y"].numpy(), list(gone))
+        return self.once(("removed", split), lambda: leaving(split, self.task.forget, self.task.retain))
+
+    def beside(self) -> Beside:
+        """The holdout examples that are like the forget set but unseen, and which they are."""
+        return self.once(("beside",), lambda: beside(self.task.forget, self.task.holdout))
 
     def unseen(self) -> np.ndarray:
         """Which holdout examples are like the forget set but unseen.  [n] bool"""
-        return unseen(self.task)
-
+        return self.beside().mask

@@ -50,8 +50,11 @@ def judge(audit: Audit, value: Value, others: list[Value], before: Value | None,
     return equivalent(found, value, others, margin)
 
 
-def judge_weakly(audit: Audit, value: Value, neighbours: list[Value], before: Value | None, seconds: float = 0.0) -> Evidence:
+def judge_weakly(audit: Audit, value: Value, neighbours: list[Value], before: Value | None, seconds: float = 0.0,
+                 alike: bool = True) -> Evidence:
     """Where no retrained models exist: against the null value of an attack, else against the original's neighbours.
+
+    alike     whether unseen data like the forget set were there for the attack (`lethe.core.alike`); the null holds only then
 
     holdout   one-sided: above the null the forget set looks seen; below it, it only differs from the holdout, which no
               retrained model is there to explain.
@@ -62,7 +65,7 @@ def judge_weakly(audit: Audit, value: Value, neighbours: list[Value], before: Va
     near, error = law_of(neighbours, metric), sampling_error(value)
     if not judged(metric):
         return _evidence(audit, metric, value, before, seconds, SHOWN, near, RASHOMON)
-    if metric.null is not None and metric.tier == "forgetting" and (error > 0 or not math.isfinite(value.value)):
+    if alike and metric.null is not None and metric.tier == "forgetting" and (error > 0 or not math.isfinite(value.value)):
         law = Null(metric.null, error or math.inf, near.values if near else (), metric.range)
         return _evidence(audit, metric, value, before, seconds, INSIDE, law, HOLDOUT)
     if near is None:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lethe.core.alike import beside
 from lethe.core.config import digest
 from lethe.core.events import Listener, Units, silent
 from lethe.core.identity import NUMBERS, code_of
@@ -30,7 +31,6 @@ from lethe.core.seeds import derive, numpy_generator
 from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.maths.membership import two_sided
-from lethe.pools.alike import unseen
 from lethe.pools.backends import AUTO
 from lethe.pools.member import sound
 from lethe.pools.pool import Wanted
@@ -59,7 +59,7 @@ class Shadows:
     @cached_property
     def candidates(self) -> Split:
         """F, then as many holdout examples like it, at most."""
-        like = np.flatnonzero(unseen(self.task))
+        like = np.flatnonzero(beside(self.task.forget, self.task.holdout).mask)
         order = numpy_generator(self.seed, "candidates").permutation(like)[: len(self.task.forget)]
         order = order[: len(order) - (len(self.task.forget) + len(order)) % 2]   # an even number: halves are equal
         return concat([self.task.forget, self.task.holdout.subset(np.sort(order), "candidates")], "candidates")

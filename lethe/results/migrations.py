@@ -51,4 +51,10 @@ def _renamed(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"p_joint" if key == "p_holm" else key: value for key, value in item.items()}
 
 
-MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (name_what_rows_are, name_the_correction)
+def name_what_unseen_means(data: Mapping[str, Any]) -> dict[str, Any]:
+    """3 -> 4: says which unseen examples the forget set was compared with; of older results that is not known."""
+    return {**data, "schema": 4}
+
+
+MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (name_what_rows_are, name_the_correction,
+                                                                            name_what_unseen_means)

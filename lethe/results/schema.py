@@ -287,6 +287,7 @@ class Scenario(Record):
     score_name: str = Field(default="accuracy", description="What the family's score is called.")
     sizes: dict[str, int] = Field(default_factory=dict, description="Split -> number of examples.")
     fingerprints: dict[str, str] = Field(default_factory=dict, description="Split or model -> fingerprint of its content.")
+    unseen: str = Field(default="", description="Which unseen examples the forget set was compared with, in words.")
     facts: Free = Field(default_factory=dict, description="Where model and data come from.")
     references: References = Field(default=References(), description="The yardstick.")
     subjects: tuple[Row, ...] = Field(default=(), description="The original, the retrained model, then each method.")
@@ -312,7 +313,7 @@ class Scenario(Record):
 class Results(Record):
     """A run: how it was made, and its scenarios."""
 
-    schema_version: Literal[3] = Field(default=3, alias="schema", description="Version of this schema.")
+    schema_version: Literal[4] = Field(default=4, alias="schema", description="Version of this schema.")
     id: str = Field(description="Names the run: a hash of the effective request.")
     title: str = Field(default="", description="The title of the page.")
     created: str = Field(default="", description="When the run ended (ISO 8601).")

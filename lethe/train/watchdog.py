@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lethe.core.alike import leaving
 from lethe.core.config import Count, Natural, Positive, config
 from lethe.core.modules import named_tensors
 from lethe.core.operations import unlimited
@@ -227,31 +228,12 @@ def judged_on(task: Task) -> dict[str, Split]:
     if task.has("holdout") and (task.generalises or not task.has("retain")):
         unseen = task.holdout
         if task.has("retain"):
-            unseen = unseen.subset(staying(unseen, task.retain, task.forget if task.has("forget") else None), "holdout")
+            unseen = unseen.subset(~leaving(unseen, task.forget if task.has("forget") else None, task.retain), "holdout")
         if len(unseen):
             parts["holdout"] = unseen
     if task.has("retain") and len(parts.get("holdout", ())) < ENOUGH:
         parts["retain"] = task.retain
     return parts
-
-
-def staying(unseen: Split, retain: Split, forget: Split | None) -> np.ndarray:
-    """Which unseen examples are of no class and no group that leaves.  [n] bool
-
-    A class leaves where no retained example has it; a group where several forgotten examples share the values of a column and no
-    retained one has any of these. What a model loses there is meant to go: retraining loses it, too.
-    """
-    stays = np.ones(len(unseen), dtype=bool)
-    labels = unseen.columns.get("y")
-    if labels is not None and not labels.is_floating_point() and labels.dim() == 1:
-        stays &= torch.isin(labels, retain.columns["y"]).numpy()
-    if forget is None:
-        return stays
-    for name in forget.meta.keys() & retain.meta.keys() & unseen.meta.keys():
-        gone = np.unique(np.asarray(forget.meta[name]).astype(str))
-        if len(gone) < len(forget) and not np.isin(np.asarray(retain.meta[name]).astype(str), gone).any():
-            stays &= ~np.isin(np.asarray(unseen.meta[name]).astype(str), gone)
-    return stays
 
 
 def shuffled(split: Split, most: int, rng: torch.Generator) -> Split:

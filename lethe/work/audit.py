@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from lethe.core.alike import beside
 from lethe.core.config import plain
 from lethe.core.evidence import Evidence
 from lethe.core.registry import Audit
@@ -95,7 +96,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     found = doubts(held, evidence.get("original", [])) if retrained else []   # what was trained here never saw the forget set
     return Scenario(
         name=name, request=words, family=task.family, score_name=task.score_name,
-        sizes=sizes, fingerprints=task.fingerprint, facts=plain(task.facts),
+        sizes=sizes, unseen=_unseen(task), fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(false_alarms(list(held.values()))),
@@ -104,6 +105,11 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
         max_loss=margin_of(job.judging.max_loss, sizes), declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
     )
+
+
+def _unseen(task: Task) -> str:
+    """Which unseen examples the forget set is compared with, in words."""
+    return beside(task.forget, task.holdout).words if task.has("forget") and task.has("holdout") else ""
 
 
 def _watched(job: Job, task: Task, made: Sequence[Made]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import lethe
+from lethe.core.alike import beside
 from lethe.core.catalogue import load
 from lethe.core.evidence import OUTSIDE
 from lethe.core.split import Batch, Split
@@ -21,7 +22,6 @@ from lethe.judge.auditor import examine
 from lethe.judge.panel import Panel
 from lethe.models.regression.task import Regression
 from lethe.models.zoo.mlp import MLP
-from lethe.pools.alike import unseen
 from lethe.pools.pool import train_pool
 from lethe.pools.subject import Subject
 
@@ -112,10 +112,12 @@ def test_a_range_is_compared_with_unseen_data_of_that_range() -> None:
     made = tiny.regression()
     panel = Panel(made, Subject("o", made.original, made), [])
     y, low, high = made.holdout.columns["y"].numpy(), made.forget.columns["y"].min(), made.forget.columns["y"].max()
-    assert (unseen(made) == ((y >= low.item()) & (y <= high.item()))).all() and 10 < unseen(made).sum() < 40
-    assert (panel.removed(made.holdout) == unseen(made)).all()
+    like = beside(made.forget, made.holdout).mask
+    assert (like == ((y >= low.item()) & (y <= high.item()))).all() and 10 < like.sum() < 40
+    assert (panel.removed(made.holdout) == like).all()
     mixed = tiny.regression(Where(fraction=0.2))
-    assert unseen(mixed).sum() > 100 and not Panel(mixed, Subject("o", mixed.original, mixed), []).removed(mixed.holdout).any()
+    assert beside(mixed.forget, mixed.holdout).mask.sum() > 100
+    assert not Panel(mixed, Subject("o", mixed.original, mixed), []).removed(mixed.holdout).any()
 
 
 def test_saved_weights_are_the_state_dict(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 
 
 def test_results_of_a_newer_lethe_are_refused() -> None:
-    with pytest.raises(StorageError, match=r"r\.json has schema 99; .* up to 3, so it was not read\. Update"):
+    with pytest.raises(StorageError, match=rf"r\.json has schema 99; .* up to {schema.VERSION}, so it was not read\. Update"):
         schema.read({**results(), "schema": 99}, "r.json")
     with pytest.raises(StorageError, match="schema 'x'"):
         schema.read({"schema": "x"})

@@ -15,6 +15,7 @@ import lethe
 from lethe.certificate.gather import chosen
 from lethe.cli.run import status_of
 from lethe.core import catalogue
+from lethe.core.alike import leaving
 from lethe.core.modules import copied, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
@@ -26,7 +27,7 @@ from lethe.results import schema
 from lethe.train.apply import apply, fitting, same_weights
 from lethe.train.gauge import LEAST, Found, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
-from lethe.train.watchdog import Point, Watch, Watchdog, judged_on, small, staying, watching
+from lethe.train.watchdog import Point, Watch, Watchdog, judged_on, small, watching
 
 
 class Linear(nn.Module):
@@ -209,8 +210,8 @@ def test_a_group_that_leaves_is_left_out_of_what_must_stay() -> None:
     unseen = Split({"x": torch.ones(3, 2), "y": torch.tensor([0, 1, 1])}, "holdout",
                    meta={"speaker": ["a", "b", "c"], "take": [1, 2, 1], "day": ["x", "x", "x"]})
     forget, retain = whole.subset([0, 1], "forget"), whole.subset([2, 3], "retain")
-    assert staying(unseen, retain, forget).tolist() == [False, True, True]
-    assert staying(unseen, retain, None).tolist() == [True, True, True]
+    assert leaving(unseen, forget, retain).tolist() == [True, False, False]
+    assert not leaving(unseen, None, retain).any()
     parts = judged_on(Classification(nn.Linear(2, 2), {"forget": forget, "retain": retain, "holdout": unseen}))
     assert list(parts["holdout"].meta["speaker"]) == ["b", "c"]
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lethe.core.alike import class_labels, real_targets
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.evidence import Value
 from lethe.core.passes import plain
@@ -37,7 +38,6 @@ from lethe.core.registry import Metric, audit
 from lethe.core.split import Batch, Split
 from lethe.judge.panel import Panel
 from lethe.maths import influence as a
-from lethe.pools.alike import labelled, valued
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 
@@ -137,7 +137,9 @@ def lds_of(shadows: Shadows, count: int, split: Split, each: np.ndarray) -> floa
     blind="It follows the direction that a first-order prediction gives; what changes otherwise does not count.",
 )
 def measure(cfg: Attribution, subject: Subject, panel: Panel) -> list[Value]:
-    if not (labelled(panel.task) or valued(panel.task)) or panel.shadows is None or not len(panel.shadows.population):
+    forget = panel.task.forget
+    unlabelled = class_labels(forget) is None and real_targets(forget) is None
+    if unlabelled or panel.shadows is None or not len(panel.shadows.population):
         return []
     known: Story = panel.once(("attribution", cfg), lambda: story(cfg, panel))
     values = []

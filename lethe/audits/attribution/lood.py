@@ -27,13 +27,13 @@ import math
 
 import numpy as np
 
+from lethe.core.alike import class_labels, real_targets
 from lethe.core.config import Count, Positive, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.maths.kernels import fitted, joint_targets, lood_mean, lood_set, twins
-from lethe.pools.alike import labelled, valued
 from lethe.pools.subject import Subject
 
 
@@ -60,7 +60,7 @@ class LOOD:
     blind="It reads the input of the head under one kernel; what a model hides in its head or in other directions stays unseen.",
 )
 def measure(cfg: LOOD, subject: Subject, panel: Panel) -> list[Value]:
-    if not (labelled(panel.task) or valued(panel.task)):
+    if class_labels(panel.task.forget) is None and real_targets(panel.task.forget) is None:
         return []
     forget, retain = (panel.part(split, cfg.limit) for split in (panel.task.forget, panel.task.retain))
     x = np.concatenate([subject.features(forget), subject.features(retain)])

@@ -21,13 +21,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lethe.core.alike import class_labels
 from lethe.core.config import config
 from lethe.core.evidence import Value
 from lethe.core.modules import copied
 from lethe.core.registry import Metric, audit
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
-from lethe.pools.alike import labelled
 from lethe.pools.subject import Subject
 
 BASE = ".base_layer"   # where adapters keep the layer they sit on
@@ -103,7 +103,7 @@ def says(guarded: bool, same: float) -> str:
 def _restored(bare: nn.Module, panel: Panel) -> nn.Module | None:
     """None where no class was removed or the head is not one linear layer."""
     task = panel.task
-    if not labelled(task) or not task.has("retain") or not hasattr(task, "head"):
+    if class_labels(task.forget) is None or not task.has("retain") or not hasattr(task, "head"):
         return None
     gone = sorted(set(task.forget.columns["y"].tolist()) - set(task.retain.columns["y"].tolist()))
     head, before = bare.get_submodule(task.head), panel.original.model.get_submodule(task.head)

@@ -36,6 +36,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from lethe.core.alike import class_labels
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
@@ -45,7 +46,6 @@ from lethe.core.task import Task
 from lethe.judge.panel import Panel
 from lethe.maths.epsilon import one_run_bound, one_run_p
 from lethe.maths.statistics import clopper_pearson
-from lethe.pools.alike import labelled
 from lethe.pools.pool import Wanted
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
@@ -196,7 +196,7 @@ def mislabelled(task: Task, split: Split, seed: int) -> Split:
 
     Wrong answers of a text are those of its neighbours, and wrong captions are all alike: neither needs memory.
     """
-    if not labelled(task):
+    if class_labels(task.forget) is None:
         return split
     wrong = task.relabel(split.batch(np.arange(len(split)).tolist()), generator(seed))
     return Split({key: wrong.columns[key] for key in split.columns}, split.name, np.array([f"canary {i}" for i in split.ids]),

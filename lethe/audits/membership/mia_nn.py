@@ -24,6 +24,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
@@ -68,7 +69,7 @@ def measure(cfg: MIANN, subject: Subject, panel: Panel) -> list[Value]:
     labels = task.forget.columns["y"].numpy()
     width = subject.seen(task.forget)["logits"].shape[1]
     gone = np.unique(labels)
-    if not panel.removed(task.forget).all() or width - len(gone) < 2:
+    if not of_classes_that_leave(task.forget, task.retain) or width - len(gone) < 2:
         return []
     mine = neighbour_shares(subject.seen(task.forget)["logits"], gone)
     theirs = np.stack([neighbour_shares(r.seen(task.forget)["logits"], gone) for r in panel.references])   # [R, n, K]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lethe.core.alike import of_a_class_that_leaves
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.families.headed import HeadedTask
@@ -51,7 +52,8 @@ class LabelGeometry:
     blind="It compares answers with class means; a class spread over several clusters is missed.",
 )
 def measure(cfg: LabelGeometry, subject: Subject, panel: Panel) -> list[Value]:
-    task, removed = panel.task, panel.removed(panel.task.holdout)
+    task = panel.task
+    removed = of_a_class_that_leaves(task.holdout, task.forget, task.retain)
     gone = np.unique(task.holdout.columns["y"].numpy()[removed])
     if removed.sum() < cfg.fewest or HeadedTask.of(task).width - len(gone) < 2:
         return []

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lethe.core.alike import of_a_class_that_leaves
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
@@ -31,7 +32,6 @@ from lethe.core.seeds import numpy_generator
 from lethe.judge.measured import auc_value, mean_value
 from lethe.judge.panel import Panel
 from lethe.maths.ridge import cross_fitted, one_hot, ridge_gcv
-from lethe.pools.alike import labelled
 from lethe.pools.subject import Subject
 
 
@@ -72,9 +72,9 @@ def measure(cfg: Probe, subject: Subject, panel: Panel) -> list[Value]:
         member = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
         scores = cross_fitted(np.concatenate([inside, outside]), member, cfg.folds, numpy_generator(panel.seed, "probe folds"))
         values.append(auc_value("probe_membership_auc", scores[member == 1], scores[member == 0]))
-    if not labelled(task):   # real targets are no classes
+    if not task.has("retain"):
         return values
-    removed = panel.removed(task.holdout)
+    removed = of_a_class_that_leaves(task.holdout, task.forget, task.retain)
     return values + (_classes(cfg, subject, panel, removed) if removed.sum() >= cfg.fewest else [])
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.evidence import Value
 from lethe.core.families.headed import HeadedTask
@@ -34,7 +35,6 @@ from lethe.core.split import Batch, Split, pixels
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.maths.ridge import ridge
-from lethe.pools.alike import labelled
 from lethe.pools.subject import Subject
 
 
@@ -66,7 +66,7 @@ class Steering:
 )
 def measure(cfg: Steering, subject: Subject, panel: Panel) -> list[Value]:
     task = panel.task
-    if len(task.forget) < 4 or not labelled(task) or not panel.removed(task.forget).all():
+    if len(task.forget) < 4 or not of_classes_that_leave(task.forget, task.retain):
         return []
     order = numpy_generator(panel.seed, "steering halves").permutation(len(task.forget))
     halves = order[: len(order) // 2], order[len(order) // 2 :]

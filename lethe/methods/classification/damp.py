@@ -25,13 +25,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lethe.core.alike import whole_classes
 from lethe.core.config import Count, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import numpy_generator
-from lethe.core.split import Batch, Split, whole_classes
+from lethe.core.split import Batch, Split
 from lethe.maths.ridge import cross_fitted
 from lethe.maths.statistics import auc
 from lethe.train.loop import Loop

@@ -25,12 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.split import Batch, Split, of_classes_that_leave
+from lethe.core.split import Batch, Split
 from lethe.maths.losses import jensen_shannon
 from lethe.train.loop import Loop, Term
 

@@ -29,13 +29,14 @@ from typing import Literal
 import torch
 from torch import nn
 
+from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Fraction, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import NORMS, blocks, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
-from lethe.core.split import Batch, of_classes_that_leave
+from lethe.core.split import Batch
 from lethe.core.task import recipe_options
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average.swa import Swa

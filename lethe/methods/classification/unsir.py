@@ -21,12 +21,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lethe.core.alike import whole_classes
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.split import Batch, Split, whole_classes
+from lethe.core.split import Batch, Split
 from lethe.maths.losses import cross_entropy
 from lethe.maths.neighbours import continuous
 from lethe.train.loop import Loop, Term

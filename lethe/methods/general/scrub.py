@@ -28,6 +28,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lethe.core.alike import class_labels
 from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
@@ -64,18 +65,12 @@ def rewind_point(forget: Sequence[float], holdout: float) -> int:
     return min(range(len(forget)), key=lambda e: (abs(forget[e] - holdout), -e))
 
 
-def classes(split: Split) -> Tensor | None:
-    """The class numbers of a split, [n]; None where targets are no classes."""
-    y = split.columns.get("y")
-    return None if y is None or y.dim() != 1 or y.is_floating_point() else y
-
-
 def label_weights(forget: Split, holdout: Split) -> Tensor | None:
     """Weights of holdout by which its classes have the shares that they have in F; they sum to 1.  -> [n] float64
 
     Forget labels (0, 0, 1), holdout labels (0, 1, 1, 2): ⅔, ⅙, ⅙, 0. None where targets are no classes, or none is shared.
     """
-    gone, unseen = classes(forget), classes(holdout)
+    gone, unseen = class_labels(forget), class_labels(holdout)
     if gone is None or unseen is None:
         return None
     here = unseen.unsqueeze(1) == gone.unsqueeze(0)   # [n, |F|]
@@ -85,7 +80,7 @@ def label_weights(forget: Split, holdout: Split) -> Tensor | None:
 
 def unseen_loss(task: Task, loop: Loop, model: nn.Module, holdout: Split) -> float:
     """The loss on holdout that F should reach: a mean over holdout at the label mix of F."""
-    weights, gone, unseen = label_weights(task.forget, holdout), classes(task.forget), classes(holdout)
+    weights, gone, unseen = label_weights(task.forget, holdout), class_labels(task.forget), class_labels(holdout)
     if weights is None or gone is None or unseen is None:
         return loop.mean_nll(model, holdout, "rewind", holdout.name)
     lacking = len(set(gone.tolist()) - set(unseen.tolist()))

@@ -36,6 +36,7 @@ import numpy as np
 from torch import nn
 
 from lethe.core import catalogue
+from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Count, build, config, plain
 from lethe.core.evidence import Kind
 from lethe.core.extras import needs_extra
@@ -48,7 +49,6 @@ from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.judge.panel import Panel
 from lethe.judge.selection import SMALL, halves
 from lethe.judge.selection import other as beside_forget
-from lethe.pools.alike import labelled, unseen
 from lethe.pools.subject import Subject
 from lethe.train.apply import all_methods, apply, fitting
 from lethe.train.loop import Loop, Settings
@@ -125,8 +125,8 @@ class Scorer:
             return
         panel = Panel(self.view, self._seen(task.original), [])
         self.before = probability(panel.original, self.other)
-        like = unseen(self.view) if task.has("holdout") else np.ones(len(self.other), dtype=bool)
-        gone = labelled(self.view) and bool(panel.removed(forget).all())
+        like = panel.unseen() if task.has("holdout") else np.ones(len(self.other), dtype=bool)
+        gone = task.has("retain") and of_classes_that_leave(forget, task.retain)
         self.kept = ~panel.removed(self.other)
         self.strange = np.zeros(1) if gone or not like.any() else self.before[like]   # what is predicted for unseen ones like F
 
