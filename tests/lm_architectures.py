@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import cache
 from pathlib import Path
@@ -102,6 +103,24 @@ def tokenizer(chat: bool = True) -> Any:
     return made
 
 
+# a generation_config.json that would have a model answer otherwise than with its most likely tokens
+HOSTILE = {"do_sample": True, "temperature": 3.0, "top_k": 5, "num_beams": 3, "repetition_penalty": 1.9,
+           "no_repeat_ngram_size": 2, "min_new_tokens": 4, "max_length": 7, "bad_words_ids": [[5]],
+           "suppress_tokens": [10, 11], "length_penalty": 0.1}
+
+
+def argmax(model: Any, prompt: list[int], count: int, ends: list[int]) -> list[int]:
+    """The most likely tokens one after the other, each from a whole pass, up to an end."""
+    made: list[int] = []
+    while len(made) < count:
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([prompt + made]), use_cache=False).logits[0, -1].argmax())
+        if token in ends:
+            break
+        made.append(token)
+    return made
+
+
 def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """The architecture with seeded weights as a folder that `from_pretrained` reads."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -113,7 +132,12 @@ def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int
         sizes["text_config"] = {**sizes["text_config"], **special}
         special = {}
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **special)).to(dtype)
-    model.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **special))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(3)   # what follows depends on the prompt
+    model.to(dtype).save_pretrained(folder)
     words.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({**HOSTILE, "eos_token_id": 2, "pad_token_id": 0}))
     return folder

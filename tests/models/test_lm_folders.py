@@ -10,6 +10,7 @@ import lm_architectures as architectures
 import pytest
 import torch
 
+from lethe.core.sequences import encode_prompts
 from lethe.errors import ModelError
 from lethe.models.lm import open as lm
 from lethe.models.lm.folder import read_folder
@@ -108,3 +109,18 @@ def test_weights_leave_in_the_type_in_which_they_came(tmp_path: Path) -> None:
     again = lm.load_folder(tmp_path / "out")
     for name, weight in again.named_parameters():
         assert torch.equal(weight, audited.get_parameter(name))   # what is delivered is what was audited
+
+
+@pytest.mark.parametrize("architecture", ["llama", "rwkv"])
+def test_greedy_is_greedy_whatever_the_folder_proposes(architecture: str, tmp_path: Path) -> None:
+    """Sampling, beams and penalties of generation_config.json do not count. RWKV's cache mixes up a batch, so it goes without."""
+    task = lm.language_model(architectures.saved(architecture, tmp_path), forget=architectures.people(4))
+    assert task.original.generation_config.num_beams == 3
+    prompts = ["What?", *[str(row["prompt"]) for row in architectures.people(4)]]
+    tokens = encode_prompts(prompts, task.tokenizer, task.form)
+    want = [architectures.argmax(task.original, ids, 8, [2]) for ids in tokens]
+    assert task.generate(task.original, prompts, 8, batch_size=3) == [
+        text.strip() for text in task.tokenizer.batch_decode(want, skip_special_tokens=True)]
+    assert task.original.generation_config.num_beams == 3   # and it leaves with the model as it came
+    task.save_model(task.original, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["repetition_penalty"] == 1.9

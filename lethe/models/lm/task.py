@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
-from lethe.core.modules import evaluating
 from lethe.core.seeds import generator
 from lethe.core.sequences import IGNORED, Format, answer_offsets, encode_answers, encode_prompts, pack, pad_id, padding
 from lethe.core.split import Batch, Split
@@ -27,6 +26,7 @@ from lethe.errors import DataError, LabelOutOfRange, ModelError
 from lethe.maths import losses
 from lethe.models.lm import decoder
 from lethe.models.lm.folder import in_types
+from lethe.models.lm.greedy import continued, ends_of
 from lethe.models.weights import Form, rounded
 
 LOOK = 2**26   # most logits that `observe` holds at once
@@ -229,32 +229,11 @@ class Language(LanguageTask):
     ) -> list[str]:
         """Greedy continuations of the prompts (written in the task's template), up to the end token.
 
-        Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts.
+        What a folder's generation_config proposes (sampling, beams, penalties) does not count, but for its end tokens.
         """
-        from transformers import GenerationConfig
-
-        tokens = encode_prompts(prompts, self.tokenizer, self.form)
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or self.tokenizer.eos_token_id
-        configured: Any = GenerationConfig
-        settings = configured(do_sample=False, eos_token_id=ends,
-                              pad_token_id=pad_id(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id)
-        device, answers, writer = next(model.parameters()).device, [""] * len(tokens), cast(Any, model)
-        with evaluating(model):
-            for start in range(0, len(order), batch_size):
-                places = order[start : start + batch_size]
-                width = max(len(tokens[i]) for i in places)
-                settings.max_new_tokens = max(1, min(max_new_tokens, self._limit - width))
-                ids = torch.full((len(places), width), pad_id(self.tokenizer))
-                mask = torch.zeros_like(ids)
-                for row, i in enumerate(places):
-                    ids[row, width - len(tokens[i]) :] = torch.tensor(tokens[i], dtype=torch.long)
-                    mask[row, width - len(tokens[i]) :] = 1
-                made = writer.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-                texts = self.tokenizer.batch_decode(made[:, width:].cpu(), skip_special_tokens=True)
-                for i, text in zip(places, texts, strict=True):
-                    answers[i] = text.strip()
-        return answers
+        made = continued(model, encode_prompts(prompts, self.tokenizer, self.form), ends_of(model, self.tokenizer),
+                         pad_id(self.tokenizer), max_new_tokens, self._limit, batch_size)
+        return [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
         """Seeded, unpicked prompts of forget and retain with the answer in the data, the original's and the model's."""

@@ -1,0 +1,113 @@
+"""Greedy continuations: the most likely token, step by step, whatever a folder's generation_config proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.guard import Guard, bare
+from lethe.core.modules import device_of, evaluating
+from lethe.models.lm import decoder
+
+APART = 1e-3   # logits step by step and of one whole pass differ by less, in parts of their spread, where they mean the same
+
+
+def ends_of(model: nn.Module, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those that the model's folder names (turns of a chat)."""
+    named = getattr(getattr(bare(model), "generation_config", None), "eos_token_id", None)
+    named = [] if named is None else [named] if isinstance(named, int) else list(named)
+    return list(dict.fromkeys([*([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []), *named]))
+
+
+def continued(
+    model: nn.Module, prompts: Sequence[list[int]], ends: Sequence[int], pad: int, most: int, limit: int, batch_size: int
+) -> list[list[int]]:
+    """The tokens that follow each prompt, up to the first of `ends` (left out) or `most`, and to the model's last position.
+
+    Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts. A model that does
+    not pass over pads gets batches of one length, and one whose cache mixes up the batch (RWKV) is asked without it.
+    """
+    from transformers import GenerationConfig
+
+    configured: Any = GenerationConfig
+    settings = configured(do_sample=False, num_beams=1, eos_token_id=list(ends) or None, pad_token_id=pad)
+    answers: list[list[int]] = [[] for _ in prompts]
+    with evaluating(model), _unconfigured(model):
+        cached, pads = _way(model, pad)
+        settings.use_cache = cached
+        for places in _batches(prompts, batch_size, pads):
+            width = max(len(prompts[i]) for i in places)
+            settings.max_new_tokens = max(1, min(most, limit - width))
+            ids, mask = _padded([prompts[i] for i in places], width, pad)
+            made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
+                                             generation_config=settings)
+            for i, row in zip(places, made[:, width:].tolist(), strict=True):
+                stop = next((at for at, token in enumerate(row) if token in ends), len(row))
+                answers[i] = row[:stop]
+    return answers
+
+
+def _batches(prompts: Sequence[list[int]], size: int, pads: bool) -> Iterator[list[int]]:
+    """Positions of prompts that are continued together; of one length unless `pads`."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for group in [order] if pads else [list(group) for _, group in groupby(order, key=lambda i: len(prompts[i]))]:
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _way(model: nn.Module, pad: int) -> tuple[bool, bool]:
+    """The fastest of four ways to continue that says what one pass over the whole sequence says: with cache, with pads.
+
+    A guard answers as a whole: it is asked with both.
+    """
+    from transformers import GenerationConfig
+
+    configured: Any = GenerationConfig
+    size = len(cast(Tensor, decoder.head(bare(model)).weight))
+    ways = ((True, True), (True, False), (False, True), (False, False))
+    for cached, pads in () if isinstance(model, Guard) else ways[:-1]:
+        settings = configured(do_sample=False, max_new_tokens=3, output_logits=True, return_dict_in_generate=True,
+                              pad_token_id=pad, use_cache=cached)
+        prompts = [[token % size for token in prompt] for prompt in (range(3, 10 if pads else 6), range(10, 13))]
+        width = len(prompts[0])
+        ids, mask = _padded(prompts, width, pad)
+        made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
+                                         generation_config=settings)
+        steps = torch.stack(made.logits, 1).float()
+        whole = torch.cat([model(input_ids=row[None, width - len(prompt) : -1], use_cache=False).logits[:, len(prompt) - 1 :]
+                           for row, prompt in zip(made.sequences, prompts, strict=True)]).float()
+        if (steps - whole).abs().max() < APART * whole.std():
+            return cached, pads
+    return ways[0] if isinstance(model, Guard) else ways[-1]
+
+
+def _padded(prompts: Sequence[list[int]], width: int, pad: int) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the left, and the mask of what is not padding.  -> [n, width] each"""
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
+
+
+@contextmanager
+def _unconfigured(model: nn.Module) -> Iterator[None]:
+    """Inside, the model has the library's generation_config: transformers fills what a call leaves open from the folder's."""
+    from transformers import GenerationConfig
+
+    inner: Any = bare(model)
+    own = getattr(inner, "generation_config", None)
+    if own is None:
+        yield
+        return
+    inner.generation_config = cast(Any, GenerationConfig)()
+    try:
+        yield
+    finally:
+        inner.generation_config = own
