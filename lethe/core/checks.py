@@ -24,7 +24,8 @@ def check(original: nn.Module, splits: Mapping[str, Split], distinct: bool) -> N
         remedy = "Check the forget selection." if role in ("forget", "retain") else f"Leave {role} out or fill it."
         split.require_examples(remedy)
         for key in split.columns:
-            _require_finite_column(role, split, key)
+            if not split.pending(key):
+                _require_finite_column(role, split, key)
     owners = {role: {str(i) for i in split.ids} for role, split in splits.items()}
     for left, right in APART:
         shared = owners.get(left, set()) & owners.get(right, set())

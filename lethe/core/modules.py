@@ -6,12 +6,14 @@ import copy
 import hashlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from lethe.errors import ModelError, NotFinite, OutOfRange
 
+GIVEN: WeakSet[nn.Module] = WeakSet()   # models that their makers have given up: large ones, opened from a folder
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -22,6 +24,17 @@ def copied(model: nn.Module, trainable: bool) -> nn.Module:
     if not trainable:
         twin.requires_grad_(False)
     return twin
+
+
+def given(model: nn.Module) -> nn.Module:
+    """`model`, frozen and from now on never written to by whoever made it: a task takes it as it is instead of a copy."""
+    GIVEN.add(model.eval().requires_grad_(False))
+    return model
+
+
+def private(model: nn.Module) -> nn.Module:
+    """A frozen copy of `model` that nobody else holds, or itself where it was `given`."""
+    return model if model in GIVEN else copied(model, trainable=False)
 
 
 def device_of(model: nn.Module) -> torch.device:

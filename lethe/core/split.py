@@ -119,6 +119,10 @@ class Split:
         columns = self.columns
         return columns.shape(column) if isinstance(columns, Chosen) else tuple(columns[column].shape)
 
+    def pending(self, column: str) -> bool:
+        """Whether the column is yet to be made, which reading it does."""
+        return isinstance(self.columns, Chosen) and self.columns.pending(column)
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the columns that a model maps: `x`, or `x.image`, `x.age`; none where the family has others."""
@@ -211,6 +215,9 @@ class Split:
         """16 hex digits over contents and ids (not the name)."""
         state = hashlib.sha256()
         for key in sorted(self.columns):
+            if isinstance(self.columns, Chosen) and (origin := self.columns.origin(key)):
+                state.update(f"{key}{self.shape(key)}{origin}".encode())
+                continue
             for part in self.pieces(key):
                 if not part.start:
                     state.update(f"{key}{part.rows.dtype}{self.shape(key)}".encode())

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 SMALL = 64   # bytes of a row up to which a column is copied at once: labels are read whole all the time
+
+
+class Later(Mapping[str, Tensor]):
+    """Columns of which some are made when they are first read: pictures that a model draws.
+
+    there   columns that exist already
+    make    for each of the others, what makes it      shapes  and its shape
+    origin  what their contents follow from, in words or digests: their fingerprint, whether they are made or not
+    """
+
+    def __init__(self, there: Mapping[str, Tensor], make: Mapping[str, Callable[[], Tensor]],
+                 shapes: Mapping[str, tuple[int, ...]], origin: Callable[[], str]) -> None:
+        self.made, self.make, self.shapes, self.origin = dict(there), dict(make), dict(shapes), origin
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.made:
+            self.made[key] = self.make[key]()
+        return self.made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from dict.fromkeys([*self.made, *self.make])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 class Chosen(Mapping[str, Tensor]):
@@ -53,7 +77,21 @@ class Chosen(Mapping[str, Tensor]):
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a column, without reading it."""
-        return (len(self.where), *(self.own[key] if key in self.own else self.stores[0][key]).shape[1:])
+        if key in self.own:
+            return tuple(self.own[key].shape)
+        store = self.stores[0]
+        rest = store.shapes[key] if isinstance(store, Later) and key in store.shapes else store[key].shape
+        return (len(self.where), *rest[1:])
+
+    def pending(self, key: str) -> bool:
+        """Whether reading it makes it."""
+        return key not in self.own and any(isinstance(store, Later) and key not in store.made for store in self.stores)
+
+    def origin(self, key: str) -> str:
+        """What a column that is made later follows from; empty for any other."""
+        if key in self.own or len(self.stores) != 1 or not isinstance(store := self.stores[0], Later) or key not in store.make:
+            return ""
+        return f"{store.origin()} {self.where.tolist()}"
 
 
 def taken(columns: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
@@ -112,6 +150,11 @@ def _whole(columns: Mapping[str, Tensor]) -> Chosen:
         return columns
     own = {key: value for key, value in columns.items() if _small(value)}
     return Chosen([columns], torch.arange(_length(columns)), own, list(columns))
+
+
+def later(columns: Later, count: int) -> Chosen:
+    """All `count` rows of columns of which some are made when they are first read."""
+    return Chosen([columns], torch.arange(count), columns.made, list(columns))
 
 
 def _length(store: Mapping[str, Tensor]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from lethe.core.modules import copied, state_fingerprint
+from lethe.core.modules import copied, private, state_fingerprint
 from lethe.core.split import Split, by_role
 from lethe.errors import NeedsUnmet, NotGranted
 
@@ -25,7 +25,7 @@ class Grant:
     """
 
     def __init__(self, original: nn.Module, splits: Mapping[str, Split | None]) -> None:
-        self._original = copied(original, trainable=False)
+        self._original = private(original)
         self._splits = by_role(splits)
         self._own = True   # whether the model is the original, not a stand-in
         self._reserved: Split | None = None
@@ -48,7 +48,7 @@ class Grant:
         """Another model (None: the same) and other splits; None or an empty one takes a split away. The same account."""
         twin = self._twin()
         if original is not None:
-            twin._original = copied(original, trainable=False)
+            twin._original = private(original)
         twin._splits = by_role({**self._splits, **{role: split if split else None for role, split in splits.items()}})
         twin._reserved = None
         return twin

@@ -101,15 +101,15 @@ def test_text_states_are_those_of_the_encoder(task: Diffusion) -> None:
     with torch.no_grad():
         direct = task.pipeline.text_encoder(tokens)[0]
     assert torch.allclose(task.text(tokens), direct, atol=1e-6)
-    task._texts.limit = 2
+    task._sampler.text.limit = 2
     assert torch.allclose(task.text(task.tokens(["", "a red cross"])), task.text(task.tokens(["", "a red cross"])))
-    task._texts.limit = 4096
+    task._sampler.text.limit = 4096
 
 
 def test_samples_are_seeded_one_by_one(task: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["a red disk", "a blue cross", "a green square"]
     whole = task.sample(task.original, prompts, seed=5)
-    monkeypatch.setattr("lethe.models.diffusion.task.TOGETHER", 2)
+    monkeypatch.setattr("lethe.models.diffusion.sampling.TOGETHER", 2)
     assert torch.allclose(task.sample(task.original, prompts, seed=5), whole, atol=1e-5)   # batch sizes differ in rounding
     assert not torch.allclose(task.sample(task.original, prompts, seed=6), whole, atol=1e-2)
     assert whole.shape == (3, 3, 8, 8) and float(whole.abs().max()) <= 1

@@ -76,9 +76,17 @@ class Denoiser(ABC):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of x."""
+        height, width = self.side
+        if self.parts.size:
+            height = width = self.parts.size // self.parts.factor
+        return self.channels, height, width
+
+    @property
+    def side(self) -> tuple[int, int]:
+        """Height and width of x that the network was made for."""
         side = self.config["sample_size"]
         height, width = (side, side) if isinstance(side, int) else side
-        return self.channels, height, width
+        return int(height), int(width)
 
     @property
     def channels(self) -> int:
@@ -129,11 +137,11 @@ def kinds() -> tuple[type[Denoiser], ...]:
     """Every kind of denoiser: the classes in the files of `denoisers/`."""
     from lethe.models.diffusion import denoisers
 
-    found = []
+    found: list[type[Denoiser]] = []
     for module in pkgutil.iter_modules(denoisers.__path__):
         inside = vars(importlib.import_module(f"{denoisers.__name__}.{module.name}")).values()
-        found += [kind for kind in inside if isinstance(kind, type) and issubclass(kind, Denoiser) and kind.__module__.endswith(
-            f".{module.name}")]
+        found += [kind for kind in inside if isinstance(kind, type) and issubclass(kind, Denoiser)
+                  and kind.__module__.endswith(f".{module.name}") and kind.networks]
     return tuple(found)
 
 
@@ -145,6 +153,13 @@ def read(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
     padded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     ids: Tensor = padded.input_ids
     return ids
+
+
+def hidden(encoder: Any, tokens: Tensor, mask: Tensor | None = None) -> Any:
+    """What a text encoder of transformers says of token ids, with the states of all its layers."""
+    device = next(encoder.parameters()).device
+    given = {} if mask is None else {"attention_mask": mask.to(device)}
+    return encoder(tokens.to(device), output_hidden_states=True, **given)
 
 
 def ends(tokenizer: Any, tokens: Tensor) -> Tensor:

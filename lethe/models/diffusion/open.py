@@ -12,19 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, build, config
+from lethe.core.config import Count, Natural, NonNegative, build, config, digest, plain
+from lethe.core.modules import copied, device_of, given, state_fingerprint
 from lethe.core.registry import family
 from lethe.core.seeds import derive
 from lethe.core.split import Split
+from lethe.core.store import Later, later
 from lethe.core.task import Recipe
 from lethe.data.context import Context
-from lethe.errors import RequestError, WrongColumn
+from lethe.errors import NotFinite, RequestError, WrongColumn
 from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline
+from lethe.models.diffusion.sampling import Sampler
 from lethe.models.diffusion.task import Diffusion
 from lethe.models.opened import Opened, Sections
+from lethe.train.settings import accelerator
 
 __all__ = ["Diffusion", "captioned", "open_request", "text_to_image"]
 
@@ -58,7 +62,10 @@ def text_to_image(
               None: the original draws `per_prompt` pictures for each of `prompts` (forget) and `keep` (retain)
     steps, guidance  of sampling, here and in the audits; at guidance 1 small models draw best
     """
-    parts = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(pipeline)
+    parts = dataclasses.replace(pipeline) if isinstance(pipeline, Pipeline) else load_pipeline(pipeline)
+    if parts.source is None:   # the caller's own model, which she may write to: what is drawn later comes from a copy
+        parts.network = copied(parts.network, trainable=False)
+    given(parts.network)
     groups = {"forget": list(prompts) or [concept], "keep": list(keep), "outside": list(outside)}
     _require_unnamed(groups, concept)
     facts: dict[str, Any] = {"concept": concept}
@@ -69,10 +76,11 @@ def text_to_image(
     splits: dict[str, Split] = {}
     if images is None:
         facts["forget"] = facts["retain"] = f"drawn by the original, {per_prompt} pictures per prompt"
-        maker = task({})
+        _require_prompts(parts)
+        sampler = Sampler(denoiser_of(parts))
         for split, chosen in (("forget", groups["forget"]), ("retain", groups["keep"])):
             if chosen:
-                splits[split] = drawn(maker, chosen, per_prompt, derive(seed, split), split)
+                splits[split] = drawn(sampler, chosen, per_prompt, derive(seed, split), split, steps, guidance)
     else:
         splits = _by_caption(captioned(parts, images, "train"), concept)
     if holdout is not None:
@@ -112,14 +120,38 @@ def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], nam
     return Split(columns, images.name, images.ids, images.meta)
 
 
-def drawn(task: Diffusion, prompts: Sequence[str], per_prompt: int, seed: int, name: str) -> Split:
-    """Pictures that the original draws for prompts, as a split."""
+def drawn(
+    sampler: Sampler, prompts: Sequence[str], per_prompt: int, seed: int, name: str, steps: int, guidance: float
+) -> Split:
+    """Pictures that the original draws for prompts, as a split; they are drawn when the first of them is read, on its device."""
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
-    tokens = task.tokens(captions)
-    images = task.draw_from(task.original, task.text(tokens), seed)
-    if task.pipeline.vae is None:
-        images = images.clamp(-1, 1)
-    return Split({"image": images, "tokens": tokens}, name, meta={"caption": captions})
+    denoiser = sampler.denoiser
+    network = denoiser.parts.network
+    tokens = denoiser.tokens(captions)
+
+    def draw() -> Tensor:
+        device = device_of(network)
+        fast = network.to(accelerator() if device.type == "cpu" else device)
+        images = sampler.draw(fast, sampler.text(tokens), seed, steps, guidance)
+        network.to(device)
+        if not torch.isfinite(images).all():
+            raise NotFinite(f"the original draws NaN or infinity for {captions[0]!r} or a prompt beside it, so nothing could be "
+                            "learned from its pictures. Check the weights of every part, and the scheduler.")
+        return images.clamp(-1, 1) if denoiser.parts.vae is None else images
+
+    def origin() -> str:
+        said = plain([state_fingerprint(network), captions, seed, steps, guidance, dict(denoiser.parts.scheduler.config)])
+        return f"drawn {digest(said)}"
+
+    shape = (len(captions), *denoiser.shape)
+    columns = later(Later({"tokens": tokens}, {"image": draw}, {"image": shape}, origin), len(captions))
+    return Split(columns, name, meta={"caption": captions})
+
+
+def _require_prompts(parts: Pipeline) -> None:
+    if "prompts" in denoiser_of(parts).lacks:
+        raise RequestError("the network reads no prompt, so it cannot draw what is to be forgotten; nothing was started. Provide "
+                           "pictures with captions, which say what they show: data.folder.")
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -129,7 +161,9 @@ def drawn(task: Diffusion, prompts: Sequence[str], per_prompt: int, seed: int, n
 class ModelSource:
     """`model:` of a diffusion request: a diffusers folder, or the small model of shapes that the recipe trains."""
 
-    folder: str | None = None            # diffusers folder: unet/, text_encoder/, tokenizer/, scheduler/, maybe vae/
+    folder: str | None = None            # diffusers folder: unet/ or transformer/, scheduler/, and what it reads with
+    variant: str = ""                    # of the weights, where there are several              [e.g. fp16]
+    size: Natural = 0                    # pixels a side; 0: what the network was made for       [e.g. 512]
     tiny: bool = False                   # the 8×8 model of coloured shapes
     width: Count = 32                    # channels of the tiny model
     seed: Natural = 0                    # of the tiny model's frozen text encoder
@@ -166,7 +200,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
         judge = tiny_diffusion.judge()
     else:
         assert source.folder is not None
-        parts = load_pipeline(source.folder)
+        parts = dataclasses.replace(load_pipeline(source.folder, source.variant), size=source.size)
     images, holdout = _pictures(data, parts)
 
     def fresh(seed: int) -> nn.Module:

@@ -30,6 +30,7 @@ class Pipeline:
     others  further encoders and tokenizers by the name of their folder: text_encoder_2, tokenizer_2, …
     kind    class of diffusers that the folder names; empty where there is none
     options what `model_index.json` says beside the parts, e.g. id2label
+    size    of pictures, in pixels a side; 0: what the network was made for
     source  where it was opened; None: made in memory
     """
 
@@ -42,6 +43,7 @@ class Pipeline:
     kind: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     source: Source | None = None
+    size: int = 0
 
     def __post_init__(self) -> None:
         for part in (self.text_encoder, self.vae, *self.others.values()):

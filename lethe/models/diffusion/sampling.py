@@ -1,28 +1,81 @@
-"""Trajectories from noise to a picture, by the pipeline's own sampler."""
+"""Pictures from noise, by the pipeline's own sampler."""
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lethe.models.diffusion.denoiser import Denoiser
+from lethe.core.modules import device_of, evaluating
+from lethe.core.seeds import derive, generator
+from lethe.models.diffusion.denoiser import Conditions, Denoiser
 
 Guess = Callable[[Tensor, Tensor], Tensor]   # (x as the network sees it [n, …], t []) -> what it says [n, …]
 
+TOGETHER = 64        # pictures that are sampled at once
+PLACES = 2**21       # ... of at most so many numbers of x, all together: 32 of 64 × 64 × 4 and guidance             [ours]
 
-def trajectory(denoiser: Denoiser, guess: Guess, x: Tensor, steps: int, seeds: Sequence[int]) -> Iterator[
-        tuple[int | float, Tensor]]:
+
+class Sampler:
+    """Draws with any network of a denoiser's kind. Conditions are made once for each distinct prompt."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.text = denoiser, Conditions(denoiser)
+
+    def denoise(
+        self, network: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
+    ) -> Iterator[tuple[int | float, Tensor]]:
+        """The points (t, x_t) of the trajectories from pure noise, and last (−1, x_0); text [n, rows, d].
+
+        Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)), both asked
+        in one batch.
+        """
+        device, count, predict = device_of(network), len(text), self.denoiser.predict
+        noise = [torch.randn(self.denoiser.shape, generator=generator(seed, "sample", first + i)) for i in range(count)]
+        text = text.to(device)
+        guided = guidance != 1.0 and not self.denoiser.distilled
+        if guided:
+            empty = self.text(self.denoiser.tokens([""]).to(device)).expand_as(text)
+            text = torch.cat([empty, text])
+
+        def said(x: Tensor, t: Tensor) -> Tensor:
+            when = t.to(device).expand(len(text))
+            if not guided:
+                return predict(network, x, when, text, guidance)
+            free, named = predict(network, torch.cat([x, x]), when, text).chunk(2)
+            return free + guidance * (named - free)
+
+        seeds = [derive(seed, "sampler", first + i) for i in range(count)]
+        yield from trajectory(self.denoiser, said, torch.stack(noise).to(device), steps, seeds)
+
+    def draw(self, network: nn.Module, text: Tensor, seed: int, steps: int, guidance: float) -> Tensor:
+        """What the network draws for conditions, as it sees it.  [n, rows, d] -> [n, C, H, W]"""
+        parts: list[Tensor] = []
+        channels, height, width = self.denoiser.shape
+        together = max(1, min(TOGETHER, PLACES // (channels * height * width)))
+        with evaluating(network):
+            for number, some in enumerate(torch.split(text, together)):
+                *_, (_, x) = self.denoise(network, some, seed, steps, guidance, number * together)
+                parts.append(x.cpu())
+        return torch.cat(parts)
+
+
+def trajectory(
+    denoiser: Denoiser, guess: Guess, x: Tensor, steps: int, seeds: Sequence[int]
+) -> Iterator[tuple[int | float, Tensor]]:
     """The points (t, x_t) that the network is asked at, x_t as it sees it, and last (−1, x_0).
 
     x      standard normal noise  [n, C, H, W]
     seeds  one a picture, of the noise that a stochastic sampler adds
     """
     scheduler = sampler(denoiser)
-    denoiser.set_steps(scheduler, steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)   # several schedulers pass tensors to numpy in an old way
+        denoiser.set_steps(scheduler, steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     options: dict[str, Any] = {}

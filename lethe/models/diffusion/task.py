@@ -19,19 +19,19 @@ from torch import Tensor, nn
 
 from lethe.core.families.diffusion import DiffusionTask, PictureJudge, Role, Words
 from lethe.core.guard import Guard
-from lethe.core.modules import evaluating, has_convolutions
-from lethe.core.seeds import derive, generator
+from lethe.core.modules import has_convolutions
+from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
-from lethe.models.diffusion.denoiser import Conditions, denoiser_of
+from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import save_pipeline
 from lethe.models.diffusion.pipeline import Pipeline
-from lethe.models.diffusion.sampling import trajectory
+from lethe.models.diffusion.sampling import Sampler
 
+DECODED = 16         # latents that are decoded at once
 LOOKS = 4            # fixed (t, noise) pairs at which `observe` examines every example
-TOGETHER = 64        # pictures that are sampled at once
 DROPPED = 0.1        # share of prompts that the recipe's augmentation "drop_prompt" empties        [Ho & Salimans 2022]
 
 
@@ -70,7 +70,7 @@ class Diffusion(DiffusionTask):
         self._denoiser = denoiser_of(self._parts)
         self._noise = self._denoiser.noise
         self.alphas_cumprod: Tensor = self._noise.alphas_cumprod
-        self._texts = Conditions(self._denoiser)
+        self._sampler = Sampler(self._denoiser)
         network: Any = pipeline.network
         super().__init__(network, splits, recipe, build or (lambda seed: type(network).from_config(network.config)), name, facts)
         self._parts.network = self.model
@@ -183,7 +183,7 @@ class Diffusion(DiffusionTask):
 
     def text(self, tokens: Tensor) -> Tensor:
         """The condition: all that the network reads for token ids, each distinct row encoded once.  [n, L] -> [n, rows, d]"""
-        return self._texts(tokens)
+        return self._sampler.text(tokens)
 
     def words(self, tokens: Tensor) -> list[Words]:
         """What the layers of `attention_projections` read, once for each text encoder that they read."""
@@ -235,33 +235,13 @@ class Diffusion(DiffusionTask):
         Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)), both asked
         in one batch.
         """
-        device, count = next(model.parameters()).device, len(text)
-        noise = [torch.randn(self.shape, generator=generator(seed, "sample", first + i)) for i in range(count)]
-        text, predict = text.to(device), self._denoiser.predict
-        guided = guidance != 1.0 and not self._denoiser.distilled
-        both = torch.cat([self.text(self.tokens([""]).to(device)).expand_as(text), text]) if guided else text
-
-        def said(x: Tensor, t: Tensor) -> Tensor:
-            when = t.to(device).expand(len(both))
-            if not guided:
-                return predict(model, x, when, both, guidance)
-            free, named = predict(model, torch.cat([x, x]), when, both).chunk(2)
-            return free + guidance * (named - free)
-
-        seeds = [derive(seed, "sampler", first + i) for i in range(count)]
-        yield from trajectory(self._denoiser, said, torch.stack(noise).to(device), steps, seeds)
+        return self._sampler.denoise(model, text, seed, steps, guidance, first)
 
     def draw_from(
         self, model: nn.Module, text: Tensor, seed: int = 0, steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
         """What the model draws for conditions, as the network sees it.  [n, rows, d] -> [n, C, H, W]"""
-        steps, guidance = steps or self.steps, self.guidance if guidance is None else guidance
-        parts = []
-        with evaluating(model):
-            for number, some in enumerate(torch.split(text, TOGETHER)):
-                *_, (_, x) = self.denoise(model, some, seed, steps, guidance, number * TOGETHER)
-                parts.append(x.cpu())
-        return torch.cat(parts)
+        return self._sampler.draw(model, text, seed, steps or self.steps, self.guidance if guidance is None else guidance)
 
     def sample(
         self, model: nn.Module, prompts: Sequence[str], seed: int = 0, steps: int | None = None,
@@ -270,7 +250,7 @@ class Diffusion(DiffusionTask):
         """Pictures for prompts; equal seeds give equal starting noise for every model.  -> [n, 3, H, W] in [−1, 1]"""
         read = model.admitted(prompts) if isinstance(model, Guard) else prompts
         drawn = self.draw_from(model, self.text(self.tokens(read)), seed, steps, guidance)
-        return torch.cat([self.decode(some) for some in torch.split(drawn, TOGETHER)])
+        return torch.cat([self.decode(some) for some in torch.split(drawn, DECODED)])
 
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
         """The linear layers that text enters first, by name: keys and values of cross-attention, or what embeds the text."""
@@ -284,11 +264,14 @@ class Diffusion(DiffusionTask):
             for column in ("image", "tokens"):
                 if column not in split.columns:
                     raise WrongColumn(f"{name!r} has no column {column!r}; a diffusion task needs image and tokens.")
-            image = split.columns["image"]
-            if image.dim() != 4 or image.shape[1] != channels:
-                raise OutputShape(f"images of {name!r} are {tuple(image.shape)}, but the network takes [n, {channels}, H, "
+            shape = split.shape("image")
+            if len(shape) != 4 or shape[1] != channels:
+                raise OutputShape(f"images of {name!r} are {shape}, but the network takes [n, {channels}, H, "
                                   "W], so nothing could be predicted. Latent models take encoded pixels: "
                                   "Pipeline.encode(x).")
+            if split.pending("image"):
+                continue   # the original draws them when they are first read
+            image = split.columns["image"]
             if not image.is_floating_point() or (self._parts.vae is None and float(image.abs().max()) > 1.01):
                 raise DataError(f"images of {name!r} are not floats in [−1, 1] ({image.dtype}, up to "
                                 f"{float(image.max()):g}), so noise levels would be wrong. Scale them: x / 127.5 − 1.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from lethe.work.door.door import Finding
 from lethe.work.open import Plan
 
 STAGE = 2
+WIDTH = 4    # bytes of a number that is yet to be drawn
 COPIES = 6   # of the model while a method runs: original, itself, gradient, two moments of the optimiser, checkpoint
 
 
@@ -22,8 +24,8 @@ def check(plan: Plan) -> Iterator[Finding]:
     yield from _device(plan.job.settings.device)
     task = next(iter(plan.tasks.values()))
     model = sum(value.numel() * value.element_size() for value in task.model.state_dict().values())
-    columns = [column for split in plan.opened.splits.values() for column in split.columns.values()]
-    data = sum(column.numel() * column.element_size() for column in columns)
+    columns = [(split, key) for split in plan.opened.splits.values() for key in split.columns]
+    data = sum(math.prod(split.shape(key)) * WIDTH if split.pending(key) else split.columns[key].nbytes for split, key in columns)
     judging = plan.job.judging
     held = (judging.references + 1 + judging.shadows if plan.opened.recipe else judging.neighbours) + len(plan.job.runs)
     need, free = data + model * (COPIES + held), available()

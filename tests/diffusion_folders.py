@@ -1,0 +1,165 @@
+"""A tiny folder of every kind of diffusion pipeline, made on the spot from configurations by diffusers and transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lethe.models.diffusion.small import tokenizer
+
+WIDTH = 16    # of every text encoder
+
+
+def clip(seed: int = 0, projection: bool = False, length: int = 8) -> tuple[Any, Any]:
+    """A CLIP text encoder and its tokenizer."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    words = tokenizer(length=length)
+    config = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=length, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id, projection_dim=WIDTH,
+    )
+    torch.manual_seed(seed)
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config), words
+
+
+def t5(width: int = WIDTH) -> tuple[Any, Any]:
+    """A T5 encoder and its tokenizer, which spells every word."""
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0)]
+    vocabulary += [(f"▁{word}", -1.0) for word in ("a", "red", "blue", "disk", "cross")]
+    vocabulary += [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    words = T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)
+    config = T5Config(vocab_size=len(words), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+                      feed_forward_proj="gated-gelu")
+    torch.manual_seed(1)
+    return T5EncoderModel(config), words
+
+
+def vae(channels: int = 4, **options: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(2)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8),
+        norm_num_groups=4, latent_channels=channels, sample_size=16, **options,
+    )
+
+
+def unet(**options: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    given = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16), "layers_per_block": 1,
+             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+             "cross_attention_dim": WIDTH, "norm_num_groups": 4, "attention_head_dim": 2}
+    torch.manual_seed(3)
+    return UNet2DConditionModel(**{**given, **options})
+
+
+def ddim(**options: Any) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(**{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, **options})
+
+
+def stable(folder: Path, scheduler: Any = None, kind: str = "StableDiffusionPipeline", **unet_options: Any) -> None:
+    import diffusers
+    from transformers import CLIPImageProcessor
+
+    encoder, words = clip()
+    getattr(diffusers, kind)(
+        vae=vae(), text_encoder=encoder, tokenizer=words, unet=unet(**unet_options), scheduler=scheduler or ddim(),
+        safety_checker=None, feature_extractor=CLIPImageProcessor(size=16), requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+def inpainting(folder: Path) -> None:
+    stable(folder, kind="StableDiffusionInpaintPipeline", in_channels=9)
+
+
+def sdxl(folder: Path) -> None:
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    one, words = clip(0)
+    two, others = clip(1, projection=True)
+    network = unet(cross_attention_dim=2 * WIDTH, addition_embed_type="text_time", addition_time_embed_dim=4,
+                   projection_class_embeddings_input_dim=6 * 4 + WIDTH, transformer_layers_per_block=1)
+    StableDiffusionXLPipeline(vae=vae(), text_encoder=one, text_encoder_2=two, tokenizer=words, tokenizer_2=others, unet=network,
+                              scheduler=EulerDiscreteScheduler()).save_pretrained(folder)
+
+
+def sd3(folder: Path) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    (one, words), (two, others), (three, pieces) = clip(0, projection=True), clip(1, projection=True), t5(2 * WIDTH)
+    torch.manual_seed(3)
+    network = SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2,
+                                    attention_head_dim=8, num_attention_heads=2, joint_attention_dim=2 * WIDTH,
+                                    caption_projection_dim=16,
+                                    pooled_projection_dim=2 * WIDTH, pos_embed_max_size=8)
+    StableDiffusion3Pipeline(transformer=network, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(shift_factor=0.1),
+                             text_encoder=one, tokenizer=words, text_encoder_2=two, tokenizer_2=others, text_encoder_3=three,
+                             tokenizer_3=pieces).save_pretrained(folder)
+
+
+def flux(folder: Path) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    (one, words), (two, pieces) = clip(0), t5()
+    torch.manual_seed(3)
+    network = FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+                                     num_attention_heads=2, joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH,
+                                     axes_dims_rope=(4, 4, 8), guidance_embeds=True)
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    FluxPipeline(scheduler=scheduler, vae=vae(shift_factor=0.1), text_encoder=one, tokenizer=words, text_encoder_2=two,
+                 tokenizer_2=pieces, transformer=network).save_pretrained(folder)
+
+
+def pixart(folder: Path) -> None:
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    encoder, words = t5()
+    torch.manual_seed(3)
+    network = PixArtTransformer2DModel(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
+                                       cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=WIDTH,
+                                       use_additional_conditions=False)
+    PixArtAlphaPipeline(tokenizer=words, text_encoder=encoder, vae=vae(), transformer=network,
+                        scheduler=DPMSolverMultistepScheduler()).save_pretrained(folder)
+
+
+def dit(folder: Path) -> None:
+    from diffusers import DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(3)
+    network = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
+                                    sample_size=8, patch_size=2, num_embeds_ada_norm=1000)
+    DiTPipeline(network, vae(), ddim()).save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["id2label"] = {"0": "a red disk, disk", "1": "a red cross", "2": "a blue cross"}   # DiTPipeline does not save it itself
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def plain(classes: int | None) -> Callable[[Path], None]:
+    """A UNet2DModel, with classes or without."""
+    def write(folder: Path) -> None:
+        from diffusers import DDPMPipeline, UNet2DModel
+
+        torch.manual_seed(3)
+        network = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16),
+                              norm_num_groups=4, num_class_embeds=classes, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                              up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=4)
+        DDPMPipeline(network, ddim(clip_sample=True)).save_pretrained(folder)
+
+    return write
+
+
+FOLDERS: dict[str, Callable[[Path], None]] = {
+    "stable": stable, "inpainting": inpainting, "sdxl": sdxl, "sd3": sd3, "flux": flux, "pixart": pixart, "dit": dit,
+    "classes": plain(4), "unconditional": plain(None),
+}
