@@ -23,7 +23,7 @@ from lethe.train.journal import listening
 from lethe.train.loop import Settings
 from lethe.train.stop import Stop
 from lethe.train.watchdog import Watchdog
-from lethe.work.audit import scenario
+from lethe.work.audit import retrained_first, scenario
 from lethe.work.execute import report_of
 from lethe.work.files import audit_files
 from lethe.work.forget import Made, run_all
@@ -114,5 +114,6 @@ def compare(
     config = {"methods": [plain(m) for m in methods], "depth": depth, "references": references, "shadows": shadows,
               "task": task.fingerprint, "margins": dict(margins or {})}
     job = of_task(task, methods, plan, seed=seed, seeds=seeds, cache=cache, config=config)
-    case = scenario(job, task, run_all(job, task, job.runs_on(task), options), options)
+    pool, runs = retrained_first(job, task, options), job.runs_on(task)
+    case = scenario(job, task, run_all(job, task, runs, options, references=pool.models if pool else ()), options, pool=pool)
     return report_of(job, [case], title or f"Comparison on {task.name}", options, time.perf_counter() - began)

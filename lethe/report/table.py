@@ -146,13 +146,18 @@ def _replies(case: Case, interval: bool, test: bool, why: bool) -> list[Shown]:
     """The columns of the three answers, as much of them as there is room for."""
     lines, most = case.lines, limit(case)
     told = [(f"{DONE[case.scenario.objective]}?", "test and limit" if why else "", [
-                (forgotten(line, test) if why else f"{MARKS[line.forgotten.answer]} {line.forgotten.answer}",
+                (_forgotten(line, test) if why else f"{MARKS[line.forgotten.answer]} {line.forgotten.answer}",
                  line.forgotten.answer) for line in lines]),
             (f"useful? {unit(case) if why else ''}".strip(), f"to −{most}" if most else "", [
                 (useful_cell(line.useful, interval), line.useful.answer) for line in lines]),
             ("as retraining?", "test and limit" if test else "", [(like(line.like, test), line.like.answer) for line in lines])]
     return [Shown(name, below, [_told(line, *cell, why if place == 0 else None) for line, cell in zip(lines, cells, strict=True)])
             for place, (name, below, cells) in enumerate(told)]
+
+
+def _forgotten(line: Line, traits: bool) -> str:
+    """The first answer; that a run ended early is said however narrow it is."""
+    return forgotten(line, traits) + ("; ended early" if line.fall and not traits else "")
 
 
 def _told(line: Line, text: str, answer: str, why: bool | None) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -57,13 +57,15 @@ def perform(
     folder: Path | None = None,
     progress: Listener = silent,
     stop: Stop | None = None,
+    references: Sequence[nn.Module] = (),
 ) -> Outcome:
     """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as requested."""
     view = task.granted(record.needs, record.uses)
     watch = watching(watchdog, record.mechanism, task)
     watched = task.granted(NEEDS) if watch else view
     made_of = "" if folder is None else identity_of(task, record.name, cfg, modifiers)
-    loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched, made_of)
+    loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched, made_of,
+                references if settings.distribution == "none" else ())   # of several processes only the first has them
     if view.has("original"):
         view.original.to(settings.device)   # where the run's batches are
     outcome: Outcome = record.run(cfg, view, loop)

@@ -1,18 +1,20 @@
-"""Gauge: how many points of its score a model lost against the original, on a sample that is no larger than it must be.
+"""Gauge: how many points of its score a model lost, on a sample that is no larger than it must be.
 
 Scores of all families lie between 0 and 1; a point is a hundredth. The differences are paired by example:
 
     loss = mean(before_i − now_i),    error = √(Σ (before_i − now_i − loss)² + m²) / n
 
 m is the largest difference seen (1 where all are 0), so that a small sample without any difference is not taken for certainty.
+before is the original's score. Where retrained models are known and more than the floor was lost, it is their mean, if that is
+less: what retraining costs as well is no fault, and of no method is asked to be better than the model that it began with.
 A sample is doubled until the floor lies two errors away, or there are no more examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ LEAST = 64   # examples of the first sample                                     
 
 @dataclass(frozen=True)
 class Found:
-    """One comparison with the original. loss, error: shares, not points; n: examples compared."""
+    """One comparison. loss, error: shares, not points; n: examples; retrained: with retrained models, not with the original."""
 
     part: str
     before: float
@@ -36,6 +38,7 @@ class Found:
     loss: float
     error: float
     n: int
+    retrained: bool = False
 
     def over(self, floor: float) -> bool:
         """Whether more than `floor` was lost, beyond the error of the sample."""
@@ -43,28 +46,48 @@ class Found:
 
 
 class Gauge:
-    """The original's scores on samples of parts of the data, as far as they were asked for."""
+    """The original's and the retrained models' scores on samples of parts of the data, as far as they were asked for."""
 
     def __init__(self, task: Task, parts: Mapping[str, Split], device: str,
-                 precision: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
-        """parts: shuffled samples, by name. precision: of forward passes, as the run has it."""
+                 precision: Callable[[], AbstractContextManager[object]] = nullcontext, references: Sequence[nn.Module] = ()
+                 ) -> None:
+        """parts: shuffled samples, by name. precision: of forward passes, as the run has it. references: retrained models."""
         self.task, self.parts, self.device, self.precision = task, parts, device, precision
+        self.references = references
         self.before = {name: torch.empty(0, dtype=torch.float64) for name in parts}
+        self.retrained = dict(self.before)   # mean of the references
 
-    def compare(self, model: nn.Module, part: str, n: int) -> Found:
+    def compare(self, model: nn.Module, part: str, n: int, floor: float) -> Found:
         """The first n examples of a part."""
-        return self._found(part, self._known(part, n), self._scores(model, part, 0, n))
+        now = self._scores(model, part, 0, n)
+        return self._milder(self._found(part, self._known(part, n), now), floor,
+                            lambda: self._found(part, self._taught(part, n), now))
 
     def settle(self, model: nn.Module, part: str, floor: float) -> Found:
         """As many examples as tell whether more than `floor` was lost."""
+        return self._milder(self._settled(model, part, floor, self._known), floor,
+                            lambda: self._settled(model, part, floor, self._taught))
+
+    def _milder(self, found: Found, floor: float, retrained: Callable[[], Found]) -> Found:
+        """The comparison with the original, or with retrained models where they have lost something, too."""
+        if found.loss <= floor or not self.references:
+            return found
+        other = retrained()
+        return replace(other, retrained=True) if other.loss < found.loss else found
+
+    def _settled(self, model: nn.Module, part: str, floor: float, known: Callable[[str, int], Tensor]) -> Found:
         whole, n, now = len(self.parts[part]), 0, torch.empty(0, dtype=torch.float64)
         while True:
             more = min(whole, 2 * n or LEAST)
             now = torch.cat([now, self._scores(model, part, n, more)])
             n = more
-            found = self._found(part, self._known(part, n), now)
+            found = self._found(part, known(part, n), now)
             if n == whole or abs(found.loss - floor) >= 2 * found.error:
                 return found
+
+    def original(self, part: str, n: int) -> float:
+        """The original's mean score on the first n examples of a part."""
+        return float(self._known(part, n).mean())
 
     def mean_nll(self, model: nn.Module, part: str, n: int) -> float:
         """Mean training loss on the first n examples of a part."""
@@ -79,6 +102,16 @@ class Gauge:
         if len(have) < n:
             more = self._scores(self.task.original.to(self.device), part, len(have), n)
             self.before[part] = have = torch.cat([have, more])
+        return have[:n]
+
+    def _taught(self, part: str, n: int) -> Tensor:
+        """The mean score of the references, by example."""
+        have = self.retrained[part]
+        if len(have) < n:
+            more = [self._scores(one.to(self.device), part, len(have), n) for one in self.references]
+            self.retrained[part] = have = torch.cat([have, torch.stack(more).mean(0)])
+            for one in self.references:
+                one.cpu()
         return have[:n]
 
     def _scores(self, model: nn.Module, part: str, start: int, stop: int) -> Tensor:

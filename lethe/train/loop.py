@@ -235,7 +235,8 @@ class Loop(Session):
 
     def _watching(self, watchdog: Watchdog) -> Watch:
         if self._watch is None:
-            self._watch = Watch(watchdog, self.watched or self.task, self.settings.device, self.seed, self.autocast)
+            self._watch = Watch(watchdog, self.watched or self.task, self.settings.device, self.seed, self.autocast,
+                                self.references)
         return self._watch
 
     def _judged(self, model: nn.Module) -> Fall | None:
@@ -244,9 +245,9 @@ class Loop(Session):
             return None
         watch = self._watching(self.watchdog)
         fall = watch.judge(model, self.cost.steps, self.broken)
-        said = watch.conspicuous(model) if fall is None else in_words(fall)
-        if said:
-            self.note(said)
+        for said in (watch.conspicuous(model) if fall is None else in_words(fall), watch.allowed):
+            if said:
+                self.note(said)
         return fall
 
     def _retained(self, split: Split) -> bool:
@@ -298,7 +299,8 @@ class Loop(Session):
                   term.coupled, sorted(term.moves or [])] for name, term in terms.items()]
         shared = [settings.seed, settings.precision, settings.accumulate, settings.max_steps, settings.max_minutes]
         modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb")]
-        return digest([parts, options, shared, modifiers, _named(self.watchdog)])
+        known = [len(self.references)] if self.references else []
+        return digest([parts, options, shared, modifiers, _named(self.watchdog), *known])
 
     def _joined(self, masks: Mapping[str, Tensor] | None, moving: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         assert self._selection is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Session:
     stop      set by whoever wants the run to end after its step
     watched   where the watchdog's own needs are granted, if the method's view has fewer; None: by `task`
     identity  of the run, which its checkpoints carry: those of a run of other files are refused
+    references  retrained models that are known, for the watchdog
     """
 
     task: Task
@@ -51,6 +52,7 @@ class Session:
     stop: Stop | None = None
     watched: Task | None = None
     identity: str = ""
+    references: Sequence[nn.Module] = ()
 
     def __post_init__(self) -> None:
         settings = self.settings

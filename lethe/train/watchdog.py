@@ -2,7 +2,8 @@
 
     loss = score of the original − score of the model, on unseen data or, where they are few or cannot tell, also on retained
            ones (of a language model on retained ones: `Task.generalises`);
-    sound: loss ≤ floor
+    sound: loss ≤ floor; where retrained models are known (`lethe compare`, `lethe run`), the lower of the two scores
+           counts instead of the original's: a random tenth may cost what retraining without it costs
 
 A method is left to do what it does: looks on the way change nothing, they only keep the last sound point. What the method ends
 with is judged by a larger sample; beyond the floor (and the error of the sample) the run ends at the last sound point, and
@@ -45,6 +46,7 @@ POINTS = (1.0, 3.0)   # ... and any other                                       
 BUDGET = 0.09     # examples looked at on the way per example trained on: 3 % of the time, a look being a third of a step
 ENOUGH = 100      # unseen examples that are enough without retained ones                                   [ours]
 KEPT, ROOM = 8, 2**28   # sound points that are kept, while they are few bytes: the last may have been sound by a small sample
+REFERENCES = 4   # retrained models that are asked, of those that are known: their mean is known to half of what seeds do [ours]
 FEW = 4           # looks that a call without retained data gets in any case: nothing but the watchdog holds it
 
 
@@ -71,11 +73,13 @@ class Point:
 class Watch:
     """The watchdog at work in one run.
 
-    task  what `NEEDS` are granted of: not the method's view, which may have less. What is taken of it is counted there.
+    task        what `NEEDS` are granted of: not the method's view, which may have less. What is taken of it is counted there.
+    references  models retrained without the forget set, where there are any
     """
 
     def __init__(self, watchdog: Watchdog, task: Task, device: str, seed: int,
-                 precision: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+                 precision: Callable[[], AbstractContextManager[object]] = nullcontext, references: Sequence[nn.Module] = ()
+                 ) -> None:
         self.watchdog = watchdog
         self.task = task = unlimited(task).granted(NEEDS)   # it scores on its own account
         if not (task.has("retain") or task.has("holdout")):
@@ -88,11 +92,12 @@ class Watch:
             parts["forget"] = shuffled(task.forget, LEAST, rng)
         if task.has("retain") and "retain" not in parts:   # asked where the unseen data cannot tell
             parts["retain"] = shuffled(task.retain, watchdog.examples, rng)
-        self.gauge = Gauge(task, parts, device, precision)
+        self.gauge = Gauge(task, parts, device, precision, references[:REFERENCES])
         self.points = watchdog.loss or POINTS[not small(task)]
         self.moving: Mapping[str, Tensor] = {}
         self.sound: list[Point] = []   # the last ones, oldest first; none: the start of the run
         self.first: dict[str, Tensor] = {}
+        self.allowed = ""   # a note where retraining was compared with, not the original
 
     # -- on the way ------------------------------------------------------------------------------------------------
 
@@ -111,7 +116,7 @@ class Watch:
 
     def look(self, model: nn.Module, moving: Mapping[str, Tensor], step: int) -> None:
         """Keep this point when it is sound."""
-        found = self.gauge.compare(model, self.parts[0], min(LEAST, len(self.gauge.parts[self.parts[0]])))
+        found = self.gauge.compare(model, self.parts[0], min(LEAST, len(self.gauge.parts[self.parts[0]])), self.floor)
         if found.loss > self.floor or self._outside(model) is not None:
             return
         most = max(1, min(KEPT, ROOM // max(1, sum(value.nbytes for value in moving.values()))))
@@ -147,14 +152,17 @@ class Watch:
 
         broken  weights were not finite before, so the model is already put back
         """
+        self.allowed = ""
         fall = Fall("weights", "share that is finite", None, 1.0, 1.0, step) if broken or not self.finite(
             named_tensors(model)) else self._fault(model, step)
         if fall is None:
             return None
+        told = self.allowed
         self.restore(model)
         while self.sound and self._fault(model, self.sound[-1].step) is not None:   # sound by a small sample only
             self.sound.pop()
             self.restore(model)
+        self.allowed = told
         return Fall(fall.part, fall.metric, fall.value, fall.original, fall.floor, step, self.sound[-1].step if self.sound else 0)
 
     def restore(self, model: nn.Module) -> None:
@@ -177,8 +185,11 @@ class Watch:
 
     def _fault(self, model: nn.Module, step: int) -> Fall | None:
         for found in self._losses(model):
+            if found.retrained:
+                self.allowed = self._beside(found)
             if found.over(self.floor):
-                return Fall("holdout" if found.part == "holdout" else "retain", self.task.score_name, found.now, found.before,
+                return Fall("holdout" if found.part == "holdout" else "retain", self.task.score_name, found.now,
+                            self.gauge.original(found.part, found.n) if found.retrained else found.before,
                             found.before - self.floor, step)
         strange = self._outside(model)
         return None if strange is None else Fall("forget", *strange, step)
@@ -191,12 +202,20 @@ class Watch:
         if found.loss > self.floor and "retain" in self.gauge.parts.keys() - set(self.parts):
             yield self.gauge.settle(model, "retain", self.floor)
 
+    def _beside(self, found: Found) -> str:
+        """That retraining loses, too, so that it and not the original is what was compared with."""
+        data, count = "unseen" if found.part == "holdout" else "retained", len(self.gauge.references)
+        return (f"the watchdog compared with retraining, not with the original: {self.task.score_name} on {data} data is "
+                f"{number(found.now)}, {number(found.before)} of retrained models (mean of {count}), "
+                f"{number(self.gauge.original(found.part, found.n))} of the original")
+
     def conspicuous(self, model: nn.Module) -> str:
-        """A note where the loss on forgotten data is larger than `forget_loss` and than the original's; else nothing."""
+        """A note where the loss on forgotten data is above `forget_loss`, the original's and retrained models'; else nothing."""
         if "forget" not in self.gauge.parts or "likelihood" not in self.task.provides:
             return ""
         loss, limit = self.gauge.mean_nll(model, "forget", self._few), self.watchdog.forget_loss
-        if loss <= limit or loss <= self.gauge.mean_nll(self.task.original, "forget", self._few):
+        if loss <= limit or any(loss <= self.gauge.mean_nll(one.to(self.gauge.device), "forget", self._few)
+                                for one in (self.task.original, *self.gauge.references)):
             return ""
         return (f"the mean loss on forgotten data is {loss:.3g} nats, above {limit:g}: who looks at losses may see that "
                 "something was taken out. Lower method.lr or method.epochs where that matters")

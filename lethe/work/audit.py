@@ -61,15 +61,17 @@ class Yardstick:
 
 
 def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, name: str = "", words: str = "",
-             retrained: Sequence[nn.Module] = (), failures: Path | None = None, known: Sequence[Doubt] = ()) -> Scenario:
+             retrained: Sequence[nn.Module] = (), failures: Path | None = None, known: Sequence[Doubt] = (),
+             pool: Pool | None = None) -> Scenario:
     """Audit the models of one task.
 
     words      the request in words                retrained  reference models; if provided, none is trained
     failures   where tracebacks of audits go       known      doubts about the yardstick that stand before anything is audited
+    pool       the references, where they are trained already
     """
     done = [one.outcome for one in made if one.outcome]
     task = judged(task, any(outcome.unseen_used for outcome in done), any(outcome.search for outcome in done))
-    yardstick = _yardstick(job, task, options, retrained)
+    yardstick = _yardstick(job, task, options, retrained, pool)
     unlike = _reproduction(job, task, options) if yardstick.pool else []
     original = Subject("original", task.model, task, procedure=NOTHING)
     made = _apart(made, [original, *yardstick.references, Subject("retrained", task.model, task)])
@@ -136,15 +138,27 @@ def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
     return final(task) if searched else task
 
 
-def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Module]) -> Yardstick:
+def retrained_first(job: Job, task: Task, options: Options) -> Pool | None:
+    """The reference models, before any method runs: the watchdog compares with what retraining loses. None: there are none.
+
+    They are needed afterwards in any case, and do not depend on what a method does. Of several processes only the first trains
+    them, and the others would wait for it within the run: there they come afterwards.
+    """
+    if job.settings.distribution != "none":
+        return None
+    wanted = of_yardstick(task, job.judging.references, job.settings.seed, job.settings.device)
+    return wanted[0].train(job.judging.strategy, job.cache, options.listener, options.stop) if wanted else None
+
+
+def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Module], pool: Pool | None) -> Yardstick:
     asked, seed, device = job.judging, job.settings.seed, job.settings.device
-    references, fresh, pool = [], [], None
+    references, fresh = [], []
     reason = _unretrained(task, asked.references)
     if retrained:
         references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained)]
         reason = f"{len(retrained)} models provided as retrained"
     elif wanted := of_yardstick(task, asked.references, seed, device):
-        pool = wanted[0].train(asked.strategy, job.cache, options.listener, options.stop)
+        pool = pool or wanted[0].train(asked.strategy, job.cache, options.listener, options.stop)
         references = [Subject(f"reference {i}", model, task, seconds, procedure=RETRAIN)
                       for i, (model, seconds) in enumerate(zip(pool.models, pool.seconds, strict=True))]
         reason = pool.reason

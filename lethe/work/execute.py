@@ -26,7 +26,7 @@ from lethe.report.report import Report, load, without_figures, without_page
 from lethe.results import schema
 from lethe.results.folder import models_folder
 from lethe.results.frame import frame
-from lethe.work.audit import scenario
+from lethe.work.audit import retrained_first, scenario
 from lethe.work.commit import commit
 from lethe.work.door.door import attend, refused, survey
 from lethe.work.forget import Places, run_all
@@ -139,8 +139,10 @@ def report_of(job: Job, cases: Sequence[schema.Scenario], title: str, options: O
 def _case(job: Job, scene: Scene, place: RunFolder, options: Options) -> schema.Scenario:
     failures = place.beside / "failures"
     models = models_folder(place.beside, scene.name) if options.export else None
-    made = run_all(job, scene.task, scene.runs, options, Places(_work(place, scene.name), models, failures, scene.name))
-    return scenario(job, scene.task, made, options, name=scene.name, words=scene.words, failures=failures)
+    pool = retrained_first(job, scene.task, options)
+    made = run_all(job, scene.task, scene.runs, options, Places(_work(place, scene.name), models, failures, scene.name),
+                   pool.models if pool else ())
+    return scenario(job, scene.task, made, options, name=scene.name, words=scene.words, failures=failures, pool=pool)
 
 
 def _work(place: RunFolder, scenario_name: str) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from lethe.core.names import folder_name
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
@@ -53,12 +55,13 @@ class Places:
     scenario: str = ""
 
 
-def run_all(job: Job, task: Task, runs: Sequence[Run], options: Options, places: Places = Places()) -> list[Made]:
-    """The result of every run that the task can serve (see `Job.runs_on`)."""
-    return [_run(job, task, run, options, places) for run in runs]
+def run_all(job: Job, task: Task, runs: Sequence[Run], options: Options, places: Places = Places(),
+            references: Sequence[nn.Module] = ()) -> list[Made]:
+    """The result of every run that the task can serve (see `Job.runs_on`). references: retrained models, for the watchdog."""
+    return [_run(job, task, run, options, places, references) for run in runs]
 
 
-def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Made:
+def _run(job: Job, task: Task, run: Run, options: Options, places: Places, references: Sequence[nn.Module]) -> Made:
     options.stop.check()
     options.say(f"forgetting: {run.name}")
     made = Made(run.name, label=run.label, method=run.method, variant=run.variant, seed=run.seed)
@@ -69,7 +72,7 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places) -> Ma
 
     def performed() -> Outcome:
         return perform(task, run.record, run.cfg, replace(job.settings, seed=run.seed), job.seams, job.modifiers, job.watchdog,
-                       work, options.listener, options.stop)
+                       work, options.listener, options.stop, references)
 
     try:
         try:

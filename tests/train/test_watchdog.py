@@ -19,7 +19,7 @@ from lethe.core.alike import leaving
 from lethe.core.modules import copied, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
-from lethe.core.task import Task
+from lethe.core.task import Recipe, Task
 from lethe.errors import LetheError, NeedsUnmet, RequestError
 from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
@@ -260,6 +260,33 @@ def test_the_watchdog_leaves_a_method_the_method_or_says_what_was_not_done(name:
     same = same_weights(on.model, off.model)
     assert same != bool(on.fall)
     assert on.fall is None or any("the watchdog ended the run" in note for note in on.notes)
+
+
+@pytest.mark.parametrize(("retrained", "fell"), [([[5.0, 0.0], [0.0, 5.0]], True), ([[1.0, 0.0], [9.0, 9.0]], False)])
+def test_what_retraining_loses_too_is_no_fault_and_the_note_says_what_was_compared(retrained: list[list[float]], fell: bool
+                                                                                   ) -> None:
+    """The model is wrong of 6 % of unseen data; retrained models are right everywhere, or wrong of more."""
+    reference = copied(blobs().original, trainable=False)
+    with torch.no_grad():
+        reference.get_parameter("fc.weight").copy_(torch.tensor(retrained))
+    loop = Loop(blobs(), watchdog=Watchdog(), references=[reference])
+    model = loop.start()
+    loop.assign(model, {"fc.weight": torch.tensor([[2.0, 0.0], [9.0, 9.0]])})
+    out = loop.finish(model)
+    assert (out.fall is not None) == fell
+    said = "the watchdog compared with retraining, not with the original: accuracy on unseen data is 0.9"
+    assert any(said in note for note in out.notes) == (not fell)
+
+
+def test_a_comparison_trains_its_references_first_and_the_watchdog_knows_them() -> None:
+    whole = tiny.classification()
+    poor = Recipe(epochs=1, lr=1e-6, batch_size=64)   # retraining by it gives chance
+    task = Classification(whole.copy_of_original(), dict(whole.splits), poor, whole.build)
+    strong = {"name": "gradient_ascent", "lr": 0.05, "epochs": 20.0}
+    assert lethe.forget(task, "gradient_ascent", lr=0.05, epochs=20.0, progress=False).fall is not None
+    found = lethe.compare(task, [strong], references=3, shadows=0, depth="quick", progress=False)
+    row = next(row for row in found.results.scenarios[0].subjects if row.role == "method")
+    assert row.fall is None and any("compared with retraining" in note for note in row.notes)
 
 
 def test_nothing_changed_is_said_and_proves_nothing() -> None:
