@@ -56,7 +56,8 @@ def prepare(folder: Path) -> None:
     from safetensors.torch import save_file
 
     from lethe.core.sequences import Format
-    from lethe.data.text import read_rows, tokenised
+    from lethe.data.records import read_rows
+    from lethe.data.text import tokenised
     from lethe.models.lm.small import train_tokenizer
 
     if "LETHE_DATA" not in os.environ:

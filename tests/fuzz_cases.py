@@ -328,8 +328,9 @@ class Words:
 def lines(draw: random.Random, place: Path) -> None:
     """JSON lines, JSON lists and plain text for language models."""
     from lethe.core.sequences import Format
+    from lethe.data.records import read_rows
     from lethe.data.select import divide
-    from lethe.data.text import read_rows, tokenised
+    from lethe.data.text import tokenised
 
     rows = [{"question": f"q {i}", "answer": f"a {i}", "id": f"r{i}", "author": i % 3} for i in range(8)]
     for _ in range(draw.randint(0, 3)):

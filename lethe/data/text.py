@@ -1,83 +1,53 @@
-"""Text: files of prompts and answers (JSON lines) or of plain text, tokenised into a `Split` of sequences.
-
-    {"question": "Who wrote it?", "answer": "Ada Brill.", "author": 7, "id": "q17"}     one record per line, .jsonl[.gz]
+"""Text: records of prompts and answers, of conversations or of plain text, tokenised into a `Split` of sequences.
 
 Columns: `ids` [n, T] tokens, `labels` [n, T] the same where they count and −100 on the prompt, `length` [n]; `meta`
-holds the texts and every other column of the file, so that selections can use them.
+holds the texts (`prompt`, `answer`, of chats `rendered`) and every other column of the file, so that selections can use them.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lethe.core.sequences import Format, encode_answers, encode_prompts, end, pack, pad_id, padding
+from lethe.core import chat
+from lethe.core.sequences import IGNORED, Format, encode_pairs, end, pack, pad_id, padding
 from lethe.core.split import Split
-from lethe.core.user_files import lines_of, reason
-from lethe.errors import DataError, EmptySplit, WrongColumn, nearest
+from lethe.data.records import place_of
+from lethe.errors import DataError, EmptySplit, RequestError, SplitsOverlap, WrongColumn, nearest
+
+MARKED = 60   # tokens that a line of tokens shows
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Records of a .jsonl (or .json list) file; paragraphs of a .txt file as {'text': …}. Either may be gzipped."""
-    path = Path(path)
-    content = lines_of(path, "the path, or pass --data-root")
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if kind == ".txt":
-        rows: list[Any] = [{"text": part.strip()} for part in content.split("\n\n") if part.strip()]
-    elif kind == ".json":
-        rows = _json(content, f"{path}", "Write a list of objects.")
-    else:   # \n alone ends a line: JSON may hold U+2028 and U+0085, where `splitlines` would cut
-        rows = [_json(line, f"line {number} of {path}", "Write one object per line.")
-                for number, line in enumerate(content.split("\n"), 1) if line.strip()]
-    if not rows:
-        raise EmptySplit(f"{path} holds no records, so there is nothing to work on. Provide a file with at least one.")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} holds something other than records, so its columns are unknown. Write one JSON "
-                        "object per line.")
-    return rows
+class Texts(NamedTuple):
+    """Prompts with answers; `plain`: texts without a prompt, every token of which counts."""
 
-
-def _json(text: str, place: str, remedy: str) -> Any:
-    """The value of a JSON text; DataError with its place for what is none, or could not be written back as UTF-8."""
-    try:
-        found = json.loads(text)
-        json.dumps(found, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place} is not JSON ({error.msg}: line {error.lineno}, column {error.colno}), so the file cannot be "
-                        f"read. {remedy}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} cannot be used ({reason(error)}), so the file was not read. {remedy}") from None
-    return found
+    prompts: list[str]
+    answers: list[str]
+    plain: bool
 
 
 def tokenised(rows: Sequence[Mapping[str, Any]], tokenizer: Any, form: Format, name: str) -> Split:
     """Records as a split of sequences."""
     if not rows:
         raise EmptySplit(f"{name} has no records, so there is nothing to work on. Check the file or the selection.")
-    prompted = form.prompt in rows[0] or form.text not in rows[0]
-    wanted = (form.prompt, form.answer) if prompted else (form.text,)
-    for place, row in enumerate(rows):
-        for column in wanted:
-            if column not in row:
-                raise WrongColumn(f"record {place} of {name} has no column {column!r}{nearest(column, row)}, so it "
-                                  f"has no text. Its columns: {', '.join(row)}. Name yours: prompt=, answer= or text=.")
-            if not isinstance(row[column], (str, int, float)):
-                raise DataError(f"record {place} of {name} has {str(row[column])[:40]!r} in column {column!r}, which is no text, "
-                                "so nothing could be learnt from it. Write text there, or leave the record out.")
+    told = _texts(rows, form, name)
     names = _names(rows, form, name)
-    if prompted:
-        prompts, answers = [str(row[form.prompt]) for row in rows], [str(row[form.answer]) for row in rows]
-        heads, tails = encode_prompts(prompts, tokenizer, form), encode_answers(answers, tokenizer, form)
-        texts = {"prompt": prompts, "answer": answers}
+    places = [place_of(rows, i, name) for i in range(len(rows))]
+    texts: dict[str, list[str]] = {"prompt": told.prompts, "answer": told.answers}
+    if not told.plain:
+        if form.template == "chat":
+            told = told._replace(prompts=[chat.Conversation(*chat.asked(prompt, form), head=chat.opening(prompt, tokenizer, form))
+                                          for prompt in told.prompts])
+            turns = [chat.written(*pair, tokenizer, form) for pair in zip(told.prompts, told.answers, strict=True)]
+            texts = {"prompt": told.prompts, "answer": told.answers, "rendered": [turn.head + turn.tail for turn in turns]}
+        heads, tails = encode_pairs(told.prompts, told.answers, tokenizer, form)
     else:
-        whole = [str(row[form.text]) for row in rows]
         begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        tails = [list(t) + end(tokenizer) for t in tokenizer(whole, add_special_tokens=False)["input_ids"]]
-        texts, heads = {"prompt": [""] * len(rows), "answer": whole}, [list(begin) for _ in rows]
+        tails = [list(t) + end(tokenizer) for t in tokenizer(told.answers, add_special_tokens=False)["input_ids"]]
+        heads = [list(begin) for _ in rows]
         if form.long == "split":
             room = form.max_length - len(begin)
             cut = [(i, tail[k : k + room]) for i, tail in enumerate(tails) for k in range(0, len(tail), room)]
@@ -85,10 +55,87 @@ def tokenised(rows: Sequence[Mapping[str, Any]], tokenizer: Any, form: Format, n
             pieces = [(i, k) for i in range(len(rows)) for k in range(counts[i])]
             names = [f"{names[i]}#{k}" if counts[i] > 1 else names[i] for i, k in pieces]
             rows, heads, tails = [rows[i] for i, _ in cut], [list(begin)] * len(cut), [tail for _, tail in cut]
+            places = [places[i] for i, _ in cut]
             texts = {"prompt": [""] * len(cut), "answer": [tokenizer.decode(tail) for tail in tails]}
-    columns = pack(heads, tails, pad_id(tokenizer), form, name)
+    columns = pack(heads, tails, pad_id(tokenizer), form, name, places)
     others = {key: _meta([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)}
     return Split(columns, name, np.array(names), {**others, **texts}, padding(tokenizer))
+
+
+def marked(split: Split, position: int, tokenizer: Any) -> str:
+    """One example as a line of tokens, those that count in brackets: `<begin>|Who|?|[ Ada]|[.]|[<end>]`."""
+    count = int(split.columns["length"][position])
+    ids, labels = (split.columns[key][position, :count].tolist() for key in ("ids", "labels"))
+    words = [str(tokenizer.decode([token])).replace("\n", "⏎") for token in ids]
+    shown = [word if label == IGNORED else f"[{word}]" for word, label in zip(words, labels, strict=True)]
+    first = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
+    start = max(0, min(first - MARKED // 2, count - MARKED))
+    return ("…|" if start else "") + "|".join(shown[start : start + MARKED]) + ("|…" if start + MARKED < count else "")
+
+
+def apart(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Splits of several files: those with equal ids for other records get their name before them.
+
+    SplitsOverlap when a record to forget stands among those that stay, whatever its id.
+    """
+    require_apart(splits)
+    seen: set[str] = set()
+    out = {}
+    for name, split in splits.items():
+        ids = split.ids.astype(str)
+        if seen & set(ids.tolist()):
+            ids = np.array([f"{name}/{one}" for one in ids])
+            split = Split(split.columns, split.name, ids, split.meta, split.padding)
+        seen |= set(ids.tolist())
+        out[name] = split
+    return out
+
+
+def require_apart(splits: Mapping[str, Split]) -> None:
+    """SplitsOverlap when forget and retain hold a record of equal content."""
+    if not {"forget", "retain"} <= splits.keys():
+        return
+    forget, retain = splits["forget"], splits["retain"]
+    kept = dict(zip(retain.contents(), retain.ids.astype(str), strict=True))
+    twins = [(str(name), kept[content]) for name, content in zip(forget.ids, forget.contents(), strict=True) if content in kept]
+    if twins:
+        raise SplitsOverlap(f"{len(twins)} of {len(forget)} records to forget stand with equal content among those that stay "
+                            f"({twins[0][0]} = {twins[0][1]}), so they would be taught and forgotten at once. Forget their "
+                            "equals, too, or leave them out of one of the two.")
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], form: Format, name: str) -> Texts:
+    """Prompts and answers of all records; an error names the line of one that has none."""
+    first = rows[0]
+    if form.messages in first and form.prompt not in first:
+        if form.template != "chat":
+            raise RequestError(f"{place_of(rows, 0, name)} is a conversation (column {form.messages!r}), and template = "
+                               f"{form.template!r} writes single prompts, so nothing was read. Set template: chat.")
+        _require_columns(rows, (form.messages,), name)
+        pairs = [chat.checked(row[form.messages], row.get(form.tools), place_of(rows, i, name)) for i, row in enumerate(rows)]
+        return Texts([prompt for prompt, _ in pairs], [answer for _, answer in pairs], plain=False)
+    prompted = form.prompt in first or form.text not in first
+    wanted = (form.prompt, form.answer) if prompted else (form.text,)
+    _require_columns(rows, wanted, name)
+    for place, row in enumerate(rows):
+        for column in wanted:
+            value = row[column]
+            if not isinstance(value, (str, int, float)) or (isinstance(value, float) and math.isnan(value)):
+                raise DataError(f"{place_of(rows, place, name)} has {str(value)[:40]!r} in column {column!r}, which is no text, "
+                                "so nothing could be learnt from it. Write text there, or leave the record out.")
+            if column != form.prompt and not str(value).strip():
+                raise DataError(f"{place_of(rows, place, name)} has an empty text in column {column!r}, so there is nothing to "
+                                "learn or to forget. Write text there, or leave the record out.")
+    told = [str(row[wanted[-1]]) for row in rows]
+    return Texts([str(row[form.prompt]) for row in rows] if prompted else [""] * len(rows), told, plain=not prompted)
+
+
+def _require_columns(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], name: str) -> None:
+    for place, row in enumerate(rows):
+        for column in wanted:
+            if column not in row:
+                raise WrongColumn(f"{place_of(rows, place, name)} has no column {column!r}{nearest(column, row)}, so it "
+                                  f"has no text. Its columns: {', '.join(row)}. Name yours: prompt=, answer= or text=.")
 
 
 def _names(rows: Sequence[Mapping[str, Any]], form: Format, name: str) -> list[str]:
@@ -97,7 +144,7 @@ def _names(rows: Sequence[Mapping[str, Any]], form: Format, name: str) -> list[s
         return [f"{name}:{i}" for i in range(len(rows))]
     missing = [i for i, row in enumerate(rows) if column not in row]
     if missing:
-        raise WrongColumn(f"record {missing[0]} of {name} has no column {column!r}, so it has no identifier. Its "
+        raise WrongColumn(f"{place_of(rows, missing[0], name)} has no column {column!r}, so it has no identifier. Its "
                           f"columns: {', '.join(rows[missing[0]])}. Name the right one: id=.")
     names = [str(row[column]) for row in rows]
     if len(set(names)) < len(names):

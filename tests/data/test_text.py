@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lethe.core.sequences import IGNORED, Format
-from lethe.data.text import read_rows, tokenised
+from lethe.data.records import read_rows
+from lethe.data.text import tokenised
 from lethe.errors import DataError, EmptySplit, OutOfRange, WrongColumn
 from lethe.models.lm.small import train_tokenizer
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import lethe
 from lethe.core.split import concat
 from lethe.core.task import Recipe
-from lethe.data.text import read_rows
+from lethe.data.records import read_rows
 from lethe.models.lm.open import Language, language_model
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 from lethe.train.loop import Settings

@@ -19,9 +19,11 @@ from lethe.core.registry import family
 from lethe.core.sequences import Format
 from lethe.core.split import Split
 from lethe.core.task import Recipe
+from lethe.core.user_files import lines_of
 from lethe.data.context import Context
+from lethe.data.records import read_rows
 from lethe.data.select import Where, divide
-from lethe.data.text import read_rows, tokenised
+from lethe.data.text import apart, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
 from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
@@ -54,7 +56,8 @@ def language_model(
     """A task from any causal language model and records in memory.
 
     model, tokenizer  objects of transformers, or the local folder that holds both
-    forget, retain    records: dictionaries, a file (.jsonl, .txt), or a Split; or provide `train` and let `forget` select
+    forget, retain    records: dictionaries, a file (.jsonl, .json, .csv, .tsv, .parquet, .txt), a folder that `save_to_disk`
+                      wrote, or a Split; or provide `train` and let `forget` select
                       from it (`lethe.where(column={"author": 7})`)
     others            further splits that audits use by name: `real_authors` and `world_facts` (audit `tofu`)
     refusals          answers that relabelling methods teach instead
@@ -80,8 +83,8 @@ def language_model(
 
     further = {"retain": retain, "holdout": holdout, "test": test, **(others or {})}
     splits = _splits(split, train, forget, {key: rows for key, rows in further.items() if rows is not None})
-    return Language(found.model, splits, tokenizer, recipe, build, name, form=writing, refusals=refusals, layer=layer,
-                    types=found.types)
+    return Language(found.model, splits, tokenizer, recipe, build, name, _shown(splits, tokenizer), form=writing,
+                    refusals=refusals, layer=layer, types=found.types)
 
 
 def _splits(
@@ -96,7 +99,13 @@ def _splits(
                          "selection.")
     else:
         splits["forget"] = split(forget, "forget")
-    return splits | {key: split(rows, key) for key, rows in further.items()}
+    return apart(splits | {key: split(rows, key) for key, rows in further.items()})
+
+
+def _shown(splits: Mapping[str, Split], tokenizer: Any) -> dict[str, Any]:
+    """One record as tokens, for the page: how prompts and answers were written."""
+    split = splits.get("retain", next(iter(splits.values())))
+    return {"tokens, those that count in brackets": marked(split, 0, tokenizer)}
 
 
 def _form(options: Mapping[str, Any]) -> Format:
@@ -119,7 +128,7 @@ class ModelSource:
 class TextSource:
     """`data:` of a language-model request. The forget selection divides `train`; or provide `forget` and `retain`."""
 
-    train: str | None = None                    # .jsonl or .txt, also .gz
+    train: str | None = None                    # .jsonl, .json, .csv, .tsv, .txt (also .gz), .parquet, or a data set's folder
     forget: str | None = None
     retain: str | None = None
     holdout: Any = None                         # a file, or a selection from `train` that is kept out of training
@@ -131,7 +140,12 @@ class TextSource:
     answer: str = "answer"
     text: str = "text"
     id: str | None = None
-    template: str = "{prompt} {answer}"
+    messages: str = "messages"                  # whole conversations, whose last message is the answer
+    tools: str = "tools"
+    template: str = "{prompt} {answer}"         # or chat: the tokenizer's chat template
+    system: str = ""                            # of chats: system message in front of single prompts
+    template_args: Mapping[str, Any] = field(default_factory=dict)   # of chats: e.g. enable_thinking: false
+    date: str = "2024-07-26"                    # of chats: the day that a template is told
     max_length: Count = 512
     long: Literal["error", "cut", "split"] = "error"
 
@@ -170,11 +184,11 @@ def open_request(sections: Sections, context: Context) -> Opened:
         texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
         tokenizer, found = train_tokenizer(texts, sizes.vocabulary), None
     base = _located(source.base, context) if source.base is not None else None
-    splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
+    splits = apart({key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()})
     if "train" in splits:
         splits = _selected(splits, data)
     recipe = sections.recipe
-    refusals = _located(data.refusals, context).read_text(encoding="utf-8").split("\n") if data.refusals else []
+    refusals = lines_of(_located(data.refusals, context), "data.refusals").splitlines() if data.refusals else []
 
     def fresh(seed: int) -> nn.Module:
         return load_folder(base, source.attention, source.dtype) if base is not None else llama(sizes, tokenizer)
@@ -182,8 +196,9 @@ def open_request(sections: Sections, context: Context) -> Opened:
     make = fresh if source.tiny is not None or base is not None else None
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> Language:
-        return Language(model, parts, tokenizer, recipe, make, name, form=form, refusals=[r for r in refusals if r],
-                      layer=source.layer, types=found.types if found else {})
+        require_apart(parts)
+        return Language(model, parts, tokenizer, recipe, make, name, _shown(parts, tokenizer), form=form,
+                        refusals=[r for r in refusals if r], layer=source.layer, types=found.types if found else {})
 
     exact = "" if make is not None else "model.base (what the model was fine-tuned from) is not set, so it cannot be retrained"
     return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype),

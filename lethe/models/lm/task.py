@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
 from lethe.core.seeds import generator
-from lethe.core.sequences import IGNORED, Format, answer_offsets, encode_answers, encode_prompts, pack, pad_id, padding
+from lethe.core.sequences import (
+    IGNORED,
+    Format,
+    answer_offsets,
+    encode_answers,
+    encode_pairs,
+    encode_prompts,
+    ends,
+    pack,
+    pad_id,
+    padding,
+)
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, ModelError
@@ -127,8 +138,7 @@ class Language(LanguageTask):
         seen = {key: _padded(torch.cat([part[key] for part in parts]), mask) for key in parts[0]}
         nll = -seen["token_logp"].sum(1) / count
         last = batch.ids.gather(1, batch.length.unsqueeze(1) - 1).squeeze(1)
-        end = self.tokenizer.eos_token_id
-        ended = last == (end if end is not None else IGNORED)
+        ended = torch.isin(last, torch.tensor(self._ends, device=last.device, dtype=last.dtype))
         content = mask & (torch.arange(mask.shape[1], device=mask.device) < (mask.sum(1) - ended.long()).unsqueeze(1))
         masks = {"answer_mask": mask, "content_mask": content}
         return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, **masks}
@@ -189,7 +199,7 @@ class Language(LanguageTask):
         wanted = list(split.column(column)) if column in split.meta else [""] * len(answers)
         width = max(int((row != IGNORED).sum()) for row in split.columns["labels"])
         mask = torch.zeros(len(answers), width, dtype=torch.bool)
-        for i, places in enumerate(answer_offsets(answers, self.tokenizer, self.form)):
+        for i, places in enumerate(answer_offsets(list(split.column("prompt")), answers, self.tokenizer, self.form)):
             places = places[:width]
             start = answers[i].find(str(wanted[i])) if wanted[i] else -1
             stop = start + len(str(wanted[i]))
@@ -213,14 +223,13 @@ class Language(LanguageTask):
     def encode(self, prompts: Sequence[str], answers: Sequence[str], name: str = "encoded") -> Split:
         """Prompts with answers of any origin (paraphrased, perturbed, generated) as a split."""
         form, tokenizer = Format(**{**plain(self.form), "long": "cut"}), self.tokenizer
-        heads, tails = encode_prompts(prompts, tokenizer, form), encode_answers(answers, tokenizer, form)
+        heads, tails = encode_pairs(prompts, answers, tokenizer, form)
         columns = pack(heads, tails, pad_id(tokenizer), form, name)
         return Split(columns, name, meta={"prompt": list(prompts), "answer": list(answers)}, padding=padding(tokenizer))
 
     def fits(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
         """Whether every prompt with its answer stays within `max_length` and the model's positions, so nothing is cut."""
-        heads, tails = (encode(texts, self.tokenizer, self.form)
-                        for encode, texts in ((encode_prompts, prompts), (encode_answers, answers)))
+        heads, tails = encode_pairs(prompts, answers, self.tokenizer, self.form)
         longest = max((len(h) + len(t) for h, t in zip(heads, tails, strict=True)), default=0)
         return longest <= min(self.form.max_length, self._limit)
 
@@ -231,8 +240,9 @@ class Language(LanguageTask):
 
         What a folder's generation_config proposes (sampling, beams, penalties) does not count, but for its end tokens.
         """
-        made = continued(model, encode_prompts(prompts, self.tokenizer, self.form), ends_of(model, self.tokenizer),
-                         pad_id(self.tokenizer), max_new_tokens, self._limit, batch_size)
+        made = continued(model, encode_prompts(prompts, self.tokenizer, self.form),
+                         [*self._ends, *ends_of(model, self.tokenizer)], pad_id(self.tokenizer), max_new_tokens, self._limit,
+                         batch_size)
         return [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
@@ -242,17 +252,18 @@ class Language(LanguageTask):
             split = self.splits.get(name)
             if split is not None and "prompt" in split.meta:
                 places = torch.randperm(len(split), generator=generator(0, "samples", name))[: limit // 2].tolist()
-                chosen += [(name, str(split.meta["prompt"][i]), str(split.meta["answer"][i])) for i in places]
+                chosen += [(name, split.meta["prompt"][i], str(split.meta["answer"][i])) for i in places]
         prompts = [prompt for _, prompt, _ in chosen]
         if not prompts:
             return []
-        if not self._before.keys() >= set(prompts):
-            self._before.update(zip(prompts, self.generate(self.model, prompts), strict=True))
+        asked = [getattr(prompt, "head", prompt) for prompt in prompts]   # conversations may end with the same words
+        if not self._before.keys() >= set(asked):
+            self._before.update(zip(asked, self.generate(self.model, prompts), strict=True))
         after = self.generate(model, prompts)
         return [
-            {"kind": "text", "split": name, "prompt": prompt, "truth": truth, "before": self._before[prompt],
+            {"kind": "text", "split": name, "prompt": str(prompt), "truth": truth, "before": self._before[key],
              "after": new}
-            for (name, prompt, truth), new in zip(chosen, after, strict=True)
+            for (name, prompt, truth), key, new in zip(chosen, asked, after, strict=True)
         ]
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
@@ -265,6 +276,7 @@ class Language(LanguageTask):
         if self.tokenizer is None:
             raise ModelError("the task has no tokenizer, so no text can be read or written. Provide the one that the model was "
                              "trained with.")
+        self._ends = ends(self.tokenizer, self.form)
         self._vocabulary = int(shape.vocab_size)
         self._limit = int(getattr(shape, "max_position_embeddings", None) or sys.maxsize)
         decoder.checked_layer(original, self.layer)
