@@ -5,13 +5,15 @@ PYTHON ?= python3
 DATA_ROOT ?= ../shared/data
 WORKERS ?= 2
 GPU_WORKERS ?= 8
+# cases of each kind of make fuzz
+COUNT ?= 10000
 
 VENV := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export LETHE_DATA ?= $(if $(wildcard $(DATA_ROOT)),$(abspath $(DATA_ROOT)),)
 
-.PHONY: setup demo test test-slow gpu evidence mutations lint bench clean
+.PHONY: setup demo test test-slow fuzz gpu evidence mutations lint bench clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -24,6 +26,10 @@ test: setup lint
 
 test-slow: setup
 	$(VENV)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+
+# damaged and odd requests, command lines, data files and ledgers, COUNT of each kind: used or refused, never a traceback or a hang
+fuzz: setup
+	LETHE_FUZZ=$(COUNT) $(VENV)/python -m pytest -n $(WORKERS) --dist load -m slow tests/test_fuzz.py
 
 # every method, modifier and audit on an accelerator, compared with the CPU; prints a table, skips where there is no accelerator
 gpu: setup

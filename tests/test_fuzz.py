@@ -1,6 +1,6 @@
 """One rule for whatever comes in: success or a LetheError, within seconds; never a traceback, never a hang.
 
-`LETHE_FUZZ=10000 pytest -m slow tests/test_fuzz.py` is the long form; `python tests/fuzzing.py KIND SEED` repeats one case.
+`make fuzz COUNT=10000` is the long form; `python tests/fuzzing.py KIND SEED` repeats one case.
 """
 
 from __future__ import annotations

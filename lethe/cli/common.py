@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from lethe.cli.presets import request_file
-from lethe.core import trust
+from lethe.core import trust, user_files
 from lethe.errors import LetheError, OutOfRange, nearest
 
 if TYPE_CHECKING:
@@ -113,6 +113,18 @@ def working(command: Callable[..., None]) -> Callable[..., None]:
     made: Any = called
     made.__signature__ = given.replace(parameters=[*own, *shared])
     made.__annotations__ = {one.name: one.annotation for one in (*own, *shared)}
+    return called
+
+
+def with_paths(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that refuses paths of which the system will not even say whether they exist: too long, not permitted."""
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> None:
+        for given in (*args, *kwargs.values()):
+            for one in given if isinstance(given, (list, tuple)) else [given]:
+                if isinstance(one, Path):
+                    user_files.askable(one)
+        command(*args, **kwargs)
     return called
 
 

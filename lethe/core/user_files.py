@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lethe.errors import DataError, LetheError, nearest
+from lethe.errors import DataError, LetheError, RequestError, nearest
 
 
 def regular(path: Path, option: str, fault: type[LetheError] = DataError, folder: bool = False) -> Path:
@@ -35,6 +35,17 @@ def regular(path: Path, option: str, fault: type[LetheError] = DataError, folder
         raise fault(f"{shown(path)} is a pipe or a device, whose contents cannot be read twice, so nothing was read. Copy it "
                     f"into a file, and correct {option}.")
     return path
+
+
+def askable(path: Path) -> None:
+    """RequestError for a path of which the system does not say whether it exists: its name is too long, a folder is closed."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{shown(path)} cannot be looked at ({reason(error)}), so nothing was started. Correct the "
+                           "path, or its rights.") from None
 
 
 def text_of(path: Path, option: str, most: int, fault: type[LetheError] = DataError) -> str:

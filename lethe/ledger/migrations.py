@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -69,6 +70,20 @@ def _seal(connection: Connection, table: str) -> None:
 
 
 MIGRATIONS: list[Callable[[Connection], None]] = [create, keep_results]
+
+
+def columns() -> dict[str, frozenset[str]]:
+    """The columns of every table of a ledger that is up to date."""
+    return _columns(tuple(MIGRATIONS))
+
+
+@cache
+def _columns(steps: tuple[Callable[[Connection], None], ...]) -> dict[str, frozenset[str]]:
+    with sa.create_engine("sqlite://").connect() as connection:
+        for step in steps:
+            step(connection)
+        look = sa.inspect(connection)
+        return {name: frozenset(column["name"] for column in look.get_columns(name)) for name in ("runs", *CHILDREN)}
 
 
 def current(connection: Connection) -> bool:

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 from lethe.core import user_files
 from lethe.core.files import make_folder, space, sync
 from lethe.errors import DiskFull, StorageError
-from lethe.ledger.migrations import CHILDREN, current, migrate
+from lethe.ledger.migrations import columns, current, migrate
 
 PATIENCE = 60.0   # seconds that a writer waits for another one
 
@@ -44,10 +44,12 @@ class Store:
                 self.tables.reflect(connection)
         if not found:
             self._migrate(Path(text))
-        absent = [name for name in ("runs", *CHILDREN) if name not in self.tables.tables]
-        if absent:
-            raise StorageError(f"the ledger {self.where} has no table {absent[0]!r}, so it is damaged; nothing was read or "
-                               "written. Restore it from a backup.")
+        for name, wanted in columns().items():
+            table = self.tables.tables.get(name)
+            if table is None or (lost := sorted(wanted - set(table.columns.keys()))):
+                what = f"table {name!r}" if table is None else f"column {lost[0]!r} in its table {name!r}"
+                raise StorageError(f"the ledger {self.where} has no {what}, so it is damaged; nothing was read or written. "
+                                   "Restore it from a backup.")
 
     def _migrate(self, path: Path) -> None:
         """Make the tables, or bring them up to date."""

@@ -145,6 +145,13 @@ def test_what_would_make_every_number_wrong_is_refused_by_name(
     assert status == 2 and all(word in err for word in words), err
 
 
+@pytest.mark.parametrize("command", ["run", "report", "verify", "results --output", "certify --key k"])
+def test_a_path_that_no_system_can_look_at_is_refused(command: str, monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = called(monkeypatch, capsys, *command.split(), "x" * 300)
+    assert status == 2 and "cannot be looked at (File name too long)" in err, err
+
+
 @pytest.mark.parametrize(("name", "changes"), [
     ("model", {"data": {"kind": "images", "path": "my_pictures/", "size": 4}}),
     ("forget", {"forget": {"query": "colour == red"}})])

@@ -320,6 +320,13 @@ def test_what_is_no_ledger_is_refused_and_left_alone(tmp_path: Path) -> None:
         Ledger("nonsense://x")
 
 
+def test_a_ledger_without_one_of_its_columns_is_refused_when_it_is_opened(ledger: Ledger) -> None:
+    ledger.started("a")
+    tamper(ledger, "ALTER TABLE runs DROP COLUMN created")
+    with pytest.raises(StorageError, match=r"no column 'created' in its table 'runs'.*backup"):
+        Ledger(ledger.store.where)
+
+
 def test_a_ledger_of_a_newer_lethe_is_refused(ledger: Ledger) -> None:
     tamper(ledger, "INSERT INTO migrations VALUES (99, 'later')")
     with pytest.raises(StorageError, match="Update Lethe"):
