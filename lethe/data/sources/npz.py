@@ -43,8 +43,10 @@ def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
     inputs = [cfg.x] if isinstance(cfg.x, str) else list(cfg.x)
     for wanted in filter(None, (*inputs, cfg.y, cfg.ids)):
         if wanted not in archive:
+            alone = wanted == cfg.ids and name != "train"
+            unseen = f", or, as nothing is selected here, data.{name}: {{path: {Path(cfg.path).name}, ids: ''}}" if alone else ""
             raise WrongColumn(f"{Path(cfg.path).name} has no array {wanted!r}{nearest(wanted, archive)}, so nothing "
-                              f"was read. Arrays: {', '.join(archive)}; name them with data.x and data.y.")
+                              f"was read. Arrays: {', '.join(archive)}; name them with data.x, data.y and data.ids{unseen}.")
     first = archive[inputs[0]]
     for wanted in filter(None, (*inputs, cfg.y, cfg.ids)):
         if not archive[wanted].ndim or len(archive[wanted]) != len(first):
