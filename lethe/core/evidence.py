@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 Verdict = Literal["inside", "outside", "not enough power", "no yardstick", "shown"]   # on one value
-Ending = Literal["inside", "outside", "not enough power", "no yardstick", "failed"]   # on a whole model
+Ending = Literal["inside", "outside", "not enough power", "no yardstick", "not examined", "failed"]   # on a whole model
 Reply = Literal["yes", "no", "not shown", "cannot be judged"]   # to one question about a model
 Side = Literal["", "+", "−"]
 Direction = Literal["", "still knows", "over-forgotten", "differs"]
@@ -31,6 +31,7 @@ OUTSIDE: Final = "outside"
 NO_POWER: Final = "not enough power"
 NO_YARDSTICK: Final = "no yardstick"
 SHOWN: Final = "shown"
+NOT_EXAMINED: Final = "not examined"
 FAILED: Final = "failed"
 STILL_KNOWS: Final = "still knows"
 OVER_FORGOTTEN: Final = "over-forgotten"

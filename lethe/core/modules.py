@@ -84,7 +84,10 @@ def state_fingerprint(model: nn.Module) -> str:
     """16 hex digits over names, shapes, types and bytes of parameters and buffers."""
     state = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        value = value.detach().cpu().contiguous()
+        if not isinstance(value, Tensor):   # what a quantised layer packs
+            state.update(f"{name}{value!r}".encode())
+            continue
+        value = (value.int_repr() if value.is_quantized else value).detach().cpu().contiguous()
         state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return state.hexdigest()[:16]
@@ -93,7 +96,7 @@ def state_fingerprint(model: nn.Module) -> str:
 def require_finite(model: nn.Module, what: str) -> None:
     """NotFinite when a weight is NaN or infinite."""
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             count = int((~torch.isfinite(value)).sum())
             raise NotFinite(f"{what}: {count} values of {name!r} are NaN or infinite, so every result would be NaN. "
                             "Load a valid checkpoint.")

@@ -138,11 +138,18 @@ def forgotten(items: Sequence[Evidence]) -> Forgotten:
     judged = [e for e in items if e.tier == "forgetting" and e.p is not None]
     still = [e for e in judged if e.direction == STILL_KNOWS]
     tests = [e for e in judged if _sided(e)]
+    if (whole := kept(items)) is not None:
+        return Forgotten(NO, max(1, len(tests)), decisive(whole), "")
     if still:
         return Forgotten(NO, max(len(tests), len(still)), decisive(max(still, key=_seen)), "")
     if tests:
         return Forgotten(YES, len(tests), decisive(max(tests, key=_near)), "")
     return Forgotten(UNKNOWN, 0, None, _no_answer(items, judged))
+
+
+def kept(items: Sequence[Evidence]) -> Evidence | None:
+    """The value that shows by itself that nothing was removed: all of the original's numbers are there. None: no such one."""
+    return next((e for e in items if e.detail.get("kept")), None)
 
 
 def useful(items: Sequence[Evidence], score: str, margin: float) -> Useful:

@@ -11,6 +11,7 @@ from lethe.core.evidence import (
     INSIDE,
     NO_POWER,
     NO_YARDSTICK,
+    NOT_EXAMINED,
     OUTSIDE,
     OVER_FORGOTTEN,
     RASHOMON,
@@ -23,7 +24,7 @@ from lethe.core.evidence import (
     YardstickKind,
 )
 from lethe.core.words import number, spaced
-from lethe.judge.answers import far
+from lethe.judge.answers import far, kept
 
 HAVE: dict[YardstickKind, str] = {
     RETRAINED: "retrained models have", HOLDOUT: "unseen data would have", RASHOMON: "models as good as the original have",
@@ -47,6 +48,8 @@ def conclude(items: Sequence[Evidence]) -> Conclusion:
     yardsticks alone the verdict is 'outside' or 'no yardstick', and the sentence states what was compared.
     """
     judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility")]
+    if kept(items) is not None:
+        return Conclusion(OUTSIDE, "Still knows the forget set: every number of the original is in this model.")
     forgetting = [e for e in judged if e.tier == "forgetting"]
     outside = [e for e in forgetting if e.verdict == OUTSIDE]
     worse = [e for e in judged if e.tier == "utility" and e.verdict == OUTSIDE]
@@ -60,6 +63,8 @@ def conclude(items: Sequence[Evidence]) -> Conclusion:
         return Conclusion(OUTSIDE, f"{loss}; {_outside_none(forgetting)}.")
     if weak:
         return Conclusion(NO_YARDSTICK, _weaker(forgetting))
+    if not forgetting:
+        return Conclusion(NOT_EXAMINED, "Not examined: no test of forgetting was carried out on this model.")
     if not judged or all(e.verdict == NO_YARDSTICK for e in judged):
         return Conclusion(NO_YARDSTICK, "No retrained models to compare with: the values are shown without a verdict.")
     inside = [e for e in forgetting if e.verdict == INSIDE]

@@ -106,16 +106,27 @@ class HeadTask(HeadedTask):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs and the head's input from one forward pass.  -> [n, K], [n, d]"""
+        outputs, inner = self._watched(model, batch, within(model, self.head))
+        if inner is None:
+            raise ModelError(f"head={self.head!r} is not used when the model answers, so its features cannot be read. Name the "
+                             "module whose input are the features: head='…', in a request model.head.")
+        return outputs, inner
+
+    def observed(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Outputs and {"features": the head's input}; {} for a model that only answers: exported, served."""
+        heads = modules_called(model, self.head)
+        outputs, inner = self._watched(model, batch, heads[0] if len(heads) == 1 else None)
+        return outputs, {} if inner is None else {"features": inner.float()}
+
+    def _watched(self, model: nn.Module, batch: Batch, head: nn.Module | None) -> tuple[Tensor, Tensor | None]:
         caught: list[Tensor] = []
-        handle = within(model, self.head).register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        handle = None if head is None else head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         try:
             outputs = self.outputs(model, batch)
         finally:
-            handle.remove()
-        if not caught:
-            raise ModelError(f"head={self.head!r} is not used when the model answers, so its features cannot be read. Name the "
-                             "module whose input are the features: head='…', in a request model.head.")
-        return outputs, caught[-1].flatten(1)
+            if handle is not None:
+                handle.remove()
+        return outputs, caught[-1].flatten(1) if caught else None
 
     @property
     def augmentations(self) -> tuple[str, ...]:
@@ -206,12 +217,18 @@ def saved_family(folder: Path) -> str:
 
 def within(model: nn.Module, name: str) -> nn.Module:
     """The module of this name in the model or, when the model is wrapped in another (a guard), in what is wrapped."""
-    named: dict[str, nn.Module] = dict(model.named_modules())
-    found = [name] if name in named else [other for other in named if other.endswith(f".{name}")]
+    found = modules_called(model, name)
     if len(found) != 1:
+        named = [other for other, _ in model.named_modules()]
         raise ModelError(f"{type(model).__name__} has {len(found)} modules called {name!r}{nearest(name, named)}, so its "
                          "features cannot be read. Name the head of the model: head='…', in a request model.head.")
-    return named[found[0]]
+    return found[0]
+
+
+def modules_called(model: nn.Module, name: str) -> list[nn.Module]:
+    """The module of this name, else those in what is wrapped that end in it."""
+    named = dict(model.named_modules())
+    return [named[name]] if name in named else [module for other, module in named.items() if other.endswith(f".{name}")]
 
 
 def flipped_and_cropped(x: Tensor, rng: torch.Generator) -> Tensor:

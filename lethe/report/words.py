@@ -10,6 +10,7 @@ from lethe.core.evidence import (
     INSIDE,
     NO_POWER,
     NO_YARDSTICK,
+    NOT_EXAMINED,
     OUTSIDE,
     SHOWN,
     Access,
@@ -25,13 +26,13 @@ from lethe.core.words import number
 # verdict -> (sign, word in tables): the sign differs in shape, so that nothing depends on colour
 SIGNS: dict[Verdict | Ending, tuple[str, str]] = {
     INSIDE: ("✓", "inside"), OUTSIDE: ("✗", "outside"), NO_POWER: ("○", "no power"),
-    NO_YARDSTICK: ("–", "no yardstick"), SHOWN: ("", ""), FAILED: ("!", "failed"),
+    NO_YARDSTICK: ("–", "no yardstick"), NOT_EXAMINED: ("?", "not examined"), SHOWN: ("", ""), FAILED: ("!", "failed"),
 }
-SEVERITY: tuple[Verdict | Ending, ...] = (INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, FAILED)   # from best to worst
+SEVERITY: tuple[Verdict | Ending, ...] = (INSIDE, NO_POWER, NO_YARDSTICK, NOT_EXAMINED, OUTSIDE, FAILED)   # from best to worst
 
 SPOKEN: dict[Ending, str] = {   # of a whole model
     INSIDE: "indistinguishable from retraining", OUTSIDE: "distinguishable from retraining", NO_POWER: "tests had no power",
-    NO_YARDSTICK: "nothing to compare with", FAILED: "failed",
+    NO_YARDSTICK: "nothing to compare with", NOT_EXAMINED: "no test could be carried out", FAILED: "failed",
 }
 KINDS: dict[YardstickKind, str] = {   # of a yardstick
     "retrained": "Retrained models", "holdout": "A model to which the data are unseen (weaker yardstick)",

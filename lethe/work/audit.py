@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.view import audited, reserved
 from lethe.judge import reproduction
-from lethe.judge.auditor import applicable, distinct, examine
+from lethe.judge.auditor import Refused, applicable, distinct, examine
 from lethe.judge.neighbours import neighbours
 from lethe.judge.selection import final
 from lethe.judge.yardstick import Doubt, doubts, false_alarms
@@ -34,6 +34,8 @@ from lethe.work.failures import Failure, failure
 from lethe.work.forget import Made
 from lethe.work.job import Job, objective_of
 from lethe.work.options import Options
+
+FEW_SHADOWS = 8   # below: an attack with shadow models that has no value had too few
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
         subject.device = job.settings.device
     chosen, skipped = _audits(job, task, yardstick)
 
-    def refused(audit: str, subject: str, error: Exception) -> None:
-        skipped.append(_refused(audit, subject, error, name, failures))
+    refused = _blaming({one.name for one in made if not one.method}, skipped, name, failures)
 
     evidence = examine(task, subjects, original, yardstick.references, chosen, job.judging.depth, job.settings.seed,
                        options.listener, yardstick.shadows, margins=job.judging.margins, neighbours=yardstick.neighbours,
                        refused=refused, stop=options.stop)
-    skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects])
+    few = yardstick.shadows.limit if yardstick.shadows else 0
+    skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects], few)
     sizes = {key: len(split) for key, split in task.splits.items()}
     told = partial(row, score=task.score_name, margin=margin_of(job.judging.max_loss, sizes))
     rows = [told("original", "original", evidence["original"])] if task.has("original") else []
@@ -229,11 +231,19 @@ def _audits(job: Job, task: Task, yardstick: Yardstick) -> tuple[list[tuple[Audi
     return chosen, skipped
 
 
-def _unanswered(chosen: Sequence[tuple[Audit, Any]], found: Sequence[Sequence[Evidence]]) -> list[NotTested]:
-    """Metrics that need more than their audit does, and that no model got."""
+def _unanswered(chosen: Sequence[tuple[Audit, Any]], found: Sequence[Sequence[Evidence]], shadows: int) -> list[NotTested]:
+    """Metrics that need more than their audit does, and that no model got; attacks that so few shadow models left without any."""
     reported = {item.metric for items in found for item in items}
-    return [NotTested(audit=audit.name, metric=name, why=f"needs {metric.asks}") for audit, _ in chosen
-            for name, metric in audit.metrics.items() if metric.asks and name not in reported]
+    ran = {item.audit for items in found for item in items}
+    sparse = (f"gave no value: {shadows} shadow models are too few, since hardly an example has some that were trained on it and "
+              "others that were not. Set audit.shadows: 16")
+    silent = {audit.name for audit, _ in chosen if "shadows" in audit.needs and audit.name not in ran and shadows < FEW_SHADOWS}
+    some = 0 < shadows < FEW_SHADOWS
+    asked = {(audit.name, name): sparse if some and metric.asks == "shadow models" else f"needs {metric.asks}"
+             for audit, _ in chosen for name, metric in audit.metrics.items()
+             if metric.asks and name not in reported and audit.name not in silent}
+    return [*(NotTested(audit=name, why=sparse) for name in sorted(silent)),
+            *(NotTested(audit=audit, metric=metric, why=why) for (audit, metric), why in asked.items())]
 
 
 def _row(told: Callable[..., Row], one: Made, evidence: Sequence[Evidence], samples: Sequence[Mapping[str, Any]]) -> Row:
@@ -251,7 +261,21 @@ def _samples(task: Task, one: Made, refused: Callable[[str, str, Exception], Non
         return []
 
 
-def _refused(audit: str, subject: str, error: Exception, scenario: str, failures: Path | None) -> NotTested:
+def _blaming(foreign: Container[str], skipped: list[NotTested], scenario: str, failures: Path | None) -> Refused:
+    """Notes why an audit has no value of a model. What fails on a control, too, is never the fault of a model from elsewhere."""
+    failed: set[str] = set()
+
+    def refused(audit: str, subject: str, error: Exception) -> None:
+        if subject not in foreign:
+            failed.add(audit)
+        skipped.append(_refused(audit, subject, error, scenario, failures, subject in foreign and audit not in failed))
+
+    return refused
+
+
+def _refused(audit: str, subject: str, error: Exception, scenario: str, failures: Path | None, foreign: bool) -> NotTested:
+    """Why an audit has no value of one model. What only a model from elsewhere raises is its own limit, whatever it raises."""
     found = failure(error, f"{scenario} {audit} of {subject}", failures)
-    return NotTested(audit=audit, subject=subject, why=found.text if found.defect else str(error), defect=found.defect,
-                     log=found.log or None)
+    why = found.text if found.defect else str(error)
+    return NotTested(audit=audit, subject=subject, why=f"could not be run on this model: {why}" if foreign else why,
+                     defect=found.defect and not foreign, log=found.log or None)

@@ -226,7 +226,7 @@ def test_what_a_person_reads_has_names_and_minus_signs_of_a_person():
 
 def test_conclusion_without_yardstick_or_evidence():
     assert conclude(exam({"known": 0.8}, {"known": 0.9}, [])["model"]).verdict == NO_YARDSTICK
-    assert conclude([]).verdict == NO_YARDSTICK
+    assert conclude([]).verdict == "not examined"   # not: no power
 
 
 def test_evidence_is_json_ready_without_examples():

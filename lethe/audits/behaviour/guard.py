@@ -62,7 +62,7 @@ def measure(cfg: Guard, subject: Subject, panel: Panel) -> list[Value]:
     wrapped = other or subject.served is not None
     detail = {"wrapped": wrapped, "kind": subject.kind, "says": says(wrapped or subject.kind == "guard", same)}
     values = [Value(whole.metric, whole.value, whole.low, whole.high, whole.n, whole.per_sample, detail),
-              Value("bare_same_weights", same)]
+              Value("bare_same_weights", same, detail={"kept": True} if same == 1 and subject is not panel.original else {})]
     restored = _restored(bare, panel)
     if restored is not None:
         values.append(mean_value("row_restored_score", subject.like(restored, "restored").numbers(panel.task.forget, "score")))

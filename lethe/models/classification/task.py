@@ -77,8 +77,8 @@ class Classification(HeadTask, ClassificationTask):
         return batch.replace(y=(batch.y + shift) % self.class_count)
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """nll, score (correct), signal and margin (logit-scaled confidence), logits [n, K], features [n, d]."""
-        logits, features = self.forward(model, batch)
+        """nll, score (correct), signal and margin (logit-scaled confidence), logits [n, K], features [n, d] if it shows them."""
+        logits, inner = self.observed(model, batch)
         margin = losses.margin(logits, batch.y)
         return {
             "nll": losses.cross_entropy(logits, batch.y),
@@ -86,7 +86,7 @@ class Classification(HeadTask, ClassificationTask):
             "signal": margin.float(),
             "margin": margin,
             "logits": logits.float(),
-            "features": features.float(),
+            **inner,
             "y": batch.y,
         }
 

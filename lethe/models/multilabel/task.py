@@ -65,13 +65,13 @@ class Multilabel(HeadTask, MultilabelTask):
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll, score (share of right labels), signal (mean log-odds of the truth), features [n, d]."""
-        logits, features = self.forward(model, batch)
+        logits, inner = self.observed(model, batch)
         logits, truth = logits.float(), batch.y
         return {
             "nll": binary_cross_entropy(logits, truth),
             "score": ((logits > 0) == (truth > 0)).float().mean(1),
             "signal": (logits * (2 * truth.float() - 1)).mean(1),
-            "features": features.float(),
+            **inner,
         }
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:

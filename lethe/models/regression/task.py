@@ -95,7 +95,7 @@ class Regression(HeadTask, RegressionTask):
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll, score (closeness), signal, prediction [n, h], y [n, h], features [n, d]."""
-        prediction, features = self.forward(model, batch)
+        prediction, inner = self.observed(model, batch)
         y = rows(batch.y)
         error = (prediction - y).abs().mean(1) / self.unit
         return {
@@ -104,7 +104,7 @@ class Regression(HeadTask, RegressionTask):
             "signal": -torch.log1p(error),
             "prediction": prediction,
             "y": y,
-            "features": features.float(),
+            **inner,
         }
 
     def about(self) -> dict[str, Any]:
