@@ -251,9 +251,14 @@ def watched(name: str, watchdog: bool | None, task: Task) -> Outcome | str:
         return str(error)
 
 
-@pytest.mark.parametrize("name", [name for name in fitting(tiny.classification()) if name != "auto"])
-def test_the_watchdog_leaves_a_method_the_method_or_says_what_was_not_done(name: str) -> None:
-    on, off = (watched(name, watchdog, tiny.classification()) for watchdog in (None, False))
+MADE = {"classification": tiny.classification, "regression": tiny.regression, "lm": tiny.lm, "diffusion": tiny.diffusion}
+STANDING = [pytest.param(family, name, id=f"{family}-{name}", marks=[] if family == "classification" else [pytest.mark.slow])
+            for family, made in MADE.items() for name in fitting(made()) if name != "auto"]
+
+
+@pytest.mark.parametrize(("family", "name"), STANDING)
+def test_the_watchdog_leaves_a_method_the_method_or_says_what_was_not_done(family: str, name: str) -> None:
+    on, off = (watched(name, watchdog, MADE[family]()) for watchdog in (None, False))
     if isinstance(on, str) or isinstance(off, str):
         assert on == off
         return
