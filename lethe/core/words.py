@@ -26,6 +26,17 @@ def number(value: float | str | None) -> str:
     return text.replace("-", "−")
 
 
+def limits(low: float | None, high: float | None, floor: float | None, ceiling: float | None) -> str:
+    """A band as a goal: '0.3 to 0.5'; 'at most 0.5' where it begins at the smallest possible value, 'at least 0.3' likewise."""
+    open_below = low is None or (floor is not None and low <= floor)
+    open_above = high is None or (ceiling is not None and high >= ceiling)
+    if open_below != open_above:
+        return f"at most {number(high)}" if open_below else f"at least {number(low)}"
+    ends = [end if end is None or bound is None else pick(end, bound)
+            for end, bound, pick in ((low, floor, max), (high, ceiling, min))]
+    return "" if None in ends else " to ".join(map(number, ends))
+
+
 def spaced(name: str) -> str:
     """`forget_accuracy` -> 'forget accuracy', `mia_auc` -> 'MIA AUC'."""
     return " ".join(SHORT.get(word, word) for word in str(name).split("_"))

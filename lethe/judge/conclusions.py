@@ -23,7 +23,7 @@ from lethe.core.evidence import (
     Evidence,
     YardstickKind,
 )
-from lethe.core.words import number, spaced
+from lethe.core.words import limits, number, spaced
 from lethe.judge.answers import far, kept
 
 HAVE: dict[YardstickKind, str] = {
@@ -128,10 +128,7 @@ def strongest(items: list[Evidence]) -> str:
 def _band(e: Evidence) -> str:
     """The band that decides: '0.3 to 0.5', 'at most 0.5'."""
     assert e.yardstick is not None
-    low, high = e.yardstick.low, e.yardstick.high
-    if low <= e.range[0] and high < e.range[1]:
-        return f"at most {number(high)}"
-    return f"at least {number(low)}" if high >= e.range[1] and low > e.range[0] else f"{number(low)} to {number(high)}"
+    return limits(e.yardstick.low, e.yardstick.high, *e.range)
 
 
 def _outside_none(forgetting: list[Evidence]) -> str:

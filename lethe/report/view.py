@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from lethe.core import words
 from lethe.core.evidence import FAILED, OBFUSCATION, SHOWN, Better, Ending, Kind, Reply, Role, Side, Tier, Verdict
 from lethe.core.words import number, spaced
-from lethe.report.words import SEVERITY, interval, listed
+from lethe.report.words import SEVERITY, listed
 from lethe.results.answered import answered
 from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishable, Useful
 from lethe.results.schema import Fall, Hiding, Measurement, Results, Row, Scenario, Yardstick
@@ -232,13 +233,7 @@ def limits(column: Column) -> str:
     """The band that decides, as a goal: '0.3 to 0.5', 'at most 0.5'."""
     if column.yardstick is None:
         return ""
-    low, high = column.yardstick.low, column.yardstick.high
-    floor, ceiling = column.bounds
-    open_below = low is None or (floor is not None and low <= floor)
-    open_above = high is None or (ceiling is not None and high >= ceiling)
-    if open_below != open_above:
-        return f"at most {number(high)}" if open_below else f"at least {number(low)}"
-    return interval(*column.band)
+    return words.limits(column.yardstick.low, column.yardstick.high, *column.bounds)
 
 
 def cases(results: Results) -> list[Case]:

@@ -271,7 +271,7 @@ class Loop(Session):
         tensors, meta = done
         self.resume_from(meta)
         if watch:
-            watch.put({key[6:]: value for key, value in tensors.items() if key.startswith("sound/")}, meta["sound"])
+            watch.put(tensors, meta)
         self.restored(model, tensors)
         return True
 
@@ -285,9 +285,8 @@ class Loop(Session):
             self.tell(Ended(self.title, run.call))
         tensors = self.tensors(run.model)
         if self.distribution.first:
-            sound = run.watch.kept() if run.watch else {}
-            meta = {"call": run.call, "plan": run.plan, "sound": run.sound_steps, **self.standing()}
-            self.checkpoints.finish(run.call, tensors | sound, meta)
+            sound, steps = run.watch.kept() if run.watch else ({}, {})
+            self.checkpoints.finish(run.call, tensors | sound, {"call": run.call, "plan": run.plan, **steps, **self.standing()})
         self.distribution.barrier()
 
     def _plan(self, terms: Mapping[str, Term], size: Mapping[str, int], options: list[Any]) -> str:

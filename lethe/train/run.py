@@ -243,11 +243,6 @@ class Run:
             for name, mask in self.masks.items():
                 self.params[name].copy_(torch.where(mask, self.params[name], self.frozen[name]))
 
-    @property
-    def sound_steps(self) -> list[int]:
-        """The steps of the sound points that are kept."""
-        return [point.step for point in self.watch.sound] if self.watch else []
-
     # -- around the steps ------------------------------------------------------------------------------------------
 
     def _begin(self, step: int) -> None:
@@ -299,10 +294,10 @@ class Run:
         state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, list(self.params)).items()}
         state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
         state |= {f"seen/{k}": total for k, (total, _) in self.seen.items()}
-        sound = self.watch.kept() if self.watch else {}
+        sound, steps = self.watch.kept() if self.watch else ({}, {})
         counts = {name: count for name, (_, count) in self.seen.items()}
         if loop.distribution.first:
-            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts, "sound": self.sound_steps}
+            place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts, **steps}
             loop.checkpoints.save(state | sound, place | loop.standing())
         self.saved = time.monotonic()
 
@@ -325,6 +320,6 @@ class Run:
         self.slow = {name: laid(value, self.params[name]).clone() for name, value in part("slow/").items()}
         self.seen = {name: [value, meta["seen"][name]] for name, value in part("seen/").items()}
         if self.watch:
-            self.watch.put(part("sound/"), meta["sound"])
+            self.watch.put(tensors, meta)
         loop.resume_from(meta)
         return int(meta["step"])

@@ -18,9 +18,10 @@ does not tell a ruined model, and the original, which has forgotten nothing, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,17 +129,19 @@ class Watch:
                 room[name].copy_(value)
         self.sound.append(Point(room, step))
 
-    def kept(self) -> dict[str, Tensor]:
-        """The sound points for a checkpoint: `sound/number/name` -> whole tensor."""
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+        """The sound points for a checkpoint: `sound/number/name` -> whole tensor; and `sound` -> the step of each."""
         return {f"sound/{number}/{name}": full(value) for number, point in enumerate(self.sound)
-                for name, value in point.tensors.items()}
+                for name, value in point.tensors.items()}, {"sound": [point.step for point in self.sound]}
 
-    def put(self, tensors: Mapping[str, Tensor], steps: Sequence[int]) -> None:
-        """The sound points from a checkpoint: `number/name` -> tensor, and the step of each."""
-        self.sound = [Point({}, step) for step in steps]
+    def put(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """The sound points from a checkpoint that `kept` went into; what else is in it is not looked at."""
+        self.sound = [Point({}, step) for step in meta["sound"]]
         for key, value in tensors.items():
-            number, _, name = key.partition("/")
-            self.sound[int(number)].tensors[name] = value.to(self.gauge.device)
+            kind, _, place = key.partition("/")
+            if kind == "sound":
+                number, _, name = place.partition("/")
+                self.sound[int(number)].tensors[name] = value.to(self.gauge.device)
 
     @staticmethod
     def finite(moving: Mapping[str, Tensor]) -> bool:
