@@ -87,26 +87,28 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     evidence = examine(task, subjects, original, yardstick.references, chosen, job.judging.depth, job.settings.seed,
                        options.listener, yardstick.shadows, margins=job.judging.margins, neighbours=yardstick.neighbours,
                        refused=refused, stop=options.stop)
+    held = {subject.name: evidence[subject.name] for subject in yardstick.references}
+    found = doubts(held, evidence.get("original", [])) if retrained else []   # what was trained here never saw the forget set
+    false = false_alarms(list(held.values()))
     few = yardstick.shadows.limit if yardstick.shadows else 0
     skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects], few)
     sizes = {key: len(split) for key, split in task.splits.items()}
-    told = partial(row, score=task.score_name, margin=margin_of(job.judging.max_loss, sizes))
+    margin = margin_of(job.judging.max_loss, sizes)
+    told = partial(row, score=task.score_name, margin=margin)
     rows = [told("original", "original", evidence["original"])] if task.has("original") else []
     rows += [told(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
     for one in made:
         samples = _samples(task, one, refused)
         rows.append(_row(told, one, evidence.get(one.name, []), samples))
-    held = {subject.name: evidence[subject.name] for subject in yardstick.references}
-    found = doubts(held, evidence.get("original", [])) if retrained else []   # what was trained here never saw the forget set
     return Scenario(
         name=name, request=words, family=task.family, score_name=task.score_name,
         sizes=sizes, unseen=_unseen(task), fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
-        false_alarms=alarms(false_alarms(list(held.values()))),
+        false_alarms=alarms(false),
         doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
         objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained)),
-        max_loss=margin_of(job.judging.max_loss, sizes), declared=job.judging.declared, depth=job.judging.depth,
+        max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
     )
 
