@@ -145,7 +145,7 @@ def test_a_point_that_only_a_small_sample_found_sound_gives_way_to_one_before_it
     watch.sound = [Point(dict(states[1]), 1), Point(dict(states[2]), 2)]
     again = Watch(Watchdog(), task, "cpu", 0)   # as after a kill
     again.begin(dict(model.named_parameters()))
-    again.put({name[6:]: value for name, value in watch.kept().items()}, [1, 2])
+    again.put(*watch.kept())
     for one in (watch, again):
         with torch.no_grad():
             model.get_parameter("fc.weight").copy_(-task.original.get_parameter("fc.weight"))
