@@ -52,7 +52,7 @@ class Method:
 class Metric:
     """One number that an audit reports. `better` is 'match' (the retrained value is the target), 'lower' or 'higher'.
 
-    tier  the family of hypotheses corrected together by Holm: forgetting | utility | cost
+    tier  what it is evidence of: forgetting | utility | cost
     null  value of a model that never saw the data, where one is known without retraining (0.5 for an AUC)
     distance  measures how far from retraining, not in which direction
     margin  equivalence margin declared before any model is seen: a difference from retraining that does not matter

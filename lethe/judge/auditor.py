@@ -20,6 +20,7 @@ from lethe.core.registry import Audit
 from lethe.core.task import Task
 from lethe.errors import LetheError
 from lethe.judge.band import ENOUGH
+from lethe.judge.calibration import Family, calibrated
 from lethe.judge.panel import Panel
 from lethe.judge.verdict import controlled, corrected, judge, judge_weakly, margin_of
 from lethe.pools.shadows import Shadows
@@ -86,7 +87,8 @@ def examine(
                     rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject].seconds
                     found[subject].append(judge(audit, value, *rest, margin_of(audit, metric, margins or {}))
                                                if references else judge_weakly(audit, value, *rest, alike))
-    return decided({subject.name: items for subject, items in found.items()}, original.name)
+    return decided({subject.name: items for subject, items in found.items()}, original.name,
+                   [r.name for r in references])
 
 
 def _apart(subjects: list[Subject]) -> list[Subject]:
@@ -103,10 +105,18 @@ def distinct(name: str, controls: Iterable[str], taken: Iterable[str] = ()) -> s
     return next(one for one in chain([free], (f"{free} ({k})" for k in count(2))) if one not in others)
 
 
-def decided(found: Mapping[str, Sequence[Evidence]], original: str) -> dict[str, list[Evidence]]:
-    """The evidence corrected for the number of tests on any model, and controlled by the original."""
+def decided(found: Mapping[str, Sequence[Evidence]], original: str, references: Sequence[str] = ()) -> dict[str, list[Evidence]]:
+    """The evidence decided as one test of each model, calibrated on the references, and controlled by the original.
+
+    A reference is judged by the others alone.
+    """
     every = [item for items in found.values() for item in items]
-    judged = {name: corrected(items, every) for name, items in found.items()}
+
+    def family(left_out: str = "") -> Family:
+        return calibrated([found[name] for name in references if name != left_out], every)
+
+    common = family()
+    judged = {name: corrected(items, family(name) if name in references else common) for name, items in found.items()}
     outside = {(e.audit, e.metric): e.verdict == OUTSIDE for e in judged.get(original, []) if e.p is not None}
     return {name: controlled(items, outside) for name, items in judged.items()}
 

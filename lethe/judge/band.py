@@ -1,11 +1,11 @@
 """Where one more retrained model would lie: the band that decides on a value, and the p-value that says the same.
 
-    band(α) = [mean − h(α), mean + h(α)],   h(α) = max(h_seeds(α), h_sample(α)),   p(x) ≤ α exactly where x lies outside band(α)
+    band(α) = seeds(α) ∪ sample(α),   p(x) = max(p_seeds, p_sample) ≤ α exactly where x lies outside band(α)
 
-Two things make one retrained model differ from others: its seeds (h_seeds, Student's prediction for one more model, of the
-logarithm for distances, which are positive and skewed) and the finite sample that it is measured on (h_sample). Both are taken
-from the retrained models alone, so the band is one for every model beside it, and a sign never disagrees with the picture.
-Utility and distances have one side only: more utility, or less distance, than retraining has is no fault.
+Two things make one retrained model differ from others: its seeds (Student's prediction for one more model, on the scale of the
+metric: `lethe.judge.scale`) and the finite sample that it is measured on. Both are taken from the retrained models alone, so the
+band is one for every model beside it, and a sign never disagrees with the picture. Utility and distances have one side only:
+more utility, or less distance, than retraining has is no fault.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric
+from lethe.judge.scale import PLAIN, Scale, scale_of
 from lethe.maths.statistics import prediction_interval, prediction_p
 
 ENOUGH = 3   # references below which no prediction interval is reported
@@ -31,7 +32,7 @@ class Law:
     """The law of one more retrained model.
 
     error    standard error of (a model − the mean of the references) by the finite sample; 0: none is known
-    freedom  degrees of freedom of that error; ∞: normal          logs  whether seeds are judged by logarithms
+    freedom  degrees of freedom of that error; ∞: normal          scale  that seeds are judged on
     fine     the side of the mean that is no fault: + above, − below, '' neither
     bounds   smallest and largest possible value
     """
@@ -39,7 +40,7 @@ class Law:
     values: tuple[float, ...]
     error: float = 0.0
     freedom: float = math.inf
-    logs: bool = False
+    scale: Scale = PLAIN
     fine: Fine = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
@@ -55,16 +56,12 @@ class Law:
             return 0.0
         if (self.fine == "+" and gap >= 0) or (self.fine == "−" and gap <= 0):
             return 1.0
-        seeds = prediction_p(*((math.log(value), np.log(self.values).tolist()) if self.logs and value > 0
-                               else (value, self.values)))
-        return max(seeds, self._sample_p(gap))
+        return max(prediction_p(self.scale.onto(value), [self.scale.onto(x) for x in self.values]), self._sample_p(gap))
 
     def band(self, level: float) -> tuple[float, float]:
         """The values whose p exceeds `level`, within what is possible."""
-        if self.logs:
-            low, high = (math.exp(x) for x in prediction_interval(np.log(self.values).tolist(), 1 - level)[2:])
-        else:
-            low, high = prediction_interval(self.values, 1 - level)[2:]
+        low, high = (self.scale.back(x)
+                     for x in prediction_interval([self.scale.onto(x) for x in self.values], 1 - level)[2:])
         half = self._quantile(level) * self.error if self.error else 0.0
         floor, ceiling = min(self.bounds[0], *self.values), max(self.bounds[1], *self.values)
         return (floor if self.fine == "−" else max(floor, min(low, self.mean - half)),
@@ -134,7 +131,9 @@ def law_of(others: Sequence[Value], metric: Metric) -> Law | None:
     below = metric.better == "lower" or metric.distance
     fine: Fine = "+" if metric.better == "higher" else "−" if below else ""
     error, freedom = _sample(known) if len(known) == len(others) else _intervals(known)
-    return Law(numbers, error, freedom, metric.distance and min(numbers) > 0, fine, metric.range)
+    sizes = {v.n for v in known}
+    scale = scale_of(metric.range, numbers, (known[0].n or 0) if len(sizes) == 1 else 0)
+    return Law(numbers, error, freedom, scale, fine, metric.range)
 
 
 def _sample(references: Sequence[Value]) -> tuple[float, float]:

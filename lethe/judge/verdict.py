@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -31,10 +30,10 @@ from lethe.core.evidence import (
     YardstickKind,
 )
 from lethe.core.registry import Audit, Metric
+from lethe.judge.answers import part_of
 from lethe.judge.band import Law, Null, Z, law_of, means
+from lethe.judge.calibration import ALONE, LEVEL, Family
 from lethe.maths.statistics import difference_interval
-
-LEVEL = 0.05   # of the joint verdict on a model
 
 
 def judge(audit: Audit, value: Value, others: list[Value], before: Value | None, seconds: float = 0.0,
@@ -126,14 +125,14 @@ def _evidence(audit: Audit, metric: Metric, value: Value, before: Value | None, 
     )
     if law is None or verdict != INSIDE:
         return found
-    return _decided(replace(found, law=law, p=law.p(value.value)), 1)
+    return _decided(replace(found, law=law, p=law.p(value.value)), ALONE)
 
 
-def _decided(found: Evidence, tests: int) -> Evidence:
-    """One value as one of so many tests at the joint level: its corrected p, its verdict, and the band that decides."""
+def _decided(found: Evidence, family: Family) -> Evidence:
+    """One value as one of a family of tests: its corrected p, its verdict, and the band that decides."""
     assert found.p is not None and found.law is not None and found.yardstick is not None
-    p = min(1.0, tests * found.p)
-    outside, yard = p <= LEVEL, _yardstick(found.law, found.yardstick.kind, LEVEL / tests)
+    p, level = family.joint(part_of(found), found.p), family.level(part_of(found))
+    outside, yard = found.p <= level, _yardstick(found.law, found.yardstick.kind, level)
     assert yard is not None
     side: Side = "" if not outside else "+" if found.value > yard.mean else "−"
     arms = [abs(end - yard.mean) for end, bound in zip((yard.low, yard.high), found.range, strict=True)
@@ -160,16 +159,10 @@ def _paired_error(value: Value, others: Sequence[Value]) -> float:
     return float(apart.std(ddof=1)) / math.sqrt(len(apart))
 
 
-def corrected(items: Sequence[Evidence], among: Sequence[Evidence] = ()) -> list[Evidence]:
-    """Every judged value decided as one of all tests: Bonferroni over the tests of its tier, times the judged tiers.
-
-    So a retrained model is called outside anywhere with probability at most `LEVEL`, as with Holm's correction, which finds a
-    first difference in the same models; but the band of a test is then one for all models, and can be drawn.
-    among  the evidence on every model, whose tests are counted; default: this one's
-    """
-    tests = {(e.audit, e.metric): e.tier for e in among or items if e.p is not None}
-    tiers = Counter(tests.values())
-    return [e if e.p is None else _decided(e, len(tiers) * tiers[e.tier]) for e in items]
+def corrected(items: Sequence[Evidence], family: Family) -> list[Evidence]:
+    """Every judged value decided as one of all tests of its model, so that a retrained one is outside anywhere with a
+    probability of at most `LEVEL`; the band of a test is one for all models, and can be drawn."""
+    return [e if e.p is None else _decided(e, family) for e in items]
 
 
 def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool]) -> list[Evidence]:

@@ -25,8 +25,8 @@ import numpy as np
 
 from lethe.core.evidence import OUTSIDE, RETRAINED, Evidence
 from lethe.judge.band import ENOUGH
+from lethe.judge.calibration import LEVEL
 from lethe.judge.conclusions import conclude
-from lethe.judge.verdict import LEVEL
 from lethe.maths.statistics import clopper_pearson, holm, prediction_p
 
 

@@ -85,7 +85,7 @@ class Measurement(Record):
     verdict: Verdict = Field(description="Where the value lies beside the yardstick; 'shown' is reported and not judged.")
     side: Side = Field(default="", description="Above (+) or below (−) the yardstick, when outside.")
     p: Number = Field(default=None, description="Two-sided p-value against the yardstick.")
-    p_joint: Number = Field(default=None, description="The same corrected for the number of tests of its tier, times the tiers.")
+    p_joint: Number = Field(default=None, description="The same as one test of the whole model, calibrated on the references.")
     detectable: Number = Field(default=None, description="The smallest difference from the yardstick that is outside.")
     gap_low: Number = Field(default=None, description="Lower end of the 95 % interval of the difference from the yardstick, "
                             "else from the untouched model.")

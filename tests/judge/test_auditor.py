@@ -20,6 +20,7 @@ from lethe.judge.band import law_of
 from lethe.judge.conclusions import conclude
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
+from lethe.judge.scale import scale_of
 from lethe.judge.verdict import controlled, judge
 from lethe.pools.subject import Subject
 from lethe.results.rows import measurement
@@ -145,14 +146,38 @@ def alone(value: Value, others: Sequence[Value]) -> float:
     return law.p(value.value)
 
 
-def test_the_correction_counts_each_tier_and_both_share_the_level():
-    """Two tests of forgetting and one of utility, two tiers: p times 4 and times 2."""
+def test_the_level_is_that_of_the_whole_model_and_comes_from_the_references():
+    """Two tests of behaviour that are the same count as one; one band for all models; a reference is judged by the others."""
     references = [{"known": x, "memory": x, "skill": x} for x in SPREAD]
     made = exam({"known": 0.16, "memory": 0.11, "skill": 0.11}, {"known": 0.9, "memory": 0.9, "skill": 0.11}, references)
     known, memory, skill = made["model"]
-    assert known.p_joint == pytest.approx(4 * known.p) and skill.p_joint == 1 and memory.p_joint == 1
-    assert known.p < 0.05 and known.verdict == (OUTSIDE if 4 * known.p <= 0.05 else INSIDE)
-    assert [e.yardstick.low for e in made["original"]] == [e.yardstick.low for e in made["model"]]   # one band for all models
+    assert known.p < known.p_joint and skill.p_joint == memory.p_joint == 1
+    assert known.verdict == (OUTSIDE if known.p_joint <= 0.05 else INSIDE)
+    assert [e.yardstick.low for e in made["original"]] == [e.yardstick.low for e in made["model"]]
+    rng = np.random.default_rng(1)
+    other = [{**said, "memory": x} for said, x in zip(references, rng.normal(0.11, 0.01, 8), strict=True)]   # two, apart
+    apart = exam({"known": 0.16, "memory": 0.11, "skill": 0.11}, {"known": 0.9, "memory": 0.9, "skill": 0.11}, other)
+    assert apart["model"][0].yardstick.high > known.yardstick.high
+
+
+def test_fewer_than_four_references_have_no_leave_one_out_and_tests_are_counted():
+    """Two tests of forgetting and one of utility, two tiers: p times 4."""
+    references = [{"known": x, "memory": x, "skill": x} for x in SPREAD[:3]]
+    known = exam({"known": 0.16, "memory": 0.11, "skill": 0.11}, {"known": 0.9}, references)["model"][0]
+    assert known.p_joint == pytest.approx(min(1.0, 4 * known.p))
+
+
+@pytest.mark.parametrize(("limits", "values", "n", "at", "place"), [
+    ((-math.inf, math.inf), [1.0], 0, 3.0, 3.0), ((0.0, math.inf), [1.0], 9, math.e, 1.0),
+    ((0.0, math.inf), [0.0], 0, 3.0, 3.0),
+    ((-math.inf, 1.0), [0.0], 0, 1 - math.e, -1.0), ((0.0, 1.0), [0.3], 0, 0.75, math.log(3)),
+    ((-1.0, 1.0), [0.3], 0, 0.5, math.log(3)), ((0.0, 1.0), [0.0, 0.5], 4, 1.0, math.log(9)),
+    ((0.0, 1.0), [0.0, 0.3], 4, 0.4, 0.4),
+])
+def test_a_metric_is_judged_on_the_scale_of_its_range(limits, values, n, at, place):
+    """e lies at log e = 1; ¾ at log 3; 4 of 4 at log(4½/½); on an edge that is no count nothing is changed."""
+    scale = scale_of(limits, values, n)
+    assert scale.onto(at) == pytest.approx(place) and scale.back(place) == pytest.approx(at)
 
 
 @pytest.mark.parametrize("metric", ["known", "far", "skill", "loss_x"])
@@ -221,7 +246,7 @@ def test_what_a_person_reads_has_names_and_minus_signs_of_a_person():
     references = [{"memory": x - 1} for x in SPREAD]
     items = exam({"memory": 0.9}, {"memory": 0.9}, references)["model"]
     told = conclude([replace(item, metric="lira_auc_known") for item in items]).text
-    assert "LiRA AUC known is 0.900, retrained models have at most −0.857" in told and "_" not in told and " -" not in told
+    assert "LiRA AUC known is 0.900, retrained models have at most −0.843" in told and "_" not in told and " -" not in told
 
 
 def test_conclusion_without_yardstick_or_evidence():

@@ -61,6 +61,11 @@ def ece(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
     return float((count * np.abs(stated - actual)).sum() / count.sum())
 
 
+def sampling_error(actual: np.ndarray, count: np.ndarray) -> float:
+    """Standard error of the expected calibration error by its answers, right or wrong: √(Σ_b n_b·a_b·(1 − a_b))/n.  [B], [B]"""
+    return math.sqrt(float((count * actual * (1 - actual)).sum())) / float(count.sum())
+
+
 def debiased_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
     """Root mean squared calibration error less its expectation for a calibrated model; bins need 2 examples each."""
     stated, actual, count = binned(confidence, right, bins)
@@ -92,7 +97,8 @@ def measure(cfg: Calibration, subject: Subject, panel: Panel) -> list[Value]:
     stated, actual, count = binned(confidence, right, bins)
     curve = {"confidence": stated.round(4).tolist(), "accuracy": actual.round(4).tolist(), "count": count.tolist()}
     squares = (p**2).sum(1) - 2 * p[np.arange(len(y)), y] + 1
-    return [Value("ece", ece(confidence, right, bins), n=len(y), detail={"bins": curve}),
+    error, half = ece(confidence, right, bins), 1.96 * sampling_error(actual, count)
+    return [Value("ece", error, max(0.0, error - half), min(1.0, error + half), len(y), detail={"bins": curve}),
             Value("calibration_error", debiased_error(confidence, right, bins), n=len(y)),
             mean_value("brier", squares), mean_value("nll", subject.numbers(split, "nll")[kept]),
             mean_value("confidence", confidence)]
