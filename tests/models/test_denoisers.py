@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -10,12 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_folders import FOLDERS
+from diffusion_folders import FOLDERS, ddim, stable
 
 from lethe.core.seeds import generator
+from lethe.errors import NeedsUnmet
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.task import Diffusion
+from lethe.work.execute import carry_out
+from lethe.work.options import Options
+from lethe.work.request import parse
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) if name not in ("stable", "sd3") else name for name in FOLDERS]
 PROMPTS = {"classes": ("0", "1"), "dit": ("disk", "a blue cross")}
@@ -40,8 +45,8 @@ def by_diffusers(kind: str, place: Path, prompt: str, guidance: float) -> torch.
     import diffusers
 
     noise = generator(3, "sample", 0)
-    if kind == "classes":
-        pytest.skip("diffusers has no pipeline for a UNet2DModel with classes")
+    if kind == "classes":   # diffusers has no pipeline for it; what it says is compared instead
+        return torch.full((1,), torch.nan)
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(place)
     pipe.set_progress_bar_config(disable=True)
     if kind == "unconditional":
@@ -69,5 +74,84 @@ def by_diffusers(kind: str, place: Path, prompt: str, guidance: float) -> torch.
 def test_it_draws_what_diffusers_draws(kind: str) -> None:
     prompt = PROMPTS.get(kind, ("a red disk",))[0]
     task, guidance = opened(kind), 1.0 if kind == "unconditional" else 2.0
+    if kind == "classes":
+        x, t = torch.randn(1, 3, 8, 8), torch.tensor([7])
+        said = task.original(x, t, class_labels=torch.tensor([0])).sample
+        assert torch.equal(task.predict_noise(task.original, x, t, task.text(task.tokens([prompt]))), said)
+        return
     ours = (task.sample(task.original, [prompt], seed=3, steps=3, guidance=guidance) + 1) / 2
     assert torch.allclose(ours, by_diffusers(kind, folder(kind), prompt, guidance).float(), atol=2e-4)
+
+
+METHODS = {   # what runs on each kind; the others say why not
+    "esd": {"lr": 1e-2, "steps": 2, "trajectories": 2, "sampler_steps": 2, "batch_size": 2}, "uce": {},
+    "mim_mu": {"lr": 1e-2, "epochs": 2}, "salun": {"lr": 1e-2, "epochs": 2}, "sfron": {"epochs": 2},
+}
+UNSUPPORTED = {"dit": {"uce"}, "classes": {"uce"}, "unconditional": {"esd", "uce", "mim_mu", "salun"}}
+
+
+def carried_out(kind: str, place: Path, methods: list[str], **model: Any) -> Path:
+    """The folder of the models that `lethe run` makes, one subfolder a method."""
+    from PIL import Image
+
+    concept, other = PROMPTS.get(kind, ("a red disk", "a red cross"))
+    data: dict[str, Any] = {"concept": concept, "keep": [other], "per_prompt": 2, "steps": 2, "guidance": 2.0}
+    if kind == "unconditional":
+        data["folder"] = str(place.with_name("pictures"))
+        place.with_name("pictures").mkdir(exist_ok=True)
+        for i in range(4):
+            Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(place.with_name("pictures") / f"{i}.png")
+        rows = [f"{i}.png,{(concept, other)[i % 2]}" for i in range(4)]
+        place.with_name("pictures").joinpath("captions.csv").write_text("\n".join(["file,caption", *rows]))
+    if kind == "flux":
+        model["size"] = 16
+    request = parse({
+        "family": "diffusion", "model": {"folder": str(place), **model}, "data": data, "watchdog": None,
+        "method": [{"name": name, **METHODS[name]} for name in methods], "audit": {"references": 0, "depth": "quick"},
+        "output": mkdtemp(), "settings": {"device": "cpu"},
+    })
+    report = carry_out(request, Options(export=True))
+    assert report is not None
+    assert not [row.error for case in report.results.scenarios for row in case.subjects if row.error]
+    return next(Path(request.output or "").glob("*/models"))
+
+
+def digests(place: Path) -> dict[str, str]:
+    return {str(file.relative_to(place)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(place.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_methods_run_and_the_folder_goes_out_as_it_came_in(kind: str) -> None:
+    """All that is not the network's weights keeps its bytes; the weights load in plain diffusers, and moved."""
+    place, refused = folder(kind), UNSUPPORTED.get(kind, set())
+    models = carried_out(kind, place, [name for name in METHODS if name not in refused])
+    before = digests(place)
+    for model in sorted(models.iterdir()):
+        after = digests(model)
+        changed = {name for name in before if after.get(name) != before[name]}
+        assert set(after) == set(before) and len(changed) == 1, (model.name, changed)
+        assert changed.pop().endswith("diffusion_pytorch_model.safetensors")
+        assert by_diffusers(kind, model, PROMPTS.get(kind, ("a red disk",))[0], 1.0).isfinite().all() or kind == "classes"
+    for name in sorted(refused):
+        with pytest.raises(NeedsUnmet, match=r"reads (no prompt|classes)"):
+            carried_out(kind, place, [name])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_sampler_of_the_folder_draws_and_stays(tmp_path: Path) -> None:
+    """Euler and DPM++ on latents, which a DDIM made of them cut to [−1, 1]."""
+    from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
+
+    zero = ddim(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    for i, scheduler in enumerate((EulerAncestralDiscreteScheduler(), DPMSolverMultistepScheduler(), PNDMScheduler(), zero)):
+        stable(tmp_path / str(i), scheduler)
+        task = opened("stable", tmp_path / str(i))
+        one = task.draw_from(task.original, task.text(task.tokens(["a red disk"] * 3)), steps=4, guidance=1.0)
+        again = task.draw_from(task.original, task.text(task.tokens(["a red disk"])), steps=4, guidance=1.0)
+        assert float(one.abs().max()) > 2 and torch.isfinite(one).all()
+        assert torch.allclose(one[:1], again, atol=1e-4)   # a picture's noise is its own, of stochastic samplers too
+        task.save_model(task.copy_of_original(), tmp_path / f"out{i}")
+        assert digests(tmp_path / f"out{i}") == digests(tmp_path / str(i))

@@ -147,6 +147,16 @@ class Diffusion(DiffusionTask):
     def save_model(self, model: nn.Module, folder: Path) -> None:
         save_pipeline(dataclasses.replace(self._parts, network=model.cpu().eval()), folder)
 
+    def deliverable(self, model: nn.Module) -> nn.Module:
+        """The model rounded to the precision of the files that it goes out in, in place."""
+        source = self._parts.source
+        widths = {} if source is None else source.dtypes()
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                if name in widths and widths[name] != value.dtype:
+                    value.copy_(value.to(widths[name]))
+        return model
+
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
         """A row of four seeded pictures per prompt, from the original and from `model` with the same seeds."""
         pairs = zip(self.prompts.get("forget", []), self.prompts.get("keep", []), strict=False)

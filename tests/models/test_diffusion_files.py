@@ -1,0 +1,135 @@
+"""What a folder came in with goes out again: precision, variants, shards, samplers, files that nobody opens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusion_folders import stable, unet
+from safetensors.torch import load_file
+
+from lethe.api import forget
+from lethe.errors import ModelError
+from lethe.methods.diffusion.uce import UCE
+from lethe.models.diffusion.files import load_pipeline
+from lethe.models.diffusion.open import text_to_image
+from lethe.models.diffusion.task import Diffusion
+
+WEIGHTS = "diffusion_pytorch_model"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a safety checker that nobody opens, and a note."""
+    stable(tmp_path / "pipe")
+    (tmp_path / "pipe" / "safety_checker").mkdir()
+    (tmp_path / "pipe" / "safety_checker" / "model.safetensors").write_bytes(b"never opened")
+    (tmp_path / "pipe" / "README.md").write_text("mine")
+    return tmp_path / "pipe"
+
+
+def opened(place: Path, variant: str = "") -> Diffusion:
+    parts = load_pipeline(place, variant)
+    return text_to_image(parts, "disk", ["a red cross"], ["a red disk"], per_prompt=2, steps=2, guidance=1.0)
+
+
+def digests(place: Path) -> dict[str, str]:
+    files = [file for file in place.rglob("*") if file.is_file()]
+    return {str(file.relative_to(place)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def edited(place: Path, variant: str = "") -> tuple[Path, set[str]]:
+    """The folder after an edit of keys and values, and the files whose bytes differ."""
+    out = place.with_name("out")
+    forget(opened(place, variant), UCE(), progress=False).save(out)
+    before, after = digests(place), digests(out)
+    return out, {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def test_only_what_moved_is_replaced_without_a_forward_pass(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    calls: list[int] = []
+    plain = UNet2DConditionModel.forward
+    monkeypatch.setattr(UNet2DConditionModel, "forward", lambda self, *a, **k: (calls.append(1), plain(self, *a, **k))[1])
+    task = opened(place)
+    assert task.fingerprint == opened(place).fingerprint
+    outcome = forget(task, UCE(), progress=False, watchdog=False)
+    assert not calls and task.forget.pending("image")
+    outcome.save(place.with_name("out"))
+    out, before = place.with_name("out"), digests(place)
+    assert {name for name, digest in digests(out).items() if digest != before[name]} == {f"unet/{WEIGHTS}.safetensors"}
+    assert digests(out).keys() == before.keys()
+    was, now = (load_file(p / "unet" / f"{WEIGHTS}.safetensors") for p in (place, out))
+    assert {name for name in was if not torch.equal(was[name], now[name])} == {
+        f"{name}.weight" for name in task.attention_projections(task.original)}
+    pipe: Any = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
+    assert torch.equal(pipe.unet.state_dict()["conv_in.weight"], was["conv_in.weight"])
+    known = task.fingerprint
+    assert torch.isfinite(task.forget.columns["image"]).all() and calls and not task.forget.pending("image")
+    assert task.fingerprint == known == opened(place).fingerprint
+
+
+def test_half_precision_variants_and_shards_stay_what_they_are(place: Path) -> None:
+    network = unet()
+    (place / "unet" / f"{WEIGHTS}.safetensors").unlink()
+    network.half().save_pretrained(place / "unet", variant="fp16", max_shard_size="60KB")
+    files = sorted(file.name for file in (place / "unet").glob("*.safetensors"))
+    assert len(files) > 1
+    task = opened(place)
+    assert next(task.original.parameters()).dtype == torch.float32
+    out, changed = edited(place)
+    assert changed and changed < {f"unet/{name}" for name in files}   # not every shard holds keys or values
+    assert all(value.dtype == torch.float16 for name in files for value in load_file(out / "unet" / name).values())
+
+
+def test_the_same_weights_in_another_precision_move_with_them_and_older_ones_are_left_out(place: Path) -> None:
+    network = unet()
+    network.half().save_pretrained(place / "unet", variant="fp16")
+    with torch.no_grad():
+        other = unet()
+        other.conv_in.weight.add_(1.0)
+    other.save_pretrained(place / "unet", variant="non_ema")
+    (place / "unet" / f"{WEIGHTS}.bin").write_bytes(b"older")
+    (place / "v1-5-pruned.ckpt").write_bytes(b"all of it")
+    out, changed = edited(place)
+    gone = {f"unet/{WEIGHTS}.bin", "v1-5-pruned.ckpt", f"unet/{WEIGHTS}.non_ema.safetensors"}
+    assert changed == gone | {f"unet/{WEIGHTS}.safetensors", f"unet/{WEIGHTS}.fp16.safetensors"}
+    assert not any((out / name).exists() for name in gone)
+    full, half = (load_file(out / "unet" / f"{WEIGHTS}{part}.safetensors") for part in ("", ".fp16"))
+    assert all(torch.equal(full[name].half(), half[name]) for name in full)
+
+
+def test_what_is_delivered_is_what_was_audited(place: Path) -> None:
+    unet().half().save_pretrained(place / "unet")
+    task = opened(place)
+    model = task.copy_of_original()
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-5 * torch.randn(next(model.parameters()).shape))
+    kept = task.deliverable(model)
+    task.save_model(kept, place.with_name("out"))
+    again = load_pipeline(place.with_name("out")).network
+    assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_what_cannot_be_opened_is_refused_in_a_sentence(place: Path) -> None:
+    index = place / "unet" / f"{WEIGHTS}.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": f"{WEIGHTS}-00001-of-00002.safetensors"}}))
+    with pytest.raises(ModelError, match="delete the index"):
+        load_pipeline(place)
+    index.unlink()
+    network = unet()
+    (place / "unet" / f"{WEIGHTS}.safetensors").unlink()
+    for variant in ("fp16", "bf16"):
+        network.save_pretrained(place / "unet", variant=variant)
+    with pytest.raises(ModelError, match=r"model\.variant"):
+        load_pipeline(place)
+    assert load_pipeline(place, "bf16").network is not None
+    config = place / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"UNet2DConditionModel"', '"UNet3DNever"'))
+    with pytest.raises(ModelError, match="UNet3DNever"):
+        load_pipeline(place, "bf16")
