@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from weakref import WeakSet
 
@@ -35,6 +35,21 @@ def given(model: nn.Module) -> nn.Module:
 def private(model: nn.Module) -> nn.Module:
     """A frozen copy of `model` that nobody else holds, or itself where it was `given`."""
     return model if model in GIVEN else copied(model, trainable=False)
+
+
+def lent(model: nn.Module) -> nn.Module:
+    """A trainable copy whose parameters still share storage with those of `model`; `own` takes those apart that will move."""
+    memo: dict[int, object] = {id(p): nn.Parameter(p.data, requires_grad=True) for p in model.parameters()}
+    twin: nn.Module = copy.deepcopy(model, memo)
+    return twin.train(True)
+
+
+def own(params: Iterable[nn.Parameter], lender: nn.Module) -> None:
+    """Give these parameters storage of their own where they share it with `lender`."""
+    lenders = {p.data_ptr() for p in lender.parameters()}
+    for p in params:
+        if p.data_ptr() in lenders:
+            p.data = p.data.clone()
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -32,8 +32,18 @@ def unlimited(view: T) -> T:
 
 
 def starting_point(view: Task) -> nn.Module:
-    """The trainable copy of the original that a run works on: the loop takes it for every method, so it needs no grant."""
-    return cast(Grant, vars(view)["_grant"]).copy()
+    """The trainable copy of the original that a run works on: the loop takes it for every method, so it needs no grant.
+
+    Of a task that `lends`, its parameters share storage with the original until `taken_apart`.
+    """
+    grant = cast(Grant, vars(view)["_grant"])
+    return grant.lent() if view.lends else grant.copy()
+
+
+def taken_apart(view: Task, params: Iterable[nn.Parameter]) -> None:
+    """Give parameters that will move storage of their own, where the starting point shares it with the original."""
+    if view.lends:
+        cast(Grant, vars(view)["_grant"]).own(params)
 
 
 def _family(kind: type[Task]) -> type[Task]:

@@ -132,6 +132,12 @@ class Task(ABC):
         member-like); families add logits, token log-probabilities, features."""
 
     @property
+    def lends(self) -> bool:
+        """Whether a run's model shares storage with the original where nothing moves: large ones that Lethe opened itself. Who
+        writes to such an outcome in place writes to the original."""
+        return False
+
+    @property
     def serves(self) -> frozenset[str]:
         """The operations of the family that this task can carry out: all that it provides, unless its model is special."""
         return self.provides

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from lethe.core.modules import copied, private, state_fingerprint
+from lethe.core.modules import copied, lent, own, private, state_fingerprint
 from lethe.core.split import Split, by_role
 from lethe.errors import NeedsUnmet, NotGranted
 
@@ -107,6 +107,14 @@ class Grant:
         """The frozen model, the original or its stand-in."""
         self.require_declared("original")
         return self._original
+
+    def lent(self) -> nn.Module:
+        """As `copy`, sharing the storage of every parameter with the model: for a run, which takes those apart that it moves."""
+        return lent(self._original)
+
+    def own(self, params: Iterable[nn.Parameter]) -> None:
+        """Give these parameters of a model that was `lent` storage of their own."""
+        own(params, self._original)
 
     def copy(self) -> nn.Module:
         """A trainable copy of the model that shares no storage with it: where a run starts, whatever was declared."""

@@ -23,7 +23,7 @@ from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
 from lethe.core.modules import evaluating, has_batch_norm
-from lethe.core.operations import starting_point
+from lethe.core.operations import starting_point, taken_apart
 from lethe.core.outcome import Fall, Outcome
 from lethe.core.passes import drawn
 from lethe.core.seeds import generator
@@ -79,6 +79,8 @@ class Loop(Session):
         self._fresh = fresh is not None
         self._selection = where.select(model, self.task, self)
         self.kind = self._selection.kind
+        taken_apart(self.task, self._selection.params.values() if self.settings.distribution == "none"
+                    else model.parameters())
         for name, p in model.named_parameters():
             p.requires_grad_(name in self._selection.params)
         model = self.distribution.place(model)
@@ -95,7 +97,9 @@ class Loop(Session):
     def include(self, model: nn.Module, *names: str) -> None:
         """Parameters that the method adds to the model for the time of the run move, too, whatever `where` says."""
         assert self._selection is not None, "call loop.start() first"
-        self._selection.params |= {name: model.get_parameter(name) for name in names}
+        added = {name: model.get_parameter(name) for name in names}
+        taken_apart(self.task, added.values())
+        self._selection.params |= added
 
     def assign(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
         """Set parameters to new values by name, where `where` lets them move. The watchdog judges what the run ends with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from lethe.api import forget
 from lethe.errors import ModelError
+from lethe.methods.diffusion.esd import ESD
 from lethe.methods.diffusion.uce import UCE
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.open import text_to_image
@@ -133,3 +135,34 @@ def test_what_cannot_be_opened_is_refused_in_a_sentence(place: Path) -> None:
     config.write_text(config.read_text().replace('"UNet2DConditionModel"', '"UNet3DNever"'))
     with pytest.raises(ModelError, match="UNet3DNever"):
         load_pipeline(place, "bf16")
+
+
+def held() -> int:
+    """Bytes of weights in all UNets that are alive, storage that they share counted once."""
+    from diffusers import UNet2DConditionModel
+
+    gc.collect()
+    alive = [item for item in gc.get_objects() if type(item) is UNet2DConditionModel]
+    return sum({p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for m in alive for p in m.parameters()}.values())
+
+
+SHORT: dict[str, Any] = {"steps": 1, "trajectories": 2, "sampler_steps": 2, "batch_size": 2}
+
+
+@pytest.mark.parametrize(("method", "most"), [(ESD(variant="all", **SHORT), 2.01), (ESD(variant="strict", **SHORT), 1.3),
+                                              (UCE(), 1.3)])
+def test_a_step_holds_two_networks_and_an_edit_of_keys_one(place: Path, method: Any, most: float) -> None:
+    """What does not move is the original's own storage; what is compared afterwards is what moved."""
+    others = held()
+    task = opened(place)
+    one, most_seen = held() - others, [0]
+    assert one == sum(p.nbytes for p in task.original.parameters())
+
+    def listen(event: object) -> None:
+        most_seen[0] = max(most_seen[0], held() - others)
+
+    outcome = forget(task, method, progress=listen, watchdog=False)
+    assert 1 < max(most_seen[0], held() - others) / one < most
+    assert outcome.model is not task.original
+    before = {name: p.clone() for name, p in load_pipeline(place).network.named_parameters()}
+    assert all(torch.equal(p, before[name]) for name, p in task.original.named_parameters())

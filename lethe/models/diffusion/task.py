@@ -175,6 +175,10 @@ class Diffusion(DiffusionTask):
         return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
 
     @property
+    def lends(self) -> bool:
+        return self._parts.source is not None
+
+    @property
     def serves(self) -> frozenset[str]:
         return super().serves - self._denoiser.lacks
 
