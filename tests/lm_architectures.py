@@ -26,6 +26,7 @@ LATENT = {**INNER, "num_key_value_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 MAMBA = {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}
 GEMMA3 = {**HEADED, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+LLAMA4 = {**HEADED, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 32}
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
           "patch_size": 14}
 
@@ -38,6 +39,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma2": {**HEADED, "sliding_window": 16, "query_pre_attn_scalar": 16},
     "gemma3_text": GEMMA3,
     "gemma3": {"text_config": GEMMA3, "vision_config": VISION, "mm_tokens_per_image": 4},
+    "llama4": {"text_config": LLAMA4, "image_token_index": 299, "vision_config": {
+        **VISION, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}},
+    "llava": {"text_config": {"model_type": "llama", **GROUPED}, "image_token_index": 299,
+              "vision_config": {"model_type": "clip_vision_model", **VISION, "projection_dim": 16}},
+    "mistral3": {"text_config": {"model_type": "mistral", **HEADED}, "image_token_index": 299,
+                 "vision_config": {"model_type": "pixtral", **VISION, "head_dim": 8}},
+    "qwen2_5_vl": {"image_token_id": 299, "video_token_id": 298, "vision_start_token_id": 297,
+                   "text_config": {**GROUPED, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3],
+                                                                  "rope_theta": 10000.0}},
+                   "vision_config": {"depth": 3, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2,
+                                     "out_hidden_size": 32, "patch_size": 14}},
     "phi": GROUPED,
     "phi3": GROUPED,
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 128},
@@ -70,7 +82,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
                     "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1},
     "gpt_oss": {**HEADED, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16,
                 "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
-    "llama4_text": {**HEADED, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 32},
+    "llama4_text": LLAMA4,
     "mamba": MAMBA,
     "mamba2": {**MAMBA, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     "falcon_mamba": MAMBA,
@@ -123,7 +135,7 @@ def argmax(model: Any, prompt: list[int], count: int, ends: list[int]) -> list[i
 
 def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """The architecture with seeded weights as a folder that `from_pretrained` reads."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     words = tokenizer()
     special = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -132,12 +144,14 @@ def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int
         sizes["text_config"] = {**sizes["text_config"], **special}
         special = {}
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **special))
+    kind = AutoModelForImageTextToText if "vision_config" in sizes else AutoModelForCausalLM
+    model = kind.from_config(AutoConfig.for_model(name, **sizes, **special))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.mul_(3)   # what follows depends on the prompt
-    model.to(dtype).save_pretrained(folder)
+            weight.data = weight.data.to(dtype)
+    model.save_pretrained(folder)
     words.save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({**HOSTILE, "eos_token_id": 2, "pad_token_id": 0}))
     return folder

@@ -10,6 +10,7 @@ import lm_architectures as architectures
 import pytest
 import torch
 
+from lethe.core.modules import state_fingerprint
 from lethe.core.sequences import encode_prompts
 from lethe.errors import ModelError
 from lethe.models.lm import open as lm
@@ -80,15 +81,18 @@ def test_what_is_no_causal_language_model_is_refused(kind: str, said: str, tmp_p
         lm.load_folder(other(kind, tmp_path))
 
 
-@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "mamba"])
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "llama4", "mamba"])
 def test_attention_is_what_the_architecture_has(architecture: str, tmp_path: Path) -> None:
-    """Gemma 2 and Mamba have no SDPA; the text part of a Gemma 3 that also reads pictures is what answers."""
-    task = lm.language_model(architectures.saved(architecture, tmp_path), forget=architectures.people(4))
+    """Gemma 2 and Mamba have no SDPA; the text part of a Gemma 3 or Llama 4 that also reads pictures is what answers."""
+    task = lm.language_model(architectures.saved(architecture, tmp_path / "in"), forget=architectures.people(4))
     assert task.layer_count == 3 and task.hidden_width == 32
     batch = task.forget.batch(range(4))
     hidden = task.hidden_states(task.original, batch, 1)
     whole = task.original(input_ids=batch.ids, output_hidden_states=True)
     torch.testing.assert_close(hidden, whole.hidden_states[1 if architecture == "mamba" else 2])   # Mamba tells no embedding
+    task.save_model(task.original, tmp_path / "out")   # whole, with what reads pictures
+    again = lm.load_folder(tmp_path / "out")
+    assert type(again) is type(task.original) and state_fingerprint(again) == state_fingerprint(task.original)
 
 
 def test_weights_leave_in_the_type_in_which_they_came(tmp_path: Path) -> None:

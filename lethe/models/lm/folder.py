@@ -64,10 +64,12 @@ def read_folder(path: str | Path, attention: Attention = "auto", dtype: Precisio
     except ModelError as error:
         raise _quantised(folder, settings, error) or error from error.__cause__
     model, report = cast("tuple[nn.Module, dict[str, Any]]", made)
-    _require_whole(folder, model, report)
+    _require_whole(folder, _made(settings), model, report)
     types = halved(model)
-    if dtype != "own":
-        model.to(getattr(torch, dtype))
+    if dtype != "own":   # what is computed anew when a model is made (tables of angles, some of them complex) stays as it is
+        for value in model.state_dict(keep_vars=True).values():
+            if value.is_floating_point():
+                value.data = value.data.to(getattr(torch, dtype))
     require_causal(model, str(folder))
     return LoadedFolder(model, types)
 
@@ -193,10 +195,14 @@ def _loader(folder: Path, settings: Any) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    if type(settings) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForCausalLM
-    if type(settings) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoModelForImageTextToText
+    kinds: dict[Any, str] = {loader: getattr(mapping[type(settings)], "__name__", "?") for loader, mapping in (
+        (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING), (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING))
+        if type(settings) in mapping}
+    for loader, kind in kinds.items():
+        if kind == _made(settings):   # a Llama 4 with its pictures is not loaded without them
+            return loader
+    if kinds:
+        return next(iter(kinds))
     raise ModelError(f"{folder} is a {settings.model_type} model, and transformers has no causal language model of this "
                      "architecture, so it predicts no next token; nothing was loaded. Provide a …ForCausalLM folder.")
 
@@ -233,9 +239,13 @@ def _quantised(folder: Path, settings: Any, error: ModelError) -> ModelError | N
                       "in bfloat16 or float32.")
 
 
-def _require_whole(folder: Path, model: nn.Module, report: Mapping[str, Any]) -> None:
+def _made(settings: Any) -> str:
+    """The class that saved the folder."""
+    return str((getattr(settings, "architectures", None) or ["?"])[0])
+
+
+def _require_whole(folder: Path, made: str, model: nn.Module, report: Mapping[str, Any]) -> None:
     """ModelError when weights of the model are not in the folder, or the folder is of another kind of model."""
-    made = (getattr(model, "config").architectures or ["?"])[0]  # noqa: B009
     absent = sorted({*map(str, report["missing_keys"]), *(str(entry[0]) for entry in report["mismatched_keys"])})
     if absent:
         raise ModelError(f"{folder} lacks {len(absent)} of the weights of a {type(model).__name__} ({', '.join(absent[:3])}), "
