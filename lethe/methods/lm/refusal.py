@@ -1,0 +1,155 @@
+"""Language methods that teach a refusal ("I don't know that.") where the forgotten answer stood; they differ in the loss.
+
+    L(θ) = E_{x∈F} a(x)  +  α · E_{x∈R} r(x)
+
+F forget set, R retain set, a and r in the row's own docstring. Every example has one refusal for the whole run, drawn from
+`data.refusals`; a task without refusals lends another forgotten example's answer. p(y) is the probability of the whole answer y
+given the prompt, p_0 the original's, ℓ̄ mean negative log-probability of an answer's tokens, e the refusal, y the true answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.families.language import LanguageTask
+from lethe.core.outcome import Outcome
+from lethe.core.registry import method
+from lethe.core.split import Batch, Split
+from lethe.train.loop import Loop
+from lethe.train.terms import Loss, Term
+
+
+@config
+class Refused:
+    """What all rows have."""
+
+    alpha: NonNegative = 1.0           # weight of the retain term; 0 turns it off           [official codes]
+    lr: Positive = 1e-5                # AdamW, for 1–8 B weights; tiny models need more     [OpenUnlearning]
+    epochs: Positive = 10.0            # passes over F                                       [OpenUnlearning]
+    batch_size: Count = 32             # of each term                                        [OpenUnlearning]
+    optimiser: Optimiser = "adamw"     # update rule                                         [OpenUnlearning]
+    weight_decay: NonNegative = 0.01   # pull towards 0                                      [OpenUnlearning]
+    clip: Positive | None = None       # largest gradient norm; null: none                   [OpenUnlearning: none]
+
+
+@config
+class IdkNLL(Refused):
+    """Options of IdkNLL."""
+
+
+@config
+class IdkDPO(Refused):
+    """Options of IdkDPO."""
+
+    beta: Positive = 0.1               # inverse temperature; larger stops sooner            [official code]
+
+
+@config
+class IdkAP(Refused):
+    """Options of IDK+AP."""
+
+    beta: Positive = 0.1               # inverse temperature of answer preservation          [official code]
+    epochs: Positive = 5.0             # passes over F                                       [official code]
+
+
+def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, scale: float = 1.0) -> Tensor:
+    """(scale/β)·softplus(−β(chosen − rejected)), per example.  [n], [n] -> [n]
+
+    preference_loss(−3, −3, 0.1, 2) = 20·ln 2 = 13.8629.
+    """
+    return (scale / beta) * F.softplus(-beta * (chosen - rejected))
+
+
+@method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "relabel", "sequence_logp"}, mechanism="relabel",
+        instead={"retain": "alpha=0"})
+def idk_nll(cfg: IdkNLL, task: LanguageTask, loop: Loop) -> Outcome:
+    """IdkNLL: fine-tune on a refusal in place of every forgotten answer.
+    Maini, Feng, Schwarzschild, Lipton & Kolter (2024, TOFU), arXiv:2401.06121.
+
+        a(x) = ℓ̄(e),  r(x) = ℓ̄(y)
+
+    Needs:    forget; retain when α > 0.     Updates: every trainable parameter.
+    Cost:     one forward/backward on F and one on R per step; nothing of the original is kept.
+    Limits:   the forgotten answer itself has no term: its probability falls only as far as the refusal takes its place.
+    Fails by: hardly forgetting: membership attacks read the answer's own probability as before. α = 0 refuses everything.
+    """
+    return _taught(cfg, task, loop, _refusing(task, loop), task.nll)
+
+
+@method(needs={"forget", "retain?", "original"}, uses={"nll", "relabel", "sequence_logp"}, mechanism="relabel",
+        instead={"retain": "alpha=0"})
+def idk_dpo(cfg: IdkDPO, task: LanguageTask, loop: Loop) -> Outcome:
+    """IdkDPO: prefer a refusal to the forgotten answer, measured against how much the original preferred it.
+    Rafailov et al. (2023), arXiv:2305.18290, as used by Zhang, Lin, Bai & Mei (2024), arXiv:2404.05868.
+
+        a(x) = −(2/β) · log σ(β·log (p_θ(e)/p_0(e)) − β·log (p_θ(y)/p_0(y))),  r(x) = ℓ̄(y)
+
+    Needs:    forget, original; retain when α > 0.     Updates: every trainable parameter.
+    Cost:     two forward/backward on F and one on R per step; log p_0 is two numbers per example, computed once.
+    Limits:   at θ_0 the forget term is (2/β)·ln 2. Without the refusal's ratio it is NPO.
+    Fails by: refusing what was to be kept, the more the fewer and the more alike the refusals are.
+    """
+    refusals = _refusals(task, loop, task.forget)
+    chosen0 = loop.reference("idk-refusal", lambda m, b: task.sequence_logp(m, refusals(b)), task.forget)
+    rejected0 = loop.reference("idk-answer", task.sequence_logp, task.forget)
+
+    def prefer(m: nn.Module, b: Batch) -> Tensor:
+        return preference_loss(task.sequence_logp(m, refusals(b)) - chosen0(b), task.sequence_logp(m, b) - rejected0(b), cfg.beta,
+                               2.0)
+
+    return _taught(cfg, task, loop, prefer, task.nll)
+
+
+@method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "relabel", "sequence_logp"}, mechanism="relabel",
+        instead={"retain": "alpha=0"})
+def idk_ap(cfg: IdkAP, task: LanguageTask, loop: Loop) -> Outcome:
+    """IDK+AP, answer preservation: refuse what is forgotten, and prefer the answer to a refusal for what is kept.
+    Yuan, Pang, Du, Chen, Zhang & Lin (2024), arXiv:2410.08109.
+
+        a(x) = ℓ̄(e),  r(x) = −(1/β) · log σ(β·log p_θ(y) − β·log p_θ(e))
+
+    Needs:    forget; retain when α > 0.     Updates: every trainable parameter.
+    Cost:     one forward/backward on F and two on R per step; nothing of the original is kept.
+    Limits:   r has no original: where the answer is far likelier than the refusal it is 0, and R is left alone.
+    Fails by: R's answers drift freely as long as they stay likelier than a refusal.
+    """
+    refused = _refusals(task, loop, task.retain) if cfg.alpha else None
+
+    def preserve(m: nn.Module, b: Batch) -> Tensor:
+        assert refused is not None
+        return preference_loss(task.sequence_logp(m, b), task.sequence_logp(m, refused(b)), cfg.beta)
+
+    return _taught(cfg, task, loop, _refusing(task, loop), preserve)
+
+
+def _refusals(task: LanguageTask, loop: Loop, split: Split) -> Callable[[Batch], Batch]:
+    """The same examples with their refusal as answer; drawn once, so that what the original says about it is one table."""
+    drawn = task.relabel(split.batch(range(len(split))), loop.generator("refusals", split.name))
+    taught = Split(drawn.columns, f"{split.name}-refused", split.ids, padding=split.padding)
+    return lambda batch: taught.batch(batch.index.cpu()).to(batch.ids.device)
+
+
+def _refusing(task: LanguageTask, loop: Loop) -> Loss:
+    """ℓ̄ of the refusals of F."""
+    refusals = _refusals(task, loop, task.forget)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        refused = refusals(batch)
+        return -task.sequence_logp(model, refused) / task.answer_lengths(refused)
+
+    return loss
+
+
+def _taught(cfg: Refused, task: LanguageTask, loop: Loop, push: Loss, keep: Loss) -> Outcome:
+    """Minimise a row's forget term beside its retain term."""
+    terms = {"forget": Term(task.forget, push)}
+    if cfg.alpha:
+        terms["retain"] = Term(task.retain, keep, cfg.alpha)
+    model = loop.start()
+    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
+                  weight_decay=cfg.weight_decay, clip=cfg.clip)
+    return loop.finish(model)
