@@ -154,6 +154,12 @@ class Task(ABC):
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the model in the format it came in; it loads with its own library, without Lethe."""
 
+    def save_adapter(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:  # noqa: B027
+        """Write a low-rank adapter in the format of the family's own library beside the merged model, where it has one.
+
+        tensors  lora_A and lora_B by name of layer      settings  of PEFT's LoraConfig
+        """
+
     def deliverable(self, model: nn.Module) -> nn.Module:
         """The model as `save_model` can hold it (rounded to half precision where it came so), in place: what is audited."""
         return model

@@ -36,7 +36,7 @@ from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.average.last import Last
 from lethe.train.modifiers.combine import Combine
 from lethe.train.modifiers.weigh import Weigh
-from lethe.train.modifiers.where import Selection, Where
+from lethe.train.modifiers.where import Adds, Selection, Where
 from lethe.train.modifiers.where.all import All
 from lethe.train.modifiers.where.lora import save_adapter
 from lethe.train.order import batches_per_epoch
@@ -75,9 +75,12 @@ class Loop(Session):
         """
         model = (starting_point(self.task) if fresh is None else fresh).to(self.settings.device)
         asked = self.modifiers.where if fresh is None else All()
-        where = resolve("where", where) if where is not None and asked == All() else asked
+        if where is not None and asked == All():
+            asked = resolve("where", where)
+        elif where is not None and isinstance(asked, Adds):
+            asked = asked.within(resolve("where", where).select(model, self.task, self).params)
         self._fresh = fresh is not None
-        self._selection = where.select(model, self.task, self)
+        self._selection = asked.select(model, self.task, self)
         self.kind = self._selection.kind
         taken_apart(self.task, self._selection.params.values() if self.settings.distribution == "none"
                     else model.parameters())

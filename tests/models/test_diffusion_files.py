@@ -166,3 +166,24 @@ def test_a_step_holds_two_networks_and_an_edit_of_keys_one(place: Path, method: 
     assert outcome.model is not task.original
     before = {name: p.clone() for name, p in load_pipeline(place).network.named_parameters()}
     assert all(torch.equal(p, before[name]) for name, p in task.original.named_parameters())
+
+
+def test_a_lora_of_the_methods_own_layers_loads_in_diffusers(place: Path) -> None:
+    """`load_lora_weights` on the untouched folder gives the network that was audited; only keys and values have adapters."""
+    from diffusers import StableDiffusionPipeline
+
+    outcome = forget(opened(place), ESD(variant="strict", lr=1e-1, **SHORT), progress=False, watchdog=False,
+                     modifiers={"where": {"name": "lora", "rank": 2, "alpha": 3.0}})
+    assert outcome.kind == "adapter"
+    outcome.save(place.with_name("out"))
+    pipe: Any = StableDiffusionPipeline.from_pretrained(place, safety_checker=None)
+    x, t, text = torch.randn(1, 4, 8, 8), torch.tensor([7]), torch.randn(1, 8, 16)
+    with torch.no_grad():
+        plain = pipe.unet(x, t, text).sample
+        pipe.load_lora_weights(place.with_name("out"))
+        ours, theirs = outcome.model(x, t, text).sample, pipe.unet(x, t, text).sample
+        merged = load_pipeline(place.with_name("out")).network(x, t, text).sample
+    assert len(pipe.get_active_adapters()) == 1 and not torch.allclose(plain, ours, atol=1e-5)
+    assert torch.allclose(ours, theirs, atol=1e-5) and torch.allclose(ours, merged, atol=1e-5)
+    names = load_file(place.with_name("out") / "pytorch_lora_weights.safetensors")
+    assert names and all(".attn2.to_k." in name or ".attn2.to_v." in name for name in names)

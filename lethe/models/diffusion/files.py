@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lethe.errors import ModelError
 from lethe.models.diffusion.pipeline import Pipeline, require_diffusers
@@ -63,9 +63,14 @@ def save_pipeline(pipeline: Pipeline, folder: Path) -> None:
             part.save_pretrained(folder / name)
 
 
-def with_network(pipeline: Pipeline, network: Any) -> Pipeline:
-    """The same parts around another network."""
-    return dataclasses.replace(pipeline, network=network)
+def save_lora(pipeline: Pipeline, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:
+    """pytorch_lora_weights.safetensors, which `load_lora_weights` of the pipeline's class reads; nothing where it reads none."""
+    kind: Any = getattr(require_diffusers(), pipeline.kind or "StableDiffusionPipeline", None)
+    network = "unet" if pipeline.source is None else pipeline.source.network
+    if hasattr(kind, "save_lora_weights"):
+        layers = {f"{network}_lora_layers": {name: value.cpu().contiguous() for name, value in tensors.items()},
+                  f"{network}_lora_adapter_metadata": dict(settings)}
+        kind.save_lora_weights(folder, **layers)
 
 
 def _index(place: Path) -> dict[str, Any] | None:

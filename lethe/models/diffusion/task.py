@@ -26,7 +26,7 @@ from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
 from lethe.models.diffusion.denoiser import denoiser_of
-from lethe.models.diffusion.files import save_pipeline
+from lethe.models.diffusion.files import save_lora, save_pipeline
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.sampling import Sampler
 
@@ -146,6 +146,9 @@ class Diffusion(DiffusionTask):
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         save_pipeline(dataclasses.replace(self._parts, network=model.cpu().eval()), folder)
+
+    def save_adapter(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:
+        save_lora(self._parts, tensors, settings, folder)
 
     def deliverable(self, model: nn.Module) -> nn.Module:
         """The model rounded to the precision of the files that it goes out in, in place."""

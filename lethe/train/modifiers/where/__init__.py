@@ -7,15 +7,24 @@ It may also change the model in place (LoRA adds adapters).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from lethe.core.evidence import Kind
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
+
+
+@runtime_checkable
+class Adds(Protocol):
+    """A member that adds parameters to layers: it keeps to the layers that a method moves."""
+
+    def within(self, params: Iterable[str]) -> Where:
+        """The same on the layers of these parameters alone."""
+        ...
 
 
 @dataclass

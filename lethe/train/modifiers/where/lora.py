@@ -7,6 +7,8 @@ PEFT adapter and merged into a model of the family's own format.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,11 @@ class Lora:
     alpha: Positive = 16.0      # scale is alpha / rank                                 [PEFT examples]
     dropout: Fraction = 0.0     # on the adapters' input                                [ours: small forget sets]
     targets: tuple[str, ...] = ()  # module-name endings; empty: every such layer but the last [e.g. head]
+
+    def within(self, params: Iterable[str]) -> Lora:
+        """The same on the layers of these parameters alone, which a method names as its own; `targets` of the request stay."""
+        layers = tuple(dict.fromkeys(name.removesuffix(".weight") for name in params if name.endswith(".weight")))
+        return self if self.targets or not layers else replace(self, targets=layers)
 
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         try:
@@ -54,7 +61,7 @@ class Lora:
 
 
 def save_adapter(outcome: Outcome, folder: Path) -> None:
-    """`adapter/` in PEFT's format, and beside it the merged model in the family's own."""
+    """`adapter/` in PEFT's format, and beside it the merged model and, where it has one, the adapter in the family's own."""
     from peft import get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import save_file
@@ -67,6 +74,7 @@ def save_adapter(outcome: Outcome, folder: Path) -> None:
     tensors = get_peft_model_state_dict(model, state_dict=model.state_dict())
     flat = {f"base_model.model.{name}": value.cpu().contiguous() for name, value in tensors.items()}
     save_file(flat, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+    outcome.task.save_adapter(tensors, settings.to_dict(), folder)
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge()
