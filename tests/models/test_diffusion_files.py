@@ -18,7 +18,7 @@ from lethe.errors import ModelError
 from lethe.methods.diffusion.esd import ESD
 from lethe.methods.diffusion.uce import UCE
 from lethe.models.diffusion.files import load_pipeline
-from lethe.models.diffusion.open import text_to_image
+from lethe.models.diffusion.open import checkpointed, text_to_image
 from lethe.models.diffusion.task import Diffusion
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -118,6 +118,23 @@ def test_what_is_delivered_is_what_was_audited(place: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+def test_recomputed_activations_change_no_number(place: Path) -> None:
+    def loss(checkpointing: bool) -> tuple[dict[str, torch.Tensor], int]:
+        parts = load_pipeline(place)
+        if checkpointing:
+            checkpointed(parts.network)
+        kept: list[int] = []
+        network = parts.network.train()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.nbytes), x)[1], lambda x: x):
+            said = network(torch.ones(2, 4, 8, 8), torch.tensor([7, 8]), torch.ones(2, 8, 16)).sample.square().mean()
+        said.backward()
+        return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}, sum(kept)
+
+    (plain, much), (again, little) = loss(False), loss(True)
+    assert plain.keys() == again.keys() and all(torch.allclose(plain[name], again[name], atol=1e-7) for name in plain)
+    assert little < 0.6 * much
+
+
 def test_what_cannot_be_opened_is_refused_in_a_sentence(place: Path) -> None:
     index = place / "unet" / f"{WEIGHTS}.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"conv_in.weight": f"{WEIGHTS}-00001-of-00002.safetensors"}}))
@@ -131,6 +148,8 @@ def test_what_cannot_be_opened_is_refused_in_a_sentence(place: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.variant"):
         load_pipeline(place)
     assert load_pipeline(place, "bf16").network is not None
+    with pytest.raises(ModelError, match="from_single_file"):
+        load_pipeline(config := place / "unet" / "config.json")
     config = place / "unet" / "config.json"
     config.write_text(config.read_text().replace('"UNet2DConditionModel"', '"UNet3DNever"'))
     with pytest.raises(ModelError, match="UNet3DNever"):

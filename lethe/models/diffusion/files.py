@@ -25,6 +25,10 @@ def load_pipeline(folder: str | Path, variant: str = "") -> Pipeline:
     variant  of the weights, e.g. fp16, where there are several; empty: the plain ones, or the only ones
     """
     place = Path(folder)
+    if place.is_file():
+        raise ModelError(f"{place} is a pipeline in one file, which does not say how its parts are put together; nothing "
+                         "was opened. Convert it once, with the class of your pipeline, and give the folder: "
+                         "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder).")
     index = _index(place)
     network = next((name for name in NETWORKS if (place / name).is_dir()), None)
     needed = ["scheduler"] if network is not None and index is not None else [

@@ -164,6 +164,7 @@ class ModelSource:
     folder: str | None = None            # diffusers folder: unet/ or transformer/, scheduler/, and what it reads with
     variant: str = ""                    # of the weights, where there are several              [e.g. fp16]
     size: Natural = 0                    # pixels a side; 0: what the network was made for       [e.g. 512]
+    checkpointing: bool = False          # recompute activations when training: less memory [changes nothing: same numbers]
     tiny: bool = False                   # the 8×8 model of coloured shapes
     width: Count = 32                    # channels of the tiny model
     seed: Natural = 0                    # of the tiny model's frozen text encoder
@@ -201,6 +202,8 @@ def open_request(sections: Sections, context: Context) -> Opened:
     else:
         assert source.folder is not None
         parts = dataclasses.replace(load_pipeline(source.folder, source.variant), size=source.size)
+        if source.checkpointing:
+            checkpointed(parts.network)
     images, holdout = _pictures(data, parts)
 
     def fresh(seed: int) -> nn.Module:
@@ -238,6 +241,14 @@ def _require_one_source(source: ModelSource, data: DataSource) -> None:
     if source.tiny and not data.shapes and not data.folder:
         raise RequestError("the tiny model has no trained weights, so it needs pictures to learn from; nothing was "
                            "started. Set data.shapes: 1024.")
+
+
+def checkpointed(network: Any) -> None:
+    """Let a network recompute its activations while it trains, copies of it too. RequestError where it cannot."""
+    if not getattr(network, "_supports_gradient_checkpointing", False):
+        raise RequestError(f"model.checkpointing is set, but a {type(network).__name__} cannot recompute its activations; "
+                           "nothing was started. Leave it out.")
+    network.enable_gradient_checkpointing()
 
 
 def _pictures(data: DataSource, parts: Pipeline) -> tuple[Split | None, Split | None]:
