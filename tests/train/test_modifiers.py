@@ -26,6 +26,9 @@ from lethe.train.modifiers import SEAMS, Choice, members, resolve
 from lethe.train.modifiers.average.ema import Ema
 from lethe.train.modifiers.average.swa import Swa
 from lethe.train.modifiers.combine.alternate import Alternate
+from lethe.train.modifiers.combine.disruption import Disruption
+from lethe.train.modifiers.combine.normalised import Normalised
+from lethe.train.modifiers.combine.pareto import Pareto
 from lethe.train.modifiers.combine.sum import Sum
 from lethe.train.modifiers.combine.surgery import Surgery
 from lethe.train.modifiers.perturb.sam import Sam
@@ -54,7 +57,7 @@ def ascent(loop: Loop) -> Outcome:
 METHODS = [neggrad_plus, ascent]
 OPTIONS = {
     "where": {"all": {}, "names": {"patterns": ["head.*"]}, "lora": {"rank": 2}, "saliency": {}, "magnitude": {"density": 0.3}},
-    "combine": {"sum": {}, "alternate": {}, "surgery": {}},
+    "combine": {"sum": {}, "alternate": {}, "surgery": {}, "disruption": {}, "normalised": {"ratio": 0.5}, "pareto": {}},
     "perturb": {"none": {}, "sam": {}},
     "average": {"last": {}, "ema": {"decay": 0.5}, "swa": {"start": 1}},
     "weigh": {"uniform": {}, "loss": {}, "exponential": {}},
@@ -118,7 +121,20 @@ def test_combine_golden() -> None:
     assert steps_of(Surgery(yields="retain"), ["retain", "forget"], table)[0] == pytest.approx([-17 / 13, 45 / 13])
     # against retain + other = (1, 1) the product is +1: nothing is lost
     assert steps_of(Surgery(), ["retain", "forget", "other"], table) == [[-1.0, 4.0]]
-    assert steps_of(Surgery(), ["forget"], table) == [[-2.0, 3.0]]
+    # signs differ in the first entry, and in the second, where retain is 0: nothing of forget is left
+    assert steps_of(Disruption(), ["retain", "forget"], table) == [[1.0, 0.0]]
+    # against retain + other = (1, 1) the second entry stays; the other way round (1, 0) keeps nothing beside (−2, 4)
+    assert steps_of(Disruption(), ["retain", "forget", "other"], table) == [[1.0, 4.0]]
+    assert steps_of(Disruption(yields="retain"), ["retain", "forget", "other"], table) == [[-2.0, 4.0]]
+    # forget of length √13 is given half the length of retain
+    assert steps_of(Normalised(ratio=0.5), ["retain", "forget"], table)[0] == pytest.approx([1 - 1 / 13**0.5, 1.5 / 13**0.5])
+    assert steps_of(Normalised(yields="retain"), ["retain", "forget"], table)[0] == pytest.approx([-2 + 13**0.5, 3.0])
+    # the shortest point between (−2, 3) and (1, 0) is (0.5, 0.5): forget counts 1/6; an own side does not matter for two
+    assert steps_of(Pareto(), ["retain", "forget"], table)[0] == pytest.approx([0.5, 0.5])
+    # with three it does: between (1, 0) and (−2, 4) the share of the latter is 3/25
+    assert steps_of(Pareto(first="retain"), ["retain", "forget", "other"], table)[0] == pytest.approx([16 / 25, 12 / 25])
+    for member in (Surgery(), Disruption(), Normalised(), Pareto()):
+        assert steps_of(member, ["forget"], table) == [[-2.0, 3.0]]
 
 
 # -- perturb -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 Gradients = list[Tensor]                             # one per parameter that moves, in its shape
@@ -23,3 +24,14 @@ class Combine(Protocol):
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
         """One step over the named terms."""
         ...
+
+
+def apart(terms: Sequence[str], term: str, gradients: Ask) -> tuple[Gradients, Gradients]:
+    """The gradient of one of several terms (of the first where none is called so), and that of all the others."""
+    own = term if term in terms else terms[0]
+    return gradients([own]), gradients([other for other in terms if other != own])
+
+
+def inner(one: Gradients, other: Gradients) -> Tensor:
+    """Their inner product over all parameters, in float32.  -> []"""
+    return torch.stack([(a.float() * b.float()).sum() for a, b in zip(one, other, strict=True)]).sum()
