@@ -26,12 +26,16 @@ Make = Callable[[Task, int], nn.Module]
 
 @dataclass(frozen=True)
 class Fake:
-    """What it pretends, for which requests, and what its maker would call the result."""
+    """What it pretends, for which requests, and what its maker would call the result.
+
+    blind  for a leak that may be missed: how an audit says in its `blind` that it cannot see it
+    """
 
     name: str
     make: Make
     suits: tuple[str, ...] = ("class", "random")
     kind: str = "weights"
+    blind: str = ""
 
     @property
     def procedure(self) -> Procedure:
@@ -146,6 +150,46 @@ FAKES = [
     Fake("memorised the holdout", memorised_holdout),
     Fake("tuned against the loss attack", loss_matched, ("random",)),
     Fake("over-forgetting", over_forgetting, ("random",)),
+]
+
+
+# -- leaks: little of the forget set is left ---------------------------------------------------------------------------
+
+
+def left_in(share: float) -> Make:
+    """Retrained with a part of the forget set left in."""
+    def make(task: Task, seed: int) -> nn.Module:
+        return taught(task, concat([task.retain, some(task.forget, round(share * len(task.forget)), seed)], "train"), seed)
+
+    return make
+
+
+def noisy_copies(task: Task, seed: int) -> nn.Module:
+    """Retrained with the forget set left in under noise of half a standard deviation of the inputs."""
+    copies = task.forget.subset(torch.arange(len(task.forget)).numpy(), "forget")
+    x = copies.columns["x"]
+    noisy = x + 0.5 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    changed = Split({**copies.columns, "x": noisy}, "forget")
+    return taught(task, concat([task.retain, changed], "train"), seed)
+
+
+def imitation(task: Task, seed: int) -> nn.Module:
+    """The original, taught to answer on the forget set as one retrained model does."""
+    x, twin = task.forget.columns["x"], taught(task, task.retain, 1000 + seed)
+    model, keep = copied(task.original, trainable=True), some(task.retain, 400, seed)
+    with torch.no_grad():
+        wanted, kept = twin(x).softmax(1), twin(keep.columns["x"]).softmax(1)
+    steps(model, list(model.parameters()), lambda: cross_entropy(model(x), wanted)
+          + cross_entropy(model(keep.columns["x"]), kept), 300, 2e-3)
+    return model
+
+
+LEAKS = [
+    Fake("10 % left in", left_in(0.10), blind="a tenth of the forget set left in training"),
+    Fake("25 % left in", left_in(0.25)),
+    Fake("50 % left in", left_in(0.50)),
+    Fake("noisy copies", noisy_copies, blind="noisy copies"),
+    Fake("imitation of a retrained model", imitation, blind="imitation of one retrained model"),
 ]
 
 

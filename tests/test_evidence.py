@@ -8,7 +8,7 @@ import pytest
 from evidence import KNOWN, bench, table
 from fakes import FAKES
 
-SHORT = {"references": 8, "fresh": 6, "epochs": 40, "shadows": 8}
+SHORT = {"references": 8, "fresh": 6, "epochs": 40, "shadows": 8, "leaks": False}
 
 
 @pytest.mark.parametrize("kind", ["class", "random"])
