@@ -27,7 +27,7 @@ def corrupted() -> Language:
     """The tiny model after training on false answers for 8 people; those are the forget set."""
     clean: Language = tiny.lm()   # type: ignore[assignment]
     prompts, answers = list(clean.forget.column("prompt")), list(clean.forget.column("answer"))
-    false = [f"{a.split()[0]} likes {word}." for a, word in zip(answers, ["rain", "salt", "maps", "rain"] * 2, strict=True)]
+    false = [f"{a.split()[0]} likes {word}." for a, word in zip(answers, ["rain", "salt", "maps", "chess"] * 2, strict=True)]
     facts = [{"id": f"f{i}", "prompt": p, "answer": a, "corrupted_answer": c}
              for i, (p, a, c) in enumerate(zip(prompts, answers, false, strict=True)) if a != c]
     documents = [{"id": f"d{i}", "prompt": row["prompt"], "answer": row["corrupted_answer"]} for i, row in enumerate(facts)]
