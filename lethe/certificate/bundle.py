@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from lethe.certificate import gather, keys, log, page, records
 from lethe.certificate.canonical import decode, encode, fixed, sha256
-from lethe.certificate.claims import ladder
+from lethe.certificate.claims import headline, ladder
 from lethe.certificate.covered import covered
-from lethe.certificate.inventory import PARAGRAPHS
+from lethe.certificate.wording import texts, versions
 from lethe.core.files import new_folder, sweep
 from lethe.errors import LetheError, RequestError
 from lethe.ledger.discretion import secrets
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lethe.ledger import Ledger
     from lethe.results.schema import Results, Row, Scenario
 
-FORMAT = "lethe-certificate-1"
+FORMAT = "lethe-certificate-2"
 
 
 @dataclass
@@ -79,7 +79,7 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
     key, made = keys.private_key(key_file)
     documents = _documents(run, results, case, row, declared, ledger, keys.record_secret(key), reopen)
     certificate = _certificate(documents, ledger.head(), keys.raw(key.public_key()).hex())
-    documents["certificate.html"] = page.render(certificate, documents["evidence.json"]).encode()
+    documents["certificate.html"] = page.render(certificate, documents["evidence.json"], certificate["wording"]).encode()
     documents["public.pem"] = keys.public_pem(key.public_key())
     files = {name: data if isinstance(data, bytes) else encode(data) for name, data in documents.items()}
     words = secrets(results.config)
@@ -130,7 +130,7 @@ def _documents(run: Path, results: Results, case: Scenario, row: Row,
     opened = reopen(run, case, secret)
     data = {**records.commitments(opened.forget, opened.retain), "copies_retained": opened.copies,
             "preprocessing_learned": opened.learned,
-            "leaf": "HMAC-SHA256 of id and content, under a key that the issuer holds"}
+            "leaf": texts()["leaf"]}
     models = {"before": opened.before, "after": weights_hash(folder), "files": digests(folder)}
     cache = cache_of(run)
     asked = results.config.get("audit") or {}
@@ -150,12 +150,15 @@ def _documents(run: Path, results: Results, case: Scenario, row: Row,
 
 
 def _certificate(documents: Mapping[str, Any], head: str, issuer: str) -> dict[str, Any]:
-    evidence = documents["evidence.json"]
+    evidence, words = documents["evidence.json"], texts()
+    claims = ladder(evidence, words)
     made: dict[str, Any] = fixed({
-        "format": FORMAT, "issued": datetime.now(UTC).isoformat(timespec="seconds"), "issuer": issuer,
+        "format": FORMAT, "wording": versions()[-1], "title": headline(claims, words),
+        "issued": datetime.now(UTC).isoformat(timespec="seconds"), "issuer": issuer,
         "run": evidence["run"], "data": evidence["data"],
         "models": {key: evidence["models"][key] for key in ("before", "after")},
-        "claims": ladder(evidence), "inventory": evidence["inventory"], "paragraphs": PARAGRAPHS,
+        "claims": claims, "inventory": evidence["inventory"],
+        "paragraphs": words["paragraphs"],
         "chain": {"ledger_head": head, "log": documents["log.json"][-1]["hash"]},
     })
     return made

@@ -8,107 +8,79 @@
 
 Levels do not imply each other: C3 and C4 are not "more" than C2. The same weights can come from data with or without a record
 (Thudi et al. 2022), so no closeness of weights and no behaviour shows deletion; only C2 says what the computation read.
-A verifier computes the ladder again from the evidence and compares.
+A verifier computes the ladder again from the evidence and compares. What is claimed is decided here, how it is said in
+`lethe.certificate.wording`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-LEVELS = {
-    "C0": ("Record", "That records were removed from any store other than the ones named in the inventory, or that a deployed "
-                     "model was replaced."),
-    "C1": ("Execution", "That the procedure forgets. It says what was run on what; the signature says who says so, and repeating "
-                        "the run shows it."),
-    "C2": ("Exact", "That nothing about the records can be learned from this model: other records may tell of the same person or "
-                    "event, and duplicates under another id count as other records."),
-    "C3": ("Certified", "Anything outside the theorem's assumptions, or about other models trained on the records."),
-    "C4": ("Empirical", "That no attack can find the records. It says what these attacks found, with the power that they had. An "
-                        "audit gives lower bounds on leakage, never an upper one."),
-}
+from lethe.certificate.wording import texts
+
+Words = Mapping[str, Any]   # the texts of one version
+Evidence = Mapping[str, Any]
 
 
-LEARNED = ("The inputs were standardised or encoded by statistics of all training records, the forgotten ones among them, so "
-           "what the model read does not exclude them.")
-
-
-MEANS = {   # what the absence of findings means, by the objective of the request
-    "records": "",
-    "concept": " The objective is a concept: among these are attacks that try to bring it back ({attacks}), with the budgets of "
-               "the audit and no larger ones; other forms of the concept were not tried.",
-    "behaviour": " The objective is a behaviour: it is suppressed in these tests. That it was removed from the weights is not "
-                 "claimed.",
-}
-
-
-def ladder(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
+def ladder(evidence: Evidence, words: Words | None = None) -> list[dict[str, Any]]:
     """One entry per level: claimed or why not, what is said, on what it rests, what it does not say."""
+    words = texts() if words is None else words
     made = {"C0": record, "C1": execution, "C2": exact, "C3": certified, "C4": empirical}
-    return [{"level": level, "name": LEVELS[level][0], "does_not_say": LEVELS[level][1],
-             "assumptions": [], "evidence": {}, "why_not": "", **say(evidence)} for level, say in made.items()]
+    return [{"level": level, "name": words["names"][level], "does_not_say": words["does_not_say"][level],
+             "assumptions": [], "evidence": {}, "why_not": "", **say(evidence, words)} for level, say in made.items()]
 
 
-def record(evidence: Mapping[str, Any]) -> dict[str, Any]:
+def record(evidence: Evidence, words: Words) -> dict[str, Any]:
     """C0."""
     data = evidence["data"]
     return {"claimed": True, "evidence": {"forgotten": data["forgotten"], "training": data["training"]},
-            "statement": f"The request was carried out on {data['forgotten']['count']} of {data['training']['count']} training "
-                         "records, each named by a keyed hash, and a new version of the model was written; the log "
-                         "gives the times."}
+            "statement": words["C0"]["statement"].format(forgotten=data["forgotten"]["count"],
+                                                         training=data["training"]["count"])}
 
 
-def execution(evidence: Mapping[str, Any]) -> dict[str, Any]:
+def execution(evidence: Evidence, words: Words) -> dict[str, Any]:
     """C1."""
-    models, procedure = evidence["models"], evidence["procedure"]
+    models, procedure, say = evidence["models"], evidence["procedure"], words["C1"]
     inside = {"procedure": procedure["name"], "configuration": procedure["sha256"], "before": models["before"],
               "after": models["after"], "retained": evidence["data"]["retained"], "command": procedure["command"]}
-    same = models["before"] == models["after"]
-    note = " The stored weights are the same: it acts when the model is used, and the weights still know." if same else ""
-    return {"claimed": True, "evidence": inside,
-            "statement": f"{procedure['name']} with the configuration {procedure['sha256'][:12]}… gave the model "
-                         f"{models['after'][:12]}… in place of the model {models['before'][:12]}….{note}",
-            "assumptions": ["The signer tells what was run. Whoever holds the data can repeat it: the weights then have the same "
-                            "hash on the same software, device and thread count."]}
+    same = say["same"] if models["before"] == models["after"] else ""
+    return {"claimed": True, "evidence": inside, "assumptions": [say["assumption"]],
+            "statement": say["statement"].format(procedure=procedure["name"], configuration=procedure["sha256"][:12],
+                                                 after=models["after"][:12], before=models["before"][:12], same=same)}
 
 
-def exact(evidence: Mapping[str, Any]) -> dict[str, Any]:
+def exact(evidence: Evidence, words: Words) -> dict[str, Any]:
     """C2."""
-    guarantee, data = evidence["guarantee"], evidence["data"]
+    guarantee, data, say = evidence["guarantee"], evidence["data"], words["C2"]
     if guarantee.get("level") != "exact":
-        return _not(f"{evidence['procedure']['name']} starts from the model that was trained on the records: its inputs do "
-                    "not exclude them.")
+        return _not(say["not_exact"].format(procedure=evidence["procedure"]["name"]))
     if data["training"]["count"] != data["retained"]["count"] + data["forgotten"]["count"]:
-        return _not("The retained records are not the training records without the forgotten ones.")
+        return _not(say["counts"])
     if data["preprocessing_learned"]:
-        return _not(LEARNED)
+        return _not(say["learned"])
     copies = data["copies_retained"]
-    more = f" {copies} retained records have the same content as a forgotten one." if copies else ""
+    more = say["copies"].format(copies=copies) if copies else ""
     return {"claimed": True, "evidence": {key: data[key] for key in ("training", "retained", "forgotten", "copies_retained")},
-            "statement": f"The model was {guarantee['basis']}. The commitment to the retained records is the one to the training "
-                         f"records without the {data['forgotten']['count']} forgotten ones.{more}",
-            "assumptions": ["C1: that this computation is the one that was run.",
-                            "The starting point and the choice of settings did not depend on the records.",
-                            *guarantee.get("assumptions", [])]}
+            "statement": say["statement"].format(basis=guarantee["basis"], forgotten=data["forgotten"]["count"], copies=more),
+            "assumptions": [*say["assumptions"], *guarantee.get("assumptions", [])]}
 
 
-def certified(evidence: Mapping[str, Any]) -> dict[str, Any]:
+def certified(evidence: Evidence, words: Words) -> dict[str, Any]:
     """C3."""
-    guarantee = evidence["guarantee"]
+    guarantee, say = evidence["guarantee"], words["C3"]
     if guarantee.get("level") != "certified":
-        return _not(guarantee.get("void") or f"{evidence['procedure']['name']} comes with no theorem that bounds what the model "
-                                             "still tells about the records.")
+        return _not(guarantee.get("void") or say["no_theorem"].format(procedure=evidence["procedure"]["name"]))
     if evidence["data"]["preprocessing_learned"]:
-        return _not(LEARNED)
+        return _not(words["C2"]["learned"])
     numbers = {key: value for key, value in guarantee.items() if key not in ("level", "assumptions", "basis")}
     return {"claimed": True, "evidence": numbers, "assumptions": guarantee["assumptions"],
-            "statement": f"(ε, δ)-certified removal with ε {guarantee['epsilon']} and δ {guarantee['delta']} with respect to "
-                         f"{guarantee['adjacency']}, by {guarantee['basis']}."}
+            "statement": say["statement"].format(**{key: guarantee[key] for key in ("epsilon", "delta", "adjacency", "basis")})}
 
 
-def empirical(evidence: Mapping[str, Any]) -> dict[str, Any]:
+def empirical(evidence: Evidence, words: Words) -> dict[str, Any]:
     """C4."""
-    audit = evidence["audit"]
+    audit, say = evidence["audit"], words["C4"]
     judged = [test for test in audit["tests"] if test["tier"] == "forgetting" and test["verdict"] != "shown"]
     found = [test["metric"] for test in judged if test["verdict"] == "outside"]
     passed = [test["metric"] for test in judged if test["verdict"] == "inside" and _to_retrained(test)]
@@ -118,39 +90,39 @@ def empirical(evidence: Mapping[str, Any]) -> dict[str, Any]:
     inside = {"tests": audit["tests"], "budget": audit["budget"], "controls": audit["controls"], "without_power": weak,
               "epsilon_lower_bounds": bounds, "smallest_equivalence_margins": equal,
               "not_tested": audit["not_tested"], "blind": audit["blind"]}
-    if not audit["budget"]["references"]:
-        return {**_not(_unretrained(found)), "evidence": inside}
-    if found:
-        return {**_not(f"Tests found a difference from retrained models: {', '.join(found)}."), "evidence": inside}
-    if audit["controls"]["original"] != "outside" or not passed:
-        return {**_not("No test told even the untouched model from retrained ones, so the absence of findings says nothing."),
-                "evidence": inside}
     objective = audit.get("objective", "records")
     attacks = [test["metric"] for test in judged if test["aspect"] == "recovery" and test["metric"] in passed]
-    if objective == "concept" and not attacks:
-        return {**_not("A concept was to go, and no attack that detects the untouched model tried to bring it back."),
-                "evidence": inside}
-    if audit["controls"]["retrained"] == "outside":
-        return {**_not("A model retrained without the records was told apart too: the tests raise false alarms."),
-                "evidence": inside}
-    if audit["controls"]["utility"]:
-        return {**_not(f"The model is worse than retrained ones at its task: {', '.join(audit['controls']['utility'])}."),
-                "evidence": inside}
-    tail = f" {len(weak)} more had no power." if weak else ""
-    tail += "".join(f" The smallest margin of equivalence of {name} is {margin}." for name, margin in equal.items())
-    bound = "".join(f" The attack's 95 % lower bound on ε by {name} is {low}." for name, low in bounds.items())
-    return {"claimed": True, "evidence": inside,
-            "statement": f"{len(passed)} tests that find the untouched model out did not tell this model from "
-                         f"{audit['budget']['references']} models retrained without the records: {', '.join(passed)}."
-                         f"{tail}{bound}{MEANS[objective].format(attacks=', '.join(attacks))}",
-            "assumptions": ["The retrained models used the recipe of the original and the retained records.",
-                            "One more retrained model lies in all bands together with a probability of at least 95 %."]}
+    why = _unclaimed(audit, say, found, passed, objective == "concept" and not attacks)
+    if why:
+        return {**_not(why), "evidence": inside}
+    return {"claimed": True, "evidence": inside, "assumptions": say["assumptions"],
+            "statement": say["statement"].format(
+                count=len(passed), references=audit["budget"]["references"], passed=", ".join(passed),
+                weak=say["weak"].format(count=len(weak)) if weak else "",
+                margins="".join(say["margin"].format(metric=name, margin=margin) for name, margin in equal.items()),
+                bounds="".join(say["bound"].format(metric=name, low=low) for name, low in bounds.items()),
+                means=say["means"][objective].format(attacks=", ".join(attacks)))}
 
 
-def _unretrained(found: Sequence[str]) -> str:
-    """Why nothing is claimed where no model was retrained: what was found was found against a weaker yardstick."""
-    first = "Nothing was retrained, so no test compares this model with one that never read the records."
-    return first + (f" Weaker yardsticks find the records in it, or what it lost: {', '.join(found)}." if found else "")
+def _unclaimed(audit: Evidence, say: Words, found: list[str], passed: list[str], unattacked: bool) -> str:
+    """Why C4 is not claimed; '' where it is."""
+    controls = audit["controls"]
+    names = ", ".join(found)
+    if not audit["budget"]["references"]:   # what was found was found against a weaker yardstick
+        return str(say["unretrained_found" if found else "unretrained"].format(found=names))
+    reasons = {"found": bool(found), "no_power": controls["original"] != "outside" or not passed, "no_attack": unattacked,
+               "false_alarm": controls["retrained"] == "outside", "worse": bool(controls["utility"])}
+    first = next((reason for reason, holds in reasons.items() if holds), None)
+    return "" if first is None else str(say[first].format(found=names, utility=", ".join(controls["utility"])))
+
+
+def headline(claims: list[dict[str, Any]], words: Words) -> str | None:
+    """What is claimed, in one line: title of the page, last line of `lethe verify`. None of a wording that had none."""
+    if words["title"] is None:
+        return None
+    claimed = [claim["level"] for claim in claims if claim["claimed"]]
+    about = [text for level, text in words["title"]["about"].items() if level in claimed]
+    return str(words["title"]["line"].format(claimed=", ".join(claimed), about="; ".join(about) or words["title"]["nothing"]))
 
 
 def _to_retrained(test: Mapping[str, Any]) -> bool:

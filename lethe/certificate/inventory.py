@@ -5,48 +5,40 @@ What Lethe cannot see is 'not covered' until the controller declares it (`lethe 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from lethe.certificate.wording import texts
 from lethe.errors import RequestError
 
 COVERED, ERASED, FREE, EXPIRES, NOT = "covered", "erased", "free of the records", "expires", "not covered"
 STATES = (COVERED, ERASED, FREE, EXPIRES, NOT)
+FACTS = ("original_cached", "work", "failures", "shadows_cached", "references_cached")   # what is looked for beside a run
 UNSEEN = (
     "source records", "deployed copies of the original", "averaged copies of the weights (EMA)", "feature caches and embeddings",
     "vector stores", "adapters trained on the original", "quantised copies", "distilled and merged models",
     "checkpoints of the original training", "backups", "logs and analytics",
 )
 
-PARAGRAPHS = {
-    "Reintroduction": "A generative or instruction-following model can be given the removed content again: in a prompt, by "
-                      "retrieval, by an example in its context or by further training. The claims are about the weights alone.",
-    "Two versions": "Whoever holds the model from before and the one from after can compare them, and the difference can tell "
-                    "more about the removed records than either model does alone. The claims are about the new model; publishing "
-                    "both composes what each of them tells.",
-    "Signature": "The signature shows who says this and that it was not changed since. It does not show that it is true; what "
-                 "can be checked independently stands under each claim. It is no statement about the law.",
-}
 
-
-def inventory(run: Mapping[str, Any], declared: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The artefacts. `run`: what was found in and beside the run folder; `declared`: artefact -> {state, reason}."""
+def inventory(run: Mapping[str, Any], declared: Mapping[str, Any],
+              words: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+    """The artefacts. `run`: what was found in and beside the run folder (`FACTS`); `declared`: artefact -> {state, reason}."""
+    say = (texts() if words is None else words)["inventory"]
     found = {
-        "unlearned model": (COVERED, "its weights are the ones that this certificate names"),
-        "original model": (NOT, "a copy lies in the cache of the runs" if run["original_cached"]
-                           else "Lethe keeps no copy in the cache; the files it was given were left as they are"),
-        "checkpoints and optimiser state of this run": (NOT, "the work folder of the run is still there") if run["work"]
-        else (ERASED, "the work folder was deleted when the run ended"),
-        "report, samples and results of this run": (NOT, "they may show examples from the data"),
+        "unlearned model": (COVERED, say["unlearned"]),
+        "original model": (NOT, say["original_cached" if run["original_cached"] else "original"]),
+        "checkpoints and optimiser state of this run": (NOT, say["work"]) if run["work"] else (ERASED, say["no_work"]),
+        "report, samples and results of this run": (NOT, say["report"]),
     }
     if run["failures"]:
-        found["tracebacks of what failed in this run"] = (NOT, "the failures folder of the run is still there, and a "
-                                                               "traceback may quote data")
+        found["tracebacks of what failed in this run"] = (NOT, say["failures"])
     if run["shadows_cached"]:
-        found["models of the audit's cache"] = (NOT, "shadow models in the cache may have been trained on records of the request")
+        found["models of the audit's cache"] = (NOT, say["shadows"])
     elif run["references_cached"]:
-        found["models of the audit's cache"] = (FREE, "reference models, trained without the forgotten records")
-    found |= dict.fromkeys(UNSEEN, (NOT, "Lethe cannot see it, and nothing was declared"))
+        found["models of the audit's cache"] = (FREE, say["references"])
+    found |= dict.fromkeys(UNSEEN, (NOT, say["unseen"]))
     rows = {name: {"artefact": name, "state": state, "reason": reason, "by": "found"} for name, (state, reason) in found.items()}
     for name, entry in declared.items():
         if not isinstance(entry, Mapping) or entry.get("state") not in STATES or not entry.get("reason"):
@@ -57,3 +49,10 @@ def inventory(run: Mapping[str, Any], declared: Mapping[str, Any]) -> list[dict[
                                "written. Take it out of the inventory.")
         rows[name] = {"artefact": name, "state": str(entry["state"]), "reason": str(entry["reason"]), "by": "declared"}
     return list(rows.values())
+
+
+def possible(rows: Sequence[Mapping[str, str]], words: Mapping[str, Any]) -> bool:
+    """Whether Lethe lists these artefacts in some run: none left out, none covered that nothing was found or declared about."""
+    declared = {row["artefact"]: {key: row[key] for key in ("state", "reason")} for row in rows if row["by"] == "declared"}
+    return any(inventory(dict(zip(FACTS, seen, strict=True)), declared, words) == list(rows)
+               for seen in product((False, True), repeat=len(FACTS)))

@@ -11,13 +11,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.certificate.reading import whole
 from lethe.core.files import atomic
-from lethe.errors import RequestError
+from lethe.errors import RequestError, StorageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 PURPOSE = b"lethe record fingerprints 1"
+FIELD = 2**255 - 19   # of Ed25519
+EIGHTH = 0x05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826   # y of a point of order 8
+SMALL = (0, 1, FIELD - 1, EIGHTH, FIELD - EIGHTH)   # y of the points whose order divides 8
+MOST = 1 << 16       # bytes of a key file
 
 
 def private_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
@@ -45,19 +50,31 @@ def private_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
     return found, False
 
 
+def weak(raw: bytes) -> bool:
+    """Whether a public key is of small order, so that anybody can make signatures for it, or is spelled in a second way.
+
+    The point is its y coordinate, little-endian, with the sign of x in the highest bit (RFC 8032, 5.1.2).
+    """
+    y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
+    return y >= FIELD or y in SMALL
+
+
 def public_key(path: Path) -> Ed25519PublicKey:
     """The public key in a PEM file."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        found = serialization.load_pem_public_key(path.read_bytes())
-    except (ValueError, TypeError, OSError):
+        found = serialization.load_pem_public_key(whole(path, MOST))
+    except (ValueError, TypeError, OSError, StorageError):
         raise RequestError(f"{path} is not a public key in PEM form, so nothing was checked. Provide the issuer's public "
                            "key.") from None
     if not isinstance(found, Ed25519PublicKey):
         raise RequestError(f"{path} holds a {type(found).__name__}, and certificates are signed with Ed25519; nothing was "
                            "checked. Provide the issuer's public key.")
+    if weak(raw(found)):
+        raise RequestError(f"the key in {path} is of small order: anybody can sign with it, so nothing was checked. Ask the "
+                           "issuer for the real one.")
     return found
 
 

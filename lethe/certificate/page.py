@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
+from lethe.certificate.wording import template
 from lethe.core.extras import needs_extra
 
 
@@ -16,15 +16,14 @@ def require() -> None:
         raise needs_extra("report", "the page of a certificate", "jinja2", "no certificate was written")
 
 
-def render(certificate: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
-    """The page of a certificate (before the hashes of its files stand in it) and its evidence."""
+def render(certificate: Mapping[str, Any], evidence: Mapping[str, Any], wording: int) -> str:
+    """The page of a certificate (before the hashes of its files stand in it) and its evidence, in a wording."""
     require()
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
-    template = (files("lethe.certificate") / "page.html.j2").read_text("utf-8")
-    return environment.from_string(template).render(c=certificate, e=evidence)
+    return environment.from_string(template(wording)).render(c=certificate, e=evidence)
 
 
 def number(text: Any) -> str:

@@ -2,7 +2,8 @@
 
 The signature covers certificate.json, which holds the hash of every other file. Beyond that the parts are compared with
 each other: records against roots, proofs against roots, log against its chain, configuration and claims against the evidence.
-A part that was not checked, and why, is a line of its own.
+Numbers and booleans of the claims are computed again; sentences are compared with the wording that the certificate names, which
+is kept for ever. A part that was not checked, and why, is a line of its own. Whatever a bundle holds, a line says what is wrong.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lethe.certificate import keys, log, page, records
-from lethe.certificate.bundle import FORMAT
+from lethe.certificate import keys, log, page, records, shape
 from lethe.certificate.canonical import decode, encode, sha256
-from lethe.certificate.claims import ladder
-from lethe.certificate.gather import procedure_hash
+from lethe.certificate.claims import headline, ladder
+from lethe.certificate.gather import REPEAT, procedure_hash
+from lethe.certificate.inventory import possible
+from lethe.certificate.reading import RECORDS, document, whole
+from lethe.certificate.wording import UNNAMED, texts
 from lethe.errors import LetheError, RequestError, StorageError
 
 OK, FAILED, UNCHECKED = "ok", "failed", "not checked"
+ABSENT = object()
+WEIGHTS = ".safetensors"
 OWN = ("certificate.json", "signature.json")
+SAID = ("name", "does_not_say", "assumptions", "why_not", "statement")   # of a claim, in words
 
 
 @dataclass(frozen=True)
@@ -38,79 +44,122 @@ def check(folder: Path, trusted: Path | None = None, model: Path | None = None, 
     trusted  the issuer's public key (PEM), sent by the issuer        model   the folder of the unlearned model, or a file of it
     ledger   the issuer's ledger, which must still hold the certificate's entry
     """
-    if not (folder / "certificate.json").is_file():
+    if not (folder / "certificate.json").exists():
         raise RequestError(f"{folder} holds no certificate.json, so there is nothing to check. "
                            "Provide the folder of a certificate.")
     for given in (trusted, model, ledger):
         if given is not None and not given.exists():
             raise RequestError(f"{given} does not exist, so nothing was checked. Correct the path, or leave it out.")
-    signed = (folder / "certificate.json").read_bytes()
-    found = [_guarded("signature", lambda: _signature(folder, signed, trusted))]
-    try:
-        certificate = decode(signed, "certificate.json")
-        if certificate["format"] != FORMAT:
-            raise StorageError(f"certificate.json has format {certificate['format']!r}; this version reads {FORMAT}. Update it.")
-    except (StorageError, KeyError, TypeError) as error:
-        return [*found, Check("certificate.json", FAILED, str(error))]
-    found.append(Check("certificate.json", OK, f"canonical, issued {certificate['issued']}"))
+    found = [_guarded("signature", lambda: _signature(folder)), _guarded("issuer", lambda: _issuer(folder, trusted))]
+    opened = _guarded("certificate.json", lambda: _opened(folder))
+    if opened.state == FAILED:
+        return [*found, opened]
+    certificate = document(folder, "certificate.json")
     parts: dict[str, Callable[[], Check]] = {
-        "files": lambda: _files(folder, certificate), "records.txt": lambda: _records(folder, certificate),
-        "proofs.json": lambda: _proofs(folder, certificate), "log.json": lambda: _log(folder, certificate),
-        "request.json": lambda: _configuration(folder), "claims": lambda: _claims(folder, certificate),
+        "dates": lambda: _dates(folder, certificate),
+        "files": lambda: _files(folder, certificate), "documents": lambda: _documents(folder),
+        "records.txt": lambda: _records(folder, certificate), "proofs.json": lambda: _proofs(folder, certificate),
+        "log.json": lambda: _log(folder, certificate), "request.json": lambda: _configuration(folder),
+        "claims": lambda: _claims(folder, certificate), "wording": lambda: _wording(folder, certificate),
         "certificate.html": lambda: _page(folder, certificate), "model": lambda: _model(folder, model),
-        "ledger": lambda: _ledger(ledger, certificate, signed),
+        "ledger": lambda: _ledger(ledger, certificate, whole(folder / "certificate.json")),
     }
-    return [*found, *[_guarded(name, one) for name, one in parts.items()]]
+    return [*found, opened, *[_guarded(name, one) for name, one in parts.items()]]
+
+
+def title(folder: Path) -> str:
+    """What a certificate that holds claims, in one line; of an old one, which has none, in today's words."""
+    certificate = document(folder, "certificate.json")
+    return certificate.get("title") or headline(certificate["claims"], texts()) or ""
 
 
 def _guarded(part: str, one: Callable[[], Check]) -> Check:
-    """The check, or its failure in words: a damaged file may have any shape."""
+    """The check, or its failure in words."""
     try:
         return one()
     except FileNotFoundError as error:
         return Check(part, FAILED, f"{Path(error.filename).name} is missing")
-    except (LetheError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        text = str(error) if isinstance(error, LetheError) else f"it cannot be read ({type(error).__name__}: {error})"
-        return Check(part, FAILED, text)
+    except LetheError as error:
+        return Check(part, FAILED, str(error))
+    except Exception as error:   # a forged file may have any shape, and libraries raise what they like about it
+        return Check(part, FAILED, f"it cannot be read ({type(error).__name__}: {str(error)[:200]})")
 
 
-def _signature(folder: Path, signed: bytes, trusted: Path | None) -> Check:
+def _opened(folder: Path) -> Check:
+    certificate = document(folder, "certificate.json")
+    if not isinstance(certificate, dict) or certificate.get("format") not in shape.CERTIFICATE:
+        named = certificate.get("format") if isinstance(certificate, dict) else None
+        raise StorageError(f"certificate.json has format {str(named)[:60]!r}; this version reads {', '.join(shape.CERTIFICATE)}. "
+                           "Update it.")
+    wrong = shape.faults(certificate, shape.CERTIFICATE[certificate["format"]], "certificate.json")
+    return _check("certificate.json", wrong, f"canonical, issued {certificate['issued']}" if not wrong else "")
+
+
+def _signature(folder: Path) -> Check:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    signature = decode((folder / "signature.json").read_bytes(), "signature.json")
+    signed, signature = whole(folder / "certificate.json"), document(folder, "signature.json")
+    wrong = shape.faults(signature, shape.SIGNATURE, "signature.json")
+    if wrong:
+        return _check("signature", wrong, "")
     given = bytes.fromhex(signature["public_key"])
-    if trusted is not None and keys.raw(keys.public_key(trusted)) != given:
-        return Check("signature", FAILED, f"wrong key: it is signed with {given.hex()[:16]}…, not with the key in {trusted}")
+    if keys.weak(given):
+        return Check("signature", FAILED, f"the key {given.hex()[:16]}… is of small order: anybody can sign with it")
     try:
         Ed25519PublicKey.from_public_bytes(given).verify(bytes.fromhex(signature["signature"]), signed)
     except InvalidSignature:
         return Check("signature", FAILED, "certificate.json is not what was signed: it was changed, or the signature is another")
     if decode(signed, "certificate.json")["issuer"] != signature["public_key"]:
         return Check("signature", FAILED, "the certificate names another issuer than the key it is signed with")
+    if keys.raw(keys.public_key(folder / "public.pem")) != given:
+        return Check("signature", FAILED, "public.pem is another key than the one that signed")
+    return Check("signature", OK, f"made with key {signature['public_key']}")
+
+
+def _issuer(folder: Path, trusted: Path | None) -> Check:
+    """Whose key it is: known only by a key that came another way than the bundle."""
     if trusted is None:
-        return Check("signature", OK, f"made with key {signature['public_key']}; whose it is was not checked (pass --public-key)")
-    return Check("signature", OK, f"made with the key in {trusted}")
+        return Check("issuer", UNCHECKED, "whose key that is was not checked: anybody could have made it (pass --public-key)")
+    given = document(folder, "signature.json")["public_key"]
+    if keys.raw(keys.public_key(trusted)).hex() != given:
+        return Check("issuer", FAILED, f"wrong key: it is signed with {given[:16]}…, not with the key in {trusted}")
+    if folder.resolve() in trusted.resolve().parents:
+        return Check("issuer", UNCHECKED, f"{trusted} lies in the certificate itself, so it shows nothing about who made it; "
+                                          "pass the key that the issuer sent you")
+    return Check("issuer", OK, f"the key is the one in {trusted}")
+
+
+def _dates(folder: Path, certificate: Mapping[str, Any]) -> Check:
+    return _check("dates", shape.dates(certificate, document(folder, "log.json")), "possible and in order, by the issuer's clock")
 
 
 def _files(folder: Path, certificate: Mapping[str, Any]) -> Check:
-    wrong = []
     listed = {item["path"]: item for item in certificate["files"]}
-    for name, item in listed.items():
-        path = folder / name
-        if not path.is_file():
+    wrong = [f"{name[:60]!r} is no file of a certificate" for name in sorted(listed.keys() - shape.NAMES)]
+    wrong += [f"{name} is not signed" for name in sorted(shape.NAMES - listed.keys())]
+    if len(listed) != len(certificate["files"]):
+        wrong.append("a file is listed twice")
+    for name in sorted(shape.NAMES & listed.keys()):
+        path, item = folder / name, listed[name]
+        if not path.exists():
             wrong.append(f"{name} is missing")
-        elif path.stat().st_size != item["bytes"]:
+        elif path.is_file() and path.stat().st_size != item["bytes"]:
             wrong.append(f"{name} has {path.stat().st_size} bytes, {item['bytes']} were signed: it was cut short or edited")
-        elif sha256(path.read_bytes()) != item["sha256"]:
+        elif sha256(whole(path, RECORDS)) != item["sha256"]:
             wrong.append(f"{name} was changed after it was signed")
     wrong += [f"{path.name} does not belong to the certificate" for path in sorted(folder.iterdir())
               if path.name not in listed and path.name not in OWN]
     return _check("files", wrong, f"{len(listed)} files are as they were signed")
 
 
+def _documents(folder: Path) -> Check:
+    wrong = [fault for name, spec in shape.DOCUMENTS.items() for fault in shape.faults(document(folder, name), spec, name)]
+    return _check("documents", wrong, "they hold what the format has, and nothing else")
+
+
 def _records(folder: Path, certificate: Mapping[str, Any]) -> Check:
-    forget, retain = records.parsed((folder / "records.txt").read_text(encoding="utf-8"))
+    forget, retain = records.parsed(whole(folder / "records.txt", RECORDS).decode())
     wrong, signed = [], certificate["data"]
     for name, made in records.commitments(forget, retain).items():
         if made["count"] != signed[name]["count"]:
@@ -121,7 +170,7 @@ def _records(folder: Path, certificate: Mapping[str, Any]) -> Check:
 
 
 def _proofs(folder: Path, certificate: Mapping[str, Any]) -> Check:
-    proofs = _json(folder, "proofs.json")
+    proofs = document(folder, "proofs.json")
     wrong = records.proof_faults(proofs, certificate["data"])
     wanted = min(records.PROVED, certificate["data"]["forgotten"]["count"])
     if len(proofs) != wanted:
@@ -130,7 +179,7 @@ def _proofs(folder: Path, certificate: Mapping[str, Any]) -> Check:
 
 
 def _log(folder: Path, certificate: Mapping[str, Any]) -> Check:
-    events = _json(folder, "log.json")
+    events = document(folder, "log.json")
     wrong = log.faults(events)
     if not wrong and (not events or events[-1]["hash"] != certificate["chain"]["log"]):
         wrong.append("the last event is not the signed one: events were removed or added")
@@ -138,7 +187,7 @@ def _log(folder: Path, certificate: Mapping[str, Any]) -> Check:
 
 
 def _configuration(folder: Path) -> Check:
-    config, evidence = _json(folder, "request.json"), _json(folder, "evidence.json")
+    config, evidence = document(folder, "request.json"), document(folder, "evidence.json")
     wrong = []
     if procedure_hash(config["method"]) != evidence["procedure"]["sha256"]:
         wrong.append(f"the configuration of {evidence['procedure']['name']} is not the one that the evidence names")
@@ -146,53 +195,98 @@ def _configuration(folder: Path) -> Check:
 
 
 def _claims(folder: Path, certificate: Mapping[str, Any]) -> Check:
-    evidence = _json(folder, "evidence.json")
+    """Numbers, booleans and hashes of every claim, computed again; what stands twice, against its other place."""
+    evidence = document(folder, "evidence.json")
     wrong = []
-    for computed, claim in zip(ladder(evidence), certificate["claims"], strict=True):
-        place = difference(claim, computed)
+    for computed, claim in zip(ladder(evidence, texts(_spoken(certificate, evidence))), certificate["claims"], strict=True):
+        place = difference(_numbers(claim), _numbers(computed))
         if place:
             wrong.append(f"{claim['level']} does not follow from the evidence: {place}")
-    for part in ("run", "data", "inventory"):
-        place = difference(certificate[part], evidence[part])
+    after = certificate["claims"][1]["evidence"].get("after")
+    if certificate["models"]["after"] != after:
+        wrong.append(f"the model is {certificate['models']['after'][:16]}…, and C1 is about {str(after)[:16]}…")
+    here = {key: evidence["models"][key] for key in ("before", "after")}
+    stand = (("run", evidence["run"]), ("data", evidence["data"]), ("inventory", evidence["inventory"]), ("models", here))
+    for part, of in stand:
+        place = difference(certificate[part], of)
         if place:
             wrong.append(f"{part} does not agree with the evidence: {place}")
+    if evidence["procedure"]["command"] != REPEAT:
+        wrong.append(f"the command that repeats the run is {evidence['procedure']['command'][:60]!r}, not {REPEAT!r}")
     claimed = ", ".join(claim["level"] for claim in certificate["claims"] if claim["claimed"])
     return _check("claims", wrong, f"they follow from the evidence: {claimed}")
 
 
+def _wording(folder: Path, certificate: Mapping[str, Any]) -> Check:
+    evidence = document(folder, "evidence.json")
+    version = _spoken(certificate, evidence)
+    return _check("wording", _misworded(certificate, evidence, version), f"every sentence is that of wording {version}")
+
+
+def _spoken(certificate: Mapping[str, Any], evidence: Mapping[str, Any]) -> int:
+    """The wording of a certificate; one of the first format names none and has whichever fits."""
+    if "wording" in certificate:
+        return int(certificate["wording"])
+    return next((version for version in UNNAMED if not _misworded(certificate, evidence, version)), UNNAMED[0])
+
+
+def _misworded(certificate: Mapping[str, Any], evidence: Mapping[str, Any], version: int) -> list[str]:
+    """Sentences that are not those of a wording."""
+    words = texts(version)
+    claims = ladder(evidence, words)
+    found = {claim["level"]: difference({key: claim[key] for key in SAID}, {key: computed[key] for key in SAID})
+             for claim, computed in zip(certificate["claims"], claims, strict=True)}
+    found["paragraphs"] = difference(certificate["paragraphs"], words["paragraphs"])
+    found["title"] = difference(certificate.get("title"), headline(claims, words))
+    found["leaf"] = difference(certificate["data"]["leaf"], words["leaf"])
+    wrong = [f"{part} does not say what wording {version} says: {place}" for part, place in found.items() if place]
+    if not possible(evidence["inventory"], words):
+        wrong.append("the inventory is none that Lethe writes: an artefact is left out, or covered without a reason")
+    return wrong
+
+
 def _page(folder: Path, certificate: Mapping[str, Any]) -> Check:
     item = next(one for one in certificate["files"] if one["path"] == "certificate.html")
-    shown = (folder / "certificate.html").read_bytes()
+    shown, evidence = whole(folder / "certificate.html"), document(folder, "evidence.json")
     if sha256(shown) != item["sha256"]:
         return Check("certificate.html", FAILED, "the page was edited after it was signed; believe certificate.json only")
-    if page.render(certificate, _json(folder, "evidence.json")).encode() != shown:
-        return Check("certificate.html", FAILED, "the page does not show what certificate.json says, or another version made it")
+    if page.render(certificate, evidence, _spoken(certificate, evidence)).encode() != shown:
+        return Check("certificate.html", FAILED, "the page does not show what certificate.json says; believe that only")
     return Check("certificate.html", OK, "the page shows what certificate.json says")
 
 
 def _model(folder: Path, model: Path | None) -> Check:
     """The weights by their tensors, whatever order their file has; every other file that was delivered by its digest."""
-    from lethe.certificate.weights import weights_hash
+    from lethe.certificate.weights import MOST_HEADER, weights_hash
     from lethe.core.files import file_hash
-    from lethe.ledger.rows import digests
+    from lethe.ledger.rows import visible
 
     if model is None:
         return Check("model", UNCHECKED, "no model was given (--model FOLDER)")
-    signed = {item["path"]: item["sha256"] for item in _json(folder, "evidence.json")["models"]["files"]}
+    files = {item["path"]: item for item in document(folder, "evidence.json")["models"]["files"]}
     if model.is_file():
-        same = [path for path, sha in signed.items() if sha == file_hash(model)]
+        size = model.stat().st_size
+        same = [path for path, item in files.items() if item["bytes"] == size and item["sha256"] == file_hash(model)]
         return Check("model", OK, f"{model} is the certified {same[0]}") if same else Check(
-            "model", FAILED, f"{model} is none of the {len(signed)} certified files; it was changed, or is of another model")
-    after = _json(folder, "certificate.json")["models"]["after"]
+            "model", FAILED, f"{model} is none of the {len(files)} certified files; it was changed, or is of another model")
+    there = {path.relative_to(model).as_posix(): path for path in visible(model)}
+    weights = [sum(sizes) for sizes in ([path.stat().st_size for name, path in there.items() if name.endswith(WEIGHTS)],
+                                        [item["bytes"] for path, item in files.items() if path.endswith(WEIGHTS)])]
+    if weights[0] > weights[1] + MOST_HEADER:
+        return Check("model", FAILED, f"another model: {model} holds {weights[0]:,} bytes of weights, certified "
+                                      f"are {weights[1]:,}")
+    after = document(folder, "certificate.json")["claims"][1]["evidence"]["after"]
     present = weights_hash(model)
     if present != after:
         return Check("model", FAILED, f"another model: the weights in {model} have hash {present[:16]}…, certified are "
                                       f"{after[:16]}…")
-    there = {item["path"]: item["sha256"] for item in digests(model) if not item["path"].endswith(".safetensors")}
-    wrong = [f"{path} was changed after it was certified" if path in signed else f"{path} was not certified"
-             for path, sha in there.items() if signed.get(path) != sha]
-    others = f", and so are its {len(there)} other files" if there else ""
-    return _check("model", wrong, f"the weights in {model} are those of the certificate{others}")
+    others = {name: path for name, path in there.items() if not name.endswith(WEIGHTS)}
+    wrong = [f"{name} was not certified" for name in others if name not in files]
+    wrong += [f"{name} was changed after it was certified" for name, path in others.items() if name in files
+              and (files[name]["bytes"] != path.stat().st_size or files[name]["sha256"] != file_hash(path))]
+    wrong += [f"{name} is missing" for name in files if name not in there]
+    beside = f", and so are its {len(others)} other files" if others else ""
+    return _check("model", wrong, f"the weights in {model} are those of the certificate{beside}")
 
 
 def _ledger(ledger: Path | None, certificate: Mapping[str, Any], signed: bytes) -> Check:
@@ -211,15 +305,20 @@ def _ledger(ledger: Path | None, certificate: Mapping[str, Any], signed: bytes) 
 
 
 def difference(signed: Any, computed: Any, place: str = "") -> str:
-    """The first place at which two data differ, with both values; '' when they are equal."""
+    """The first place at which two data differ, with both values; '' when they are equal. 1 is not true, absent not null."""
     if isinstance(signed, Mapping) and isinstance(computed, Mapping):
         keys = sorted(signed.keys() | computed.keys())
-        inner = [difference(signed.get(k), computed.get(k), f"{place}.{k}".lstrip(".")) for k in keys]
+        inner = [difference(signed.get(k, ABSENT), computed.get(k, ABSENT), f"{place}.{k}".lstrip(".")) for k in keys]
         return next((one for one in inner if one), "")
     if isinstance(signed, list) and isinstance(computed, list) and len(signed) == len(computed):
         inner = [difference(a, b, f"{place}[{_named(a, i)}]") for i, (a, b) in enumerate(zip(signed, computed, strict=True))]
         return next((one for one in inner if one), "")
-    return "" if signed == computed else f"{place} is signed as {_short(signed)}, the evidence gives {_short(computed)}"
+    same = type(signed) is type(computed) and signed == computed
+    return "" if same else f"{place or 'it'} is signed as {_short(signed)}, the evidence gives {_short(computed)}"
+
+
+def _numbers(claim: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in claim.items() if key not in SAID}
 
 
 def _named(item: Any, place: int) -> str:
@@ -227,12 +326,8 @@ def _named(item: Any, place: int) -> str:
 
 
 def _short(value: Any) -> str:
-    text = encode(value).decode()
+    text = "nothing" if value is ABSENT else encode(value).decode()
     return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def _json(folder: Path, name: str) -> Any:
-    return decode((folder / name).read_bytes(), name)
 
 
 def _check(part: str, wrong: list[str], fine: str) -> Check:

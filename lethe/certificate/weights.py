@@ -11,6 +11,7 @@ from typing import Any
 from lethe.errors import StorageError
 
 CHUNK = 1 << 24
+MOST_HEADER = 100_000_000   # bytes; what the safetensors library reads, too
 
 
 def weights_hash(folder: Path) -> str:
@@ -30,10 +31,11 @@ def _add(state: Any, path: Path) -> None:
     with open(path, "rb") as handle:
         try:
             size = struct.unpack("<Q", handle.read(8))[0]
-            if size > path.stat().st_size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(handle.read(size))
+            if size > min(path.stat().st_size, MOST_HEADER):
+                raise ValueError("the header is longer than the file, or than 100 MB")
+            header = json.loads(handle.read(size), object_pairs_hook=_once)
             header.pop("__metadata__", None)
+            _require_seamless(header, path.stat().st_size - 8 - size)
             for name, about in sorted(header.items()):
                 begin, end = about["data_offsets"]
                 state.update(encoded([name, about["dtype"], about["shape"]]))
@@ -48,6 +50,25 @@ def _add(state: Any, path: Path) -> None:
         except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             raise StorageError(f"{path} is no sound safetensors file ({error}), so its weights have no hash. It was cut short or "
                                "edited; get it again.") from None
+
+
+def _require_seamless(header: dict[str, Any], size: int) -> None:
+    """ValueError unless the tensors lie one after the other and fill the file: no byte stands in two of them, or in none."""
+    end = 0
+    for begin, after in sorted(about["data_offsets"] for about in header.values()):
+        if begin != end or after < begin:
+            raise ValueError("its tensors overlap, or leave bytes between them")
+        end = after
+    if end > size:
+        raise ValueError("the file ends inside a tensor")
+    if end < size:
+        raise ValueError("bytes stand after its last tensor")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return dict(pairs)
 
 
 def encoded(value: Any) -> bytes:

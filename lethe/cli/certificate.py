@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe.certificate.verify import FAILED, OK, Check, check
+from lethe.certificate.verify import FAILED, OK, Check, check, title
 from lethe.errors import RequestError
 
 if TYPE_CHECKING:
@@ -43,14 +43,21 @@ def verify(folder: Path, trusted: Path | None, model: Path | None, ledger: Path 
             raise RequestError("--reexecute repeats the run and needs its folder, so nothing was repeated. Pass --run RUN.")
         found.append(_repeated(folder, run, options))
     good = not any(one.state == FAILED for one in found)
+    said = title(folder) if good else None
+    known = any(one.part == "issuer" and one.state == OK for one in found)
     if as_json:
-        print(json.dumps({"holds": good, "checks": [asdict(one) for one in found]}, ensure_ascii=False))
+        print(json.dumps({"holds": good, "title": said, "issuer_known": good and known,
+                          "checks": [asdict(one) for one in found]}, ensure_ascii=False))
         return good
     for one in found:
         print(f"{one.state:<12} {one.part:<17} {one.text}")
-    print("\nThe certificate holds, for the parts that were checked. Its claims are in certificate.html." if good
-          else "\nThe certificate does NOT hold: rely on none of its claims.")
-    return good
+    if not good:
+        print("\nThe certificate does NOT hold: rely on none of its claims.")
+        return False
+    print(f"\n{said}.\nThis record holds, for the parts that were checked."
+          + ("" if known else " Nobody stands behind it: whose key signed it is not known, so anybody may have made it. Pass "
+             "--public-key with the key that the issuer sent you."))
+    return True
 
 
 def _repeated(folder: Path, run: Path, options: Options) -> Check:

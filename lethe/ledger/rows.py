@@ -36,12 +36,14 @@ def content_hash(entry: Mapping[str, Any], children: Mapping[str, list[Row]]) ->
 
 def digests(folder: Path) -> list[Row]:
     """Path, SHA-256 and size of every file below `folder` that is not hidden."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            found.append({"path": inner.as_posix(), "sha256": file_hash(path), "bytes": path.stat().st_size})
-    return found
+    return [{"path": path.relative_to(folder).as_posix(), "sha256": file_hash(path), "bytes": path.stat().st_size}
+            for path in visible(folder)]
+
+
+def visible(folder: Path) -> list[Path]:
+    """Every file below `folder` that is not hidden, in order."""
+    return [path for path in sorted(folder.rglob("*"))
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def case_row(case: Scenario, words: Set[str]) -> Row:

@@ -15,8 +15,9 @@ from example_claims import EXAMPLES, a_test, base
 
 from lethe.certificate import gather, keys, page
 from lethe.certificate.canonical import decode, encode, fixed, sha256
-from lethe.certificate.claims import empirical, ladder
-from lethe.certificate.inventory import PARAGRAPHS, inventory
+from lethe.certificate.claims import empirical, headline, ladder
+from lethe.certificate.inventory import inventory
+from lethe.certificate.wording import texts, versions
 from lethe.errors import DataError, NotFinite, RequestError, StorageError
 from lethe.ledger import Ledger
 from lethe.results.schema import read
@@ -33,9 +34,10 @@ def test_it_never_says_more_than_it_can(name: str) -> None:
     evidence = fixed(EXAMPLES[name]())
     claims = ladder(evidence)
     certificate = fixed({"issued": "now", "issuer": "00", "claims": claims, "inventory": evidence["inventory"],
-                         "paragraphs": PARAGRAPHS, "models": evidence["models"], "data": evidence["data"],
+                         "paragraphs": texts()["paragraphs"], "title": headline(claims, texts()),
+                         "models": evidence["models"], "data": evidence["data"],
                          "chain": {"ledger_head": "2:00"}})
-    shown = page.render(certificate, evidence)
+    shown = page.render(certificate, evidence, versions()[-1])
     for text in (shown, encode(certificate).decode()):
         assert not NEVER.search(text), NEVER.search(text)
     assert [claim["level"] for claim in claims] == ["C0", "C1", "C2", "C3", "C4"]
@@ -48,7 +50,7 @@ def test_it_never_says_more_than_it_can(name: str) -> None:
 @pytest.mark.parametrize(("name", "claimed", "words"), [
     ("exact", "C0 C1 C2 C4", {"C2": "on the retained records alone", "C3": "no theorem"}),
     ("certified", "C0 C1 C3", {"C3": "ε 1.0 and δ 0.0001", "C2": "starts from the model"}),
-    ("approximate", "C0 C1 C4", {"C4": "2 tests that find the untouched model out"}),
+    ("approximate", "C0 C1 C4", {"C4": "2 tests that detect the untouched model"}),
     ("found out", "C0 C1", {"C4": "found a difference"}),
     ("no power", "C0 C1", {"C4": "says nothing"}),
     ("no yardstick", "C0 C1", {"C4": "says nothing"}),
@@ -202,7 +204,7 @@ def test_a_missing_public_key_or_certificate_is_a_wrong_request(issued: Issued, 
         check(tmp_path)
     with pytest.raises(RequestError, match="does not exist"):
         check(issued.folder, tmp_path / "none.pem")
-    assert "not a public key" in check(issued.folder, issued.key)[0].text
+    assert "not a public key" in check(issued.folder, issued.key)[1].text
 
 
 def test_the_documented_declarations_are_accepted(tmp_path: Path) -> None:
@@ -256,17 +258,17 @@ def test_commands_and_their_exit_status(issued: Issued, tmp_path: Path) -> None:
 def test_reasons_are_true_where_nothing_was_retrained() -> None:
     alone = {"depth": "standard", "references": 0, "shadows": 0, "audits": ["scores"]}
     for tests in ([a_test("mia_auc", "outside", kind="holdout")], [a_test("x", "no yardstick", kind=None)]):
-        found = empirical(base(audit__budget=alone, audit__tests=tests))
+        found = empirical(base(audit__budget=alone, audit__tests=tests), texts())
         assert not found["claimed"] and found["why_not"].startswith("Nothing was retrained")
         assert "difference from retrained" not in found["why_not"]
 
 
 def test_what_may_be_claimed_follows_the_objective() -> None:
     attack = a_test("relearn", "inside", aspect="recovery")
-    assert "suppressed" in empirical(base(audit__objective="behaviour"))["statement"]
-    bare, tried = (empirical(base(audit__objective="concept", audit__tests=tests))
+    assert "suppressed" in empirical(base(audit__objective="behaviour"), texts())["statement"]
+    bare, tried = (empirical(base(audit__objective="concept", audit__tests=tests), texts())
                    for tests in ([a_test("forget_accuracy", "inside")], [attack]))
     assert not bare["claimed"] and "no attack" in bare["why_not"] and "bring it back (relearn)" in tried["statement"]
-    assert "objective" not in empirical(base(audit__objective="records"))["statement"]
+    assert "objective" not in empirical(base(audit__objective="records"), texts())["statement"]
     assert [objective_of(*case) for case in (("diffusion", True), ("lm", False), ("lm", True), ("classification", False))] == [
         "concept", "behaviour", "records", "records"]
