@@ -150,8 +150,8 @@ def audit(
     metrics   every value it may report; a name ending in '*' stands for a group ('*' replaced by a split or label)
     uses      operations of the family that it calls, and what it reads of a batch (`lethe.core.families`): it fits every
               family that provides them all; `observe` is enough for what `subject.seen` holds in every family
-    needs     splits, and where they are indispensable: 'original', 'recipe', 'references' (retrained models), 'shadows',
-              'procedure' (the subject can be made again)
+    needs     splits, and where they are indispensable: 'original', 'recipe', 'references' (retrained models), 'reference' (one),
+              'shadows', 'procedure' (the subject can be made again)
     depth     the first depth at which it runs: quick | standard | deep
     blind     what it cannot see, in one sentence; printed in every report
     trains    (cfg, shadows, seed, depth) -> the pools of models that it takes from `shadows`, where these are other than

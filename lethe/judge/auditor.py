@@ -146,7 +146,10 @@ def applicable(audit: Audit, task: Task, references: int, depth: str, shadows: i
     if DEPTHS.index(audit.depth) > DEPTHS.index(depth):
         return f"runs at depth {audit.depth}"
     for need in sorted(audit.needs):
-        if need == "references":
+        if need == "reference":
+            if not references:
+                return "needs a retrained model"
+        elif need == "references":
             if references < ENOUGH:
                 return f"needs at least {ENOUGH} retrained models"
         elif need == "shadows":

@@ -31,7 +31,7 @@ from lethe.core.evidence import (
 )
 from lethe.core.registry import Audit, Metric
 from lethe.judge.answers import part_of
-from lethe.judge.band import Law, Null, Z, law_of, means
+from lethe.judge.band import ENOUGH, Law, Null, Z, law_of, means
 from lethe.judge.calibration import ALONE, LEVEL, Family
 from lethe.maths.statistics import difference_interval
 
@@ -43,7 +43,9 @@ def judge(audit: Audit, value: Value, others: list[Value], before: Value | None,
     margin  that of the equivalence test, None: no claim is tested
     """
     metric = metric_of(audit, value.metric)
-    law = law_of(others, metric)
+    law: Law | Null | None = law_of(others, metric)
+    if "reference" in audit.needs:   # made for references too few for a band
+        return _evidence(audit, metric, value, before, seconds, *_of_few(metric, value))
     verdict: Verdict = SHOWN if not judged(metric) else NO_YARDSTICK if law is None else INSIDE
     found = _evidence(audit, metric, value, before, seconds, verdict, law)
     return equivalent(found, value, others, margin)
@@ -74,6 +76,13 @@ def judge_weakly(audit: Audit, value: Value, neighbours: list[Value], before: Va
         return found if before is None else _beside(found, value, before)
     verdict: Verdict = NO_POWER if near.p(value.value) > LEVEL else NO_YARDSTICK
     return _evidence(audit, metric, value, before, seconds, verdict, near, RASHOMON)   # without p: it claims nothing
+
+
+def _of_few(metric: Metric, value: Value) -> tuple[Verdict, Null | None]:
+    """Verdict and law of a test against one retrained model: it decides beside up to `ENOUGH`, and is shown beside more."""
+    if value.detail.get("references", 0) > ENOUGH or metric.null is None:
+        return SHOWN, None
+    return INSIDE, Null(metric.null, sampling_error(value) or math.inf, (), metric.range)
 
 
 def judged(metric: Metric) -> bool:
@@ -173,7 +182,7 @@ def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool]) -
     result = []
     for e in items:
         control = outside.get((e.audit, e.metric)) if e.p is not None else None
-        powerless = e.tier == "forgetting" and e.verdict == INSIDE and not control
+        powerless = e.tier == "forgetting" and e.verdict == INSIDE and (not control or bool(e.detail.get("undecided")))
         result.append(replace(e, original_outside=control, verdict=NO_POWER if powerless else e.verdict))
     return result
 
