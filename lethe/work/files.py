@@ -34,7 +34,7 @@ from lethe.work.execute import report_of
 from lethe.work.forget import Made
 from lethe.work.job import of_task
 from lethe.work.options import Options
-from lethe.work.origins import Given, Origins, vet
+from lethe.work.origins import Given, Origins, reach, vet
 from lethe.work.request import AuditPlan
 
 PARTS = ("forget", "retain", "holdout", "test")
@@ -74,8 +74,9 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     retrained = [_fitting(load(path), path, task, first) for path in files.retrained]
     origins = _origins(files, task, load, first, weights, retrained, seed)
     task.facts["descent from the original"] = origins.facts
-    for doubt in origins.doubts:
-        options.warn(doubt.text)
+    task.facts["what the references can see"] = reach(len(retrained))
+    for words in [reach(len(retrained)), *(doubt.text for doubt in origins.doubts)]:
+        options.warn(words)
     written, outcome = plain(files), Outcome(unlearned, method="unlearned", task=task)
     plan = AuditPlan(depth=depth, references=len(retrained), shadows=0, audits=tuple(audits))
     job = of_task(task, [], plan, seed=seed, config=written)

@@ -76,6 +76,24 @@ def vet(task: Task, given: Sequence[Given], base: nn.Module | None = None, accep
     return Origins(facts, tuple(doubts))
 
 
+def reach(references: int, tests: int = 10) -> str:
+    """What so many references can see, said before anything is audited: one sentence.
+
+    tests  of forgetting; those of utility are a second tier.  Student's prediction of one more model: t_{K−1}·√(1 + 1/K)
+    """
+    from scipy.stats import t
+
+    if references == 0:
+        return "No reference: nothing can be compared with retraining."
+    if references < 3:
+        many = "1 reference" if references == 1 else f"{references} references"
+        return f"{many}: too few for a band. Only the relative test decides: nearer to the retrained model or to the original."
+    sds = float(t.isf(0.05 / (4 * tests), references - 1)) * (1 + 1 / references) ** 0.5
+    lean = " Lean on the relative test: nearer to a retrained model or to the original." if references == 3 else ""
+    return (f"{references} references: beside {tests} tests a value must lie {sds:.3g} of their standard deviations from their "
+            f"mean to be outside.{lean}")
+
+
 def _answers(task: Task, model: nn.Module, seed: int) -> Tensor:
     """What a model answers on the examples of the comparison.  [n, …]"""
     split = examined(task, seed)

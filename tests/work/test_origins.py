@@ -76,6 +76,7 @@ def test_independent_trainings_are_taken_and_their_descent_is_shown(folder):
     descent = found.facts["descent from the original"]
     assert len(descent) == 4 and all("hidden units correlate at" in words for words in descent.values())
     assert not found.doubts
+    assert found.facts["what the references can see"].startswith("3 references: beside 10 tests a value must lie 23.1 of")
 
 
 def test_a_file_called_original_does_not_overwrite_the_control(folder, tmp_path):
