@@ -23,6 +23,8 @@ from lethe.errors import ModelError, PickleRefused
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 OTHER_WEIGHTS = (*PICKLES, ".safetensors", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".xml", ".mlmodelc", ".gguf")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+NAMED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+         "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}   # as safetensors files call them
 NOT_PART = (".git", ".cache", "__pycache__")   # histories and caches, which may hold the weights as they were
 
 
@@ -45,7 +47,13 @@ class Source:
 
     def dtypes(self) -> dict[str, torch.dtype]:
         """The precision of every tensor of the network in its file."""
-        return {name: value.dtype for file in self.weights for name, value in _tensors(file)}
+        from safetensors import safe_open
+
+        found: dict[str, torch.dtype] = {}
+        for file in self.weights:
+            with safe_open(file, "pt") as handle:
+                found |= {name: NAMED.get(handle.get_slice(name).get_dtype(), torch.float32) for name in handle.keys()}  # noqa: SIM118
+        return found
 
 
 def variants(folder: Path) -> dict[str, list[Path]]:
