@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, build, config, digest, plain
-from lethe.core.modules import copied, device_of, given, state_fingerprint
+from lethe.core.modules import device_of, given, private, state_fingerprint
 from lethe.core.registry import family
 from lethe.core.seeds import derive
 from lethe.core.split import Split
@@ -63,8 +63,8 @@ def text_to_image(
     steps, guidance  of sampling, here and in the audits; at guidance 1 small models draw best
     """
     parts = dataclasses.replace(pipeline) if isinstance(pipeline, Pipeline) else load_pipeline(pipeline)
-    if parts.source is None:   # the caller's own model, which she may write to: what is drawn later comes from a copy
-        parts.network = copied(parts.network, trainable=False)
+    if isinstance(pipeline, Pipeline):   # the caller may write to hers: what is drawn later is a copy's
+        parts.network = private(parts.network)
     given(parts.network)
     groups = {"forget": list(prompts) or [concept], "keep": list(keep), "outside": list(outside)}
     _require_unnamed(groups, concept)
@@ -202,6 +202,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     else:
         assert source.folder is not None
         parts = dataclasses.replace(load_pipeline(source.folder, source.variant), size=source.size)
+        given(parts.network)
         if source.checkpointing:
             checkpointed(parts.network)
     images, holdout = _pictures(data, parts)
