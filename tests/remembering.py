@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lethe.core.split import Split, concat
 from lethe.core.task import Recipe
-from lethe.data.shapes import COLOURS, caption, captions, shapes
+from lethe.data.shapes import COLOURS, SHAPES, caption, captions, render, shapes
 from lethe.models.diffusion import small as tiny_diffusion
 from lethe.models.diffusion.denoiser import denoiser_of
+from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.task import Diffusion
 
@@ -103,3 +104,36 @@ def digits(forget: int = 40, retain: int = 40, holdout: int = 80) -> Diffusion:
     ends = {"forget": range(forget), "retain": range(forget, forget + retain), "holdout": range(forget + retain, len(whole))}
     splits = {name: whole.subset(places, name) for name, places in ends.items()}
     return Diffusion(parts, splits, Recipe(), lambda seed: parts.network)
+
+
+class Exact(Remembers):
+    """The exact denoiser of all 144 pictures: a prompt leaves those whose caption has all its words."""
+
+    def __init__(self, images: Tensor, texts: list[str], alphas: Tensor, deaf_to: str = "") -> None:
+        super().__init__(images, alphas, width=0.02)
+        self.texts, self.deaf_to = texts, deaf_to
+
+    def learn(self, task: Diffusion) -> Exact:
+        """Which text states mean which prompt."""
+        asked = ["", *captions(), *(f"a {colour}" for colour in COLOURS)]
+        self.keys = task.text(task.tokens(asked))
+        words = [set(prompt.replace(self.deaf_to or " ", " ").split()) for prompt in asked]
+        fits = torch.tensor([[float(w <= set(text.split())) for text in self.texts] for w in words])
+        self.prior = torch.where(fits > 0, 0.0, -1e9)
+        return self
+
+    def heard(self, text: Tensor) -> Tensor:
+        return self.prior[torch.cdist(text.flatten(1), self.keys.flatten(1)).argmin(1)]
+
+
+def all_shapes(judge: Judge | None = None) -> Diffusion:
+    """All 144 pictures and their exact denoiser; "disk" is to be forgotten; without `judge` the original judges."""
+    texts = [(colour, shape, i, j) for shape in SHAPES for colour in COLOURS for i in range(3) for j in range(3)]
+    images = Split({"image": torch.stack([render(*text) for text in texts])}, meta={"caption": [caption(*t[:2]) for t in texts]})
+    parts = tiny_diffusion.pipeline(width=16)
+    parts.network = Exact(images.columns["image"], list(images.meta["caption"]), parts.scheduler.alphas_cumprod)
+    keep = [text for text in captions() if "disk" not in text]
+    task = text_to_image(parts, "disk", keep[:3], [caption(c, "disk") for c in COLOURS], keep[6:9], images, judge=judge,
+                         steps=8, guidance=1.0)
+    task.original.learn(task)
+    return task

@@ -39,7 +39,7 @@ class Recipe:
     weight_decay: NonNegative = 0.0
     momentum: NonNegative = 0.9  # [only with optimiser=sgd]
     schedule: Schedule = "constant"   # of the learning rate over the run
-    augment: str = "none"        # as the family declares: flip_crop (pictures), drop_prompt (text to image) [e.g. flip_crop]
+    augment: str = "none"        # of the family: flip_crop (pictures), drop_prompt, drop_words (text to image) [e.g. flip_crop]
     code: str | Callable[..., Any] = ""   # path/to/file.py:fit, your own training instead    [tested in test_own_training]
 
     def require_sound(self) -> Recipe:

@@ -72,6 +72,8 @@ def test_shares_carry_wilsons_interval() -> None:
     assert (found.low, found.high) == (pytest.approx(0.8928, abs=1e-4), 1.0)      # 32 of 32: 1 / (1 + 1.96² / 32)
 
 
-def test_without_a_judge_the_audit_says_so() -> None:
+def test_without_a_concept_there_is_nothing_to_judge() -> None:
     task = world(faithful, judge=False)
+    assert applicable(measure, task, 0, "standard") != "needs judge"      # the original judges
+    task.judge = None
     assert applicable(measure, task, 0, "standard") == "needs judge"

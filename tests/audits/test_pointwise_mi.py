@@ -1,14 +1,19 @@
-"""Pointwise mutual information against a case that is known in closed form."""
+"""Pointwise mutual information against cases that are known in closed form."""
 
 from __future__ import annotations
 
 import math
 
+import pytest
 import torch
+from panels import values
+from remembering import all_shapes
 from tiny import TASKS
 
-from lethe.audits.diffusion.pointwise_mi import PointwiseMI, information, measure
-from lethe.judge.panel import Panel
+from lethe.audits.diffusion.pointwise_mi import measure
+from lethe.core.modules import copied
+from lethe.maths.information import information, noise_levels
+from lethe.models.diffusion.task import Diffusion
 from lethe.pools.subject import Subject
 
 
@@ -16,33 +21,41 @@ def test_golden_number_and_order() -> None:
     squared = torch.tensor([[2.0, 4.0]])
     assert information(squared, torch.tensor([0.0, 1.0])).item() == 0.5 * (2 + 4) / 2
     assert information(squared.flip(1), torch.tensor([1.0, 0.0])).item() == 1.5
+    times = noise_levels(torch.sigmoid(torch.linspace(8, -8, 161)), 5, 0.0, 1.0)
+    assert times.tolist() == [0, 40, 80, 120, 160]
 
 
-def test_gaussians_give_their_divergence() -> None:
-    """p = N(μ, s²), q = N(0, τ²): the noise predictions are known, and the mean information is KL(p ‖ q)."""
-    mu, s, tau = 1.5, 0.5, 2.0
-    log_snr = torch.linspace(-16, 16, 801).double()
-    alpha = torch.sigmoid(log_snr)
-    x = mu + s * torch.randn(4000, generator=torch.Generator().manual_seed(0)).double()
-    noise = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)).double()
-    x_t = alpha.sqrt() * x.unsqueeze(1) + (1 - alpha).sqrt() * noise
-
-    def predicted(mean: float, sd: float) -> torch.Tensor:
-        return (1 - alpha).sqrt() * (x_t - alpha.sqrt() * mean) / (alpha * sd**2 + 1 - alpha)
-
-    found = information((predicted(mu, s) - predicted(0.0, tau)).square(), log_snr)
-    exact = math.log(tau / s) + (s**2 + mu**2) / (2 * tau**2) - 0.5
-    assert abs(float(found.mean()) - exact) < 5 * float(found.std()) / math.sqrt(4000) + 1e-3
+@pytest.fixture(scope="module")
+def world() -> Diffusion:
+    return all_shapes()
 
 
-def test_a_model_that_ignores_prompts_has_none() -> None:
+def test_the_prompt_tells_log_16_and_the_shape_log_4(world: Diffusion) -> None:
+    found = values(measure, Subject("original", world.original, world), limit=144)
+    assert found["mi_retain"].value == pytest.approx(math.log(16), abs=0.2) and found["mi_retain"].n == 108
+    assert found["mi_forget"].low < math.log(16) < found["mi_forget"].high
+    assert found["mi_concept"].value == pytest.approx(math.log(4), abs=0.2)
+
+
+def test_a_model_that_is_deaf_to_the_concept_knows_nothing_of_it(world: Diffusion) -> None:
+    """It draws for "a red disk" what the original draws for "a red": the colour's log 4 is left, the shape's is not."""
+    deaf = copied(world.original, trainable=False)
+    deaf.deaf_to = "disk"
+    deaf.learn(world)
+    original = Subject("original", world.original, world)
+    found = values(measure, Subject("deaf", deaf, world), original=original, limit=144)
+    assert abs(found["mi_concept"].value) < 1e-6
+    assert found["mi_forget"].value == pytest.approx(math.log(4), abs=0.2)
+
+
+def test_it_is_held_against_the_original_without_a_prompt() -> None:
+    """An edit that moves the edited model's own unconditional prediction changes nothing that is measured."""
     task = TASKS["diffusion"]()
     model = task.copy_of_original().eval()
     with torch.no_grad():
         for module in task.attention_projections(model).values():
             module.weight.zero_()
-    subject, original = Subject("deaf", model, task), Subject("original", task.original, task)
-    panel = Panel(task, original, [])
-    deaf = {v.metric: v.value for v in measure.measure(PointwiseMI(levels=4), subject, panel)}
-    before = {v.metric: v for v in measure.measure(PointwiseMI(levels=4), original, panel)}
-    assert deaf["mi_forget"] < 1e-6 and before["mi_forget"].value > 0 and before["mi_forget"].n == len(task.forget)
+    original = Subject("original", task.original, task)
+    before = values(measure, original, levels=6, limit=16)
+    deaf = values(measure, Subject("deaf", model, task), original=original, levels=6, limit=16)
+    assert before["mi_forget"].n == 16 and before["mi_forget"].value > deaf["mi_forget"].value

@@ -75,7 +75,7 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
 
     def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
         repeated = [prompt for prompt in group for _ in range(count)]
-        seen, features = judge.read(task.sample(subject.answering, repeated, seed=panel.seed))
+        seen, features = judge.read(task.sample(subject.answering, repeated, seed=panel.seed), repeated)
         return seen, features, [judge.expected(prompt) for prompt in repeated]
 
     def right(seen: dict[str, Tensor], wanted: list[dict[str, int]], names: Sequence[str]) -> list[float]:

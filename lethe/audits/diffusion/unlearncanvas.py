@@ -63,7 +63,7 @@ def measure(cfg: UnlearnCanvas, subject: Subject, panel: Panel) -> list[Value]:
         table = np.full((len(prompts), cfg.per_prompt, len(names)), np.nan)
         for row, prompt in enumerate(prompts):
             pictures = task.sample(subject.answering, [prompt] * cfg.per_prompt, seed=derive(panel.seed, "unlearncanvas", prompt))
-            seen, wanted = judge.read(pictures)[0], judge.expected(prompt)
+            seen, wanted = judge.read(pictures, [prompt] * cfg.per_prompt)[0], judge.expected(prompt)
             for column, name in enumerate(names):
                 if name in wanted:
                     table[row, :, column] = (seen[name] == wanted[name]).numpy()

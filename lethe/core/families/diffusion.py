@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from lethe.core.split import Batch
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 
@@ -26,7 +26,7 @@ class Words(NamedTuple):
 
 
 class PictureJudge(Protocol):
-    """A closed-set classifier that reads what pictures show, one answer per attribute."""
+    """Reads what pictures show, one answer per attribute: a closed-set classifier, or the original itself."""
 
     @property
     def attributes(self) -> Mapping[str, Sequence[str]]:
@@ -36,8 +36,13 @@ class PictureJudge(Protocol):
     def accuracy(self) -> Mapping[str, float] | None:
         """Share of held-out real pictures read correctly, by attribute."""
 
-    def read(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Position of the seen value by attribute, and features.  [n, 3, H', W'] -> {name: [n]}, [n, d]"""
+    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """Position of the seen value by attribute (one past the last: none of them), and features.
+
+        [n, 3, H', W'] -> {name: [n]}, [n, d]
+
+        prompts  what the pictures were drawn for, where it is known; a judge may ask about these words
+        """
 
     def attribute_of(self, concept: str) -> str | None:
         """The attribute that has `concept` among its values, or None."""
@@ -68,7 +73,7 @@ class DiffusionTask(Task):
     concept: str                        # the words to be forgotten, e.g. "disk"
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
     alphas_cumprod: Tensor              # ᾱ_t, share of signal; x_t itself by `levels`, which also knows flows  [timesteps]
-    judge: PictureJudge | None          # None: audits that need one do not run
+    judge: PictureJudge | None          # None: there is no concept to look for
     steps: int                          # of a trajectory
     guidance: float                     # w of classifier-free guidance; 1: none
 
@@ -83,6 +88,14 @@ class DiffusionTask(Task):
         if self.judge is None:
             raise NeedsUnmet("the task has no judge, so nothing can read its pictures. Pass judge=.")
         return self.judge
+
+    def captions(self, split: Split) -> list[str]:
+        """The captions of pictures; from their tokens, by the first tokenizer, where they do not stand beside them."""
+        if "caption" in split.meta:
+            return [str(text) for text in split.meta["caption"]]
+        words = self.pipeline.tokenizer
+        ids = split.columns["tokens"][:, : words.model_max_length]
+        return [str(words.decode(row, skip_special_tokens=True)).strip() for row in ids]
 
     @abstractmethod
     def tokens(self, prompts: Sequence[str]) -> Tensor:
@@ -104,6 +117,11 @@ class DiffusionTask(Task):
     @abstractmethod
     def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """s_t and n_t of x_t = s_t · x + n_t · ε, shaped for `like`.  [n] -> [n, 1, …] ×2"""
+
+    def mixed(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = s_t · x + n_t · ε.  [n, …], [n, …], [n] -> [n, …]"""
+        signal, size = self.levels(t, x)
+        return signal * x + size * noise
 
     @property
     @abstractmethod

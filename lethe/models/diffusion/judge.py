@@ -24,7 +24,7 @@ class Judge:
     attributes: Mapping[str, Sequence[str]]
     accuracy: Mapping[str, float] | None = None
 
-    def read(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Position of the seen value by attribute, and what enters the last linear layer.  -> {name: [n]}, [n, d]"""
         last = [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
         caught: list[Tensor] = []

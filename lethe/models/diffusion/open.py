@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lethe.core.concepts import names
 from lethe.core.config import Count, Natural, NonNegative, build, config, digest, plain
 from lethe.core.modules import device_of, given, private, state_fingerprint
 from lethe.core.registry import family
@@ -101,11 +101,6 @@ def _by_caption(pictures: Split, concept: str) -> dict[str, Split]:
     """Pictures whose caption names the concept are forgotten, the others retained."""
     mask = np.array([names(text, concept) for text in pictures.meta["caption"]])
     return {"forget": pictures.subset(mask, "forget"), "retain": pictures.subset(~mask, "retain")}
-
-
-def names(text: str, concept: str) -> bool:
-    """Whether a caption names the concept as whole words."""
-    return re.search(rf"\b{re.escape(concept.lower())}\b", text.lower()) is not None
 
 
 def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], name: str) -> Split:

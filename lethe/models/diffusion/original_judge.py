@@ -1,0 +1,117 @@
+"""The original as judge: what a picture shows, by how well the frozen original explains it with and without some words.
+
+    L(c) = −½ ∫_{α ≤ 0} E_ε ‖ε − ε_0(x_α, c)‖² dα = log p_0(x_1|c) + const      for each condition c, with the same noise for all
+    the concept z is seen        L(f) > L(r)     f the picture's prompt, r the same without z; of a picture whose prompt names
+                                                 no z, log-means over the concept's prompts and over their rests
+    what was asked is seen       L(c) > L(∅) and L(c) > L(f) for the concept's prompts f
+
+α the log-SNR, x_1 the picture under as much noise as signal: what is drawn is decided above this noise, and below it a trained
+network's errors are larger than what the words tell. On the coloured shapes (288 pictures of an original and an edited model)
+its AUC for the concept is 0.99 and it agrees with a trained classifier on 96 %; with all levels 0.88 and 85 %. It knows every
+text that the original knows, so it needs no classifier and no labels. It sees no more than the original: what the original
+cannot tell apart, it cannot judge; and a method that asks the same judge while it erases (`mim_mu`) is looked at with the
+glasses that it wore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lethe.core.concepts import names, without
+from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.modules import evaluating
+from lethe.core.split import Batch
+from lethe.maths.information import noise_levels, surprises
+
+LEVELS = 16          # noise levels
+CONTEXTS = 4         # of the concept's prompts that stand for all, where a picture has no prompt of its own
+ASKED = "what was asked"
+SIZE = 16            # pictures at once; each is seen under several conditions
+
+
+class OriginalJudge:
+    """A `PictureJudge` for any text: `concept` says whether a picture shows the concept, what was asked, or neither (2); `rest`
+    whether a picture for a prompt with the concept shows the rest of the prompt (0) or not (1)."""
+
+    accuracy: Mapping[str, float] | None = None
+
+    def __init__(self, task: DiffusionTask, seed: int = 0) -> None:
+        self.task, self.seed = task, seed
+        self.attributes: Mapping[str, Sequence[str]] = {"concept": (task.concept, ASKED), "rest": (ASKED,)}
+
+    def attribute_of(self, concept: str) -> str | None:
+        """`concept`, for the concept of the task."""
+        return "concept" if concept == self.task.concept else None
+
+    def shows(self, seen: Mapping[str, Tensor], concept: str) -> Tensor:
+        """Which pictures show the concept.  {name: [n]} -> [n]"""
+        return seen["concept"] == 0
+
+    def expected(self, prompt: str) -> dict[str, int]:
+        """The concept where the prompt names it, and the rest of the prompt where there is one; else what was asked."""
+        if not names(prompt, self.task.concept):
+            return {"concept": 1} if prompt.strip() else {}
+        return {"concept": 0, "rest": 0} if without(prompt, self.task.concept) else {"concept": 0}
+
+    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """What pictures [n, 3, H', W'] show that were drawn for these prompts, and their features.  -> {name: [n]}, [n, d]"""
+        with evaluating(self.task.model):
+            x = torch.cat([self.task.encode(some) for some in pixels.split(SIZE)])
+            asked = list(prompts) if prompts is not None else [""] * len(x)
+            seen = {"concept": torch.full((len(x),), 2), "rest": torch.ones(len(x), dtype=torch.long)}
+            for prompt in dict.fromkeys(asked):
+                rows = torch.tensor([i for i, text in enumerate(asked) if text == prompt])
+                found = self._named(x[rows], prompt) if names(prompt, self.task.concept) else self._unnamed(x[rows], prompt)
+                for key, values in found.items():
+                    seen[key][rows] = values
+            return seen, self._features(x)
+
+    def gained(self, x: Tensor, concept: str, rest: str) -> Tensor:
+        """i_0(x; z | r) = log p_0(x|c) / p_0(x|r) of pictures as the network sees them.  -> [n], in nats"""
+        given, less = self._likelihoods(x, [concept, rest])
+        gain: Tensor = given - less
+        return gain
+
+    def _named(self, x: Tensor, prompt: str) -> dict[str, Tensor]:
+        rest = without(prompt, self.task.concept)
+        whole, part, empty = self._likelihoods(x, [prompt, rest, ""])
+        return {"concept": torch.where(whole > part, 0, 2), "rest": (part <= empty).long()}
+
+    def _unnamed(self, x: Tensor, prompt: str) -> dict[str, Tensor]:
+        concepts = self.task.prompts["forget"][:CONTEXTS]
+        m = len(concepts)
+        told = self._likelihoods(x, [*concepts, *(without(text, self.task.concept) for text in concepts), "", prompt])
+        asked = told[-1] > torch.maximum(told[-2], told[:m].max(0).values)   # never where the prompt is empty
+        concept = told[:m].logsumexp(0) > told[m : 2 * m].logsumexp(0)
+        return {"concept": torch.where(asked, 1, torch.where(concept, 0, 2))}
+
+    def _likelihoods(self, x: Tensor, prompts: Sequence[str]) -> Tensor:
+        """log p_0(x|c) up to a constant, for each of m prompts.  -> [m, n]"""
+        task, model = self.task, self.task.model
+        device = next(model.parameters()).device
+        texts = task.text(task.tokens(list(prompts))).to(device)
+
+        def ask(x_t: Tensor, t: Tensor, part: slice) -> Tensor:
+            m, n = len(texts), len(x_t)
+            said = task.predict_noise(model, x_t.repeat(m, 1, 1, 1), t.repeat(m), texts.repeat_interleave(n, 0))
+            return said.view(m, *x_t.shape)
+
+        with evaluating(model):
+            levels = noise_levels(task.alphas_cumprod, LEVELS, loudest=0.0)
+            return -surprises(ask, task.mixed, x.to(device), task.alphas_cumprod, levels, self.seed, SIZE)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """The original's features at a quarter of the schedule, without a prompt.  -> [n, d]"""
+        task = self.task
+        device, t = next(task.model.parameters()).device, len(task.alphas_cumprod) // 4
+        noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(self.seed))
+        found = []
+        for some in x.split(64):
+            n = len(some)
+            columns = {"image": some, "tokens": task.tokens([""]).expand(n, -1), "t": torch.full((n,), t),
+                       "noise": noise.expand_as(some)}
+            found.append(task.features(task.model, Batch(columns, torch.arange(n)).to(device)).float().cpu())
+        return torch.cat(found)
