@@ -78,6 +78,7 @@ def regression(forget: Where = Where(query="y > 0.9")) -> Task:
 def diffusion() -> Task:
     """A text-conditional UNet on coloured shapes, trained too briefly to draw well; "disk" is to be forgotten."""
     from lethe.data.shapes import COLOURS, caption, captions, shapes
+    from lethe.methods.diffusion import mim_mu
     from lethe.models.diffusion import small as tiny_diffusion
     from lethe.models.diffusion.open import captioned, text_to_image
 
@@ -95,6 +96,7 @@ def diffusion() -> Task:
             recipe=recipe, build=build, judge=tiny_diffusion.judge(steps=100), steps=4, guidance=1.0,
         )
 
+    mim_mu.DRAWN = mim_mu.LEVELS = 2   # it looks at pictures between its steps, and these show nothing
     parts.network = trained(task(train), captioned(parts, train, "train"))
     return task(train)
 

@@ -90,5 +90,5 @@ def known(cfg: PointwiseMI, task: DiffusionTask, subject: Subject, split: Split,
 
     times = noise_levels(task.alphas_cumprod, cfg.levels, cfg.low, cfg.high)
     with evaluating(model):
-        return surprises(ask, task.mixed, split.columns["image"].to(device), task.alphas_cumprod, times, derive(seed, "pointwise_mi"),
-                         subject.batch_size)
+        images = split.columns["image"].to(device)
+        return surprises(ask, task.mixed, images, task.alphas_cumprod, times, derive(seed, "pointwise_mi"), subject.batch_size)

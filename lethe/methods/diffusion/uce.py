@@ -30,6 +30,7 @@ from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.errors import RequestError
+from lethe.maths.linear_edit import uce_map
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
@@ -44,18 +45,6 @@ class UCE:
     preserve_scale: NonNegative = 1.0  # b; larger keeps more                           [official code]
     lamb: Positive = 0.5              # λ; larger changes less                          [official code]
     tokens: Literal["last_subject", "subject_to_end", "all", "eos"] = "last_subject"   # states used [official code]
-
-
-def uce_map(erase: Tensor, guide: Tensor, keep: Tensor, a: float, b: float, lamb: float) -> Tensor:
-    """The right factor T of W = W_0 T, in float64.  [m, d], [m, d], [k, d] -> [d, d]
-
-    d = 1, c = 1, g = 2, k = 3, a = 1, b = 1, λ = 2: (2 + 2 + 9)/(2 + 1 + 9) = 13/12.
-    """
-    c, g, k = erase.double(), guide.double(), keep.double()
-    ridge = lamb * torch.eye(c.shape[1], dtype=torch.float64, device=c.device) + b * k.T @ k
-    left, right = ridge + a * g.T @ c, ridge + a * c.T @ c
-    factor: Tensor = torch.linalg.solve(right, left.T).T   # left · right⁻¹; right is symmetric
-    return factor
 
 
 @method(needs={"original"}, uses={"attention_projections", "prompts", "tokens", "words"}, mechanism="closed form")
