@@ -130,18 +130,18 @@ def law_of(others: Sequence[Value], metric: Metric) -> Law | None:
     numbers = tuple(v.value for v in known)
     below = metric.better == "lower" or metric.distance
     fine: Fine = "+" if metric.better == "higher" else "−" if below else ""
-    error, freedom = _sample(known) if len(known) == len(others) else _intervals(known)
+    error, freedom = _sample(known, metric.range) if len(known) == len(others) else _intervals(known)
     sizes = {v.n for v in known}
     scale = scale_of(metric.range, numbers, (known[0].n or 0) if len(sizes) == 1 else 0)
     return Law(numbers, error, freedom, scale, fine, metric.range)
 
 
-def _sample(references: Sequence[Value]) -> tuple[float, float]:
+def _sample(references: Sequence[Value], limits: tuple[float, float]) -> tuple[float, float]:
     """(standard error, degrees of freedom): by pairing where all values are means over the same examples.
 
     Each reference − the mean of the others, example by example: its variance over the examples, averaged over the references.
-    Of answers that are right or wrong never less than the upper arm of Wilson's interval at 0 of n: references that all agree
-    determine nothing about the next example.
+    Of answers that are right or wrong, and wherever most references agree in every example, never less than the upper arm of
+    Wilson's interval at 0 of n, times the width of the range: references that agree determine nothing about the next example.
     """
     rows = [means(v) for v in references]
     sizes = {v.n for v in references}
@@ -154,8 +154,11 @@ def _sample(references: Sequence[Value]) -> tuple[float, float]:
     apart = (table - table.mean(0)) * count / (count - 1)
     scale = (1 + 1 / count) / (1 + 1 / (count - 1))
     error = math.sqrt(float(apart.var(1, ddof=1).mean()) / n * scale)
+    width = limits[1] - limits[0]
     if np.isin(table, (0.0, 1.0)).all():
         error = max(error, Z / (n + Z * Z))
+    elif math.isfinite(width) and 2 * len(np.unique(table, axis=0)) <= count:
+        error = max(error, width * Z / (n + Z * Z))
     return (error, n - 1) if error > 0 else _intervals(references)
 
 

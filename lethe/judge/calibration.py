@@ -78,9 +78,10 @@ def calibrated(references: Sequence[Sequence[Evidence]], every: Sequence[Evidenc
 
 
 def _smallest(items: Sequence[Evidence]) -> dict[Part, float]:
-    """aspect -> the smallest p-value in it."""
+    """aspect -> the smallest p-value in it. Where the others agree to the last digit a deviation has no size, so it says nothing
+    about those of other metrics."""
     found: dict[Part, float] = {}
     for e in items:
-        if e.p is not None:
+        if e.p is not None and e.yardstick is not None and len(set(e.yardstick.values)) > 1:
             found[part_of(e)] = min(e.p, found.get(part_of(e), 1.0))
     return found

@@ -38,7 +38,7 @@ def prediction_p(value: float, values: Sequence[float]) -> float:
 
     x = np.asarray(values, dtype=float)
     n, mean, sd = len(x), x.mean(), x.std(ddof=1)
-    if sd == 0:
+    if x.min() == x.max():   # rounding of the mean would give them a spread
         return 1.0 if math.isclose(value, float(mean), rel_tol=1e-9, abs_tol=1e-12) else 0.0
     return float(2 * t.sf(abs(value - mean) / (sd * math.sqrt(1 + 1 / n)), n - 1))
 

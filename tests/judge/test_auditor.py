@@ -160,6 +160,21 @@ def test_the_level_is_that_of_the_whole_model_and_comes_from_the_references():
     assert apart["model"][0].yardstick.high > known.yardstick.high
 
 
+def test_one_reference_unlike_others_that_agree_exactly_neither_condemns_nor_hides():
+    """Seven curves the same and one another, as relearning shows: a third is no alarm, and the other metrics keep their band."""
+    def value(x: float) -> Value:
+        return Value("known", x, n=51, per_sample=np.full(51, x))
+
+    same = [value(0.277)] * 7
+    for others in (same, [*same, value(0.241)]):
+        assert judge(measure, value(0.22), others, None).verdict == INSIDE
+        assert judge(measure, value(0.9), others, None).verdict == OUTSIDE
+    plain, odd = ([{"memory": x, "back": back} for x, back in zip(SPREAD, (*[0.277] * 7, last), strict=True)]
+                  for last in (0.277, 0.241))
+    width = [exam({"memory": 0.11, "back": 0.277}, {"memory": 0.9}, said)["model"][0].detectable for said in (plain, odd)]
+    assert width[1] < 1.5 * width[0]
+
+
 def test_fewer_than_four_references_have_no_leave_one_out_and_tests_are_counted():
     """Two tests of forgetting and one of utility, two tiers: p times 4."""
     references = [{"known": x, "memory": x, "skill": x} for x in SPREAD[:3]]
