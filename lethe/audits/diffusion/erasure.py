@@ -64,7 +64,8 @@ class Erasure:
     uses={"concept", "decode", "prompts", "reader", "sample"},
     needs={"prompts", "judge", "retain?"},
     blind="Paraphrases, adversarial prompts and pictures that continue a given one may still show it; the judge "
-          "always names a value that it knows, so a blank or broken picture counts as what it resembles most.",
+          "always names a value that it knows, so a blank or broken picture counts as what it resembles most. Where the original "
+          "judges, it sees no more than it knows, and a method that asked it while erasing (mim_mu) was fitted to its eyes.",
 )
 def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
