@@ -87,7 +87,7 @@ def test_parts_start_where_the_last_one_ended_and_keep_those_to_come(monkeypatch
                             record.doc)
 
     task = classification()
-    monkeypatch.setattr("lethe.methods.general.rum.catalogue.load", load)
+    monkeypatch.setattr("lethe.train.inner.catalogue.load", load)
     record = real("methods", "rum")
     record.run(RUM(low="finetune", mid="finetune", high="neggrad_plus"), task.granted(record.needs), Loop(task))
     (_, low), (_, mid), (_, high) = seen

@@ -21,28 +21,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lethe.core import catalogue
 from lethe.core.config import Count, Fraction, Positive, build, config
 from lethe.core.modules import copied, evaluating
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Outcome
-from lethe.core.registry import Method, method
-from lethe.core.seeds import derive
+from lethe.core.registry import method
 from lethe.core.split import concat
 from lethe.core.task import Task
 from lethe.core.view import missing
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError
 from lethe.pools.choose import selector
+from lethe.train.inner import Named, charge, known, within
 from lethe.train.loop import Loop, Modifiers, Term
 from lethe.train.modifiers.where import Draws, Selection
 from lethe.train.modifiers.where.all import All
 
-Named = str | Mapping[str, Any]   # a method, or {name: …, option: …}
 NONE = "none"
 
 
@@ -83,20 +81,6 @@ def parted(scores: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Ten
     return order[:first].sort().values, order[first:last].sort().values, order[last:].sort().values
 
 
-def known(name: str, value: Named) -> tuple[Method | None, Any]:
-    """The method and its checked options; (None, None) for "none"."""
-    entry = {"name": value} if isinstance(value, str) else dict(value)
-    if "name" not in entry:
-        raise RequestError(f"method.{name} = {entry} names no method, so nothing was started. Write {{name: …, option: …}}.")
-    called = entry.pop("name")
-    if called == NONE:
-        return None, None
-    if called in ("rum", "auto"):
-        raise RequestError(f"method.{name} = {called!r} would run methods itself; nothing was started. Name what it should run.")
-    record: Method = catalogue.load("methods", called)
-    return record, build(record.config, entry)
-
-
 def scored(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     """How much of each forgotten example is memorised; higher is more.  -> [n] float64"""
     if cfg.score == "refit":
@@ -128,21 +112,6 @@ def refit(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     return scores
 
 
-def within(loop: Loop, task: Task, name: str, modifiers: Modifiers, watched: Task | None = None) -> Loop:
-    """A run of its own within this one: its draws depend on its name alone, and it resumes from its own folder.
-
-    watched  where the watchdog's needs are granted, when `task` is the view of a method that has less
-    """
-    return Loop(task, replace(loop.settings, seed=derive(loop.seed, "rum", name)), modifiers, loop.watchdog,
-                loop.folder / name if loop.folder else None, loop.listener, name, loop.stop, watched)
-
-
-def charge(loop: Loop, own: Loop) -> None:
-    """Add the work of a run within this one to its cost."""
-    loop.cost.steps += own.cost.steps
-    loop.cost.examples += own.cost.examples
-
-
 def settled(task: Task, loop: Loop) -> Modifiers:
     """The modifiers with what may move decided; RequestError when that is no part of the model."""
     where = loop.modifiers.where
@@ -162,7 +131,8 @@ def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
     if cfg.share_low + cfg.share_high > 1:
         raise OutOfRange(f"method.share_low + method.share_high = {cfg.share_low + cfg.share_high:g} is more than all of the "
                          "forget set; nothing was started. Set shares that sum to 1 at most.")
-    wanted = {name: known(name, getattr(cfg, name)) for name in ("low", "mid", "high")}
+    asked = {name: getattr(cfg, name) for name in ("low", "mid", "high")}
+    wanted = {name: known(name, value) if value != NONE else (None, None) for name, value in asked.items()}
     for record, _ in wanted.values():
         for need in task.lacks(record.needs) if record else []:
             raise NeedsUnmet(missing(need))
