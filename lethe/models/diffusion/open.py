@@ -69,23 +69,17 @@ def text_to_image(
     groups = {"forget": list(prompts) or [concept], "keep": list(keep), "outside": list(outside)}
     _require_unnamed(groups, concept)
     facts: dict[str, Any] = {"concept": concept}
-
-    def task(splits: dict[str, Split]) -> Diffusion:
-        return Diffusion(parts, splits, recipe, build, name, facts, concept, groups, anchor, judge, steps, guidance)
-
-    splits: dict[str, Split] = {}
     if images is None:
         facts["forget"] = facts["retain"] = f"drawn by the original, {per_prompt} pictures per prompt"
         _require_prompts(parts)
-        sampler = Sampler(denoiser_of(parts))
-        for split, chosen in (("forget", groups["forget"]), ("retain", groups["keep"])):
-            if chosen:
-                splits[split] = drawn(sampler, chosen, per_prompt, derive(seed, split), split, steps, guidance)
+        sampler, named = Sampler(denoiser_of(parts)), {"forget": groups["forget"], "retain": groups["keep"]}
+        splits = {name: drawn(sampler, chosen, per_prompt, derive(seed, name), name, steps, guidance)
+                  for name, chosen in named.items() if chosen}
     else:
         splits = _by_caption(captioned(parts, images, "train"), concept)
     if holdout is not None:
         splits["holdout"] = captioned(parts, holdout, "holdout")
-    return task(splits)
+    return Diffusion(parts, splits, recipe, build, name, facts, concept, groups, anchor, judge, steps, guidance)
 
 
 def _require_unnamed(groups: Mapping[str, Sequence[str]], concept: str) -> None:
