@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lethe.certificate import keys, log, page
+from lethe.certificate import attestation, keys, log, page
 from lethe.certificate.canonical import encode, sha256
 
 DOCUMENTS = ("evidence.json", "request.json", "log.json", "proofs.json")
@@ -48,7 +48,18 @@ class Forger:
             (self.folder / name).write_bytes(data)
             listed[name] = {"path": name, "sha256": sha256(data), "bytes": len(data)}
         made["files"] = list(listed.values())
+        delivered = self.evidence["models"]["files"]
+        if made["format"] != "lethe-certificate-1":
+            signer = attestation.model_key(self.key)
+            for name, data in (("model.sig", encode(attestation.model_signature(signer, delivered))),
+                               ("model-signing.pem", attestation.pem(signer.public_key()))):
+                (self.folder / name).write_bytes(data)
+                listed[name] = {"path": name, "sha256": sha256(data), "bytes": len(data)}
+            made["files"] = list(listed.values())
         signed = encode(made)
+        if made["format"] != "lethe-certificate-1":
+            said = attestation.record_statement(made, sha256(signed), delivered)
+            (self.folder / "attestation.json").write_bytes(encode(attestation.attestation(self.key, said)))
         (self.folder / "certificate.json").write_bytes(signed)
         (self.folder / "signature.json").write_bytes(encode({
             "algorithm": "Ed25519", "public_key": made["issuer"], "over": "certificate.json",
@@ -201,6 +212,16 @@ def small_order_key(f: Forger) -> None:
     f.spoil.append(swap)
 
 
+def other_attestation(f: Forger) -> None:
+    """Signed with the same key, about the same files, and saying more."""
+    def swap(folder: Path) -> None:
+        signed = (folder / "certificate.json").read_bytes()
+        said = attestation.record_statement(json.loads(signed), sha256(signed), f.evidence["models"]["files"])
+        said["predicate"]["title"] = "Proof that everything was forgotten"
+        (folder / "attestation.json").write_bytes(encode(attestation.attestation(f.key, said)))
+    f.spoil.append(swap)
+
+
 def nested(f: Forger) -> None:
     f.spoil.append(lambda folder: (folder / "certificate.json").write_text("[" * 100_000 + "]" * 100_000))
 
@@ -236,6 +257,7 @@ FORGERIES: dict[Callable[[Forger], None], tuple[str, str]] = {   # change -> (li
     folder_for_the_signature: ("signature", "folder"),
     pipe_for_a_file: ("log.json", "pipe"),
     small_order_key: ("signature", "small order"),
+    other_attestation: ("attestation.json", "does not say"),
     nested: ("certificate.json", "cannot be read"),
     nested_evidence: ("claims", "canonical"),
 }

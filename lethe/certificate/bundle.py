@@ -6,6 +6,8 @@
     certificate.html   the same for people
     evidence.json      what the claims are computed from        request.json   the configuration, naming no record
     records.txt        a keyed hash per training record          proofs.json    forgotten records: in before, not in after
+    model.sig          OpenSSF model signing of every delivered file, under model-signing.pem
+    attestation.json   what is claimed, as an in-toto attestation (`lethe.certificate.attestation`)
     log.json           the run's entries in the ledger, as a chain
 """
 
@@ -17,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lethe.certificate import gather, keys, log, page, records
+from lethe.certificate import attestation, gather, keys, log, page, records
 from lethe.certificate.canonical import decode, encode, fixed, sha256
 from lethe.certificate.claims import headline, ladder
 from lethe.certificate.covered import covered
@@ -81,6 +83,10 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
     certificate = _certificate(documents, ledger.head(), keys.raw(key.public_key()).hex())
     documents["certificate.html"] = page.render(certificate, documents["evidence.json"], certificate["wording"]).encode()
     documents["public.pem"] = keys.public_pem(key.public_key())
+    delivered = documents["evidence.json"]["models"]["files"]
+    signer = attestation.model_key(key)
+    documents["model-signing.pem"] = attestation.pem(signer.public_key())
+    documents["model.sig"] = attestation.model_signature(signer, delivered)
     files = {name: data if isinstance(data, bytes) else encode(data) for name, data in documents.items()}
     words = secrets(results.config)
     for data in files.values():
@@ -90,6 +96,8 @@ def issue(run: Path, key_file: Path, reopen: Reopen, output: Path | None = None,
     files["certificate.json"] = signed
     files["signature.json"] = encode({"algorithm": "Ed25519", "public_key": certificate["issuer"], "over": "certificate.json",
                                       "signature": key.sign(signed).hex()})
+    files["attestation.json"] = encode(attestation.attestation(key, attestation.record_statement(
+        fixed(certificate), sha256(signed), delivered)))
     with new_folder(place) as beside:
         for name, data in files.items():
             (beside / name).write_bytes(data)

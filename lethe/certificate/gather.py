@@ -28,8 +28,7 @@ REPEAT = "lethe verify CERT --reexecute --run RUN"
 
 def chosen(results: Results, method: str | None, scenario: str | None) -> tuple[Scenario, Row]:
     """(scenario, row) of the chosen model; RequestError when the choice is ambiguous."""
-    cases = {case.name: case for case in results.scenarios}
-    case = cases[_one("scenario", scenario, list(cases))]
+    case = case_of(results, scenario)
     rows = {row.name: row for row in case.subjects if row.role == "method"}
     row = rows[_one("method", method, list(rows))]
     if row.unchanged:
@@ -38,6 +37,12 @@ def chosen(results: Results, method: str | None, scenario: str | None) -> tuple[
     if row.error:
         raise RequestError(f"{row.name} failed ({row.error}), so there is no model to certify.")
     return case, row
+
+
+def case_of(results: Results, scenario: str | None) -> Scenario:
+    """The chosen scenario; RequestError when the choice is ambiguous."""
+    cases = {case.name: case for case in results.scenarios}
+    return cases[_one("scenario", scenario, list(cases))]
 
 
 def _one(what: str, asked: str | None, known: Sequence[str]) -> str:

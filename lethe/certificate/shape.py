@@ -57,12 +57,18 @@ EVIDENCE = {
 FIRST = {"format": str, "issued": str, "issuer": HASH, "run": RUN, "data": DATA, "models": {"before": HASH, "after": HASH},
          "claims": CLAIMS, "inventory": INVENTORY, "paragraphs": dict, "chain": {"ledger_head": str, "log": HASH}, "files": FILES}
 CERTIFICATE = {"lethe-certificate-1": FIRST, "lethe-certificate-2": {**FIRST, "wording": int, "title": str}}
-NAMES = frozenset(("certificate.html", "evidence.json", "log.json", "proofs.json", "public.pem", "records.txt", "request.json"))
+KEPT = frozenset(("certificate.html", "evidence.json", "log.json", "proofs.json", "public.pem", "records.txt", "request.json"))
+NAMES = {"lethe-certificate-1": KEPT, "lethe-certificate-2": KEPT | {"model.sig", "model-signing.pem"}}   # files that are listed
+OWN = {"lethe-certificate-1": ("certificate.json", "signature.json"),   # and those that cannot be, for they sign the list
+       "lethe-certificate-2": ("certificate.json", "signature.json", "attestation.json")}
 SIGNATURE = {"algorithm": frozenset(("Ed25519",)), "public_key": HASH, "over": frozenset(("certificate.json",)),
              "signature": re.compile(r"[0-9a-f]{128}")}
 LOG = [{"event": str, "at": str, "entry": int, "ledger_previous": str, "ledger_hash": str, "previous": HASH, "hash": HASH}]
 SIDE = {"leaf": HASH, "index": int, "path": [HASH]}
 PROOFS = [{"in_training": SIDE, "not_in_retained": {"leaf": HASH, "before": (SIDE, NoneType), "after": (SIDE, NoneType)}}]
+ENVELOPE = {"payload": str, "payloadType": str, "signatures": [{"sig": str, "keyid": str}]}
+SIGSTORE = {"mediaType": str, "verificationMaterial": {"publicKey": {"hint": HASH}, "tlogEntries": list},
+            "dsseEnvelope": ENVELOPE}
 REQUEST = {"request": dict, "method": dict}
 DOCUMENTS: Mapping[str, Any] = {"evidence.json": EVIDENCE, "request.json": REQUEST, "log.json": LOG, "proofs.json": PROOFS}
 

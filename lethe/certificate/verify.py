@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lethe.certificate import keys, log, page, records, shape
+from lethe.certificate import attestation, keys, log, opening, page, records, shape
 from lethe.certificate.canonical import decode, encode, sha256
 from lethe.certificate.claims import headline, ladder
 from lethe.certificate.gather import REPEAT, procedure_hash
@@ -25,7 +25,6 @@ from lethe.errors import LetheError, RequestError, StorageError
 OK, FAILED, UNCHECKED = "ok", "failed", "not checked"
 ABSENT = object()
 WEIGHTS = ".safetensors"
-OWN = ("certificate.json", "signature.json")
 SAID = ("name", "does_not_say", "assumptions", "why_not", "statement")   # of a claim, in words
 
 
@@ -38,18 +37,23 @@ class Check:
     text: str
 
 
-def check(folder: Path, trusted: Path | None = None, model: Path | None = None, ledger: Path | None = None) -> list[Check]:
+def check(folder: Path, trusted: Path | None = None, model: Path | None = None, ledger: Path | None = None,
+          record: str | None = None, proof: Path | None = None) -> list[Check]:
     """All checks of a bundle. RequestError when there is no certificate at all.
 
     trusted  the issuer's public key (PEM), sent by the issuer        model   the folder of the unlearned model, or a file of it
     ledger   the issuer's ledger, which must still hold the certificate's entry
+    record   the id of a record that must be among the forgotten ones, with the proof that the issuer made of it (`opening`)
     """
     if not (folder / "certificate.json").exists():
         raise RequestError(f"{folder} holds no certificate.json, so there is nothing to check. "
                            "Provide the folder of a certificate.")
-    for given in (trusted, model, ledger):
+    for given in (trusted, model, ledger, proof):
         if given is not None and not given.exists():
             raise RequestError(f"{given} does not exist, so nothing was checked. Correct the path, or leave it out.")
+    if (record is None) != (proof is None):
+        raise RequestError("a record is looked up by its id and the proof that the issuer made of it, so nothing was checked. "
+                           "Pass --record ID --proof FILE; the issuer writes it with: lethe certify RUN --key KEY --record ID")
     found = [_guarded("signature", lambda: _signature(folder)), _guarded("issuer", lambda: _issuer(folder, trusted))]
     opened = _guarded("certificate.json", lambda: _opened(folder))
     if opened.state == FAILED:
@@ -64,6 +68,10 @@ def check(folder: Path, trusted: Path | None = None, model: Path | None = None, 
         "certificate.html": lambda: _page(folder, certificate), "model": lambda: _model(folder, model),
         "ledger": lambda: _ledger(ledger, certificate, whole(folder / "certificate.json")),
     }
+    if certificate["format"] != "lethe-certificate-1":
+        parts |= {"model.sig": lambda: _model_signature(folder), "attestation.json": lambda: _attestation(folder, certificate)}
+    if record is not None and proof is not None:
+        parts["record"] = lambda: _record(folder, record, proof)
     return [*found, opened, *[_guarded(name, one) for name, one in parts.items()]]
 
 
@@ -136,11 +144,12 @@ def _dates(folder: Path, certificate: Mapping[str, Any]) -> Check:
 
 def _files(folder: Path, certificate: Mapping[str, Any]) -> Check:
     listed = {item["path"]: item for item in certificate["files"]}
-    wrong = [f"{name[:60]!r} is no file of a certificate" for name in sorted(listed.keys() - shape.NAMES)]
-    wrong += [f"{name} is not signed" for name in sorted(shape.NAMES - listed.keys())]
+    names, own = shape.NAMES[certificate["format"]], shape.OWN[certificate["format"]]
+    wrong = [f"{name[:60]!r} is no file of a certificate" for name in sorted(listed.keys() - names)]
+    wrong += [f"{name} is not signed" for name in sorted(names - listed.keys())]
     if len(listed) != len(certificate["files"]):
         wrong.append("a file is listed twice")
-    for name in sorted(shape.NAMES & listed.keys()):
+    for name in sorted(names & listed.keys()):
         path, item = folder / name, listed[name]
         if not path.exists():
             wrong.append(f"{name} is missing")
@@ -149,7 +158,7 @@ def _files(folder: Path, certificate: Mapping[str, Any]) -> Check:
         elif sha256(whole(path, RECORDS)) != item["sha256"]:
             wrong.append(f"{name} was changed after it was signed")
     wrong += [f"{path.name} does not belong to the certificate" for path in sorted(folder.iterdir())
-              if path.name not in listed and path.name not in OWN]
+              if path.name not in listed and path.name not in own]
     return _check("files", wrong, f"{len(listed)} files are as they were signed")
 
 
@@ -167,6 +176,21 @@ def _records(folder: Path, certificate: Mapping[str, Any]) -> Check:
         elif made["root"] != signed[name]["root"]:
             wrong.append(f"the {name} records are not those of the signed root")
     return _check("records.txt", wrong, f"training minus {len(forget)} forgotten records is the retained set of {len(retain)}")
+
+
+def _record(folder: Path, name: str, proof: Path) -> Check:
+    """One record, by what opens its leaves: everyone who is shown a certificate can look for a record of their own."""
+    openings = decode(whole(proof), proof.name)
+    if not openings or any(one["id"] != name for one in openings):
+        return Check("record", FAILED, f"{proof} is about another record than {name!r}")
+    forget, retain = map(set, records.parsed(whole(folder / "records.txt", RECORDS).decode()))
+    leaves = [opening.leaf_of(one) for one in openings]
+    kept, gone = sum(one in retain for one in leaves), sum(one in forget for one in leaves)
+    if kept + gone < len(leaves):
+        return Check("record", FAILED, f"{proof} leads to no record of this certificate: it was made for another one, or edited")
+    if kept:
+        return Check("record", FAILED, f"{name!r} is among the retained records ({kept} of {len(leaves)}): it was not removed")
+    return Check("record", OK, f"{name!r} is among the forgotten records ({gone}), and not among the retained ones")
 
 
 def _proofs(folder: Path, certificate: Mapping[str, Any]) -> Check:
@@ -287,6 +311,21 @@ def _model(folder: Path, model: Path | None) -> Check:
     wrong += [f"{name} is missing" for name in files if name not in there]
     beside = f", and so are its {len(others)} other files" if others else ""
     return _check("model", wrong, f"the weights in {model} are those of the certificate{beside}")
+
+
+def _model_signature(folder: Path) -> Check:
+    bundle, files = document(folder, "model.sig"), document(folder, "evidence.json")["models"]["files"]
+    wrong = shape.faults(bundle, shape.SIGSTORE, "model.sig")
+    wrong = wrong or [one for one in [attestation.model_fault(bundle, whole(folder / "model-signing.pem"), files)] if one]
+    return _check("model.sig", wrong, f"OpenSSF model signing of the {len(files)} certified files")
+
+
+def _attestation(folder: Path, certificate: Mapping[str, Any]) -> Check:
+    envelope, files = document(folder, "attestation.json"), document(folder, "evidence.json")["models"]["files"]
+    statement = attestation.record_statement(certificate, sha256(whole(folder / "certificate.json")), files)
+    wrong = shape.faults(envelope, shape.ENVELOPE, "attestation.json")
+    wrong = wrong or [one for one in [attestation.record_fault(envelope, bytes.fromhex(certificate["issuer"]), statement)] if one]
+    return _check("attestation.json", wrong, "the in-toto statement says what the certificate says")
 
 
 def _ledger(ledger: Path | None, certificate: Mapping[str, Any], signed: bytes) -> Check:

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.certificate.canonical import encode
 from lethe.certificate.verify import FAILED, OK, Check, check, title
+from lethe.core.files import atomic
 from lethe.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,9 +18,22 @@ if TYPE_CHECKING:
 
 
 def certify(run: Path, key: Path, output: Path | None, method: str | None, scenario: str | None, declare: Path | None,
-            options: Options, as_json: bool) -> None:
+            options: Options, as_json: bool, record: str | None = None) -> None:
     """Issue a certificate and print its claims."""
     from lethe.work.verify import certify as issued
+    from lethe.work.verify import opening_of
+
+    if record is not None:
+        place = output or Path("record-proof.json")
+        if place.exists():
+            raise RequestError(f"{place} exists and was not overwritten. Pass --output another file.")
+        opened = opening_of(run, key, record, scenario, options)
+        with atomic(place, private=True) as beside:
+            beside.write_bytes(encode(opened))
+        print(json.dumps({"proof": str(place), "records": len(opened)}) if as_json else
+              f"{place}: opens {len(opened)} record(s) of this person in certificates of this run. Send it to them alone.\n"
+              f"They check:  lethe verify CERT --record ID --proof {place.name}")
+        return
 
     made = issued(run, key, output, method, scenario, declare, options)
     if made.key_made:
@@ -35,9 +50,9 @@ def certify(run: Path, key: Path, output: Path | None, method: str | None, scena
 
 
 def verify(folder: Path, trusted: Path | None, model: Path | None, ledger: Path | None, run: Path | None, options: Options | None,
-           as_json: bool) -> bool:
+           as_json: bool, record: str | None = None, proof: Path | None = None) -> bool:
     """Check a certificate and print every check; whether nothing failed."""
-    found = check(folder, trusted, model, ledger)
+    found = check(folder, trusted, model, ledger, record, proof)
     if options is not None:
         if run is None:
             raise RequestError("--reexecute repeats the run and needs its folder, so nothing was repeated. Pass --run RUN.")

@@ -82,7 +82,8 @@ def certify(common: Working, run: Annotated[Path, typer.Argument(metavar="RUN", 
             declare: Annotated[Path | None, typer.Option(help="YAML: request, inventory, notifications, …: see docs.")] = None,
             output: Annotated[Path | None, typer.Option(help="Folder of the certificate; default: certificates/ beside the run.")]
             = None,
-            ) -> None:
+            record: Annotated[str | None, typer.Option(help="Issue nothing, but write the proof by which a person "
+                                                       "looks up this record: verify --record ID --proof FILE.")] = None) -> None:
     """Sign what may be claimed about a run: claims with their evidence, commitments, hashes.
 
     lethe certify runs/0a1b2c --key issuer.pem
@@ -90,7 +91,7 @@ def certify(common: Working, run: Annotated[Path, typer.Argument(metavar="RUN", 
     from lethe.cli.certificate import certify as issue
 
     common.trusting(run.parent.parent)
-    issue(run, key, output, method, scenario, declare, common.options(), common.as_json)
+    issue(run, key, output, method, scenario, declare, common.options(), common.as_json, record)
 
 
 @working
@@ -99,7 +100,10 @@ def verify(common: Working, certificate: Annotated[Path, typer.Argument(metavar=
            model: Annotated[Path | None, typer.Option(help="Folder of the model that the certificate should be about.")] = None,
            ledger: Annotated[Path | None, typer.Option(help="The issuer's ledger.sqlite.")] = None,
            reexecute: Annotated[bool, typer.Option("--reexecute", help="Repeat the run and compare the weights.")] = False,
-           run: Annotated[Path | None, typer.Option(help="The run folder, for --reexecute.")] = None) -> None:
+           run: Annotated[Path | None, typer.Option(help="The run folder, for --reexecute.")] = None,
+           record: Annotated[str | None, typer.Option(help="The id of one record, to be found among the forgotten ones.")] = None,
+           proof: Annotated[Path | None, typer.Option(help="What opens that record, made by: lethe certify --record ID.")] = None
+           ) -> None:
     """Check a certificate offline: signature, hashes, commitments, log, claims. Exit status 3 when it does not hold.
 
     lethe verify certificates/0a1b2c --public-key issuer.pub.pem
@@ -109,7 +113,7 @@ def verify(common: Working, certificate: Annotated[Path, typer.Argument(metavar=
     if run is not None:
         common.trusting(run.parent.parent)
     options = common.options() if reexecute else None
-    if not checked(certificate, public_key, model, ledger, run, options, common.as_json):
+    if not checked(certificate, public_key, model, ledger, run, options, common.as_json, record, proof):
         raise typer.Exit(3)
 
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from lethe.certificate import opening
 from lethe.certificate.bundle import Bundle, Reopened, issue
+from lethe.certificate.covered import covered
+from lethe.certificate.gather import case_of
+from lethe.certificate.keys import private_key, record_secret
 from lethe.core.config import build
 from lethe.core.task import Task
-from lethe.errors import DataError, NeedsUnmet
+from lethe.errors import DataError, NeedsUnmet, RequestError
 from lethe.results.schema import Row, Scenario
 from lethe.train.apply import apply, method_of
 from lethe.train.loop import Settings
 from lethe.work.audit import judged
-from lethe.work.commit import committed, of_task, saved_hash
+from lethe.work.commit import Noted, committed, of_task, runs_secret, saved_hash
 from lethe.work.job import resolve
 from lethe.work.open import tasks_of
 from lethe.work.options import Options
@@ -33,14 +38,36 @@ def certify(run: Path, key_file: Path, output: Path | None = None, method: str |
 def reopen(run: Path, case: Scenario, secret: bytes, options: Options) -> Reopened:
     """The records and the original of a scenario of a run, as it noted them or, of a run from before runs did, read again;
     DataError when they are no longer those of the run."""
-    if (noted := committed(run, case.name, secret)) is not None:
+    return _noted(run, case, options).sealed(secret)
+
+
+def opening_of(run: Path, key_file: Path, name: str, scenario: str | None, options: Options) -> list[dict[str, Any]]:
+    """What lets a person find the records with this id in certificates of the run under a key. RequestError where none is."""
+    if not key_file.exists():
+        raise RequestError(f"{key_file} does not exist, and what opens a record follows from the key that signed; nothing was "
+                           "written. Pass the --key of the certificate.")
+    results, _ = covered(run)
+    case = case_of(results, scenario)
+    runs, issuer = runs_secret(run.parent), record_secret(private_key(key_file)[0])
+    noted = _noted(run, case, options)
+    mark = opening.mark_of(runs, name)
+    found = [opening.opened(runs, issuer, name, kept[1]) for kept in (*noted.forget, *noted.retain)
+             if len(kept) == 2 and kept[0] == mark]
+    if not found:
+        raise RequestError(f"the run has no training record with the id {name!r}, or noted its records before they could be "
+                           "looked up; nothing was written. Check the id against the data.")
+    return found
+
+
+def _noted(run: Path, case: Scenario, options: Options) -> Noted:
+    if (noted := committed(run, case.name)) is not None:
         return noted
     request = _request(run)
     task = _task(request, run, case, options)
     if not task.has("retain"):
         raise NeedsUnmet("the run has no retained records, so the data that the model was allowed to read are unknown; no "
                          "certificate was written. Add the retain data to the request.")
-    return of_task(task, resolve(request, options).opening, secret)
+    return of_task(task, resolve(request, options).opening, runs_secret(run.parent))
 
 
 def reexecute(run: Path, case: Scenario, row: Row, options: Options) -> tuple[str, str]:

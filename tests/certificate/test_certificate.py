@@ -220,13 +220,13 @@ def test_models_of_every_family_have_a_hash_that_follows_their_weights(family: s
     from tiny import TASKS
 
     from lethe.core.outcome import Outcome
-    from lethe.work.verify import _saved_hash
+    from lethe.work.commit import saved_hash
 
     task = TASKS[family]()
     twin = task.copy_of_original()
-    assert _saved_hash(task, None) == _saved_hash(task, Outcome(twin, task=task))
+    assert saved_hash(task, None) == saved_hash(task, Outcome(twin, task=task))
     next(iter(twin.parameters())).data.view(-1)[0] += 1
-    assert _saved_hash(task, None) != _saved_hash(task, Outcome(twin, task=task))
+    assert saved_hash(task, None) != saved_hash(task, Outcome(twin, task=task))
 
 
 def test_names_that_select_records_may_not_slip_in() -> None:
