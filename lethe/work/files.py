@@ -26,6 +26,7 @@ from lethe.core.modules import evaluating, require_finite, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import ModelError, RequestError, SplitsOverlap
+from lethe.models.deployed import checked
 from lethe.models.opened import SavedFiles
 from lethe.report.report import Report
 from lethe.work.audit import scenario
@@ -74,6 +75,8 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     retrained = [_fitting(load(path), path, task, first) for path in files.retrained]
     origins = _origins(files, task, load, first, weights, retrained, seed)
     task.facts["descent from the original"] = origins.facts
+    every = [path for path in (files.original, files.unlearned, *files.retrained) if path]
+    task.facts["checked"] = {path: checked(path) for path in every}
     task.facts["what the references can see"] = reach(len(retrained))
     for words in [reach(len(retrained)), *(doubt.text for doubt in origins.doubts)]:
         options.warn(words)

@@ -99,3 +99,49 @@ def test_attacks_that_so_few_shadows_leave_without_a_value_say_so(tmp_path):
     found = api.audit(task, fresh(), references=0, shadows=2, audits=("base", "rmia"), progress=False, cache=tmp_path)
     lines = {one.audit: one.why for one in found.results.scenarios[0].not_tested}
     assert set(lines) == {"base", "rmia"} and all("2 shadow models are too few" in why for why in lines.values())
+
+
+def test_a_served_model_is_audited_by_its_address(tmp_path):
+    import json
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    import numpy as np
+
+    from lethe.work.files import Files, audit_files
+
+    task, model = tiny.classification(FORGET), fresh()
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+            with torch.no_grad():
+                body = json.dumps({"outputs": model(torch.tensor(asked)).tolist()}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None:
+            return
+
+    (tmp_path / "before").mkdir()
+    task.save_model(task.original, tmp_path / "before")
+    for name in ("forget", "retain", "holdout"):
+        np.savez(tmp_path / f"{name}.npz", **{key: value.numpy() for key, value in task.splits[name].columns.items()})
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        found = audit_files(Files(
+            unlearned=f"http:/127.0.0.1:{server.server_port}/ask", original=str(tmp_path / "before"),   # as a Path writes it
+            model={"zoo": "mlp", "options": {"inputs": 6, "hidden": [16], "classes": 4}},
+            **{name: str(tmp_path / f"{name}.npz") for name in ("forget", "retain", "holdout")}), "standard",
+            ["scores", "threshold", "probe"])
+    finally:
+        server.shutdown()
+        server.server_close()
+    case = found.results.scenarios[0]
+    assert {e.audit for e in case.subjects[-1].evidence} == {"scores", "threshold"}
+    assert case.subjects[-1].measured("forget_accuracy").value <= 0.1
+    assert any(one.audit == "probe" and "could not be run on this model" in one.why for one in case.not_tested)
+    said = list(case.facts["checked"].values())
+    assert "model.safetensors sha256" in said[0] and "no file to hash" in said[1]

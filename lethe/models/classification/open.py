@@ -18,6 +18,7 @@ from lethe.data.load import Data, load_parts
 from lethe.errors import RequestError
 from lethe.models.answer import AUTO, Place, Returns
 from lethe.models.classification.task import Classification, ClassifierSource
+from lethe.models.deployed import deployed, is_deployed
 from lethe.models.heads import divided, opened, reader, saved_family
 from lethe.models.load import load_classifier
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
@@ -62,6 +63,8 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
     splits = load_parts(files.parts, files.data)
 
     def load(path: str) -> nn.Module:
+        if is_deployed(path):
+            return deployed(path)
         inner = Path(path) / "model.safetensors"
         return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
 
@@ -71,8 +74,8 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path is a file of weights, or a folder with one that was saved of a classifier."""
-    return path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
+    """Whether a path is a file of weights, a folder with one that was saved of a classifier, or a deployed model."""
+    return is_deployed(path) or path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
 
 
 @family(model=ClassifierSource, data=Data, files=open_files, recognises=is_saved)
