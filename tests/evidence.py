@@ -182,7 +182,7 @@ def alarms(data: str, kind: str, fresh: int = 25, references: int = 8, shadows: 
     torch.set_num_threads(1)
     forget, wrong, words = REQUESTS[kind]
     task = DATA[data](forget, wrong)
-    models, pool = retrained(task, 2 * references + fresh), Shadows(task, shadows)
+    models, pool = retrained(task, 2 * references + fresh), Shadows(task, shadows) if shadows else None
     chosen, _ = standard(task, references, shadows)
     original, by, outside, powerless = Subject("original", task.original, task, procedure=NOTHING), [], 0, False
     for yardstick in range(2):

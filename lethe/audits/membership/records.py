@@ -56,7 +56,7 @@ def measure(cfg: Records, subject: Subject, panel: Panel) -> list[Value]:
         return []
     theirs = np.stack([r.numbers(split, "signal") for r in panel.references])
     p = surer(subject.numbers(split, "signal"), theirs, cfg.prior)
-    named = np.asarray(holm(p)) <= cfg.level
+    named = np.array(holm(p.tolist())) <= cfg.level
     top = np.sort(scores(p))[-max(1, round(cfg.worst * len(p))):]
     detail = {"named": [str(split.ids[i]) for i in np.flatnonzero(named)], "of": len(p), "level": cfg.level}
     shown = mean_value("records_seen", named.astype(float))
