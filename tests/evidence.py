@@ -6,6 +6,7 @@
                            against two yardsticks of 8, at least 95 % pass
                          4 the population attack sees nothing where U-LiRA distinguishes the untouched model from retraining
                          5 known answers: published numbers, closed forms, simulated coverage
+                         6 forged certificates, signed and with every hash right, are refused, each with its line
 
 Everything is trained on the spot on scikit-learn's digits and a synthetic table, so it needs no network and no data. `make test`
 runs 1 with fewer models.
@@ -331,12 +332,38 @@ def known_answers() -> dict[str, Any]:
     return result
 
 
+def forged_certificates_are_refused() -> dict[str, Any]:
+    """Every forgery of a certificate that was issued; and that one itself, and all older ones, hold."""
+    import tempfile
+
+    from forgeries import FORGERIES, forged
+
+    from lethe.certificate.verify import FAILED, check
+
+    issued = sorted((Path(__file__).parent / "certificate" / "issued").iterdir())
+    result: dict[str, Any] = {"passed": True, "lines": {}}
+    print()
+    for change, (part, words) in FORGERIES.items():
+        with tempfile.TemporaryDirectory() as place:
+            found = check(forged(issued[-1], Path(place) / "forged", change))
+        line = next((one.text for one in found if (one.part, one.state) == (part, FAILED) and words in one.text), None)
+        result["lines"][change.__name__] = line
+        result["passed"] &= line is not None
+        print(f"{'✓' if line else '✗'} {change.__name__.replace('_', ' ')}: {part}: {line or 'not refused'}"[:200])
+    for old in issued:
+        good = not [one for one in check(old) if one.state == FAILED]
+        result["passed"] &= good
+        print(f"{'✓' if good else '✗'} {old.name}, as it was issued, holds")
+    return result
+
+
 POINTS: dict[str, Callable[[], dict[str, Any]]] = {
     "every fake is detected": lambda: fakes_are_caught(tuple(REQUESTS)),
     "leaks are detected, or stated as not seen": lambda: leaks_are_caught_or_stated(tuple(REQUESTS)),
     "fresh retrained models pass": retrained_models_pass,
     "one threshold sees nothing, U-LiRA does": one_threshold_sees_nothing,
     "known answers": known_answers,
+    "forged certificates are refused": forged_certificates_are_refused,
 }
 
 

@@ -108,6 +108,19 @@ def own_title(f: Forger) -> None:
     f.certificate["title"] = "Proof that everything was forgotten"
 
 
+def own_scope(f: Forger) -> None:
+    f.certificate["scope"] = "Everything that was ever known about the person."
+
+
+def no_review(f: Forger) -> None:
+    f.certificate["review"]["triggers"] = []
+
+
+def erased_parent(f: Forger) -> None:
+    for place in (f.evidence["lineage"], f.certificate["lineage"]):
+        place["parents"][0]["state"] = "erased"
+
+
 def own_key(f: Forger) -> None:
     f.evidence["audit"]["certified_by"] = "the supervisory authority"
 
@@ -238,6 +251,9 @@ FORGERIES: dict[Callable[[Forger], None], tuple[str, str]] = {   # change -> (li
     no_caution: ("wording", "paragraphs"),
     own_wording: ("wording", "wording 99"),
     own_title: ("wording", "title"),
+    own_scope: ("wording", "scope"),
+    no_review: ("wording", "review"),
+    erased_parent: ("claims", "lineage"),
     own_key: ("documents", "'certified_by' is no key"),
     own_key_signed: ("certificate.json", "'seal'"),
     own_verdict: ("documents", "'forgotten'"),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lethe.certificate import attestation, gather, keys, log, page, records
 from lethe.certificate.canonical import decode, encode, fixed, sha256
-from lethe.certificate.claims import headline, ladder
+from lethe.certificate.claims import headline, ladder, review
 from lethe.certificate.covered import covered
 from lethe.certificate.wording import texts, versions
 from lethe.core.files import new_folder, sweep
@@ -145,7 +145,7 @@ def _documents(run: Path, results: Results, case: Scenario, row: Row,
     pool = (cache / "pool").is_dir()
     found = {"original_cached": (cache / "original").is_dir(), "work": (run / "work").is_dir(),
              "failures": (run / "failures").is_dir(), "references_cached": pool,
-             "shadows_cached": pool and bool(asked.get("shadows"))}
+             "shadows_cached": pool and bool(asked.get("shadows")), "others": _others(inside, case, row)}
     events = [{"event": entry["status"], "at": entry["created"], "entry": entry["entry"], "ledger_previous": entry["previous"],
                "ledger_hash": entry["hash"]} for entry in ledger.history(results.id)]
     return {
@@ -157,16 +157,27 @@ def _documents(run: Path, results: Results, case: Scenario, row: Row,
     }
 
 
+def _others(inside: Path, case: Scenario, row: Row) -> dict[str, str]:
+    """The other models that the run keeps of the scenario: name -> hash of the weights."""
+    from lethe.certificate.weights import weights_hash
+
+    names = [one.name for one in case.subjects]
+    folders = {name: kept(inside, name, names) for name in names if name != row.name}
+    return {name: weights_hash(folder) for name, folder in folders.items() if any(folder.rglob("*.safetensors"))}
+
+
 def _certificate(documents: Mapping[str, Any], head: str, issuer: str) -> dict[str, Any]:
-    evidence, words = documents["evidence.json"], texts()
+    evidence, words, now = documents["evidence.json"], texts(), datetime.now(UTC)
     claims = ladder(evidence, words)
     made: dict[str, Any] = fixed({
         "format": FORMAT, "wording": versions()[-1], "title": headline(claims, words),
-        "issued": datetime.now(UTC).isoformat(timespec="seconds"), "issuer": issuer,
+        "issued": now.isoformat(timespec="seconds"), "issuer": issuer,
         "run": evidence["run"], "data": evidence["data"],
         "models": {key: evidence["models"][key] for key in ("before", "after")},
         "claims": claims, "inventory": evidence["inventory"],
-        "paragraphs": words["paragraphs"],
+        "paragraphs": words["paragraphs"], "scope": words["scope"][evidence["audit"]["objective"]],
+        "lineage": evidence["lineage"],
+        "review": review(evidence, now, words),
         "chain": {"ledger_head": head, "log": documents["log.json"][-1]["hash"]},
     })
     return made

@@ -14,13 +14,24 @@ A verifier computes the ladder again from the evidence and compares. What is cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from lethe.certificate.wording import texts
 
 Words = Mapping[str, Any]   # the texts of one version
 Evidence = Mapping[str, Any]
+YEAR = timedelta(days=365)
+
+
+BESIDE: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {   # what a mean over the forget set does not show -> the tests of it
+    "weakest record or group": lambda test: "worst" in test["metric"] or "group" in test["metric"] or test["audit"] == "records",
+    "neighbours": lambda test: "neighbour" in test["metric"] or "neighbour" in test["audit"],
+    "sampled leakage": lambda test: test["audit"] == "sampling",
+    "pair before and after": lambda test: test["audit"] in ("differencing", "guidance"),
+    "cost to recover": lambda test: test["metric"] == "ain" or "recovery_cost" in test["metric"] or test["audit"] == "cost",
+}
 
 
 def ladder(evidence: Evidence, words: Words | None = None) -> list[dict[str, Any]]:
@@ -90,6 +101,8 @@ def empirical(evidence: Evidence, words: Words) -> dict[str, Any]:
     inside = {"tests": audit["tests"], "budget": audit["budget"], "controls": audit["controls"], "without_power": weak,
               "epsilon_lower_bounds": bounds, "smallest_equivalence_margins": equal,
               "not_tested": audit["not_tested"], "blind": audit["blind"]}
+    if "saw" in audit:   # since the second format
+        inside["beside"] = {what: [test["metric"] for test in audit["tests"] if told(test)] for what, told in BESIDE.items()}
     objective = audit.get("objective", "records")
     attacks = [test["metric"] for test in judged if test["aspect"] == "recovery" and test["metric"] in passed]
     why = _unclaimed(audit, say, found, passed, objective == "concept" and not attacks)
@@ -123,6 +136,14 @@ def headline(claims: list[dict[str, Any]], words: Words) -> str | None:
     claimed = [claim["level"] for claim in claims if claim["claimed"]]
     about = [text for level, text in words["title"]["about"].items() if level in claimed]
     return str(words["title"]["line"].format(claimed=", ".join(claimed), about="; ".join(about) or words["title"]["nothing"]))
+
+
+def review(evidence: Evidence, issued: datetime, words: Words) -> dict[str, Any]:
+    """When, and after what, the record is to be looked at again: as declared, else a year after it was issued."""
+    declared = evidence["declared"].get("review", {})
+    day = declared.get("date") or (issued + YEAR).date().isoformat()
+    more = [declared["trigger"]] if declared.get("trigger") else []
+    return {"date": day, "by": "declared" if declared.get("date") else "default", "triggers": [*words["review"], *more]}
 
 
 def _to_retrained(test: Mapping[str, Any]) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence, Set
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.certificate import merkle
 from lethe.certificate.canonical import encode, fixed, sha256
-from lethe.certificate.inventory import inventory
+from lethe.certificate.inventory import NOT, inventory
+from lethe.certificate.shape import plain
 from lethe.core.evidence import OUTSIDE
 from lethe.core.strict_yaml import read_yaml
 from lethe.errors import DataError, RequestError, UnknownKey, nearest
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 TEST = ("audit", "metric", "definition", "tier", "aspect", "version", "value", "low", "high", "n", "better", "verdict", "side",
         "p", "p_joint", "original", "original_outside", "margin", "equivalent", "smallest_margin")
 BAND = ("kind", "mean", "sd", "n", "low", "high")
-DECLARED = ("request", "inventory", "notifications", "retention", "residual_risk")
+DECLARED = ("request", "inventory", "notifications", "retention", "residual_risk", "review")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 REPEAT = "lethe verify CERT --reexecute --run RUN"
 
@@ -63,6 +65,10 @@ def declarations(path: Path | None) -> dict[str, Any]:
     if not isinstance(declared, dict) or not all(isinstance(declared.get(key, {}), dict) for key in ("request", "inventory")):
         raise RequestError(f"{path} holds no declarations (a YAML mapping with {', '.join(DECLARED)}); no certificate "
                            "was written.")
+    review = declared.get("review", {})
+    if not isinstance(review, dict) or set(review) - {"date", "trigger"} or ("date" in review and not _date(review["date"])):
+        raise RequestError(f"review in {path} is {str(review)[:80]!r}, not a date (2027-06-01) with a trigger; no certificate "
+                           "was written. Write  review: {date: 2027-06-01, trigger: the model is trained further}.")
     for key in declared:
         if key not in DECLARED:
             raise UnknownKey(f"{key!r} in {path} is not a declaration{nearest(str(key), DECLARED)}; no certificate was written. "
@@ -70,19 +76,26 @@ def declarations(path: Path | None) -> dict[str, Any]:
     return declared
 
 
+def _date(value: Any) -> bool:
+    try:
+        return bool(date.fromisoformat(str(value)))
+    except ValueError:
+        return False
+
+
 def evidence(results: Results, case: Scenario, row: Row, data: Mapping[str, Any], models: Mapping[str, Any],
-             found: Mapping[str, bool], declared: Mapping[str, Any], secret: bytes) -> dict[str, Any]:
+             found: Mapping[str, Any], declared: Mapping[str, Any], secret: bytes) -> dict[str, Any]:
     """Everything that the claims rest on, in the form in which it is signed.
 
     data      counts and roots of the records, and how many retained ones equal a forgotten one
     models    {before, after: hash of the weights, files: digests of the saved model, kind}
-    found     the files in and beside the run folder, for the inventory
+    found     the files in and beside the run folder, for the inventory; others: the run's other models by name, with their hash
     """
     words = secrets(results.config)
     request = dict(declared.get("request", {}))
     if "subject" in request:
         request["subject"] = "hmac-sha256:" + merkle.leaf(secret, f"subject {request['subject']}", b"").hex()
-    kept: dict[str, Any] = fixed({
+    kept: dict[str, Any] = plain(fixed({
         "run": {"name": _name(results.id, secret, bool(words)), "title": without(results.title, words) or "",
                 "family": case.family, "scenario": case.name, "created": results.created, "seconds": results.seconds},
         "request": {"selection": _selection(results.config, case.name), "declared": request},
@@ -91,21 +104,30 @@ def evidence(results: Results, case: Scenario, row: Row, data: Mapping[str, Any]
                       "command": REPEAT},
         "software": results.versions, "data": data, "models": models, "guarantee": row.guarantee,
         "audit": _audit(results.config, case, row, words), "inventory": inventory(found, declared.get("inventory", {})),
-        "declared": {key: declared[key] for key in ("notifications", "retention", "residual_risk") if key in declared},
-    })
+        "declared": {key: declared[key] for key in ("notifications", "retention", "residual_risk", "review") if key in declared},
+    }))
+    kept["lineage"] = lineage(kept["models"], kept["inventory"], found.get("others", {}))
     return kept
+
+
+def lineage(models: Mapping[str, Any], rows: Sequence[Mapping[str, str]], others: Mapping[str, str]) -> dict[str, Any]:
+    """The model that this one was made from, and what was made of the same one, each with its state in the inventory."""
+    state = {row["artefact"]: row["state"] for row in rows}
+    return {"parents": [{"name": "original model", "weights": models["before"], "state": state["original model"]}],
+            "children": [{"name": "unlearned model", "weights": models["after"], "state": state["unlearned model"]},
+                         *[{"name": name, "weights": weights, "state": NOT} for name, weights in sorted(others.items())]]}
 
 
 def configuration(results: Results, row: Row) -> dict[str, Any]:
     """The effective request and the method's own configuration, without the values by which records are named."""
     words = secrets(results.config)
-    shown: dict[str, Any] = fixed({"request": _public(results.config, words), "method": _public(row.config)})
+    shown: dict[str, Any] = plain(fixed({"request": _public(results.config, words), "method": _public(row.config)}))
     return shown
 
 
 def procedure_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of a method's public configuration."""
-    return sha256(encode(_public(config)))
+    return sha256(encode(plain(fixed(_public(config)))))
 
 
 def require_no_addresses(data: bytes, words: Set[str]) -> None:
@@ -157,7 +179,7 @@ def _audit(config: Mapping[str, Any], case: Scenario, row: Row, words: Set[str])
     verdicts = {one.role: one.conclusion.verdict for one in case.subjects if one.role != "method"}
     alarms = case.false_alarms
     return {
-        "objective": case.objective,
+        "objective": case.objective, "saw": {"access": case.access, "unseen": without(case.unseen, words) or ""},
         "tests": [_test(item) for item in row.evidence],
         "conclusion": {"verdict": row.conclusion.verdict, "text": without(row.conclusion.text, words) or ""},
         "budget": {"depth": asked.get("depth"), "references": case.references.count, "shadows": asked.get("shadows"),

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from types import NoneType
 from typing import Any, get_args
 
-from lethe.core.evidence import Aspect, Better, Ending, Kind, Side, Tier, Verdict, YardstickKind
+from lethe.core.evidence import Access, Aspect, Better, Ending, Kind, Side, Tier, Verdict, YardstickKind
 
 FREE = object             # its content is the controller's, a method's or an audit's
 NUMBER = "number"         # an integer, or a decimal in text
@@ -46,7 +46,10 @@ AUDIT = {"objective?": str, "tests": [TEST], "conclusion": {"verdict": ENDINGS, 
          "controls": {"original": ENDINGS, "retrained": ENDINGS, "utility": [str],
                       "false_alarms": ({"outside": int, "of": int, "low?": NUMBER, "high?": NUMBER}, NoneType)},
          "not_tested": [{"audit": str, "why": str}], "blind": [{"audit": str, "text": str}]}
-EVIDENCE = {
+SAW = {"access": (frozenset(get_args(Access)), NoneType), "unseen": str}
+MODELS = [{"name": str, "weights": HASH, "state": str}]
+LINEAGE = {"parents": MODELS, "children": MODELS}
+EVIDENCE: dict[str, Any] = {
     "run": RUN, "request": {"selection": FREE, "declared": dict}, "software": dict, "data": DATA, "guarantee": dict,
     "audit": AUDIT,
     "procedure": {"name": str, "label": str, "kind": frozenset(get_args(Kind)), "seed": (int, NoneType), "sha256": HASH,
@@ -54,9 +57,14 @@ EVIDENCE = {
     "models": {"before": HASH, "after": HASH, "files": FILES}, "inventory": INVENTORY,
     "declared": {"notifications?": FREE, "retention?": FREE, "residual_risk?": FREE},
 }
+EVIDENCES: dict[str, Any] = {"lethe-certificate-1": EVIDENCE, "lethe-certificate-2": {
+    **EVIDENCE, "audit": {**AUDIT, "saw": SAW}, "lineage": LINEAGE,
+    "declared": {**EVIDENCE["declared"], "review?": {"date?": str, "trigger?": str}}}}
 FIRST = {"format": str, "issued": str, "issuer": HASH, "run": RUN, "data": DATA, "models": {"before": HASH, "after": HASH},
          "claims": CLAIMS, "inventory": INVENTORY, "paragraphs": dict, "chain": {"ledger_head": str, "log": HASH}, "files": FILES}
-CERTIFICATE = {"lethe-certificate-1": FIRST, "lethe-certificate-2": {**FIRST, "wording": int, "title": str}}
+CERTIFICATE = {"lethe-certificate-1": FIRST, "lethe-certificate-2": {
+    **FIRST, "wording": int, "title": str, "scope": str, "lineage": LINEAGE,
+    "review": {"date": str, "by": frozenset(("declared", "default")), "triggers": [str]}}}
 KEPT = frozenset(("certificate.html", "evidence.json", "log.json", "proofs.json", "public.pem", "records.txt", "request.json"))
 NAMES = {"lethe-certificate-1": KEPT, "lethe-certificate-2": KEPT | {"model.sig", "model-signing.pem"}}   # files that are listed
 OWN = {"lethe-certificate-1": ("certificate.json", "signature.json"),   # and those that cannot be, for they sign the list
@@ -70,12 +78,21 @@ ENVELOPE = {"payload": str, "payloadType": str, "signatures": [{"sig": str, "key
 SIGSTORE = {"mediaType": str, "verificationMaterial": {"publicKey": {"hint": HASH}, "tlogEntries": list},
             "dsseEnvelope": ENVELOPE}
 REQUEST = {"request": dict, "method": dict}
-DOCUMENTS: Mapping[str, Any] = {"evidence.json": EVIDENCE, "request.json": REQUEST, "log.json": LOG, "proofs.json": PROOFS}
+DOCUMENTS: Mapping[str, Any] = {"request.json": REQUEST, "log.json": LOG, "proofs.json": PROOFS}
 
 
 def faults(value: Any, spec: Any, place: str) -> list[str]:
     """Where the data have another shape, and where a text holds marks of direction or control characters."""
     return [*_shape(value, spec, place), *_marks(value, place)]
+
+
+def plain(value: Any) -> Any:
+    """The data without marks of direction and control characters in any text: as they may be signed."""
+    if isinstance(value, str):
+        return MARKS.sub("", value)
+    if isinstance(value, Mapping):
+        return {plain(str(key)): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _shape(value: Any, spec: Any, place: str) -> Iterator[str]:
@@ -143,6 +160,8 @@ def dates(certificate: Mapping[str, Any], log: list[Mapping[str, Any]]) -> list[
         else:
             times[what] = when
     issued = times.get("it was issued")
+    if issued is not None and "review" in certificate and date.fromisoformat(certificate["review"]["date"]) < issued.date():
+        wrong.append(f"it was to be reviewed on {certificate['review']['date']}, before it was issued")
     wrong += [f"it was issued {issued.isoformat()}, before {what} ({when.isoformat()})" for what, when in times.items()
               if issued is not None and when > issued + SLACK]
     events = [when for what, when in times.items() if what.startswith("event")]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lethe.certificate import attestation, keys, log, opening, page, records, shape
 from lethe.certificate.canonical import decode, encode, sha256
-from lethe.certificate.claims import headline, ladder
-from lethe.certificate.gather import REPEAT, procedure_hash
+from lethe.certificate.claims import headline, ladder, review
+from lethe.certificate.gather import REPEAT, lineage, procedure_hash
 from lethe.certificate.inventory import possible
 from lethe.certificate.reading import RECORDS, document, whole
 from lethe.certificate.wording import UNNAMED, texts
@@ -61,7 +62,7 @@ def check(folder: Path, trusted: Path | None = None, model: Path | None = None, 
     certificate = document(folder, "certificate.json")
     parts: dict[str, Callable[[], Check]] = {
         "dates": lambda: _dates(folder, certificate),
-        "files": lambda: _files(folder, certificate), "documents": lambda: _documents(folder),
+        "files": lambda: _files(folder, certificate), "documents": lambda: _documents(folder, certificate),
         "records.txt": lambda: _records(folder, certificate), "proofs.json": lambda: _proofs(folder, certificate),
         "log.json": lambda: _log(folder, certificate), "request.json": lambda: _configuration(folder),
         "claims": lambda: _claims(folder, certificate), "wording": lambda: _wording(folder, certificate),
@@ -162,8 +163,9 @@ def _files(folder: Path, certificate: Mapping[str, Any]) -> Check:
     return _check("files", wrong, f"{len(listed)} files are as they were signed")
 
 
-def _documents(folder: Path) -> Check:
-    wrong = [fault for name, spec in shape.DOCUMENTS.items() for fault in shape.faults(document(folder, name), spec, name)]
+def _documents(folder: Path, certificate: Mapping[str, Any]) -> Check:
+    specs = {"evidence.json": shape.EVIDENCES[certificate["format"]], **shape.DOCUMENTS}
+    wrong = [fault for name, spec in specs.items() for fault in shape.faults(document(folder, name), spec, name)]
     return _check("documents", wrong, "they hold what the format has, and nothing else")
 
 
@@ -235,6 +237,11 @@ def _claims(folder: Path, certificate: Mapping[str, Any]) -> Check:
         place = difference(certificate[part], of)
         if place:
             wrong.append(f"{part} does not agree with the evidence: {place}")
+    if "lineage" in evidence:
+        others = {one["name"]: one["weights"] for one in evidence["lineage"]["children"][1:]}
+        known = lineage(evidence["models"], evidence["inventory"], others)
+        wrong += [f"lineage does not agree with the {where}: {place}" for where, of in (("evidence", evidence["lineage"]), (
+            "models and the inventory", known)) if (place := difference(certificate["lineage"], of))]
     if evidence["procedure"]["command"] != REPEAT:
         wrong.append(f"the command that repeats the run is {evidence['procedure']['command'][:60]!r}, not {REPEAT!r}")
     claimed = ", ".join(claim["level"] for claim in certificate["claims"] if claim["claimed"])
@@ -261,6 +268,10 @@ def _misworded(certificate: Mapping[str, Any], evidence: Mapping[str, Any], vers
     found = {claim["level"]: difference({key: claim[key] for key in SAID}, {key: computed[key] for key in SAID})
              for claim, computed in zip(certificate["claims"], claims, strict=True)}
     found["paragraphs"] = difference(certificate["paragraphs"], words["paragraphs"])
+    if "review" in certificate:
+        again = review(evidence, datetime.fromisoformat(certificate["issued"]), words)
+        found["review"] = difference(certificate["review"], again)
+        found["scope"] = difference(certificate["scope"], words["scope"][evidence["audit"]["objective"]])
     found["title"] = difference(certificate.get("title"), headline(claims, words))
     found["leaf"] = difference(certificate["data"]["leaf"], words["leaf"])
     wrong = [f"{part} does not say what wording {version} says: {place}" for part, place in found.items() if place]

@@ -45,6 +45,7 @@ def certify(run: Path, key: Path, output: Path | None, method: str | None, scena
     for claim in made.certificate["claims"]:
         text = claim["statement"] if claim["claimed"] else f"not claimed: {claim['why_not']}"
         print(f"{claim['level']} {claim['name']:<10} {text}")
+    print(f"\n{made.certificate['title']}.")
     print(f"\nPage:        {made.folder / 'certificate.html'}\nPublic key:  {made.folder / 'public.pem'}\n"
           f"Check it:    lethe verify {made.folder}")
 

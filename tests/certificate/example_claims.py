@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lethe.certificate.gather import lineage
 from lethe.certificate.inventory import inventory
 
 FOUND = {"original_cached": True, "work": False, "failures": False, "shadows_cached": True, "references_cached": True}
@@ -41,6 +42,8 @@ def base(**changes: Any) -> dict[str, Any]:
         },
         "inventory": inventory(FOUND, {}), "declared": {},
     }
+    evidence["audit"]["objective"], evidence["audit"]["saw"] = "records", {"access": "L2", "unseen": ""}
+    evidence["lineage"] = lineage(evidence["models"], evidence["inventory"], {"finetune": "e" * 64})
     for path, value in changes.items():
         place: Any = evidence
         *way, last = path.split("__")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from example_claims import EXAMPLES, a_test, base
 
 from lethe.certificate import gather, keys, page
 from lethe.certificate.canonical import decode, encode, fixed, sha256
-from lethe.certificate.claims import empirical, headline, ladder
+from lethe.certificate.claims import empirical, headline, ladder, review
 from lethe.certificate.inventory import inventory
 from lethe.certificate.wording import texts, versions
 from lethe.errors import DataError, NotFinite, RequestError, StorageError
@@ -34,8 +35,11 @@ def test_it_never_says_more_than_it_can(name: str) -> None:
     evidence = fixed(EXAMPLES[name]())
     claims = ladder(evidence)
     certificate = fixed({"issued": "now", "issuer": "00", "claims": claims, "inventory": evidence["inventory"],
-                         "paragraphs": texts()["paragraphs"], "title": headline(claims, texts()),
-                         "models": evidence["models"], "data": evidence["data"],
+                         "paragraphs": texts()["paragraphs"], "title": headline(claims, texts()), "scope": "",
+                         "lineage": evidence["lineage"],
+                         "review": review(evidence, datetime.now(UTC), texts()),
+                         "models": evidence["models"],
+                         "data": evidence["data"],
                          "chain": {"ledger_head": "2:00"}})
     shown = page.render(certificate, evidence, versions()[-1])
     for text in (shown, encode(certificate).decode()):
@@ -173,7 +177,7 @@ def test_the_inventory_mentions_tracebacks_that_may_quote_data() -> None:
 
 
 def test_what_is_signed_of_a_run_keeps_its_canonical_form() -> None:
-    """Evidence, configuration and procedure of a run of version 1: the bytes that were signed before results had a schema."""
+    """Evidence, configuration and procedure of a run of version 1, in the second format of certificates."""
     data = json.loads((Path(__file__).resolve().parents[1] / "results" / "version1.json").read_text())
     data["scenarios"][0]["not_tested"] = [{"audit": "relearn of finetune", "why": "it failed"}]
     data["scenarios"][0]["false_alarms"] = {"outside": 1, "of": 4, "low": 0.0063, "high": 0.8059}
@@ -181,7 +185,7 @@ def test_what_is_signed_of_a_run_keeps_its_canonical_form() -> None:
     case, row = gather.chosen(results, "finetune (2) seed 1", None)
     made = gather.evidence(results, case, row, {"forgotten": {"count": 1}}, {"before": "a", "after": "b"}, BARE, {}, b"k")
     found = (sha256(encode(made)), sha256(encode(gather.configuration(results, row))), gather.procedure_hash(row.config))
-    assert found == ("ae5ead5854220c4147deee8a3fb568af212e1ad0ea0f7d624a40ba8a1ef457bc",
+    assert found == ("cefe545d0bfd0525b626ec3d4a65df0a54f14a47450a83392cc7bf1b643c4beb",
                      "c9cfdfeff899dc4f991654b2a2187cdd9af83612ceae5e9f93b4a5679b39eeaf",
                      "6e1584e89f2ffbf450e3ddc20412b765d084b35bbf9ccaae6e08340b5f669f93")
 

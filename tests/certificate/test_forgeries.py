@@ -10,6 +10,7 @@ from conftest import Issued
 from forgeries import FORGERIES, Forger, forged
 
 from lethe.certificate.canonical import sha256
+from lethe.certificate.shape import FREE, faults, plain
 from lethe.certificate.verify import FAILED, check
 from lethe.certificate.wording import template, versions
 from lethe.cli.certificate import verify
@@ -18,7 +19,7 @@ OLD = sorted((Path(__file__).parent / "issued").iterdir())
 WORDINGS = {   # what certificates were signed with: a better word is a new version, never another hash here
     0: "1c82fe65f4f0130b58a9cf7d5dfff19f2d1143026dd0a2415372994980f23cfc",
     1: "c09eed5dd496f2dc63b8770c04985e0ff073d0f00c393a370d9e043a37fb809d",
-    2: "280877523cf7ea9974f8a9f8d78f827a13553fead486e593222b6671ed655920",
+    2: "d0d53d94e44746934547b067d3e1f5abd145740abc219767d70c596bc843237e",
 }
 
 
@@ -31,6 +32,11 @@ def test_every_forgery_is_refused_in_a_line(issued: Issued, tmp_path: Path, chan
 
 def test_a_bundle_sealed_again_without_a_change_is_no_forgery(issued: Issued, tmp_path: Path) -> None:
     assert [one for one in check(forged(issued.folder, tmp_path / "same", lambda f: None)) if one.state == FAILED] == []
+
+
+def test_what_is_signed_has_no_marks_that_a_check_would_refuse() -> None:
+    said = {"title": "Forget \u202eton\u202c\x1b[31m everything", "notes": ["a\nb\u2067"]}
+    assert plain(said) == {"title": "Forget ton[31m everything", "notes": ["a\nb"]} and not faults(plain(said), FREE, "x")
 
 
 @pytest.mark.parametrize("old", OLD, ids=lambda path: path.name)
