@@ -27,7 +27,7 @@ UNTOUCHED = Procedure("nothing", lambda task, seed: task.original)
 
 def alike(split: Split) -> Split:
     """The split as a user makes it who names none."""
-    return Split(split.columns, ids=split.ids, meta=split.meta, padding=split.padding)
+    return Split(split.columns, ids=split.ids, meta=split.meta, padding=split.padding, rule=split.rule)
 
 
 def equally_named(task: Task) -> Task:
