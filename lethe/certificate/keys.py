@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe.certificate.reading import whole
-from lethe.core.files import atomic
+from lethe.core.files import atomic, sweep
 from lethe.errors import RequestError, StorageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def private_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    sweep(path.parent)   # a process that was killed while it wrote a key leaves a secret behind
     if not path.exists():
         made = Ed25519PrivateKey.generate()
         pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
