@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ class Source:
     def of(cls, path: Path, module: str) -> Source:
         return cls(path, module, path.read_text(encoding="utf-8"))
 
-    @cached_property
+    @property
     def tree(self) -> ast.Module:
-        return ast.parse(self.text)
+        return _parsed(self.text)
 
     @property
     def doc(self) -> str:
@@ -144,6 +144,12 @@ class Source:
         """What a class that is no config takes: the arguments of its `__init__`."""
         own = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         return _parameters(own)[1:] if own else ()
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    """The tree of a text, which nobody changes: types of config fields are looked up in the same few files hundreds of times."""
+    return ast.parse(text)
 
 
 def located(module: str) -> Source | None:
