@@ -36,6 +36,7 @@ UNKNOWN: Final = "cannot be judged"
 # why a question about forgetting has no answer
 NO_TEST: Final = "no test of forgetting was carried out"
 NO_REFERENCES: Final = "there are no retrained models to compare with"
+FEW_REFERENCES: Final = "there are too few retrained models to say where one more would lie, which takes three"
 NO_ORIGINAL: Final = "without the original nothing shows that these tests would find the data"
 NO_SIDE: Final = "the tests that detect the original measure distances, which do not say on which side a model lies"
 NOTHING: Final = "nothing to find: no test detects the data in the original either"
@@ -124,16 +125,18 @@ class Answers:
     conspicuous: Decisive | None
 
 
-def answers(items: Sequence[Evidence], score: str, margin: float) -> Answers:
+def answers(items: Sequence[Evidence], score: str, margin: float, references: int = 0) -> Answers:
     """The answers from the evidence on one model.
 
     score   what the family's score is called: `test_{score}`, else `holdout_{score}`, else `retain_{score}` says what is lost
     margin  the largest loss of it that does not matter
+    references  how many retrained models there are, if only too few for a band
     """
-    return Answers(forgotten(items), useful(items, score, margin), indistinguishable(items), conspicuous(items))
+    return Answers(forgotten(items, references), useful(items, score, margin), indistinguishable(items, references),
+                   conspicuous(items))
 
 
-def forgotten(items: Sequence[Evidence]) -> Forgotten:
+def forgotten(items: Sequence[Evidence], references: int = 0) -> Forgotten:
     """Whether any test that detects the original still sees more than retrained models show."""
     judged = [e for e in items if e.tier == "forgetting" and e.p is not None]
     still = [e for e in judged if e.direction == STILL_KNOWS]
@@ -144,7 +147,7 @@ def forgotten(items: Sequence[Evidence]) -> Forgotten:
         return Forgotten(NO, max(len(tests), len(still)), decisive(max(still, key=_seen)), "")
     if tests:
         return Forgotten(YES, len(tests), decisive(max(tests, key=_near)), "")
-    return Forgotten(UNKNOWN, 0, None, _no_answer(items, judged))
+    return Forgotten(UNKNOWN, 0, None, _no_answer(items, judged, references))
 
 
 def kept(items: Sequence[Evidence]) -> Evidence | None:
@@ -171,7 +174,7 @@ def useful(items: Sequence[Evidence], score: str, margin: float) -> Useful:
     return Useful(reply, lost, low, high, margin, "retrained" if retrained else "original", e.metric, e.n, points, "")
 
 
-def indistinguishable(items: Sequence[Evidence]) -> Indistinguishable:
+def indistinguishable(items: Sequence[Evidence], references: int = 0) -> Indistinguishable:
     """Whether any judged value is outside, and by aspect. Only what was compared with retrained models can answer."""
     judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility") and e.kind == RETRAINED]
     sides = tuple(_side(part, mine) for part in PARTS if (mine := [e for e in judged if part_of(e) == part]))
@@ -183,7 +186,8 @@ def indistinguishable(items: Sequence[Evidence]) -> Indistinguishable:
         return Indistinguishable(NO, count, len(outside), decisive(max(outside, key=far)), sides, "")
     if able:
         return Indistinguishable(YES, count, 0, decisive(max(able, key=far)), sides, "")
-    return Indistinguishable(UNKNOWN, count, 0, None, sides, _no_answer(items, [e for e in judged if e.tier == "forgetting"]))
+    asked = [e for e in judged if e.tier == "forgetting"]
+    return Indistinguishable(UNKNOWN, count, 0, None, sides, _no_answer(items, asked, references))
 
 
 def conspicuous(items: Sequence[Evidence]) -> Decisive | None:
@@ -248,13 +252,13 @@ def _near(e: Evidence) -> float:
     return toward * (e.gap or 0.0) / e.detectable if e.detectable else -math.inf
 
 
-def _no_answer(items: Sequence[Evidence], judged: Sequence[Evidence]) -> str:
+def _no_answer(items: Sequence[Evidence], judged: Sequence[Evidence], references: int) -> str:
     """Why a question about forgetting has no answer."""
     tests = [e for e in items if e.tier == "forgetting" and e.verdict in (INSIDE, OUTSIDE, NO_POWER, NO_YARDSTICK)]
     if not tests:
         return NO_TEST
     if not any(e.kind == RETRAINED for e in tests):
-        return NO_REFERENCES
+        return FEW_REFERENCES if references else NO_REFERENCES
     if all(e.original is None for e in judged):
         return NO_ORIGINAL
     if any(e.original_outside for e in judged):

@@ -41,11 +41,12 @@ class Conclusion:
     text: str
 
 
-def conclude(items: Sequence[Evidence]) -> Conclusion:
+def conclude(items: Sequence[Evidence], references: int = 0) -> Conclusion:
     """The verdict on one model: forgetting outside, else utility outside, no yardstick, no power, or inside.
 
     'Inside' means that no test distinguished the model from retrained ones, which is not a proof that none could. Against weaker
     yardsticks alone the verdict is 'outside' or 'no yardstick', and the sentence states what was compared.
+    references  how many retrained models there are
     """
     judged = [e for e in items if e.verdict != SHOWN and e.tier in ("forgetting", "utility")]
     if kept(items) is not None:
@@ -66,7 +67,9 @@ def conclude(items: Sequence[Evidence]) -> Conclusion:
     if not forgetting:
         return Conclusion(NOT_EXAMINED, "Not examined: no test of forgetting was carried out on this model.")
     if not judged or all(e.verdict == NO_YARDSTICK for e in judged):
-        return Conclusion(NO_YARDSTICK, "No retrained models to compare with: the values are shown without a verdict.")
+        none = f"Only {references} retrained" if references else "No retrained"
+        models = "model" if references == 1 else "models"
+        return Conclusion(NO_YARDSTICK, f"{none} {models} to compare with: the values are shown without a verdict.")
     inside = [e for e in forgetting if e.verdict == INSIDE]
     if not inside:
         return Conclusion(NO_POWER, _powerless(forgetting))

@@ -52,7 +52,7 @@ def tradeoff(case: Case) -> Drawing | None:
 
 def _title(case: Case, shown: Sequence[Line], x: Column, y: Column) -> str:
     if not _compared(x, y):
-        return "What each method forgets and keeps (no retrained models to compare with)"
+        return f"What each method forgets and keeps ({'too few' if case.references else 'no'} retrained models to compare with)"
     if x.powered is False:
         return finding(case, x)
     near = [line.label for line in case.methods if line in shown and is_inside(line, x) and is_inside(line, y)]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from lethe.core import evidence
-from lethe.judge.answers import NO_ORIGINAL, NO_REFERENCES, NO_SIDE, NO_TEST, NOTHING, answers
+from lethe.judge.answers import FEW_REFERENCES, NO_ORIGINAL, NO_REFERENCES, NO_SIDE, NO_TEST, NOTHING, answers
 from lethe.results.answers import Answers
 from lethe.results.schema import Measurement, Row, Scenario
 
@@ -18,6 +18,7 @@ REMEDIES = {   # why a question about forgetting has no answer -> how to get one
     NO_TEST: "To get an answer, choose a deeper audit (audit.depth: standard), or name tests of forgetting in audit.audits.",
     NO_REFERENCES: "To get an answer, state how the model was trained (recipe:) and let it be trained again without the data: "
                    "audit.references: 8.",
+    FEW_REFERENCES: "To get an answer, let more models be trained without the data: audit.references: 8.",
     NO_ORIGINAL: "To get an answer, provide the untouched model as well.",
     NO_SIDE: "To get an answer, add tests that say on which side a model lies, e.g. scores and threshold in audit.audits.",
     NOTHING: "Keep the model as it is where the law lets you, else train it again without the data: no test can distinguish a "
@@ -43,12 +44,13 @@ def answered(row: Row, case: Scenario) -> Answers | None:
     """The answers on a row; of results older than schema 3 by its evidence. None for a method that failed."""
     if row.answers is not None or row.error is not None:
         return row.answers
-    return record([_evidence(item) for item in row.evidence], case.score_name, margin_of(case.max_loss, case.sizes))
+    return record([_evidence(item) for item in row.evidence], case.score_name, margin_of(case.max_loss, case.sizes),
+                  case.references.count)
 
 
-def record(items: Sequence[evidence.Evidence], score: str, margin: float) -> Answers:
-    """The record of the answers from the evidence on one model."""
-    return Answers.model_validate(dataclasses.asdict(answers(items, score, margin)))
+def record(items: Sequence[evidence.Evidence], score: str, margin: float, references: int = 0) -> Answers:
+    """The record of the answers from the evidence on one model, beside so many references."""
+    return Answers.model_validate(dataclasses.asdict(answers(items, score, margin, references)))
 
 
 def _evidence(item: Measurement) -> evidence.Evidence:

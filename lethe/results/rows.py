@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", method: str = "", variant: int = 1,
         seed: int | None = None, run: Outcome | None = None, seconds: float | None = None, error: str | None = None,
         defect: bool = False, log: str | None = None, samples: Sequence[Mapping[str, Any]] = (), score: str = "score",
-        margin: float = LARGE) -> schema.Row:
+        margin: float = LARGE, references: int = 0) -> schema.Row:
     """One model: its answers, its conclusion, whether it hides, and every value.
 
     name     names the row within its scenario             label   what rows that differ only in their seed share (default: name)
     run      what the method returned                      seconds time of a model without one (a retrained model)
     score    what the family's score is called             margin  the largest loss of it that does not matter
+    references  how many retrained models there are to compare with
     error    why there is no model; `defect`: not by a LetheError; `log`: the file that holds its traceback
     """
-    ending = schema.Conclusion(verdict="failed", text=error) if error else _conclusion(items, run)
+    ending = schema.Conclusion(verdict="failed", text=error) if error else _conclusion(items, run, references)
     kind = run.kind if run else "weights"
     found = hiding(items, kind) if role == "method" and not error else None
     return schema.Row(
@@ -44,7 +45,7 @@ def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", me
         notes=tuple(run.notes) if run else (), error=error, defect=defect, log=log,
         fall=schema.Fall(**plain(run.fall)) if run and run.fall else None, unchanged=run.unchanged if run else False,
         guarantee=plain(run.guarantee) if run else {}, conclusion=ending,
-        answers=None if error else record(items, score, margin),
+        answers=None if error else record(items, score, margin, references),
         hiding=None if found is None else schema.Hiding(**plain(found)),
         evidence=tuple(measurement(item) for item in items),
         samples=tuple(_sample(one) for one in samples),
@@ -67,8 +68,8 @@ def _sample(one: Mapping[str, Any]) -> schema.Sample:
     return schema.ImageSample(**one) if one["kind"] == "image" else schema.TextSample(**one)
 
 
-def _conclusion(items: Sequence[Evidence], run: Outcome | None) -> schema.Conclusion:
-    found, fall = conclude(items), run.fall if run else None
+def _conclusion(items: Sequence[Evidence], run: Outcome | None, references: int) -> schema.Conclusion:
+    found, fall = conclude(items, references), run.fall if run else None
     ended = "" if fall is None else f"Ended by the watchdog: the model of step {fall.kept} of {fall.step}. "
     return schema.Conclusion(verdict=found.verdict, text=ended + found.text)
 

@@ -94,7 +94,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
     skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects], few)
     sizes = {key: len(split) for key, split in task.splits.items()}
     margin = margin_of(job.judging.max_loss, sizes)
-    told = partial(row, score=task.score_name, margin=margin)
+    told = partial(row, score=task.score_name, margin=margin, references=len(yardstick.references))
     rows = [told("original", "original", evidence["original"])] if task.has("original") else []
     rows += [told(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
     for one in made:

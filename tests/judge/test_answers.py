@@ -9,6 +9,8 @@ from test_auditor import SPREAD, exam
 
 from lethe.core.evidence import OUTSIDE
 from lethe.judge.answers import NO, NOT_SHOWN, UNKNOWN, YES, Answers, answers, forgotten
+from lethe.judge.conclusions import conclude
+from lethe.results.answered import remedy
 
 KNOWS, LOW = {"known": 0.9, "memory": 0.9, "test_score": 0.11}, {"known": 0.11, "memory": 0.11, "test_score": 0.11}
 REFERENCES = [{"known": x, "memory": x, "test_score": x} for x in SPREAD]
@@ -47,6 +49,15 @@ def test_where_nothing_detects_the_original_there_is_nothing_to_find() -> None:
     found = told(LOW, LOW)
     assert found.forgotten.answer == found.indistinguishable.answer == UNKNOWN
     assert "nothing to find" in found.forgotten.why and "nothing to find" in found.indistinguishable.why
+
+
+def test_two_retrained_models_are_too_few_and_not_none() -> None:
+    """Two were trained, and the page said that there were none and how the model was trained was to be stated."""
+    items = exam({"known": 0.11}, {"known": 0.9}, [{"known": 0.1}, {"known": 0.12}])["model"]
+    for why in (answers(items, "score", 0.03, 2).forgotten.why, answers(items, "score", 0.03, 2).indistinguishable.why):
+        assert "too few retrained models" in why and "let more models be trained" in remedy(why)
+    assert conclude(items, 2).text.startswith("Only 2 retrained models")
+    assert "no retrained models" in answers(items, "score", 0.03).forgotten.why
 
 
 def test_without_retrained_models_only_usefulness_is_answered_against_the_original() -> None:
