@@ -8,6 +8,7 @@ A generator is a function of a random stream, so that `case(seed)` repeats one f
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 from lethe.errors import LetheError
 
 SECONDS = 20  # CPU seconds of one case; most take milliseconds
+MEMORY = 4 * 2**30  # bytes that a case may ask for beyond what the process has
 ODD = [
     None,
     True,
@@ -86,20 +88,24 @@ class Hang(BaseException):
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Hang inside when it takes more CPU time, or ten times as long by the clock: a hang."""
+    """Hang inside when it takes more CPU time, or ten times as long by the clock; MemoryError beyond `MEMORY`."""
 
     def late(*given: object) -> None:
         raise Hang(f"more than {seconds} s")
 
-    before = signal.signal(signal.SIGVTALRM, late), signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    before = signal.signal(signal.SIGPROF, late), signal.signal(signal.SIGALRM, late)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, hard))
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # of the process and of the system for it: reading /dev/zero is the latter
     signal.alarm(10 * seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.alarm(0)
-        signal.signal(signal.SIGVTALRM, before[0])
+        signal.signal(signal.SIGPROF, before[0])
         signal.signal(signal.SIGALRM, before[1])
 
 

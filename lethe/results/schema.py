@@ -34,6 +34,7 @@ from lethe.core.evidence import (
     Verdict,
     YardstickKind,
 )
+from lethe.core.user_files import regular
 from lethe.errors import StorageError
 from lethe.results.answers import Answers
 from lethe.results.migrations import MIGRATIONS
@@ -356,6 +357,8 @@ def load(path: str | Path) -> Results:
     """The results of a run folder or a results.json."""
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
+    if file.exists():
+        regular(file, "the path", StorageError)
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -123,3 +123,9 @@ def test_reading_needs_no_torch_and_starts_quickly() -> None:
             f"schema.load({str(VERSION1)!r}); took = time.perf_counter() - began; "
             "assert not {'torch', 'numpy', 'scipy'} & set(sys.modules); assert took < 2.0, took")   # 0.3 s on an idle core
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_device_in_place_of_results_is_refused_and_not_read_for_ever() -> None:
+    """`lethe report /dev/zero` took all memory of the machine."""
+    with pytest.raises(StorageError, match="pipe or a device"):
+        schema.load("/dev/zero")
