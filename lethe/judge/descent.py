@@ -29,6 +29,7 @@ from lethe.core.passes import drawn, sample
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.core.words import number
 
 GAIN = 3.0         # above: the units are the other's
 NEAR = 0.05        # of the way from what both started from; nearer is no other training
@@ -75,7 +76,7 @@ class Kinship:
         start = "of the way from their common start" if self.based else "of the size of the weights"
         far = [] if self.distance is None else [f"distance {self.distance:.2g} {start}"]
         alike = [] if self.units is None or self.based else [
-            f"hidden units correlate at {self.units:.3f} (by chance {self.chance:.3f})"]
+            f"hidden units correlate at {number(self.units)} (by chance {number(self.chance)})"]
         return ", ".join(far + alike) or "neither layers nor weights in common"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lethe.core.task import Task
+from lethe.core.words import number
 from lethe.judge.yardstick import Doubt
 from lethe.pools.needed import of_reproduction
 from lethe.pools.subject import Subject
@@ -32,7 +33,7 @@ def compared(task: Task, original: Subject, control: Subject) -> tuple[dict[str,
         error = (before - again).std() / len(split) ** 0.5
         found[part] = {"original": float(before.mean()), "reproduced": float(again.mean())}
         if abs(before.mean() - again.mean()) > DISTANCE + 2 * error:
-            far.append(f"{again.mean():.3f} instead of {before.mean():.3f} on {part}")
+            far.append(f"{number(again.mean())} instead of {number(before.mean())} on {part}")
     text = (f"recipe.code does not reproduce the original: trained by it on all training data, a model has {task.score_name} "
             f"{', '.join(far)} (allowed: {DISTANCE} and twice the standard error). Models retrained by it differ from the "
             "original for this reason, too.")

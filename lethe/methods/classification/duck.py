@@ -30,6 +30,7 @@ from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.core.words import number
 from lethe.errors import NeedsUnmet
 from lethe.maths.losses import cross_entropy
 from lethe.train.loop import Loop, Term
@@ -89,11 +90,11 @@ def run(cfg: DUCK, task: ClassificationTask, loop: Loop) -> Outcome:
         loop.minimise(model, terms, lr=cfg.lr * (1.0 if share == 1 else 0.25), epochs=1, batch_size=cfg.batch_size,
                       optimiser=cfg.optimiser)
 
-    for number in range(cfg.epochs):
+    for done in range(cfg.epochs):
         epoch(1.0)
         accuracy = score(task, loop, model)
         if accuracy <= cfg.target:
-            loop.notes.append(f"stopped after pass {number + 1}: accuracy on the forget set is {accuracy:.3f}")
+            loop.notes.append(f"stopped after pass {done + 1}: accuracy on the forget set is {number(accuracy)}")
             break
     for _ in range(cfg.settle):
         epoch(0.1)

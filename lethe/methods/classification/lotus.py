@@ -32,6 +32,7 @@ from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
+from lethe.core.words import number
 from lethe.maths.losses import jensen_shannon
 from lethe.train.loop import Loop, Term
 
@@ -117,12 +118,12 @@ def run(cfg: LoTUS, task: ClassificationTask, loop: Loop) -> Outcome:
     for epoch in range(cfg.epochs):
         now = accuracy(*answers(task, loop, model, task.forget))
         if now < aim - cfg.margin or (epoch and now == aim == 0):
-            loop.notes.append(f"stopped after {epoch} epochs: accuracy {now:.3f} on forgotten, {aim:.3f} on unseen data")
+            loop.notes.append(f"stopped after {epoch} epochs: accuracy {number(now)} on forgotten, {number(aim)} on unseen data")
             break
         tau = temperature(now, aim, cfg.alpha)
         loop.minimise(model, {"retain": Term(some, sampled), "forget": Term(task.forget, blurred)}, lr=cfg.lr, epochs=1,
                       batch_size=cfg.batch_size, optimiser="adamw", weight_decay=cfg.weight_decay, clip=cfg.clip)
     if unseen is not None:
         found, labels = answers(task, loop, model, task.forget)
-        loop.notes.append(f"RF-JSD {rf_jsd(found.softmax(-1), labels, unseen[0].softmax(-1), unseen[1]):.3f} bits")
+        loop.notes.append(f"RF-JSD {number(rf_jsd(found.softmax(-1), labels, unseen[0].softmax(-1), unseen[1]))} bits")
     return loop.finish(model)

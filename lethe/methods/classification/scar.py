@@ -35,6 +35,7 @@ from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split, pixels
+from lethe.core.words import number
 from lethe.errors import NeedsUnmet
 from lethe.maths.losses import kl
 from lethe.maths.neighbours import continuous
@@ -152,11 +153,11 @@ def run(cfg: SCAR, task: ClassificationTask, loop: Loop) -> Outcome:
         return kl(teacher, task.outputs(m, batch), cfg.temperature)
 
     terms = {"surrogates": Term(hold_split, hold, cfg.hold), "forget": Term(forget, pull, cfg.pull)}
-    for number in range(cfg.epochs):
+    for done in range(cfg.epochs):
         loop.minimise(model, terms, lr=cfg.lr, epochs=1, batch_size=cfg.batch_size, optimiser=cfg.optimiser)
         accuracy = score(task, loop, model, forget)
-        if accuracy <= cfg.target and number and task.has("forget"):   # stand-ins are gone before the class is
-            loop.notes.append(f"stopped after pass {number + 1}: accuracy on the forget set is {accuracy:.3f}")
+        if accuracy <= cfg.target and done and task.has("forget"):   # stand-ins are gone before the class is
+            loop.notes.append(f"stopped after pass {done + 1}: accuracy on the forget set is {number(accuracy)}")
             break
     return loop.finish(model)
 

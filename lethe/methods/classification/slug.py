@@ -33,6 +33,7 @@ from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
+from lethe.core.words import number
 from lethe.errors import RequestError
 from lethe.maths.importance import gradient_sum
 from lethe.maths.losses import margin
@@ -123,8 +124,8 @@ def run(cfg: SLUG, task: ClassificationTask, loop: Loop) -> Outcome:
         return loop.finish(model)
     kept, name, step = best
     loop.assign(model, {name: weights[name].detach() + step * g[name]})
-    loop.notes.append(f"{name} moved by {step:.3g} times its gradient; {task.score_name} on {len(part)} retained examples: "
-                      f"{kept:.3f}")
+    loop.notes.append(f"{name} moved by {number(step)} times its gradient; {task.score_name} on {len(part)} retained examples: "
+                      f"{number(kept)}")
     return loop.finish(model)
 
 

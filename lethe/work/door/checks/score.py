@@ -28,6 +28,7 @@ from lethe.core.passes import columns, plain, sample
 from lethe.core.seeds import derive, numpy_generator
 from lethe.core.split import Batch, Split, concat, pixels
 from lethe.core.task import Task
+from lethe.core.words import number
 from lethe.models.answer import looks_like
 from lethe.models.classification.task import Classification
 from lethe.models.heads import HeadTask
@@ -64,8 +65,8 @@ def check(plan: Plan) -> Iterator[Finding]:
     some = _sample(task, plan.train, seed)
     usual = ask(task, task.model, some)
     wrong = doubt(task, some, usual) or next(_control(plan, task, some, usual), None)
-    yield wrong or Finding("ok", f"The original: {task.score_name} {usual.mean:.3f} on {len(some)} of its own training records; "
-                           f"{chance(task, some):.3f} is chance.")
+    yield wrong or Finding("ok", f"The original: {task.score_name} {number(usual.mean)} on {len(some)} of its own training "
+                           f"records; {number(chance(task, some))} is chance.")
 
 
 def doubt(task: HeadTask, some: Split, usual: Seen) -> Finding | None:
@@ -142,7 +143,7 @@ def _prepared(task: HeadedTask, some: Split, usual: Seen) -> Iterator[Finding]:
     better = [(seen, one) for seen, one in found if _gain(seen.score, usual.score, 0.01) and _gain(usual.loss, seen.loss)]
     if better:
         seen, one = max(better, key=lambda pair: (pair[0].mean, -float(pair[0].loss.mean())))
-        yield Finding("error", f"{_here(task, some, usual)}, and {seen.mean:.3f} with {one.words}: it was not "
+        yield Finding("error", f"{_here(task, some, usual)}, and {number(seen.mean)} with {one.words}: it was not "
                       "trained on inputs like these.", one.remedy)
 
 
@@ -168,7 +169,8 @@ def _order(task: ClassificationTask, some: Split, usual: Seen) -> Iterator[Findi
         return
     names = getattr(task, "classes", None)
     moved = [f"output {i} names class {names[j] if names else j}" for i, j in zip(outputs, labels, strict=True) if i != j][:4]
-    yield Finding("error", f"{_here(task, some, usual)}, and {best:.3f} with its classes in another order ({', '.join(moved)}).",
+    yield Finding("error", f"{_here(task, some, usual)}, and {number(best)} with its classes in another order "
+                  f"({', '.join(moved)}).",
                   "Number the classes as in its training: data.classes, in the order of the outputs.")
 
 
@@ -188,13 +190,13 @@ def _chance(task: HeadedTask, some: Split, usual: Seen) -> Iterator[Finding]:
         p = y.double().mean(0).clamp(1e-9, 1 - 1e-9)
         if float(usual.loss.mean()) < 0.98 * float(-(p * p.log() + (1 - p) * (1 - p).log()).mean()):
             return
-    yield Finding("error", f"{_here(task, some, usual)}, no better than a constant answer ({least:.3f}): it has learned "
+    yield Finding("error", f"{_here(task, some, usual)}, no better than a constant answer ({number(least)}): it has learned "
                   "nothing of these data, or sees them otherwise than in its training.", "Check model.weights, model.code, the "
                   "scaling of inputs (data.mean, data.std, data.transform) and the labels.")
 
 
 def _here(task: HeadedTask, some: Split, usual: Seen) -> str:
-    return f"The original's {task.score_name} on {len(some)} of its own training records is {usual.mean:.3f}"
+    return f"The original's {task.score_name} on {len(some)} of its own training records is {number(usual.mean)}"
 
 
 def _control(plan: Plan, task: HeadTask, some: Split, usual: Seen) -> Iterator[Finding]:
@@ -210,6 +212,6 @@ def _control(plan: Plan, task: HeadTask, some: Split, usual: Seen) -> Iterator[F
         return
     was = Seen(usual.score[other], usual.loss[other], None)
     yield Finding("error", f"{_here(task, some.subset(other, 'retain'), was)}; a control that the recipe trained for at most "
-                  f"{SECONDS:g} s on {len(mine)} others has {seen.mean:.3f} there, without having seen them.", "The original "
+                  f"{SECONDS:g} s on {len(mine)} others has {number(seen.mean)} there, without having seen them.", "The original "
                   "sees the data otherwise than in its training, or these are not its data: check data.mean, data.std, "
                   "data.transform, data.classes and model.weights.")
