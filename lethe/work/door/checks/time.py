@@ -1,4 +1,4 @@
-"""How long the work takes: models that are trained to compare with, by a second of training here."""
+"""How long the work takes: models that have to be trained, by a second of training here."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from collections.abc import Iterator
 
 from lethe.core.seeds import derive
 from lethe.pools.member import train_one
+from lethe.pools.pool import FOLDER
 from lethe.work.door.door import Finding
-from lethe.work.open import Plan
+from lethe.work.open import Plan, original_files
+from lethe.work.pool import needed
 
 STAGE = 2
 SECONDS = 1.0   # of training that are measured
 
 
 def check(plan: Plan) -> Iterator[Finding]:
-    """The time of training the references and shadows, one after the other. Only where all is to be told."""
+    """The time of training what is not kept yet, one model after the other. Only where all is to be told."""
     task = next(iter(plan.tasks.values()))
     if not plan.thorough or not task.has("recipe") or not task.has("retain"):
         return
     if task.recipe.code or task.trains_itself():   # neither can be ended after a second
+        return
+    count = _missing(plan)
+    if not count:
         return
     seed, device = derive(plan.job.settings.seed, "time"), plan.job.settings.device
     train_one(task, task.retain, seed, device, 1e-3)   # the first step of a process takes far longer than the others
@@ -27,12 +32,20 @@ def check(plan: Plan) -> Iterator[Finding]:
     loop, _ = train_one(task, task.retain, seed, device, SECONDS)
     seconds = time.perf_counter() - began
     each = seconds * task.recipe.epochs * len(task.retain) / max(1, loop.cost.examples)
-    judging = plan.job.judging
-    count = (judging.references and judging.references + 1) * len(plan.job.opening.cases) + (plan.original is None)
-    shadows = f", and up to {judging.shadows} shadow models if a deep audit asks for them" if judging.shadows else ""
-    yield Finding("ok", f"Training one model by the recipe takes about {_span(each)} here, the {count} that this request needs "
-                  f"{_span(each * count)} one after the other{shadows}; they are kept for the next run.",
+    shadows = " (shadow models the most that its audits may ask for)" if plan.job.judging.shadows else ""
+    yield Finding("ok", f"Training one model by the recipe takes about {_span(each)} here; {count} that this request needs "
+                  f"{'is' if count == 1 else 'are'} not kept from before{shadows}: {_span(each * count)} one after the other.",
                   "" if each * count < 600 else "audit.references=3 is quicker and knows less; lethe pool uses several machines.")
+
+
+def _missing(plan: Plan) -> int:
+    """How many models the work will train: the original, references and shadows that are not in the cache."""
+    files, cache = original_files(plan), plan.job.cache
+    if cache is not None:
+        for name, task in plan.tasks.items():
+            for wanted in needed(plan.job, task, plan.runs[name], plan.options):
+                files += [member.file(cache / FOLDER) for member in wanted.members()]
+    return sum(not file.exists() for file in files)
 
 
 def _span(seconds: float) -> str:
