@@ -67,7 +67,7 @@ class Request:
     watchdog: Mapping[str, Any] | bool | None = None          # lethe.train.watchdog.Watchdog; false: none; null: the usual one
     seed: int = 0
     seeds: Repeats = 1                                     # repetitions of every method, with seeds seed, seed + 1, …
-    output: str = "runs"                                   # folder of run folders
+    output: str = "runs"                                   # folder of run folders, in the working folder
     accept: tuple[str, ...] = ()                           # checks of lethe check-model whose errors do not end the command
 
     @property
