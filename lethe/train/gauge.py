@@ -7,7 +7,7 @@ Scores of all families lie between 0 and 1; a point is a hundredth. The differen
 m is the largest difference seen (1 where all are 0), so that a small sample without any difference is not taken for certainty.
 before is the original's score. Where retrained models are known and more than the floor was lost, it is their mean, if that is
 less: what retraining costs as well is no fault, and of no method is asked to be better than the model that it began with.
-A sample is doubled until the floor lies two errors away, or there are no more examples.
+A sample is doubled until the floor lies two errors away, or as many as may be asked for are reached.
 """
 
 from __future__ import annotations
@@ -54,12 +54,16 @@ class Gauge:
         """parts: shuffled samples, by name. precision: of forward passes, as the run has it. references: retrained models."""
         self.task, self.parts, self.device, self.precision = task, parts, device, precision
         self.references = references
+        self.most = max(map(len, parts.values()), default=0)   # examples of a part that are asked for
+        self.looked = torch.empty(0, dtype=torch.float64)   # what the last comparison found of its model
+        self.known: dict[str, Tensor] = {}   # of the model that is settled next: scores by part, as far as they are known
+        self.asked = 0   # examples put to a model so far
         self.before = {name: torch.empty(0, dtype=torch.float64) for name in parts}
         self.retrained = dict(self.before)   # mean of the references
 
     def compare(self, model: nn.Module, part: str, n: int, floor: float) -> Found:
         """The first n examples of a part."""
-        now = self._scores(model, part, 0, n)
+        self.looked = now = self._scores(model, part, 0, n)
         return self._milder(self._found(part, self._known(part, n), now), floor,
                             lambda: self._found(part, self._taught(part, n), now))
 
@@ -76,12 +80,13 @@ class Gauge:
         return replace(other, retrained=True) if other.loss < found.loss else found
 
     def _settled(self, model: nn.Module, part: str, floor: float, known: Callable[[str, int], Tensor]) -> Found:
-        whole, n, now = len(self.parts[part]), 0, torch.empty(0, dtype=torch.float64)
+        whole, n = min(len(self.parts[part]), self.most), 0
+        now = self.known.get(part, torch.empty(0, dtype=torch.float64))
         while True:
-            more = min(whole, 2 * n or LEAST)
-            now = torch.cat([now, self._scores(model, part, n, more)])
-            n = more
-            found = self._found(part, known(part, n), now)
+            n = min(whole, 2 * n or LEAST)
+            if len(now) < n:
+                now = torch.cat([now, self._scores(model, part, len(now), n)])
+            found = self._found(part, known(part, n), now[:n])
             if n == whole or abs(found.loss - floor) >= 2 * found.error:
                 return found
 
@@ -125,6 +130,7 @@ class Gauge:
                 block = self.parts[part].subset(range(begin, min(begin + LEAST, stop)), "watchdog")
                 for batch in drawn(self.task, block, LEAST, ("guard", begin), device=self.device):
                     values = ask(model, batch).detach().double().cpu()
+                    self.asked += len(batch)
                     found.append(values[torch.argsort(batch.index.cpu())])
         return torch.cat(found)
 

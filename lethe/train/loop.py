@@ -197,7 +197,7 @@ class Loop(Session):
         combined = self.modifiers.combine or resolve("combine", combine)
         weighed = self.modifiers.weigh or resolve("weigh", weigh)
         averaged = resolve("average", average) if self.modifiers.average == Last() else self.modifiers.average
-        alone = not any(self._retained(term.split) for term in terms.values())
+        alone = self._alone(terms)
         norms = batch_norm or self._norms(model, alone)
         plan = self._plan(terms, size, [
             total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, norms, augment, sorted(moving),
@@ -246,16 +246,28 @@ class Loop(Session):
                                 self.references)
         return self._watch
 
+    @property
+    def asked(self) -> int:
+        """Examples that the watchdog has put to models."""
+        return 0 if self._watch is None else self._watch.gauge.asked
+
     def _judged(self, model: nn.Module) -> Fall | None:
         """What the watchdog says of the finished model, which is then at the last sound point; noted for the reader."""
         if self.watchdog is None:
             return None
         watch = self._watching(self.watchdog)
-        fall = watch.judge(model, self.cost.steps, self.broken)
+        fall = watch.judge(model, self.cost.steps, self.broken, self.cost.examples)
         for said in (watch.conspicuous(model) if fall is None else in_words(fall), watch.allowed):
             if said:
                 self.note(said)
         return fall
+
+    def _alone(self, terms: Mapping[str, Term]) -> bool:
+        """Whether a call draws no retained data; the watchdog remembers whether all calls did not."""
+        alone = not any(self._retained(term.split) for term in terms.values())
+        if self._watch:
+            self._watch.alone &= alone
+        return alone
 
     def _retained(self, split: Split) -> bool:
         """Whether it holds retained records, by their ids."""

@@ -24,6 +24,7 @@ from lethe.errors import LetheError, NeedsUnmet, RequestError
 from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
 from lethe.results import schema
+from lethe.train import watchdog
 from lethe.train.apply import apply, fitting, same_weights
 from lethe.train.gauge import LEAST, Found, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
@@ -128,7 +129,7 @@ def test_a_forget_loss_that_explodes_is_said_and_takes_nothing_back() -> None:
         loop.assign(m, {"fc.weight": torch.tensor([[1.0, -500.0], [0.0, 500.0]])})
         out = loop.finish(m)
         assert out.fall is None and float(out.model.get_parameter("fc.weight")[1, 1].detach()) == 500.0
-        assert any("loss on forgotten data is 1e+03 nats" in note for note in out.notes) == told
+        assert any("loss on forgotten data is 1\N{NARROW NO-BREAK SPACE}000 nats" in note for note in out.notes) == told
 
 
 def test_a_point_that_only_a_small_sample_found_sound_gives_way_to_one_before_it() -> None:
@@ -241,6 +242,24 @@ def test_looks_cost_little_of_the_training_and_a_call_on_forgotten_data_alone_ge
     assert watch.spacing(100, 700, alone=False) == 101, "700 examples pay for no look of 64 at a third of a step each"
     assert watch.spacing(100, 3600, alone=False) == 100 // 5
     assert watch.spacing(100, 80, alone=True) == 25 and watch.spacing(100, 10**9, alone=True) == 10
+
+
+@pytest.mark.parametrize(("forget", "alone"), [(400, False), (900, False), (400, True)])
+def test_all_that_the_watchdog_asks_is_a_tenth_of_the_training_except_where_nothing_else_protects(
+        forget: int, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that is too large to ask for nothing. To tell no loss from one point takes 256 examples, of two models."""
+    monkeypatch.setattr(watchdog, "FREE", 0)
+    task = blobs(3000, forget, 600)
+    loop = Loop(task, watchdog=Watchdog(loss=1))
+    model = loop.start()
+    terms = {"forget": Term(task.forget, lambda m, b: 0 * task.nll(m, b))}
+    if not alone:
+        terms["retain"] = Term(task.retain, lambda m, b: 0 * task.nll(m, b))
+    loop.minimise(model, terms, lr=0.1, epochs=1, batch_size=50, optimiser="sgd")
+    out = loop.finish(model)
+    assert loop.cost.examples == forget * (1 if alone else 2)
+    share = loop.asked / (3 * loop.cost.examples)
+    assert out.fall is None and (share > 0.5 if alone else 0 < share <= 0.10)
 
 
 def watched(name: str, watchdog: bool | None, task: Task) -> Outcome | str:
