@@ -33,7 +33,7 @@ from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
 from lethe.work.lifecycle import RESULTS, WORK, RunFolder, ledger_beside
 from lethe.work.lock import locked, tidied
-from lethe.work.open import Plan, Scene, describe, identified, prepare, read
+from lethe.work.open import Plan, Scene, describe, identified, original_files, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
@@ -55,7 +55,8 @@ def carry_out(request: Request, options: Options) -> Report | None:
         options.say(f"{holder} works on this run ({job.folder}); waiting for it")
 
     if place.settled and _done(job, place, options) and ledger_beside(job.folder).finished(job.hash):
-        tidied(place.lock)
+        for lock in (place.lock, *(file.with_suffix(".lock") for file in original_files(plan))):
+            tidied(lock)
         return _shown(place, options)   # without a lock: a finished run can be read where nothing can be written
     with locked(place.lock, waiting, options.stop):
         return _lead(plan, identity, place, options)
