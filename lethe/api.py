@@ -23,7 +23,7 @@ from lethe.train.journal import listening
 from lethe.train.loop import Settings
 from lethe.train.stop import Stop
 from lethe.train.watchdog import Watchdog
-from lethe.work.audit import retrained_first, scenario
+from lethe.work.audit import scenario
 from lethe.work.execute import report_of
 from lethe.work.files import audit_files
 from lethe.work.forget import Made, run_all
@@ -31,6 +31,7 @@ from lethe.work.job import of_task
 from lethe.work.options import Options
 from lethe.work.procedure import procedure_of
 from lethe.work.request import AuditPlan
+from lethe.work.retrained import retrained
 
 __all__ = ["audit", "audit_files", "choose", "compare", "forget", "triage"]
 
@@ -61,8 +62,7 @@ def forget(
     chosen = settings or Settings()
     if seed is not None:
         chosen = replace(chosen, seed=seed)
-    record, cfg = method_of(method, options)
-    return apply(task, record, cfg, chosen, modifiers, watchdog, Path(folder) if folder is not None else None,
+    return apply(task, *method_of(method, options), chosen, modifiers, watchdog, Path(folder) if folder is not None else None,
                  listening(progress), stop)
 
 
@@ -90,7 +90,8 @@ def audit(
     job = of_task(task, [], plan, seed=seed, cache=cache, config=config)
     made = Made(label, outcome, method=outcome.config.get("name", ""), seed=outcome.config.get("settings", {}).get("seed"),
                 procedure=procedure_of(outcome, job))
-    return report_of(job, [scenario(job, task, [made], options)], f"{label} on {task.name}", options, time.perf_counter() - began)
+    return report_of(job, [scenario(job, task, [made], options, retrained(job, task, options))],
+                     f"{label} on {task.name}", options, time.perf_counter() - began)
 
 
 def compare(
@@ -114,6 +115,6 @@ def compare(
     config = {"methods": [plain(m) for m in methods], "depth": depth, "references": references, "shadows": shadows,
               "task": task.fingerprint, "margins": dict(margins or {})}
     job = of_task(task, methods, plan, seed=seed, seeds=seeds, cache=cache, config=config)
-    pool, runs = retrained_first(job, task, options), job.runs_on(task)
-    case = scenario(job, task, run_all(job, task, runs, options, references=pool.models if pool else ()), options, pool=pool)
+    runs, yardstick = job.runs_on(task), retrained(job, task, options)
+    case = scenario(job, task, run_all(job, task, runs, options, references=yardstick.known), options, yardstick)
     return report_of(job, [case], title or f"Comparison on {task.name}", options, time.perf_counter() - began)

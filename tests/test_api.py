@@ -10,6 +10,7 @@ import tiny
 import torch
 
 import lethe
+from lethe.core.events import Event
 from lethe.core.modules import state_fingerprint
 from lethe.core.view import audited, reserved
 from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
@@ -26,6 +27,7 @@ from lethe.work.forget import run_all
 from lethe.work.job import of_task
 from lethe.work.options import Options
 from lethe.work.request import AuditPlan
+from lethe.work.retrained import Retrained
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,13 @@ def test_options_are_checked_before_work_starts() -> None:
         lethe.forget(task, "npo")
 
 
+def test_a_comparison_that_cannot_be_made_is_refused_before_anything_is_trained() -> None:
+    heard: list[Event] = []
+    with pytest.raises(NeedsUnmet, match="npo uses sequence_logp"):
+        lethe.compare(tiny.classification(), ["finetune", "npo"], references=2, progress=heard.append)
+    assert heard == []
+
+
 def test_several_seeds_are_several_rows() -> None:
     found = lethe.compare(tiny.classification(), [lethe.methods.NegGradPlus(epochs=1)], references=0, depth="quick", seeds=2)
     assert [r.name for r in found.rows() if r.role == "method"] == ["neggrad_plus seed 0", "neggrad_plus seed 1"]
@@ -133,8 +142,8 @@ def test_only_references_that_were_given_are_doubted(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("lethe.work.audit.doubts", lambda *evidence: [odd])
     own = lethe.compare(task, ["finetune"], references=2, depth="quick", shadows=0, progress=False)
     assert own.results.scenarios[0].doubts == ()
-    job = of_task(task, [], AuditPlan(depth="quick", references=0, shadows=0))
-    given = scenario(job, task, [], Options(None, "test"), retrained=[task.build(1), task.build(2)])
+    job, options = of_task(task, [], AuditPlan(depth="quick", references=0, shadows=0)), Options(None, "test")
+    given = scenario(job, task, [], options, Retrained(job, options, provided=[task.build(1), task.build(2)]))
     assert [one.text for one in given.doubts] == ["odd"]
 
 

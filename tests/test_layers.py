@@ -34,7 +34,8 @@ ROOMS = {
 
 TORCH_FREE = ["ledger", "report", "results/schema.py", "results/migrations.py", "results/frame.py", "results/folder.py",
               "work/request.py", "cli", "certificate", "core/catalogue.py", "core/config.py", "core/source_text.py",
-              "core/registry.py", "core/evidence.py", "core/files.py", "core/places.py", "errors.py", "__init__.py"]
+              "core/registry.py", "core/discretion.py", "core/evidence.py", "core/files.py", "core/places.py",
+              "errors.py", "__init__.py"]
 
 
 def imports(path: Path) -> set[str]:

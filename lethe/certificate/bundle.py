@@ -24,9 +24,9 @@ from lethe.certificate.canonical import decode, encode, fixed, sha256
 from lethe.certificate.claims import headline, ladder, review
 from lethe.certificate.covered import covered
 from lethe.certificate.wording import texts, versions
+from lethe.core.discretion import secrets
 from lethe.core.files import new_folder, sweep
 from lethe.errors import LetheError, RequestError
-from lethe.ledger.discretion import secrets
 from lethe.results.folder import cache_of, kept, models_kept
 
 if TYPE_CHECKING:

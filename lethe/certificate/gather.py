@@ -12,10 +12,10 @@ from lethe.certificate import merkle
 from lethe.certificate.canonical import encode, fixed, sha256
 from lethe.certificate.inventory import NOT, inventory
 from lethe.certificate.shape import plain
+from lethe.core.discretion import discreet, secrets, without
 from lethe.core.evidence import OUTSIDE
 from lethe.core.strict_yaml import read_yaml
 from lethe.errors import DataError, RequestError, UnknownKey, nearest
-from lethe.ledger.discretion import discreet, secrets, without
 
 if TYPE_CHECKING:
     from lethe.results.schema import Measurement, Results, Row, Scenario

@@ -11,16 +11,9 @@ from typing import Any
 from lethe.core.task import Task
 from lethe.core.words import number
 from lethe.judge.yardstick import Doubt
-from lethe.pools.needed import of_reproduction
 from lethe.pools.subject import Subject
 
 DISTANCE = 0.05   # of scores, which lie in 0 to 1: more than two trainings of one recipe usually differ
-
-
-def wanted(task: Task) -> bool:
-    """Whether there is an original of unknown origin, and a training of the user's own that should have made it."""
-    return (task.has("original") and task.has("recipe") and bool(task.recipe.code) and task.has("retain")
-            and "trained_here" not in task.facts)
 
 
 def compared(task: Task, original: Subject, control: Subject) -> tuple[dict[str, Any], list[Doubt]]:
@@ -38,9 +31,3 @@ def compared(task: Task, original: Subject, control: Subject) -> tuple[dict[str,
             f"{', '.join(far)} (allowed: {DISTANCE} and twice the standard error). Models retrained by it differ from the "
             "original for this reason, too.")
     return found, [Doubt("", (), text)] if far else []
-
-
-def control_of(task: Task, seed: int, device: str, **how: Any) -> Subject:
-    """The control, from the cache where it is there."""
-    made = of_reproduction(task, seed, device).train(**how)
-    return Subject("reproduced original", made.models[0], task, made.seconds[0], device=device)

@@ -5,7 +5,7 @@
 Changing or removing anything breaks the chain from there on, and `verify` names the first broken link. What a chain
 alone cannot show is that its newest entries were cut off, or that all of it was rewritten: keep `head()` elsewhere (in
 a signed certificate) and pass it to `verify`. No record content is stored: no samples, no prompts, no per-example
-values, and not the values by which a request names records (`lethe.ledger.discretion`).
+values, and not the values by which a request names records (`lethe.core.discretion`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import sqlalchemy as sa
 from sqlalchemy import Connection, Select
 
+from lethe.core.discretion import discreet, secrets, without
 from lethe.core.files import csv_text
 from lethe.errors import OutOfRange, StorageError, unknown_name
-from lethe.ledger.discretion import discreet, secrets, without
 from lethe.ledger.migrations import CHILDREN, now
 from lethe.ledger.rows import (
     Row,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
 
+from lethe.core.discretion import discreet, in_texts, without
 from lethe.core.files import file_hash
 from lethe.errors import StorageError
-from lethe.ledger.discretion import discreet, in_texts, without
 
 if TYPE_CHECKING:   # the schema is imported when results are written or read: listing runs does without
     from lethe.results import schema

@@ -1,4 +1,4 @@
-"""Which models an examination takes from the cache: references, a fresh retrain, and the shadow models that its audits use.
+"""Which models an examination takes from the cache: the yardstick, and the shadow models that its audits use.
 
 It is what `lethe pool` trains ahead. A pool that an audit grows only as far as it must is listed at its full size.
 """
@@ -17,13 +17,16 @@ from lethe.pools.shadows import Shadows
 
 
 def of_yardstick(task: Task, count: int, seed: int, device: str) -> list[Wanted]:
-    """The references and the fresh retrain; nothing where retraining is impossible or was not requested."""
+    """The references, the fresh retrain and, where a training of the user's own should have made the original, a control of it;
+    nothing where retraining is impossible or was not requested."""
     if not count or not (task.has("recipe") and task.has("retain")):
         return []
-    return [references(task, count, seed, device), fresh(task, seed, device)]
+    found = [references(task, count, seed, device), fresh(task, seed, device)]
+    claimed = task.has("original") and bool(task.recipe.code) and "trained_here" not in task.facts
+    return [*found, reproduction(task, seed, device)] if claimed else found
 
 
-def of_reproduction(task: Task, seed: int, device: str) -> Wanted:
+def reproduction(task: Task, seed: int, device: str) -> Wanted:
     """One model trained on all training data, as the original was: whether the recipe makes the like of it."""
     whole = concat([task.retain, task.forget], "train")
     return Wanted("reproduction", task, 1, derive(seed, "reproduction"), lambda k: whole, device)

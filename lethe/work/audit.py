@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from lethe.core.alike import beside
 from lethe.core.config import plain
 from lethe.core.evidence import Evidence
@@ -17,12 +15,11 @@ from lethe.core.registry import Audit
 from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.view import audited, reserved
-from lethe.judge import reproduction
 from lethe.judge.auditor import Refused, applicable, distinct, examine
 from lethe.judge.neighbours import neighbours
+from lethe.judge.reproduction import compared
 from lethe.judge.selection import final
 from lethe.judge.yardstick import Doubt, doubts, false_alarms
-from lethe.pools.needed import of_yardstick
 from lethe.pools.pool import Pool
 from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
@@ -34,6 +31,7 @@ from lethe.work.failures import Failure, failure
 from lethe.work.forget import Made
 from lethe.work.job import Job, objective_of
 from lethe.work.options import Options
+from lethe.work.retrained import Retrained
 
 FEW_SHADOWS = 8   # below: an attack with shadow models that has no value had too few
 
@@ -42,8 +40,9 @@ FEW_SHADOWS = 8   # below: an attack with shadow models that has no value had to
 class Yardstick:
     """What models are compared with: references (retrained models), or the original's neighbours where there are none.
 
-    fresh   one more retrained model, outside the references: the row that a perfect method would equal
-    reason  where the references come from, or why there are none
+    fresh    one more retrained model, outside the references: the row that a perfect method would equal
+    control  trained on all training data, where that should make the original: does it?
+    reason   where the references come from, or why there are none
     """
 
     references: list[Subject]
@@ -51,6 +50,7 @@ class Yardstick:
     neighbours: list[Subject]
     shadows: Shadows | None
     pool: Pool | None
+    control: Pool | None
     reason: str
 
     @property
@@ -62,19 +62,17 @@ class Yardstick:
                           neighbours=len(self.neighbours))
 
 
-def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, name: str = "", words: str = "",
-             retrained: Sequence[nn.Module] = (), failures: Path | None = None, known: Sequence[Doubt] = (),
-             pool: Pool | None = None) -> Scenario:
+def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retrained: Retrained, *, name: str = "",
+             words: str = "", failures: Path | None = None, known: Sequence[Doubt] = ()) -> Scenario:
     """Audit the models of one task.
 
-    words      the request in words                retrained  reference models; if provided, none is trained
+    words      the request in words
     failures   where tracebacks of audits go       known      doubts about the yardstick that stand before anything is audited
-    pool       the references, where they are trained already
     """
     done = [one.outcome for one in made if one.outcome]
     task = judged(task, any(outcome.unseen_used for outcome in done), any(outcome.search for outcome in done))
-    yardstick = _yardstick(job, task, options, retrained, pool)
-    unlike = _reproduction(job, task, options) if yardstick.pool else []
+    yardstick = _yardstick(job, task, options, retrained)
+    unlike = _reproduction(task, yardstick.control, options, job.settings.device) if yardstick.control else []
     original = Subject("original", task.model, task, procedure=NOTHING)
     made = _apart(made, [original, *yardstick.references, Subject("retrained", task.model, task)])
     subjects = [*yardstick.fresh, *_subjects(task, made)]
@@ -88,7 +86,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
                        options.listener, yardstick.shadows, margins=job.judging.margins, neighbours=yardstick.neighbours,
                        refused=refused, stop=options.stop)
     held = {subject.name: evidence[subject.name] for subject in yardstick.references}
-    found = doubts(held, evidence.get("original", [])) if retrained else []   # what was trained here never saw the forget set
+    found = doubts(held, evidence.get("original", [])) if retrained.provided else []   # what was trained here has not seen forget
     false = false_alarms(list(held.values()))
     few = yardstick.shadows.limit if yardstick.shadows else 0
     skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects], few)
@@ -107,7 +105,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, *, na
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(false),
         doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
-        objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained)),
+        objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided)),
         max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
     )
@@ -142,34 +140,23 @@ def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
     return final(task) if searched else task
 
 
-def retrained_first(job: Job, task: Task, options: Options) -> Pool | None:
-    """The reference models, before any method runs: the watchdog compares with what retraining loses. None: there are none.
-
-    They are needed afterwards in any case, and do not depend on what a method does. Of several processes only the first trains
-    them, and the others would wait for it within the run: there they come afterwards.
-    """
-    if job.settings.distribution != "none":
-        return None
-    wanted = of_yardstick(task, job.judging.references, job.settings.seed, job.settings.device)
-    return wanted[0].train(job.judging.strategy, job.cache, options.listener, options.stop) if wanted else None
-
-
-def _yardstick(job: Job, task: Task, options: Options, retrained: Sequence[nn.Module], pool: Pool | None) -> Yardstick:
-    asked, seed, device = job.judging, job.settings.seed, job.settings.device
-    references, fresh = [], []
-    reason = _unretrained(task, asked.references)
-    if retrained:
-        references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained)]
-        reason = f"{len(retrained)} models provided as retrained"
-    elif wanted := of_yardstick(task, asked.references, seed, device):
-        pool = pool or wanted[0].train(asked.strategy, job.cache, options.listener, options.stop)
+def _yardstick(job: Job, task: Task, options: Options, retrained: Retrained) -> Yardstick:
+    pool, control, references, fresh = None, None, [], []
+    reason = _unretrained(task, job.judging.references)
+    if retrained.provided:
+        references = [Subject(f"reference {i}", model, task) for i, model in enumerate(retrained.provided)]
+        reason = f"{len(references)} models provided as retrained"
+    elif retrained.pools:
+        pool, one, *others = retrained.pools
+        control = others[0] if others else None
         references = [Subject(f"reference {i}", model, task, seconds, procedure=RETRAIN)
                       for i, (model, seconds) in enumerate(zip(pool.models, pool.seconds, strict=True))]
         reason = pool.reason
-        one = wanted[1].train("serial", job.cache, options.listener, options.stop)
         fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN)]
-    weak = [] if references else neighbours(task, asked.neighbours, derive(seed, "neighbours"), device)
-    return Yardstick(references, fresh, weak, shadows_of(job, task, options), pool, reason)
+    shadows = shadows_of(job, task, options)
+    weak = [] if references else neighbours(task, job.judging.neighbours, derive(job.settings.seed, "neighbours"),
+                                            job.settings.device)
+    return Yardstick(references, fresh, weak, shadows, pool, control, reason)
 
 
 def _unretrained(task: Task, count: int) -> str:
@@ -182,14 +169,10 @@ def _unretrained(task: Task, count: int) -> str:
         "there are no retained data to train on")
 
 
-def _reproduction(job: Job, task: Task, options: Options) -> list[Doubt]:
+def _reproduction(task: Task, control: Pool, options: Options, device: str) -> list[Doubt]:
     """Whether the user's own training makes the like of the original; what is found stands among the facts, too."""
-    if not reproduction.wanted(task):
-        return []
-    settings, original = job.settings, Subject("original", task.model, task, device=job.settings.device)
-    control = reproduction.control_of(task, settings.seed, settings.device, strategy="serial", cache=job.cache,
-                                      listener=options.listener, stop=options.stop)
-    task.facts["reproduction"], found = reproduction.compared(task, original, control)
+    again = Subject("reproduced original", control.models[0], task, control.seconds[0], device=device)
+    task.facts["reproduction"], found = compared(task, Subject("original", task.model, task, device=device), again)
     for one in found:
         options.warn(one.text)
     return found
@@ -222,10 +205,9 @@ def _audits(job: Job, task: Task, yardstick: Yardstick) -> tuple[list[tuple[Audi
     """The audits that can run, and the reasons why others cannot."""
     chosen: list[tuple[Audit, Any]] = []
     skipped: list[NotTested] = []
-    depth = "deep" if job.judging.named else job.judging.depth
     shadows = yardstick.shadows.limit if yardstick.shadows else 0
     for audit, cfg in job.judging.audits:
-        why = applicable(audit, task, len(yardstick.references), depth, shadows)
+        why = applicable(audit, task, len(yardstick.references), job.judging.reach, shadows)
         if not why:
             chosen.append((audit, cfg))
         elif not why.startswith("made for"):

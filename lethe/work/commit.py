@@ -21,8 +21,6 @@ from lethe.core.files import atomic, write_text
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.data.load import Data, learns
-from lethe.work.job import Source
 
 FILE, KEY = "commitments.json", ".records.key"
 
@@ -52,13 +50,13 @@ def fingerprint(kept: tuple[bytes, ...]) -> bytes:
     return opening.noted(*kept) if len(kept) == 2 else kept[0]
 
 
-def commit(folder: Path, tasks: Mapping[str, Task], source: Source, runs: Path) -> None:
+def commit(folder: Path, tasks: Mapping[str, Task], learned: bool, runs: Path) -> None:
     """Write the commitments of the scenarios into `folder`; of those without retained records there are none."""
     secret = runs_secret(runs)
     found = {}
     for name, task in tasks.items():
         if task.has("retain"):
-            one = of_task(task, source, secret)
+            one = of_task(task, learned, secret)
             marks = {part: [[half.hex() for half in kept] for kept in getattr(one, part)] for part in ("forget", "retain")}
             found[name] = {**marks, "copies": one.copies, "before": one.before, "learned": one.learned}
     write_text(folder / FILE, json.dumps(found) + "\n", private=True)
@@ -75,13 +73,12 @@ def committed(run: Path, scenario: str) -> Noted | None:
     return Noted(forget, retain, one["copies"], one["before"], one["learned"])
 
 
-def of_task(task: Task, source: Source, secret: bytes) -> Noted:
-    """What a certificate needs of a task with retained records, which came from this source."""
+def of_task(task: Task, learned: bool, secret: bytes) -> Noted:
+    """What a certificate needs of a task with retained records. learned: see `lethe.work.open.Plan`."""
     forget, retain = (split.contents(32) for split in (task.forget, task.retain))
     wanted = set(forget)
     return Noted(_marked(task.forget, forget, secret), _marked(task.retain, retain, secret),
-                 sum(one in wanted for one in retain), saved_hash(task, None),
-                 source.data is Data and learns(source.sections.data))
+                 sum(one in wanted for one in retain), saved_hash(task, None), learned)
 
 
 def saved_hash(task: Task, outcome: Outcome | None) -> str:

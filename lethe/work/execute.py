@@ -9,33 +9,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from lethe.core.config import digest, plain
-from lethe.core.files import private_folder, sweep
+from lethe.core.config import plain
+from lethe.core.files import sweep
 from lethe.core.identity import Identity
 from lethe.ledger import Ledger
 from lethe.ledger.discretion import withheld
 from lethe.report.answer import lopsided
 from lethe.report.report import Report, load, without_figures, without_page
 from lethe.results import schema
-from lethe.results.folder import models_folder
 from lethe.results.frame import frame
-from lethe.work.audit import retrained_first, scenario
+from lethe.work.audit import scenario
 from lethe.work.commit import commit
 from lethe.work.door.door import attend, refused, survey
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
-from lethe.work.lifecycle import RESULTS, WORK, RunFolder, ledger_beside
+from lethe.work.lifecycle import RESULTS, RunFolder, ledger_beside
 from lethe.work.lock import locked, tidied
 from lethe.work.open import Plan, Scene, describe, identified, original_files, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
+from lethe.work.retrained import retrained
 
 
 def carry_out(request: Request, options: Options) -> Report | None:
@@ -43,13 +42,20 @@ def carry_out(request: Request, options: Options) -> Report | None:
 
     Under torchrun every process trains and forgets; the first one audits and writes, the others return None.
     """
-    plan, identity = identified(read(resolve(request, options), options))
-    job, place = plan.job, RunFolder(plan.job.folder)
-    if job.settings.distribution != "none" and os.environ.get("RANK", "0") != "0":
-        if not (place.worked or _done(job, place, options)):
-            for scene in prepare(plan).values():
-                run_all(job, scene.task, scene.runs, options, Places(_work(place, scene.name)))
-        return None
+    job = resolve(request, options)
+    plan, identity = identified(read(job, options))
+    place = RunFolder(plan.job.folder)
+    if plan.job.settings.distribution == "none" or os.environ.get("RANK", "0") == "0":
+        return _led(plan, identity, place, options)
+    if not (place.worked or _done(plan.job, place, options)):
+        scenes = prepare(plan)
+        _cases(plan, scenes, place, options, writes=False)
+    return None
+
+
+def _led(plan: Plan, identity: Identity, place: RunFolder, options: Options) -> Report:
+    """The part of the first process: alone at the run, all of it or what an earlier one has left."""
+    job = plan.job
 
     def waiting(holder: str) -> None:
         options.say(f"{holder} works on this run ({job.folder}); waiting for it")
@@ -59,11 +65,11 @@ def carry_out(request: Request, options: Options) -> Report | None:
             tidied(lock)
         return _shown(place, options)   # without a lock: a finished run can be read where nothing can be written
     with locked(place.lock, waiting, options.stop):
-        return _lead(plan, identity, place, options)
+        return _completed(plan, identity, place, options)
 
 
-def _lead(plan: Plan, identity: Identity, place: RunFolder, options: Options) -> Report:
-    """The part of the first process: everything, or what an earlier one has left of it."""
+def _completed(plan: Plan, identity: Identity, place: RunFolder, options: Options) -> Report:
+    """What is missing of the run: everything, or its end, or nothing."""
     job = plan.job
     assert job.cache is not None
     sweep(place.final.parent)
@@ -79,23 +85,46 @@ def _lead(plan: Plan, identity: Identity, place: RunFolder, options: Options) ->
             options.warn(missing)
     attend(plan)
     _ = plan.runs   # every check that needs no training: what is refused leaves no trace
-    ledger, began = ledger_beside(place.final), time.perf_counter()
+    ledger = ledger_beside(place.final)
     place.begin(job.config, identity)
     ledger.started(job.hash, job.title, options.command, job.config)
     try:
-        scenes = prepare(plan)
-        cases = [_case(job, scene, place, options) for scene in scenes.values()]
-        report = report_of(job, cases, job.headline, options, time.perf_counter() - began)
-        if not options.show_ids:
-            named = {str(name) for scene in scenes.values() for name in scene.task.forget.ids}
-            report = Report(withheld(report.results, named))
-        if options.export:
-            commit(place.beside, {name: scene.task for name, scene in scenes.items()}, job.opening, place.final.parent)
+        report = _worked(plan, place, options)
         report.save(place.beside / RESULTS)
         return _closed(report, place, ledger, options)
     except BaseException as error:
         _note_failure(job, ledger, options, error)
         raise
+
+
+def _worked(plan: Plan, place: RunFolder, options: Options) -> Report:
+    """The work itself, each room visited once: data and models, pools, train, judge, results, ledger, certificate, report."""
+    job, began = plan.job, time.perf_counter()
+    scenes = prepare(plan)
+    cases = _cases(plan, scenes, place, options)
+    results = _framed(job, cases, job.headline, options, time.perf_counter() - began)
+    if not options.show_ids:
+        results = withheld(results, {str(name) for scene in scenes.values() for name in scene.task.forget.ids})
+    if options.export:
+        commit(place.beside, {name: scene.task for name, scene in scenes.items()}, plan.learned, place.final.parent)
+    return Report(results)
+
+
+def _cases(plan: Plan, scenes: Mapping[str, Scene], place: RunFolder, options: Options, writes: bool = True
+           ) -> list[schema.Scenario]:
+    """Every scenario: retrained models, the runs, the audits.
+
+    writes   whether this process saves and audits, too; of several only the first one does, and the others find no scenarios
+    """
+    job, found = plan.job, []
+    for name, scene in scenes.items():
+        kept = Places(place.work(name), place.models(name) if options.export else None, place.failures, name)
+        yardstick = retrained(job, scene.task, options)
+        made = run_all(job, scene.task, scene.runs, options, kept if writes else Places(kept.work), yardstick.known)
+        if writes:
+            found.append(scenario(job, scene.task, made, options, yardstick, name=name, words=scene.words,
+                                  failures=place.failures))
+    return found
 
 
 def _closed(report: Report, place: RunFolder, ledger: Ledger, options: Options) -> Report:
@@ -133,22 +162,13 @@ def _shown(place: RunFolder, options: Options) -> Report:
 def report_of(job: Job, cases: Sequence[schema.Scenario], title: str, options: Options, seconds: float, run: str = ""
               ) -> Report:
     """The report around finished scenarios. run: names it; default: the job's hash."""
-    return Report(frame(run or job.hash, title, options.command, job.config, cases, seconds, job.settings.device,
-                        torch.get_num_threads()))
+    return Report(_framed(job, cases, title, options, seconds, run))
 
 
-def _case(job: Job, scene: Scene, place: RunFolder, options: Options) -> schema.Scenario:
-    failures = place.beside / "failures"
-    models = models_folder(place.beside, scene.name) if options.export else None
-    pool = retrained_first(job, scene.task, options)
-    made = run_all(job, scene.task, scene.runs, options, Places(_work(place, scene.name), models, failures, scene.name),
-                   pool.models if pool else ())
-    return scenario(job, scene.task, made, options, name=scene.name, words=scene.words, failures=failures, pool=pool)
-
-
-def _work(place: RunFolder, scenario_name: str) -> Path:
-    """Where logs and checkpoints of a scenario stand while it is worked on."""
-    return private_folder(place.beside / WORK) / digest(scenario_name)
+def _framed(job: Job, cases: Sequence[schema.Scenario], title: str, options: Options, seconds: float, run: str = ""
+            ) -> schema.Results:
+    return frame(run or job.hash, title, options.command, job.config, cases, seconds, job.settings.device,
+                 torch.get_num_threads())
 
 
 def dry_run(request: Request, options: Options) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from lethe.work.job import of_task
 from lethe.work.options import Options
 from lethe.work.origins import Given, Origins, reach, vet
 from lethe.work.request import AuditPlan
+from lethe.work.retrained import Retrained
 
 PARTS = ("forget", "retain", "holdout", "test")
 
@@ -83,8 +84,8 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     written, outcome = plain(files), Outcome(unlearned, method="unlearned", task=task)
     plan = AuditPlan(depth=depth, references=len(retrained), shadows=0, audits=tuple(audits))
     job = of_task(task, [], plan, seed=seed, config=written)
-    case = scenario(job, task, [Made(Path(files.unlearned).stem, outcome)], options,
-                    words=f"forget {len(task.forget)} examples of {files.forget}", retrained=retrained, known=origins.doubts)
+    case = scenario(job, task, [Made(Path(files.unlearned).stem, outcome)], options, Retrained(job, options, provided=retrained),
+                    words=f"forget {len(task.forget)} examples of {files.forget}", known=origins.doubts)
     return report_of(job, [case], f"Audit of {files.unlearned}", options, time.perf_counter() - began,
                      digest([written, depth, task.fingerprint]))
 

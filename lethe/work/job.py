@@ -83,6 +83,11 @@ class Judging:
     neighbours: int = 8
     max_loss: float | None = None
 
+    @property
+    def reach(self) -> Depth:
+        """The depth up to which audits run: those that were requested by name run at any."""
+        return "deep" if self.named else self.depth
+
 
 @dataclass(frozen=True)
 class Case:
@@ -170,8 +175,11 @@ def _checked(task: Task, run: Run, seed: int) -> Run:
 
 
 def resolve(request: Request, options: Options) -> Job:
-    """The job of a request. Raises RequestError for what is wrong with names, options and values; no data or model is read."""
-    asked, seed = request.audit, request.seed
+    """The job of a request. Raises RequestError for what is wrong with names, options and values; no data or model is read.
+
+    Each room is asked once for its part: train (what runs, and how), pools (what the model is to choose), results (the margins).
+    """
+    seed = request.seed
     methods: list[tuple[Method, object, bool]] = []
     for entry, given in request.asked:
         for found in everything(request.family) if entry is None else [entry]:
@@ -181,19 +189,19 @@ def resolve(request: Request, options: Options) -> Job:
         fit = [name for name, entry in catalogue.entries("methods").items() if entry.fits(request.family)]
         raise RequestError(f"method=all leaves out retraining, exact methods and searches, and there are no others for "
                            f"{request.family}; nothing was started. Name some of: {', '.join(sorted(fit))}.")
+    settings, seams = build(Settings, {**request.settings, "seed": seed}), Modifiers(**resolved(request.modifiers))
+    watchdog = build(Watchdog, request.watchdog) if isinstance(request.watchdog, Mapping) else request.watchdog
+    recipe = build(Recipe, request.recipe).require_sound() if request.recipe is not None else None
+    family = catalogue.load("families", request.family)
+    cases = tuple(Case(name, selection, wish(selection)) for name, selection in request.cases.items())
     audits: list[tuple[Audit, object]] = []
     for found, given in request.asked_audits or [(entry, {}) for entry in catalogue.entries("audits").values()]:
         audit: Audit = catalogue.record(found)
         audits.append((audit, build(audit.config, given)))
-    recipe = build(Recipe, request.recipe).require_sound() if request.recipe is not None else None
-    family = catalogue.load("families", request.family)
-    watchdog = build(Watchdog, request.watchdog) if isinstance(request.watchdog, Mapping) else request.watchdog
     return Job(
         request.hash, request.title, plain(request), tuple(_runs(methods, seed, request.seeds)),
-        _judging(asked, tuple(audits), bool(request.asked_audits)), build(Settings, {**request.settings, "seed": seed}),
-        Modifiers(**resolved(request.modifiers)), request.modifiers, watchdog,
-        Source(request.family, family.open, Sections(request.model, request.data, recipe), family.data, tuple(
-            Case(name, selection, wish(selection)) for name, selection in request.cases.items())),
+        _judging(request.audit, tuple(audits), bool(request.asked_audits)), settings, seams, request.modifiers, watchdog,
+        Source(request.family, family.open, Sections(request.model, request.data, recipe), family.data, cases),
         Path(request.output), options.cache or Path(request.output) / ".cache",
         request.title or f"{request.family}: {', '.join(dict.fromkeys(method['name'] for method in request.methods))}",
         tuple(request.accept),

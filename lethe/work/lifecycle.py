@@ -19,12 +19,13 @@ from typing import Any
 
 import yaml
 
-from lethe.core.files import make_folder, move, space, sweep, write_json, write_text
+from lethe.core.config import digest
+from lethe.core.files import make_folder, move, private_folder, space, sweep, write_json, write_text
 from lethe.core.identity import Identity
 from lethe.errors import StorageError
 from lethe.ledger import Ledger
 from lethe.results import schema
-from lethe.results.folder import ledger_of, replaced, unfinished
+from lethe.results.folder import ledger_of, models_folder, replaced, unfinished
 from lethe.results.schema import Results
 
 RESULTS, PARTS, WORK = "results.json", "identity.json", "work"
@@ -41,6 +42,19 @@ class RunFolder:
     def beside(self) -> Path:
         """Where it is made."""
         return unfinished(self.final)
+
+    @property
+    def failures(self) -> Path:
+        """The tracebacks of what failed."""
+        return self.beside / "failures"
+
+    def models(self, scenario: str) -> Path:
+        """The models of a scenario."""
+        return models_folder(self.beside, scenario)
+
+    def work(self, scenario: str) -> Path:
+        """Logs and checkpoints of a scenario while it is worked on."""
+        return private_folder(self.beside / WORK) / digest(scenario)
 
     @property
     def lock(self) -> Path:

@@ -16,21 +16,22 @@ from torch import nn
 
 from lethe.core import training
 from lethe.core.config import build, digest
+from lethe.core.discretion import discreet
 from lethe.core.identity import NUMBERS, Identity, code_of, identity
 from lethe.core.modules import named_tensors
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.data.context import Context
+from lethe.data.load import Data, learns
 from lethe.data.select import Where, divide
 from lethe.errors import CheckpointCorrupted, NeedsUnmet, RequestError
-from lethe.ledger.discretion import discreet
 from lethe.models.opened import Opened
 from lethe.pools import choose
 from lethe.pools.choose import Chosen, Wish
 from lethe.pools.member import sound
 from lethe.train.checkpoint import save_tensors
 from lethe.train.loop import Loop
-from lethe.work.job import Case, Job, Run, resolve
+from lethe.work.job import Case, Job, Run, Source, resolve
 from lethe.work.lock import locked
 from lethe.work.options import Options
 from lethe.work.request import Request
@@ -52,6 +53,7 @@ class Plan:
     is made once.
 
     start      the model that came or, where it is yet to be trained, a fresh one
+    learned    whether inputs are standardised or encoded by statistics of the whole training data
     thorough   whether the door takes the seconds that an estimate of time needs, and says what is well, too
     """
 
@@ -59,6 +61,7 @@ class Plan:
     opened: Opened
     start: nn.Module
     options: Options
+    learned: bool
     thorough: bool = False
 
     @property
@@ -112,7 +115,12 @@ def read(job: Job, options: Options) -> Plan:
     if opened.model is None and opened.recipe is None:
         raise NeedsUnmet("the request has neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
                          "there is nothing to forget from. Add one of them.")
-    return Plan(job, opened, opened.model or opened.fresh(job.settings.seed), options)
+    return Plan(job, opened, opened.model or opened.fresh(job.settings.seed), options, learned(source))
+
+
+def learned(source: Source) -> bool:
+    """Whether the data of a source, which can be read, are standardised or encoded by statistics of the whole training data."""
+    return source.data is Data and learns(source.sections.data)
 
 
 def identified(plan: Plan) -> tuple[Plan, Identity]:
@@ -135,7 +143,7 @@ def prepare(plan: Plan, train: bool = True) -> dict[str, Scene]:
         splits, facts = plan.splits[case.name], dict(opened.facts)
         if case.wish is not None:
             chosen = _chosen(plan, case, case.wish, model)
-            splits, facts["chosen"] = parts(opened, chosen.mask), chosen.facts
+            splits, facts["chosen"] = {**choose.divided(opened.splits["train"], chosen.mask), **_others(opened)}, chosen.facts
         same = model is plan.start and case.wish is None
         task = plan.tasks[case.name] if same else _task(plan, case, model, splits)
         task.facts.update(facts)
@@ -217,7 +225,7 @@ def describe(selection: Any, count: int, show_ids: bool = False) -> str:
 
 def parts(opened: Opened, selection: Any) -> dict[str, Split]:
     """The splits of a task: the training data divided by the selection, or as the data are already divided."""
-    others = {key: split for key, split in opened.splits.items() if key not in ("train", "forget", "retain")}
+    others = _others(opened)
     if selection is None:
         if "forget" not in opened.splits:
             raise RequestError("the request does not name what to forget, so nothing was started. Add forget: {label: 3}, "
@@ -227,12 +235,18 @@ def parts(opened: Opened, selection: Any) -> dict[str, Split]:
     return {"forget": forgotten, "retain": retained, **others}
 
 
+def _others(opened: Opened) -> dict[str, Split]:
+    """What no selection divides: holdout, test, and what a family adds."""
+    return {key: split for key, split in opened.splits.items() if key not in ("train", "forget", "retain")}
+
+
 def _draft(plan: Plan, case: Case) -> dict[str, Split]:
     if case.wish is None:
         return parts(plan.opened, case.selection)
     allowed = plan.allowed[case.name]
     choose.require_room(case.wish.count, len(allowed), int(allowed.sum()))
-    return parts(plan.opened, np.flatnonzero(allowed)[: case.wish.count])
+    first = allowed & (np.cumsum(allowed) <= case.wish.count)
+    return {**choose.divided(plan.opened.splits["train"], first), **_others(plan.opened)}
 
 
 def _task(plan: Plan, case: Case, model: nn.Module, splits: dict[str, Split]) -> Task:

@@ -9,11 +9,10 @@ from typing import Literal, get_args
 
 from lethe.core.task import Task
 from lethe.errors import unknown_name
-from lethe.judge import reproduction
 from lethe.judge.auditor import applicable
 from lethe.pools.backends import backend
 from lethe.pools.member import Member, Work
-from lethe.pools.needed import of_reproduction, of_shadows, of_yardstick
+from lethe.pools.needed import of_shadows, of_yardstick
 from lethe.pools.pool import FOLDER, Wanted
 from lethe.pools.strategy import chosen
 from lethe.pools.take import Take
@@ -89,14 +88,11 @@ def needed(job: Job, task: Task, runs: Sequence[Run], options: Options, what: st
     """The pools of one scenario: the yardstick, and the shadow models that the audits of this depth need."""
     judging, settings = job.judging, job.settings
     found = of_yardstick(task, judging.references, settings.seed, settings.device) if what != "shadows" else []
-    if found and reproduction.wanted(task):
-        found.append(of_reproduction(task, settings.seed, settings.device))
     task = expected(task, runs, job.watchdog)
     shadows = shadows_of(job, task, options) if what != "references" else None
     if shadows is not None:
-        depth = "deep" if judging.named else judging.depth
         audits = [(audit, cfg) for audit, cfg in judging.audits
-                  if not applicable(audit, task, judging.references, depth, shadows.limit)]
+                  if not applicable(audit, task, judging.references, judging.reach, shadows.limit)]
         found += of_shadows(shadows, audits, settings.seed, judging.depth)
     return found
 

@@ -25,6 +25,7 @@ from lethe.work.lifecycle import parts_of
 from lethe.work.open import Plan, identified, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
+from lethe.work.retrained import retrained
 
 
 def audit_saved(request: Request, options: Options, unlearned: Path | None, depth: Depth, run: Path | None = None) -> Report:
@@ -43,7 +44,7 @@ def audit_saved(request: Request, options: Options, unlearned: Path | None, dept
         scene = scenes[name]
         made = [Made(path.name, Outcome(as_served(path, plan.opened.load(path)), method=path.name, task=scene.task,
                                         unseen_used=name in halved)) for path in paths]
-        cases.append(scenario(job, scene.task, made, options, name=name, words=scene.words))
+        cases.append(scenario(job, scene.task, made, options, retrained(job, scene.task, options), name=name, words=scene.words))
     return report_of(job, cases, f"Audit ({depth}) of {', '.join(names)}", options, time.perf_counter() - began,
                      digest([job.hash, names, depth]))
 

@@ -24,7 +24,7 @@ from lethe.train.loop import Settings
 from lethe.work.audit import judged
 from lethe.work.commit import Noted, committed, of_task, runs_secret, saved_hash
 from lethe.work.job import resolve
-from lethe.work.open import tasks_of
+from lethe.work.open import learned, tasks_of
 from lethe.work.options import Options
 from lethe.work.request import Request, read
 
@@ -67,7 +67,7 @@ def _noted(run: Path, case: Scenario, options: Options) -> Noted:
     if not task.has("retain"):
         raise NeedsUnmet("the run has no retained records, so the data that the model was allowed to read are unknown; no "
                          "certificate was written. Add the retain data to the request.")
-    return of_task(task, resolve(request, options).opening, runs_secret(run.parent))
+    return of_task(task, learned(resolve(request, options).opening), runs_secret(run.parent))
 
 
 def reexecute(run: Path, case: Scenario, row: Row, options: Options) -> tuple[str, str]:

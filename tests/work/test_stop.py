@@ -24,8 +24,7 @@ def test_runs_pools_and_audits_report_to_one_listener(tmp_path: Path) -> None:
     heard: list[Event] = []
     carry_out(request(tmp_path, audit=AUDIT), Options(listener=heard.append))
     begun = [event.title for event in heard if isinstance(event, Started)]
-    assert list(dict.fromkeys(begun)) == ["original", "finetune", "random_label", "references", "fresh retrain",
-                                          "audits"]
+    assert list(dict.fromkeys(begun)) == ["original", "references", "fresh retrain", "finetune", "random_label", "audits"]
     pool = [event for event in heard if isinstance(event, Advanced) and event.title == "references"]
     assert [(event.step, event.total) for event in pool] == [(1, 3), (2, 3), (3, 3)] and pool[-1].seconds_left == 0
     assert all(event.seconds_left is not None and event.seconds_left > 0 for event in pool[:-1])

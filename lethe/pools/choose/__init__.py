@@ -66,7 +66,7 @@ def choose(task: Task, name: str, among: Any = None, **options: Any) -> Task:
     """
     train = concat([task.splits[key] for key in ("forget", "retain") if task.has(key)], "train")
     chosen = chosen_by(task, train, name, options, None if among is None else among.mask(train))
-    return task.replaced(task.original, forget=train.subset(chosen.mask, "forget"), retain=train.subset(~chosen.mask, "retain"))
+    return task.replaced(task.original, **divided(train, chosen.mask))
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ def chosen_by(
     scores, facts = found.score(cfg, task, train, allowed, cache)
     order = np.argsort(-np.where(allowed, scores, -np.inf), kind="stable")[: cfg.count]
     return Chosen(np.isin(np.arange(len(train)), order), scores, {"selector": name, **plain(cfg), **facts})
+
+
+def divided(train: Split, mask: np.ndarray) -> dict[str, Split]:
+    """A training set as what the model chose, [n] booleans, and the rest."""
+    return {"forget": train.subset(mask, "forget"), "retain": train.subset(~mask, "retain")}
 
 
 def require_room(count: int, n: int, allowed: int) -> None:
