@@ -5,8 +5,8 @@ deviation) says how many tests the aspect has in effect, however they depend on 
 joined, and the smallest of all is judged by the law that the references show (`lethe.maths.extremes`). One level of p for each
 aspect follows, and with it one band for each metric, the same for every model.
 
-Where there are fewer than five references, or none, tests are counted instead (Bonferroni over those of a tier, times tiers): of
-four the law shows too little, and would see 6 of 10 deviations of which counting sees 8, at 3 and 2 % of false alarms.
+Where there are fewer than eight references, or none, tests are counted instead (Bonferroni over those of a tier, times tiers):
+one odd reference of six lowers the level from 10⁻³ to 10⁻⁴, behind which a model that only hides what it knows is not seen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lethe.judge.answers import Part, part_of
 from lethe.maths.extremes import FEWEST, Smallest, effective_tests, exceedance
 
 LEVEL = 0.05      # of the joint verdict on a model
-ENOUGH = 5        # references from which the law is used
+ENOUGH = 8        # references from which the law is used
 RESERVE = 1.6     # chances are multiplied by this: the law holds in the mean over yardsticks; with it, it holds for most of them
 
 

@@ -46,7 +46,7 @@ def alarms(found: dict[str, list[Evidence]]) -> Counter:
 
 
 def test_class_removal_of_a_tiny_model():
-    task, (fresh, *references) = tiny.classification(Where(label=3)), pool(Where(label=3), 7)
+    task, (fresh, *references) = tiny.classification(Where(label=3)), pool(Where(label=3), 9)
     found = examined(task, references, {"fresh": fresh.model, "noise": noisy(task, 1.0), "silent": silenced(task, 3)})
     original = by_metric(found["original"])
     assert conclude(found["original"]).text.startswith("Still knows the forget set")
@@ -60,7 +60,7 @@ def test_class_removal_of_a_tiny_model():
 
 
 def test_examining_changes_no_model():
-    task, references = tiny.classification(Where(label=3)), pool(Where(label=3), 7)
+    task, references = tiny.classification(Where(label=3)), pool(Where(label=3), 9)
     before = [p.clone() for r in references for p in r.model.parameters()]
     modes = [m.training for r in references for m in r.model.modules()]
     examined(task, references, {}, ("relearn", "scores"))

@@ -91,7 +91,7 @@ class MiMMU:
     steps: Count = 288            # at most                                                            [ours, n=60]
     epochs: Positive | None = None    # passes over F, instead of `steps`                              [ours; paper: 30]
     batch_size: Count = 16        # pictures per step                                                  [ours]
-    drift: NonNegative = 0.1      # noted above this share of ‖ε_0(c) − ε_0(∅)‖² [changes the notes]   [ours]
+    drift: NonNegative = 0.1   # noted above this share of ‖ε_0(c) − ε_0(∅)‖² [only with protect=none] [changes the notes] [ours]
 
 
 def mim_target(concept: Tensor, rest: Tensor, empty: Tensor, eta: Tensor, perpendicular: bool) -> Tensor:
