@@ -36,7 +36,7 @@ def batch_norm(one: Entry) -> str:
     source = located(one.module)
     if one.mechanism in ("exact", "search"):
         return "as in training" if one.mechanism == "exact" else "as in what it runs"
-    if source is None or "minimise(" not in source.text:   # it changes weights without training
+    if source is None or not ("minimise(" in source.text or " tuned(" in source.text):   # it changes weights without training
         return "kept"
     return "moves" if "retain" in one.needs else "moves with retained data" if "retain?" in one.needs else "kept"
 

@@ -14,42 +14,30 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
 from lethe.train.loop import Loop
-from lethe.train.terms import Loss, Term
+from lethe.train.terms import Loss
+from lethe.train.tuning import Tuned, tuned
 
 
 @config
-class Refused:
-    """What all rows have."""
-
-    alpha: NonNegative = 1.0           # weight of the retain term; 0 turns it off           [official codes]
-    lr: Positive = 1e-5                # AdamW, for 1–8 B weights; tiny models need more     [OpenUnlearning]
-    epochs: Positive = 10.0            # passes over F                                       [OpenUnlearning]
-    batch_size: Count = 32             # of each term                                        [OpenUnlearning]
-    optimiser: Optimiser = "adamw"     # update rule                                         [OpenUnlearning]
-    weight_decay: NonNegative = 0.01   # pull towards 0                                      [OpenUnlearning]
-    clip: Positive | None = None       # largest gradient norm; null: none                   [OpenUnlearning: none]
-
-
-@config
-class IdkNLL(Refused):
+class IdkNLL(Tuned):
     """Options of IdkNLL."""
 
 
 @config
-class IdkDPO(Refused):
+class IdkDPO(Tuned):
     """Options of IdkDPO."""
 
     beta: Positive = 0.1               # inverse temperature; larger stops sooner            [official code]
 
 
 @config
-class IdkAP(Refused):
+class IdkAP(Tuned):
     """Options of IDK+AP."""
 
     beta: Positive = 0.1               # inverse temperature of answer preservation          [official code]
@@ -77,7 +65,7 @@ def idk_nll(cfg: IdkNLL, task: LanguageTask, loop: Loop) -> Outcome:
     Limits:   the forgotten answer itself has no term: its probability falls only as far as the refusal takes its place.
     Fails by: hardly forgetting: membership attacks read the answer's own probability as before. α = 0 refuses everything.
     """
-    return _taught(cfg, task, loop, _refusing(task, loop), task.nll)
+    return tuned(cfg, task, loop, _refusing(task, loop), task.nll)
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"nll", "relabel", "sequence_logp"}, mechanism="relabel",
@@ -101,7 +89,7 @@ def idk_dpo(cfg: IdkDPO, task: LanguageTask, loop: Loop) -> Outcome:
         return preference_loss(task.sequence_logp(m, refusals(b)) - chosen0(b), task.sequence_logp(m, b) - rejected0(b), cfg.beta,
                                2.0)
 
-    return _taught(cfg, task, loop, prefer, task.nll)
+    return tuned(cfg, task, loop, prefer, task.nll)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "relabel", "sequence_logp"}, mechanism="relabel",
@@ -123,7 +111,7 @@ def idk_ap(cfg: IdkAP, task: LanguageTask, loop: Loop) -> Outcome:
         assert refused is not None
         return preference_loss(task.sequence_logp(m, b), task.sequence_logp(m, refused(b)), cfg.beta)
 
-    return _taught(cfg, task, loop, _refusing(task, loop), preserve)
+    return tuned(cfg, task, loop, _refusing(task, loop), preserve)
 
 
 def _refusals(task: LanguageTask, loop: Loop, split: Split) -> Callable[[Batch], Batch]:
@@ -142,14 +130,3 @@ def _refusing(task: LanguageTask, loop: Loop) -> Loss:
         return -task.sequence_logp(model, refused) / task.answer_lengths(refused)
 
     return loss
-
-
-def _taught(cfg: Refused, task: LanguageTask, loop: Loop, push: Loss, keep: Loss) -> Outcome:
-    """Minimise a row's forget term beside its retain term."""
-    terms = {"forget": Term(task.forget, push)}
-    if cfg.alpha:
-        terms["retain"] = Term(task.retain, keep, cfg.alpha)
-    model = loop.start()
-    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
-                  weight_decay=cfg.weight_decay, clip=cfg.clip)
-    return loop.finish(model)

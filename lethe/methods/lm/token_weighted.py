@@ -14,38 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.train.loop import Loop
-from lethe.train.terms import Loss, Term
+from lethe.train.tuning import Tuned, tuned
 
 
 @config
-class Tuned:
+class Weighted(Tuned):
     """What all rows have."""
 
     gamma: NonNegative = 1.0           # weight of the forget term                           [official codes]
-    alpha: NonNegative = 1.0           # weight of the retain loss; 0 turns it off           [official codes]
-    lr: Positive = 1e-5                # AdamW, for 1–8 B weights; tiny models need more     [OpenUnlearning]
-    epochs: Positive = 10.0            # passes over F                                       [OpenUnlearning]
-    batch_size: Count = 32             # of each term                                        [OpenUnlearning]
-    optimiser: Optimiser = "adamw"     # update rule                                         [OpenUnlearning]
-    weight_decay: NonNegative = 0.01   # pull towards 0                                      [OpenUnlearning]
-    clip: Positive | None = None       # largest gradient norm; null: none                   [OpenUnlearning: none]
 
 
 @config
-class WGA(Tuned):
+class WGA(Weighted):
     """Options of weighted gradient ascent."""
 
     beta: NonNegative = 1.0            # 0 is plain ascent; larger lets go of what is improbable sooner   [official code]
 
 
 @config
-class SatImp(Tuned):
+class SatImp(Weighted):
     """Options of SatImp."""
 
     beta1: NonNegative = 5.0           # saturation: larger lets go of improbable tokens sooner   [official code]
@@ -55,7 +48,7 @@ class SatImp(Tuned):
 
 
 @config
-class CEU(Tuned):
+class CEU(Weighted):
     """Options of CE-U."""
 
     skip: Natural = 1                  # first tokens of an answer that are left alone       [official code: 1]
@@ -63,7 +56,7 @@ class CEU(Tuned):
 
 
 @config
-class MaximumEntropy(Tuned):
+class MaximumEntropy(Weighted):
     """Options of maximum entropy."""
 
     gamma: NonNegative = 0.1           # weight of the forget term                           [official code]
@@ -78,7 +71,7 @@ class PrefixEntropy(MaximumEntropy):
 
 
 @config
-class UNDIAL(Tuned):
+class UNDIAL(Weighted):
     """Options of UNDIAL."""
 
     lower: NonNegative = 10.0          # γ of the paper, nats taken from the logit of the true token   [OpenUnlearning; paper 3]
@@ -149,7 +142,7 @@ def wga(cfg: WGA, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
         return wga_tokens(task.token_logp(m, b), cfg.beta).sum(1) / task.answer_lengths(b)
 
-    return _tuned(cfg, task, loop, push)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "token_logp"}, mechanism="ascent",
@@ -169,7 +162,7 @@ def satimp(cfg: SatImp, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
         return satimp_tokens(task.token_logp(m, b), cfg.beta1, cfg.beta2).sum(1) / task.answer_lengths(b)
 
-    return _tuned(cfg, task, loop, push)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="distil")
@@ -191,7 +184,7 @@ def ce_u(cfg: CEU, task: LanguageTask, loop: Loop) -> Outcome:
         mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= cfg.skip)
         return (ceu_tokens(logits, labels) * mask).sum(1) / mask.sum(1).clamp(min=1)
 
-    return _tuned(cfg, task, loop, push)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="relabel",
@@ -212,7 +205,7 @@ def me_gd(cfg: MaximumEntropy, task: LanguageTask, loop: Loop) -> Outcome:
         logits, _, mask = _answers(task, m, b)
         return (uniform_tokens(logits) * mask).sum(1) / task.answer_lengths(b)
 
-    return _tuned(cfg, task, loop, push)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="relabel",
@@ -234,7 +227,7 @@ def palu(cfg: PrefixEntropy, task: LanguageTask, loop: Loop) -> Outcome:
         mask = mask & (torch.arange(mask.shape[1], device=mask.device) < cfg.prefix)
         return (uniform_tokens(logits) * mask).sum(1) / mask.sum(1)
 
-    return _tuned(cfg, task, loop, push)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="distil")
@@ -255,7 +248,7 @@ def undial(cfg: UNDIAL, task: LanguageTask, loop: Loop) -> Outcome:
         logits, labels, mask = _answers(task, m, b)
         return (undial_tokens(logits, original(b)[:, : mask.shape[1]], labels, cfg.lower) * mask).sum(1) / mask.sum(1)
 
-    return _tuned(cfg, task, loop, push)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
 
 
 def _answers(task: LanguageTask, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -264,14 +257,3 @@ def _answers(task: LanguageTask, model: nn.Module, batch: Batch) -> tuple[Tensor
     mask = torch.arange(logits.shape[1], device=count.device) < count.unsqueeze(1)
     kept = batch.labels[:, 1:] >= 0
     return logits, torch.zeros_like(mask, dtype=torch.long).masked_scatter(mask, batch.labels[:, 1:][kept]), mask
-
-
-def _tuned(cfg: Tuned, task: LanguageTask, loop: Loop, push: Loss) -> Outcome:
-    """Minimise a row's forget term beside the retain term."""
-    terms = {"forget": Term(task.forget, push, cfg.gamma)}
-    if cfg.alpha:
-        terms["retain"] = Term(task.retain, task.nll, cfg.alpha)
-    model = loop.start()
-    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
-                  weight_decay=cfg.weight_decay, clip=cfg.clip)
-    return loop.finish(model)

@@ -1,0 +1,33 @@
+"""What fine-tuning of a language model has in the codes of OpenUnlearning, whatever the loss; methods extend the options."""
+
+from __future__ import annotations
+
+from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.outcome import Outcome
+from lethe.core.task import Task
+from lethe.train.loop import Loop
+from lethe.train.terms import Loss, Term
+
+
+@config
+class Tuned:
+    """Options of the minimisation and of the retain term."""
+
+    alpha: NonNegative = 1.0           # weight of the retain term; 0 turns it off           [official codes]
+    lr: Positive = 1e-5                # AdamW, for 1–8 B weights; tiny models need more     [OpenUnlearning]
+    epochs: Positive = 10.0            # passes over F                                       [OpenUnlearning]
+    batch_size: Count = 32             # of each term                                        [OpenUnlearning]
+    optimiser: Optimiser = "adamw"     # update rule                                         [OpenUnlearning]
+    weight_decay: NonNegative = 0.01   # pull towards 0                                      [OpenUnlearning]
+    clip: Positive | None = None       # largest gradient norm; null: none                   [OpenUnlearning: none]
+
+
+def tuned(cfg: Tuned, task: Task, loop: Loop, push: Loss, keep: Loss, gamma: float = 1.0) -> Outcome:
+    """The original, fine-tuned on γ · E_F push + α · E_R keep; without α retained data are not asked for."""
+    terms = {"forget": Term(task.forget, push, gamma)}
+    if cfg.alpha:
+        terms["retain"] = Term(task.retain, keep, cfg.alpha)
+    model = loop.start()
+    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
+                  weight_decay=cfg.weight_decay, clip=cfg.clip)
+    return loop.finish(model)
