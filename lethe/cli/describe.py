@@ -131,6 +131,8 @@ def facts(entry: Entry, whole: bool = False) -> dict[str, Any]:
         data |= {"families": entry.families, "needs": entry.needs, "uses": sorted(entry.uses)}
     if entry.kind == "methods":
         data |= {"mechanism": entry.mechanism, "batch_norm": batch_norm(entry)}
+    if entry.kind == "families":
+        data |= {"method": entry.usual}
     if entry.kind == "sources":
         data |= {"suffixes": list(entry.facts["suffixes"])}
     if entry.origin:
@@ -155,6 +157,7 @@ def text_of(entry: Entry) -> str:
     if entry.kind == "methods":
         parts.append(f"Batch norm (settings.batch_norm=auto): {batch_norm(entry)}")
     if entry.kind == "families":
+        parts.append(f"A request that names no method runs {entry.usual}.")
         for key, record in entry.sections.items():
             also = "    and those of its kind: lethe describe sources" if record.name == "Data" else ""
             parts.append(f"{key}:{also}\n{table(record.options)}")

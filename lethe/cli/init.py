@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,11 +40,11 @@ DATA = Question("data.path", "Training data: a file, a folder of pictures, or a 
                 "sources", "data.kind")
 HOLDOUT = Question("data.holdout", "Unseen data: a file or folder; where the recipe trains the model also a share", "0.2")
 FORGET = Question("forget", "To forget: {ids: […]}, {label: 3}, {query: age > 60}, {fraction: 0.05}", "{fraction: 0.05}")
-METHOD = Question("method", "Method (lethe methods; a list, or all)", "finetune")
+METHOD = Question("method", "Method (lethe methods; a list, or all)", "")   # the family's usual one
 EPOCHS = Question("recipe.epochs", "How it was, or will be, trained: epochs", "15")
 RATE = Question("recipe.lr", "Learning rate", "0.002")
 NETWORK = (MODEL, WEIGHTS, DATA, HOLDOUT, EPOCHS, RATE, FORGET, METHOD)
-FITTED = (FIT, DATA, HOLDOUT, FORGET, Question("method", "Method (lethe methods)", "retrain"))
+FITTED = (FIT, DATA, HOLDOUT, FORGET, METHOD)
 QUESTIONS = {
     "classification": NETWORK, "multilabel": NETWORK, "regression": NETWORK,
     "fitted_classifier": FITTED, "fitted_regressor": FITTED,
@@ -111,7 +111,8 @@ def _questions(family: str, keys: set[str]) -> list[Question]:
         return any(key in wanted or key.startswith(f"{question.key}.") for key in keys) or (
             question.key == "forget" and "scenarios" in keys)
 
-    return [one for one in QUESTIONS.get(family, NETWORK) if not told(one)]
+    asked = [one for one in QUESTIONS.get(family, NETWORK) if not told(one)]
+    return [replace(one, usual=entries("families")[family].usual) if one is METHOD else one for one in asked]
 
 
 def _answer(question: Question, yes: bool) -> list[str]:

@@ -28,7 +28,7 @@ def requests_page(sections: Mapping[str, Record]) -> str:
                 unasked = f" Read without `kind` where the file ends in {endings}." if endings else ""
                 parts.append(_part(f"`data: {{kind: {one.name}}}`", one.title + unasked, one.options, "###"))
     for one in sorted(entries("families").values(), key=lambda one: one.name):
-        parts.append(f"\n## Family `{one.name}`\n{one.title}\n")
+        parts.append(f"\n## Family `{one.name}`\n{one.title} A request that names no method runs `{one.usual}`.\n")
         parts += [_part(f"`{key}:` of {one.name}", "", record.options, "###") for key, record in one.sections.items()]
     return "".join(parts)
 

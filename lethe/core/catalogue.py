@@ -55,6 +55,11 @@ class Entry:
         return sorted(self.facts.get("needs", ()))
 
     @property
+    def usual(self) -> str:
+        """Of a family: the method that is run where a request names none."""
+        return str(self.facts.get("method", "finetune"))
+
+    @property
     def instead(self) -> dict[str, str]:
         """Optional needs of a method that only an option makes superfluous: need -> option=value."""
         found: dict[str, str] = self.facts.get("instead", {})

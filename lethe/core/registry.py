@@ -92,6 +92,7 @@ class Audit:
 class Family:
     """How a kind of model comes in: `open(sections, context) -> Opened`, and the config classes of `model:` and `data:`.
 
+    method      the one that is run where a request names none
     files       (SavedFiles) -> (model -> Task, path -> model), where models can be audited from files alone
     recognises  whether a path holds a model of this family, by its names alone
     """
@@ -101,15 +102,17 @@ class Family:
     data: type
     open: Callable[..., Any]
     doc: str
+    method: str = "finetune"
     files: Callable[..., Any] | None = None
     recognises: Callable[[Path], bool] | None = None
 
 
-def family(*, model: type, data: type, files: Callable[..., Any] | None = None, recognises: Callable[[Path], bool] | None = None
-           ) -> Callable[[Callable[..., Any]], Family]:
+def family(*, model: type, data: type, method: str = "finetune", files: Callable[..., Any] | None = None,
+           recognises: Callable[[Path], bool] | None = None) -> Callable[[Callable[..., Any]], Family]:
     """Register `open_request(sections, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
 
     model, data  config classes of these parts of a request; `lethe describe FAMILY` lists their options
+    method       what a request of this family that names no method runs
     files        makes a task of saved models and data files, for audits without a request
     recognises   whether a path holds a model of this family: then such an audit need not be told the family
     """
@@ -117,7 +120,7 @@ def family(*, model: type, data: type, files: Callable[..., Any] | None = None, 
     def wrap(open_request: Callable[..., Any]) -> Family:
         *_, folder, file = open_request.__module__.split(".")
         return Family(folder if file == "open" else file, model, data, open_request,
-                      inspect.getdoc(inspect.getmodule(open_request)) or "", files, recognises)
+                      inspect.getdoc(inspect.getmodule(open_request)) or "", method, files, recognises)
 
     return wrap
 

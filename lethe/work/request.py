@@ -60,7 +60,7 @@ class Request:
     scenarios: Mapping[str, Any] = field(default_factory=dict)   # name -> {forget: …}: several requests on one model
     recipe: Mapping[str, Any] | None = None                # how the model was (or is to be) trained
     objective: Objective | None = None       # what is to go; none: concept for image generators, behaviour for lm without recipe
-    method: Any = "finetune"                               # name, {name: …, option: …}, a list of these, or all
+    method: Any = None        # name, {name: …, option: …}, a list of these, or all; none: the family's usual one
     audit: AuditPlan = field(default_factory=lambda: AuditPlan())
     settings: Mapping[str, Any] = field(default_factory=dict)    # lethe.train.loop.Settings
     modifiers: Mapping[str, Any] = field(default_factory=dict)   # where, combine, perturb, average, weigh
@@ -120,6 +120,8 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
     written = {key: located(value, (base, here)) if key in PLACED else value for key, value in content.items()}
     merged = overridden(written, overrides)
     merged = {key: located(value, (here, base)) if key in PLACED else value for key, value in merged.items()}
+    if merged.get("method") is None and (family := entries("families").get(str(merged.get("family")))) is not None:
+        merged["method"] = family.usual
     if isinstance(merged.get("audit"), Mapping):
         merged["audit"] = build(AuditPlan, merged["audit"])
     for key in ("family", "model", "data"):

@@ -30,6 +30,14 @@ def test_a_list_of_methods_on_the_command_line() -> None:
     assert [m["name"] for m in parse(BASE, ["method=[retrain,neggrad_plus]"]).methods] == ["retrain", "neggrad_plus"]
 
 
+@pytest.mark.parametrize("family", entries("families"))
+def test_a_request_without_a_method_runs_the_usual_one_of_its_family(family: str) -> None:
+    usual, = parse({"family": family, "model": {}, "data": {}}).methods
+    assert usual == parse({"family": family, "model": {}, "data": {}, "method": usual["name"]}).methods[0]
+    assert entries("methods")[usual["name"]].fits(family)
+    assert parse({"family": "fitted_classifier", "model": {}, "data": {}}).methods == [{"name": "retrain"}]
+
+
 def test_equal_requests_have_equal_hashes_wherever_the_output_goes() -> None:
     assert parse(BASE).hash == parse({**BASE, "output": "elsewhere"}).hash != parse({**BASE, "seed": 1}).hash
 

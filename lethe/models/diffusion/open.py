@@ -176,7 +176,7 @@ class DataSource:
     seed: Natural = 0
 
 
-@family(model=ModelSource, data=DataSource)
+@family(model=ModelSource, data=DataSource, method="mim_mu")
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a diffusion request. The concept names what is forgotten; `forget:` may override it."""
     source, data = build(ModelSource, sections.model), build(DataSource, sections.data)

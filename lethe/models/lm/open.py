@@ -163,7 +163,7 @@ def is_saved(path: Path) -> bool:
     return (path / "config.json").exists()
 
 
-@family(model=ModelSource, data=TextSource, files=open_files, recognises=is_saved)
+@family(model=ModelSource, data=TextSource, method="npo", files=open_files, recognises=is_saved)
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a language-model request."""
     source, data = build(ModelSource, sections.model), build(TextSource, sections.data)
