@@ -27,6 +27,7 @@ SMALL = 2   # epochs or steps: enough to be interrupted between two steps
 
 OPTIONS: dict[str, dict[str, Any]] = {   # where the defaults do nothing on a toy problem
     "ssd": {"alpha": 1.0},               # selects nothing once alpha exceeds the imbalance of 160 easy points
+    "pdu": {"warmup": 0.0, "alpha": 1.0, "lr": 1e-2, "batch_size": 4},   # its multiplier moves between the steps
 }
 METHODS = {name: entry for name, entry in catalogue.entries("methods").items() if name != "auto"}   # it runs the others
 PAIRS = [pytest.param(name, key, id=f"{name}-{key}") for name, entry in METHODS.items() for key in TASKS if entry.fits(key)]

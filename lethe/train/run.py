@@ -20,7 +20,7 @@ from lethe.errors import Diverged
 from lethe.train import optimise
 from lethe.train.distribute import full
 from lethe.train.modifiers.average import Average
-from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.combine import Combine, Remembers
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.order import Order
 from lethe.train.session import Session
@@ -93,6 +93,9 @@ class Run:
         self.orders = {
             name: Order(term.split, self.size[name], loop.seed, self.call, name) for name, term in self.terms.items()
         }
+        self.memory: dict[str, Tensor] = {}
+        if isinstance(self.combine, Remembers):
+            self.combine = self.combine.recalling(self.params, self.memory)
         self.seen: dict[str, list[Any]] = {name: [torch.zeros(()), 0] for name in self.terms}   # sum of losses, count
         self.rng = torch.Generator()
         self.touched: set[str] = set()
@@ -124,6 +127,7 @@ class Run:
         loop.step_size.lower(self.moving)
         loop.note(f"learning rate lowered to {self._rate(0):.3g} at step {step}: weights were not finite; the call started again")
         self.optimiser.state.clear()
+        self.memory.clear()
         self.slow = {name: self.params[name].detach().clone() for name in self.slow}
         self.seen = {name: [torch.zeros(()), 0] for name in self.terms}
         loop.tell(Ended(loop.title, self.call))
@@ -293,6 +297,7 @@ class Run:
         state = {f"model/{k}": v for k, v in loop.tensors(self.model).items()}
         state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, list(self.params)).items()}
         state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
+        state |= {f"memory/{k}": full(v) for k, v in self.memory.items()}
         state |= {f"seen/{k}": total for k, (total, _) in self.seen.items()}
         sound, steps = self.watch.kept() if self.watch else ({}, {})
         counts = {name: count for name, (_, count) in self.seen.items()}
@@ -318,6 +323,9 @@ class Run:
         loop.restored(self.model, part("model/"))
         optimise.load_state(self.optimiser, list(self.params), part("opt/"), laid)
         self.slow = {name: laid(value, self.params[name]).clone() for name, value in part("slow/").items()}
+        for key, value in part("memory/").items():
+            like = self.params.get(key.partition("/")[2])
+            self.memory[key] = value.to(loop.device) if like is None else laid(value, like).clone()
         self.seen = {name: [value, meta["seen"][name]] for name, value in part("seen/").items()}
         if self.watch:
             self.watch.put(tensors, meta)

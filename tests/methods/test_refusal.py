@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lethe
 from lethe.core.split import Split
-from lethe.methods.lm.refusal import preference_loss
+from lethe.methods.lm.refusal import jsd, preference_loss, token_jsd
 
 STEP = 3.0
 
@@ -21,6 +21,12 @@ def test_golden() -> None:
     three = torch.full((1,), -3.0)
     assert preference_loss(three, three, 0.1, 2.0).item() == pytest.approx(13.862944)
     assert preference_loss(three + 1, three, 1.0).item() == pytest.approx(math.log1p(math.exp(-1)))
+    half = torch.tensor(0.5, dtype=torch.float64).log()
+    assert token_jsd(half).item() == pytest.approx(0.75 * math.log(4 / 3)) == 0.21576155433883568
+    assert token_jsd(torch.zeros(())).item() == 0 and token_jsd(torch.tensor(-60.0)).item() == pytest.approx(math.log(2))
+    even, skewed = torch.zeros(2), torch.tensor([math.log(3), 0.0])
+    assert jsd(even, skewed).item() == pytest.approx(0.033822, abs=1e-6) == jsd(skewed, even).item()
+    assert jsd(skewed, skewed).item() == pytest.approx(0, abs=1e-7)
 
 
 def logp(model: nn.Module, split: Split) -> tuple[Tensor, Tensor]:
@@ -74,6 +80,40 @@ def test_one_step_of_idk_ap() -> None:
         return nll(m, taught) + 0.4 * kept.mean()
 
     byhand.assert_same(task, found, byhand.steps(task, [objective], lr=STEP), atol=1e-5)
+
+
+def test_two_steps_of_jens_un() -> None:
+    """Two: at the first the retain term is 0. The refusal's tokens, its end among them, along the true answer."""
+    task, gamma, alpha = tiny.lm(), 0.7, 0.4
+    words = refused(task, task.forget).columns
+    found = byhand.run("jens_un", task, gamma=gamma, alpha=alpha, lr=0.3, epochs=2)
+
+    def kl(p: Tensor, q: Tensor) -> Tensor:
+        return (p * (p.clamp(min=1e-30) / q).log()).sum(-1)
+
+    def divergence(p: Tensor, q: Tensor) -> Tensor:
+        return (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2
+
+    def predicted(model: nn.Module, split: Split) -> Tensor:
+        return model(input_ids=split.columns["ids"]).logits[:, :-1].softmax(-1)
+
+    def mean(values: Tensor, split: Split) -> Tensor:
+        kept = split.columns["labels"][:, 1:] != -100
+        return ((values * kept).sum(1) / kept.sum(1)).mean()
+
+    taught = torch.zeros(*task.forget.columns["labels"][:, 1:].shape, 290)
+    for row, (labels, refusal) in enumerate(zip(task.forget.columns["labels"][:, 1:], words["labels"], strict=True)):
+        target = refusal[refusal != -100].tolist()
+        for turn, place in enumerate((labels != -100).nonzero().flatten().tolist()):
+            taught[row, place, target[turn % len(target)]] = 1.0
+    with torch.no_grad():
+        before = predicted(task.original.eval(), task.retain)
+
+    def objective(m: nn.Module) -> Tensor:
+        return (gamma * mean(divergence(taught, predicted(m, task.forget)), task.forget)
+                + alpha * mean(divergence(before, predicted(m, task.retain)), task.retain))
+
+    byhand.assert_same(task, found, byhand.steps(task, [objective] * 2, lr=0.3), atol=1e-5)
 
 
 def refusals(task: lethe.core.families.language.LanguageTask, model: nn.Module, split: Split) -> float:

@@ -20,10 +20,21 @@ from lethe.core.task import Task
 from lethe.errors import LetheError, OutOfRange
 from lethe.train.apply import apply
 from lethe.train.loop import Settings
+from lethe.train.tuning import Tuned
 
 SHORT, FEW = 2, 16   # epochs and steps; examples, units and the like: less than the problems have
 
-OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}")
+SHARED = {f.name for f in dataclasses.fields(Tuned)}
+STANDS_FOR_ALL = "idk_nll"   # rows of `train.tuning` hand these options to one function: one of them shows that they count
+
+
+def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
+    entry = catalogue.entry("methods", name)
+    shared = key in SHARED and name != STANDS_FOR_ALL and "return tuned(cfg, task, loop" in entry.path.read_text()
+    return [pytest.mark.slow] if shared else []
+
+
+OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}", marks=marks(name, option.name))
            for name, entry in catalogue.entries("methods").items() for option in entry.options]
 
 

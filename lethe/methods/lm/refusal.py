@@ -9,12 +9,14 @@ given the prompt, p_0 the original's, ℓ̄ mean negative log-probability of an 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Positive, config
+from lethe.core.config import NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -44,12 +46,38 @@ class IdkAP(Tuned):
     epochs: Positive = 5.0             # passes over F                                       [official code]
 
 
+@config
+class JensUn(Tuned):
+    """Options of JensUn."""
+
+    gamma: NonNegative = 1.0           # weight of the forget term                           [official code]
+
+
 def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, scale: float = 1.0) -> Tensor:
     """(scale/β)·softplus(−β(chosen − rejected)), per example.  [n], [n] -> [n]
 
     preference_loss(−3, −3, 0.1, 2) = 20·ln 2 = 13.8629.
     """
     return (scale / beta) * F.softplus(-beta * (chosen - rejected))
+
+
+def token_jsd(logp: Tensor) -> Tensor:
+    """JSD(δ_v ‖ p) from log p(v), in nats: 0 where the token v is certain, ln 2 where it is impossible.  [...] -> [...]
+
+    token_jsd(log ½) = ½·(ln (4/3) + ½·ln (2/3) + ½·ln 2) = 0.215762; token_jsd(0) = 0.
+    """
+    p = logp.exp()
+    return math.log(2) - ((1 + p) * torch.log1p(p) - p * logp) / 2
+
+
+def jsd(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen–Shannon divergence of two predictions, from logits, in nats, at most ln 2.  [..., V], [..., V] -> [...]
+
+    jsd([0, 0], [ln 3, 0]) = ½·(½·ln (½/⅝) + ½·ln (½/⅜) + ¾·ln (¾/⅝) + ¼·ln (¼/⅜)) = 0.033822.
+    """
+    log_p, log_q = p.float().log_softmax(-1), q.float().log_softmax(-1)
+    middle = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (log_p.exp() * (log_p - middle) + log_q.exp() * (log_q - middle)).sum(-1) / 2
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "relabel", "sequence_logp"}, mechanism="relabel",
@@ -112,6 +140,46 @@ def idk_ap(cfg: IdkAP, task: LanguageTask, loop: Loop) -> Outcome:
         return preference_loss(task.sequence_logp(m, b), task.sequence_logp(m, refused(b)), cfg.beta)
 
     return tuned(cfg, task, loop, _refusing(task, loop), preserve)
+
+
+@method(needs={"forget", "retain?", "original"}, uses={"answer_lengths", "outputs", "relabel"}, mechanism="relabel",
+        instead={"retain": "alpha=0"})
+def jens_un(cfg: JensUn, task: LanguageTask, loop: Loop) -> Outcome:
+    """JensUn: teach a refusal where the tokens of the forgotten answer stand, with a divergence that is bounded on both sides.
+    Singh, Müller, Croce & Hein (2025), arXiv:2509.02820.
+
+        a(x) = γ · 1/|y| · Σ_t JSD(δ_{e_t} ‖ p_θ(· | x, y_<t)),  r(x) = 1/|y| · Σ_t JSD(p_0(· | x, y_<t) ‖ p_θ(· | x, y_<t))
+
+    δ_v all mass on token v; e_t the refusal's tokens with its end, over and over along the answer, whose own tokens are what is
+    read before t. JSD is at most ln 2.
+    Needs:    forget, original; retain when α > 0.     Updates: every trainable parameter.
+    Cost:     one forward/backward on F and one on R per step; p_0 on R is computed once where it fits in `cache_mb`.
+    Limits:   at θ_0 r = 0. Bounded by γ·ln 2 + α·ln 2, with a gradient that fades on both sides: steps cannot run away.
+    Fails by: starting slowly where the refusal is impossible (p → 0): there its slope is ½·p·log p. At θ_0 only a is felt, so
+              large steps leave the original before r holds them back.
+    Deviations: the official code's variant with an end token ("No idea<eot>"); its default repeats the words without one.
+    """
+    refusals = _refusals(task, loop, task.forget)
+
+    def mean(values: Tensor, batch: Batch) -> Tensor:
+        count = task.answer_lengths(batch)
+        return (values * (torch.arange(values.shape[1], device=count.device) < count.unsqueeze(1))).sum(1) / count
+
+    def teach(m: nn.Module, b: Batch) -> Tensor:
+        logits, refused = task.outputs(m, b), refusals(b)
+        start = (refused.labels >= 0).int().argmax(1, keepdim=True)   # where each refusal begins
+        turn = torch.arange(logits.shape[1], device=start.device) % (refused.length.unsqueeze(1) - start)
+        wanted = refused.ids.gather(1, start + turn)
+        return mean(token_jsd(logits.float().log_softmax(-1).gather(2, wanted.unsqueeze(2)).squeeze(2)), b)
+
+    original = loop.reference("jensun-retain", task.outputs, task.retain) if cfg.alpha else None
+
+    def stay(m: nn.Module, b: Batch) -> Tensor:
+        assert original is not None
+        logits = task.outputs(m, b)
+        return mean(jsd(original(b)[:, : logits.shape[1]], logits), b)
+
+    return tuned(cfg, task, loop, teach, stay, cfg.gamma)
 
 
 def _refusals(task: LanguageTask, loop: Loop, split: Split) -> Callable[[Batch], Batch]:

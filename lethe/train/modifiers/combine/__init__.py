@@ -2,20 +2,26 @@
 
     step(terms, gradients, apply)
 
-`gradients(names)` returns the gradient of the weighted sum of these terms, `apply` takes one optimiser step with it.
+`gradients(names)` returns the gradient of the weighted sum of these terms, `apply` takes one optimiser step with it. A member
+that keeps something from step to step (an average, a multiplier) also has
+
+    recalling(params, memory)
+
+which returns what takes the steps of one run. It keeps tensors in `memory`, which checkpoints hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Gradients = list[Tensor]                             # one per parameter that moves, in its shape
 Ask = Callable[[Sequence[str]], Gradients]           # names of terms -> gradient of their weighted sum
 Apply = Callable[[Gradients], None]                  # takes one optimiser step
+Memory = dict[str, Tensor]                           # kept from step to step; `what/parameter` is laid out as the parameter
 
 
 class Combine(Protocol):
@@ -23,6 +29,15 @@ class Combine(Protocol):
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
         """One step over the named terms."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A member that keeps something from step to step."""
+
+    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
+        """What takes the steps of one run over these parameters; all that it keeps is in `memory`."""
         ...
 
 
