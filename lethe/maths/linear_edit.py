@@ -12,9 +12,13 @@ def uce_map(erase: Tensor, guide: Tensor, keep: Tensor, a: float, b: float, lamb
     d = 1, c = 1, g = 2, k = 3, a = 1, b = 1, λ = 2: (2 + 2 + 9)/(2 + 1 + 9) = 13/12.
     """
     c, g, k = erase.double(), guide.double(), keep.double()
-    ridge = lamb * torch.eye(c.shape[1], dtype=torch.float64, device=c.device) + b * k.T @ k
-    left, right = ridge + a * g.T @ c, ridge + a * c.T @ c
-    factor: Tensor = torch.linalg.solve(right, left.T).T   # left · right⁻¹; right is symmetric
+    return map_of_moments(a * g.T @ c, a * c.T @ c, b * k.T @ k, lamb)
+
+
+def map_of_moments(crossed: Tensor, own: Tensor, kept: Tensor, lamb: float) -> Tensor:
+    """(λI + kept + crossed)(λI + kept + own)⁻¹ of weighted sums Σ g cᵀ, Σ c cᵀ and Σ k kᵀ.  [d, d] ×3 -> [d, d]"""
+    ridge = lamb * torch.eye(len(own), dtype=own.dtype, device=own.device) + kept
+    factor: Tensor = torch.linalg.solve(ridge + own, (ridge + crossed).T).T   # left · right⁻¹; right is symmetric
     return factor
 
 

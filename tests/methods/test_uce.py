@@ -11,7 +11,9 @@ from tiny import TASKS
 
 from lethe.api import forget
 from lethe.errors import RequestError
-from lethe.methods.diffusion.uce import UCE, pairs, uce_map
+from lethe.methods.diffusion.uce import UCE, uce_map
+from lethe.train.loop import Loop
+from lethe.train.projections import Projections
 
 
 def states(seed: int, n: int = 3, d: int = 8) -> torch.Tensor:
@@ -57,13 +59,14 @@ def test_only_keys_and_values_move_and_no_pictures_are_needed() -> None:
 def test_token_policies_pick_their_states() -> None:
     task = TASKS["diffusion"]()
     text = task.text(task.tokens(["a red disk", ""]))   # start a red disk end …; start end …
-    old, new = pairs(task, ["a red disk"], [""], "last_subject")
+    edit = Projections.of(task, Loop(task))
+    old, new = edit.states(["a red disk"], [""], "last_subject")
     assert torch.equal(old[0], text[0, 3]) and torch.equal(new[0], text[1, 0])
-    old, new = pairs(task, ["a red disk"], [""], "eos")
+    old, new = edit.states(["a red disk"], [""], "eos")
     assert torch.equal(old[0], text[0, 4]) and torch.equal(new[0], text[1, 1])
-    old, new = pairs(task, ["a red disk"], [""], "subject_to_end")
+    old, new = edit.states(["a red disk"], [""], "subject_to_end")
     assert torch.equal(old, text[0, 3:8]) and torch.equal(new, text[1, 0:5])
-    assert len(pairs(task, ["a red disk"], [""], "all")[0]) == 8
+    assert len(edit.states(["a red disk"], [""], "all")[0]) == 8
 
 
 def test_without_projections_it_says_so() -> None:

@@ -19,20 +19,15 @@ Deviations: the right factor does not depend on the layer, so it is solved once 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Literal
-
-import torch
-from torch import Tensor
 
 from lethe.core.config import NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.errors import RequestError
 from lethe.maths.linear_edit import uce_map
+from lethe.maths.text_states import Policy
 from lethe.train.loop import Loop
-from lethe.train.modifiers.where.names import Names
+from lethe.train.projections import Projections
 
 
 @config
@@ -44,50 +39,17 @@ class UCE:
     erase_scale: NonNegative = 1.0    # a; larger erases more                           [official code]
     preserve_scale: NonNegative = 1.0  # b; larger keeps more                           [official code]
     lamb: Positive = 0.5              # λ; larger changes less                          [official code]
-    tokens: Literal["last_subject", "subject_to_end", "all", "eos"] = "last_subject"   # states used [official code]
+    tokens: Policy = "last_subject"   # states used [official code]
 
 
 @method(needs={"original"}, uses={"attention_projections", "prompts", "tokens", "words"}, mechanism="closed form")
 def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
-    if not task.prompts.get("forget"):
-        raise RequestError("the task names no prompts with the concept, so there is nothing to edit; nothing was "
-                           "started. Provide prompts.")
-    keys = {f"{name}.weight" for name in task.attention_projections(task.original)}
-    model = loop.start(where=Names(tuple(keys)))
-    moving = loop.selected(model)
-    projections = {name: p for name, p in moving.items() if name in keys}
-    if not projections:
-        raise RequestError(f"where={loop.modifiers.where} leaves no key or value projection of cross-attention to "
-                           "edit, so nothing would change. Use where=all.")
+    edit = Projections.of(task, loop)
     began = time.perf_counter()
     forget = task.prompts["forget"]
-    erase, guide = pairs(task, forget, [cfg.guide] * len(forget), cfg.tokens)
+    erase, guide = edit.states(forget, [cfg.guide] * len(forget), cfg.tokens)
     keep = task.prompts.get("keep", []) if cfg.preserve else []
-    kept = pairs(task, keep, keep, cfg.tokens)[0] if keep else erase[:0]
-    factor = uce_map(erase, guide, kept, cfg.erase_scale, cfg.preserve_scale, cfg.lamb)
-    with torch.no_grad():
-        for p in projections.values():
-            p.copy_((p.double() @ factor.to(p.device)).to(p.dtype))
-    loop.notes.append(f"{len(projections)} projections edited in closed form in {time.perf_counter() - began:.2f} s")
-    return loop.finish(model)
-
-
-def pairs(task: DiffusionTask, old: Sequence[str], new: Sequence[str], policy: str) -> tuple[Tensor, Tensor]:
-    """What the projections read of old and new prompts at the tokens that the policy names, aligned.  -> [m, d] ×2"""
-    found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for one, other in zip(*(task.words(task.tokens(list(prompts))) for prompts in (old, new)), strict=True):
-        for i, ends in enumerate(zip(one.end.tolist(), other.end.tolist(), strict=True)):
-            for where, words, span in zip(found, (one, other), spans(*ends, one.states.shape[1], policy), strict=True):
-                where.append(words.states[i, span])
-    return torch.cat(found[0]), torch.cat(found[1])
-
-
-def spans(old: int, new: int, length: int, policy: str) -> tuple[slice, slice]:
-    """The tokens that the policy names of two prompts of `length` tokens whose first end tokens stand at `old` and `new`."""
-    if policy == "all":
-        return slice(None), slice(None)
-    if policy == "eos":
-        return slice(old, old + 1), slice(new, new + 1)
-    first, other = max(old - 1, 0), max(new - 1, 0)   # the last word; of an empty prompt the start token, or the end token
-    width = 1 if policy == "last_subject" else length - max(old, new) + 1   # else to the end of both, cut to equal length
-    return slice(first, first + width), slice(other, other + width)
+    kept = edit.states(keep, keep, cfg.tokens)[0] if keep else erase[:0]
+    edit.multiply(uce_map(erase, guide, kept, cfg.erase_scale, cfg.preserve_scale, cfg.lamb))
+    loop.notes.append(f"{len(edit.weights)} projections edited in closed form in {time.perf_counter() - began:.2f} s")
+    return loop.finish(edit.model)

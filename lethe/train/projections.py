@@ -1,0 +1,63 @@
+"""What closed forms have in common: the projections that text enters first, and prompts as the states that these read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lethe.core.families.diffusion import DiffusionTask
+from lethe.errors import RequestError
+from lethe.maths.text_states import Policy, aligned
+from lethe.train.loop import Loop
+from lethe.train.modifiers.where.names import Names
+
+USES = frozenset({"attention_projections", "prompts", "tokens", "words"})   # operations that a closed form declares
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Projections W [out, d] of a model that are edited, and the prompts of its task as states.
+
+    weights  by name; `where` lets them move
+    """
+
+    task: DiffusionTask
+    model: nn.Module
+    weights: dict[str, nn.Parameter]
+
+    @classmethod
+    def of(cls, task: DiffusionTask, loop: Loop, endings: tuple[str, ...] = ("",)) -> Projections:
+        """Of the model where a run starts. RequestError where there are no prompts with the concept, or nothing may move.
+
+        endings  of the names of the layers; where none of them has such a name, all of them
+        """
+        if not task.prompts.get("forget"):
+            raise RequestError("the task names no prompts with the concept, so there is nothing to edit; nothing was "
+                               "started. Provide prompts.")
+        layers = list(task.attention_projections(task.original))
+        keys = {f"{name}.weight" for name in [name for name in layers if name.endswith(endings)] or layers}
+        model = loop.start(where=Names(tuple(keys)))
+        moving = loop.selected(model)
+        weights = {name: p for name, p in moving.items() if name in keys}
+        if not weights:
+            raise RequestError(f"where={loop.modifiers.where} leaves no key or value projection of cross-attention to "
+                               "edit, so nothing would change. Use where=all.")
+        return cls(task, model, weights)
+
+    def states(self, old: Sequence[str], new: Sequence[str], tokens: Policy) -> tuple[Tensor, Tensor]:
+        """What the projections read of old and new prompts at the tokens that the policy names, aligned.  -> [m, d] ×2"""
+        one, other = (self.task.words(self.task.tokens(list(prompts))) for prompts in (old, new))
+        return aligned(one, other, tokens)
+
+    def every(self, prompts: Sequence[str], first: int = 0) -> Tensor:
+        """What they read of prompts at every token from the place `first` on, of each encoder.  -> [m, d]"""
+        return torch.cat([words.states[:, first:].flatten(0, 1) for words in self.task.words(self.task.tokens(list(prompts)))])
+
+    @torch.no_grad()
+    def multiply(self, factor: Tensor) -> None:
+        """W ← W·T for each of them, in float64.  [d, d]"""
+        for p in self.weights.values():
+            p.copy_((p.double() @ factor.to(p.device)).to(p.dtype))
