@@ -1,7 +1,8 @@
 """Runs what the audits claim of themselves, prints it, and ends with status 1 if a claim falls short.
 
     make evidence        1 every fake unlearner is detected by at least one audit at standard depth, and by which
-                         2 which leaks are detected at which dose: parts of the forget set left in, copies of it, an imitation
+                         2 which leaks are detected at which dose: parts of the forget set left in, copies of it, an imitation;
+                          and that the dose which a report states is the one that models trained with it show
                          3 of 100 fresh retrained models on two data sets, for a class and for random examples, each held
                            against two yardsticks of 8, at least 95 % pass
                          4 the population attack sees nothing where U-LiRA distinguishes the untouched model from retraining
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fakes import FAKES, LEAKS
+from fakes import FAKES, LEAKS, left_in
 
 from lethe import api
 from lethe.core.catalogue import entries
@@ -39,6 +40,7 @@ from lethe.core.task import Recipe, Task
 from lethe.data.select import Where, divide, where
 from lethe.judge.auditor import applicable, examine
 from lethe.judge.conclusions import conclude
+from lethe.judge.power import DOSES, OFTEN, Power, asked
 from lethe.maths.statistics import auc, clopper_pearson
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
@@ -241,6 +243,43 @@ def leaks_are_caught_or_stated(kinds: Sequence[str], **sizes: Any) -> dict[str, 
     return result
 
 
+def stated_doses_are_true(workers: int = 2) -> dict[str, Any]:
+    """Models trained with a part of the forget set left in are detected as often as the mixtures of answers say: no dose differs
+    by more than chance allows (Fisher's exact test, doses and problems corrected)."""
+    from scipy.stats import fisher_exact
+
+    result: dict[str, Any] = {"passed": True, "doses": {}}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        found = [(data, pool.submit(dosed, data)) for data in DATA]
+        for data, job in found:
+            smallest, rows = job.result()
+            seen = "not even half is seen" if smallest is None else f"{smallest:.0%} is seen"
+            print(f"\n{data}, {REQUESTS['random'][2]}: the report says that {seen} (in {OFTEN:.0%} of mixtures)")
+            for share, detected, of, real, trained in rows:
+                p = fisher_exact([[detected, of - detected], [real, trained - real]]).pvalue
+                print(f"    {share:.0%} left in: {detected} of {of} mixtures, {real} of {trained} trained models")
+                result["passed"] &= bool(p > 0.05 / (len(rows) * len(found)))
+            result["doses"][data] = rows
+    return result
+
+
+def dosed(data: str, trained: int = 6, references: int = 8) -> tuple[float | None, list[tuple[float, int, int, int, int]]]:
+    """(the smallest dose that is said to be seen; dose, mixtures detected, of, trained models detected, of)."""
+    torch.set_num_threads(1)
+    task = DATA[data](*REQUESTS["random"][:2])
+    models, chosen = retrained(task, references), asked(standard(task, references, 0)[0])
+    told: list[Power] = []
+    leaks = {share: [Subject(f"{share:.0%} left in, {k}", left_in(share)(task, 100 + k), task) for k in range(trained)]
+             for share in DOSES}
+    found = examine(task, [model for row in leaks.values() for model in row],
+                    Subject("original", task.original, task, procedure=NOTHING), models, chosen, detects=told.append)
+
+    def real(share: float) -> int:
+        return sum(any(e.verdict == OUTSIDE and e.tier == "forgetting" for e in found[m.name]) for m in leaks[share])
+
+    return told[0].smallest, [(d.share, d.detected, d.of, real(d.share), trained) for d in told[0].doses]
+
+
 def retrained_models_pass(workers: int = 2, **sizes: Any) -> dict[str, Any]:
     """False alarms on both data sets for both requests, `workers` problems at a time."""
     problems = [(data, kind) for data in DATA for kind in REQUESTS]
@@ -259,26 +298,15 @@ def retrained_models_pass(workers: int = 2, **sizes: Any) -> dict[str, Any]:
             "of": count, "problems": {one.problem: one.outside for one in found}}
 
 
-def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64) -> dict[str, Any]:
+def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64, workers: int = 2) -> dict[str, Any]:
     """Mean AUC over targets of the population attack and of U-LiRA: untouched, cheap methods, retraining."""
-    from lethe.audits.membership.ulira import ratios
-
     methods = ("finetune", "random_label", "neggrad_plus")
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        every = list(pool.map(attacked, range(targets), [shadows] * targets, [methods] * targets))
     rows: dict[str, dict[str, list[float]]] = {}
-    for target in range(targets):
-        task = digits(where(count=60, seed=target), 0.15, seed=target)
-        pool = Shadows(task, shadows, target)
-        subjects = [Subject("nothing", task.original, task, procedure=NOTHING),
-                    Subject("retrain", train_one(task, task.retain, 7 + target)[1], task, procedure=RETRAIN)]
-        for name in methods:
-            made = api.forget(task, name, progress=False)
-            subjects.append(Subject(name, made.model, task, procedure=repeated(*method_of(name), Settings())))
-        for subject in subjects:
-            assert subject.procedure is not None
-            one = auc(subject.numbers(task.forget, "signal"), subject.numbers(task.holdout, "signal"))
-            each = auc(*ratios(subject, pool, pool.unlearned(subject.procedure, shadows)))
-            for attack, value in (("population", one), ("U-LiRA", each)):
-                rows.setdefault(subject.name, {}).setdefault(attack, []).append(value)
+    for found in every:
+        for (name, attack), value in found.items():
+            rows.setdefault(name, {}).setdefault(attack, []).append(value)
     print(f"\n{'':<14} {'population AUC':>16} {'U-LiRA AUC':>16}    mean ± sd over {targets} targets, {shadows} shadows")
     means = {name: {attack: (float(np.mean(v)), float(np.std(v, ddof=1))) for attack, v in row.items()}
              for name, row in rows.items()}
@@ -288,6 +316,26 @@ def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64) -> dict[str,
             and means["nothing"]["U-LiRA"][0] >= 0.8 and abs(means["retrain"]["U-LiRA"][0] - 0.5) <= 0.06
             and all(means[name]["U-LiRA"][0] > 0.7 for name in methods))
     return {"passed": good, "means": means}
+
+
+def attacked(target: int, shadows: int, methods: Sequence[str]) -> dict[tuple[str, str], float]:
+    """(model, attack) -> its AUC on one draw of forget set, data and models."""
+    from lethe.audits.membership.ulira import ratios
+
+    torch.set_num_threads(1)
+    task = digits(where(count=60, seed=target), 0.15, seed=target)
+    pool = Shadows(task, shadows, target)
+    subjects = [Subject("nothing", task.original, task, procedure=NOTHING),
+                Subject("retrain", train_one(task, task.retain, 7 + target)[1], task, procedure=RETRAIN)]
+    for name in methods:
+        made = api.forget(task, name, progress=False)
+        subjects.append(Subject(name, made.model, task, procedure=repeated(*method_of(name), Settings())))
+    found: dict[tuple[str, str], float] = {}
+    for subject in subjects:
+        assert subject.procedure is not None
+        found[subject.name, "population"] = auc(subject.numbers(task.forget, "signal"), subject.numbers(task.holdout, "signal"))
+        found[subject.name, "U-LiRA"] = auc(*ratios(subject, pool, pool.unlearned(subject.procedure, shadows)))
+    return found
 
 
 KNOWN = {
@@ -360,6 +408,7 @@ def forged_certificates_are_refused() -> dict[str, Any]:
 POINTS: dict[str, Callable[[], dict[str, Any]]] = {
     "every fake is detected": lambda: fakes_are_caught(tuple(REQUESTS)),
     "leaks are detected, or stated as not seen": lambda: leaks_are_caught_or_stated(tuple(REQUESTS)),
+    "the stated dose is the one that is seen": stated_doses_are_true,
     "fresh retrained models pass": retrained_models_pass,
     "one threshold sees nothing, U-LiRA does": one_threshold_sees_nothing,
     "known answers": known_answers,

@@ -22,6 +22,7 @@ from lethe.errors import LetheError
 from lethe.judge.band import ENOUGH
 from lethe.judge.calibration import Family, calibrated
 from lethe.judge.panel import Panel
+from lethe.judge.power import Power, power
 from lethe.judge.verdict import controlled, corrected, judge, judge_weakly, margin_of
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
@@ -44,13 +45,12 @@ def examine(
     subjects: Sequence[Subject], original: Subject, references: Sequence[Subject],
     audits: Sequence[tuple[Audit, Any]],
     depth: str = "standard", seed: int = 0,
-    listener: Listener = silent,
-    shadows: Shadows | None = None,
+    listener: Listener = silent, shadows: Shadows | None = None,
     *,
     margins: Mapping[str, float] | None = None,
     neighbours: Sequence[Subject] = (),
-    refused: Refused | None = None,
-    stop: Stop | None = None,
+    refused: Refused | None = None, stop: Stop | None = None,
+    detects: Callable[[Power], None] | None = None,
 ) -> dict[str, list[Evidence]]:
     """Evidence for every subject by its name; the original and the references are examined too. No two may share a name.
 
@@ -60,12 +60,14 @@ def examine(
     refused     called with (audit, subject, error) when an audit fails on one model; the others go on. None: what is not a
                 LetheError ends the examination
     stop        ends the examination before the next audit of the next model
+    detects     called with the smallest part of the forget set left in that these tests would have seen (`lethe.judge.power`)
     """
     shared: dict[Hashable, Any] = {}
     token = stop or Stop()
     weak = [] if references else list(neighbours)
     everyone = _apart([*([original] if task.has("original") else []), *references, *subjects])
     found: dict[Subject, list[Evidence]] = {s: [] for s in everyone}   # a subject is itself, whatever it is called
+    values: dict[str, dict[Subject, dict[str, Value]]] = {}
 
     def panel_of(subject: Subject) -> Panel:
         others = [r for r in references if r is not subject]
@@ -80,15 +82,31 @@ def examine(
                 token.check()
                 measured[subject] = _measured(audit, cfg, subject, panel_of(subject), refused)
                 units.done()
-            before = measured[original].values if original in measured else {}
+            values[audit.name] = {subject: one.values for subject, one in measured.items()}
             for subject in everyone:
-                yard = [measured[m].values for m in references or weak if m is not subject]
-                for metric, value in measured[subject].values.items():
-                    rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject].seconds
-                    found[subject].append(judge(audit, value, *rest, margin_of(audit, metric, margins or {}))
-                                               if references else judge_weakly(audit, value, *rest, alike))
+                found[subject] += _judged(audit, subject, measured, original, references, weak, margins or {}, alike)
+    if detects and (sees := power(panel_of, original, references, audits, values, family_of(found, references), seed)):
+        detects(sees)
     return decided({subject.name: items for subject, items in found.items()}, original.name,
                    [r.name for r in references])
+
+
+def family_of(found: Mapping[Subject, Sequence[Evidence]], references: Sequence[Subject]) -> Family:
+    """The tests of any model as one, calibrated on the references."""
+    return calibrated([found[r] for r in references], [item for items in found.values() for item in items])
+
+
+def _judged(audit: Audit, subject: Subject, measured: Mapping[Subject, Measured], original: Subject,
+            references: Sequence[Subject], weak: Sequence[Subject], margins: Mapping[str, float], alike: bool) -> list[Evidence]:
+    """What one audit measured of one model, held against the references, else against the weaker yardstick."""
+    before = measured[original].values if original in measured else {}
+    yard = [measured[m].values for m in references or weak if m is not subject]
+    items = []
+    for metric, value in measured[subject].values.items():
+        rest = [v[metric] for v in yard if metric in v], before.get(metric), measured[subject].seconds
+        items.append(judge(audit, value, *rest, margin_of(audit, metric, margins)) if references
+                     else judge_weakly(audit, value, *rest, alike))
+    return items
 
 
 def _apart(subjects: list[Subject]) -> list[Subject]:

@@ -13,6 +13,7 @@ from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
 from lethe.report.words import listed
 from lethe.results.answered import remedy
+from lethe.results.yardstick import Power
 
 SMALL = 30   # examples of the forget set below which its loss of power is announced
 Level = Literal["good", "bad", "mixed", "none"]
@@ -36,8 +37,19 @@ def answer(case: Case) -> Answer:
     if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
         sentences.append("Check of the tests: they detect the untouched model, as they must, and do not detect a freshly "
                          "retrained one.")
+    if case.scenario.power is not None and case.scenario.power.smallest is not None:
+        sentences.append(f"What they see: {sees(case.scenario.power)}.")
     sentences += dict.fromkeys(how for line in case.methods if (how := remedy(line.forgotten.why)))
     return Answer(found.text, tuple(sentences), tuple(_warnings(case)), _level(case, found), found)
+
+
+def sees(power: Power) -> str:
+    """The dose and its response: 'a model that kept 25 % of the forget set (15 examples) is detected in 7 of 8 mixtures, …'."""
+    first, *others = power.doses
+    more = [f"with {100 * dose.share:.0f} % in {dose.detected} of {dose.of}" for dose in others]
+    tried = (f"a model that kept {100 * first.share:.0f} % of the forget set ({first.records} examples) is detected in "
+             f"{first.detected} of {first.of} mixtures of answers")
+    return ", ".join([tried, *more])
 
 
 def _level(case: Case, found: Recommendation) -> Level:
@@ -98,6 +110,10 @@ def _of_the_controls(case: Case) -> Iterator[str]:
     elif case.control("original") not in (OUTSIDE, None) and "yes" in {line.forgotten.answer for line in case.methods}:
         yield ("The tests do not detect the untouched model either. They would not find the data even where nothing was "
                "removed, so their silence proves little.")
+    power = case.scenario.power
+    if power is not None and power.smallest is None:
+        yield (f"The tests of answers would not see half of the forget set left in training: {sees(power)}. Their silence proves "
+               "little; more retrained models or a larger forget set see more.")
     if case.control("retrained") == OUTSIDE:
         yield ("The tests detect a freshly retrained model, too, which was trained without the data. Read single 'outside' "
                "verdicts with care.")

@@ -15,8 +15,9 @@ from lethe.core.registry import Audit
 from lethe.errors import OutOfRange, UnknownKey, nearest
 from lethe.judge.conclusions import conclude
 from lethe.judge.hiding import hiding
+from lethe.judge.power import Power
 from lethe.judge.yardstick import Doubt, FalseAlarms
-from lethe.results import schema
+from lethe.results import schema, yardstick
 from lethe.results.answered import LARGE, record
 
 if TYPE_CHECKING:
@@ -102,11 +103,16 @@ def access(task: Task, references: int, audits: Sequence[tuple[Audit, Any]], sha
     return "L1" if task.has("original") else "L0"
 
 
-def doubt(found: Doubt) -> schema.Doubt:
+def doubt(found: Doubt) -> yardstick.Doubt:
     """The record of a reason to doubt the yardstick."""
-    return schema.Doubt(**plain(found))
+    return yardstick.Doubt(**plain(found))
 
 
-def alarms(found: FalseAlarms | None) -> schema.FalseAlarms | None:
+def alarms(found: FalseAlarms | None) -> yardstick.FalseAlarms | None:
     """The record of the tests applied to the references."""
-    return None if found is None else schema.FalseAlarms(**plain(found))
+    return None if found is None else yardstick.FalseAlarms(**plain(found))
+
+
+def power(found: Power | None) -> yardstick.Power | None:
+    """The record of what the tests would have seen."""
+    return None if found is None else yardstick.Power(**plain(found))

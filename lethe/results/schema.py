@@ -39,6 +39,7 @@ from lethe.errors import StorageError
 from lethe.results.answers import Answers
 from lethe.results.migrations import MIGRATIONS
 from lethe.results.record import Free, Number, Record
+from lethe.results.yardstick import Doubt, FalseAlarms, Power, References
 
 VERSION = len(MIGRATIONS) + 1
 
@@ -222,16 +223,6 @@ class Row(Record):
         raise KeyError(f"{self.name}: {metric}")
 
 
-class References(Record):
-    """The models retrained without the data, which form the yardstick."""
-
-    count: int = Field(default=0, description="How many there are.")
-    strategy: str = Field(default="", description="How they were trained: one after the other, by processes, vectorised.")
-    seconds_each: Number = Field(default=None, description="Time of one retraining; null where none was done.")
-    reason: str = Field(default="", description="Where they come from, or why there are none.")
-    neighbours: int = Field(default=0, description="Noisy copies of the original, used where there are no references.")
-
-
 class NotTested(Record):
     """An audit, or a part of one, that was not carried out."""
 
@@ -253,23 +244,6 @@ class Blind(Record):
 
     audit: str = Field(description="The audit.")
     text: str = Field(description="What it cannot see, in one sentence.")
-
-
-class FalseAlarms(Record):
-    """How many references are called outside when each is compared with the others."""
-
-    outside: int = Field(description="References called outside.")
-    of: int = Field(description="References that were compared with the others.")
-    low: Number = Field(default=None, description="Lower end of the exact 95 % interval of the rate.")
-    high: Number = Field(default=None, description="Upper end of that interval.")
-
-
-class Doubt(Record):
-    """A reason to doubt the yardstick."""
-
-    reference: str = Field(default="", description="The reference that is doubted; empty: all of them.")
-    metrics: tuple[str, ...] = Field(default=(), description="The metrics that show it.")
-    text: str = Field(description="The reason in one sentence.")
 
 
 class Declared(Record):
@@ -295,6 +269,8 @@ class Scenario(Record):
     not_tested: tuple[NotTested, ...] = Field(default=(), description="What was not tested, and why.")
     blind: tuple[Blind, ...] = Field(default=(), description="What the audits cannot see.")
     false_alarms: FalseAlarms | None = Field(default=None, description="The tests applied to retrained models; null: too few.")
+    power: Power | None = Field(default=None, description="The smallest part of the forget set left in that the tests would have "
+                                "seen; null: fewer than four retrained models, or older results.")
     doubts: tuple[Doubt, ...] = Field(default=(), description="Reasons to doubt the yardstick.")
     max_loss: Number = Field(default=None, description="The largest loss of the score that does not matter, as declared.")
     objective: Objective = Field(default="records", description="What is to go: records, a concept, or a behaviour.")

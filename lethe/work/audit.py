@@ -17,6 +17,7 @@ from lethe.core.task import Task
 from lethe.core.view import audited, reserved
 from lethe.judge.auditor import Refused, applicable, distinct, examine
 from lethe.judge.neighbours import neighbours
+from lethe.judge.power import Power
 from lethe.judge.reproduction import compared
 from lethe.judge.selection import final
 from lethe.judge.yardstick import Doubt, doubts, false_alarms
@@ -25,8 +26,9 @@ from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.results.answered import margin_of
-from lethe.results.rows import access, alarms, doubt, row
-from lethe.results.schema import Blind, NotTested, References, Row, Scenario
+from lethe.results.rows import access, alarms, doubt, power, row
+from lethe.results.schema import Blind, NotTested, Row, Scenario
+from lethe.results.yardstick import References
 from lethe.work.failures import Failure, failure
 from lethe.work.forget import Made
 from lethe.work.job import Job, objective_of
@@ -82,9 +84,10 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
 
     refused = _blaming({one.name for one in made if not one.method}, skipped, name, failures)
 
+    seen: list[Power] = []
     evidence = examine(task, subjects, original, yardstick.references, chosen, job.judging.depth, job.settings.seed,
                        options.listener, yardstick.shadows, margins=job.judging.margins, neighbours=yardstick.neighbours,
-                       refused=refused, stop=options.stop)
+                       refused=refused, stop=options.stop, detects=seen.append)
     held = {subject.name: evidence[subject.name] for subject in yardstick.references}
     found = doubts(held, evidence.get("original", [])) if retrained.provided else []   # what was trained here has not seen forget
     false = false_alarms(list(held.values()))
@@ -103,7 +106,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
         sizes=sizes, unseen=_unseen(task), fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
-        false_alarms=alarms(false),
+        false_alarms=alarms(false), power=power(next(iter(seen), None)),
         doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
         objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided)),
         max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,

@@ -288,6 +288,19 @@ def test_a_control_that_misbehaves_is_announced() -> None:
     assert not any("Check of the tests" in s for s in found.sentences)
 
 
+def test_the_page_says_which_part_left_in_would_have_been_seen() -> None:
+    data = small()
+    doses = [{"share": share, "records": 120 * share, "detected": seen, "of": 8}
+             for share, seen in ((0.1, 2), (0.25, 7), (0.5, 8))]
+    data["scenarios"][0]["power"] = {"doses": doses, "smallest": 0.25}
+    found = answer(view.cases(read(data))[0])
+    assert ("What they see: a model that kept 10 % of the forget set (12 examples) is detected in 2 of 8 mixtures of answers, "
+            "with 25 % in 7 of 8, with 50 % in 8 of 8.") in found.sentences
+    data["scenarios"][0]["power"] = {"doses": [{**dose, "detected": 1} for dose in doses], "smallest": None}
+    found = answer(view.cases(read(data))[0])
+    assert any("would not see half of the forget set left in training" in w for w in found.warnings)
+
+
 def test_without_retrained_models_there_is_no_verdict() -> None:
     data = small()
     case = data["scenarios"][0]
