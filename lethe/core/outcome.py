@@ -90,7 +90,8 @@ class Outcome:
         return self.model if self.served is None else self.served
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model in the format it came in, and its guard in `guard/`, atomically; an existing folder is an error."""
+        """Write the model in the format it came in, and its guard in `guard/`, atomically; an existing folder is an error, and so
+        are files that do not give back what was audited."""
         from lethe.core.files import new_folder
 
         assert self.task is not None
@@ -99,6 +100,7 @@ class Outcome:
                 self.export(self, place)
             else:
                 self.task.save_model(self.model, place)
+            self.task.require_saved(self.model, place)
             if self.served is not None:
                 save_guard(self.served, place)
         return Path(folder)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core import training
+from lethe.core.adaptable import Adaptable, matrices
 from lethe.core.checks import check
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule, config
 from lethe.core.engine import Engine, Term
@@ -154,6 +155,9 @@ class Task(ABC):
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the model in the format it came in; it loads with its own library, without Lethe."""
 
+    def require_saved(self, model: nn.Module, folder: Path) -> None:  # noqa: B027
+        """NotWritten when what `save_model` wrote there does not answer as `model` when it is loaded again."""
+
     def save_adapter(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:  # noqa: B027
         """Write a low-rank adapter in the format of the family's own library beside the merged model, where it has one.
 
@@ -186,6 +190,15 @@ class Task(ABC):
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Parameters that may move, by name: those that require gradients in the original as it was given."""
         return dict(model.named_parameters())
+
+    def adaptable(self, model: nn.Module) -> Adaptable:
+        """The layers on which low-rank adapters go: every linear and ungrouped convolution layer but the last."""
+        layers = matrices(model)
+        return Adaptable(tuple(layers[:-1] or layers))
+
+    def adapter_facts(self) -> Mapping[str, Any]:
+        """What an adapter's own file says beside its sizes: options of PEFT's LoraConfig."""
+        return {}
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:  # noqa: B027 (most families need it)
         """Family-specific checks of model and data before any work starts; notes what operations need to know of them."""

@@ -82,6 +82,8 @@ class Loop(Session):
         self._fresh = fresh is not None
         self._selection = asked.select(model, self.task, self)
         self.kind = self._selection.kind
+        if self._selection.rest and self._selection.rest not in self.notes:
+            self.note(self._selection.rest)
         taken_apart(self.task, self._selection.params.values() if self.settings.distribution == "none"
                     else model.parameters())
         for name, p in model.named_parameters():

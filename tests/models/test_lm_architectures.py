@@ -22,12 +22,10 @@ from lethe.models.lm.task import Language
 
 QUICK = ["llama", "gemma2"]   # in the default suite: grouped heads; soft caps and windows
 NO_MLP = {"mamba", "mamba2", "falcon_mamba", "rwkv"}   # RMU moves the MLPs' down projections, which these do not have
-# where=lora takes every linear layer but the last: a tied head, a router, an output projection that peft refuses
-NO_LORA = {"gpt2", "qwen3_next", "deepseek_v3", "llama4_text", "llama4", "mamba", "mamba2", "falcon_mamba"}
 RUNS = {
     "npo": {"method": {"name": "npo", "epochs": 1, "lr": 1e-3}},
     "rmu": {"method": {"name": "rmu", "steps": 2, "lr": 1e-3}},
-    "lora": {"method": {"name": "npo", "epochs": 1, "lr": 1e-2}, "modifiers": {"where": {"name": "lora", "rank": 2}}},
+    "lora": {"method": {"name": "npo", "epochs": 1, "lr": 5e-3}, "modifiers": {"where": {"name": "lora", "rank": 2}}},
 }
 REQUEST = {
     "family": "lm", "data": {"train": "people.jsonl"}, "forget": {"query": "person < 6"}, "seed": 0,
@@ -40,8 +38,6 @@ REQUEST = {
 def test_architecture(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = "no MLP down projection was recognised"
     wrong = found(architecture, tmp_path, monkeypatch)
-    if architecture in NO_LORA:
-        wrong["lora"] = ""
     assert wrong == {"npo": "", "rmu": refused if architecture in NO_MLP else "", "lora": "", "greedy": ""}
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lethe.core.adaptable import fold
 from lethe.core.guard import Guard, bare
 from lethe.errors import ModelError, OutOfRange
 
@@ -204,7 +205,7 @@ def down_projections(model: nn.Module, layers: list[int]) -> list[str]:
     names = []
     for layer in layers:
         own = [name for name, _ in stack[checked_layer(model, layer)].named_parameters()]
-        found = [name for name in own if DOWN.match(name)]
+        found = [name for name in own if DOWN.match(name.replace(".base_layer", ""))]   # adapters wrap the layer
         if not found:
             raise ModelError(f"no MLP down projection was recognised in block {layer} of {type(model).__name__}; its "
                              f"parameters are {', '.join(own[:12])}. Use a method that moves every parameter.")
@@ -214,15 +215,7 @@ def down_projections(model: nn.Module, layers: list[int]) -> list[str]:
 
 def merged(model: nn.Module) -> nn.Module:
     """The model itself, or a copy with its LoRA adapters added into the weights."""
-    if not any(hasattr(m, "base_layer") and hasattr(m, "merge") for m in model.modules()):
-        return model
-    model = copy.deepcopy(model)
-    for name, module in list(model.named_modules()):
-        if hasattr(module, "base_layer") and hasattr(module, "merge"):
-            module.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.base_layer)
-    return model
+    return fold(copy.deepcopy(model)) if any(hasattr(m, "base_layer") for m in model.modules()) else model
 
 
 def token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

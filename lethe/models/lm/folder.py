@@ -21,6 +21,7 @@ from lethe.core.guard import Guard
 from lethe.core.modules import evaluating
 from lethe.core.user_files import reason, text_of, understood
 from lethe.errors import ModelError, PickleRefused
+from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
 from lethe.models.lm.small import Attention
 from lethe.models.weights import halved
@@ -34,25 +35,37 @@ LEAK_HALF = 2e-2       # the same in half precision, where mixtures round differ
 
 @dataclass(frozen=True)
 class LoadedFolder:
-    """A model, and the parameters and buffers that its folder holds in half precision, name -> type."""
+    """A model, the parameters and buffers that its folder holds in half precision (name -> type), the folder, and that of the
+    adapter on it, where there is one."""
 
     model: nn.Module
     types: Mapping[str, torch.dtype] = field(default_factory=dict)
+    source: str | None = None
+    adapter: Path | None = None
 
 
-def load_folder(path: str | Path, attention: Attention = "auto", dtype: Precision = "float32") -> nn.Module:
-    """A causal language model from a local `save_pretrained` folder, see `read_folder`."""
-    return read_folder(path, attention, dtype).model
+def load_folder(path: str | Path, attention: Attention = "auto", dtype: Precision = "float32", base: str | Path | None = None
+                ) -> nn.Module:
+    """A causal language model from a local `save_pretrained` folder, see `read_folder`. base: of an adapter."""
+    path = Path(path)
+    return (read_folder(base, attention, dtype, path) if base is not None and lora.is_adapter(path) else
+            read_folder(path, attention, dtype)).model
 
 
-def read_folder(path: str | Path, attention: Attention = "auto", dtype: Precision = "float32") -> LoadedFolder:
+def read_folder(path: str | Path, attention: Attention = "auto", dtype: Precision = "float32", adapter: str | Path | None = None
+                ) -> LoadedFolder:
     """A causal language model from a local `save_pretrained` folder. Safetensors only; no code of the folder is run.
 
+    path       the folder, or that of a LoRA adapter whose base is a folder here
     attention  auto | sdpa | eager; second derivatives on CPU need eager
     dtype      of the weights in memory; `own`: as the folder holds them
+    adapter    the folder of a LoRA adapter that PEFT has saved: it goes on the model
 
     Raises ModelError, which says what the folder is instead, and PickleRefused.
     """
+    path, adapter = Path(path), Path(adapter) if adapter is not None else None
+    if adapter is None and lora.is_adapter(path):
+        path, adapter = lora.base_of(path), path
     folder = _model_folder(path)
     settings = _settings(folder)
     whole: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
@@ -70,13 +83,15 @@ def read_folder(path: str | Path, attention: Attention = "auto", dtype: Precisio
         for value in model.state_dict(keep_vars=True).values():
             if value.is_floating_point():
                 value.data = value.data.to(getattr(torch, dtype))
+    if adapter is not None:
+        model, types = lora.attached(model, adapter)   # the base goes out to nobody
     require_causal(model, str(folder))
-    return LoadedFolder(model, types)
+    return LoadedFolder(model, types, str(folder.absolute()), adapter)
 
 
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of such a folder."""
-    folder = _model_folder(path)
+    folder = Path(path) if lora.is_adapter(Path(path)) else _model_folder(path)
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -131,9 +146,6 @@ def _model_folder(path: str | Path) -> Path:
     if not path.is_dir():
         raise ModelError(f"{path} is not a folder, so there is no model to load; nothing is downloaded. Pass a local "
                          "folder written by save_pretrained.")
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise ModelError(f"{path} holds a PEFT adapter without its base model, so it cannot run alone. Merge it first: "
-                         "PeftModel.merge_and_unload().save_pretrained(…).")
     if not (path / "config.json").exists():
         raise ModelError(f"{path} has no config.json, so the architecture is unknown. Provide a folder written by "
                          "save_pretrained.")

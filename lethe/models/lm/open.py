@@ -25,6 +25,7 @@ from lethe.data.records import read_rows
 from lethe.data.select import Where, divide
 from lethe.data.text import apart, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
+from lethe.models.lm.adapter import base_of, fresh, is_adapter
 from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
 from lethe.models.lm.task import Language
@@ -51,14 +52,15 @@ def language_model(
     name: str = "language model",
     refusals: Sequence[str] = (),
     layer: int | None = None,
+    adapter: str | Path | None = None,
     **form: Any,
 ) -> Language:
     """A task from any causal language model and records in memory.
 
-    model, tokenizer  objects of transformers, or the local folder that holds both
+    model, tokenizer  objects of transformers, or the local folder that holds both; or that of a LoRA adapter on a local base
+    adapter           of a base in a folder: the folder of a LoRA adapter, which alone moves and comes back
     forget, retain    records: dictionaries, a file (.jsonl, .json, .csv, .tsv, .parquet, .txt), a folder that `save_to_disk`
-                      wrote, or a Split; or provide `train` and let `forget` select
-                      from it (`lethe.where(column={"author": 7})`)
+                      wrote, or a Split; or provide `train` and let `forget` select (`lethe.where(column={"author": 7})`)
     others            further splits that audits use by name: `real_authors` and `world_facts` (audit `tofu`)
     refusals          answers that relabelling methods teach instead
     form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template,
@@ -66,8 +68,8 @@ def language_model(
     """
     found: LoadedFolder
     if isinstance(model, (str, Path)):
-        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
-        found = read_folder(model)
+        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(holding_words(Path(model), adapter))
+        found = read_folder(model, adapter=adapter)
     else:
         require_causal(model, "the model")
         found = LoadedFolder(model)
@@ -84,7 +86,7 @@ def language_model(
     further = {"retain": retain, "holdout": holdout, "test": test, **(others or {})}
     splits = _splits(split, train, forget, {key: rows for key, rows in further.items() if rows is not None})
     return Language(found.model, splits, tokenizer, recipe, build, name, _shown(splits, tokenizer), form=writing,
-                    refusals=refusals, layer=layer, types=found.types)
+                    refusals=refusals, layer=layer, types=found.types, source=found.source, adapter=found.adapter)
 
 
 def _splits(
@@ -117,6 +119,7 @@ class ModelSource:
     """`model:` of a language-model request: a local folder, or a small Llama that the recipe trains on the data."""
 
     folder: str | None = None                   # the model: written by save_pretrained; safetensors
+    adapter: str | None = None                  # LoRA adapter on folder: it alone moves and comes back [tested in test_adapters]
     base: str | None = None                     # what the recipe fine-tuned to get it: allows retraining without the forget set
     tiny: Mapping[str, Any] | None = None       # sizes of lethe.models.lm.small.TinyLlama; {} for the defaults
     attention: Attention = "auto"               # what transformers chooses; second derivatives on CPU need eager
@@ -152,7 +155,7 @@ class TextSource:
 
 def open_files(files: SavedFiles) -> tuple[Make, Load]:
     """Language models from `save_pretrained` folders; records from .jsonl or .txt."""
-    tokenizer = load_tokenizer(files.unlearned)
+    tokenizer = load_tokenizer(holding_words(Path(files.unlearned)))
     parts: dict[str, Any] = dict(files.parts)
     return (lambda model: language_model(model, tokenizer, **parts, name="audit of files", **files.data),
             lambda path: load_folder(path, **files.model))
@@ -160,7 +163,7 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
 
 def is_saved(path: Path) -> bool:
     """Whether a path is a `save_pretrained` folder of transformers."""
-    return (path / "config.json").exists()
+    return (path / "config.json").exists() or is_adapter(path)
 
 
 @family(model=ModelSource, data=TextSource, method="npo", files=open_files, recognises=is_saved)
@@ -176,33 +179,48 @@ def open_request(sections: Sections, context: Context) -> Opened:
              if isinstance(value, str)}
     if source.folder is not None:
         folder = _located(source.folder, context)
-        tokenizer: Any = load_tokenizer(folder)
-        found: LoadedFolder | None = read_folder(folder, source.attention, source.dtype)
+        adapter = _located(source.adapter, context) if source.adapter is not None else None
+        tokenizer: Any = load_tokenizer(holding_words(folder, adapter))
+        found: LoadedFolder | None = read_folder(folder, source.attention, source.dtype, adapter)
     else:
         sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
         columns = (data.prompt, data.answer, data.text)
         texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
         tokenizer, found = train_tokenizer(texts, sizes.vocabulary), None
-    base = _located(source.base, context) if source.base is not None else None
     splits = apart({key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()})
     if "train" in splits:
         splits = _selected(splits, data)
     recipe = sections.recipe
     refusals = lines_of(_located(data.refusals, context), "data.refusals").splitlines() if data.refusals else []
 
-    def fresh(seed: int) -> nn.Module:
-        return load_folder(base, source.attention, source.dtype) if base is not None else llama(sizes, tokenizer)
-
-    make = fresh if source.tiny is not None or base is not None else None
+    make = _maker(source, context, found, tokenizer)
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> Language:
         require_apart(parts)
+        came = found or LoadedFolder(model)
         return Language(model, parts, tokenizer, recipe, make, name, _shown(parts, tokenizer), form=form,
-                        refusals=[r for r in refusals if r], layer=source.layer, types=found.types if found else {})
+                        refusals=[r for r in refusals if r], layer=source.layer, types=came.types, source=came.source,
+                        adapter=came.adapter)
 
     exact = "" if make is not None else "model.base (what the model was fine-tuned from) is not set, so it cannot be retrained"
-    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype),
+    below = found.source if found and found.adapter else None
+    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype, below),
                   found.model if found else None, recipe, make, exact)
+
+
+def _maker(source: ModelSource, context: Context, found: LoadedFolder | None, tokenizer: Any
+           ) -> Callable[[int], nn.Module] | None:
+    """What a training by the recipe starts from, by seed; None where that is unknown. Of an adapter: its base with a new one."""
+    if found is None:
+        sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
+        return lambda seed: llama(sizes, tokenizer)
+    if found.adapter is not None:
+        base, came = str(found.source), found.adapter
+        return lambda seed: fresh(load_folder(base, source.attention, source.dtype), came, seed)
+    if source.base is None:
+        return None
+    start = _located(source.base, context)
+    return lambda seed: load_folder(start, source.attention, source.dtype)
 
 
 def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:
@@ -218,6 +236,14 @@ def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:
         rest &= build(Where, data.select).mask(whole)
     splits["train"] = whole.subset(rest, "train").require_examples("Check data.select.")
     return splits
+
+
+def holding_words(folder: Path, adapter: str | Path | None = None) -> Path:
+    """The folder whose tokenizer counts: that of the adapter where it has one, else that of the base."""
+    adapter = Path(adapter) if adapter is not None else folder if is_adapter(folder) else None
+    if adapter is not None and (adapter / "tokenizer_config.json").exists():
+        return adapter
+    return base_of(folder) if is_adapter(folder) else folder
 
 
 def _located(name: str, context: Context) -> Path:

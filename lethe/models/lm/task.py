@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lethe.core.adaptable import Adaptable
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
 from lethe.core.seeds import generator
@@ -33,13 +34,17 @@ from lethe.core.sequences import (
 )
 from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
-from lethe.errors import DataError, LabelOutOfRange, ModelError
+from lethe.errors import DataError, LabelOutOfRange, ModelError, RequestError
 from lethe.maths import losses
+from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
-from lethe.models.lm.folder import in_types
+from lethe.models.lm.folder import Precision, in_types, load_folder
 from lethe.models.lm.greedy import continued, ends_of
-from lethe.models.weights import Form, rounded
+from lethe.models.lm.roles import adaptable
+from lethe.models.lm.saved import require_same
+from lethe.models.weights import HALF, Form, rounded
 
+CHECKED = 4    # examples that a saved model is asked about
 LOOK = 2**26   # most logits that `observe` holds at once
 
 
@@ -50,6 +55,7 @@ class Language(LanguageTask):
     refusals   answers that `relabel` may use; none: other answers of the batch
     layer      the block whose output `features` averages; default: the middle one
     types      parameters that the model's folder held in half precision, name -> type: it is saved so, and audited so
+    source     the folder that the model came from; adapter: that of the LoRA adapter on it, which alone moves and is saved
     """
 
     def __init__(
@@ -65,8 +71,10 @@ class Language(LanguageTask):
         refusals: Sequence[str] = (),
         layer: int | None = None,
         types: Mapping[str, torch.dtype] | None = None,
+        source: str | None = None,
+        adapter: Path | None = None,
     ) -> None:
-        self.types = dict(types or {})
+        self.types, self.source, self.adapter = dict(types or {}), source, adapter
         self.tokenizer, self.form = tokenizer, form
         self._refusals = encode_answers(refusals, tokenizer, form) if refusals else []
         self.layer = layer if layer is not None else len(decoder.blocks(original)) // 2
@@ -144,12 +152,36 @@ class Language(LanguageTask):
         return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, **masks}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
+        if self.adapter is not None:
+            lora.save(model.cpu(), self.types, self.adapter, folder)
+            self.tokenizer.save_pretrained(folder)
+            return
         with in_types(decoder.merged(model.cpu()), self.types) as whole:
             cast(Any, whole).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def deliverable(self, model: nn.Module) -> nn.Module:
         return rounded(model, Form(types=self.types))
+
+    def require_saved(self, model: nn.Module, folder: Path) -> None:
+        split = next(iter(self.splits.values()))
+        dtype: Precision = "own" if next(model.parameters()).dtype in HALF else "float32"
+        again = load_folder(folder, dtype=dtype, base=self.source if self.adapter is not None else None)
+        require_same(folder, model, again, split.batch(range(min(CHECKED, len(split)))), self.token_logp)
+
+    def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        return super().trainable(model) if self.adapter is None else lora.moving(model)
+
+    def adaptable(self, model: nn.Module) -> Adaptable:
+        """The projections of attention and MLPs in the blocks."""
+        if self.adapter is not None:
+            raise RequestError(f"the model came as the adapter {self.adapter.name} on its base, and that adapter is what moves "
+                               "and what comes back, so another one has no place; nothing was started. Leave out where=lora.")
+        return adaptable(model)
+
+    def adapter_facts(self) -> Mapping[str, Any]:
+        """What PEFT needs to find the base by itself."""
+        return {"task_type": "CAUSAL_LM", "base_model_name_or_path": self.source}
 
     def answer_lengths(self, batch: Batch) -> Tensor:
         """Number of predicted answer tokens, at least 1.  -> [n]"""
@@ -208,7 +240,8 @@ class Language(LanguageTask):
 
     def down_projections(self, layers: Sequence[int]) -> list[str]:
         """Names of the weights through which the MLPs of these blocks write into the residual stream."""
-        return decoder.down_projections(self.model, list(layers))
+        names = decoder.down_projections(self.model, list(layers))
+        return names if self.adapter is None else lora.on_layers(self.model, names)
 
     @property
     def layer_count(self) -> int:

@@ -29,11 +29,15 @@ class Adds(Protocol):
 
 @dataclass
 class Selection:
-    """Parameters that move, by name, and for some of them a boolean mask of the entries that do."""
+    """Parameters that move, by name, and for some of them a boolean mask of the entries that do.
+
+    rest  in words, what a reader might expect to move and does not; mostly empty
+    """
 
     params: dict[str, nn.Parameter]
     masks: dict[str, Tensor] = field(default_factory=dict)
     kind: Kind = "weights"
+    rest: str = ""
 
 
 class Draws(Protocol):

@@ -1,20 +1,23 @@
 """Low-rank adapters on linear (and ungrouped convolution) layers through PEFT; the base stays bit-identical.
 
-Hu et al. 2021, arXiv:2106.09685. The outcome is an adapter that can be taken off again; it is exported twice, as a
-PEFT adapter and merged into a model of the family's own format.
+Hu et al. 2021, arXiv:2106.09685. Which layers, the family knows (`Task.adaptable`): of language models the projections of
+attention and MLPs. The outcome is an adapter that can be taken off again; it is exported twice, as a PEFT adapter and merged into
+a model of the family's own format.
 """
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lethe.core.adaptable import fold, matrices
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.extras import needs_extra
 from lethe.core.modules import copied
@@ -30,40 +33,91 @@ class Lora:
     rank: Count = 8             # inner dimension of the adapters                       [paper, §4.2]
     alpha: Positive = 16.0      # scale is alpha / rank                                 [PEFT examples]
     dropout: Fraction = 0.0     # on the adapters' input                                [ours: small forget sets]
-    targets: tuple[str, ...] = ()  # module-name endings; empty: every such layer but the last [e.g. head]
+    targets: tuple[str, ...] = ()  # module-name endings; empty: those that the family names [e.g. head]
 
     def within(self, params: Iterable[str]) -> Lora:
         """The same on the layers of these parameters alone, which a method names as its own; `targets` of the request stay."""
-        layers = tuple(dict.fromkeys(name.removesuffix(".weight") for name in params if name.endswith(".weight")))
-        return self if self.targets or not layers else replace(self, targets=layers)
+        names = list(params)
+        layers = tuple(dict.fromkeys(name.removesuffix(".weight") for name in names if name.endswith(".weight")))
+        if self.targets or not names:
+            return self
+        if not layers:
+            raise RequestError(f"the method moves {', '.join(names[:3])}, which belong to no linear layer (experts in one "
+                               "tensor), so where=lora could adapt nothing of it; nothing was started. Leave modifiers.where "
+                               "out, or name other layers in where.targets.")
+        return replace(self, targets=layers)
 
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError:
             raise needs_extra("lm", "where=lora", "PEFT") from None
-        layers = [name for name, module in model.named_modules()
-                  if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)]
-        chosen = [n for n in layers if n.endswith(self.targets)] if self.targets else layers[:-1] or layers
+        layers, rest = matrices(model), ""
+        if self.targets:
+            chosen = [name for name in layers if name.endswith(self.targets)]
+            _require_untied(model, chosen)
+        else:
+            found = task.adaptable(model)
+            chosen, rest = list(found.layers), found.rest
         if not chosen:
             raise RequestError(f"where.targets = {list(self.targets)} match no linear layer, so nothing could move. "
                                f"Layers: {', '.join(layers[:6])}.")
-        given: dict[str, Any] = {   # PEFT says int for alpha and takes any number
-            "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
-            "target_modules": "|".join(re.escape(name) for name in chosen),   # a text is matched whole, a list by endings
-        }
-        settings = LoraConfig(**given)
+        settings = self._settings(LoraConfig, model, task, chosen)
+        if lost := _misread(settings, model, chosen):
+            if self.targets:
+                raise RequestError(f"where.targets names {lost[0]}, which PEFT takes for a part of the fused experts of a "
+                                   f"{type(model).__name__}, so it would adapt those instead; nothing was started. Name other "
+                                   "layers.")
+            chosen = [name for name in chosen if name not in lost]
+            ends = sorted({".".join(name.split(".")[-2:]) for name in lost})
+            rest = f"PEFT takes {', '.join(ends)} for parts of the fused experts, so they stay as they are, too; {rest}"
+            settings = self._settings(LoraConfig, model, task, chosen)
         with torch.random.fork_rng(devices=[]):   # PEFT draws the first factor from the global generator
             torch.manual_seed(derive(loop.seed, "lora"))
             inject_adapter_in_model(settings, model)
         params = {name: p for name, p in model.named_parameters() if "lora_" in name}
-        return Selection(params, kind="adapter")
+        return Selection(params, kind="adapter", rest=rest)
+
+    def _settings(self, make: Callable[..., Any], model: nn.Module, task: Task, layers: Sequence[str]) -> Any:
+        """PEFT's configuration of adapters on these layers."""
+        given: dict[str, Any] = {   # PEFT says int for alpha and takes any number
+            "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
+            "target_modules": "|".join(re.escape(name) for name in layers),   # a text is matched whole, a list by endings
+            "fan_in_fan_out": type(model.get_submodule(layers[0])).__name__ == "Conv1D",   # the matrix lies the other way
+        }
+        return make(**given, **task.adapter_facts())
+
+
+def _misread(settings: Any, model: nn.Module, layers: Sequence[str]) -> list[str]:
+    """Layers that PEFT would not adapt as they are named: of some mixtures it takes names of MLPs (`gate_proj`) for experts that
+    an older transformers held apart, wherever they stand, and adapts the fused experts instead."""
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers as convert
+    except ImportError:   # releases that do not rewrite
+        return []
+    probe = copy.deepcopy(settings)
+    convert(probe, model, None)
+    if isinstance(probe.target_modules, str):   # untouched
+        return []
+    return [name for name in layers if name.rsplit(".", 1)[-1] not in probe.target_modules]
+
+
+def _require_untied(model: nn.Module, layers: Iterable[str]) -> None:
+    """RequestError where the matrix of one of these layers is another layer's, too: an adapter would part the two."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
+            owners.setdefault(weight.data_ptr(), []).append(name)
+    for name in layers:
+        others = [other for other in owners[cast(Tensor, model.get_submodule(name).weight).data_ptr()] if other != name]
+        if others:
+            raise RequestError(f"where.targets names {name}, whose matrix is that of {others[0]}, too; an adapter on one of them "
+                               "would part what is tied, so nothing was started. Leave it out of where.targets.")
 
 
 def save_adapter(outcome: Outcome, folder: Path) -> None:
     """`adapter/` in PEFT's format, and beside it the merged model and, where it has one, the adapter in the family's own."""
     from peft import get_peft_model_state_dict
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import save_file
 
     assert outcome.task is not None
@@ -75,9 +129,6 @@ def save_adapter(outcome: Outcome, folder: Path) -> None:
     flat = {f"base_model.model.{name}": value.cpu().contiguous() for name, value in tensors.items()}
     save_file(flat, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     outcome.task.save_adapter(tensors, settings.to_dict(), folder)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            model.set_submodule(name, module.get_base_layer())
+    fold(model)
     del model.peft_config
     outcome.task.save_model(model, folder)
