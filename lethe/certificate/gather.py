@@ -121,7 +121,7 @@ def lineage(models: Mapping[str, Any], rows: Sequence[Mapping[str, str]], others
 def configuration(results: Results, row: Row) -> dict[str, Any]:
     """The effective request and the method's own configuration, without the values by which records are named."""
     words = secrets(results.config)
-    shown: dict[str, Any] = plain(fixed({"request": _public(results.config, words), "method": _public(row.config)}))
+    shown: dict[str, Any] = plain(fixed({"request": _placeless(_public(results.config, words)), "method": _public(row.config)}))
     return shown
 
 
@@ -168,6 +168,15 @@ def _public(config: Any, words: Set[str] = frozenset()) -> Any:
     if isinstance(config, (list, tuple)):
         return [_public(item, words) for item in config]
     return without(config, words) if isinstance(config, str) else config
+
+
+def _placeless(config: Any) -> Any:
+    """Files without their folders: others read a certificate, and digests say which file was meant."""
+    if isinstance(config, Mapping):
+        return {key: _placeless(item) for key, item in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [_placeless(item) for item in config]
+    return f"…/{Path(config).name}" if isinstance(config, str) and Path(config).is_absolute() else config
 
 
 def _said(notes: Sequence[str], words: Set[str]) -> list[str]:

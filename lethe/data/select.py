@@ -6,7 +6,7 @@ import difflib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -55,6 +55,11 @@ class Where:
         if self.poisoned is not None:
             chosen &= poisoned_mask(split, self.poisoned, self.seed)
         return self._part(chosen)
+
+    @property
+    def conditions(self) -> str:
+        """What was given, as in a request: `label: 3, count: 2`."""
+        return ", ".join(f"{one.name}: {given}" for one in fields(self) if (given := getattr(self, one.name)) != one.default)
 
     @property
     def entities(self) -> tuple[str, ...]:
@@ -282,7 +287,7 @@ def divide(train: Split, forget: Where | Mapping[str, Any] | np.ndarray | Sequen
     mask = forget.mask(train) if isinstance(forget, Where) else position_mask(train, forget)
     if not mask.any():
         raise EmptySplit("the forget selection matches no example, so there is nothing to forget. Check the selection: "
-                         f"{forget if isinstance(forget, Where) else 'index'}.")
+                         f"{forget.conditions if isinstance(forget, Where) else 'index'}.")
     if mask.all():
         raise EmptySplit("the forget selection matches every example, so nothing would be retained. Narrow the "
                          "selection.")

@@ -8,7 +8,7 @@ import torch
 
 from lethe.core.split import Split
 from lethe.data.select import divide, where
-from lethe.errors import DataError, RequestError, WrongColumn
+from lethe.errors import DataError, EmptySplit, RequestError, WrongColumn
 
 SPLIT = Split(
     {"x": torch.zeros(6, 2), "y": torch.tensor([0, 1, 2, 0, 1, 2])}, "train", np.array(list("abcdef")),
@@ -42,6 +42,8 @@ def test_parts_are_disjoint_and_complete_and_carry_everything() -> None:
     assert list(forget.ids) == ["b", "e"] and list(retain.ids) == ["a", "c", "d", "f"]
     assert list(forget.meta["age"]) == [20, 50] and forget.meta["author"] == ["Bob", "Eve"]
     assert [list(part.ids) for part in divide(SPLIT, [4, 1])] == [list(forget.ids), list(retain.ids)]
+    with pytest.raises(EmptySplit, match="Check the selection: query: age > 90"):
+        divide(SPLIT, {"query": "age > 90"})
     assert [list(part.ids) for part in divide(SPLIT, SPLIT.columns["y"].numpy() == 1)] == [list(forget.ids), list(retain.ids)]
 
 
