@@ -58,3 +58,11 @@ def npo_loss(logp: Tensor, logp0: Tensor, beta: float) -> Tensor:
     npo_loss(−7, −7, 0.1) = 20·ln 2 = 13.8629. d/dlogp = 2σ(β(logp − logp0)) = W lies in (0, 2) and is 1 at θ_0.
     """
     return (2 / beta) * F.softplus(beta * (logp - logp0))
+
+
+def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, scale: float = 1.0) -> Tensor:
+    """(scale/β)·softplus(−β(chosen − rejected)), per example.  [n], [n] -> [n]
+
+    preference_loss(−3, −3, 0.1, 2) = 20·ln 2 = 13.8629.
+    """
+    return (scale / beta) * F.softplus(-beta * (chosen - rejected))

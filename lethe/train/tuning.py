@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.train.loop import Loop
 from lethe.train.terms import Loss, Term
@@ -22,9 +23,13 @@ class Tuned:
     clip: Positive | None = None       # largest gradient norm; null: none                   [OpenUnlearning: none]
 
 
-def tuned(cfg: Tuned, task: Task, loop: Loop, push: Loss, keep: Loss, gamma: float = 1.0) -> Outcome:
-    """The original, fine-tuned on γ · E_F push + α · E_R keep; without α retained data are not asked for."""
-    terms = {"forget": Term(task.forget, push, gamma)}
+def tuned(cfg: Tuned, task: Task, loop: Loop, push: Loss, keep: Loss, gamma: float = 1.0,
+          forget: Split | None = None) -> Outcome:
+    """The original, fine-tuned on γ · E_F push + α · E_R keep; without α retained data are not asked for.
+
+    forget  what stands for F, e.g. the same prompts with other answers
+    """
+    terms = {"forget": Term(task.forget if forget is None else forget, push, gamma)}
     if cfg.alpha:
         terms["retain"] = Term(task.retain, keep, cfg.alpha)
     model = loop.start()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import lethe
 from lethe.core.split import Split
-from lethe.methods.lm.refusal import jsd, preference_loss, token_jsd
+from lethe.maths.losses import preference_loss
+from lethe.methods.lm.refusal import jsd, token_jsd
 
 STEP = 3.0
 

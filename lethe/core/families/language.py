@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from lethe.core.split import Batch, Split
@@ -28,7 +29,7 @@ class LanguageTask(Task):
         "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",
         "require_alike", "span_mask", "down_projections", "layer_count", "hidden_width", "encode", "fits", "generate",
-        "tokenizer",
+        "drawn_texts", "tokenizer",
     })
     tokenizer: Any   # the model's own, of transformers
 
@@ -108,3 +109,10 @@ class LanguageTask(Task):
         self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64, batch_size: int = 32
     ) -> list[str]:
         """Greedy continuations of the prompts (written in the task's template), up to the end token."""
+
+    @abstractmethod
+    def drawn_texts(
+        self, model: nn.Module, prompts: Sequence[str], rng: torch.Generator, temperature: float = 1.0, max_new_tokens: int = 64,
+        batch_size: int = 32,
+    ) -> list[str]:
+        """As `generate`, every token drawn from softmax(logits/T)."""

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import NonNegative, Positive, config
@@ -21,6 +20,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
+from lethe.maths.losses import preference_loss
 from lethe.train.loop import Loop
 from lethe.train.terms import Loss
 from lethe.train.tuning import Tuned, tuned
@@ -51,14 +51,6 @@ class JensUn(Tuned):
     """Options of JensUn."""
 
     gamma: NonNegative = 1.0           # weight of the forget term                           [official code]
-
-
-def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, scale: float = 1.0) -> Tensor:
-    """(scale/β)·softplus(−β(chosen − rejected)), per example.  [n], [n] -> [n]
-
-    preference_loss(−3, −3, 0.1, 2) = 20·ln 2 = 13.8629.
-    """
-    return (scale / beta) * F.softplus(-beta * (chosen - rejected))
 
 
 def token_jsd(logp: Tensor) -> Tensor:

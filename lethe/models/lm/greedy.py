@@ -1,8 +1,8 @@
-"""Greedy continuations: the most likely token, step by step, whatever a folder's generation_config proposes."""
+"""Greedy continuations: the most likely token, step by step, whatever a folder's generation_config proposes; or drawn ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, cast
@@ -25,16 +25,20 @@ def ends_of(model: nn.Module, tokenizer: Any) -> list[int]:
 
 
 def continued(
-    model: nn.Module, prompts: Sequence[list[int]], ends: Sequence[int], pad: int, most: int, limit: int, batch_size: int
+    model: nn.Module, prompts: Sequence[list[int]], ends: Sequence[int], pad: int, most: int, limit: int, batch_size: int,
+    noise: Callable[[Tensor], Tensor] | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to the first of `ends` (left out) or `most`, and to the model's last position.
+
+    noise  changes the logits [n, V] of every step, such as `gumbel`
 
     Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts. A model that does
     not pass over pads gets batches of one length, and one whose cache mixes up the batch (RWKV) is asked without it.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     configured: Any = GenerationConfig
+    drawn: Any = LogitsProcessorList([] if noise is None else [lambda _, logits: noise(logits)])
     settings = configured(do_sample=False, num_beams=1, eos_token_id=list(ends) or None, pad_token_id=pad)
     answers: list[list[int]] = [[] for _ in prompts]
     with evaluating(model), _unconfigured(model):
@@ -45,11 +49,21 @@ def continued(
             settings.max_new_tokens = max(1, min(most, limit - width))
             ids, mask = _padded([prompts[i] for i in places], width, pad)
             made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
-                                             generation_config=settings)
+                                             generation_config=settings, logits_processor=drawn)
             for i, row in zip(places, made[:, width:].tolist(), strict=True):
                 stop = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers[i] = row[:stop]
     return answers
+
+
+def gumbel(rng: torch.Generator, temperature: float) -> Callable[[Tensor], Tensor]:
+    """Noise with which the most likely token is one drawn from softmax(logits/T); from the CPU, so on every device the same."""
+
+    def noisy(logits: Tensor) -> Tensor:
+        noise = torch.empty(logits.shape).exponential_(generator=rng).log().neg()
+        return logits / temperature + noise.to(logits)
+
+    return noisy
 
 
 def _batches(prompts: Sequence[list[int]], size: int, pads: bool) -> Iterator[list[int]]:

@@ -39,7 +39,7 @@ from lethe.maths import losses
 from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
 from lethe.models.lm.folder import Precision, in_types, load_folder
-from lethe.models.lm.greedy import continued, ends_of
+from lethe.models.lm.greedy import continued, ends_of, gumbel
 from lethe.models.lm.roles import adaptable
 from lethe.models.lm.saved import require_same
 from lethe.models.weights import HALF, Form, rounded
@@ -273,9 +273,20 @@ class Language(LanguageTask):
 
         What a folder's generation_config proposes (sampling, beams, penalties) does not count, but for its end tokens.
         """
+        return self._continued(model, prompts, max_new_tokens, batch_size)
+
+    def drawn_texts(
+        self, model: nn.Module, prompts: Sequence[str], rng: torch.Generator, temperature: float = 1.0, max_new_tokens: int = 64,
+        batch_size: int = 32,
+    ) -> list[str]:
+        """As `generate`, every token drawn from softmax(logits/T)."""
+        return self._continued(model, prompts, max_new_tokens, batch_size, gumbel(rng, temperature))
+
+    def _continued(self, model: nn.Module, prompts: Sequence[str], most: int, batch_size: int,
+                   noise: Callable[[Tensor], Tensor] | None = None) -> list[str]:
         made = continued(model, encode_prompts(prompts, self.tokenizer, self.form),
-                         [*self._ends, *ends_of(model, self.tokenizer)], pad_id(self.tokenizer), max_new_tokens, self._limit,
-                         batch_size)
+                         [*self._ends, *ends_of(model, self.tokenizer)], pad_id(self.tokenizer), most, self._limit,
+                         batch_size, noise)
         return [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
