@@ -65,6 +65,7 @@ def test_a_request_is_resolved_room_by_room() -> None:
 
 
 def test_a_request_is_carried_out_room_by_room() -> None:
-    """Each room is visited once. Aside: the original, which is trained first where it came without weights."""
-    assert rooms(("work.execute", "_worked"), frozenset({("work.open", "trained")})) == [
+    """Each room is visited once. Aside: the original, which is trained first where it came without weights, and a ladder,
+    which judges one method before it tries the next."""
+    assert rooms(("work.execute", "_worked"), frozenset({("work.open", "trained"), ("work.execute", "_climbed")})) == [
         "pools", "train", "judge", "results", "ledger", "certificate"]

@@ -39,6 +39,7 @@ Require = Annotated[list[str] | None, typer.Option("--require", help="End with s
                                                    "forgotten | useful | indistinguishable; repeat it.")]
 MaxLoss = Annotated[float | None, typer.Option("--max-loss", help="End with status 4 where more of the score may be lost, e.g. "
                                                "0.01: one point of accuracy.")]
+UNTIL: tuple[Literal["forgotten", "indistinguishable"], ...] = ("forgotten", "indistinguishable")
 REQUIRED: tuple[Literal["forgotten", "useful", "indistinguishable"], ...] = ("forgotten", "useful", "indistinguishable")
 
 WORKING = {   # options of every command that reads a request, models or data
@@ -165,6 +166,20 @@ def required(words: Sequence[str] | None, max_loss: float | None) -> None:
     if max_loss is not None and not max_loss >= 0:
         raise OutOfRange(f"--max-loss {max_loss} is below 0, so nothing was started. Write the largest loss of the score that "
                          "may be, e.g. 0.01.")
+
+
+def laddered(overrides: Sequence[str] | None, until: str | None, within: float | None) -> list[str]:
+    """The overrides with what --until and --within say, which are parts of the request; OutOfRange for what they cannot say."""
+    if until is not None and until not in UNTIL:
+        raise OutOfRange(f"--until {until} is no goal{nearest(until, UNTIL)}, so nothing was started. Write one of: "
+                         f"{', '.join(UNTIL)}.")
+    if within is not None and not 0 < within < float("inf"):
+        raise OutOfRange(f"--within {within:g} is no share of a retraining's cost, so nothing was started. Write e.g. 0.3, or "
+                         "1.3: a try or two, and retraining if they fail.")
+    if within is not None and until is None and not any(one.startswith("until=") for one in overrides or ()):
+        raise OutOfRange(f"--within {within:g} bounds the tries of --until, which is not there; nothing was started. Add --until "
+                         "forgotten or --until indistinguishable.")
+    return [*(overrides or ()), *([f"until={until}"] if until else ()), *([f"within={within}"] if within else ())]
 
 
 def reached(results: Results, words: Sequence[str] | None, max_loss: float | None) -> int:

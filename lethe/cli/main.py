@@ -2,7 +2,7 @@
 
     0 done · 2 the request, data or model cannot be used (no run was started) ·
     3 done, but a method failed, changed nothing or was ended by the watchdog, or a certificate does not hold ·
-    4 done, but --require or --max-loss was not reached ·
+    4 done, but --require, --max-loss or --until was not reached ·
     1 a defect: of Lethe (traceback), or of a method or an audit (the others are done; traceback in the run's failures/) ·
     130 interrupted; 143 by SIGTERM, 129 by SIGHUP (repeat the command to continue)
 """

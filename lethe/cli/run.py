@@ -52,13 +52,15 @@ def _next(place: Path, path: Path, verb: str, exported: bool, sound: bool) -> li
 
 
 def status_of(report: Report) -> int:
-    """1 where a method or an audit failed by a defect; 3 where a method could not do its work: it failed, changed nothing, or the
-    watchdog ended it at its last sound point; else 0."""
+    """1 where a method or an audit failed by a defect; 4 where a ladder does not reach what it was to; 3 where a method could not
+    do its work: it failed, changed nothing, or the watchdog ended it at its last sound point; else 0."""
     defects = [name for case in report.results.scenarios for name in case.defects]
     if defects:
         print(f"Failed by a defect: {', '.join(defects)}. The others are done; see the table and the tracebacks in failures/.",
               file=sys.stderr)
         return 1
+    if any(case.ladder is not None for case in report.results.scenarios):
+        return _of_ladders(report)
     rows = [row for case in report.results.scenarios for row in case.subjects]
     nothing = [row.name for row in rows if row.error]
     if nothing:
@@ -68,3 +70,11 @@ def status_of(report: Report) -> int:
         print(f"Ended by the watchdog at the last sound point: {', '.join(ended)}. Notes and page say what was lost.",
               file=sys.stderr)
     return 3 if ended or nothing else 0
+
+
+def _of_ladders(report: Report) -> int:
+    """4 where a scenario has no model as requested, else 0: what failed on the way is no failure of a ladder."""
+    missed = [(case.name, case.ladder.why) for case in report.results.scenarios if case.ladder and not case.ladder.met]
+    for name, why in missed:
+        print(f"{name}: {why}" if name else why, file=sys.stderr)
+    return 4 if missed else 0

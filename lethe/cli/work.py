@@ -21,6 +21,7 @@ from lethe.cli.common import (
     ShowIds,
     Working,
     fail,
+    laddered,
     reached,
     required,
     show,
@@ -33,15 +34,20 @@ OUTPUT = "The folder that is written; it must not exist."
 @working
 def run(common: Working, request: RequestFile, overrides: Overrides = None, dry_run: DryRun = False, again: Again = False,
         cache: Cache = None, no_page: NoPage = False, show_ids: ShowIds = False, require: Require = None,
-        max_loss: MaxLoss = None) -> None:
+        max_loss: MaxLoss = None,
+        until: Annotated[str | None, typer.Option(help="forgotten | indistinguishable: in place of the request's method, try "
+                                                  "methods from the cheapest until a model is.")] = None,
+        within: Annotated[float | None, typer.Option(help="With --until: what all tries may cost, in retrainings.  [default: "
+                                                     "0.3]")] = None) -> None:
     """Forget with the request's method, audit the result, and write the unlearned model.
 
     lethe run request.yaml method=salun method.lr=0.01 seed=3
     lethe run request.yaml --dry-run
     lethe run request.yaml --require forgotten --max-loss 0.01
+    lethe run request.yaml --until forgotten --within 0.3
     """
-    _work(common, request, overrides, dry_run, again, cache, export=True, verb="run", page=not no_page, show_ids=show_ids,
-          wanted=(require, max_loss))
+    _work(common, request, laddered(overrides, until, within), dry_run, again, cache, export=True, verb="run", page=not no_page,
+          show_ids=show_ids, wanted=(require, max_loss))
 
 
 @working

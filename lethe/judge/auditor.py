@@ -28,6 +28,7 @@ from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.train.stop import Stop
 
+Known = dict[tuple[str, Subject], "Measured"]     # by name of the audit and model
 Refused = Callable[[str, str, Exception], None]   # (audit, subject, error)
 
 DEPTHS = ("quick", "standard", "deep")
@@ -51,6 +52,7 @@ def examine(
     neighbours: Sequence[Subject] = (),
     refused: Refused | None = None, stop: Stop | None = None,
     detects: Callable[[Power], None] | None = None,
+    known: Known | None = None,
 ) -> dict[str, list[Evidence]]:
     """Evidence for every subject by its name; the original and the references are examined too. No two may share a name.
 
@@ -59,7 +61,7 @@ def examine(
     neighbours  models as good as the original: the weaker yardstick, measured only where there are no references
     refused     called with (audit, subject, error) when an audit fails on one model; the others go on. None: what is not a
                 LetheError ends the examination
-    stop        ends the examination before the next audit of the next model
+    stop        ends it before the next audit of the next model      known   what was measured before; what is now is added
     detects     called with the smallest part of the forget set left in that these tests would have seen (`lethe.judge.power`)
     """
     shared: dict[Hashable, Any] = {}
@@ -80,7 +82,7 @@ def examine(
             measured: dict[Subject, Measured] = {}
             for subject in [*everyone, *weak]:
                 token.check()
-                measured[subject] = _measured(audit, cfg, subject, panel_of(subject), refused)
+                measured[subject] = _measured(audit, cfg, subject, panel_of(subject), refused, known)
                 units.done()
             values[audit.name] = {subject: one.values for subject, one in measured.items()}
             for subject in everyone:
@@ -139,8 +141,11 @@ def decided(found: Mapping[str, Sequence[Evidence]], original: str, references: 
     return {name: controlled(items, outside) for name, items in judged.items()}
 
 
-def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: Refused | None) -> Measured:
-    """One audit of one model; no values where it needs a procedure that is not known, or fails."""
+def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: Refused | None,
+              known: Known | None) -> Measured:
+    """One audit of one model, or what is known of it; no values where it needs a procedure that is not known, or fails."""
+    if known is not None and (audit.name, subject) in known:
+        return known[audit.name, subject]
     began = time.perf_counter()
     lacking = "procedure" in audit.needs and subject.procedure is None
     values: list[Value] = []
@@ -151,7 +156,10 @@ def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: R
             raise
         if refused is not None:
             refused(audit.name, subject.name, error)
-    return Measured({value.metric: value for value in values}, time.perf_counter() - began)
+    found = Measured({value.metric: value for value in values}, time.perf_counter() - began)
+    if known is not None:
+        known[audit.name, subject] = found
+    return found
 
 
 def applicable(audit: Audit, task: Task, references: int, depth: str, shadows: int = 0) -> str:

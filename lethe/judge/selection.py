@@ -11,6 +11,7 @@ import numpy as np
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.core.view import reserved
 
 SMALL = 20   # forget examples below which both parts are the whole
 
@@ -29,6 +30,14 @@ def other(task: Task) -> Split:
         return task.holdout
     order = numpy_generator(0, "selection part", "retain").permutation(len(task.retain))[:256]
     return task.retain.subset(np.sort(order), "holdout")
+
+
+def sought(task: Task) -> Task:
+    """The task as a search sees it: the selection part of the forget set, the unseen data of methods, no test data."""
+    unseen = None
+    if task.has("holdout"):
+        unseen = task.splits["reference"] if "reference" in task.splits else reserved(task.holdout)
+    return task.replaced(forget=halves(task.forget)[0], holdout=unseen, reference=None, test=None)
 
 
 def final(task: Task) -> Task:

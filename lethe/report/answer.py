@@ -9,6 +9,7 @@ from typing import Literal
 from lethe.core.evidence import FAILED, INSIDE, NO_YARDSTICK, OUTSIDE
 from lethe.core.words import number
 from lethe.report.ended import sentences
+from lethe.report.ladder import told
 from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
 from lethe.report.words import listed
@@ -32,8 +33,8 @@ class Answer:
 
 def answer(case: Case) -> Answer:
     """The row to take or what it lacks, how the others answer, what failed, and whether the two controls behaved."""
-    found = recommendation(case)
-    sentences = list(_counts(case))
+    found, ladder = recommendation(case), case.scenario.ladder
+    sentences = [*([told(ladder, case.references)] if ladder is not None else []), *_counts(case)]
     if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
         sentences.append("Check of the tests: they detect the untouched model, as they must, and do not detect a freshly "
                          "retrained one.")

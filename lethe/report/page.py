@@ -20,7 +20,7 @@ from lethe.core.evidence import Ending, Verdict
 from lethe.core.extras import needs_extra
 from lethe.core.files import write_text
 from lethe.core.words import number, spaced
-from lethe.report import ended, recommend, words
+from lethe.report import ended, ladder, recommend, words
 from lethe.report.answer import Answer, answer, expected
 from lethe.report.colours import NIGHT, PALETTE, Look, themed, variable, variables
 from lethe.report.figure import Drawing, case_looks, drawing, svg
@@ -156,7 +156,7 @@ def _render(template: str, results: Results, sections: Sequence[Section], sheet:
         kinds=words.KINDS, done=recommend.DONE, means=recommend.MEANS, told_forgotten=recommend.forgotten,
         told_useful=recommend.useful_cell, told_like=recommend.like, told_beside=recommend.beside, told_change=recommend.useful,
         power=recommend.power, margin=recommend.margin, change=recommend.change, failure=ended.briefly, ended=ended.ended,
-        weaker=WEAKER, remedy=remedy, beside=recommend.compared,
+        weaker=WEAKER, remedy=remedy, beside=recommend.compared, ladder=ladder,
     )
 
 

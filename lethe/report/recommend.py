@@ -33,7 +33,8 @@ def recommendation(case: Case) -> Recommendation:
     able = sorted((line for line in case.methods if line.verdict != FAILED), key=lambda line: line.order)
     if not able:
         why = (f"{case.methods[0].label} gave no model" if len(case.methods) == 1 else
-               "no method gave a model" if case.methods else "no method was run")
+               "no method gave a model" if case.methods else
+               "no method was run" if case.scenario.ladder is None else "no method of the ladder was tried")
         return Recommendation(None, (why,), f"Recommended: none; {why}.")
     first = able[0]
     lacks = tuple(_lacks(first, done))

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Literal
 from lethe.core.evidence import FAILED, INSIDE, OUTSIDE, Ending, Verdict
 from lethe.core.files import csv_text
 from lethe.core.words import number, spaced
+from lethe.report import ladder
 from lethe.report.answer import answer
 from lethe.report.ended import briefly
 from lethe.report.recommend import DONE, MARKS, forgotten, like, limit, unit, useful_cell
 from lethe.report.view import Case, Column, Line, cases, limits
 from lethe.report.words import duration, printable, sign, watched
+from lethe.results.ladder import Ladder
 from lethe.results.schema import Measurement, Results, Row
 
 if TYPE_CHECKING:
@@ -67,12 +69,28 @@ def _show(console: Console, case: Case, width: int) -> None:
         console.print(Text(printable(sentence)))
     for warning in summary.warnings:
         console.print(Text(f"! {printable(warning)}", style="yellow"))
+    if case.scenario.ladder is not None:
+        console.print(_rungs(case.scenario.ladder))
     columns, left_out = _columns(case, width)
     console.print(_table(case, columns))
     if left_out:
         console.print(Text(f"(no room for: {', '.join(left_out)}; see the page)"))
     if case.scenario.watched:
         console.print(Text(printable(watched(case.scenario.watched)), style="dim"))
+
+
+def _rungs(found: Ladder) -> Table:
+    """The ladder: a line for every rung."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ladder.HEADING:
+        table.add_column(name, justify="right" if name in ("expected", "cost") else "left", overflow="fold")
+    for cells in ladder.rows(found):
+        table.add_row(*[Text(printable(cell)) for cell in cells])
+    return table
 
 
 def to_csv(results: Results) -> str:

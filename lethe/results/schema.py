@@ -37,6 +37,7 @@ from lethe.core.evidence import (
 from lethe.core.user_files import regular
 from lethe.errors import StorageError
 from lethe.results.answers import Answers
+from lethe.results.ladder import Ladder
 from lethe.results.migrations import MIGRATIONS
 from lethe.results.record import Free, Number, Record
 from lethe.results.yardstick import Doubt, FalseAlarms, Power, References
@@ -278,6 +279,7 @@ class Scenario(Record):
     depth: Depth | None = Field(default=None, description="How deep the audit went.")
     access: Access | None = Field(default=None, description="What the audits could use, from the new model alone (L0) to planted "
                                   "canaries (L3).")
+    ladder: Ladder | None = Field(default=None, description="What was tried, where a ladder was climbed; null: none was.")
     watched: tuple[str, ...] = Field(default=(), description="Labels of methods that ask for no retained data, whose runs the "
                                      "watchdog scored on some.")
 

@@ -110,6 +110,13 @@ def all_methods(task: Task) -> list[str]:
     return [name for name in fitting(task) if name in after]
 
 
+def alone(task: Task) -> list[str]:
+    """Names of the methods that a task can serve as it is: those for which nothing was trained beforehand, and no searches."""
+    known = catalogue.entries("methods")
+    return [name for name in fitting(task) if known[name].module.split(".")[-2] not in ("exact", "search")
+            and known[name].mechanism != "search"]
+
+
 def everything(family: str) -> list[Entry]:
     """What `all` may stand for: the methods for a family that forget after training."""
     known = sorted(catalogue.entries("methods").items())

@@ -30,12 +30,13 @@ def known(name: str, value: Named) -> tuple[Method, Any]:
 
 
 def within(loop: Loop, task: Task, name: str, modifiers: Modifiers, watched: Task | None = None) -> Loop:
-    """A run of its own within this one: its draws depend on its name alone, and it resumes from its own folder.
+    """A run of its own within this one, a rehearsal within one: its draws depend on its name alone, and it resumes from its own
+    folder.
 
     watched  where the watchdog's needs are granted, when `task` is the view of a method that has less
     """
-    return Loop(task, replace(loop.settings, seed=derive(loop.seed, "rum", name)), modifiers, loop.watchdog,
-                loop.folder / name if loop.folder else None, loop.listener, name, loop.stop, watched)
+    return type(loop)(task, replace(loop.settings, seed=derive(loop.seed, "rum", name)), modifiers, loop.watchdog,
+                      loop.folder / name if loop.folder else None, loop.listener, name, loop.stop, watched)
 
 
 def charge(loop: Loop, own: Loop) -> None:

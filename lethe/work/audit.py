@@ -65,14 +65,16 @@ class Yardstick:
 
 
 def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retrained: Retrained, *, name: str = "",
-             words: str = "", failures: Path | None = None, known: Sequence[Doubt] = ()) -> Scenario:
+             words: str = "", failures: Path | None = None, known: Sequence[Doubt] = (), searched: bool = False) -> Scenario:
     """Audit the models of one task.
 
     words      the request in words
     failures   where tracebacks of audits go       known      doubts about the yardstick that stand before anything is audited
+    searched   the models were chosen by a part of the data, which does not judge again
     """
     done = [one.outcome for one in made if one.outcome]
-    task = judged(task, any(outcome.unseen_used for outcome in done), any(outcome.search for outcome in done))
+    task = judged(task, searched or any(outcome.unseen_used for outcome in done),
+                  searched or any(outcome.search for outcome in done))
     yardstick = _yardstick(job, task, options, retrained)
     unlike = _reproduction(task, yardstick.control, options, job.settings.device) if yardstick.control else []
     original = Subject("original", task.model, task, procedure=NOTHING)
@@ -138,7 +140,8 @@ def _apart(made: Sequence[Made], controls: Sequence[Subject]) -> list[Made]:
 
 def judged(task: Task, unseen_used: bool, searched: bool) -> Task:
     """The task with what audits may use: what a method learned from is not unseen, what a search used may not judge."""
-    if unseen_used and "reference" not in task.splits:   # where it is given, methods saw nothing of holdout
+    given = "reference" in task.splits   # then methods saw nothing of holdout
+    if unseen_used and task.has("holdout") and not given:
         task = task.replaced(holdout=audited(task.holdout), reference=reserved(task.holdout))
     return final(task) if searched else task
 

@@ -25,16 +25,18 @@ from lethe.report.report import Report, load, without_figures, without_page
 from lethe.results import schema
 from lethe.results.frame import frame
 from lethe.work.audit import scenario
+from lethe.work.climb import climb, concluded
 from lethe.work.commit import commit
 from lethe.work.door.door import attend, refused, survey
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
+from lethe.work.ladder import Ladder
 from lethe.work.lifecycle import RESULTS, RunFolder, ledger_beside
 from lethe.work.lock import locked, tidied
 from lethe.work.open import Plan, Scene, describe, identified, original_files, prepare, read
 from lethe.work.options import Options
 from lethe.work.request import Request
-from lethe.work.retrained import retrained
+from lethe.work.retrained import Retrained, retrained
 
 
 def carry_out(request: Request, options: Options) -> Report | None:
@@ -84,7 +86,7 @@ def _completed(plan: Plan, identity: Identity, place: RunFolder, options: Option
         if missing and options.page:
             options.warn(missing)
     attend(plan)
-    _ = plan.runs   # every check that needs no training: what is refused leaves no trace
+    _ = plan.runs, plan.ladders   # every check that needs no training: what is refused leaves no trace
     ledger = ledger_beside(place.final)
     place.begin(job.config, identity)
     ledger.started(job.hash, job.title, options.command, job.config)
@@ -120,11 +122,24 @@ def _cases(plan: Plan, scenes: Mapping[str, Scene], place: RunFolder, options: O
     for name, scene in scenes.items():
         kept = Places(place.work(name), place.models(name) if options.export else None, place.failures, name)
         yardstick = retrained(job, scene.task, options)
+        if job.climb is not None:
+            found.append(_climbed(plan, scene, yardstick, kept, place, options))
+            continue
         made = run_all(job, scene.task, scene.runs, options, kept if writes else Places(kept.work), yardstick.known)
         if writes:
             found.append(scenario(job, scene.task, made, options, yardstick, name=name, words=scene.words,
                                   failures=place.failures))
     return found
+
+
+def _climbed(plan: Plan, scene: Scene, yardstick: Retrained, places: Places, place: RunFolder, options: Options
+             ) -> schema.Scenario:
+    """A scenario whose methods are tried one after the other until one is as requested."""
+    job, ladder = plan.job, plan.ladders[scene.name]
+    climbed = climb(job, scene.task, ladder, yardstick, options, places)
+    case = scenario(job, scene.task, climbed.made, options, yardstick, name=scene.name, words=scene.words,
+                    failures=place.failures, searched=True)
+    return concluded(climbed, ladder, case, places)
 
 
 def _closed(report: Report, place: RunFolder, ledger: Ledger, options: Options) -> Report:
@@ -171,6 +186,16 @@ def _framed(job: Job, cases: Sequence[schema.Scenario], title: str, options: Opt
                  torch.get_num_threads())
 
 
+def _planned(ladder: Ladder) -> dict[str, Any]:
+    """A ladder as a dry run shows it: costs in retrainings."""
+    rungs = {rung.run.name: {
+        "mechanism": rung.run.record.mechanism, "cost": round(rung.cost, 3), "chance": round(rung.chance, 2),
+        "measured": "exact" if rung.exact else f"as requested in {rung.odds.passed:.0f} of {rung.odds.runs} runs like this"
+                    if rung.odds.runs else "never on a request like this"} for rung in ladder.rungs}
+    beyond = {} if ladder.beyond is None else {"beyond the budget": f"{ladder.beyond.run.name}, at 1"}
+    return {"ladder": rungs, **beyond, "one retraining": f"{ladder.whole.steps} steps, {ladder.whole.examples} examples"}
+
+
 def dry_run(request: Request, options: Options) -> dict[str, Any]:
     """What a request would do: sizes, steps, parameters, what the door finds. No method runs. Raises what speaks against it."""
     plan = replace(identified(read(resolve(request, options), options))[0], thorough=True)
@@ -184,7 +209,7 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
         plans[case.name or "request"] = {
             "request": describe(case.selection, sizes["forget"], options.show_ids),
             "sizes": sizes,
-            "methods": [m["name"] for m in request.methods],
+            **(_planned(plan.ladders[case.name]) if job.climb else {"methods": [m["name"] for m in request.methods]}),
             "references": job.judging.references,
             **({"warning": lopsided(sizes)} if lopsided(sizes) else {}),
         }

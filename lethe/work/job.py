@@ -25,6 +25,7 @@ from lethe.models.opened import Opened, Sections
 from lethe.pools.backends import Strategy
 from lethe.pools.choose import Wish
 from lethe.pools.choose import asked as wish
+from lethe.results.ladder import Until
 from lethe.results.rows import declared
 from lethe.results.schema import Declared
 from lethe.train.apply import everything, method_of, require, unmet
@@ -116,6 +117,14 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Climb:
+    """A ladder that is wanted in place of named methods. within: what all of its runs may cost, in retrainings."""
+
+    until: Until
+    within: float
+
+
+@dataclass(frozen=True)
 class Job:
     """All the work of a request, checked.
 
@@ -125,6 +134,7 @@ class Job:
     source     None: the task was passed            output   the folder of run folders     cache  of trained models
     headline   over the page: the title, or family and methods
     objective  what is to go; None: by the family (`objective_of`)
+    climb      a ladder instead of runs (`lethe.work.ladder`); None: the runs
     accept     checks of `lethe.work.door` whose errors are warnings
     """
 
@@ -143,6 +153,7 @@ class Job:
     headline: str = ""
     accept: tuple[str, ...] = ()
     objective: Objective | None = None
+    climb: Climb | None = None
 
     @property
     def opening(self) -> Source:
@@ -181,11 +192,11 @@ def resolve(request: Request, options: Options) -> Job:
     """
     seed = request.seed
     methods: list[tuple[Method, object, bool]] = []
-    for entry, given in request.asked:
+    for entry, given in () if request.until else request.asked:
         for found in everything(request.family) if entry is None else [entry]:
             record: Method = catalogue.record(found)
             methods.append((record, build(record.config, given), entry is None))
-    if request.asked and not methods:
+    if request.asked and not methods and not request.until:
         fit = [name for name, entry in catalogue.entries("methods").items() if entry.fits(request.family)]
         raise RequestError(f"method=all leaves out retraining, exact methods and searches, and there are no others for "
                            f"{request.family}; nothing was started. Name some of: {', '.join(sorted(fit))}.")
@@ -203,10 +214,17 @@ def resolve(request: Request, options: Options) -> Job:
         _judging(request.audit, tuple(audits), bool(request.asked_audits)), settings, seams, request.modifiers, watchdog,
         Source(request.family, family.open, Sections(request.model, request.data, recipe), family.data, cases),
         Path(request.output), options.cache or Path(request.output) / ".cache",
-        request.title or f"{request.family}: {', '.join(dict.fromkeys(method['name'] for method in request.methods))}",
+        request.title or f"{request.family}: {_what(request)}",
         tuple(request.accept),
-        objective=request.objective,
+        objective=request.objective, climb=None if request.until is None else Climb(request.until, request.within),
     )
+
+
+def _what(request: Request) -> str:
+    """What a request runs, for a headline."""
+    if request.until is not None:
+        return f"a ladder until {request.until}, within {request.within:g} of a retraining"
+    return ", ".join(dict.fromkeys(method["name"] for method in request.methods))
 
 
 def of_task(task: Task, methods: Sequence[Asked], plan: AuditPlan, *, seed: int = 0, seeds: int = 1, title: str = "",

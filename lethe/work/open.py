@@ -32,6 +32,7 @@ from lethe.pools.member import sound
 from lethe.train.checkpoint import save_tensors
 from lethe.train.loop import Loop
 from lethe.work.job import Case, Job, Run, Source, resolve
+from lethe.work.ladder import Ladder, ladder
 from lethe.work.lock import locked
 from lethe.work.options import Options
 from lethe.work.request import Request
@@ -94,6 +95,11 @@ class Plan:
     def runs(self) -> dict[str, tuple[Run, ...]]:
         """The runs that each task can serve, after every check that needs no training; raises what is wrong."""
         return {name: self.job.runs_on(task) for name, task in self.tasks.items()}
+
+    @cached_property
+    def ladders(self) -> dict[str, Ladder]:
+        """The ladder of each scenario, rehearsed on the start model, where one is wanted; raises what speaks against it."""
+        return {name: ladder(self.job, task) for name, task in self.tasks.items()} if self.job.climb else {}
 
     @cached_property
     def training(self) -> tuple[Task, Path]:

@@ -26,6 +26,7 @@ from lethe.core.places import PLACED, located
 from lethe.core.strict_yaml import parse_yaml, read_yaml
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
+from lethe.results.ladder import Until
 
 ALL = "all"   # instead of a method: every one that can run on the task (see `train.apply.everything`)
 
@@ -61,6 +62,8 @@ class Request:
     recipe: Mapping[str, Any] | None = None                # how the model was (or is to be) trained
     objective: Objective | None = None       # what is to go; none: concept for image generators, behaviour for lm without recipe
     method: Any = None        # name, {name: …, option: …}, a list of these, or all; none: the family's usual one
+    until: Until | None = None         # climb a ladder of methods until the model is …, in place of `method` (lethe run --until)
+    within: Positive = 0.3             # with until: what all of its runs may cost, 1 is one retraining
     audit: AuditPlan = field(default_factory=lambda: AuditPlan())
     settings: Mapping[str, Any] = field(default_factory=dict)    # lethe.train.loop.Settings
     modifiers: Mapping[str, Any] = field(default_factory=dict)   # where, combine, perturb, average, weigh

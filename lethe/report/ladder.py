@@ -1,0 +1,54 @@
+"""A ladder in words: what was tried and what it came to. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lethe.core.words import number
+from lethe.report.words import duration
+from lethe.results.ladder import Ladder, Rung
+
+HEADING = ("", "method", "expected", "cost", "outcome on the search's part of the data")
+
+
+def told(ladder: Ladder, references: int) -> str:
+    """What was delivered and what finding it did cost; or what is not met, and what retraining would cost."""
+    if not ladder.met:
+        return ladder.why
+    goal = "forgotten and useful" if ladder.until == "forgotten" else "indistinguishable from retraining"
+    return f"Ladder: {ladder.delivered} is {goal}, and is delivered. {seen(ladder)} {spent(ladder, references)}"
+
+
+def seen(ladder: Ladder) -> str:
+    """Which data judged the rungs, and which the result."""
+    if ladder.overlap:
+        return (f"The {ladder.overlap} forgotten examples are too few to be divided, so they have judged the tries, too; the "
+                "unseen data are other ones.")
+    return ("The tries were judged on one half of the forget set and unseen data that methods may see, the result on the other "
+            "half and other unseen data.")
+
+
+def spent(ladder: Ladder, references: int) -> str:
+    """What the search did cost."""
+    tried = [rung for rung in ladder.rungs if rung.cost is not None]
+    judging = "" if ladder.judging is None else f", and {duration(ladder.judging)} of judging"
+    return (f"The search took {number(ladder.spent)} of a retraining (allowed: {number(ladder.within)}) on {len(tried)} "
+            f"{'method' if len(tried) == 1 else 'methods'}{judging}. The {references} retrained models of the yardstick are not "
+            "counted: they are paid for once and judge every request on these data.")
+
+
+def rows(ladder: Ladder) -> Sequence[tuple[str, ...]]:
+    """A line for every rung: place, method, expected and real cost, outcome."""
+    return [(str(place), f"{rung.row} ({rung.mechanism})", number(rung.expected), number(rung.cost), outcome(rung))
+            for place, rung in enumerate(ladder.rungs, start=1)]
+
+
+def outcome(rung: Rung) -> str:
+    """'not reached: forgotten: no (relearn 0.71 > 0.59)'."""
+    return f"{rung.ended}: {rung.why}" if rung.why else rung.ended
+
+
+def record(rung: Rung) -> str:
+    """Why it was given its chance."""
+    known = f"as requested in {rung.passed} of {rung.runs} measured runs" if rung.runs else "not measured on requests like this"
+    return "exact" if rung.mechanism == "exact" else known

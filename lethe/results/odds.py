@@ -1,0 +1,53 @@
+"""How often a method gave what a request asks for, by the numbers of `lethe bench`. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lethe.results.ladder import Until
+from lethe.results.measured import Number, read
+
+UNKNOWN, WEIGHT = 0.1, 2.0   # chance of a method of which nothing is known, and how many runs this is worth    [ours]
+ALL_GONE = 0.02              # score of retrained models on the forget set below which all of a class left      [ours]
+
+
+@dataclass(frozen=True)
+class Odds:
+    """passed of runs on requests like this one."""
+
+    passed: float = 0.0
+    runs: int = 0
+
+    @property
+    def chance(self) -> float:
+        """The mean of the posterior: little known is near `UNKNOWN`."""
+        return (self.passed + WEIGHT * UNKNOWN) / (self.runs + WEIGHT)
+
+
+def odds(method: str, until: Until, score: str, leaves: bool, place: Path | None = None) -> Odds:
+    """What was measured of a method on problems of the same score in which a class leaves, or does not, as here.
+
+    leaves  whether nothing like the forget set is retained      place  the folder of the numbers, when it is not the usual one
+    """
+    problems: dict[str, dict[str, Number]] = {}
+    for number in read(method, place).numbers:
+        problems.setdefault(number.problem, {})[number.metric] = number
+    alike = [found for found in problems.values() if _alike(found, score, leaves)]
+    return Odds(sum(_passed(found, until) for found in alike),
+                sum(found["forgotten"].seeds + found["forgotten"].failed for found in alike))
+
+
+def _alike(found: Mapping[str, Number], score: str, leaves: bool) -> bool:
+    """Whether a problem is judged as a request is, and is like it."""
+    forget = next((found[name] for name in (f"forget_{score}", f"{score}_forget") if name in found), None)
+    if "forgotten" not in found or forget is None:
+        return False
+    return leaves == (forget.retrained is not None and abs(forget.retrained) <= ALL_GONE)
+
+
+def _passed(found: Mapping[str, Number], until: Until) -> float:
+    """Runs that were as requested. Where two answers are asked for, no more than had the rarer one."""
+    asked = ("forgotten", "useful") if until == "forgotten" else ("indistinguishable",)
+    return min((found[name].mean or 0.0) * found[name].seeds if name in found else 0.0 for name in asked)

@@ -1,0 +1,207 @@
+"""Climb a ladder: run the cheapest method, judge its model, and go on to the next until one is as requested.
+
+What judges a rung does not judge the result: rungs are held against retrained models on one half of the forget set and on the
+unseen data that methods may see; the final audit uses the other halves and the test data, which no decision has used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lethe.core.names import folder_name
+from lethe.core.outcome import Cost, Outcome
+from lethe.core.registry import Audit
+from lethe.core.task import Task
+from lethe.core.words import number
+from lethe.judge.auditor import Known, applicable, examine
+from lethe.judge.selection import SMALL, sought
+from lethe.pools.subject import Subject
+from lethe.report.require import Wanted, lacks
+from lethe.results import ladder as records
+from lethe.results.answered import margin_of, record
+from lethe.results.answers import Answers
+from lethe.results.schema import Row, Scenario
+from lethe.train.rehearsal import shares
+from lethe.work.forget import Made, Places, run_all
+from lethe.work.job import Climb, Job
+from lethe.work.ladder import Ladder, Rung
+from lethe.work.options import Options
+from lethe.work.retrained import Retrained
+
+
+@dataclass(eq=False)
+class Judge:
+    """What a rung is held against, on the search's part of the data; references and original are measured once.
+
+    control  the answers of one more retrained model: what it cannot answer with yes, no model can
+    """
+
+    job: Job
+    task: Task
+    original: Subject
+    references: list[Subject]
+    audits: list[tuple[Audit, Any]]
+    options: Options
+    seconds: float = 0.0
+    known: Known = field(default_factory=dict)
+
+    def answers(self, name: str, model: Any) -> Answers:
+        """The three answers on a model."""
+        began, job = time.perf_counter(), self.job
+        subject = Subject(name, model, self.task, device=job.settings.device)
+        found = examine(self.task, [subject], self.original, self.references, self.audits, job.judging.depth, job.settings.seed,
+                        self.options.listener, margins=job.judging.margins, refused=lambda *_: None, stop=self.options.stop,
+                        known=self.known)
+        self.seconds += time.perf_counter() - began
+        sizes = {role: len(split) for role, split in self.task.splits.items()}
+        return record(found[subject.name], self.task.score_name, margin_of(job.judging.max_loss, sizes), len(self.references))
+
+
+def judge(job: Job, task: Task, retrained: Retrained, options: Options) -> Judge:
+    """The judge of the rungs of a task. Shadow models are left to the final audit."""
+    view, device = sought(task), job.settings.device
+    models = retrained.pools[0].models
+    references = [Subject(f"reference {i}", model, view, device=device) for i, model in enumerate(models)]
+    audits = [(audit, cfg) for audit, cfg in job.judging.audits
+              if not applicable(audit, view, len(references), job.judging.reach) and "procedure" not in audit.needs]
+    return Judge(job, view, Subject("original", view.model, view, device=device), references, audits, options)
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """The models of the rungs that were tried, the record of the climb, and the one that was chosen, if any."""
+
+    made: tuple[Made, ...]
+    record: records.Ladder
+    chosen: Made | None
+    wanted: tuple[Wanted, ...]
+
+
+def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: Options, places: Places) -> Climbed:
+    """Try the rungs of a ladder in order until a model is as requested on the search's part of the data."""
+    assert job.climb is not None
+    court = judge(job, task, retrained, options)
+    control = court.answers("retrained", retrained.pools[1].models[0])
+    wanted = _wanted(job.climb, control)
+    blind = _blind(job.climb, control)
+    made: list[Made] = []
+    rungs: list[records.Rung] = []
+    chosen, spent = None, 0.0
+    for rung in ladder.rungs:
+        why = _skipped(rung, chosen, blind, spent, job.climb.within)
+        if why:
+            rungs.append(_told(rung, "not tried", why))
+            continue
+        one = run_all(job, task, [rung.run], options, Places(places.work, None, places.failures, places.scenario),
+                      retrained.known)[0]
+        made.append(one)
+        told = _judged(rung, one, court, wanted, ladder.whole)
+        rungs.append(told)
+        spent += told.cost or 0.0
+        chosen = one if told.ended == "reached" else None
+    if ladder.beyond is not None:
+        rungs.append(_told(ladder.beyond, "not tried", f"beyond {number(job.climb.within)} of a retraining"))
+    found = records.Ladder(until=job.climb.until, within=job.climb.within, rungs=tuple(rungs), spent=spent, judging=court.seconds,
+                           steps=ladder.whole.steps, examples=ladder.whole.examples,
+                           overlap=len(task.forget) if len(task.forget) < SMALL else 0)
+    return Climbed(tuple(made), found, chosen, wanted)
+
+
+def concluded(climbed: Climbed, ladder: Ladder, case: Scenario, places: Places) -> Scenario:
+    """The scenario with its ladder: whether the chosen model is as requested on data that the search did not see. It is then
+    written to the folder of models; any other is not."""
+    found, chosen = climbed.record, climbed.chosen
+    row = next((row for row in case.subjects if chosen is not None and row.role == "method" and row.label == chosen.label), None)
+    missing = [] if row is None or row.answers is None or _exactly(row) else _lacking(row.answers, climbed.wanted)
+    met = row is not None and not missing
+    if met and chosen is not None and chosen.outcome is not None and places.models:
+        _saved(chosen.outcome, places, chosen.name)
+    end = found.model_copy(update={"delivered": row.name if met and row else "", "met": met,
+                                   "why": "" if met else _unmet(found, row, missing, ladder, case)})
+    return case.model_copy(update={"ladder": end})
+
+
+def _wanted(asked: Climb, control: Answers) -> tuple[Wanted, ...]:
+    """What the answers must be. That it is useful is only asked for where these data can show it of a retrained model."""
+    if asked.until == "indistinguishable":
+        return ("indistinguishable",)
+    return ("forgotten", "useful") if control.useful.answer == "yes" else ("forgotten",)
+
+
+def _lacking(found: Answers, wanted: Sequence[Wanted]) -> list[str]:
+    """What a model lacks; a loss beyond the margin also where a smaller one could not be shown."""
+    lost = ("useful",) if "useful" not in wanted and found.useful.answer == "no" and "forgotten" in wanted else ()
+    return lacks(found.forgotten, found.useful, found.indistinguishable, [*wanted, *lost])
+
+
+def _blind(asked: Climb, control: Answers) -> str:
+    """Why no test can tell whether a model is as requested; '' where one can."""
+    found = control.forgotten if asked.until == "forgotten" else control.indistinguishable
+    return found.why if found.answer == "cannot be judged" else ""
+
+
+def _skipped(rung: Rung, chosen: Made | None, blind: str, spent: float, within: float) -> str:
+    """Why a rung is not tried; '' where it is."""
+    if chosen is not None:
+        return f"{chosen.label} was as requested"
+    if blind and not rung.exact:
+        return f"no test can tell: {blind}"
+    if spent + rung.cost > within + 1e-9:
+        return f"{number(spent)} of a retraining was spent, so it no longer fits into {number(within)}"
+    return ""
+
+
+def _judged(rung: Rung, one: Made, court: Judge, wanted: Sequence[Wanted], whole: Cost) -> records.Rung:
+    """A rung that was tried: what its model lacks, and what it did cost."""
+    outcome = one.outcome
+    if outcome is None or one.failure is not None:
+        return _told(rung, "failed", one.failure.text if one.failure else "no model", rung.cost if outcome is None else
+                     shares(outcome.cost, whole), outcome)
+    cost = shares(outcome.cost, whole)
+    found = court.answers(one.name, outcome.answering)
+    replies = {"forgotten": found.forgotten.answer, "useful": found.useful.answer,
+               "indistinguishable": found.indistinguishable.answer}
+    if outcome.guarantee.get("level") == "exact":
+        return _told(rung, "reached", f"exactly: {outcome.guarantee['basis']}", cost, outcome, replies)
+    missing = _lacking(found, wanted)
+    return _told(rung, "not reached" if missing else "reached", "; ".join(missing), cost, outcome, replies)
+
+
+def _told(rung: Rung, ended: records.Ended, why: str, cost: float | None = None, outcome: Outcome | None = None,
+          replies: dict[str, Any] | None = None) -> records.Rung:
+    return records.Rung(
+        row=rung.run.name, method=rung.run.method, mechanism=rung.run.record.mechanism, expected=rung.cost, chance=rung.chance,
+        passed=round(rung.odds.passed), runs=rung.odds.runs, ended=ended, why=why, cost=cost,
+        seconds=None if outcome is None else outcome.cost.seconds, **(replies or {}))
+
+
+def _exactly(row: Row) -> bool:
+    """Whether a model was made without the data, whatever tests say of it."""
+    return row.guarantee.get("level") == "exact"
+
+
+def _saved(outcome: Outcome, places: Places, name: str) -> None:
+    assert places.models is not None
+    if not (places.models / folder_name(name)).exists():
+        outcome.save(places.models / folder_name(name))
+
+
+def _unmet(found: records.Ladder, row: Row | None, missing: Sequence[str], ladder: Ladder, case: Scenario) -> str:
+    """What is not met, and what retraining would cost."""
+    tried = [rung for rung in found.rungs if rung.ended in ("reached", "not reached")]
+    if row is not None:
+        said = f"{row.label} was {found.until} where the search looked, not on data that it did not see: {'; '.join(missing)}"
+    elif tried:
+        nearest = max(tried, key=lambda rung: (rung.forgotten == "yes", rung.indistinguishable == "yes", rung.cost or 0.0))
+        said = f"of {len(tried)} models none is {found.until}; the nearest is {nearest.row}: {nearest.why}"
+    else:
+        said = next((rung.why for rung in found.rungs), "nothing was tried")
+    each = case.references.seconds_each
+    time_ = "" if each is None else f", {number(each)} s here"
+    more = number(round((found.spent or 0.0) + 1 + 0.005, 2))
+    return (f"Not {found.until} within {number(found.within)} of a retraining: {said}. Retraining takes {found.steps} steps on "
+            f"{found.examples} examples{time_}; --within {more} ends with it.")
+

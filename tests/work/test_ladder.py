@@ -1,0 +1,144 @@
+"""A ladder: the cheapest methods first, judged on data that the result is not judged on, until a model is as requested."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import build
+
+from lethe.core import catalogue
+from lethe.errors import LetheError
+from lethe.results.ladder import Ladder
+from lethe.results.measured import Measured, Number, write
+from lethe.results.odds import Odds, odds
+from lethe.work.execute import carry_out, dry_run
+from lethe.work.job import Run
+from lethe.work.ladder import Rung, affordable
+from lethe.work.options import Options
+from lethe.work.request import read
+
+CLASS = {"model": {"zoo": "mlp", "options": {"inputs": 4, "hidden": [16], "classes": 3}}, "forget": {"label": 2},
+         "data": {"path": "people.npz", "holdout": 0.25, "test": "unseen.npz"},
+         "recipe": {"epochs": 20, "lr": 0.02, "batch_size": 16},
+         "audit": {"depth": "quick", "references": 6, "shadows": 0, "audits": ["scores"], "max_loss": 0.2}}
+
+
+def climbed(folder: Path, *asked: str, page: bool = False, **changes: Any) -> tuple[Ladder, Any, Path]:
+    """The ladder of a request in the small world, its scenario, and the folder of the run."""
+    request = read(build(folder, output=str(folder / "runs"), **{**CLASS, **changes}), asked)
+    report = carry_out(request, Options(export=True, page=page))
+    assert report is not None
+    case = report.results.scenarios[0]
+    assert case.ladder is not None
+    return case.ladder, case, folder / "runs" / report.results.id
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A house of five methods: that of all takes longer to rehearse."""
+    monkeypatch.setattr("lethe.work.ladder.alone", lambda task: ["delete", "finetune", "renew", "retrain", "ssd"])
+
+
+@pytest.mark.usefixtures("few")
+def test_a_ladder_ends_with_a_model_that_is_as_requested(tmp_path: Path) -> None:
+    ends_well(tmp_path, "forgotten", page=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("until", ["forgotten", "indistinguishable"])
+def test_a_ladder_of_all_methods_ends_with_a_model_that_is_as_requested(tmp_path: Path, until: str) -> None:
+    run = ends_well(tmp_path, until, page=True)
+    assert "The ladder: until" in (run / "report.html").read_text()
+
+
+def ends_well(tmp_path: Path, until: str, page: bool) -> Path:
+    """Cheapest first; what was tried was paid for; what passed is delivered, and judged on the other half."""
+    found, case, run = climbed(tmp_path, f"until={until}", "within=1.3", page=page)
+    tried = [rung for rung in found.rungs if rung.cost is not None]
+    assert [rung.expected for rung in found.rungs] == sorted(rung.expected or 0 for rung in found.rungs)
+    assert found.rungs[-1].method == "retrain" and found.rungs[-1].expected == 1
+    assert [rung.ended == "reached" for rung in tried] == [False] * (len(tried) - 1) + [True]
+    assert found.spent == pytest.approx(sum(rung.cost or 0 for rung in tried)) and 0 < found.spent <= 1.3
+    assert found.met and found.delivered == tried[-1].row and found.steps == 60
+    assert [path.name for path in (run / "models").rglob("*") if path.is_dir()] == [found.delivered]
+    assert case.sizes["forget"] == 12 and case.sizes["holdout"] < 23 and "test" in case.sizes   # of 24 and of 23
+    assert {row.name for row in case.subjects if row.role == "method"} == {rung.row for rung in tried}
+    assert json.loads((run / "results.json").read_text())["scenarios"][0]["ladder"]["met"] is True
+    return run
+
+
+@pytest.mark.usefixtures("few")
+def test_where_nothing_can_be_found_a_ladder_says_so_and_what_retraining_costs(tmp_path: Path) -> None:
+    """Four records of ninety that the model has not learned by heart: no test detects them, so only retraining is sure."""
+    found, case, run = climbed(tmp_path, "until=forgotten", "within=0.5", forget={"index": [0, 3, 6, 9, 12, 15]})
+    assert not found.met and not found.delivered and found.spent == 0 and not (run / "models").exists()
+    assert "nothing to find" in found.why and "--within 1.00 ends with it" in found.why
+    assert [row.role for row in case.subjects] == ["original", "retrained"]
+    assert climbed(tmp_path, "until=forgotten", "within=1", forget={"index": [0, 3, 6, 9, 12, 15]})[0].delivered == "retrain"
+
+
+@pytest.mark.parametrize(("changes", "asked", "words"), [
+    ({"recipe": None, "model": {"code": "net.py:make", "weights": "w.safetensors"}, "data": {"path": "people.npz"}},
+     ["until=forgotten"], "has no recipe"),
+    ({}, ["until=forgotten", "audit.references=2"], "fewer than 3"),
+    ({}, ["until=forgotten", "within=0.001"], "The cheapest is"),
+    ({}, ["until=gone"], "until"),
+    ({}, ["until=forgotten", "within=-1"], "within"),
+])
+@pytest.mark.usefixtures("few")
+def test_what_a_ladder_cannot_do_is_said_before_anything_is_trained(tmp_path: Path, changes: dict[str, Any], asked: list[str],
+                                                                    words: str) -> None:
+    with pytest.raises(LetheError, match=words):
+        carry_out(read(build(tmp_path, output=str(tmp_path / "runs"), **{**CLASS, **changes}), asked), Options())
+    assert not list((tmp_path / "runs").rglob("*.safetensors")) and not list((tmp_path / "runs").rglob("*.json"))
+
+
+@pytest.mark.usefixtures("few")
+def test_a_dry_run_shows_the_ladder_that_would_be_climbed(tmp_path: Path) -> None:
+    request = read(build(tmp_path, output=str(tmp_path / "runs"), **CLASS), ["until=forgotten", "within=0.4"])
+    shown = dry_run(request, Options())["scenarios"]["request"]
+    assert shown["ladder"] and sum(rung["cost"] for rung in shown["ladder"].values()) <= 0.4
+    assert shown["beyond the budget"] == "retrain, at 1" and shown["one retraining"].startswith("60 steps")
+
+
+def rung(name: str, cost: float, passed: float, runs: int) -> Rung:
+    record = catalogue.load("methods", name)
+    return Rung(Run(record, record.config(), name, name, 1, 0), cost, Odds(passed, runs), name == "retrain")
+
+
+def test_the_rungs_are_the_affordable_set_that_is_likeliest_to_hold_one_that_passes() -> None:
+    """Against all sets. One of a mechanism that another has counts for half."""
+    rungs = [rung("ssd", 0.02, 1, 6), rung("delete", 0.07, 2, 6), rung("scrub", 0.2, 4, 6), rung("renew", 0.28, 5, 6),
+             rung("salun", 0.1, 1, 6), rung("retrain", 1.0, 0, 0)]
+    for within in (0.01, 0.1, 0.29, 0.3, 0.36, 0.5, 1.0, 1.1, 3.0):
+        def worth(some: tuple[Rung, ...]) -> float:
+            return sum(one.worth / (2 if one.run.method == "scrub" else 1) for one in some)   # delete distils, too, and is first
+        every = (some for size in range(7) for some in itertools.combinations(rungs, size))
+        sets = [some for some in every if sum(one.cost for one in some) <= within + 1e-9]
+        assert worth(tuple(affordable(rungs, within))) == pytest.approx(max(map(worth, sets)))
+        assert sum(one.cost for one in affordable(rungs, within)) <= within + 1e-9
+        assert (rungs[-1] in affordable(rungs, within)) == (within >= 1)
+
+
+def test_odds_count_measured_runs_on_requests_like_this(tmp_path: Path) -> None:
+    """Forgotten in 3 of 3, useful in 2 of 3, and one failed: 2 of 4. A class that leaves is unlike a few of its records."""
+    def number(problem: str, metric: str, mean: float | None, retrained: float | None = None) -> Number:
+        return Number(problem=problem, metric=metric, mean=mean, sd=None, seeds=3, failed=1, retrained=retrained, command="",
+                      commit="")
+
+    one = [number("a class", "forgotten", 1.0), number("a class", "useful", 2 / 3), number("a class", "indistinguishable", 1 / 3),
+           number("a class", "forget_accuracy", 0.0, 0.0)]
+    other = [*(replace_problem(item, "records") for item in one[:3]), number("records", "forget_accuracy", 0.7, 0.8)]
+    write(Measured(schema=1, name="m", numbers=(*one, *other)), tmp_path)
+    assert odds("m", "forgotten", "accuracy", True, tmp_path) == Odds(pytest.approx(2.0), 4)
+    assert odds("m", "indistinguishable", "accuracy", False, tmp_path) == Odds(pytest.approx(1.0), 4)
+    assert odds("m", "forgotten", "r2", True, tmp_path) == Odds() and replace(Odds(), runs=0).chance == pytest.approx(0.1)
+
+
+def replace_problem(number: Number, problem: str) -> Number:
+    return number.model_copy(update={"problem": problem})
