@@ -113,7 +113,7 @@ def run(cfg: Renew, task: ClassificationTask, loop: Loop) -> Outcome:
     recipe, n = task.recipe, len(task.retain)
     size = equal_size(n, recipe.batch_size)
     share = cfg.share_class if of_class else cfg.share_examples
-    steps = math.ceil(share * recipe.epochs * batches_per_epoch(task.retain, size))
+    steps = max(1, math.floor(share * recipe.epochs * batches_per_epoch(task.retain, size)))
     options = recipe_options(replace(recipe, lr=cfg.rate * recipe.lr, batch_size=size, schedule="constant"))
     loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=steps,
                   average=Swa(min(math.floor(cfg.average_after * steps), steps - 1)))
