@@ -12,18 +12,11 @@ Names are imported when they are first used, so that `import lethe` costs millis
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-PUBLIC = {
-    "classification": "lethe.models.classification.open",
-    "multilabel": "lethe.models.multilabel.open",
-    "regression": "lethe.models.regression.open",
-    "fitted_classifier": "lethe.models.fitted_classifier.open",
-    "fitted_regressor": "lethe.models.fitted_regressor.open",
-    "language_model": "lethe.models.lm.open",
-    "text_to_image": "lethe.models.diffusion.open",
+_OWN = {
     "where": "lethe.data.select",
     "choose": "lethe.api",
     "forget": "lethe.api",
@@ -39,12 +32,29 @@ PUBLIC = {
     "Split": "lethe.core.split",
 }
 
-__all__ = ["PUBLIC", "__version__", *PUBLIC]
+if TYPE_CHECKING:   # made by `__getattr__`
+    PUBLIC: dict[str, str]   # every public name and its module: those above, and the function of each family that makes a task
+
+
+def _public() -> dict[str, str]:
+    from lethe.core.catalogue import entries
+
+    found = {str(one.facts["make"]): one.module for one in entries("families").values() if one.facts.get("make")}
+    return {**found, **_OWN}
 
 
 def __getattr__(name: str) -> Any:
-    if name in PUBLIC:
-        return getattr(importlib.import_module(PUBLIC[name]), name)
+    if name in _OWN:
+        return getattr(importlib.import_module(_OWN[name]), name)
     if name in ("methods", "audits"):
         return importlib.import_module(f"lethe.{name}")
+    if name == "__all__":
+        return ["PUBLIC", "__version__", *_public()]
+    if name.startswith("_"):
+        raise AttributeError(f"module 'lethe' has no attribute {name!r}")
+    public = _public()
+    if name == "PUBLIC":
+        return public
+    if name in public:
+        return getattr(importlib.import_module(public[name]), name)
     raise AttributeError(f"module 'lethe' has no attribute {name!r}")

@@ -131,5 +131,34 @@ def lm() -> Task:
     return task(model, train=rows, forget=Where(query="person < 8"))
 
 
+@cache
+def dual_encoder() -> Task:
+    """A CLIP of two small towers on noisy coloured shapes; disks are to be forgotten."""
+    from lethe.data.shapes import COLOURS, SHAPES, shapes
+    from lethe.models.dual_encoder import small
+    from lethe.models.dual_encoder.open import dual_encoder as pairs_task
+    from lethe.models.dual_encoder.pictures import Eye
+
+    def drawn(n: int, name: str) -> Split:
+        split = shapes(n, name=name, noise=0.1)
+        return Split({"image": (split.columns["image"] + 1) / 2}, name, split.ids, split.meta)
+
+    templates, sizes = [f"a {colour} {{}}" for colour in COLOURS], small.TinyCLIP(width=32, layers=1, heads=2, vector=16)
+    words = small.tokenizer([template.replace("{}", shape) for template in templates for shape in SHAPES] + ["picture of a"])
+    recipe = Recipe(epochs=60, lr=1e-2, batch_size=32, schedule="onecycle")
+    train, holdout = drawn(128, "train"), drawn(64, "holdout")
+
+    def build(seed: int) -> torch.nn.Module:
+        return small.clip(sizes, words)
+
+    def task(model: torch.nn.Module) -> Task:
+        return pairs_task(model, train, Where(label="disk"), SHAPES, holdout, recipe=recipe, build=build, templates=templates,
+                          outside=["picture of a {}"], tokenizer=words, eye=Eye(8))
+
+    torch.manual_seed(0)
+    first = task(build(0))
+    return task(trained(first, concat([first.retain, first.forget], "train")))
+
+
 TASKS: dict[str, Callable[[], Task]] = {"classification": classification, "lm": lm, "diffusion": diffusion,
-                                        "regression": regression}
+                                        "regression": regression, "dual_encoder": dual_encoder}

@@ -43,17 +43,6 @@ FORGET = Question("forget", "To forget: {ids: […]}, {label: 3}, {query: age > 
 METHOD = Question("method", "Method (lethe methods; a list, or all)", "")   # the family's usual one
 EPOCHS = Question("recipe.epochs", "How it was, or will be, trained: epochs", "15")
 RATE = Question("recipe.lr", "Learning rate", "0.002")
-NETWORK = (MODEL, WEIGHTS, DATA, HOLDOUT, EPOCHS, RATE, FORGET, METHOD)
-FITTED = (FIT, DATA, HOLDOUT, FORGET, METHOD)
-QUESTIONS = {
-    "classification": NETWORK, "multilabel": NETWORK, "regression": NETWORK,
-    "fitted_classifier": FITTED, "fitted_regressor": FITTED,
-    "lm": (Question("model.folder", "Model: a folder written by save_pretrained"),
-           Question("data.forget", "What to forget: .jsonl or .txt"), Question("data.retain", "What to keep: the same"),
-           Question("data.holdout", "Unseen texts of the same kind (none: fewer audits)", ""), METHOD),
-    "diffusion": (Question("model.folder", "Model: a diffusers folder"), Question("data.concept", "Words to forget"),
-                  Question("data.keep", "Prompts to keep: [a red square, …]", "[]"), METHOD),
-}
 
 
 @working
@@ -104,6 +93,17 @@ def _family(answers: list[str], yes: bool) -> str:
     return family
 
 
+def questions(family: str) -> list[Question]:
+    """What a family asks by itself (`asks=` of its registration); else by the options of its model."""
+    found = entries("families")[family]
+    if asked := found.facts.get("asks"):
+        return [*(Question(*one) for one in asked), METHOD]
+    options = {option.name for option in found.sections["model"].options}
+    if "fit" in options:
+        return [FIT, DATA, HOLDOUT, FORGET, METHOD]
+    return [MODEL, WEIGHTS, DATA, HOLDOUT, EPOCHS, RATE, FORGET, METHOD]
+
+
 def _questions(family: str, keys: set[str]) -> list[Question]:
     """What is left to ask."""
     def told(question: Question) -> bool:
@@ -111,7 +111,7 @@ def _questions(family: str, keys: set[str]) -> list[Question]:
         return any(key in wanted or key.startswith(f"{question.key}.") for key in keys) or (
             question.key == "forget" and "scenarios" in keys)
 
-    asked = [one for one in QUESTIONS.get(family, NETWORK) if not told(one)]
+    asked = [one for one in questions(family) if not told(one)]
     return [replace(one, usual=entries("families")[family].usual) if one is METHOD else one for one in asked]
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lethe.core.evidence import Aspect, Better, Tier
+from lethe.core.evidence import Aspect, Better, Objective, Tier
 
 Mechanism = Literal["ascent", "relabel", "distil", "mask", "noise", "features", "closed form", "merge", "tuning", "exact",
                     "guard", "search"]
@@ -107,12 +107,18 @@ class Family:
     recognises: Callable[[Path], bool] | None = None
 
 
-def family(*, model: type, data: type, method: str = "finetune", files: Callable[..., Any] | None = None,
+def family(*, model: type, data: type, method: str = "finetune", make: str = "", asks: Sequence[tuple[str, ...]] = (),
+           about: Objective = "records", files: Callable[..., Any] | None = None,
            recognises: Callable[[Path], bool] | None = None) -> Callable[[Callable[..., Any]], Family]:
     """Register `open_request(sections, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
 
     model, data  config classes of these parts of a request; `lethe describe FAMILY` lists their options
     method       what a request of this family that names no method runs
+    make         the function of the file that makes a task in Python: `lethe.<make>`
+    asks         what `lethe init` asks: (key of the request, question), or (…, …, usual answer), and then the method; none: by
+                 the options there are
+    about        what a request is about that does not say it; a behaviour only where models cannot be retrained. Of these four
+                 the literals are read from the source text
     files        makes a task of saved models and data files, for audits without a request
     recognises   whether a path holds a model of this family: then such an audit need not be told the family
     """

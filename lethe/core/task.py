@@ -79,6 +79,7 @@ class Task(ABC):
     score_name: ClassVar[str] = "score"          # what `score` measures, e.g. accuracy; higher is better
     generalises: ClassVar[bool] = True           # whether the score of unseen data measures what a model can do
     distinct: ClassVar[bool] = True              # whether two equal examples mean that data leaked between splits
+    coupled: ClassVar[bool] = False              # whether the training loss of an example depends on the rest of its batch
 
     def __init__(
         self,
@@ -107,6 +108,11 @@ class Task(ABC):
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """The training loss of each example, whatever else is in the batch.  -> [n]"""
         raise self._without("nll", "loss of a single example")
+
+    def batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The training loss of a batch: `nll`, unless the family is `coupled`, whose examples are held against each other. What
+        only trains or untrains uses this, in a `Term` with `coupled=task.coupled`, and runs on either kind.  -> [n]"""
+        return self.nll(model, batch)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's output for each example, as `divergence` compares it.  -> [n, ...]"""
@@ -151,6 +157,10 @@ class Task(ABC):
         """The score that `observe` reports, alone: a family may have a cheaper way.  -> [n]"""
         return self.observe(model, batch)["score"]
 
+    def loss_alone(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss by which judges hold an example: `nll` or, where the family has none, what `observe` calls so.  -> [n]"""
+        return self.nll(model, batch) if "nll" in self.provides else self.observe(model, batch)["nll"]
+
     @abstractmethod
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the model in the format it came in; it loads with its own library, without Lethe."""
@@ -170,14 +180,15 @@ class Task(ABC):
 
     def train(self, model: nn.Module, split: Split, recipe: Recipe, loop: Engine) -> nn.Module:
         """Train `model` on `split` by the recipe, in place; returns it. Originals, references, `retrain` and shards are
-        all trained here. A family whose objective is no mean of `nll` (two players, a contrast) trains in its own way."""
+        all trained here. A family whose objective is no mean of a loss (two players) trains in its own way."""
         if recipe.code:
             return training.train(recipe.code, model, split, loop.seed, loop.device)
-        return loop.minimise(model, {"train": Term(split, self.nll)}, **recipe_options(recipe))
+        return loop.minimise(model, {"train": Term(split, self.batch_loss, coupled=self.coupled)}, **recipe_options(recipe))
 
     def trains_itself(self) -> bool:
         """Whether training is more than the mean of `nll`, so that nobody may replace the loss."""
-        return type(self).train is not Task.train or bool(self._recipe is not None and self._recipe.code)
+        own = type(self).train is not Task.train or self.coupled
+        return own or bool(self._recipe is not None and self._recipe.code)
 
     def keeps(self) -> bool:
         """Whether trained models may come out of a cache that another process has written; else they are trained again."""

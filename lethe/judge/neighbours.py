@@ -87,8 +87,8 @@ def mask(shape: torch.Size, p: float, rng: torch.Generator, law: str) -> Tensor:
 
 
 def losses(task: Task, model: nn.Module, split: Split, device: str = "cpu", batch_size: int = 256) -> Tensor:
-    """The training loss of each example, with the same draws for every model.  -> [n]"""
+    """The loss of each example alone, with the same draws for every model.  -> [n]"""
     model = model.to(device)
     with evaluating(model):
         batches = drawn(task, split, batch_size, ("rashomon",), device=device)
-        return rows(lambda batch: task.nll(model, batch).double(), batches, len(split))
+        return rows(lambda batch: task.loss_alone(model, batch).double(), batches, len(split))

@@ -283,11 +283,10 @@ def _short(value: Any) -> str:
 
 
 def objective_of(family: str, retrainable: bool) -> Objective:
-    """What a request is about that does not say it.
+    """What a request is about that does not say it, as the family declares it (`about=`).
 
     Image generators: a concept. Language models that cannot be trained again: a behaviour, since no retrained model shows what
     one that never knew would do. Everything else: records.
     """
-    if family in ("diffusion", "gan"):
-        return "concept"
-    return "behaviour" if family == "lm" and not retrainable else "records"
+    about: Objective = catalogue.entry("families", family).facts.get("about", "records")
+    return "records" if about == "behaviour" and retrainable else about

@@ -163,7 +163,7 @@ def test_a_family_without_a_loss_per_example_is_offered_no_method_that_uses_one(
     assert "laf" in offered and ("bad_teacher" in offered) == (kind is Contrastive)
     assert not any("nll" in METHODS[name].uses for name in offered)
     record = catalogue.load("methods", "finetune")
-    with pytest.raises(NeedsUnmet, match=rf"finetune uses nll, which has no meaning for a {task.family} task"):
+    with pytest.raises(NeedsUnmet, match=rf"finetune uses batch_loss, which has no meaning for a {task.family} task"):
         apply.require(task, record, record.config())
     with pytest.raises(NeedsUnmet, match=r"no loss of a single example"):
         task.nll(task.original, task.retain.batch([0]))

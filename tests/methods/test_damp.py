@@ -20,7 +20,7 @@ from lethe.core.task import Task
 from lethe.data.select import Where
 from lethe.errors import RequestError
 from lethe.maths.ridge import cross_fitted
-from lethe.methods.classification.damp import deafened, depth_scale, directions, layer_inputs, prototypes
+from lethe.methods.general.damp import deafened, depth_scale, directions, layer_inputs, prototypes
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.small_cnn import SmallCNN
 from lethe.models.zoo.vit import ViT

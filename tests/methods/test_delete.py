@@ -10,7 +10,7 @@ from running import run
 from tiny import classification
 
 from lethe.maths.losses import kl
-from lethe.methods.classification.delete import without
+from lethe.methods.general.delete import without
 
 
 def test_golden_loss() -> None:

@@ -15,7 +15,7 @@ from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet
-from lethe.methods.classification.lotus import gumbel_softmax, rf_jsd, soft_cross_entropy, temperature
+from lethe.methods.general.lotus import gumbel_softmax, rf_jsd, soft_cross_entropy, temperature
 
 
 def test_golden_temperature_and_loss() -> None:

@@ -11,7 +11,8 @@ from tiny import classification
 from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.errors import RequestError
-from lethe.methods.classification.slug import SLUG, front, search
+from lethe.maths.one_layer import front, search
+from lethe.methods.classification.slug import SLUG
 from lethe.methods.classification.slug import run as slug
 from lethe.train.loop import Loop, Modifiers
 

@@ -19,7 +19,7 @@ class ClassificationTask(HeadedTask):
     family = "classification"
     score_name = "accuracy"
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
+        "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
         "head", "width", "forward", "class_count", "inputs", "labels",
     })
 

@@ -65,7 +65,7 @@ class DiffusionTask(Task):
     family = "diffusion"
     score_name = "denoising quality"
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
+        "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
         "concept", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode", "noised",
         "predict_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline", "alphas_cumprod", "judge",
         "reader", "steps", "guidance",

@@ -26,7 +26,7 @@ class LanguageTask(Task):
     score_name = "answer probability"
     generalises = False   # answers that the model was never told are likely by chance alone, before and after forgetting
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
+        "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",
         "require_alike", "span_mask", "down_projections", "layer_count", "hidden_width", "encode", "fits", "generate",
         "drawn_texts", "tokenizer",

@@ -18,6 +18,6 @@ class MultilabelTask(HeadedTask):
     family = "multilabel"
     score_name = "accuracy"
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights",
+        "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights",
         "width", "forward", "inputs",
     })

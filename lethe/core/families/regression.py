@@ -18,6 +18,6 @@ class RegressionTask(HeadedTask):
     family = "regression"
     score_name = "closeness"
     provides: ClassVar[frozenset[str]] = frozenset({
-        "nll", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights",
+        "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights",
         "head", "width", "forward", "inputs", "targets",
     })

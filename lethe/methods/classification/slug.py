@@ -14,13 +14,12 @@ Cost:     one gradient pass over F and one over R, and `evaluations` looks at a 
 Limits:   λ = 0 is the original. Biases, norms and other vectors are never candidates.
 Fails by: `nll` of a well-fitted classifier: gradients vanish and mislead the choice of layer. Single examples: their gradients
           are everybody's.
-Deviations: the published code lists the candidates; here the score on retained data chooses. Classes are the objective, not the
-          image–text similarities of CLIP. Combining the edits of several requests is not included.
+Deviations: the published code lists the candidates; here the score on retained data chooses. Classes are the objective; that of
+          image–text similarities of CLIP is `slug_clip`. Combining the edits of several requests is not included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -37,6 +36,7 @@ from lethe.core.words import number
 from lethe.errors import RequestError
 from lethe.maths.importance import gradient_sum
 from lethe.maths.losses import margin
+from lethe.maths.one_layer import front, search
 from lethe.train.loop import Loop
 
 
@@ -50,34 +50,6 @@ class SLUG:
     target: Fraction = 0.02            # accuracy on F that is enough                        [ours; official 0]
     checked: Fraction = 0.2            # share of F that the search looks at, not the gradient   [ours]
     batch_size: Count = 256            # examples per gradient [changes nothing: a sum] [ours]
-
-
-def front(importance: list[float], alignment: list[float]) -> list[int]:
-    """Positions that no other beats in both (larger importance, smaller alignment), by falling importance.
-
-    importance (3, 2, 1), alignment (0.5, 0.6, 0.1): the second is beaten by the first; [0, 2].
-    """
-    order = sorted(range(len(importance)), key=lambda i: (-importance[i], alignment[i]))
-    found: list[int] = []
-    for i in order:
-        if not found or alignment[i] < alignment[found[-1]]:
-            found.append(i)
-    return found
-
-
-def search(accuracy: Callable[[float], float], start: float, target: float, evaluations: int) -> float:
-    """The smallest tried λ with accuracy ≤ target; without one, the λ with the least accuracy.
-
-    Accuracy 1 below λ = 5, else 0, from 1: looks at 1, 2, 4, 8, then 6, 5: λ = 5 after six.
-    """
-    seen: dict[float, float] = {}
-    low, high, at = 0.0, float("inf"), start
-    for _ in range(evaluations):
-        seen[at] = accuracy(at)
-        low, high = (low, at) if seen[at] <= target else (at, high)
-        at = 2 * low if high == float("inf") else (low + high) / 2
-    enough = [value for value, found in seen.items() if found <= target]
-    return min(enough) if enough else min(seen, key=lambda value: (seen[value], value))
 
 
 @method(needs={"forget", "retain"}, uses={"labels", "nll", "observe", "outputs"}, mechanism="ascent")

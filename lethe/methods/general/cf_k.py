@@ -35,10 +35,11 @@ class CFk:
     clip: Positive | None = None       # largest gradient norm; null: none                   [as finetune]
 
 
-@method(needs={"original", "retain"}, uses={"nll"}, mechanism="tuning")
+@method(needs={"original", "retain"}, uses={"batch_loss"}, mechanism="tuning")
 def run(cfg: CFk, task: Task, loop: Loop) -> Outcome:
     names = last_blocks(task.copy_of_original(), cfg.k)
     model = loop.start(where=Names(tuple(names)))
-    loop.minimise(model, {"retain": Term(task.retain, task.nll)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
+    terms = {"retain": Term(task.retain, task.batch_loss, coupled=task.coupled)}
+    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
                   optimiser=cfg.optimiser, weight_decay=cfg.weight_decay, clip=cfg.clip)
     return loop.finish(model)

@@ -31,9 +31,10 @@ class Finetune:
     clip: Positive | None = None       # largest gradient norm; null: none                   [arXiv:2304.04934: none]
 
 
-@method(needs={"retain"}, uses={"nll"}, mechanism="tuning")
+@method(needs={"retain"}, uses={"batch_loss"}, mechanism="tuning")
 def run(cfg: Finetune, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
-    loop.minimise(model, {"retain": Term(task.retain, task.nll)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
+    terms = {"retain": Term(task.retain, task.batch_loss, coupled=task.coupled)}
+    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
                   optimiser=cfg.optimiser, weight_decay=cfg.weight_decay, clip=cfg.clip)
     return loop.finish(model)

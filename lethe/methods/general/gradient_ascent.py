@@ -33,10 +33,10 @@ class GradientAscent:
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 
 
-@method(needs={"forget"}, uses={"nll"}, mechanism="ascent")
+@method(needs={"forget"}, uses={"batch_loss"}, mechanism="ascent")
 def run(cfg: GradientAscent, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
-    terms = {"forget": Term(task.forget, lambda m, b: -task.nll(m, b))}
+    terms = {"forget": Term(task.forget, lambda m, b: -task.batch_loss(m, b), coupled=task.coupled)}
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
                   weight_decay=cfg.weight_decay, clip=cfg.clip)
     return loop.finish(model)

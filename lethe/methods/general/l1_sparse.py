@@ -61,7 +61,7 @@ def penalised(model: nn.Module, moving: set[str], exclude: tuple[str, ...]) -> l
     return names
 
 
-@method(needs={"retain"}, uses={"nll"}, mechanism="tuning")
+@method(needs={"retain"}, uses={"batch_loss"}, mechanism="tuning")
 def run(cfg: L1Sparse, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     moving = loop.selected(model)
@@ -71,7 +71,8 @@ def run(cfg: L1Sparse, task: Task, loop: Loop) -> Outcome:
         norm = torch.stack([w.abs().sum() for w in weights]).sum()
         return strength(share, cfg.alpha, cfg.epochs, cfg.plain_epochs) * norm
 
-    loop.minimise(model, {"retain": Term(task.retain, task.nll)}, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
+    terms = {"retain": Term(task.retain, task.batch_loss, coupled=task.coupled)}
+    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size,
                   optimiser=cfg.optimiser, weight_decay=cfg.weight_decay, clip=cfg.clip,
                   penalty=penalty if weights and cfg.alpha else None)
     return loop.finish(model)

@@ -31,12 +31,12 @@ class NegGradPlus:
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
 
 
-@method(needs={"forget", "retain"}, uses={"nll"}, mechanism="ascent")
+@method(needs={"forget", "retain"}, uses={"batch_loss"}, mechanism="ascent")
 def run(cfg: NegGradPlus, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     terms = {
-        "retain": Term(task.retain, task.nll, cfg.beta),
-        "forget": Term(task.forget, lambda m, b: -task.nll(m, b), 1 - cfg.beta),
+        "retain": Term(task.retain, task.batch_loss, cfg.beta, coupled=task.coupled),
+        "forget": Term(task.forget, lambda m, b: -task.batch_loss(m, b), 1 - cfg.beta, coupled=task.coupled),
     }
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
                   weight_decay=cfg.weight_decay, clip=cfg.clip)

@@ -78,7 +78,7 @@ def is_saved(path: Path) -> bool:
     return is_deployed(path) or path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
 
 
-@family(model=ClassifierSource, data=Data, files=open_files, recognises=is_saved)
+@family(model=ClassifierSource, data=Data, make="classification", files=open_files, recognises=is_saved)
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a classification request."""
     source = build(ClassifierSource, sections.model)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lethe.errors import ModelError
 from lethe.models.diffusion.pipeline import Pipeline, require_diffusers
-from lethe.models.diffusion.source import Source, copy_with, variant_of
+from lethe.models.source import Source, copy_with, variant_of
 
 NETWORKS = ("unet", "transformer")
 READ = ("text_encoder", "tokenizer", "vae", "scheduler")   # and those with _2, _3; all else is copied, not opened

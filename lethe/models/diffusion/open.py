@@ -176,7 +176,9 @@ class DataSource:
     seed: Natural = 0
 
 
-@family(model=ModelSource, data=DataSource, method="mim_mu")
+@family(model=ModelSource, data=DataSource, method="mim_mu", make="text_to_image", about="concept",
+        asks=(("model.folder", "Model: a diffusers folder"), ("data.concept", "Words to forget"),
+              ("data.keep", "Prompts to keep: [a red square, …]", "[]")))
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a diffusion request. The concept names what is forgotten; `forget:` may override it."""
     source, data = build(ModelSource, sections.model), build(DataSource, sections.data)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.extras import needs_extra
-from lethe.models.diffusion.source import Source
+from lethe.models.source import Source
 
 
 @dataclass

@@ -35,7 +35,7 @@ def fitted_classifier(
     return in_memory(FittedClassifier, fit, predict, model, seed, name, as_split, train, forget, holdout=holdout, test=test)
 
 
-@family(model=FittedSource, data=Data, method="retrain")
+@family(model=FittedSource, data=Data, method="retrain", make="fitted_classifier")
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a request for a classifier of any library."""
     return opened(FittedClassifier, build(FittedSource, sections.model), sections, context)

@@ -35,7 +35,7 @@ def fitted_regressor(
     return in_memory(FittedRegressor, fit, predict, model, seed, name, as_split, train, forget, holdout=holdout, test=test)
 
 
-@family(model=FittedSource, data=Data, method="retrain")
+@family(model=FittedSource, data=Data, method="retrain", make="fitted_regressor")
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a request for a regressor of any library."""
     return opened(FittedRegressor, build(FittedSource, sections.model), sections, context)

@@ -166,7 +166,11 @@ def is_saved(path: Path) -> bool:
     return (path / "config.json").exists() or is_adapter(path)
 
 
-@family(model=ModelSource, data=TextSource, method="npo", files=open_files, recognises=is_saved)
+@family(model=ModelSource, data=TextSource, method="npo", make="language_model", about="behaviour",
+        asks=(("model.folder", "Model: a folder written by save_pretrained"), ("data.forget", "What to forget: .jsonl or .txt"),
+              ("data.retain", "What to keep: the same"),
+              ("data.holdout", "Unseen texts of the same kind (none: fewer audits)", "")),
+        files=open_files, recognises=is_saved)
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a language-model request."""
     source, data = build(ModelSource, sections.model), build(TextSource, sections.data)

@@ -45,7 +45,7 @@ def multilabel(
     return Multilabel(model, splits, recipe, build, name, head=head, output=output)
 
 
-@family(model=ModelSource, data=Data)
+@family(model=ModelSource, data=Data, make="multilabel")
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a request with several labels per example."""
     source = build(ModelSource, sections.model)

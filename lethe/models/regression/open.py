@@ -47,7 +47,7 @@ def regression(
     return Regression(model, splits, recipe, build, name, loss=loss, others=others, head=head, output=output)
 
 
-@family(model=RegressionSource, data=Data)
+@family(model=RegressionSource, data=Data, make="regression")
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a regression request."""
     source = build(RegressionSource, sections.model)

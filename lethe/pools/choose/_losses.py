@@ -13,6 +13,7 @@ BATCH = 256
 
 
 def losses(task: Task, model: nn.Module, split: Split) -> Tensor:
-    """The family's training loss of every example, in eval mode, without augmentation.  -> [n] float64"""
+    """The loss of every example alone, in eval mode, without augmentation.  -> [n] float64"""
     with evaluating(model):
-        return rows(lambda batch: task.nll(model, batch).double(), drawn(task, split, BATCH, ("losses",), sweep=True), len(split))
+        return rows(lambda batch: task.loss_alone(model, batch).double(), drawn(task, split, BATCH, ("losses",), sweep=True),
+                    len(split))

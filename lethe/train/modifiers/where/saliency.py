@@ -22,5 +22,5 @@ class Saliency:
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         params = task.trainable(model)
         batches = loop.drawn(task.forget, self.batch_size, "saliency")
-        scores = gradient_sum(model, params, batches, lambda m, b: task.nll(m, b))
+        scores = gradient_sum(model, params, batches, task.batch_loss)
         return Selection(params, largest({name: value.abs() for name, value in scores.items()}, self.density))

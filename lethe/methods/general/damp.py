@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from lethe.core.alike import whole_classes
 from lethe.core.config import Count, config
-from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Batch, Split
+from lethe.core.task import Task
 from lethe.maths.ridge import cross_fitted
 from lethe.maths.statistics import auc
 from lethe.train.loop import Loop
@@ -75,7 +75,7 @@ def depth_scale(area: float, place: int, depth: int) -> float:
     return max(0.0, 2 * area - 1) * place / depth
 
 
-def layer_inputs(model: nn.Module, task: ClassificationTask, batches: Iterable[Batch]) -> dict[str, Tensor]:
+def layer_inputs(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, Tensor]:
     """Mean input of each example to every linear and convolution layer, in the order of the calls.  -> name: [n, d]"""
     found: dict[str, list[Tensor]] = {}
     seen: dict[str, list[Tensor]] = {}
@@ -120,7 +120,7 @@ def prototypes(x: Tensor, y: Tensor) -> Tensor:
 
 
 @method(needs={"forget", "retain"}, uses={"labels", "outputs", "weights"}, mechanism="closed form")
-def run(cfg: DAMP, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: DAMP, task: Task, loop: Loop) -> Outcome:
     whole_classes(task.forget, task.retain, "DAMP")   # refused otherwise
     model = loop.start()
     forget, retain = (some_of_each(split, cfg.examples, loop.generator("damp", split.name))
@@ -130,13 +130,14 @@ def run(cfg: DAMP, task: ClassificationTask, loop: Loop) -> Outcome:
     loop.cost.examples += len(forget) + len(retain)
     member = torch.cat([torch.ones(len(forget)), torch.zeros(len(retain))]).numpy()
     weights, values = loop.selected(model), {}
-    for place, name in enumerate(inside, start=1):
+    each = [name for name, x in inside.items() if len(x) == len(forget) and len(outside[name]) == len(retain)]
+    for place, name in enumerate(each, start=1):   # layers of a text encoder read prompts, not the examples
         basis = directions(prototypes(inside[name], forget.columns["y"]), prototypes(outside[name], retain.columns["y"]))
         if f"{name}.weight" not in weights or not basis.shape[1]:
             continue
         both = torch.cat([inside[name], outside[name]]).double().numpy()
         scores = cross_fitted(both, member, cfg.folds, numpy_generator(loop.seed, "damp", name))
-        strength = depth_scale(auc(scores[member == 1], scores[member == 0]), place, len(inside))
+        strength = depth_scale(auc(scores[member == 1], scores[member == 0]), place, len(each))
         weight = weights[f"{name}.weight"].detach()
         values[f"{name}.weight"] = deafened(weight, basis.to(weight.device), strength)
         loop.notes.append(f"{name}: {basis.shape[1]} of {basis.shape[0]} directions scaled by {1 - strength:.2f}")

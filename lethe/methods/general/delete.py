@@ -19,10 +19,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
-from lethe.core.families.classification import ClassificationTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.core.task import Task
 from lethe.maths.losses import kl
 from lethe.train.loop import Loop, Term
 
@@ -45,7 +45,7 @@ def without(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @method(needs={"forget", "original"}, uses={"labels", "outputs", "weights"}, mechanism="distil")
-def run(cfg: DELETE, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: DELETE, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
     target = loop.reference("delete", lambda m, b: without(task.outputs(m, b), b.y), task.forget)
 

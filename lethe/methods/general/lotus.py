@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
+from lethe.core.task import Task
 from lethe.core.words import number
 from lethe.maths.losses import jensen_shannon
 from lethe.train.loop import Loop, Term
@@ -83,7 +83,7 @@ def rf_jsd(forget: Tensor, forget_labels: Tensor, unseen: Tensor, unseen_labels:
     return float(jensen_shannon(*rows).mean())
 
 
-def answers(task: ClassificationTask, loop: Loop, model: nn.Module, split: Split) -> tuple[Tensor, Tensor]:
+def answers(task: Task, loop: Loop, model: nn.Module, split: Split) -> tuple[Tensor, Tensor]:
     """Logits and labels, in eval mode.  -> [n, K], [n]"""
     with evaluating(model):
         rows = [(task.outputs(model, b).float().cpu(), b.y.cpu()) for b in loop.drawn(split, 256, "lotus", split.name)]
@@ -95,7 +95,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 @method(needs={"forget", "retain", "original", "holdout?"}, uses={"labels", "outputs", "weights"}, mechanism="distil")
-def run(cfg: LoTUS, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: LoTUS, task: Task, loop: Loop) -> Outcome:
     whole = of_classes_that_leave(task.forget, task.retain)
     aim = 0.0 if whole else cfg.unseen_accuracy
     original = task.original.to(loop.settings.device)

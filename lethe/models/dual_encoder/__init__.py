@@ -1,0 +1,1 @@
+"""Dual encoders: a picture and a text become vectors of one space (CLIP)."""
