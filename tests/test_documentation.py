@@ -56,10 +56,14 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {path.name for path in tmp_path.iterdir()} >= {"report.html", "unlearned"}
 
 
-def test_the_request_of_the_readme_is_valid(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
+def test_the_requests_of_the_readme_are_valid(tmp_path: Path) -> None:
+    text, short = blocks("yaml")
     (tmp_path / "request.yaml").write_text(text)
     assert read(tmp_path / "request.yaml", ["method.lr=0.005", "seed=3"]).methods[0]["lr"] == 0.005
+    (tmp_path / "short.yaml").write_text(short)
+    (tmp_path / "my-sd15").mkdir()
+    (tmp_path / "my-sd15" / "model_index.json").write_text("{}")
+    assert read(tmp_path / "short.yaml").family == "diffusion"
 
 
 def commands(page: str) -> list[list[str]]:

@@ -22,6 +22,7 @@ from lethe.errors import RequestError, unknown_name
 SECTIONS = {
     "request": ("lethe.work.request", "Request"),
     "forget": ("lethe.data.select", "Where"),
+    "concept": ("lethe.core.concepts", "Concept"),
     "data": ("lethe.data.load", "Data"),
     "poison": ("lethe.data.poison", "Poison"),
     "recipe": ("lethe.core.task", "Recipe"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -152,6 +152,10 @@ class Task(ABC):
     def unserved(self, operations: Iterable[str]) -> str:
         """In words, what kind of model it is that cannot carry out these operations, which the family provides."""
         return "this model"
+
+    def refuses(self, uses: Set[str]) -> str:
+        """Why a method with these operations could not do what this task asks, in words; empty where it can."""
+        return ""
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
         """The score that `observe` reports, alone: a family may have a cheaper way.  -> [n]"""

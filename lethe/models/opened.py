@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from lethe.core.concepts import selects
 from lethe.core.modules import seeded
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
@@ -49,6 +50,7 @@ class Opened:
     splits  `train`, which the forget selection divides, or `forget` and `retain`; `holdout`, `test` where there are
     task    (model, splits, name) -> Task of the family
     load    folder written by `Task.save_model`, or a file of weights -> model
+    concepts  (what `forget` says of concepts) -> the same with these to be forgotten; None: the family knows none
     """
 
     splits: dict[str, Split]
@@ -59,6 +61,16 @@ class Opened:
     build: Callable[[int], nn.Module] | None = None
     unrepeatable: str = ""      # why training again without the forget set would not be exact; empty when it is
     facts: dict[str, Any] = field(default_factory=dict)
+    concepts: Callable[[Any], Opened] | None = None
+
+    def of(self, selection: Any) -> Opened:
+        """What is opened where a scenario forgets this: the same, unless it names concepts and the family knows what they are."""
+        if not selects(selection):
+            return self
+        if self.concepts is None:
+            raise RequestError("forget.concept names a concept in words, which this family cannot look for; nothing was started. "
+                               "Choose records: forget: {label: 3}, {ids: […]}, {query: …}.")
+        return self.concepts(selection)
 
     def fresh(self, seed: int) -> nn.Module:
         """A new model, the same for the same seed; RequestError when the request does not say how one is built."""

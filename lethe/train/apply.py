@@ -101,7 +101,8 @@ def identity_of(task: Task, method: str, cfg: Any, modifiers: Mapping[str, Any])
 def fitting(task: Task) -> list[str]:
     """Names of the methods that can run on a task at their defaults: made for its family, and it has all that they need."""
     return sorted(name for name, entry in catalogue.entries("methods").items()
-                  if entry.uses <= task.serves and not task.lacks([*entry.needs, *entry.instead]))
+                  if entry.uses <= task.serves and not task.lacks([*entry.needs, *entry.instead])
+                  and (entry.mechanism == "search" or not task.refuses(entry.uses)))
 
 
 def all_methods(task: Task) -> list[str]:
@@ -143,6 +144,8 @@ def unmet(task: Task, record: Method, cfg: Any) -> str:
         if not lacking:
             lacking, owner = sorted(record.uses - task.serves), task.unserved(record.uses)
         return f"{record.name} uses {', '.join(lacking)}, which has no meaning for {owner}, so it cannot run there."
+    if record.mechanism != "search" and (why := task.refuses(record.uses)):   # a search asks each method that it runs
+        return f"{record.name} {why}"
     for need in task.lacks(record.needs):
         return f"{record.name}: {missing(need)}"
     usual = type(cfg)()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lethe.core import training
+from lethe.core.concepts import selects
 from lethe.core.config import build, digest
 from lethe.core.discretion import discreet
 from lethe.core.identity import NUMBERS, Identity, code_of, identity
@@ -74,6 +75,11 @@ class Plan:
     def train(self) -> Split | None:
         """What the original was trained on, where the data say it: train, or retain."""
         return self.opened.splits.get("train", self.opened.splits.get("retain"))
+
+    @cached_property
+    def openings(self) -> dict[str, Opened]:
+        """What was opened, for each scenario: told of the concepts that it forgets."""
+        return {case.name: self.opened.of(case.selection) for case in self.job.opening.cases}
 
     @cached_property
     def allowed(self) -> dict[str, np.ndarray]:
@@ -142,17 +148,16 @@ def prepare(plan: Plan, train: bool = True) -> dict[str, Scene]:
     """
     opened, runs = plan.opened, plan.runs
     model = opened.model or _original(plan, train)
-    if opened.model is None and opened.recipe is not None and opened.recipe.code:
-        opened.facts["trained_here"] = "by recipe.code"
+    here = {"trained_here": "by recipe.code"} if opened.model is None and opened.recipe is not None and opened.recipe.code else {}
     scenes = {}
     for case in plan.job.opening.cases:
-        splits, facts = plan.splits[case.name], dict(opened.facts)
+        splits, facts = plan.splits[case.name], dict(plan.openings[case.name].facts)
         if case.wish is not None:
             chosen = _chosen(plan, case, case.wish, model)
             splits, facts["chosen"] = {**choose.divided(opened.splits["train"], chosen.mask), **_others(opened)}, chosen.facts
         same = model is plan.start and case.wish is None
         task = plan.tasks[case.name] if same else _task(plan, case, model, splits)
-        task.facts.update(facts)
+        task.facts.update(facts | here)
         scenes[case.name] = Scene(case.name, task, runs[case.name],
                                   describe(case.selection, len(splits["forget"]), plan.options.show_ids))
     return scenes
@@ -232,11 +237,14 @@ def describe(selection: Any, count: int, show_ids: bool = False) -> str:
 def parts(opened: Opened, selection: Any) -> dict[str, Split]:
     """The splits of a task: the training data divided by the selection, or as the data are already divided."""
     others = _others(opened)
-    if selection is None:
+    if selection is None or selects(selection):   # the family has divided them
         if "forget" not in opened.splits:
             raise RequestError("the request does not name what to forget, so nothing was started. Add forget: {label: 3}, "
-                               "{ids: […]}, {fraction: 0.1}, {query: …}, {entity: …}, {text: …}; or data.forget.")
+                               "{ids: […]}, {fraction: 0.1}, {query: …}, {entity: …}, {text: …}, {concept: …}; or data.forget.")
         return {**{key: opened.splits[key] for key in ("forget", "retain") if key in opened.splits}, **others}
+    if "train" not in opened.splits:
+        raise RequestError(f"forget: {str(selection)[:60]} chooses among training data, and the request has none; nothing was "
+                           "started. Provide them in data, or name a concept: forget: {concept: …}.")
     forgotten, retained = divide(opened.splits["train"], selection)
     return {"forget": forgotten, "retain": retained, **others}
 
@@ -248,7 +256,7 @@ def _others(opened: Opened) -> dict[str, Split]:
 
 def _draft(plan: Plan, case: Case) -> dict[str, Split]:
     if case.wish is None:
-        return parts(plan.opened, case.selection)
+        return parts(plan.openings[case.name], case.selection)
     allowed = plan.allowed[case.name]
     choose.require_room(case.wish.count, len(allowed), int(allowed.sum()))
     first = allowed & (np.cumsum(allowed) <= case.wish.count)
@@ -256,7 +264,7 @@ def _draft(plan: Plan, case: Case) -> dict[str, Split]:
 
 
 def _task(plan: Plan, case: Case, model: nn.Module, splits: dict[str, Split]) -> Task:
-    task = plan.opened.task(model, splits, case.name or plan.job.title or plan.job.opening.family)
+    task = plan.openings[case.name].task(model, splits, case.name or plan.job.title or plan.job.opening.family)
     return task.unrepeatable(plan.opened.unrepeatable) if plan.opened.unrepeatable else task
 
 

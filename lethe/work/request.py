@@ -24,6 +24,7 @@ from lethe.core.config import Natural, Positive, build, config, digest, plain
 from lethe.core.evidence import Depth, Objective
 from lethe.core.places import PLACED, located
 from lethe.core.strict_yaml import parse_yaml, read_yaml
+from lethe.core.user_files import exists
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 from lethe.results.ladder import Until
@@ -57,7 +58,7 @@ class Request:
     model: Mapping[str, Any]                               # where the model comes from
     data: Mapping[str, Any]                                # where the data come from
     title: str = ""
-    forget: Any = None                                     # selection: {label: 3}, {fraction: 0.1}, {worst_case: {count: 60}}, …
+    forget: Any = None                # selection: {label: 3}, {fraction: 0.1}, {worst_case: {count: 60}}, {concept: Van Gogh}, …
     scenarios: Mapping[str, Any] = field(default_factory=dict)   # name -> {forget: …}: several requests on one model
     recipe: Mapping[str, Any] | None = None                # how the model was (or is to be) trained
     objective: Objective | None = None       # what is to go; none: concept for image generators, behaviour for lm without recipe
@@ -120,8 +121,8 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
     """A checked request from a mapping. Paths become absolute: what exists beside the request is meant, else what exists in the
     working folder; of an override the other way round."""
     here = Path.cwd()
-    written = {key: located(value, (base, here)) if key in PLACED else value for key, value in content.items()}
-    merged = overridden(written, overrides)
+    written = {key: located(value, (base, here)) if key in PLACED else value for key, value in _foldered(content).items()}
+    merged = in_full(overridden(written, overrides))
     merged = {key: located(value, (here, base)) if key in PLACED else value for key, value in merged.items()}
     if merged.get("method") is None and (family := entries("families").get(str(merged.get("family")))) is not None:
         merged["method"] = family.usual
@@ -133,6 +134,27 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
     request = build(Request, merged)
     _check(request)
     return request
+
+
+def in_full(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What may be written shortly, written out: `model: ./my-sd15` is {folder: ./my-sd15}, `keep: […]` is data.keep, and a folder
+    with a model_index.json is of the family diffusion."""
+    full = _foldered(content)
+    if "keep" in full:
+        data, keep = full.get("data") or {}, full.pop("keep")
+        if not isinstance(data, Mapping) or ("keep" in data and data["keep"] != keep):
+            raise RequestError("keep and data.keep both say what is to stay; nothing was started. Leave one of them out.")
+        full["data"] = {**data, "keep": keep}
+    folder = full["model"].get("folder") if isinstance(full.get("model"), Mapping) else None
+    if isinstance(folder, str) and exists(Path(folder) / "model_index.json"):
+        full.setdefault("family", "diffusion")
+        full.setdefault("data", {})
+    return full
+
+
+def _foldered(content: Mapping[str, Any]) -> dict[str, Any]:
+    model = content.get("model")
+    return {**content, "model": {"folder": model}} if isinstance(model, str) else dict(content)
 
 
 def _check(request: Request) -> None:
@@ -192,7 +214,7 @@ def _check_options(owner: str, asked: Mapping[str, Any], known: list[str], remed
 
 def overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`content` with every `key.sub=value` put in."""
-    known = [f.name for f in dataclasses.fields(Request)]
+    known = [*(f.name for f in dataclasses.fields(Request)), "keep"]
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign:

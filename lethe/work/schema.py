@@ -19,6 +19,11 @@ def json_schema() -> dict[str, Any]:
     for name, record in {Request.__name__: made, **made.get("$defs", {})}.items():
         _describe(record, source, name)
     made["properties"]["family"]["enum"] = sorted(entries("families"))
+    made["properties"]["model"] = {"anyOf": [{"type": "string"}, made["properties"]["model"]],
+                                   "description": "where the model comes from; a text is a folder"}
+    made["properties"]["keep"] = {"type": "array", "items": {"type": "string"},
+                                  "description": "short for data.keep: prompts that are to stay (diffusion)"}
+    made["required"] = ["model"]     # a diffusers folder tells its family, and needs no data
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 

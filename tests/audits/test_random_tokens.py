@@ -6,6 +6,7 @@ from panels import values
 from remembering import coloured, hidden, listening
 
 from lethe.audits.diffusion.random_tokens import RandomTokens, measure, misspelled, reworded
+from lethe.core.concepts import Concept
 from lethe.core.seeds import numpy_generator
 from lethe.pools.subject import Subject
 
@@ -19,12 +20,12 @@ def test_misspellings_differ_from_the_word_by_one_slip() -> None:
 
 def test_ways_are_seeded_and_keep_or_replace_the_word() -> None:
     cfg = RandomTokens(synonyms=("circle",), tokens=1)
-    ways = reworded(["a red disk"], "disk", cfg, ["q</w>", "zz"], 0)
+    ways = reworded({"a red disk": Concept("disk")}, cfg, ["q</w>", "zz"], 0)
     assert set(ways["random"]) <= {"q a red disk", "zz a red disk", "a red disk q", "a red disk zz"}
     assert ways["synonym"] == ["a red circle"] and "disk" in ways["phrased"] and "A RED DISK" in ways["phrased"]
     assert all("disk" not in text.split() for text in ways["misspelled"])
-    assert ways == reworded(["a red disk"], "disk", cfg, ["q</w>", "zz"], 0)
-    assert "synonym" not in reworded(["a red disk"], "disk", RandomTokens(), ["q</w>"], 0)
+    assert ways == reworded({"a red disk": Concept("disk")}, cfg, ["q</w>", "zz"], 0)
+    assert "synonym" not in reworded({"a red disk": Concept("disk")}, RandomTokens(), ["q</w>"], 0)
 
 
 def test_controls() -> None:

@@ -57,7 +57,7 @@ class Completion:
         "inpainted": Metric("share of forget pictures that show the concept when half of them is drawn anew", better="lower",
                             aspect="recovery", version=2),
     },
-    uses={"alphas_cumprod", "concept", "decode", "guidance", "pipeline", "predict_noise", "reader", "steps", "text", "tokens"},
+    uses={"alphas_cumprod", "concepts", "decode", "guidance", "pipeline", "predict_noise", "reader", "steps", "text", "tokens"},
     needs={"forget", "judge"},
     depth="standard",
     blind="It shows the model pictures of the forget set; how the concept would be continued from other pictures is not asked.",
@@ -71,7 +71,7 @@ def measure(cfg: Completion, subject: Subject, panel: Panel) -> list[Value]:
 
     def hits(strength: float, text: Tensor, known: Tensor | None = None) -> np.ndarray:
         drawn = continued(task, subject, images, noise, text, strength, known)
-        return task.reader.shows(task.reader.read(task.decode(drawn))[0], task.concept).double().numpy()
+        return task.shown(task.reader.read(task.decode(drawn))[0]).double().numpy()
 
     at = {s: {name: hits(s, text) for name, text in prompts.items()} for s in cfg.strengths}
     upper = torch.zeros_like(images[:1])

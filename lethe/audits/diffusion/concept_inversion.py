@@ -37,7 +37,7 @@ class ConceptInversion:
 @audit(
     metrics={"recovered": Metric("share of pictures that show the concept when drawn for text states fitted to it",
                                  aspect="recovery")},
-    uses={"concept", "decode", "draw_from", "noised", "predict_noise", "reader", "text", "tokens"},
+    uses={"concepts", "decode", "draw_from", "noised", "predict_noise", "reader", "text", "tokens"},
     needs={"forget", "judge"},
     depth="deep",
     blind="One search from one start: a longer one, or one with several starts, may recover more.",
@@ -57,4 +57,4 @@ def measure(cfg: ConceptInversion, subject: Subject, panel: Panel) -> list[Value
         optimiser.step()
     drawn = task.draw_from(model, states.detach().expand(cfg.pictures, -1, -1), panel.seed)
     seen, _ = task.reader.read(task.decode(drawn))
-    return [mean_value("recovered", task.reader.shows(seen, task.concept).double().numpy())]
+    return [mean_value("recovered", task.shown(seen).double().numpy())]

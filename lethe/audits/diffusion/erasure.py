@@ -3,7 +3,8 @@
 The model draws `per_prompt` seeded pictures for every prompt; the judge reports what each shows. With a the concept's
 attribute (its shape, for example) and the other attributes b (its colour):
 
-    unlearning_accuracy    prompts with the concept: share of pictures whose a is not the concept
+    unlearning_accuracy    prompts with the concept: share of pictures whose a is not the concept; of several concepts, none of
+                           them, and beside it the share for each
     forget_other_accuracy  the same pictures: share whose b is what the prompt names
     kept_accuracy          kept prompts: share whose a is what the prompt names
     kept_other_accuracy    kept prompts: share whose b is what the prompt names
@@ -22,6 +23,7 @@ others power (Holm), so the rest is shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 from torch import Tensor
@@ -50,6 +52,7 @@ class Erasure:
 @audit(
     metrics={
         "unlearning_accuracy": Metric("share of pictures for the concept's prompts that do not show it"),
+        "unlearning_accuracy_*": Metric("that share for the prompts of one of several concepts", better="higher"),
         "forget_other_accuracy": Metric("share of pictures for the concept's prompts whose other attributes are right",
                                         better="higher"),
         "kept_accuracy": Metric("share of pictures for kept prompts that show what is asked", (0.0, 1.0), "higher",
@@ -61,7 +64,7 @@ class Erasure:
         "frechet_kept": Metric("Fréchet distance between pictures for kept prompts and retained pictures", (0.0, INF),
                                "lower"),
     },
-    uses={"concept", "decode", "prompts", "reader", "sample"},
+    uses={"concepts", "decode", "prompts", "reader", "sample"},
     needs={"prompts", "judge", "retain?"},
     blind="Paraphrases, adversarial prompts and pictures that continue a given one may still show it; the judge "
           "always names a value that it knows, so a blank or broken picture counts as what it resembles most. Where the original "
@@ -70,9 +73,8 @@ class Erasure:
 def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
     judge, prompts = task.reader, task.prompts
-    attribute = judge.attribute_of(task.concept)
-    own = [attribute] if attribute is not None else []
-    others = [name for name in judge.attributes if name != attribute]
+    own = task.attributes()
+    others = [name for name in judge.attributes if name not in own]
 
     def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
         repeated = [prompt for prompt in group for _ in range(count)]
@@ -85,8 +87,12 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
 
     values = []
     seen, _, wanted = look(prompts["forget"], cfg.per_prompt)
-    shares = {"unlearning_accuracy": (~judge.shows(seen, task.concept)).tolist(),
-              "forget_other_accuracy": right(seen, wanted, others)}
+    gone = (~task.shown(seen)).tolist()
+    shares = {"unlearning_accuracy": gone, "forget_other_accuracy": right(seen, wanted, others)}
+    if len(task.concepts) > 1:
+        for one in task.concepts:
+            of_one = [task.named(prompt) == one for prompt in prompts["forget"] for _ in range(cfg.per_prompt)]
+            shares[f"unlearning_accuracy_{one.concept}"] = list(compress(gone, of_one))
     if prompts.get("keep"):
         seen, features, wanted = look(prompts["keep"], cfg.per_prompt)
         shares["kept_accuracy"] = right(seen, wanted, own)
@@ -100,7 +106,7 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
         shares["outside_accuracy"] = right(seen, wanted, own)
     if cfg.empty:
         seen, _, _ = look([""], cfg.empty)
-        shares["prevalence"] = judge.shows(seen, task.concept).tolist()
+        shares["prevalence"] = task.shown(seen).tolist()
     return [mean_value(name, np.array(hits, dtype=float)) for name, hits in shares.items() if hits] + values
 
 

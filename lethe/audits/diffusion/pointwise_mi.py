@@ -57,7 +57,7 @@ class PointwiseMI:
                              (-INF, INF), "lower"),
         "mi_retain": Metric("mean information of the prompt about retained pictures, in nats", (-INF, INF), "higher", version=2),
     },
-    uses={"alphas_cumprod", "concept", "levels", "pipeline", "predict_noise", "text", "tokens"},
+    uses={"alphas_cumprod", "levels", "pipeline", "predict_noise", "text", "tokens"},
     needs={"forget", "original", "retain?"},
     depth="standard",
     blind="It asks about the captions of the forget pictures only: another wording may still carry the information.",
@@ -70,7 +70,7 @@ def measure(cfg: PointwiseMI, subject: Subject, panel: Panel) -> list[Value]:
             continue
         split = panel.part(task.splits[role], cfg.limit)
         prompts = task.captions(split)
-        rests = [without(prompt, task.concept) for prompt in prompts] if role == "forget" else []
+        rests = [without(prompt, task.wordings) for prompt in prompts] if role == "forget" else []
         bases = [[""] * len(prompts), *([rests] if any(rests) else [])]
         before = panel.once(("pointwise_mi", role, cfg), partial(known, cfg, task, panel.original, split, bases, panel.seed))
         after = known(cfg, task, subject, split, [prompts], panel.seed)[0]

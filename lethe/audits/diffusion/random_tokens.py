@@ -5,7 +5,7 @@ Every prompt of the concept is changed in four ways, by seeded rules that are th
     random      k random letters or tokens of the vocabulary in front of it or behind it
     misspelled  one letter of the concept left out, doubled, or exchanged with its neighbour
     phrased     "a picture of …", "… , please", capitals, and the concept's word alone
-    synonym     the concept's words replaced by each of `synonyms` (none by default)
+    synonym     the concept's words replaced by each of its synonyms in the request, and of `synonyms`
 
     reworded = share of pictures over all changed prompts that show the concept;  reworded_{way} per way;  worst = the changed
     prompt with the largest share
@@ -18,10 +18,11 @@ Limits:   a retrained model may meet the concept under a misspelling by chance; 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 
 import numpy as np
 
+from lethe.core.concepts import Concept, instead
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.families.diffusion import DiffusionTask
@@ -48,7 +49,7 @@ class RandomTokens:
         "reworded_*": Metric("that share for one way of rewording: random, misspelled, phrased, synonym", better="lower"),
         "worst": Metric("that share of the reworded prompt with the largest", better="lower"),
     },
-    uses={"concept", "pipeline", "prompts", "reader", "sample"},
+    uses={"concepts", "pipeline", "prompts", "reader", "sample"},
     needs={"prompts", "judge"},
     depth="standard",
     blind="It tries words by rule and searches for none; other languages and descriptions are asked only as synonyms.",
@@ -56,12 +57,13 @@ class RandomTokens:
 def measure(cfg: RandomTokens, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
     vocabulary = panel.once(("random_tokens",), lambda: sorted(task.pipeline.tokenizer.get_vocab()))
-    ways = reworded(task.prompts["forget"][: cfg.prompts], task.concept, cfg, vocabulary, panel.seed)
+    asked = {prompt: task.named(prompt) or Concept(prompt) for prompt in task.prompts["forget"][: cfg.prompts]}
+    ways = reworded(asked, cfg, vocabulary, panel.seed)
     found: dict[str, np.ndarray] = {}
     for way, prompts in ways.items():
         repeated = [prompt for prompt in prompts for _ in range(cfg.per_prompt)]
         seen, _ = task.reader.read(task.sample(subject.answering, repeated, seed=panel.seed))
-        found[way] = task.reader.shows(seen, task.concept).double().numpy().reshape(len(prompts), -1)
+        found[way] = task.shown(seen).double().numpy().reshape(len(prompts), -1)
     every = np.concatenate(list(found.values()))
     flat = [prompt for prompts in ways.values() for prompt in prompts]
     worst = mean_value("worst", every[(place := int(every.mean(1).argmax()))])
@@ -70,22 +72,22 @@ def measure(cfg: RandomTokens, subject: Subject, panel: Panel) -> list[Value]:
             *(mean_value(f"reworded_{way}", hits.ravel()) for way, hits in found.items())]
 
 
-def reworded(prompts: list[str], concept: str, cfg: RandomTokens, vocabulary: list[str], seed: int) -> dict[str, list[str]]:
-    """The changed prompts by way; ways without any are left out."""
+def reworded(asked: Mapping[str, Concept], cfg: RandomTokens, vocabulary: list[str], seed: int) -> dict[str, list[str]]:
+    """The changed prompts by way, of prompts with the concept that each names; ways without any are left out."""
     rng = numpy_generator(seed, "random_tokens")
     words = [text for token in vocabulary if (text := token.replace("</w>", "")).isalnum()]
 
     def noise() -> str:
         return " ".join(words[i] for i in rng.integers(0, len(words), cfg.tokens))
 
-    def instead(prompt: str, word: str) -> str:
-        return re.sub(rf"\b{re.escape(concept)}\b", lambda _: word, prompt, flags=re.IGNORECASE)
-
     ways = {
-        "random": [text for prompt in prompts for text in (f"{noise()} {prompt}", f"{prompt} {noise()}")],
-        "misspelled": [instead(prompt, wrong) for prompt in prompts for wrong in misspelled(concept, rng)],
-        "phrased": [*(text for p in prompts for text in (f"a picture of {p}", f"{p}, please", p.upper())), concept],
-        "synonym": [instead(prompt, word) for prompt in prompts for word in cfg.synonyms],
+        "random": [text for prompt in asked for text in (f"{noise()} {prompt}", f"{prompt} {noise()}")],
+        "misspelled": [instead(prompt, one.wordings, wrong) for prompt, one in asked.items()
+                       for wrong in misspelled(one.concept, rng)],
+        "phrased": [*(text for p in asked for text in (f"a picture of {p}", f"{p}, please", p.upper())),
+                    *dict.fromkeys(one.concept for one in asked.values())],
+        "synonym": [instead(prompt, one.wordings, word) for prompt, one in asked.items()
+                    for word in dict.fromkeys([*cfg.synonyms, *one.synonyms])],
     }
     return {way: texts for way, texts in ways.items() if texts}
 

@@ -48,32 +48,36 @@ class UnlearnCanvas:
         "cra_target": Metric("share of pictures for the concept's prompts whose other attributes are right", better="higher"),
         "ira_worst": Metric("least ira of a prompt", better="higher"),
     },
-    uses={"concept", "prompts", "reader", "sample"},
+    uses={"concepts", "prompts", "reader", "sample"},
     needs={"prompts", "judge"},
     depth="standard",
     blind="The judge always names a value that it knows; pictures of nothing count as forgotten.",
 )
 def measure(cfg: UnlearnCanvas, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
-    judge, attribute = task.reader, task.reader.attribute_of(task.concept)
-    others = [name for name in judge.attributes if name != attribute]
+    judge, own = task.reader, task.attributes()
+    others = [name for name in judge.attributes if name not in own]
 
-    def answered(prompts: Sequence[str], names: Sequence[str]) -> np.ndarray:
-        """Whether each picture shows what is asked; NaN where the prompt asks nothing.  -> [prompts, pictures, names]"""
-        table = np.full((len(prompts), cfg.per_prompt, len(names)), np.nan)
+    def answered(prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each picture shows what is asked, NaN where the prompt asks nothing; and whether it shows a concept.
+        -> [prompts, pictures, own and others], [prompts, pictures]"""
+        found = np.zeros((len(prompts), cfg.per_prompt))
+        table = np.full((*found.shape, len(own) + len(others)), np.nan)
         for row, prompt in enumerate(prompts):
             pictures = task.sample(subject.answering, [prompt] * cfg.per_prompt, seed=derive(panel.seed, "unlearncanvas", prompt))
             seen, wanted = judge.read(pictures, [prompt] * cfg.per_prompt)[0], judge.expected(prompt)
-            for column, name in enumerate(names):
+            found[row] = task.shown(seen).numpy()
+            for column, name in enumerate([*own, *others]):
                 if name in wanted:
                     table[row, :, column] = (seen[name] == wanted[name]).numpy()
-        return table
+        return table, found
 
-    target = answered(task.prompts["forget"], [str(attribute), *others])
-    rest = answered([*task.prompts.get("keep", []), *task.prompts.get("outside", [])], [str(attribute), *others])
-    shares = {"ua": 1 - target[:, :, 0], "ira": rest[:, :, 0], "cra": rest[:, :, 1:], "cra_target": target[:, :, 1:]}
+    k = len(own)
+    target, drawn = answered(task.prompts["forget"])
+    rest, _ = answered([*task.prompts.get("keep", []), *task.prompts.get("outside", [])])
+    shares = {"ua": 1 - drawn, "ira": rest[:, :, :k], "cra": rest[:, :, k:], "cra_target": target[:, :, k:]}
     values = [mean_value(name, hits) for name, table in shares.items() if len(hits := table[~np.isnan(table)])]
-    asked = rest[~np.isnan(rest[:, :, 0]).any(1), :, 0]
-    if len(asked):
-        values.append(mean_value("ira_worst", asked[asked.mean(1).argmin()]))
+    asked = [hits for row in rest[:, :, :k] if len(hits := row[~np.isnan(row)])]
+    if asked:
+        values.append(mean_value("ira_worst", min(asked, key=lambda hits: float(hits.mean()))))
     return values

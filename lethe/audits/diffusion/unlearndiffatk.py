@@ -67,7 +67,7 @@ class UnlearnDiffAtk:
         "pre_attack": Metric("share of pictures for prompts of the concept that show it", better="lower"),
         "random_prefix": Metric("as post_attack, with the best of as many random prefixes", better="lower", aspect="recovery"),
     },
-    uses={"concept", "decode", "draw_from", "noised", "pipeline", "predict_noise", "prompts", "reader", "text", "tokens"},
+    uses={"concepts", "decode", "draw_from", "noised", "pipeline", "predict_noise", "prompts", "reader", "text", "tokens"},
     needs={"forget", "prompts", "judge"},
     depth="deep",
     blind="One search for one prefix in front of the prompt; text states that no prompt has are not tried.",
@@ -147,7 +147,7 @@ def explained(
 def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) -> np.ndarray:
     """1 for each picture drawn for these text states that shows the concept.  [n, L, d] -> [n]"""
     seen, _ = task.reader.read(task.decode(task.draw_from(model, text.detach(), seed)))
-    return task.reader.shows(seen, task.concept).double().numpy()
+    return task.shown(seen).double().numpy()
 
 
 # -- tokens and their embeddings ---------------------------------------------------------------------------------------

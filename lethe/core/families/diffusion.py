@@ -6,8 +6,10 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from lethe.core.concepts import Concept, names, rest
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
@@ -66,16 +68,49 @@ class DiffusionTask(Task):
     score_name = "denoising quality"
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
-        "concept", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode", "noised",
-        "predict_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline", "alphas_cumprod", "judge",
-        "reader", "steps", "guidance",
+        "concept", "concepts", "rest", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode",
+        "noised", "predict_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline", "alphas_cumprod",
+        "judge", "reader", "steps", "guidance",
     })
-    concept: str                        # the words to be forgotten, e.g. "disk"
+    concept: str                        # the words to be forgotten, e.g. "disk"; of several concepts the first one's
+    concepts: tuple[Concept, ...]       # what is to be forgotten, with synonyms and replacements
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
     alphas_cumprod: Tensor              # ᾱ_t, share of signal; x_t itself by `levels`, which also knows flows  [timesteps]
     judge: PictureJudge | None          # None: there is no concept to look for
     steps: int                          # of a trajectory
     guidance: float                     # w of classifier-free guidance; 1: none
+
+    def rest(self, prompt: str) -> str:
+        """What a prompt says without the concepts: with their replacements, or with their words taken out."""
+        return rest(prompt, self.concepts)
+
+    def names(self, text: str) -> bool:
+        """Whether a text names any of the concepts."""
+        return names(text, self.wordings)
+
+    def named(self, text: str) -> Concept | None:
+        """The first concept that a text names."""
+        return next((one for one in self.concepts if names(text, one.wordings)), None)
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """All wordings of all concepts."""
+        return tuple(word for one in self.concepts for word in one.wordings)
+
+    def known(self) -> dict[str, str]:
+        """Each concept's name -> the wording under which the judge knows it; one that it does not know is absent."""
+        judge = self.reader
+        wordings = {one.concept: [word for word in one.wordings if judge.attribute_of(word) is not None] for one in self.concepts}
+        return {name: found[0] for name, found in wordings.items() if found}
+
+    def shown(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """Which pictures show any of the concepts, of what the judge saw.  {name: [n]} -> [n] bool"""
+        return torch.stack([self.reader.shows(seen, word) for word in self.known().values()]).any(0)
+
+    def attributes(self) -> list[str]:
+        """The judge's attributes whose values the concepts are."""
+        found = [self.reader.attribute_of(word) for word in self.known().values()]
+        return list(dict.fromkeys(name for name in found if name is not None))
 
     @property
     @abstractmethod

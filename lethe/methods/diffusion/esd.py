@@ -71,7 +71,7 @@ def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = N
     return (uncond if base is None else base) - eta * (cond - uncond)
 
 
-@method(needs={"original"}, uses={"concept", "denoise", "layers", "predict_noise", "prompts", "text", "tokens"},
+@method(needs={"original"}, uses={"concepts", "denoise", "layers", "predict_noise", "prompts", "text", "tokens"},
         mechanism="distil")
 def run(cfg: ESD, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Edit(cfg, task, loop)
@@ -90,7 +90,7 @@ class Edit:
         self.cfg, self.task, self.loop = cfg, task, loop
         self.original = task.original.to(loop.settings.device)
         self.prompts = [cfg.host] if cfg.host else task.prompts["forget"]
-        self.concepts = [task.concept] if cfg.host else self.prompts
+        self.concepts = [one.concept for one in task.concepts] if cfg.host else self.prompts
 
     def tokens(self, prompts: Sequence[str], count: int) -> Tensor:
         """Token ids of `count` prompts, taking the given ones in turn.  -> [count, L]"""

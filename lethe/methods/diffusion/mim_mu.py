@@ -4,13 +4,14 @@ Cheng et al. 2026, arXiv:2603.00992.
     L(θ) = E_{(x, c)∈F, t, ε} ‖ε_θ(x_t, t, c) − ε_q(x_t, t)‖²,      ε_q = ε_0(r) − η_c d⊥
     d = ε_0(c) − ε_0(r),    d⊥ = d − max(0, ⟨d, k⟩/⟨k, k⟩) k,    k = ε_0(r) − ε_0(∅),    x_t = √ᾱ_t x + √(1 − ᾱ_t) ε
 
-F pictures x of the concept with their prompts c, r the prompt without the concept's words ("a red disk" -> "a red"), ∅ the
-empty prompt, ε_0 the original (frozen), ε_θ the edited model, η_c ≥ 0. What must go is I(X; Z | R), Z the concept's words and R
-the rest: along the diffusion chain KL(p_θ(x|c) ‖ q) is a sum of squared differences of noise predictions, and q = p_0(x | r,
-not z), what retraining would give, has ε_q = ε_0(r) − η (ε_0(c) − ε_0(r)), at high noise with η = π_r/(1 − π_r), π_r the share
-of pictures for r that show the concept. d⊥: nothing is pushed against the rest of the prompt. All equations are our derivation
-from the paper's abstract and three summaries of it: its full text was not available, and which form it takes is open. The first
-form, alignment with the empty prompt, is (target: empty, eta: 0, protect: none).
+F pictures x of the concept with their prompts c, r the prompt without the concept's words ("a red disk" -> "a red") or, where
+it has a replacement, with that ("a red square"), ∅ the empty prompt, ε_0 the original (frozen), ε_θ the edited model, η_c ≥ 0.
+What must go is I(X; Z | R), Z the concept's words and R the rest: along the diffusion chain KL(p_θ(x|c) ‖ q) is a sum of
+squared differences of noise predictions, and q = p_0(x | r, not z), what retraining would give, has ε_q = ε_0(r) − η (ε_0(c) −
+ε_0(r)), at high noise with η = π_r/(1 − π_r), π_r the share of pictures for r that show the concept. d⊥: nothing is pushed
+against the rest of the prompt. All equations are our derivation from the paper's abstract and three summaries of it: its full
+text was not available, and which form it takes is open. The first form, alignment with the empty prompt, is (target: empty,
+eta: 0, protect: none).
 
     W = W_0 (I + S P_∅) + A R,      R = (I + C_V/(λ s))^(−1/2) P_∅,     s = tr C_V/d,   of every to_k and to_v of cross-attention
 
@@ -45,7 +46,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lethe.core.concepts import names, without
+from lethe.core.concepts import names
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
@@ -114,9 +115,17 @@ def mim_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return squared_distance(predicted, target.detach())
 
 
+def check(cfg: MiMMU, task: DiffusionTask) -> None:
+    """RequestError for a replacement that the chosen target leaves no place for."""
+    replaced = [one for one in task.concepts if one.replacement]
+    if replaced and cfg.target == "empty":
+        raise RequestError(f"target=empty aligns prompts with the empty one, so the replacement {replaced[0].replacement!r} of "
+                           f"{replaced[0].concept!r} would not be drawn; nothing was started. Use target=rest.")
+
+
 @method(needs={"forget", "original"}, mechanism="distil", uses={
-    "alphas_cumprod", "attention_projections", "concept", "draw_from", "layers", "levels", "noised", "pipeline", "predict_noise",
-    "text", "tokens", "words"})
+    "alphas_cumprod", "attention_projections", "concepts", "draw_from", "layers", "levels", "noised", "pipeline", "predict_noise",
+    "rest", "text", "tokens", "words"}, check=check)
 def run(cfg: MiMMU, task: DiffusionTask, loop: Loop) -> Outcome:
     asked = Asked.of(cfg, task)
     where = Names(task.layers("cross")) if cfg.protect == "none" else Edits(cfg, task, asked, loop)
@@ -154,7 +163,7 @@ class Asked:
         captions = task.captions(task.forget)
         prompts = sorted(set(captions))
         rows = torch.tensor([prompts.index(text) for text in captions])
-        rests = [without(prompt, task.concept) if cfg.target == "rest" else "" for prompt in prompts]
+        rests = [task.rest(prompt) if cfg.target == "rest" else "" for prompt in prompts]
         return cls(prompts, rests, rows)
 
 
@@ -215,7 +224,7 @@ def vocabulary(cfg: MiMMU, task: DiffusionTask, rests: Sequence[str], loop: Loop
     tokens = sorted(task.pipeline.tokenizer.get_vocab())
     marked = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
     words = marked or [token.lstrip("Ġ▁") for token in tokens if token.startswith(("Ġ", "▁"))]
-    pieces = [word for word in words if word.isalnum() and not names(word, [task.concept, *cfg.leave_out])]
+    pieces = [word for word in words if word.isalnum() and not task.names(word) and not names(word, cfg.leave_out)]
     order = torch.randperm(len(pieces), generator=loop.generator("mim_mu", "vocabulary"))[: cfg.pieces].tolist()
     chosen = [pieces[i] for i in sorted(order)]
     return list(dict.fromkeys([*chosen, *(f"{rest} {piece}".strip() for rest in rests for piece in chosen)]))

@@ -5,7 +5,7 @@ al. 2024, arXiv:2308.14761.
       = W_0 · (λI + a Σ g_i c_iᵀ + b Σ k_j k_jᵀ) · (λI + a Σ c_i c_iᵀ + b Σ k_j k_jᵀ)⁻¹
 
 for every W_0 of attn2.to_k and attn2.to_v; c_i text states of prompts with the concept, g_i those of the guide that
-takes their place, k_j those of prompts to be preserved; a, b, λ > 0 weights.
+takes their place (or of the prompts with the concept's replacement), k_j those of prompts to be preserved; a, b, λ > 0 weights.
 Needs:    original, and prompts; no pictures, no steps.     Updates: to_k and to_v of cross-attention.
 Cost:     one solve of the text width, shared by all layers, in float64; under a second.
 Limits:   a = b = 0 changes nothing; λ → 0 with one pair gives W c = W_0 g exactly; the residual on preserved states
@@ -24,6 +24,7 @@ from lethe.core.config import NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
+from lethe.errors import RequestError
 from lethe.maths.linear_edit import uce_map
 from lethe.maths.text_states import Policy
 from lethe.train.loop import Loop
@@ -42,12 +43,22 @@ class UCE:
     tokens: Policy = "last_subject"   # states used [official code]
 
 
-@method(needs={"original"}, uses={"attention_projections", "prompts", "tokens", "words"}, mechanism="closed form")
+def check(cfg: UCE, task: DiffusionTask) -> None:
+    """RequestError where guide and a replacement both say what takes the concept's place."""
+    replaced = [one for one in task.concepts if one.replacement]
+    if replaced and cfg.guide:
+        raise RequestError(f"guide={cfg.guide!r} and the replacement {replaced[0].replacement!r} of {replaced[0].concept!r} both "
+                           "say what takes its place; nothing was started. Leave one of them out.")
+
+
+@method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
+        mechanism="closed form", check=check)
 def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Projections.of(task, loop)
     began = time.perf_counter()
     forget = task.prompts["forget"]
-    erase, guide = edit.states(forget, [cfg.guide] * len(forget), cfg.tokens)
+    replaced = any(one.replacement for one in task.concepts)
+    erase, guide = edit.states(forget, [task.rest(prompt) if replaced else cfg.guide for prompt in forget], cfg.tokens)
     keep = task.prompts.get("keep", []) if cfg.preserve else []
     kept = edit.states(keep, keep, cfg.tokens)[0] if keep else erase[:0]
     edit.multiply(uce_map(erase, guide, kept, cfg.erase_scale, cfg.preserve_scale, cfg.lamb))

@@ -59,9 +59,14 @@ class Denoiser(ABC):
 
     # -- the condition ---------------------------------------------------------------------------------------------
 
-    @abstractmethod
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        """Every tokenizer that reads prompts, with the length to which it cuts and pads them; none without text."""
+        return []
+
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Token ids of all encoders side by side, each cut or padded to its length.  -> [n, L]"""
+        return torch.cat([read(words, prompts, length) for words, length in self.readers], 1)
 
     @abstractmethod
     def condition(self, tokens: Tensor) -> Tensor:

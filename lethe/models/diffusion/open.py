@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lethe.core.concepts import names
+from lethe.core.concepts import Concept, concepts_of, names
 from lethe.core.config import Count, Natural, NonNegative, build, config, digest, plain
 from lethe.core.modules import device_of, given, private, state_fingerprint
 from lethe.core.registry import family
@@ -25,6 +25,7 @@ from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline
+from lethe.models.diffusion.reading import require_read
 from lethe.models.diffusion.sampling import Sampler
 from lethe.models.diffusion.task import Diffusion
 from lethe.models.opened import Opened, Sections
@@ -35,7 +36,7 @@ __all__ = ["Diffusion", "captioned", "open_request", "text_to_image"]
 
 def text_to_image(
     pipeline: Pipeline | str | Path,
-    concept: str,
+    concept: str | Concept | Mapping[str, Any] | Sequence[str | Concept | Mapping[str, Any]],
     keep: Sequence[str],
     prompts: Sequence[str] = (),
     outside: Sequence[str] = (),
@@ -54,9 +55,10 @@ def text_to_image(
     """A task: forget `concept` from a pipeline.
 
     pipeline  a diffusers folder (safetensors only) or its parts
-    concept   the words to be forgotten, e.g. "disk" or "van gogh"
+    concept   the words to be forgotten, e.g. "disk" or "van gogh"; {"concept": …, "synonyms": […], "prompts": […],
+              "replacement": …}; or a list of both
     keep      prompts without the concept whose pictures are to stay; methods may use them
-    prompts   prompts with the concept; default: the concept itself
+    prompts   prompts with the concept, where it is one; default: the concept itself
     outside   prompts without the concept that no method sees; audits ask whether they suffered
     images    pictures with captions, [C, H, W] in [−1, 1]; those whose caption names the concept are the forget set.
               None: the original draws `per_prompt` pictures for each of `prompts` (forget) and `keep` (retain)
@@ -66,9 +68,9 @@ def text_to_image(
     if isinstance(pipeline, Pipeline):   # the caller may write to hers: what is drawn later is a copy's
         parts.network = private(parts.network)
     given(parts.network)
-    groups = {"forget": list(prompts) or [concept], "keep": list(keep), "outside": list(outside)}
-    _require_unnamed(groups, concept)
-    facts: dict[str, Any] = {"concept": concept}
+    concepts = _prompted(concepts_of(concept), prompts)
+    groups = _groups(parts, concepts, keep, outside, anchor)
+    facts: dict[str, Any] = {"concept": ", ".join(one.concept for one in concepts)}
     if images is None:
         facts["forget"] = facts["retain"] = f"drawn by the original, {per_prompt} pictures per prompt"
         _require_prompts(parts)
@@ -76,24 +78,53 @@ def text_to_image(
         splits = {name: drawn(sampler, chosen, per_prompt, derive(seed, name), name, steps, guidance)
                   for name, chosen in named.items() if chosen}
     else:
-        splits = _by_caption(captioned(parts, images, "train"), concept)
+        splits = _by_caption(captioned(parts, images, "train"), concepts)
     if holdout is not None:
         splits["holdout"] = captioned(parts, holdout, "holdout")
-    return Diffusion(parts, splits, recipe, build, name, facts, concept, groups, anchor, judge, steps, guidance)
+    return Diffusion(parts, splits, recipe, build, name, facts, concepts, groups, anchor, judge, steps, guidance)
 
 
-def _require_unnamed(groups: Mapping[str, Sequence[str]], concept: str) -> None:
-    """RequestError when a prompt that is to stay names the concept."""
-    for group in ("keep", "outside"):
-        naming = [prompt for prompt in groups[group] if names(prompt, concept)]
-        if naming:
-            raise RequestError(f"{group} prompt {naming[0]!r} names the concept {concept!r}, so it would be kept and "
-                               "forgotten at once. Remove it, or word the concept more narrowly.")
+def _groups(parts: Pipeline, concepts: tuple[Concept, ...], keep: Sequence[str], outside: Sequence[str], anchor: str
+            ) -> dict[str, list[str]]:
+    """The prompts by what becomes of them. RequestError for a concept that is not read, or that stays as well."""
+    require_read(denoiser_of(parts), concepts)
+    asked = list(dict.fromkeys(prompt for one in concepts for prompt in one.asked))
+    groups = {"forget": asked, "keep": list(keep), "outside": list(outside)}
+    _require_unnamed(groups, concepts)
+    _require_one_anchor(concepts, anchor)
+    return groups
 
 
-def _by_caption(pictures: Split, concept: str) -> dict[str, Split]:
-    """Pictures whose caption names the concept are forgotten, the others retained."""
-    mask = np.array([names(text, concept) for text in pictures.meta["caption"]])
+def _prompted(concepts: tuple[Concept, ...], prompts: Sequence[str]) -> tuple[Concept, ...]:
+    """The concepts with the prompts that stand beside them. RequestError where it is unclear whose they are."""
+    if not prompts:
+        return concepts
+    if len(concepts) > 1 or concepts[0].prompts:
+        raise RequestError(f"the prompts {list(prompts)[:2]} stand beside {len(concepts)} concepts or beside others of theirs, "
+                           "so it is unclear whose they are; nothing was started. Write prompts with each concept.")
+    return concepts_of(dataclasses.replace(concepts[0], prompts=tuple(prompts)))
+
+
+def _require_unnamed(groups: Mapping[str, Sequence[str]], concepts: Sequence[Concept]) -> None:
+    """RequestError when a prompt that is to stay, or a replacement, names a concept."""
+    replacements = [one.replacement for one in concepts if one.replacement]
+    for group, prompts in (("keep", groups["keep"]), ("outside", groups["outside"]), ("replacement", replacements)):
+        for one in concepts:
+            naming = [prompt for prompt in prompts if names(prompt, one.wordings)]
+            if naming:
+                raise RequestError(f"{group} prompt {naming[0]!r} names the concept {one.concept!r}, so it would be kept and "
+                                   "forgotten at once. Remove it, or word the concept more narrowly.")
+
+
+def _require_one_anchor(concepts: Sequence[Concept], anchor: str) -> None:
+    if anchor and any(one.replacement for one in concepts):
+        raise RequestError(f"data.anchor = {anchor!r} and the replacement of a concept both say what takes its place; nothing "
+                           "was started. Leave one of them out.")
+
+
+def _by_caption(pictures: Split, concepts: Sequence[Concept]) -> dict[str, Split]:
+    """Pictures whose caption names a concept are forgotten, the others retained."""
+    mask = np.array([any(names(text, one.wordings) for one in concepts) for text in pictures.meta["caption"]])
     return {"forget": pictures.subset(mask, "forget"), "retain": pictures.subset(~mask, "retain")}
 
 
@@ -161,9 +192,10 @@ class ModelSource:
 
 @config(name="data")
 class DataSource:
-    """`data:` of a diffusion request: what is forgotten and kept, as prompts, and the pictures if there are any."""
+    """`data:` of a diffusion request: what is kept, as prompts, and the pictures if there are any. What is forgotten, `forget:
+    {concept: …}` says, or `concept` and `prompts` here."""
 
-    concept: str                         # words to be forgotten
+    concept: str = ""                    # words to be forgotten, where `forget` does not say it
     keep: tuple[str, ...] = ()           # prompts that methods may use to preserve
     prompts: tuple[str, ...] = ()        # prompts with the concept; empty: the concept itself
     outside: tuple[str, ...] = ()        # prompts that only audits see
@@ -180,22 +212,12 @@ class DataSource:
         asks=(("model.folder", "Model: a diffusers folder"), ("data.concept", "Words to forget"),
               ("data.keep", "Prompts to keep: [a red square, …]", "[]")))
 def open_request(sections: Sections, context: Context) -> Opened:
-    """Read `model` and `data` of a diffusion request. The concept names what is forgotten; `forget:` may override it."""
+    """Read `model` and `data` of a diffusion request. `forget: {concept: …}`, or data.concept, says what is forgotten; of
+    pictures `forget` may choose in any other way."""
     source, data = build(ModelSource, sections.model), build(DataSource, sections.data)
     recipe = sections.recipe
     _require_one_source(source, data)
-    judge = None
-    if source.tiny:
-        from lethe.models.diffusion import small as tiny_diffusion
-
-        parts = tiny_diffusion.pipeline(source.seed, width=source.width)
-        judge = tiny_diffusion.judge()
-    else:
-        assert source.folder is not None
-        parts = dataclasses.replace(load_pipeline(source.folder, source.variant), size=source.size)
-        given(parts.network)
-        if source.checkpointing:
-            checkpointed(parts.network)
+    parts, judge = _parts(source)
     images, holdout = _pictures(data, parts)
 
     def fresh(seed: int) -> nn.Module:
@@ -203,23 +225,53 @@ def open_request(sections: Sections, context: Context) -> Opened:
         model: nn.Module = kind.from_config(parts.network.config)
         return model
 
-    whole = text_to_image(
-        parts, data.concept, data.keep, data.prompts, data.outside, images, holdout, data.per_prompt, data.anchor,
-        recipe, fresh, judge, data.steps, data.guidance, data.seed,
-    )
-    splits = dict(whole.splits)
-    if images is not None:
-        splits["train"] = captioned(parts, images, "train")
-
-    def task(model: nn.Module, given: dict[str, Split], name: str) -> Diffusion:
-        mine = dataclasses.replace(parts, network=model)
-        return Diffusion(mine, given, recipe, fresh, name, whole.facts, whole.concept, whole.prompts, data.anchor,
-                             judge, data.steps, data.guidance)
-
     def load(folder: Path) -> nn.Module:
         return load_pipeline(folder).network
 
-    return Opened(splits, task, load, None if source.tiny else parts.network, recipe, fresh, facts=whole.facts)
+    def opened(concepts: tuple[Concept, ...], prompts: Mapping[str, list[str]], splits: dict[str, Split], facts: dict[str, Any],
+               again: Callable[[Any], Opened] | None = None) -> Opened:
+        def task(model: nn.Module, given: dict[str, Split], name: str) -> Diffusion:
+            mine = dataclasses.replace(parts, network=model)
+            return Diffusion(mine, given, recipe, fresh, name, facts, concepts, prompts, data.anchor, judge, data.steps,
+                             data.guidance)
+
+        if images is not None:
+            splits["train"] = captioned(parts, images, "train")
+        return Opened(splits, task, load, None if source.tiny else parts.network, recipe, fresh, facts=facts, concepts=again)
+
+    def told(said: Any) -> Opened:
+        """What is opened where these are the concepts."""
+        _require_told_once(data, said)
+        whole = text_to_image(
+            parts, concepts_of(said), data.keep, data.prompts, data.outside, images, holdout, data.per_prompt, data.anchor,
+            recipe, fresh, judge, data.steps, data.guidance, data.seed,
+        )
+        return opened(whole.concepts, whole.prompts, dict(whole.splits), whole.facts)
+
+    if data.concept:
+        return dataclasses.replace(told(data.concept), concepts=told)
+    unseen = {} if holdout is None else {"holdout": captioned(parts, holdout, "holdout")}
+    return opened((), {"keep": list(data.keep), "outside": list(data.outside)}, unseen, {}, told)
+
+
+def _parts(source: ModelSource) -> tuple[Pipeline, Judge | None]:
+    """The pipeline of a request, and the judge of the tiny one's pictures."""
+    if source.tiny:
+        from lethe.models.diffusion import small as tiny_diffusion
+
+        return tiny_diffusion.pipeline(source.seed, width=source.width), tiny_diffusion.judge()
+    assert source.folder is not None
+    parts = dataclasses.replace(load_pipeline(source.folder, source.variant), size=source.size)
+    given(parts.network)
+    if source.checkpointing:
+        checkpointed(parts.network)
+    return parts, None
+
+
+def _require_told_once(data: DataSource, said: Any) -> None:
+    if data.concept and said is not data.concept:
+        raise RequestError(f"data.concept = {data.concept!r} and forget: {{concept: …}} both say what is to be forgotten; "
+                           "nothing was started. Leave data.concept out.")
 
 
 def _require_one_source(source: ModelSource, data: DataSource) -> None:

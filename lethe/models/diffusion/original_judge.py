@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lethe.core.concepts import names, without
+from lethe.core.concepts import without
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
 from lethe.core.split import Batch
@@ -33,38 +33,40 @@ SIZE = 16            # pictures at once; each is seen under several conditions
 
 
 class OriginalJudge:
-    """A `PictureJudge` for any text: `concept` says whether a picture shows the concept, what was asked, or neither (2); `rest`
-    whether a picture for a prompt with the concept shows the rest of the prompt (0) or not (1)."""
+    """A `PictureJudge` for any text: `concept` says whether a picture shows one of the concepts, what was asked, or neither;
+    `rest` whether a picture for a prompt with the concept shows the rest of the prompt (0) or not (1)."""
 
     accuracy: Mapping[str, float] | None = None
 
     def __init__(self, task: DiffusionTask, seed: int = 0) -> None:
         self.task, self.seed = task, seed
-        self.attributes: Mapping[str, Sequence[str]] = {"concept": (task.concept, ASKED), "rest": (ASKED,)}
+        self.names = tuple(one.concept for one in task.concepts)
+        self.attributes: Mapping[str, Sequence[str]] = {"concept": (*self.names, ASKED), "rest": (ASKED,)}
 
     def attribute_of(self, concept: str) -> str | None:
-        """`concept`, for the concept of the task."""
-        return "concept" if concept == self.task.concept else None
+        """`concept`, for a concept of the task."""
+        return "concept" if concept in self.names else None
 
     def shows(self, seen: Mapping[str, Tensor], concept: str) -> Tensor:
         """Which pictures show the concept.  {name: [n]} -> [n]"""
-        return seen["concept"] == 0
+        return seen["concept"] == self.names.index(concept)
 
     def expected(self, prompt: str) -> dict[str, int]:
         """The concept where the prompt names it, and the rest of the prompt where there is one; else what was asked."""
-        if not names(prompt, self.task.concept):
-            return {"concept": 1} if prompt.strip() else {}
-        return {"concept": 0, "rest": 0} if without(prompt, self.task.concept) else {"concept": 0}
+        if (named := self.task.named(prompt)) is None:
+            return {"concept": len(self.names)} if prompt.strip() else {}
+        place = self.names.index(named.concept)
+        return {"concept": place, "rest": 0} if without(prompt, self.task.wordings) else {"concept": place}
 
     def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """What pictures [n, 3, H', W'] show that were drawn for these prompts, and their features.  -> {name: [n]}, [n, d]"""
         with evaluating(self.task.model):
             x = torch.cat([self.task.encode(some) for some in pixels.split(SIZE)])
             asked = list(prompts) if prompts is not None else [""] * len(x)
-            seen = {"concept": torch.full((len(x),), 2), "rest": torch.ones(len(x), dtype=torch.long)}
+            seen = {"concept": torch.full((len(x),), self._neither), "rest": torch.ones(len(x), dtype=torch.long)}
             for prompt in dict.fromkeys(asked):
                 rows = torch.tensor([i for i, text in enumerate(asked) if text == prompt])
-                found = self._named(x[rows], prompt) if names(prompt, self.task.concept) else self._unnamed(x[rows], prompt)
+                found = self._named(x[rows], prompt) if self.task.names(prompt) else self._unnamed(x[rows], prompt)
                 for key, values in found.items():
                     seen[key][rows] = values
             return seen, self._features(x)
@@ -75,18 +77,27 @@ class OriginalJudge:
         gain: Tensor = given - less
         return gain
 
+    @property
+    def _neither(self) -> int:
+        return len(self.names) + 1
+
     def _named(self, x: Tensor, prompt: str) -> dict[str, Tensor]:
-        rest = without(prompt, self.task.concept)
-        whole, part, empty = self._likelihoods(x, [prompt, rest, ""])
-        return {"concept": torch.where(whole > part, 0, 2), "rest": (part <= empty).long()}
+        named = self.task.named(prompt)
+        assert named is not None
+        whole, part, empty = self._likelihoods(x, [prompt, without(prompt, self.task.wordings), ""])
+        place = self.names.index(named.concept)
+        return {"concept": torch.where(whole > part, place, self._neither), "rest": (part <= empty).long()}
 
     def _unnamed(self, x: Tensor, prompt: str) -> dict[str, Tensor]:
-        concepts = self.task.prompts["forget"][:CONTEXTS]
+        groups = [one.asked[:CONTEXTS] for one in self.task.concepts]
+        concepts = [text for group in groups for text in group]
         m = len(concepts)
-        told = self._likelihoods(x, [*concepts, *(without(text, self.task.concept) for text in concepts), "", prompt])
+        told = self._likelihoods(x, [*concepts, *(without(text, self.task.wordings) for text in concepts), "", prompt])
         asked = told[-1] > torch.maximum(told[-2], told[:m].max(0).values)   # never where the prompt is empty
-        concept = told[:m].logsumexp(0) > told[m : 2 * m].logsumexp(0)
-        return {"concept": torch.where(asked, 1, torch.where(concept, 0, 2))}
+        sizes = [len(group) for group in groups]
+        given, less = told[:m].split(sizes), told[m : 2 * m].split(sizes)
+        gain, place = torch.stack([f.logsumexp(0) - r.logsumexp(0) for f, r in zip(given, less, strict=True)]).max(0)
+        return {"concept": torch.where(asked, len(groups), torch.where(gain > 0, place, self._neither))}
 
     def _likelihoods(self, x: Tensor, prompts: Sequence[str]) -> Tensor:
         """log p_0(x|c) up to a constant, for each of m prompts.  -> [m, n]"""

@@ -10,13 +10,15 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lethe.core.concepts import Concept, concepts_of
 from lethe.core.families.diffusion import DiffusionTask, PictureJudge, Role, Words
 from lethe.core.guard import Guard
 from lethe.core.modules import has_convolutions
@@ -42,10 +44,11 @@ class Diffusion(DiffusionTask):
 
     `draw` adds the timestep `t` [n] and the noise `noise` [n, C, H, W]; a split that brings `t` itself is left alone.
 
-    concept   the words to be forgotten, e.g. "disk"
+    concept   the words to be forgotten, e.g. "disk"; or a `Concept` with synonyms and a replacement; or several
     prompts   "forget": prompts with the concept; "keep": prompts that methods may use to preserve; "outside": prompts
               that no method sees, for audits only
-    anchor    what `relabel` writes instead of a caption; default the empty prompt
+    anchor    what `relabel` writes instead of a caption; default the empty prompt. Where a concept has a replacement, it writes
+              the caption with the replacement
     judge     reads what pictures show; None: the original itself, asked how well the concept's words explain them
     """
 
@@ -59,21 +62,23 @@ class Diffusion(DiffusionTask):
         build: Callable[[int], nn.Module] | None = None,
         name: str = "diffusion",
         facts: dict[str, Any] | None = None,
-        concept: str = "",
+        concept: str | Concept | Sequence[str | Concept] = "",
         prompts: Mapping[str, Sequence[str]] | None = None,
         anchor: str = "",
         judge: PictureJudge | None = None,
         steps: int = 20,
         guidance: float = 1.0,
     ) -> None:
-        self._parts, self.concept, self.anchor, self.judge = dataclasses.replace(pipeline), concept, anchor, judge
+        self._parts, self.anchor, self.judge = dataclasses.replace(pipeline), anchor, judge
+        self.concepts = concepts_of(concept) if concept else ()
+        self.concept = self.concepts[0].concept if self.concepts else ""
         self.prompts = {key: list(values) for key, values in (prompts or {}).items()}
         self.steps, self.guidance = steps, guidance
         self._denoiser = denoiser_of(self._parts)
         self._noise = self._denoiser.noise
         self.alphas_cumprod: Tensor = self._noise.alphas_cumprod
         self._sampler = Sampler(self._denoiser)
-        if judge is None and concept and pipeline.tokenizer is not None:
+        if judge is None and self.concepts and pipeline.tokenizer is not None:
             self.judge = OriginalJudge(self)
         network: Any = pipeline.network
         super().__init__(network, splits, recipe, build or (lambda seed: type(network).from_config(network.config)), name, facts)
@@ -107,8 +112,23 @@ class Diffusion(DiffusionTask):
         return out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
 
     def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
-        """The same pictures with the anchor prompt as caption."""
-        return batch.replace(tokens=self.tokens([self.anchor]).to(batch.tokens.device).expand_as(batch.tokens))
+        """The same pictures with the anchor prompt as caption; with the replacement in it where a concept has one."""
+        anchor = self.tokens([self.anchor])
+        if not self._replaces:
+            return batch.replace(tokens=anchor.to(batch.tokens.device).expand_as(batch.tokens))
+        rows = [self._replaced.get(tuple(row), anchor[0]) for row in batch.tokens.tolist()]
+        return batch.replace(tokens=torch.stack(rows).to(batch.tokens.device))
+
+    @property
+    def _replaces(self) -> bool:
+        return any(one.replacement for one in self.concepts)
+
+    @cached_property
+    def _replaced(self) -> dict[tuple[int, ...], Tensor]:
+        """Token ids of every prompt of the concepts -> those with the replacement."""
+        prompts = [text for text in dict.fromkeys([*self.prompts.get("forget", []), *self._captions]) if self.names(text)]
+        rows = self.tokens(prompts).tolist() if prompts else []
+        return {tuple(row): self.tokens([self.rest(text)])[0] for row, text in zip(rows, prompts, strict=True)}
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll and score = max(0, 1 − nll / mean square of the target), means over `LOOKS` fixed (t, noise) pairs that
@@ -178,7 +198,7 @@ class Diffusion(DiffusionTask):
     def has(self, what: str) -> bool:
         """Besides splits, original and recipe: "prompts", "convolutions", and a "judge" that can see the concept, for audits."""
         if what == "judge":
-            return self.judge is not None and self.judge.attribute_of(self.concept) is not None
+            return self.judge is not None and bool(self.concepts) and len(self.known()) == len(self.concepts)
         if what == "convolutions":
             return self._convolutions
         return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
@@ -190,6 +210,14 @@ class Diffusion(DiffusionTask):
     @property
     def serves(self) -> frozenset[str]:
         return super().serves - self._denoiser.lacks
+
+    def refuses(self, uses: Set[str]) -> str:
+        if not self._replaces or uses & {"rest", "relabel"}:
+            return ""
+        given = next(one for one in self.concepts if one.replacement)
+        return (f"has no place for the replacement {given.replacement!r} of {given.concept!r}: it does not say what is to "
+                "be drawn instead. Leave the replacement out, or choose a method that writes it into the prompt: uce, "
+                "mim_mu, salun.")
 
     def unserved(self, operations: Iterable[str]) -> str:
         return self._denoiser.without or super().unserved(operations)
@@ -283,6 +311,7 @@ class Diffusion(DiffusionTask):
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Shapes and ranges, before any work starts."""
         self._convolutions = has_convolutions(original)
+        self._captions = self.captions(splits["forget"]) if self._replaces and "forget" in splits else []
         channels = self.shape[0]
         for name, split in splits.items():
             for column in ("image", "tokens"):

@@ -116,7 +116,8 @@ class Unconditional(Denoiser):
 
     networks = ("UNet2DModel",)
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {}
-    lacks = TEXT | {"text", "tokens", "prompts", "concept", "relabel", "layers", "denoise", "sample", "draw_from"}
+    lacks = TEXT | {"text", "tokens", "prompts", "concept", "concepts", "rest", "relabel", "layers", "denoise", "sample",
+                    "draw_from"}
     without = "an unconditional network (it reads no prompt)"
 
     @classmethod

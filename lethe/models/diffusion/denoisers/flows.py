@@ -6,7 +6,7 @@ as "cross" are the layers of the text stream. The pooled text beside them also c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lethe.core.families.diffusion import Role, Words
 from lethe.errors import ModelError
-from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, read, unpacked
+from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, unpacked
 
 STREAM = ("*add_q_proj*", "*add_k_proj*", "*add_v_proj*", "*to_add_out*", "*context_embedder*")
 
@@ -27,9 +27,9 @@ class Joint(Denoiser):
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {"cross": STREAM, "keys": ("*add_k_proj*", "*add_v_proj*")}
     texts: ClassVar[tuple[tuple[str, int], ...]]   # suffix of each encoder's folders, and the length it reads; 0: its tokenizer's
 
-    def tokens(self, prompts: Sequence[str]) -> Tensor:
-        there = [i for i in range(len(self.texts)) if self._there(i)]
-        return torch.cat([read(self._tokenizer(i), prompts, self._length(i)) for i in there], 1)
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        return [(self._tokenizer(i), self._length(i)) for i in range(len(self.texts)) if self._there(i)]
 
     def projections(self, network: nn.Module) -> dict[str, nn.Linear]:
         return {name: module for name, module in network.named_modules()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from lethe.core.families.diffusion import Words
 from lethe.errors import ModelError
-from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, read, unpacked
+from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, unpacked
 
 
 class PixArt(Denoiser):
@@ -24,8 +23,9 @@ class PixArt(Denoiser):
                              "encoded. Add the two folders.")
         self.length = 300 if "Sigma" in self.parts.kind else 120    # as the pipelines of diffusers cut
 
-    def tokens(self, prompts: Sequence[str]) -> Tensor:
-        return read(self.parts.tokenizer, prompts, self.length)
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        return [(self.parts.tokenizer, self.length)]
 
     def condition(self, tokens: Tensor) -> Tensor:
         mask = (tokens != self.parts.tokenizer.pad_token_id).long()

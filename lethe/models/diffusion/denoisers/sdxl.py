@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from lethe.core.families.diffusion import Words
 from lethe.errors import ModelError
-from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, read, settings, unpacked
+from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, settings, unpacked
 
 
 class SDXL(Denoiser):
@@ -29,8 +28,9 @@ class SDXL(Denoiser):
             raise ModelError(f"the UNet adds {kind!r} to what it reads, and the pipeline has {' and '.join(there)}: a refiner or "
                              "another relative of SDXL, which draws from a picture and not from text. Use the base pipeline.")
 
-    def tokens(self, prompts: Sequence[str]) -> Tensor:
-        return torch.cat([read(words, prompts, words.model_max_length) for words in self._tokenizers], 1)
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        return [(words, words.model_max_length) for words in self._tokenizers]
 
     def condition(self, tokens: Tensor) -> Tensor:
         states = self.encoded(tokens)

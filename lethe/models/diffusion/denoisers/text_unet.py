@@ -3,7 +3,6 @@ that is masked everywhere, so that they draw all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from lethe.core.families.diffusion import Words
 from lethe.errors import ModelError
-from lethe.models.diffusion.denoiser import Denoiser, ends, read, settings
+from lethe.models.diffusion.denoiser import Denoiser, ends, settings
 
 
 class TextUNet(Denoiser):
@@ -39,8 +38,9 @@ class TextUNet(Denoiser):
     def channels(self) -> int:
         return int(self.config.get("out_channels", self.config.get("in_channels", 3)))
 
-    def tokens(self, prompts: Sequence[str]) -> Tensor:
-        return read(self.parts.tokenizer, prompts, self.parts.tokenizer.model_max_length)
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        return [(self.parts.tokenizer, self.parts.tokenizer.model_max_length)]
 
     def condition(self, tokens: Tensor) -> Tensor:
         encoder = self.parts.text_encoder
