@@ -1,4 +1,4 @@
-"""Questions with a closed set of answers: options, whether the right one is the likeliest, correction for chance.
+"""Questions, open ones and with a closed set of answers: options, whether the right one is the likeliest, chance.
 
 Scoring options by their log-probability per token needs no judge, and is blind to refusals and formats: an answer that the
 model does not write but still prefers counts as known.
@@ -13,6 +13,14 @@ import numpy as np
 
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
+
+
+def open_questions(prompts: list[str], answers: list[str]) -> tuple[list[str], list[str]]:
+    """What is asked, and what would be a leak; of a text without a question its first half is asked for the second."""
+    halves = [(prompt, answer) if prompt else (" ".join(answer.split()[: len(answer.split()) // 2]),
+                                               " ".join(answer.split()[len(answer.split()) // 2 :]))
+              for prompt, answer in zip(prompts, answers, strict=True)]
+    return [head for head, _ in halves], [tail for _, tail in halves]
 
 
 def options(split: Split, pool: Split, count: int, seed: int = 0) -> list[list[str]]:

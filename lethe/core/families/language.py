@@ -29,7 +29,7 @@ class LanguageTask(Task):
         "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",
         "require_alike", "span_mask", "down_projections", "layer_count", "hidden_width", "encode", "fits", "generate",
-        "drawn_texts", "tokenizer",
+        "drawn_texts", "guided", "tokenizer",
     })
     tokenizer: Any   # the model's own, of transformers
 
@@ -113,6 +113,13 @@ class LanguageTask(Task):
     @abstractmethod
     def drawn_texts(
         self, model: nn.Module, prompts: Sequence[str], rng: torch.Generator, temperature: float = 1.0, max_new_tokens: int = 64,
-        batch_size: int = 32,
+        batch_size: int = 32, top_p: float = 1.0,
     ) -> list[str]:
-        """As `generate`, every token drawn from softmax(logits/T)."""
+        """As `generate`, every token drawn from softmax(logits/T), among the likeliest of mass `top_p`."""
+
+    @abstractmethod
+    def guided(
+        self, model: nn.Module, other: nn.Module, prompts: Sequence[str], scale: float, likely: float, max_new_tokens: int = 64
+    ) -> list[str]:
+        """Greedy continuations by log p_model + scale · (log p_other − log p_model), among tokens that `other` gives at least
+        `likely` times its largest probability."""

@@ -1,7 +1,8 @@
-"""Greedy continuations: the most likely token, step by step, whatever a folder's generation_config proposes; or drawn ones."""
+"""Continuations, greedy, drawn or guided, step by step, whatever a folder's generation_config proposes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -14,6 +15,7 @@ from lethe.core.guard import Guard, bare
 from lethe.core.modules import device_of, evaluating
 from lethe.models.lm import decoder
 
+Rescored = Callable[[Tensor, Tensor, Tensor], Tensor]
 APART = 1e-3   # logits step by step and of one whole pass differ by less, in parts of their spread, where they mean the same
 
 
@@ -26,11 +28,11 @@ def ends_of(model: nn.Module, tokenizer: Any) -> list[int]:
 
 def continued(
     model: nn.Module, prompts: Sequence[list[int]], ends: Sequence[int], pad: int, most: int, limit: int, batch_size: int,
-    noise: Callable[[Tensor], Tensor] | None = None,
+    rescored: Rescored | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to the first of `ends` (left out) or `most`, and to the model's last position.
 
-    noise  changes the logits [n, V] of every step, such as `gumbel`
+    rescored  (ids [n, T], mask of the prompts [n, width], logits [n, V]) -> what the next token is the largest of
 
     Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts. A model that does
     not pass over pads gets batches of one length, and one whose cache mixes up the batch (RWKV) is asked without it.
@@ -38,7 +40,6 @@ def continued(
     from transformers import GenerationConfig, LogitsProcessorList
 
     configured: Any = GenerationConfig
-    drawn: Any = LogitsProcessorList([] if noise is None else [lambda _, logits: noise(logits)])
     settings = configured(do_sample=False, num_beams=1, eos_token_id=list(ends) or None, pad_token_id=pad)
     answers: list[list[int]] = [[] for _ in prompts]
     with evaluating(model), _unconfigured(model):
@@ -48,22 +49,50 @@ def continued(
             width = max(len(prompts[i]) for i in places)
             settings.max_new_tokens = max(1, min(most, limit - width))
             ids, mask = _padded([prompts[i] for i in places], width, pad)
+            steps: Any = LogitsProcessorList([] if rescored is None else [_step(rescored, mask.to(device_of(model)))])
             made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
-                                             generation_config=settings, logits_processor=drawn)
+                                             generation_config=settings, logits_processor=steps)
             for i, row in zip(places, made[:, width:].tolist(), strict=True):
                 stop = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers[i] = row[:stop]
     return answers
 
 
-def gumbel(rng: torch.Generator, temperature: float) -> Callable[[Tensor], Tensor]:
-    """Noise with which the most likely token is one drawn from softmax(logits/T); from the CPU, so on every device the same."""
+def _step(rescored: Rescored, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same in the form that transformers asks for."""
+    return lambda ids, logits: rescored(ids, mask, logits)
 
-    def noisy(logits: Tensor) -> Tensor:
+
+def gumbel(rng: torch.Generator, temperature: float, top_p: float = 1.0) -> Rescored:
+    """Noise with which the most likely token is one drawn from softmax(logits/T), among the likeliest of mass `top_p`; from the
+    CPU, so on every device the same."""
+    def noisy(ids: Tensor, mask: Tensor, logits: Tensor) -> Tensor:
         noise = torch.empty(logits.shape).exponential_(generator=rng).log().neg()
-        return logits / temperature + noise.to(logits)
+        return likeliest(logits / temperature, top_p) + noise.to(logits)
 
     return noisy
+
+
+def likeliest(logits: Tensor, top_p: float) -> Tensor:
+    """−∞ beyond the likeliest tokens that together have the probability `top_p`.  [n, V] -> [n, V]"""
+    if top_p >= 1:
+        return logits
+    p, order = logits.float().softmax(-1).sort(-1, descending=True)
+    outside = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, p.cumsum(-1) - p >= top_p)
+    return logits.masked_fill(outside, -torch.inf)
+
+
+def guided_by(other: nn.Module, scale: float, likely: float) -> Rescored:
+    """log p + scale · (log q − log p), q the other model's probabilities; −∞ where q is below `likely` times its largest."""
+    def scores(ids: Tensor, mask: Tensor, logits: Tensor) -> Tensor:
+        pads, said = (mask == 0).sum(1), torch.empty_like(logits)
+        for width in pads.unique().tolist():   # rows of one length: not every architecture takes a mask
+            said[pads == width] = other(input_ids=ids[pads == width, width:], use_cache=False).logits[:, -1].to(said.dtype)
+        logp, logq = logits.float().log_softmax(-1), said.float().log_softmax(-1)
+        rare = logq < logq.amax(-1, keepdim=True) + math.log(likely)
+        return (logp + scale * (logq - logp)).masked_fill(rare, -torch.inf)
+
+    return scores
 
 
 def _batches(prompts: Sequence[list[int]], size: int, pads: bool) -> Iterator[list[int]]:

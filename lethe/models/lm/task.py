@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lethe.core.adaptable import Adaptable
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
+from lethe.core.modules import evaluating
 from lethe.core.seeds import generator
 from lethe.core.sequences import (
     IGNORED,
@@ -39,7 +40,7 @@ from lethe.maths import losses
 from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
 from lethe.models.lm.folder import Precision, in_types, load_folder
-from lethe.models.lm.greedy import continued, ends_of, gumbel
+from lethe.models.lm.greedy import Rescored, continued, ends_of, guided_by, gumbel
 from lethe.models.lm.roles import adaptable
 from lethe.models.lm.saved import require_same
 from lethe.models.weights import HALF, Form, rounded
@@ -277,16 +278,23 @@ class Language(LanguageTask):
 
     def drawn_texts(
         self, model: nn.Module, prompts: Sequence[str], rng: torch.Generator, temperature: float = 1.0, max_new_tokens: int = 64,
-        batch_size: int = 32,
+        batch_size: int = 32, top_p: float = 1.0,
     ) -> list[str]:
-        """As `generate`, every token drawn from softmax(logits/T)."""
-        return self._continued(model, prompts, max_new_tokens, batch_size, gumbel(rng, temperature))
+        """As `generate`, every token drawn from softmax(logits/T), among the likeliest of mass `top_p`."""
+        return self._continued(model, prompts, max_new_tokens, batch_size, gumbel(rng, temperature, top_p))
+
+    def guided(
+        self, model: nn.Module, other: nn.Module, prompts: Sequence[str], scale: float, likely: float, max_new_tokens: int = 64
+    ) -> list[str]:
+        """Greedy continuations by log p_model + scale · (log p_other − log p_model), among tokens that `other` finds likely."""
+        with evaluating(other):
+            return self._continued(model, prompts, max_new_tokens, 32, guided_by(other, scale, likely))
 
     def _continued(self, model: nn.Module, prompts: Sequence[str], most: int, batch_size: int,
-                   noise: Callable[[Tensor], Tensor] | None = None) -> list[str]:
+                   rescored: Rescored | None = None) -> list[str]:
         made = continued(model, encode_prompts(prompts, self.tokenizer, self.form),
                          [*self._ends, *ends_of(model, self.tokenizer)], pad_id(self.tokenizer), most, self._limit,
-                         batch_size, noise)
+                         batch_size, rescored)
         return [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
