@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TEST = ("audit", "metric", "definition", "tier", "aspect", "version", "value", "low", "high", "n", "better", "verdict", "side",
         "p", "p_joint", "original", "original_outside", "margin", "equivalent", "smallest_margin")
+POLICY = ("id", "until", "passed", "requests", "low", "high")
 BAND = ("kind", "mean", "sd", "n", "low", "high")
 DECLARED = ("request", "inventory", "notifications", "retention", "residual_risk", "review")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
@@ -106,6 +107,9 @@ def evidence(results: Results, case: Scenario, row: Row, data: Mapping[str, Any]
         "audit": _audit(results.config, case, row, words), "inventory": inventory(found, declared.get("inventory", {})),
         "declared": {key: declared[key] for key in ("notifications", "retention", "residual_risk", "review") if key in declared},
     }))
+    if case.policy is not None:
+        kept["policy"] = plain(fixed({**{key: getattr(case.policy, key) for key in POLICY}, "text": case.policy.told,
+                                      "expires": list(case.policy.expires)}))
     kept["lineage"] = lineage(kept["models"], kept["inventory"], found.get("others", {}))
     return kept
 

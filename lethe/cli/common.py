@@ -182,6 +182,16 @@ def laddered(overrides: Sequence[str] | None, until: str | None, within: float |
     return [*(overrides or ()), *([f"until={until}"] if until else ()), *([f"within={within}"] if within else ())]
 
 
+def by_policy(overrides: Sequence[str] | None, policy: Path | None) -> list[str]:
+    """The overrides with a policy. It costs no retraining, so there are no references and shadows unless they are asked for."""
+    given = list(overrides or ())
+    if policy is None:
+        return given
+    said = {one.partition("=")[0] for one in given}
+    none = [f"audit.{what}=0" for what in ("references", "shadows") if not said & {f"audit.{what}", "audit"}]
+    return [*given, *none, f"policy={policy.absolute()}"]
+
+
 def reached(results: Results, words: Sequence[str] | None, max_loss: float | None) -> int:
     """4 with one sentence on stderr where what was required is not reached, else 0."""
     if not words and max_loss is None:

@@ -51,9 +51,9 @@ def _help(text: str) -> str:
     return "\n".join([*(line.strip() for line in lines[:first]), "\b", "Examples:", *examples])
 
 
-for one in (init.init, work.run, work.compare, work.check_model, work.audit, records.report, describe.methods, describe.audits,
-            work.train, work.protect, work.pool, work.triage, describe.describe, work.bench, records.results, records.schema,
-            records.certify, records.verify, clean.clean, records.new, records.check):
+for one in (init.init, work.run, work.calibrate, work.compare, work.check_model, work.audit, records.report, describe.methods,
+            describe.audits, work.train, work.protect, work.pool, work.triage, describe.describe, work.bench, records.results,
+            records.schema, records.certify, records.verify, clean.clean, records.new, records.check):
     app.command(one.__name__.replace("_", "-"), help=_help(one.__doc__ or ""))(with_paths(one))
 
 

@@ -20,6 +20,7 @@ from lethe.cli.common import (
     Require,
     ShowIds,
     Working,
+    by_policy,
     fail,
     laddered,
     reached,
@@ -38,16 +39,43 @@ def run(common: Working, request: RequestFile, overrides: Overrides = None, dry_
         until: Annotated[str | None, typer.Option(help="forgotten | indistinguishable: in place of the request's method, try "
                                                   "methods from the cheapest until a model is.")] = None,
         within: Annotated[float | None, typer.Option(help="With --until: what all tries may cost, in retrainings.  [default: "
-                                                     "0.3]")] = None) -> None:
+                                                     "0.3]")] = None,
+        policy: Annotated[Path | None, typer.Option(help="Run by this policy of lethe calibrate: its method, and no retrained "
+                                                    "models unless audit.references asks for them.")] = None) -> None:
     """Forget with the request's method, audit the result, and write the unlearned model.
 
     lethe run request.yaml method=salun method.lr=0.01 seed=3
     lethe run request.yaml --dry-run
     lethe run request.yaml --require forgotten --max-loss 0.01
     lethe run request.yaml --until forgotten --within 0.3
+    lethe run request.yaml --policy policy.json
     """
-    _work(common, request, laddered(overrides, until, within), dry_run, again, cache, export=True, verb="run", page=not no_page,
-          show_ids=show_ids, wanted=(require, max_loss))
+    _work(common, request, by_policy(laddered(overrides, until, within), policy), dry_run, again, cache, export=True, verb="run",
+          page=not no_page, show_ids=show_ids, wanted=(require, max_loss))
+
+
+@working
+def calibrate(common: Working, request: RequestFile, overrides: Overrides = None, cache: Cache = None,
+              requests: Annotated[int, typer.Option(help="How many requests are drawn.")] = 20,
+              until: Annotated[str, typer.Option(help="forgotten | indistinguishable: what passes.")] = "forgotten",
+              within: Annotated[float, typer.Option(help="What one request may cost, in retrainings.")] = 0.3,
+              output: Annotated[Path, typer.Option(help="The file that is written; it must not exist.")] = Path("policy.json"),
+              ) -> None:
+    """Draw requests like this one, find the method that passes on them, and keep it as a policy for requests to come.
+
+    lethe calibrate request.yaml --requests 40 --until forgotten --within 0.3
+    lethe run next_request.yaml --policy policy.json
+    """
+    from lethe.cli.calibrate import told
+
+    asked = common.request(request, laddered(overrides, until, within))
+    options = common.options(cache=cache)
+    from lethe.work.calibrate import calibrate as calibrated
+
+    found = calibrated(asked, options, requests, output)
+    print(told(found, asked, output, common.as_json))
+    if found.policy is None:
+        raise typer.Exit(4)
 
 
 @working

@@ -8,10 +8,10 @@ from typing import Any
 
 from lethe.core.user_files import exists, expanded
 
-PLACED = ("model", "data", "recipe", "method")   # parts that may name files
+PLACED = ("model", "data", "recipe", "method", "policy")   # parts that may name files
 NAMES = ("kind", "zoo", "name", "head",          # keys whose values are names or words and never paths
          "concept", "keep", "prompts", "outside", "anchor", "synonyms", "replacement", "guide", "host", "leave_out")
-BARE = ("path", "folder", "weights", "start", "base", "trained", "statistics", "holdout", "test")   # paths of one word
+BARE = ("path", "folder", "weights", "start", "base", "trained", "statistics", "holdout", "test", "policy")   # paths of one word
 LONG = 1024                                      # letters: what is longer is text
 
 

@@ -1,6 +1,7 @@
 """The ledger's schema: an ordered list of numbered functions. It changes only by adding one at the end of `MIGRATIONS`.
 
-    runs       one row per status (started | finished | failed | certified): place in the chain, content, hash of the one before
+    runs       one row per status (started | finished | failed | certified | calibrated): place in the chain, content, hash of
+               the one before
     subjects   rows of a finished run: each method, the original, the retrained model; conclusion, cost, configuration
     evidence   one row per measured value: interval, yardstick, verdict
     artefacts  files of the run folder: path, SHA-256, bytes

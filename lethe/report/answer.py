@@ -34,14 +34,18 @@ class Answer:
 def answer(case: Case) -> Answer:
     """The row to take or what it lacks, how the others answer, what failed, and whether the two controls behaved."""
     found, ladder = recommendation(case), case.scenario.ladder
-    sentences = [*([told(ladder, case.references)] if ladder is not None else []), *_counts(case)]
+    policy = case.scenario.policy
+    sentences = [*([f"Run {policy.told}."] if policy is not None else []),
+                 *([told(ladder, case.references)] if ladder is not None else []), *_counts(case)]
     if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
         sentences.append("Check of the tests: they detect the untouched model, as they must, and do not detect a freshly "
                          "retrained one.")
     if case.scenario.power is not None and case.scenario.power.smallest is not None:
         sentences.append(f"What they see: {sees(case.scenario.power)}.")
-    sentences += dict.fromkeys(how for line in case.methods if (how := remedy(line.forgotten.why)))
-    return Answer(found.text, tuple(sentences), tuple(_warnings(case)), _level(case, found), found)
+    unjudged = policy is not None and not case.references
+    sentences += dict.fromkeys(how for line in case.methods if (how := remedy(line.forgotten.why)) and not unjudged)
+    headline = "By policy; this model was not judged against retrained ones itself." if unjudged else found.text
+    return Answer(headline, tuple(sentences), tuple(_warnings(case)), _level(case, found), found)
 
 
 def sees(power: Power) -> str:

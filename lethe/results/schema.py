@@ -39,6 +39,7 @@ from lethe.errors import StorageError
 from lethe.results.answers import Answers
 from lethe.results.ladder import Ladder
 from lethe.results.migrations import MIGRATIONS
+from lethe.results.policy import Policy
 from lethe.results.record import Free, Number, Record
 from lethe.results.yardstick import Doubt, FalseAlarms, Power, References
 
@@ -280,6 +281,7 @@ class Scenario(Record):
     access: Access | None = Field(default=None, description="What the audits could use, from the new model alone (L0) to planted "
                                   "canaries (L3).")
     ladder: Ladder | None = Field(default=None, description="What was tried, where a ladder was climbed; null: none was.")
+    policy: Policy | None = Field(default=None, description="The policy by which its method was chosen; null: by none.")
     watched: tuple[str, ...] = Field(default=(), description="Labels of methods that ask for no retained data, whose runs the "
                                      "watchdog scored on some.")
 

@@ -137,6 +137,13 @@ def _lacking(found: Answers, wanted: Sequence[Wanted]) -> list[str]:
     return lacks(found.forgotten, found.useful, found.indistinguishable, [*wanted, *lost])
 
 
+def answers_lack(asked: Climb, found: Answers, control: Answers | None) -> tuple[str, list[str]]:
+    """(why no test can tell, or '', what a model lacks) beside the answers of one more retrained model."""
+    if control is None:
+        return "there is no retrained model beside it", []
+    return _blind(asked, control), _lacking(found, _wanted(asked, control))
+
+
 def _blind(asked: Climb, control: Answers) -> str:
     """Why no test can tell whether a model is as requested; '' where one can."""
     found = control.forgotten if asked.until == "forgotten" else control.indistinguishable

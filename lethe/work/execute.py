@@ -35,6 +35,7 @@ from lethe.work.lifecycle import RESULTS, RunFolder, ledger_beside
 from lethe.work.lock import locked, tidied
 from lethe.work.open import Plan, Scene, describe, identified, original_files, prepare, read
 from lethe.work.options import Options
+from lethe.work.policy import require_covered
 from lethe.work.request import Request
 from lethe.work.retrained import Retrained, retrained
 
@@ -87,6 +88,8 @@ def _completed(plan: Plan, identity: Identity, place: RunFolder, options: Option
             options.warn(missing)
     attend(plan)
     _ = plan.runs, plan.ladders   # every check that needs no training: what is refused leaves no trace
+    if job.policy is not None:
+        require_covered(job.policy, plan)
     ledger = ledger_beside(place.final)
     place.begin(job.config, identity)
     ledger.started(job.hash, job.title, options.command, job.config)
@@ -127,8 +130,8 @@ def _cases(plan: Plan, scenes: Mapping[str, Scene], place: RunFolder, options: O
             continue
         made = run_all(job, scene.task, scene.runs, options, kept if writes else Places(kept.work), yardstick.known)
         if writes:
-            found.append(scenario(job, scene.task, made, options, yardstick, name=name, words=scene.words,
-                                  failures=place.failures))
+            case = scenario(job, scene.task, made, options, yardstick, name=name, words=scene.words, failures=place.failures)
+            found.append(case.model_copy(update={"policy": job.policy}))
     return found
 
 
@@ -203,6 +206,8 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
     if (refusal := refused(found)) is not None:
         raise refusal
     job, opened, _ = plan.job, plan.opened, plan.runs
+    if job.policy is not None:
+        require_covered(job.policy, plan)
     plans: dict[str, Any] = {}
     for case in job.opening.cases:
         sizes = {key: len(split) for key, split in plan.splits[case.name].items()}

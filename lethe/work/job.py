@@ -26,6 +26,8 @@ from lethe.pools.backends import Strategy
 from lethe.pools.choose import Wish
 from lethe.pools.choose import asked as wish
 from lethe.results.ladder import Until
+from lethe.results.policy import Policy
+from lethe.results.policy import load as load_policy
 from lethe.results.rows import declared
 from lethe.results.schema import Declared
 from lethe.train.apply import everything, method_of, require, unmet
@@ -135,6 +137,7 @@ class Job:
     headline   over the page: the title, or family and methods
     objective  what is to go; None: by the family (`objective_of`)
     climb      a ladder instead of runs (`lethe.work.ladder`); None: the runs
+    policy     by which its one method was chosen (`lethe.work.policy`)
     accept     checks of `lethe.work.door` whose errors are warnings
     """
 
@@ -154,6 +157,7 @@ class Job:
     accept: tuple[str, ...] = ()
     objective: Objective | None = None
     climb: Climb | None = None
+    policy: Policy | None = None
 
     @property
     def opening(self) -> Source:
@@ -192,11 +196,14 @@ def resolve(request: Request, options: Options) -> Job:
     """
     seed = request.seed
     methods: list[tuple[Method, object, bool]] = []
-    for entry, given in () if request.until else request.asked:
+    policy = None if request.policy is None else load_policy(request.policy)
+    if policy is not None:
+        methods = [(*method_of({"name": policy.method, **policy.options}), False)]
+    for entry, given in () if request.until or policy else request.asked:
         for found in everything(request.family) if entry is None else [entry]:
             record: Method = catalogue.record(found)
             methods.append((record, build(record.config, given), entry is None))
-    if request.asked and not methods and not request.until:
+    if request.asked and not methods and request.until is None:
         fit = [name for name, entry in catalogue.entries("methods").items() if entry.fits(request.family)]
         raise RequestError(f"method=all leaves out retraining, exact methods and searches, and there are no others for "
                            f"{request.family}; nothing was started. Name some of: {', '.join(sorted(fit))}.")
@@ -217,6 +224,7 @@ def resolve(request: Request, options: Options) -> Job:
         request.title or f"{request.family}: {_what(request)}",
         tuple(request.accept),
         objective=request.objective, climb=None if request.until is None else Climb(request.until, request.within),
+        policy=policy,
     )
 
 
@@ -224,6 +232,8 @@ def _what(request: Request) -> str:
     """What a request runs, for a headline."""
     if request.until is not None:
         return f"a ladder until {request.until}, within {request.within:g} of a retraining"
+    if request.policy is not None:
+        return f"by policy {Path(request.policy).stem}"
     return ", ".join(dict.fromkeys(method["name"] for method in request.methods))
 
 

@@ -29,6 +29,7 @@ from lethe.work.job import Job, Run
 
 LEAST = 0.05    # chance below which a method is not worth its judging                                [ours]
 AGAIN = 2       # methods of one mechanism at most                                                    [ours]
+MOST = 4        # methods of which one may become a policy                                            [ours]
 SURE = 1e6      # worth of a method that cannot fail
 FINE = 1000     # steps of the budget, in which costs are counted
 
@@ -86,11 +87,7 @@ def ladder(job: Job, task: Task) -> Ladder:
     """The ladder of a task. OutOfRange where the budget allows not even the cheapest method."""
     assert job.climb is not None
     require_climbable(job, task)
-    small = shrunk(task, job.settings.seed)
-    able = [record for name in alone(task) if _accepts(task, record := catalogue.load("methods", name))]
-    exact = next(record for record in able if _is_exact(record))
-    whole = rehearsed(small, exact, exact.config(), job.settings)
-    found = [rung for record in able if (rung := _rung(job, small, record, whole)) is not None]
+    found = _rungs(job, task)
     chosen = affordable(_best(found), job.climb.within)
     last = next(rung for rung in found if rung.exact)
     if not chosen:
@@ -98,9 +95,33 @@ def ladder(job: Job, task: Task) -> Ladder:
         raise OutOfRange(f"--within {job.climb.within:g}: no method that may pass costs so little. The cheapest is "
                          f"{least.run.method}, expected at {least.cost:.2g} of a retraining; nothing was started. Allow more, "
                          f"e.g. --within {max(0.3, math.ceil(100 * least.cost) / 100):g}.")
-    return Ladder(tuple(sorted(chosen, key=lambda rung: (rung.cost, -rung.chance, rung.run.name))),
-                  whole if small is task else rehearsed(task, exact, exact.config(), job.settings),
+    return Ladder(tuple(sorted(chosen, key=lambda rung: (rung.cost, -rung.chance, rung.run.name))), one_retraining(job, task),
                   None if last in chosen else last)
+
+
+def candidates(job: Job, task: Task) -> list[Rung]:
+    """The methods of which one may become a policy: each within the budget by itself, the likeliest first."""
+    assert job.climb is not None
+    within = job.climb.within
+    able = sorted((rung for rung in _best(_rungs(job, task)) if rung.cost <= within + 1e-9),
+                  key=lambda rung: (-rung.chance, rung.cost, rung.run.name))
+    if not able:
+        raise OutOfRange(f"--within {within:g}: no method that may pass costs so little; nothing was started. Allow more.")
+    return able[:MOST]
+
+
+def one_retraining(job: Job, task: Task) -> Cost:
+    """The steps and examples of one retraining."""
+    exact = next(record for name in alone(task) if _is_exact(record := catalogue.load("methods", name)))
+    return rehearsed(task, exact, exact.config(), job.settings)
+
+
+def _rungs(job: Job, task: Task) -> list[Rung]:
+    """Every method that fits and has a chance, with its cost and its chance."""
+    small = shrunk(task, job.settings.seed)
+    able = [record for name in alone(task) if _accepts(task, record := catalogue.load("methods", name))]
+    whole = one_retraining(job, small)
+    return [rung for record in able if (rung := _rung(job, small, record, whole)) is not None]
 
 
 def affordable(rungs: Sequence[Rung], within: float) -> list[Rung]:

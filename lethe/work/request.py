@@ -65,6 +65,7 @@ class Request:
     method: Any = None        # name, {name: …, option: …}, a list of these, or all; none: the family's usual one
     until: Until | None = None         # climb a ladder of methods until the model is …, in place of `method` (lethe run --until)
     within: Positive = 0.3             # with until: what all of its runs may cost, 1 is one retraining
+    policy: str | None = None          # file of a policy of lethe calibrate, by which to run in place of `method`
     audit: AuditPlan = field(default_factory=lambda: AuditPlan())
     settings: Mapping[str, Any] = field(default_factory=dict)    # lethe.train.loop.Settings
     modifiers: Mapping[str, Any] = field(default_factory=dict)   # where, combine, perturb, average, weigh
@@ -158,6 +159,9 @@ def _foldered(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(request: Request) -> None:
+    if request.until is not None and request.policy is not None:
+        raise RequestError("until climbs a ladder, and policy names the method, so both cannot be; nothing was started. Leave "
+                           "out one of them.")
     families = entries("families")
     if request.family not in families:
         raise RequestError(f"family {request.family!r} is not known{nearest(request.family, families)}, so nothing was started. "
