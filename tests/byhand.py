@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lethe.core import catalogue
 from lethe.core.outcome import Outcome
-from lethe.core.seeds import derive
+from lethe.core.seeds import derive, generator
 from lethe.core.split import Split
 from lethe.core.task import Recipe, Task
 from lethe.models.classification.task import Classification
@@ -259,3 +259,8 @@ def draws_alike(
         return loss
 
     return objective
+
+
+def drawn_for(*purpose: object, seed: int = 0) -> torch.Generator:
+    """The generator that `loop.generator` gives a method for this purpose."""
+    return generator(seed, *purpose)

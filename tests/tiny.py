@@ -120,7 +120,7 @@ def lm() -> Task:
     recipe = Recipe(epochs=40, lr=1e-2, batch_size=8, schedule="onecycle")
 
     def build(seed: int) -> torch.nn.Module:
-        return llama(TinyLlama(width=32, inner=64, layers=3, heads=2, positions=64), tokenizer)
+        return llama(TinyLlama(width=32, inner=64, layers=3, heads=2, positions=192), tokenizer)
 
     def task(model: torch.nn.Module, **data: Any) -> Task:
         return language_model(model, tokenizer, **data, holdout=others, recipe=recipe, build=build,

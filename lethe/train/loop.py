@@ -178,7 +178,7 @@ class Loop(Session):
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
         combine: Combine | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
-        batch_norm: BatchNorm | None = None, augment: bool = False,
+        batch_norm: BatchNorm | None = None, augment: bool = False, until: Callable[[nn.Module], bool] | None = None,
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
 
@@ -190,6 +190,7 @@ class Loop(Session):
         batch_norm  frozen: running statistics are used and kept; update: training mode for the layers that move, unless a term
                     has one example; None: as the settings say
         augment     whether batches are drawn as in training
+        until       asked after every pass over term `over`, in eval mode: whether the call ends there
         """
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
         total = _step_count(terms, size, over, epochs, steps)
@@ -213,6 +214,7 @@ class Loop(Session):
             optimise.optimiser(optimiser, moving, lr, weight_decay, momentum),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
             clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0,
+            until, batches_per_epoch(terms[over or next(iter(terms))].split, size[over or next(iter(terms))]),
         )
         self._carry_out(run)
         return model

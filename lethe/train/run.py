@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.events import Advanced, Ended, Logged, Started
-from lethe.core.modules import freeze_batch_norm
+from lethe.core.modules import evaluating, freeze_batch_norm
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
 from lethe.errors import Diverged
@@ -56,6 +56,8 @@ class Run:
     plan: str
     alone: bool = False     # no retained data are drawn
     damage: bool = False    # what is done now is repaired or taken back by the method itself
+    until: Callable[[nn.Module], bool] | None = None
+    between: int = 1        # steps between two times that `until` is asked
     slow: dict[str, Tensor] = field(default_factory=dict)
 
     def go(self) -> None:
@@ -66,7 +68,7 @@ class Run:
         self._begin(step)
         self.saved = time.monotonic()
         with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
-            while not broke and step < self.total and not self._over_budget():
+            while not broke and step < self.total and not self._over_budget() and not self._enough(step):
                 self._step(step)
                 if average.keeps:
                     average.update(self.slow, self.params, step)
@@ -84,6 +86,13 @@ class Run:
             with torch.no_grad():
                 for name, p in self.params.items():
                     p.copy_(self.slow[name])
+
+    def _enough(self, step: int) -> bool:
+        """Whether `until` ends the call after this step; a resumed run asks again."""
+        if self.until is None or step == 0 or step % self.between:
+            return False
+        with evaluating(self.model), self.loop.autocast():
+            return self.until(self.model)
 
     def _prepare(self) -> None:
         loop = self.loop

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -21,18 +26,40 @@ class Tuned:
     optimiser: Optimiser = "adamw"     # update rule                                         [OpenUnlearning]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [OpenUnlearning]
     clip: Positive | None = None       # largest gradient norm; null: none                   [OpenUnlearning: none]
+    enough: Fraction | None = None     # ends after a pass that left this share of F's tokens unsaid; null: never  [MASC]
 
 
 def tuned(cfg: Tuned, task: Task, loop: Loop, push: Loss, keep: Loss, gamma: float = 1.0,
-          forget: Split | None = None) -> Outcome:
+          forget: Split | None = None, more: Mapping[str, Term] | None = None, **options: Any) -> Outcome:
     """The original, fine-tuned on γ · E_F push + α · E_R keep; without α retained data are not asked for.
 
-    forget  what stands for F, e.g. the same prompts with other answers
+    forget   what stands for F, e.g. the same prompts with other answers
+    more     further terms
+    options  of `Loop.minimise`
     """
-    terms = {"forget": Term(task.forget if forget is None else forget, push, gamma)}
+    terms = {"forget": Term(task.forget if forget is None else forget, push, gamma), **(more or {})}
     if cfg.alpha:
         terms["retain"] = Term(task.retain, keep, cfg.alpha)
     model = loop.start()
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
-                  weight_decay=cfg.weight_decay, clip=cfg.clip)
+                  weight_decay=cfg.weight_decay, clip=cfg.clip, until=unsaid(cfg, task.forget, loop), **options)
     return loop.finish(model)
+
+
+def unsaid(cfg: Tuned, forget: Split, loop: Loop) -> Callable[[nn.Module], bool] | None:
+    """Whether another token is likelier than the true one at `enough` of all places of F's answers: MASC's rule to end."""
+    if cfg.enough is None:
+        return None
+
+    def ended(model: nn.Module) -> bool:
+        wrong, all_of_them = 0, 0
+        for batch in loop.drawn(forget, 256, "unsaid"):
+            seen = loop.task.observe(model, batch)
+            wrong += int((seen["answer_mask"] & ~seen["correct"]).sum())
+            all_of_them += int(seen["answer_mask"].sum())
+        if wrong < float(cfg.enough or 0) * all_of_them:
+            return False
+        loop.note(f"ended after a pass: {wrong} of {all_of_them} tokens of the forgotten answers are no longer the likeliest")
+        return True
+
+    return ended

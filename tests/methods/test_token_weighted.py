@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lethe
 from lethe.core.split import Split
-from lethe.methods.lm.token_weighted import ceu_tokens, satimp_tokens, undial_tokens, uniform_tokens, wga_tokens
+from lethe.methods.lm.token_weighted import ceu_tokens, masc_tokens, satimp_tokens, undial_tokens, uniform_tokens, wga_tokens
 
 LN3 = torch.tensor([math.log(3), 0.0, 0.0])
 STEP = 3.0
@@ -26,6 +26,8 @@ def test_golden() -> None:
     assert ceu_tokens(LN3, torch.tensor(0)).item() == pytest.approx(1.609438, abs=1e-6)
     assert uniform_tokens(LN3).item() == pytest.approx(0.144621, abs=1e-6)
     assert uniform_tokens(torch.full((7,), 2.0)).item() == pytest.approx(0, abs=1e-6)
+    assert masc_tokens(torch.tensor([3.0, 2.0, 0.0]), torch.tensor(0), 2, 0.5).item() == 2.5
+    assert masc_tokens(torch.tensor([3.0, 2.0, 0.0]), torch.tensor(2), 5, 0.5).item() == 0
     zero = torch.zeros(2)
     assert undial_tokens(zero, zero, torch.tensor(0), math.log(3)).item() == pytest.approx(math.log(2), abs=1e-6)
 
@@ -142,7 +144,40 @@ def test_one_step_of_undial() -> None:
     assert_one_step(task, found, lambda z, y, kept: mean(-(target * z.log_softmax(-1)).sum(-1), kept), 0.7, 0.4)
 
 
+def test_one_step_of_masc() -> None:
+    task = tiny.lm()
+    found = byhand.run("masc", task, rivals=2, margin=1.0, enough=None, gamma=0.7, alpha=0.4, lr=STEP)
+
+    def forget(z: Tensor, y: Tensor, kept: Tensor) -> Tensor:
+        true = z.gather(2, y.unsqueeze(2)).squeeze(2)
+        rivals = z.masked_fill(nn.functional.one_hot(y, z.shape[-1]).bool(), -math.inf).sort(-1, descending=True).values
+        return mean(torch.relu(true - (rivals[..., 0] + rivals[..., 1]) / 2 + 1.0), kept)
+
+    assert_one_step(task, found, forget, 0.7, 0.4)
+
+
+@pytest.mark.parametrize("name", ["masc", "wga"])
+def test_ends_when_enough_is_no_longer_said(name: str) -> None:
+    """It ends after the first pass at whose end half of the tokens have a likelier rival; a smaller share ends it no later."""
+    task, options = tiny.lm(), {"lr": 1e-3, "epochs": 40, "watchdog": False, "progress": False}
+
+    def unsaid(model: nn.Module) -> float:
+        z, y, kept = seen(model, task.forget)
+        return float((z.argmax(-1) != y)[kept].float().mean())
+
+    steps = []
+    for share in (0.2, 0.5):
+        outcome = lethe.forget(task, name, enough=share, **options)
+        before = lethe.forget(task, name, enough=None, **{**options, "epochs": outcome.cost.steps - 1}) if steps else None
+        with torch.no_grad():
+            assert unsaid(outcome.model) >= share and (before is None or unsaid(before.model) < share)
+        steps.append(outcome.cost.steps)
+        assert any("no longer the likeliest" in note for note in outcome.notes)
+    assert steps[0] <= steps[1] < 40
+
+
 @pytest.mark.parametrize(("name", "options"), [
+    ("masc", {"lr": 3e-3, "gamma": 0.1}),
     ("wga", {"lr": 1e-3}), ("satimp", {"lr": 1e-3, "beta1": 1.0, "gamma": 1.0}),
     ("ce_u", {"lr": 1e-3, "alpha": 1.0, "gamma": 0.3}), ("me_gd", {"lr": 1e-3, "gamma": 0.3}),
     ("palu", {"lr": 1e-3, "gamma": 0.3}), ("undial", {"lr": 1e-3, "alpha": 1.0, "gamma": 0.3})])

@@ -12,6 +12,15 @@ from torch import Tensor, nn
 
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
+from lethe.errors import RequestError
+
+
+def asked_and_answered(split: Split, method: str) -> tuple[list[str], list[str]]:
+    """Prompts and answers of a split as texts; RequestError where its records are plain text."""
+    if "prompt" not in split.meta:
+        raise RequestError(f"{method} writes other answers to the prompts of {split.name}, but its records are plain text "
+                           "without prompts; nothing was started. Choose npo, or provide prompts and answers.")
+    return list(split.column("prompt")), list(split.column("answer"))
 
 
 class LanguageTask(Task):

@@ -21,11 +21,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Positive, config
-from lethe.core.families.language import LanguageTask
+from lethe.core.families.language import LanguageTask, asked_and_answered
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
-from lethe.errors import RequestError
 from lethe.maths.losses import preference_loss
 from lethe.train.loop import Loop
 from lethe.train.tuning import Tuned, tuned
@@ -49,7 +48,7 @@ class AltPO(Tuned):
 
 def asked(task: LanguageTask, instruction: str, loop: Loop) -> list[str]:
     """What the original is asked, for each example of F."""
-    prompts, answers = list(task.forget.column("prompt")), list(task.forget.column("answer"))
+    prompts, answers = asked_and_answered(task.forget, "alt_po")
     texts = [instruction.replace("{prompt}", p).replace("{answer}", a) for p, a in zip(prompts, answers, strict=True)]
     if task.fits(texts, answers):
         return texts
@@ -59,10 +58,7 @@ def asked(task: LanguageTask, instruction: str, loop: Loop) -> list[str]:
 
 def invented(cfg: AltPO, task: LanguageTask, loop: Loop) -> Split:
     """F with alternates for answers; where it has none of its own, K times in turn."""
-    if "prompt" not in task.forget.meta:
-        raise RequestError("alt_po asks for other answers to a prompt, but the forgotten records are plain text without prompts; "
-                           "nothing was started. Choose npo, or provide prompts and answers.")
-    prompts = list(task.forget.column("prompt"))
+    prompts, _ = asked_and_answered(task.forget, "alt_po")
     if "alternate" in task.forget.meta:
         lists = [[given] if isinstance(given, str) else list(given) for given in task.forget.column("alternate")]
         count = min(map(len, lists))

@@ -6,7 +6,7 @@ ones stays below a bound. Entesari, Hatami, Khaziev, Ramakrishna & Fazlyab (2025
 
 F forget set, R retain set, z_t the logits that predict token t of the answer, |y| tokens, ℓ̄ mean negative log-probability of the
 answer's tokens, λ the multiplier of the constraint, which starts at α; L_R in its rule is the batch's.
-Needs:    forget, retain.     Updates: every trainable parameter.
+Needs:    forget, retain, original.     Updates: every trainable parameter.
 Cost:     one forward/backward on F and one on R per step; nothing of the original is kept.
 Limits:   η = 0 is a fixed weight α on R. λ grows while R is worse than ε, and falls to 0 while it is better.
 Fails by: an ε that is out of reach (λ grows without end, and F comes to rest) or that is too wide: R is spent up to ε, which the
@@ -31,8 +31,7 @@ from lethe.core.split import Batch
 from lethe.train.loop import Loop
 from lethe.train.modifiers.combine import Apply, Ask, Memory
 from lethe.train.order import batches_per_epoch
-from lethe.train.terms import Term
-from lethe.train.tuning import Tuned
+from lethe.train.tuning import Tuned, tuned
 
 ABOVE = 0.1   # nats above the original's loss on R that the bound is by itself                            [ours]
 
@@ -90,9 +89,9 @@ class Dual:
         self.memory["weight"], self.memory["steps"] = torch.tensor(weight, dtype=torch.float64), torch.tensor(done + 1)
 
 
-@method(needs={"forget", "retain"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="ascent")
+@method(needs={"forget", "retain", "original"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="ascent")
 def run(cfg: PDU, task: LanguageTask, loop: Loop) -> Outcome:
-    model, seen = loop.start(), list[Tensor]()
+    seen: list[Tensor] = []
 
     def flatten(m: nn.Module, b: Batch) -> Tensor:
         logits, count = task.outputs(m, b), task.answer_lengths(b)
@@ -104,10 +103,7 @@ def run(cfg: PDU, task: LanguageTask, loop: Loop) -> Outcome:
         seen.append(losses.detach())
         return losses
 
-    bound = loop.mean_nll(model, task.retain, "pdu") + ABOVE if cfg.epsilon is None else cfg.epsilon
+    bound = loop.mean_nll(task.original.to(loop.device), task.retain, "pdu") + ABOVE if cfg.epsilon is None else cfg.epsilon
     wait = round(cfg.warmup * batches_per_epoch(task.forget, min(cfg.batch_size, len(task.forget))))
     dual = Dual(seen, loop.distribution.total, cfg.alpha, bound, cfg.dual_lr, wait)
-    terms = {"forget": Term(task.forget, flatten), "retain": Term(task.retain, keep, cfg.alpha)}
-    loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
-                  weight_decay=cfg.weight_decay, clip=cfg.clip, combine=dual)
-    return loop.finish(model)
+    return tuned(cfg, task, loop, flatten, keep, combine=dual)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -77,6 +77,27 @@ class UNDIAL(Weighted):
     lower: NonNegative = 10.0          # γ of the paper, nats taken from the logit of the true token   [OpenUnlearning; paper 3]
     alpha: NonNegative = 0.0           # weight of the retain loss; 0 turns it off           [OpenUnlearning]
     lr: Positive = 1e-4                # AdamW, for 1–8 B weights; tiny models need more     [OpenUnlearning]
+
+
+@config
+class MASC(Weighted):
+    """Options of MASC."""
+
+    rivals: Count = 5                  # k, likeliest other tokens that the true one is held against   [ours: none was read]
+    margin: NonNegative = 0.0          # m, how far below their mean the true logit is pushed   [ours] [only with lr=0.01]
+    enough: Fraction | None = 0.9      # ends after a pass that left this share of F's tokens unsaid; null: never   [ours]
+
+
+def masc_tokens(logits: Tensor, labels: Tensor, rivals: int, margin: float) -> Tensor:
+    """max(0, z_y − mean of the k largest other logits + m), per token.  [..., V], [...] -> [...]
+
+    masc_tokens([3, 2, 0], 0, 2, 0.5) = 3 − 1 + 0.5 = 2.5.
+    """
+    logits = logits.float()
+    true = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    others = logits.scatter(-1, labels.unsqueeze(-1), float("-inf"))
+    best = others.topk(min(rivals, logits.shape[-1] - 1), -1).values.mean(-1)
+    return (true - best + margin).clamp(min=0)
 
 
 def wga_tokens(logp: Tensor, beta: float) -> Tensor:
@@ -247,6 +268,28 @@ def undial(cfg: UNDIAL, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
         logits, labels, mask = _answers(task, m, b)
         return (undial_tokens(logits, original(b)[:, : mask.shape[1]], labels, cfg.lower) * mask).sum(1) / mask.sum(1)
+
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
+
+
+@method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="ascent",
+        instead={"retain": "alpha=0"})
+def masc(cfg: MASC, task: LanguageTask, loop: Loop) -> Outcome:
+    """MASC: close the gap between the logit of the true token and those of its best rivals, and end by itself when it is closed.
+    arXiv:2606.02920; only the abstract was read, so the loss, k, m and the share that is enough are ours.
+
+        w_t = max(0, z_{y_t} − 1/k · Σ_{v ∈ the k likeliest others} z_v + m)
+
+    Needs:    forget; retain when α > 0.     Updates: every trainable parameter.
+    Cost:     one forward/backward on F and one on R per step, and a pass over F after each; nothing of the original is kept.
+    Limits:   a token that has fallen behind its rivals by m has no gradient. `enough` is an option of every method of this kind.
+    Fails by: the rivals, which are what a model says next: paraphrases of the truth among them are raised with the others. It
+              ends on F alone: a large γ·lr ends it before R has recovered from the first steps.
+    """
+
+    def push(m: nn.Module, b: Batch) -> Tensor:
+        logits, labels, mask = _answers(task, m, b)
+        return (masc_tokens(logits, labels, cfg.rivals, cfg.margin) * mask).sum(1) / mask.sum(1)
 
     return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
 
