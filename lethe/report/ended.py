@@ -35,8 +35,10 @@ def sentences(lines: Sequence[Line]) -> Iterator[str]:
 
 def crossed(fall: Fall) -> str:
     """The limit that ended a run: 'accuracy on unseen data 0.64 < 0.91'."""
-    if fall.part == "weights" or fall.value is None:
+    if fall.value is None:
         return "weights that are not finite"
+    if fall.part == "weights":
+        return f"weights {number(fall.value)} times as large as the original's"
     side = "" if fall.floor is None else f" {'<' if fall.value < fall.floor else '>'} {number(fall.floor)}"
     return f"{spaced(fall.metric)} on {SEEN[fall.part]} data {number(fall.value)}{side}"
 
@@ -68,7 +70,7 @@ def _briefly(row: Row) -> str:
 def _lost(fall: Fall, short: bool = False) -> str:
     """'−68.8 points', with what was measured; weights that were not finite; a loss that is too high."""
     if fall.part == "weights":
-        return "weights not finite"
+        return "weights not finite" if fall.value is None else f"weights {number(fall.value)} times as large"
     if fall.part == "forget" or fall.value is None or fall.original is None:
         return f"{fall.metric} {number(fall.value)} > {number(fall.floor)}{'' if short else ' on forgotten data'}"
     points = f"{100 * (fall.value - fall.original):+.1f} points".replace("-", "−")

@@ -179,7 +179,8 @@ class Fall(Record):
     """Why the watchdog did not return the model that a method ended with, but an earlier one of the same run."""
 
     part: Literal["retain", "holdout", "forget", "weights"] = Field(
-        description="What it looked at; holdout: unseen data; weights: values that were not finite.")
+        description="What it looked at; holdout: unseen data; weights: values that are not finite, "
+                    "or a matrix that grew.")
     metric: str = Field(description="What was measured there.")
     value: Number = Field(default=None, description="Its value for the model that the method ended with.")
     original: Number = Field(default=None, description="Its value for the original.")

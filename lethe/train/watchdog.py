@@ -57,6 +57,7 @@ ENOUGH = 100      # unseen examples that are enough without retained ones       
 KEPT, ROOM = 8, 2**28   # sound points that are kept, while they are few bytes: the last may have been sound by a small sample
 REFERENCES = 4   # retrained models that are asked, of those that are known: their mean is known to half of what seeds do [ours]
 FEWEST = 16       # forgotten examples whose loss is looked at: what is meant is no matter of points          [ours]
+SWOLLEN = 1e3     # times its size that no matrix grows to by forgetting                                     [ours]
 FEW = 4           # looks that a call without retained data gets in any case: nothing but the watchdog holds it
 
 
@@ -227,6 +228,8 @@ class Watch:
                 return Fall("holdout" if found.part == "holdout" else "retain", self.task.score_name, found.now,
                             self.gauge.original(found.part, found.n) if found.retrained else found.before,
                             found.before - self.floor, step)
+        if (grown := self._grown(model)) > SWOLLEN:
+            return Fall("weights", "size beside the original", grown, 1.0, SWOLLEN, step)
         strange = self._outside(model)
         return None if strange is None else Fall("forget", *strange, step)
 
@@ -256,6 +259,15 @@ class Watch:
             return ""
         return (f"the mean loss on forgotten data is {number(loss)} nats, above {number(limit)}: who looks at losses may see "
                 "that something was taken out. Lower method.lr or method.epochs where that matters")
+
+    def _grown(self, model: nn.Module) -> float:
+        """How many times larger than the original's the matrix that moved and grew most is. A network with norms may not show it
+        in what it says."""
+        origin, here = named_tensors(self.task.original), named_tensors(model)
+        pairs = [(here[name], origin[name]) for name in self.moving if name in here and name in origin
+                 and here[name].dim() > 1 and here[name].shape == origin[name].shape]
+        sizes = [(float(full(now).detach().float().norm()), float(before.detach().float().norm())) for now, before in pairs]
+        return max((now / before for now, before in sizes if before > 0), default=1.0)
 
     @property
     def _few(self) -> int:
@@ -319,7 +331,8 @@ def in_words(fall: Fall) -> str:
     end = ("the original was returned, so nothing was forgotten" if fall.kept == 0 else
            f"the model of step {fall.kept}, the last sound one, was returned")
     if fall.part == "weights":
-        found = "weights became NaN or infinite"
+        found = "weights became NaN or infinite" if fall.value is None else (
+            f"weights were {number(fall.value)} times as large as the original's")
     elif fall.original is None or fall.part == "forget":
         found = f"{fall.metric} on forgotten data was {number(fall.value)}, beyond {number(fall.floor)}"
     else:

@@ -14,7 +14,7 @@ from lethe.pools.subject import Subject
 
 
 def test_a_step_by_hand_and_back() -> None:
-    one, at = torch.ones(1, 1, 2, 2), torch.tensor([0.64, 0.36])
+    one, at = torch.ones(1, 1, 2, 2), [(torch.tensor(0.8), torch.tensor(0.6)), (torch.tensor(0.6), torch.tensor(0.8))]
     up = ddim_step(one, 0.6 * one, at[0], at[1])
     assert up.flatten().tolist() == pytest.approx([0.96] * 4)                      # (1 − 0.36)/0.8 · 0.6 + 0.8 · 0.6
     assert torch.allclose(ddim_step(up, 0.6 * one, at[1], at[0]), one)             # equal noise: the way back
@@ -23,8 +23,12 @@ def test_a_step_by_hand_and_back() -> None:
 
 def test_secmi_is_the_change_of_the_noise_between_two_levels() -> None:
     alphas, x = torch.linspace(0.99, 0.5, 50), torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    assert there_and_back(lambda x_t, t: torch.ones_like(x_t), x, alphas, 20, 10).abs().max() < 1e-6
-    found = there_and_back(lambda x_t, t: float(t) * torch.ones_like(x_t), x, alphas, 20, 10)
+
+    def at(t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+
+    assert there_and_back(lambda x_t, t: torch.ones_like(x_t), x, at, 20, 10).abs().max() < 1e-6
+    found = there_and_back(lambda x_t, t: float(t) * torch.ones_like(x_t), x, at, 20, 10)
     a, b = alphas[20], alphas[22]      # (ε₂₂ − ε₂₀)·(√(1 − ᾱ₂₀) − √(1 − ᾱ₂₂)·√(ᾱ₂₀/ᾱ₂₂)) = 2·(…), by the formula of a step
     assert torch.allclose(found, (2 * ((1 - a).sqrt() - (1 - b).sqrt() * (a / b).sqrt())).expand_as(found), atol=1e-4)
 

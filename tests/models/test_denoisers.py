@@ -18,6 +18,7 @@ from lethe.errors import NeedsUnmet
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.task import Diffusion
+from lethe.pools.subject import Subject
 from lethe.work.execute import carry_out
 from lethe.work.options import Options
 from lethe.work.request import parse
@@ -81,6 +82,26 @@ def test_it_draws_what_diffusers_draws(kind: str) -> None:
         return
     ours = (task.sample(task.original, [prompt], seed=3, steps=3, guidance=guidance) + 1) / 2
     assert torch.allclose(ours, by_diffusers(kind, folder(kind), prompt, guidance).float(), atol=2e-4)
+
+
+def test_audits_noise_a_flow_by_its_own_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the prediction is exact for one picture, completing it gives it back and its error is nothing."""
+    from lethe.audits.diffusion.completion import continued, noises
+    from lethe.audits.diffusion.mia_diffusion import MIADiffusion, scores
+
+    task = opened("sd3")
+    picture = task.forget.subset([0], "forget")
+    images = picture.columns["image"]
+
+    def exact(model: Any, x_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        signal, noise = task.levels(t, x_t)
+        return (x_t - signal * images) / noise.clamp(min=1e-6)
+
+    monkeypatch.setattr(task, "predict_noise", exact)
+    subject = Subject("model", task.original, task)
+    back = continued(task, subject, images, noises(images, 0), task.text(picture.columns["tokens"]), 0.7)
+    assert torch.allclose(back, images, atol=1e-3)
+    assert scores(MIADiffusion(pairs=4), subject, picture)["t_error"] == pytest.approx(0, abs=1e-4)
 
 
 METHODS = {   # what runs on each kind; the others say why not

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusion_folders import stable, unet
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lethe.api import forget
-from lethe.errors import ModelError
+from lethe.errors import ModelError, NotFinite
 from lethe.methods.diffusion.esd import ESD
 from lethe.methods.diffusion.uce import UCE
 from lethe.models.diffusion.files import load_pipeline
@@ -206,3 +209,48 @@ def test_a_lora_of_the_methods_own_layers_loads_in_diffusers(place: Path) -> Non
     assert torch.allclose(ours, theirs, atol=1e-5) and torch.allclose(ours, merged, atol=1e-5)
     names = load_file(place.with_name("out") / "pytorch_lora_weights.safetensors")
     assert names and all(".attn2.to_k." in name or ".attn2.to_v." in name for name in names)
+
+
+def _gone(place: Path, indexed: bool = False) -> None:
+    shutil.rmtree(place / "vae")
+    if not indexed:
+        index = json.loads((place / "model_index.json").read_text())
+        (place / "model_index.json").write_text(json.dumps({key: value for key, value in index.items() if key != "vae"}))
+
+
+def _changed(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def _nan(tensors: dict[str, torch.Tensor]) -> None:
+    next(value for value in tensors.values() if value.is_floating_point()).view(-1)[0] = torch.nan
+
+
+def _spoilt(part: str, place: Path) -> None:
+    _changed(next((place / part).glob("*.safetensors")), _nan)
+
+
+def _halved(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+DAMAGE: list[tuple[Callable[[Path], object], type[Exception], str]] = [
+    (lambda p: _gone(p, indexed=True), ModelError, "names vae, which the folder does not have"),
+    (_gone, ModelError, "draws 4 channels, which are latents and no colours"),
+    *[(partial(_spoilt, part), NotFinite, f"{part} holds NaN") for part in ("unet", "vae", "text_encoder")],
+    (lambda p: _changed(p / "vae" / f"{WEIGHTS}.safetensors", lambda t: t.pop("encoder.conv_in.bias")), ModelError,
+     "lack 1 of the tensors"),
+    (lambda p: _halved(p / "text_encoder" / "model.safetensors"), ModelError, "cut off while it was copied"),
+    (lambda p: _halved(p / "unet" / "config.json"), ModelError, "cannot be read as JSON"),
+    (lambda p: _halved(p / "tokenizer" / "tokenizer.json"), ModelError, "cannot be read as a part of a pipeline"),
+]
+
+
+def test_a_folder_that_is_not_whole_is_refused(place: Path, tmp_path: Path) -> None:
+    for number, (damage, error, words) in enumerate(DAMAGE):
+        shutil.copytree(place, tmp_path / str(number))
+        damage(tmp_path / str(number))
+        with pytest.raises(error, match=words):
+            load_pipeline(tmp_path / str(number))

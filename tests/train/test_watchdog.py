@@ -334,3 +334,24 @@ def test_what_the_watchdog_ended_and_what_changed_nothing_are_typed_and_end_with
     assert status_of(found) == 3 and "gradient_ascent" in capsys.readouterr().err and "! nothing changed" in found.table()
     with pytest.raises(RequestError, match="no deletion to certify"):
         chosen(found.results, "ssd", None)
+
+
+def test_an_edit_in_closed_form_that_ruins_the_model_ends_at_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values a million times too large, of a network whose norms hide it and that draws too badly to lose anything."""
+    from lethe.methods.diffusion import uce
+    from lethe.models.diffusion.open import text_to_image
+    from lethe.models.diffusion.small import pipeline
+
+    task = text_to_image(pipeline(width=16), "disk", ["a red cross", "a blue cross"], per_prompt=4, steps=2, guidance=1.0)
+    real = uce.uce_map
+    monkeypatch.setattr(uce, "uce_map", lambda *given: 1e6 * real(*given))
+    outcome = apply(task, *_usual("uce"), Settings())
+    assert outcome.fall is not None and outcome.fall.part == "weights" and outcome.unchanged
+    assert any("times as large as the original's" in note for note in outcome.notes)
+    monkeypatch.setattr(uce, "uce_map", real)
+    assert apply(task, *_usual("uce"), Settings()).fall is None
+
+
+def _usual(name: str) -> tuple[object, object]:
+    record = catalogue.load("methods", name)
+    return record, record.config()

@@ -1,6 +1,6 @@
 """Is the concept drawn when half of it is shown? Completion of noised pictures, and inpainting.
 
-    completed   x_t = √ᾱ_t x + √(1 − ᾱ_t) ε is denoised from t = s·T on, for several strengths s and a few forget pictures x
+    completed   x_t = s_t x + n_t ε is denoised from t = s·T on, for several strengths s and a few forget pictures x
     inpainted   the lower half is drawn anew from pure noise; before each step the upper half is replaced by x at this noise
                 level. RePaint without resampling: Lugmayr et al. 2022, arXiv:2201.09865
 
@@ -57,7 +57,8 @@ class Completion:
         "inpainted": Metric("share of forget pictures that show the concept when half of them is drawn anew", better="lower",
                             aspect="recovery", version=2),
     },
-    uses={"alphas_cumprod", "concepts", "decode", "guidance", "pipeline", "predict_noise", "reader", "steps", "text", "tokens"},
+    uses={"alphas_cumprod", "concepts", "decode", "guidance", "levels", "pipeline", "predict_noise", "reader", "steps", "text",
+          "tokens"},
     needs={"forget", "judge"},
     depth="standard",
     blind="It shows the model pictures of the forget set; how the concept would be continued from other pictures is not asked.",
@@ -96,15 +97,19 @@ def continued(
     known: Tensor | None = None,
 ) -> Tensor:
     """Pictures noised to `strength`·T and denoised by DDIM; where `known` is 1 they are held to `images`.  -> [n, C, H, W]"""
-    alphas, total = task.alphas_cumprod, len(task.alphas_cumprod)
+    total, like = len(task.alphas_cumprod), images[:1]
     first = max(1, min(total - 1, round(strength * total) - 1))
     steps = max(2, round(strength * task.steps))
     times = torch.linspace(first, 0, steps).round().long().unique().flip(0).tolist()
     bound = 1.0 if task.pipeline.vae is None else None
     empty = task.text(task.tokens([""])).to(subject.device)
 
+    def at(t: int) -> tuple[Tensor, Tensor]:
+        return task.levels(torch.tensor([t]), like) if t >= 0 else (torch.ones(()), torch.zeros(()))
+
     def mixed(x: Tensor, part: slice, t: int) -> Tensor:
-        placed = alphas[t].sqrt() * images[part] + (1 - alphas[t]).sqrt() * noise[part]
+        signal, size = at(t)
+        placed = signal * images[part] + size * noise[part]
         return placed.to(x) if known is None else torch.where(known.to(x) > 0, placed.to(x), x)
 
     parts = []
@@ -119,8 +124,8 @@ def continued(
                 if task.guidance != 1.0:
                     free = task.predict_noise(subject.model, x, when, empty.expand_as(states))
                     said = free + task.guidance * (said - free)
-                clean = torch.ones(()) if after < 0 else alphas[after]
-                x = ddim_step(x, said, alphas[t].to(x), clean.to(x), bound)
+                here, there = ((signal.to(x), size.to(x)) for signal, size in (at(t), at(after)))
+                x = ddim_step(x, said, here, there, bound)
                 if known is not None and after >= 0:
                     x = mixed(x, part, after)
             parts.append(x.cpu() if known is None else torch.where(known > 0, images[part], x.cpu()))

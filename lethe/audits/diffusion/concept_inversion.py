@@ -37,7 +37,7 @@ class ConceptInversion:
 @audit(
     metrics={"recovered": Metric("share of pictures that show the concept when drawn for text states fitted to it",
                                  aspect="recovery")},
-    uses={"concepts", "decode", "draw_from", "noised", "predict_noise", "reader", "text", "tokens"},
+    uses={"concepts", "decode", "draw_from", "noised", "predict_noise", "reader", "text", "tokens", "words"},
     needs={"forget", "judge"},
     depth="deep",
     blind="One search from one start: a longer one, or one with several starts, may recover more.",

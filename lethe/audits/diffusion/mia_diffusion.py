@@ -1,12 +1,12 @@
 """Was this picture trained on? Five attacks on the noise predictor, forget pictures against unseen ones.
 
-With x_t = √ᾱ_t x + √(1 − ᾱ_t) ε and c the picture's caption; a member scores higher:
+With x_t = s_t x + n_t ε (of a chain s = √ᾱ, n = √(1 − ᾱ)) and c the picture's caption; a member scores higher:
 
     t_error  −mean over (t, ε) of ‖ε − ε_θ(x_t, t, c)‖²          the training loss; Carlini et al. 2023, arXiv:2301.13188
     clid     mean over (t, ε) of ‖ε − ε_θ(x_t, t, ∅)‖² − ‖ε − ε_θ(x_t, t, c)‖²           Zhai et al. 2024, arXiv:2405.14800
     secmi    −‖ψ(φ(x̃_t)) − x̃_t‖²: x̃_t is the picture carried up to t by DDIM steps φ; one step up to t + k and one (ψ)
              back down; the step size k divides t                                        Duan et al. 2023, arXiv:2302.01316
-    pia      −‖ε₀ − ε_θ(√ᾱ_t x + √(1 − ᾱ_t) ε₀, t, c)‖₄, ε₀ = ε_θ(x, 0, c)                Kong et al. 2023, arXiv:2305.18355
+    pia      −‖ε₀ − ε_θ(s_t x + n_t ε₀, t, c)‖₄, ε₀ = ε_θ(x, 0, c)                Kong et al. 2023, arXiv:2305.18355
     norm     −‖ε_θ(x, t, c)‖₄: the clean picture shown as x_t                             Rao et al. 2025, arXiv:2509.25003
 
 The (t, ε) pairs are the same for all pictures and all models: noise of its own for each picture adds more variance than
@@ -23,8 +23,8 @@ Verdict:  t_error_auc is judged, the rest is shown beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.judge.measured import auc_value, tpr_values
 from lethe.judge.panel import Panel
-from lethe.maths.ddim import ddim_step
+from lethe.maths.ddim import Levels, ddim_step
 from lethe.pools.subject import Subject
 
 ATTACKS = ("t_error", "clid", "secmi", "pia", "norm")
@@ -71,7 +71,7 @@ class MIADiffusion:
         "norm_auc": Metric("AUC of the norm of the noise predicted for the clean picture", better="lower", null=0.5),
         "t_error_tpr_at_*": Metric("TPR of the denoising error at 1, 5 or 10 % FPR", better="lower"),
     },
-    uses={"alphas_cumprod", "predict_noise", "text", "tokens"},
+    uses={"alphas_cumprod", "levels", "predict_noise", "text", "tokens"},
     needs={"forget", "holdout"},
     depth="standard",
     blind="One threshold for all pictures; a picture that is reproduced only for another wording is not asked about.",
@@ -109,15 +109,19 @@ def scores(cfg: MIADiffusion, subject: Subject, split: Split) -> dict[str, np.nd
 def attacked(cfg: MIADiffusion, subject: Subject, batch: Batch) -> dict[str, Tensor]:
     """The scores of one batch.  -> {attack: [n]}"""
     task = DiffusionTask.of(subject.task)
-    x, alphas, last = batch.image, task.alphas_cumprod.to(batch.image.device), len(task.alphas_cumprod) - 1
+    x, last = batch.image, len(task.alphas_cumprod) - 1
     text = task.text(batch.tokens)
     empty = task.text(task.tokens([""]).to(x.device)).expand_as(text)
 
     def predict(x_t: Tensor, t: int, states: Tensor = text) -> Tensor:
         return task.predict_noise(subject.model, x_t, torch.full((len(x_t),), t, device=x.device), states)
 
+    def at(t: int) -> Levels:
+        return task.levels(torch.tensor([t], device=x.device), x[:1])
+
     def noised(t: int, noise: Tensor) -> Tensor:
-        return alphas[t].sqrt() * x + (1 - alphas[t]).sqrt() * noise
+        signal, amount = at(t)
+        return signal * x + amount * noise
 
     captioned, uncaptioned = torch.zeros(len(x)), torch.zeros(len(x))
     for pair, t in enumerate(torch.linspace(cfg.low * last, cfg.high * last, cfg.pairs).long().tolist()):
@@ -125,25 +129,27 @@ def attacked(cfg: MIADiffusion, subject: Subject, batch: Batch) -> dict[str, Ten
         captioned += size(noise - predict(noised(t, noise), t), 2).cpu() / cfg.pairs
         uncaptioned += size(noise - predict(noised(t, noise), t, empty), 2).cpu() / cfg.pairs
     first = predict(x, 0)
-    at = int(cfg.t_pia * last)
+    time = int(cfg.t_pia * last)
     return {
         "t_error": -captioned,
         "clid": uncaptioned - captioned,
-        "secmi": -size(there_and_back(predict, x, alphas, int(cfg.t_secmi * last), cfg.steps_secmi), 2),
-        "pia": -size(first - predict(noised(at, first), at), 4),
+        "secmi": -size(there_and_back(predict, x, at, int(cfg.t_secmi * last), cfg.steps_secmi), 2),
+        "pia": -size(first - predict(noised(time, first), time), 4),
         "norm": -size(predict(x, int(cfg.t_norm * last)), 4),
     }
 
 
-def there_and_back(predict: Any, x: Tensor, alphas: Tensor, t: int, steps: int) -> Tensor:
-    """ψ(φ(x̃_t)) − x̃_t of SecMI: up to t in `steps` DDIM steps, one more up, one down.  predict(x_t, t); [n, …] -> [n, …]"""
+def there_and_back(
+    predict: Callable[[Tensor, int], Tensor], x: Tensor, at: Callable[[int], Levels], t: int, steps: int
+) -> Tensor:
+    """ψ(φ(x̃_t)) − x̃_t of SecMI: up to t in `steps` DDIM steps, one more up, one down; at: levels at a time.  [n, …] -> [n, …]"""
     stride = max(1, t // steps)
     times = list(range(0, stride * (steps + 1) + 1, stride))
     for now, then in pairwise(times[:-1]):
-        x = ddim_step(x, predict(x, now), alphas[now], alphas[then])
+        x = ddim_step(x, predict(x, now), at(now), at(then))
     here, above = times[-2], times[-1]
-    up = ddim_step(x, predict(x, here), alphas[here], alphas[above])
-    return ddim_step(up, predict(up, above), alphas[above], alphas[here]) - x
+    up = ddim_step(x, predict(x, here), at(here), at(above))
+    return ddim_step(up, predict(up, above), at(above), at(here)) - x
 
 
 def size(x: Tensor, p: int) -> Tensor:

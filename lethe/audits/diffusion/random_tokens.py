@@ -49,7 +49,7 @@ class RandomTokens:
         "reworded_*": Metric("that share for one way of rewording: random, misspelled, phrased, synonym", better="lower"),
         "worst": Metric("that share of the reworded prompt with the largest", better="lower"),
     },
-    uses={"concepts", "pipeline", "prompts", "reader", "sample"},
+    uses={"concepts", "pipeline", "prompts", "reader", "sample", "words"},
     needs={"prompts", "judge"},
     depth="standard",
     blind="It tries words by rule and searches for none; other languages and descriptions are asked only as synonyms.",

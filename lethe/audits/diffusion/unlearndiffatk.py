@@ -41,6 +41,7 @@ from lethe.core.modules import copied, device_of, evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Batch, Split
+from lethe.errors import NeedsUnmet
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
@@ -67,13 +68,15 @@ class UnlearnDiffAtk:
         "pre_attack": Metric("share of pictures for prompts of the concept that show it", better="lower"),
         "random_prefix": Metric("as post_attack, with the best of as many random prefixes", better="lower", aspect="recovery"),
     },
-    uses={"concepts", "decode", "draw_from", "noised", "pipeline", "predict_noise", "prompts", "reader", "text", "tokens"},
+    uses={"concepts", "decode", "draw_from", "noised", "pipeline", "predict_noise", "prompts", "reader", "text", "tokens",
+          "words"},
     needs={"forget", "prompts", "judge"},
     depth="deep",
     blind="One search for one prefix in front of the prompt; text states that no prompt has are not tried.",
 )
 def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
+    require_one_encoder(task)
     attacked, tested = divided(task, panel.seed)
     model = copied(subject.model, trainable=False).to(subject.device)
     tokens = task.tokens([prompt for prompt in tested for _ in range(cfg.per_prompt)])
@@ -90,6 +93,16 @@ def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     post = mean_value("post_attack", hits(best))
     post.detail.update({"tokens": words, "losses": tried, "attacked": len(attacked), "tested": tested})
     return [post, mean_value("pre_attack", plain), mean_value("random_prefix", hits(chance))]
+
+
+def require_one_encoder(task: DiffusionTask) -> None:
+    """NeedsUnmet where the network reads more than the states of one CLIP encoder: a prefix is tokens of one vocabulary."""
+    tokens = task.tokens([""])
+    parts = task.pipeline
+    alone = not any(name.startswith("text_encoder") for name in parts.others)
+    if not alone or parts.tokenizer.bos_token_id is None or task.text(tokens).shape[1] != tokens.shape[1]:
+        raise NeedsUnmet("the network reads more than the states of one CLIP text encoder, and this attack searches tokens of "
+                         "one vocabulary, so no prefix was searched. Use concept_inversion, which searches states instead.")
 
 
 def divided(task: DiffusionTask, seed: int) -> tuple[Split, list[str]]:

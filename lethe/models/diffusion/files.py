@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lethe.errors import ModelError
+from lethe.core.user_files import understood
+from lethe.errors import ModelError, NotFinite
+from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.pipeline import Pipeline, require_diffusers
 from lethe.models.source import Source, copy_with, variant_of
 
@@ -38,13 +40,15 @@ def load_pipeline(folder: str | Path, variant: str = "") -> Pipeline:
         raise ModelError(f"{place} has no {' or '.join(NETWORKS) if network is None else ', '.join(absent)}/, so it is not a "
                          f"diffusion pipeline folder. Expected: {' or '.join(NETWORKS)}, scheduler, and for text text_encoder "
                          "and tokenizer, for latents vae.")
-    parts = {name: _part(place / name, listed, variant) for name, listed in _listed(place, index).items()
+    parts = {name: _sound_part(place / name, listed, variant) for name, listed in _listed(place, index).items()
              if name.removesuffix("_2").removesuffix("_3") in (*READ, network)}
     kept = {name: parts.pop(name, None) for name in ("text_encoder", "tokenizer", "scheduler", "vae")}
     source = Source(place.resolve(), network, variant_of(place / network, variant))
     told = {key: value for key, value in (index or {}).items() if not isinstance(value, list) and not key.startswith("_")}
     kind = (index or {}).get("_class_name", "")
-    return Pipeline(parts.pop(network), **kept, others=parts, kind=kind, options=told, source=source)
+    opened = Pipeline(parts.pop(network), **kept, others=parts, kind=kind, options=told, source=source)
+    _require_vae(opened, place)
+    return opened
 
 
 def save_pipeline(pipeline: Pipeline, folder: Path) -> None:
@@ -81,13 +85,32 @@ def _index(place: Path) -> dict[str, Any] | None:
     file = place / INDEX
     if not file.is_file():
         return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return _settings(file)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What a JSON file of the folder says; ModelError where it is damaged."""
+    with understood(file, "JSON", "Copy the folder again.", ModelError):
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+
+def _require_vae(opened: Pipeline, place: Path) -> None:
+    channels = denoiser_of(opened).channels
+    if opened.vae is None and channels not in (1, 3):
+        raise ModelError(f"the network of {place} draws {channels} channels, which are latents and no colours, and there is no "
+                         "vae/, so no picture could be seen or read; nothing was started. Add the folder vae, and name it in "
+                         "model_index.json.")
 
 
 def _listed(place: Path, index: Mapping[str, Any] | None) -> dict[str, str]:
     """The class of each part, by the name of its folder: as the index says, or as the part's own configuration does."""
     if index is not None:
+        needed = {name for name, value in index.items() if isinstance(value, list) and value[1]
+                  and name.removesuffix("_2").removesuffix("_3") in (*READ, *NETWORKS)}
+        if absent := sorted(name for name in needed if not (place / name).is_dir()):
+            raise ModelError(f"{place / INDEX} names {', '.join(absent)}, which the folder does not have, so the pipeline would "
+                             "be another one than it says; nothing was started. Copy the folder again, whole.")
         return {name: value[1] for name, value in index.items()
                 if isinstance(value, list) and value[1] and (place / name).is_dir()}
     return {folder.name: "" for folder in sorted(place.iterdir()) if folder.is_dir()}
@@ -95,7 +118,19 @@ def _listed(place: Path, index: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _reads_text(unet: Path) -> bool:
     config = unet / "config.json"
-    return not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("_class_name") != "UNet2DModel"
+    return not config.is_file() or _settings(config).get("_class_name") != "UNet2DModel"
+
+
+def _sound_part(place: Path, named: str, variant: str) -> Any:
+    """One part of a pipeline; an error for what cannot be read, is not whole or holds NaN."""
+    remedy = "It may have been cut off while it was copied: copy it again."
+    with understood(place, "a part of a pipeline", remedy, ModelError):
+        part = _part(place, named, variant)
+    for name, value in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
+        if value.is_floating_point() and not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
+            raise NotFinite(f"{place} holds NaN or infinity in {name}, so all that it computes would be; nothing was started. "
+                            "Use an intact copy; a part that was saved in half precision after it had overflowed stays broken.")
+    return part
 
 
 def _part(place: Path, named: str, variant: str) -> Any:
@@ -107,13 +142,13 @@ def _part(place: Path, named: str, variant: str) -> Any:
     if plain == "tokenizer":
         return getattr(transformers, named or "CLIPTokenizer").from_pretrained(place)
     if plain == "scheduler":
-        config = json.loads((place / "scheduler_config.json").read_text(encoding="utf-8"))
+        config = _settings(place / "scheduler_config.json")
         kind = getattr(diffusers, config.get("_class_name", "DDIMScheduler"), None)
         if kind is None:
             raise ModelError(f"{place} holds a {config['_class_name']}, which diffusers {diffusers.__version__} does not have, "
                              "so nothing could be drawn. Install the version that wrote the folder.")
         return kind.from_config(config)
-    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    config = _settings(place / "config.json")
     library, found = (transformers, (named or (config.get("architectures") or ["CLIPTextModel"])[0])) if plain == "text_encoder" \
         else (diffusers, config.get("_class_name", named))
     kind = getattr(library, found, None)
@@ -122,7 +157,11 @@ def _part(place: Path, named: str, variant: str) -> Any:
                          "pipeline could not be opened. Install the version that wrote the folder.")
     chosen = variant_of(place, variant) if plain in NETWORKS else _fitting(place, variant)
     width = {"dtype" if library is transformers else "torch_dtype": torch.float32}
-    return kind.from_pretrained(place, variant=chosen or None, use_safetensors=True, **width)
+    part, info = kind.from_pretrained(place, variant=chosen or None, use_safetensors=True, output_loading_info=True, **width)
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"the weights in {place} lack {len(missing)} of the tensors that a {found} has, {missing[0]} first, so "
+                         "random ones would stand in for them; nothing was started. Copy the folder again, whole.")
+    return part
 
 
 def _fitting(place: Path, variant: str) -> str:
