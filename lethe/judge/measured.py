@@ -15,6 +15,8 @@ from lethe.maths.statistics import auc_interval, mean_interval, roc, tpr_at_fpr,
 RATES = (0.01, 0.05, 0.1)   # false-positive rates at which attacks are reported
 POINTS = 60                 # of a ROC that are kept
 BINS = 24                   # of a histogram of scores
+FEWEST = 10                 # unseen rows below which a distance has no placebo
+Z = 1.959964                # normal quantile of a 95 % interval
 
 
 def mean_value(metric: str, x: np.ndarray) -> Value:
@@ -22,6 +24,23 @@ def mean_value(metric: str, x: np.ndarray) -> Value:
     low, high = wilson(float(x.sum()), len(x)) if np.isin(x, (0.0, 1.0)).all() else mean_interval(x)
     known = math.isfinite(low) and math.isfinite(high)
     return Value(metric, float(x.mean()), low if known else None, high if known else None, len(x), x)
+
+
+def excess_value(metric: str, forget: np.ndarray, placebo: np.ndarray) -> Value:
+    """The mean distance on the forget set in units of the one on unseen rows, with its interval.  [n], [m] -> Value
+
+    A model that differs everywhere (another recipe, a wrong forget file) differs by as much on both, and has 1. Without unseen
+    rows, or where nothing differs on them, it is the distance itself.
+    """
+    value = mean_value(metric, forget)
+    if len(placebo) < FEWEST or not placebo.mean() > 0:
+        return value
+    here, there = float(forget.mean()), float(placebo.mean())
+    ratio, rows = here / there, forget / there
+    spread = [float(x.var(ddof=1)) / len(x) if len(x) > 1 else 0.0 for x in (forget, placebo)]
+    error = math.sqrt(spread[0] + ratio**2 * spread[1]) / there
+    low, high = (max(0.0, ratio - Z * error), ratio + Z * error) if error else (None, None)
+    return Value(metric, ratio, low, high, len(forget), rows, {"placebo": len(placebo), "unseen": there})
 
 
 def auc_value(metric: str, members: np.ndarray, others: np.ndarray) -> Value:

@@ -68,6 +68,15 @@ class Panel:
             return np.zeros(len(split), dtype=bool)
         return self.once(("removed", split), lambda: leaving(split, self.task.forget, self.task.retain))
 
+    def placebo(self, split: Split, most: int | None = None) -> np.ndarray:
+        """Positions in an unseen split on which nothing was to change: all of them, or a seeded sample of at most so many."""
+        def draw() -> np.ndarray:
+            free = np.flatnonzero(~self.removed(split))
+            order = numpy_generator(self.seed, "placebo", split.name).permutation(len(free))
+            return np.sort(free[order[:most]])
+
+        return self.once(("placebo", split, most), draw)
+
     def beside(self) -> Beside:
         """The holdout examples that are like the forget set but unseen, and which they are."""
         return self.once(("beside",), lambda: beside(self.task.forget, self.task.holdout))

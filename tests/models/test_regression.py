@@ -138,7 +138,7 @@ def test_every_general_audit_runs_and_the_controls_hold() -> None:
     found = examine(made, [fresh], Subject("original", made.original, made), references, audits)
     original = {e.metric: e for e in found["original"]}
     assert original["removed_closeness"].direction == original["mia_retain_auc"].direction == "still knows"
-    assert original["output_divergence_forget"].verdict == OUTSIDE
+    assert original["output_divergence_excess"].verdict == OUTSIDE
     assert not [e.metric for e in found["r0"] if e.verdict == OUTSIDE]
 
 

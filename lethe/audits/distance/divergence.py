@@ -7,8 +7,8 @@
 
 p the model's class probabilities (Chundawat et al. 2023, arXiv:2205.08096, use JS and the activation distance of
 Golatkar et al. 2020, arXiv:1911.04933, with one retrained model). Other families report `output_divergence`, their own.
-The target is what one retrained model has to the others, not 0: JS on the forget set is held against that yardstick,
-the rest is shown beside it.
+The target is what one retrained model has to the others, not 0. Judged is the excess: JS on the forget set over the same on
+unseen rows (the placebo): a model of another recipe differs everywhere, also beside a wrong forget file. The rest is shown.
 Needs:    references.     Cost: none beyond the forward passes for classifiers; else one pass over `limit` examples.
 Limits:   a distance has no direction: it cannot separate remembered from over-forgotten (see `scores`).
 """
@@ -27,7 +27,7 @@ from lethe.core.modules import evaluating
 from lethe.core.passes import drawn
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
-from lethe.judge.measured import mean_value
+from lethe.judge.measured import excess_value, mean_value
 from lethe.judge.panel import Panel
 from lethe.maths import losses
 from lethe.pools.subject import Subject
@@ -43,15 +43,19 @@ class Divergence:
 
 @audit(
     metrics={
-        "js_forget": Metric("mean Jensen–Shannon divergence to retrained models, forget set, bits", distance=True),
+        "js_excess": Metric("mean Jensen–Shannon divergence to retrained models, forget set over unseen data", (0.0, math.inf),
+                            distance=True),
+        "js_forget": Metric("mean Jensen–Shannon divergence to retrained models, forget set, bits", better="lower"),
         "js_holdout": Metric("mean Jensen–Shannon divergence to retrained models, holdout, bits", better="lower"),
         "kl_back_*": Metric("mean KL(model ‖ retrained), nats", (0.0, math.inf), "lower"),
         "kl_*": Metric("mean KL(retrained ‖ model), nats", (0.0, math.inf), "lower"),
         "agreement_*": Metric("share of retrained models that predict the same class", better="higher"),
         "activation_distance_*": Metric("mean L2 distance of class probabilities to retrained models",
                                         (0.0, math.sqrt(2)), "lower"),
-        "output_divergence_forget": Metric("mean divergence of outputs to retrained models, forget set",
+        "output_divergence_excess": Metric("mean divergence of outputs to retrained models, forget set over unseen data",
                                            (0.0, math.inf), distance=True),
+        "output_divergence_forget": Metric("mean divergence of outputs to retrained models, forget set",
+                                           (0.0, math.inf), "lower"),
         "output_divergence_holdout": Metric("mean divergence of outputs to retrained models, holdout",
                                             (0.0, math.inf), "lower"),
     },
@@ -60,7 +64,8 @@ class Divergence:
     blind="It sees outputs at these examples, in no direction: what the model still knows inside is not measured.",
 )
 def measure(cfg: Divergence, subject: Subject, panel: Panel) -> list[Value]:
-    values = []
+    values: list[Value] = []
+    judged: dict[tuple[str, str], np.ndarray] = {}
     for name in ("forget", "holdout"):
         if not panel.task.has(name):
             continue
@@ -72,7 +77,11 @@ def measure(cfg: Divergence, subject: Subject, panel: Panel) -> list[Value]:
         else:
             found = {"output_divergence": _asked(cfg, split, subject, panel)}
         values += [mean_value(f"{key}_{name}", x) for key, x in found.items()]
-    return values
+        judged |= {(key, name): x if name == "forget" else x[panel.placebo(split)]
+                   for key, x in found.items() if key in ("js", "output_divergence")}
+    nothing = np.zeros(0)
+    return [*values, *(excess_value(f"{key}_excess", x, judged.get((key, "holdout"), nothing))
+                       for (key, name), x in judged.items() if name == "forget")]
 
 
 def compared(logits: Tensor, references: Tensor) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ X, Y activations of one layer on the forget set (every linear, convolutional and
 centred on R, h_j those of retrained model j, h⁰ of the original, s⁰ its standard deviations on R. The coordinates of models
 from different seeds mean different things: CKA ignores rotations, and the feature distance fits one (Q_j orthogonal
 Procrustes on retained examples, so that the forget set itself is not fitted).
-`feature_distance_forget` is held against the yardstick; CKA stands beside its ceiling, that of retrained models among
+The distance on the forget set over that on unseen rows is held against the yardstick (a model of another recipe differs
+everywhere); CKA stands beside its ceiling, that of retrained models among
 themselves; per layer in the detail. The shift only shows how much moved.
 Needs:    forget, retain, references; original for the shift.     Cost: one forward pass over ≤ `limit` examples per model.
 Limits:   linear: what a non-linear probe could still read is not compared. With n < 4 examples CKA is not defined.
@@ -29,7 +30,7 @@ from lethe.core.modules import evaluating
 from lethe.core.passes import drawn
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
-from lethe.judge.measured import mean_value
+from lethe.judge.measured import excess_value, mean_value
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
 
@@ -104,8 +105,10 @@ def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray,
 
 @audit(
     metrics={
+        "feature_distance_excess": Metric("mean distance of rotated features to retrained models, forget set over unseen data",
+                                          (0.0, math.inf), distance=True, aspect="representation"),
         "feature_distance_forget": Metric("mean distance of rotated features to retrained models, forget set", (0.0, math.inf),
-                                          distance=True, aspect="representation"),
+                                          "lower", aspect="representation"),
         "cka_head_forget": Metric("debiased linear CKA to retrained models, last layer before the head", (-1.0, 1.0), "higher",
                                   aspect="representation"),
         "cka_forget": Metric("debiased linear CKA to retrained models, mean over layers", (-1.0, 1.0), "higher",
@@ -114,7 +117,7 @@ def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray,
                                        aspect="representation", asks="the original model"),
     },
     uses={"features", "inputs", "outputs"},
-    needs={"forget", "retain", "references"},
+    needs={"forget", "retain", "references", "holdout?"},
     depth="standard",
     blind="It compares linear structure at the given examples; what a non-linear probe reads, or what other inputs bring out, is "
           "not seen.",
@@ -123,7 +126,8 @@ def measure(cfg: Representation, subject: Subject, panel: Panel) -> list[Value]:
     forget, retain = panel.part(panel.task.forget, cfg.limit), panel.part(panel.task.retain, cfg.retain_limit)
     here, known = subject.features(forget), subject.features(retain)
     rows = np.mean([aligned_distance(here, r.features(forget), known, r.features(retain)) for r in panel.references], 0)
-    values = [mean_value("feature_distance_forget", rows)]
+    values = [mean_value("feature_distance_forget", rows),
+              excess_value("feature_distance_excess", rows, _placebo(cfg, subject, panel, known, retain))]
     if len(forget) >= 4:
         heads = [cka(torch.from_numpy(here), torch.from_numpy(r.features(forget))) for r in panel.references]
         values.append(Value("cka_head_forget", float(np.mean(heads)), n=len(forget)))
@@ -140,6 +144,17 @@ def measure(cfg: Representation, subject: Subject, panel: Panel) -> list[Value]:
             moved = (here - before) / np.where(spread > 1e-6, spread, 1.0)
             values.append(mean_value("feature_shift_forget", np.sqrt((moved**2).mean(1))))
     return values
+
+
+def _placebo(cfg: Representation, subject: Subject, panel: Panel, known: np.ndarray, retain: Split) -> np.ndarray:
+    """The same distances on unseen rows; none where there are none."""
+    if not panel.task.has("holdout"):
+        return np.zeros(0)
+    split = panel.part(panel.task.holdout, cfg.limit)
+    rows, here = panel.placebo(split), subject.features(split)
+    distances: np.ndarray = np.mean([aligned_distance(here[rows], r.features(split)[rows], known, r.features(retain))
+                                     for r in panel.references], 0)
+    return distances
 
 
 def _grams(cfg: Representation, subject: Subject, split: Split, panel: Panel) -> dict[str, Tensor]:
