@@ -41,6 +41,7 @@ from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive, generator, numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.judge.near import nearest_first
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
 from lethe.train.optimise import optimiser
@@ -160,13 +161,6 @@ def _related(panel: Panel, count: int) -> Split:
 
 def _unrelated(panel: Panel, count: int) -> Split:
     return panel.part(panel.task.retain, count)
-
-
-def nearest_first(x: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Rows of x by their distance to the nearest row of `to`, columns scaled by the deviation in x.  [n, d], [m, d] -> [n]"""
-    scale = np.maximum(x.std(0), 1e-9)
-    distance = torch.cdist(torch.from_numpy(x / scale), torch.from_numpy(to / scale)).amin(1)
-    return distance.numpy().argsort(kind="stable")
 
 
 def _halves(panel: Panel) -> tuple[Split, Split]:

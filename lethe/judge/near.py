@@ -1,0 +1,13 @@
+"""Which examples resemble which, by what a model computes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def nearest_first(x: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Rows of x by their distance to the nearest row of `to`, columns scaled by the deviation in x.  [n, d], [m, d] -> [n]"""
+    scale = np.maximum(x.std(0), 1e-9)
+    distance = torch.cdist(torch.from_numpy(x / scale), torch.from_numpy(to / scale)).amin(1)
+    return distance.numpy().argsort(kind="stable")
