@@ -22,7 +22,7 @@ from lethe.work.train import train
 
 CONTENT = {
     "family": "classification", "model": {"zoo": "mlp", "options": {"hidden": [16, 16]}}, "data": {"kind": "digits", "test": 0.8},
-    "method": {"name": "s3t", "shards": 2, "slices": 2, "budget": 2, "epochs": 2}, "recipe": {"epochs": 2},
+    "method": {"name": "s3t", "shards": 2, "slices": 2, "budget": 2, "epochs": 20}, "recipe": {"epochs": 20},
     "audit": {"depth": "quick", "references": 0, "shadows": 0, "audits": ["scores"]},
 }
 

@@ -102,12 +102,16 @@ def test_pruning_leaves_accuracy_on_clean_data_and_says_how_many() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "target"), [(0, 0), (1, 4), (2, 7)])
 def test_digits_the_label_is_named_and_the_attack_ends_where_the_watchdog_allows_it(seed: int, target: int) -> None:
+    """By default the watchdog ends each run: it costs 3 to 9 points on unseen data (0.01 to 0.06 of the attack left), and nine tenths
+    of the poison stand in the retained data with the labels that are to go."""
     task = digits(seed, target)
-    outcome: Outcome = as_users("ebyd", task, seed)
-    (before, attacked), (after, left) = scores(task, task.original), scores(task, outcome.model)
-    assert attacked > 0.95 and outcome.notes[0].startswith(f"verdict: backdoored; smallest trigger for label {target}")
-    assert after > before - 0.12 and outcome.unchanged == (seed == 2)
-    assert outcome.unchanged or left < 0.2
+    ended: Outcome = as_users("ebyd", task, seed)
+    allowed: Outcome = as_users("ebyd", task, seed, watchdog=Watchdog(loss=10))
+    (before, attacked), (after, left) = scores(task, task.original), scores(task, allowed.model)
+    assert attacked > 0.95 and allowed.notes[0].startswith(f"verdict: backdoored; smallest trigger for label {target}")
+    assert after > before - 0.12 and left < 0.2
+    assert ended.fall is not None and ended.fall.part == ("holdout" if seed == 2 else "retain")
+    assert scores(task, ended.model)[0] > before - 0.03
 
 
 if __name__ == "__main__":   # the numbers of the docstring

@@ -17,6 +17,7 @@ from lethe.core.seeds import derive, generator
 from lethe.methods.classification.rem import Branch, Channel, paths
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build
+from lethe.train.watchdog import Watchdog
 
 
 def test_all_of_the_forget_set_shares_one_path_and_every_path_is_as_wide() -> None:
@@ -89,13 +90,15 @@ def test_a_toy_backdoor_of_which_a_tenth_is_known_goes() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "target"), [(3, 0), (4, 4), (5, 7)])
 def test_digits_poison_of_which_a_tenth_is_known_mostly_goes_where_retraining_keeps_it(seed: int, target: int) -> None:
-    """Originals on which nothing was chosen. Measured: 0.08, 0.20 of the attack left, accuracy 0.958, 0.958. The third time 7
-    points on unseen data would go (0.14 left of the attack, accuracy 0.925 on test data), so the watchdog takes it back."""
+    """Originals on which nothing was chosen. With the loss that the watchdog's remedy allows: 0.08, 0.20, 0.14 of the attack left,
+    accuracy 0.958, 0.958, 0.925. By default the watchdog ends each run: of the third 7 points on unseen data go, and on retained
+    data every run loses 10, for nine tenths of the poison stand there with the labels that are to go."""
     task = digits(seed, target)
-    outcome = as_users("rem", task, seed)
+    ended, outcome = as_users("rem", task, seed), as_users("rem", task, seed, watchdog=Watchdog(loss=10))
     (accuracy, attacked), (kept, left) = scores(task, task.original), scores(task, outcome.model)
-    assert attacked > 0.95 and kept >= accuracy - 0.05 and outcome.unchanged == (seed == 5)
-    assert outcome.unchanged or left <= 0.3
+    assert attacked > 0.95 and kept >= accuracy - 0.05 and left <= 0.3
+    assert ended.fall is not None and ended.fall.part == ("holdout" if seed == 5 else "retain")
+    assert scores(task, ended.model)[0] >= accuracy - 0.02
     assert all(scores(task, as_users(other, task, seed).model)[1] > 0.9 for other in ("retrain", "finetune"))
 
 
