@@ -4,6 +4,9 @@ Margins from before the runs: forget accuracy at most chance + 5 points (5.1 %; 
 at most 5 %, cosine between h_ℓ and u above 0.8, other weights bit-identical. The first is missed narrowly: with α = 30
 (seeds 0–2) accuracy was 2.1, 3.8, 1.3 % at perplexity +2.9, +5.1, +3.1 %; with α = 50 (seeds 3–5) 5.3, 7.6, 3.1 % at
 +2.3, +4.4, +2.6 %; with α = 50 and 500 steps (seeds 6–8) 7.0, 8.3, 3.4 % at +2.4, +3.1, +2.1 %. All began at 96 %.
+
+A perplexity 5 % higher is an answer probability 4 points lower, one more than the watchdog allows: it is told of the margin. By
+default it returns the original at seed 4 (3.7 points).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from lethe.data.records import read_rows
 from lethe.methods.lm.rmu import control_vector
 from lethe.models.lm.open import Language, language_model
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
+from lethe.train.watchdog import Watchdog
 
 pytestmark = pytest.mark.slow
 SEEDS = (3, 4, 5)
@@ -60,7 +64,7 @@ def look(task: Language, model: nn.Module, name: str) -> tuple[float, float]:
 @cache
 def misdirected(root: Path, seed: int) -> nn.Module:
     return lethe.forget(two_domains(root, seed), "rmu", layer=LAYER, coefficient=LENGTH, alpha=50.0, lr=5e-3, steps=300,
-                        batch_size=8, seed=seed, progress=False).model
+                        batch_size=8, seed=seed, progress=False, watchdog=Watchdog(loss=5)).model
 
 
 @pytest.mark.parametrize("seed", SEEDS)
