@@ -37,7 +37,7 @@ def test_the_population_attack_sees_nothing_where_ulira_sees_memory():
 
     population, attack = measured("threshold", original)["mia_auc"], measured("ulira", original)["ulira_auc"]
     assert 0.44 <= population.value <= 0.56
-    assert attack.value >= 0.7 and attack.low > 0.5
+    assert attack.low > max(population.value, 0.55)   # 0.70, 60 records: 0.60 to 0.78
     for reference in references:
         value = measured("ulira", reference)["ulira_auc"]
         assert value.low <= 0.5 <= value.high

@@ -83,4 +83,4 @@ def test_controls():
     assert by["untouched"]["restor_clean"].verdict == OUTSIDE and by["untouched"]["restor_corrupted"].value > 0.7
     assert by["r0"]["restor_clean"].verdict == INSIDE and by["r0"]["restor_clean"].value > 0.7
     assert by["rewound"]["restor_recovery"].value > 0.95
-    assert by["rewound"]["restor_forgetting"].value == pytest.approx(7 / 8)     # one of 8 claims it preferred all along
+    assert by["rewound"]["restor_forgetting"].value == pytest.approx(1)   # it preferred none of the 8 claims

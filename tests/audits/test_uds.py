@@ -67,5 +67,7 @@ def test_controls_interpolation_and_edits_of_the_output_alone():
     path = [found[name]["uds"].value for name in ("untouched", *between, "fresh")]
     assert path == sorted(path)
     shallow = found["last"]["uds"]           # probability is gone, but two of three layers are untouched
-    assert shallow.value < 0.45 < found["whole"]["uds"].value and shallow.direction == "still knows"
+    assert shallow.value < 0.45 < found["whole"]["uds"].value
     assert found["steered"]["uds"].value < 0.45
+    # four references between 0.8 and 1 see a difference of 0.89 at least: only what is wholly there is judged
+    assert shallow.detectable is not None and found["fresh"]["uds"].value - shallow.value < shallow.detectable

@@ -249,7 +249,7 @@ def test_commands_and_their_exit_status(issued: Issued, tmp_path: Path) -> None:
 
     made = lethe("certify", issued.run, "--key", tmp_path / "k.pem", "--method", "finetune", "--output", tmp_path / "c", "--json")
     assert made.returncode == 0 and json.loads(made.stdout)["key_made"] and "made a signing key" in made.stderr
-    shutil.copy(tmp_path / "c" / "public.pem", tmp_path / "sent.pem")   # one inside the certificate shows nothing about who made it
+    shutil.copy(tmp_path / "c" / "public.pem", tmp_path / "sent.pem")   # one inside shows nothing about who made it
     asked = ["verify", tmp_path / "c", "--public-key", tmp_path / "sent.pem", "--model",
              issued.run / "models" / "finetune", "--ledger", issued.run.parent / "ledger.sqlite"]
     good = lethe(*asked, "--reexecute", "--run", issued.run, "--json")

@@ -102,7 +102,7 @@ def test_pruning_leaves_accuracy_on_clean_data_and_says_how_many() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "target"), [(0, 0), (1, 4), (2, 7)])
 def test_digits_the_label_is_named_and_the_attack_ends_where_the_watchdog_allows_it(seed: int, target: int) -> None:
-    """By default the watchdog ends each run: it costs 3 to 9 points on unseen data (0.01 to 0.06 of the attack left), and nine tenths
+    """By default the watchdog ends each run: they cost 3 to 9 points on unseen data, and nine tenths
     of the poison stand in the retained data with the labels that are to go."""
     task = digits(seed, target)
     ended: Outcome = as_users("ebyd", task, seed)

@@ -90,7 +90,7 @@ def test_a_toy_backdoor_of_which_a_tenth_is_known_goes() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "target"), [(3, 0), (4, 4), (5, 7)])
 def test_digits_poison_of_which_a_tenth_is_known_mostly_goes_where_retraining_keeps_it(seed: int, target: int) -> None:
-    """Originals on which nothing was chosen. With the loss that the watchdog's remedy allows: 0.08, 0.20, 0.14 of the attack left,
+    """Originals on which nothing was chosen. With the loss that the remedy allows: 0.08, 0.20, 0.14 of the attack left,
     accuracy 0.958, 0.958, 0.925. By default the watchdog ends each run: of the third 7 points on unseen data go, and on retained
     data every run loses 10, for nine tenths of the poison stand there with the labels that are to go."""
     task = digits(seed, target)
