@@ -39,7 +39,7 @@ class Ladder(Record):
     within: Number = Field(description="What all runs together might cost, in retrainings.")
     rungs: tuple[Rung, ...] = Field(default=(), description="The methods, from the cheapest.")
     spent: Number = Field(default=0.0, description="What all runs together did cost, in retrainings.")
-    judging: Number = Field(default=None, description="Seconds that judging took on the search's part of the data.")
+    judging_seconds: Number = Field(default=None, description="Seconds that judging took on the search's part of the data.")
     steps: int = Field(default=0, description="Steps of one retraining.")
     examples: int = Field(default=0, description="Examples of one retraining, sent forward with gradients.")
     overlap: int = Field(default=0, description="Forget examples that judged the rungs and the result: all, where they are few.")

@@ -26,16 +26,18 @@ class Odds:
         return (self.passed + WEIGHT * UNKNOWN) / (self.runs + WEIGHT)
 
 
-def odds(method: str, until: Until, score: str, leaves: bool, place: Path | None = None) -> Odds:
+def odds(method: str, until: Until, score: str, leaves: bool, place: Path | None = None, exact: bool = False) -> Odds:
     """What was measured of a method on problems of the same score in which a class leaves, or does not, as here.
 
     leaves  whether nothing like the forget set is retained      place  the folder of the numbers, when it is not the usual one
+    exact   its model never reads the forget set, so that only its use is in question
     """
     problems: dict[str, dict[str, Number]] = {}
     for number in read(method, place).numbers:
         problems.setdefault(number.problem, {})[number.metric] = number
     alike = [found for found in problems.values() if _alike(found, score, leaves)]
-    return Odds(sum(_passed(found, until) for found in alike),
+    asked = ("indistinguishable",) if until == "indistinguishable" else ("useful",) if exact else ("forgotten", "useful")
+    return Odds(sum(_passed(found, asked) for found in alike),
                 sum(found["forgotten"].seeds + found["forgotten"].failed for found in alike))
 
 
@@ -47,7 +49,6 @@ def _alike(found: Mapping[str, Number], score: str, leaves: bool) -> bool:
     return leaves == (forget.retrained is not None and abs(forget.retrained) <= ALL_GONE)
 
 
-def _passed(found: Mapping[str, Number], until: Until) -> float:
+def _passed(found: Mapping[str, Number], asked: tuple[str, ...]) -> float:
     """Runs that were as requested. Where two answers are asked for, no more than had the rarer one."""
-    asked = ("forgotten", "useful") if until == "forgotten" else ("indistinguishable",)
     return min((found[name].mean or 0.0) * found[name].seeds if name in found else 0.0 for name in asked)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -23,10 +22,11 @@ from lethe.errors import OutOfRange, StorageError
 from lethe.ledger import Ledger
 from lethe.maths.statistics import clopper_pearson
 from lethe.pools.choose import divided
+from lethe.results.answers import Answers
 from lethe.results.folder import LEDGER
 from lethe.results.policy import Policy, Tried
 from lethe.results.policy import plain as written
-from lethe.results.schema import Row, Scenario
+from lethe.results.schema import Row
 from lethe.train.rehearsal import shares
 from lethe.work.audit import scenario
 from lethe.work.climb import answers_lack
@@ -136,23 +136,23 @@ def _carried_out(job: Job, task: Task, rungs: Sequence[Rung], options: Options) 
     runs = [replace(rung.run, seed=job.settings.seed) for rung in rungs]
     made = run_all(job, task, runs, options, Places())
     case = scenario(job, task, made, options, retrained(job, task, options))
-    control = next((row.answers for row in case.subjects if row.role == "retrained"), None)
+    control = next(row.answers for row in case.subjects if row.role == "retrained")
     whole = one_retraining(job, task)
     rows = {row.name: row for row in case.subjects if row.role == "method"}
     told = []
     for run, one in zip(runs, made, strict=True):
         cost = 0.0 if one.outcome is None else shares(one.outcome.cost, whole)
-        passed, why = _passed(rows[run.name], control, job, case)
+        passed, why = _passed(rows[run.name], control, job)
         told.append(Verdict(run.method, passed, cost, why))
     return told
 
 
-def _passed(row: Row, control: Any, job: Job, case: Scenario) -> tuple[bool | None, str]:
+def _passed(row: Row, control: Answers | None, job: Job) -> tuple[bool | None, str]:
     """Whether a model is as requested; None where no test could have told of one more retrained model."""
     assert job.climb is not None
-    if row.error is not None or row.answers is None:
+    if row.error is not None or row.answers is None or control is None:
         return False, row.error or "no model"
-    blind, missing = answers_lack(job.climb, row.answers, control)
+    blind, missing = answers_lack(job.climb, row, control)
     return (None, blind) if blind else (not missing, "; ".join(missing))
 
 

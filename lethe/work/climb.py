@@ -7,7 +7,7 @@ unseen data that methods may see; the final audit uses the other halves and the 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from lethe.results.schema import Row, Scenario
 from lethe.train.rehearsal import shares
 from lethe.work.forget import Made, Places, run_all
 from lethe.work.job import Climb, Job
-from lethe.work.ladder import Ladder, Rung
+from lethe.work.ladder import RETRAINING, Ladder, Rung
 from lethe.work.options import Options
 from lethe.work.retrained import Retrained
 
@@ -91,7 +91,7 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
     rungs: list[records.Rung] = []
     chosen, spent = None, 0.0
     for rung in ladder.rungs:
-        why = _skipped(rung, chosen, blind, spent, job.climb.within)
+        why = _skipped(rung, chosen, blind, wanted, spent, job.climb.within)
         if why:
             rungs.append(_told(rung, "not tried", why))
             continue
@@ -104,8 +104,8 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
         chosen = one if told.ended == "reached" else None
     if ladder.beyond is not None:
         rungs.append(_told(ladder.beyond, "not tried", f"beyond {number(job.climb.within)} of a retraining"))
-    found = records.Ladder(until=job.climb.until, within=job.climb.within, rungs=tuple(rungs), spent=spent, judging=court.seconds,
-                           steps=ladder.whole.steps, examples=ladder.whole.examples,
+    found = records.Ladder(until=job.climb.until, within=job.climb.within, rungs=tuple(rungs), spent=spent,
+                           judging_seconds=court.seconds, steps=ladder.whole.steps, examples=ladder.whole.examples,
                            overlap=len(task.forget) if len(task.forget) < SMALL else 0)
     return Climbed(tuple(made), found, chosen, wanted)
 
@@ -115,7 +115,7 @@ def concluded(climbed: Climbed, ladder: Ladder, case: Scenario, places: Places) 
     written to the folder of models; any other is not."""
     found, chosen = climbed.record, climbed.chosen
     row = next((row for row in case.subjects if chosen is not None and row.role == "method" and row.label == chosen.label), None)
-    missing = [] if row is None or row.answers is None or _exactly(row) else _lacking(row.answers, climbed.wanted)
+    missing = [] if row is None or row.answers is None else _missing(row.answers, climbed.wanted, row.method, row.guarantee)
     met = row is not None and not missing
     if met and chosen is not None and chosen.outcome is not None and places.models:
         _saved(chosen.outcome, places, chosen.name)
@@ -131,17 +131,24 @@ def _wanted(asked: Climb, control: Answers) -> tuple[Wanted, ...]:
     return ("forgotten", "useful") if control.useful.answer == "yes" else ("forgotten",)
 
 
-def _lacking(found: Answers, wanted: Sequence[Wanted]) -> list[str]:
-    """What a model lacks; a loss beyond the margin also where a smaller one could not be shown."""
-    lost = ("useful",) if "useful" not in wanted and found.useful.answer == "no" and "forgotten" in wanted else ()
-    return lacks(found.forgotten, found.useful, found.indistinguishable, [*wanted, *lost])
+def _missing(found: Answers, wanted: Sequence[Wanted], method: str, guarantee: Mapping[str, Any]) -> list[str]:
+    """What a model lacks. One that never read the data has forgotten them, whatever tests say of it, and retraining is what the
+    others are compared with. A loss beyond the margin counts also where a smaller one could not be shown."""
+    if method == RETRAINING:
+        return []
+    exact = guarantee.get("level") == "exact"
+    left: list[Wanted] = [one for one in wanted if not (exact and one == "forgotten")]
+    if "indistinguishable" not in wanted and "useful" not in left and found.useful.answer == "no":
+        left.append("useful")
+    return lacks(found.forgotten, found.useful, found.indistinguishable, left)
 
 
-def answers_lack(asked: Climb, found: Answers, control: Answers | None) -> tuple[str, list[str]]:
+def answers_lack(asked: Climb, row: Row, control: Answers) -> tuple[str, list[str]]:
     """(why no test can tell, or '', what a model lacks) beside the answers of one more retrained model."""
-    if control is None:
-        return "there is no retrained model beside it", []
-    return _blind(asked, control), _lacking(found, _wanted(asked, control))
+    assert row.answers is not None
+    wanted, blind = _wanted(asked, control), _blind(asked, control)
+    exact = row.guarantee.get("level") == "exact" and "forgotten" in wanted
+    return "" if exact else blind, _missing(row.answers, wanted, row.method, row.guarantee)
 
 
 def _blind(asked: Climb, control: Answers) -> str:
@@ -150,11 +157,11 @@ def _blind(asked: Climb, control: Answers) -> str:
     return found.why if found.answer == "cannot be judged" else ""
 
 
-def _skipped(rung: Rung, chosen: Made | None, blind: str, spent: float, within: float) -> str:
+def _skipped(rung: Rung, chosen: Made | None, blind: str, wanted: Sequence[Wanted], spent: float, within: float) -> str:
     """Why a rung is not tried; '' where it is."""
     if chosen is not None:
         return f"{chosen.label} was as requested"
-    if blind and not rung.exact:
+    if blind and not rung.sure and not (rung.exact and "forgotten" in wanted):
         return f"no test can tell: {blind}"
     if spent + rung.cost > within + 1e-9:
         return f"{number(spent)} of a retraining was spent, so it no longer fits into {number(within)}"
@@ -171,10 +178,9 @@ def _judged(rung: Rung, one: Made, court: Judge, wanted: Sequence[Wanted], whole
     found = court.answers(one.name, outcome.answering)
     replies = {"forgotten": found.forgotten.answer, "useful": found.useful.answer,
                "indistinguishable": found.indistinguishable.answer}
-    if outcome.guarantee.get("level") == "exact":
-        return _told(rung, "reached", f"exactly: {outcome.guarantee['basis']}", cost, outcome, replies)
-    missing = _lacking(found, wanted)
-    return _told(rung, "not reached" if missing else "reached", "; ".join(missing), cost, outcome, replies)
+    missing = _missing(found, wanted, one.method, outcome.guarantee)
+    exact = f"exactly: {outcome.guarantee['basis']}" if outcome.guarantee.get("level") == "exact" else ""
+    return _told(rung, "not reached" if missing else "reached", "; ".join(missing) or exact, cost, outcome, replies)
 
 
 def _told(rung: Rung, ended: records.Ended, why: str, cost: float | None = None, outcome: Outcome | None = None,
@@ -183,11 +189,6 @@ def _told(rung: Rung, ended: records.Ended, why: str, cost: float | None = None,
         row=rung.run.name, method=rung.run.method, mechanism=rung.run.record.mechanism, expected=rung.cost, chance=rung.chance,
         passed=round(rung.odds.passed), runs=rung.odds.runs, ended=ended, why=why, cost=cost,
         seconds=None if outcome is None else outcome.cost.seconds, **(replies or {}))
-
-
-def _exactly(row: Row) -> bool:
-    """Whether a model was made without the data, whatever tests say of it."""
-    return row.guarantee.get("level") == "exact"
 
 
 def _saved(outcome: Outcome, places: Places, name: str) -> None:

@@ -27,6 +27,7 @@ from lethe.train.apply import alone, require
 from lethe.train.rehearsal import rehearsed, shares, shrunk
 from lethe.work.job import Job, Run
 
+RETRAINING = "retrain"   # the method that carries out the recipe again
 LEAST = 0.05    # chance below which a method is not worth its judging                                [ours]
 AGAIN = 2       # methods of one mechanism at most                                                    [ours]
 MOST = 4        # methods of which one may become a policy                                            [ours]
@@ -36,7 +37,7 @@ FINE = 1000     # steps of the budget, in which costs are counted
 
 @dataclass(frozen=True)
 class Rung:
-    """One method that may be tried. cost: expected, in retrainings."""
+    """One method that may be tried. cost: expected, in retrainings. exact: its model never reads the forget set."""
 
     run: Run
     cost: float
@@ -44,14 +45,19 @@ class Rung:
     exact: bool
 
     @property
+    def sure(self) -> bool:
+        """Whether it is retraining itself, which cannot fail."""
+        return self.run.method == RETRAINING
+
+    @property
     def chance(self) -> float:
         """The chance that its model is as requested."""
-        return 1.0 if self.exact else self.odds.chance
+        return 1.0 if self.sure else self.odds.chance
 
     @property
     def worth(self) -> float:
         """−log of the chance that it fails."""
-        return SURE if self.exact else -math.log1p(-self.chance)
+        return SURE if self.sure else -math.log1p(-self.chance)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def ladder(job: Job, task: Task) -> Ladder:
     require_climbable(job, task)
     found = _rungs(job, task)
     chosen = affordable(_best(found), job.climb.within)
-    last = next(rung for rung in found if rung.exact)
+    last = next(rung for rung in found if rung.sure)
     if not chosen:
         least = min(_best(found), key=lambda rung: rung.cost)
         raise OutOfRange(f"--within {job.climb.within:g}: no method that may pass costs so little. The cheapest is "
@@ -112,8 +118,8 @@ def candidates(job: Job, task: Task) -> list[Rung]:
 
 def one_retraining(job: Job, task: Task) -> Cost:
     """The steps and examples of one retraining."""
-    exact = next(record for name in alone(task) if _is_exact(record := catalogue.load("methods", name)))
-    return rehearsed(task, exact, exact.config(), job.settings)
+    record = catalogue.load("methods", RETRAINING)
+    return rehearsed(task, record, record.config(), job.settings)
 
 
 def _rungs(job: Job, task: Task) -> list[Rung]:
@@ -151,7 +157,7 @@ def _best(rungs: Sequence[Rung]) -> list[Rung]:
     """Of each kind the few with the least cost for their chance, of those that may pass and cost less than the exact one."""
     kinds: dict[str, list[Rung]] = defaultdict(list)
     for rung in sorted(rungs, key=lambda rung: (rung.cost / rung.chance, rung.run.name)):
-        if rung.exact or rung.cost < 1:
+        if rung.sure or rung.cost < 1:
             kinds[_kind(rung)].append(rung)
     return [rung for same in kinds.values() for rung in same[:AGAIN]]
 
@@ -165,8 +171,8 @@ def _rung(job: Job, task: Task, record: Method, whole: Cost) -> Rung | None:
     """A method as a rung; None where its chance is too small, or it refuses or fails."""
     assert job.climb is not None
     cfg, leaves = record.config(), of_classes_that_leave(task.forget, task.retain)
-    known = odds(record.name, job.climb.until, task.score_name, leaves)
-    if known.chance < LEAST and not _is_exact(record):
+    known = odds(record.name, job.climb.until, task.score_name, leaves, exact=_is_exact(record))
+    if known.chance < LEAST and record.name != RETRAINING:
         return None
     try:
         cost = shares(rehearsed(task, record, cfg, job.settings, job.seams), whole)

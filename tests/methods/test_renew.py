@@ -20,7 +20,7 @@ from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.errors import NeedsUnmet
-from lethe.methods.classification.renew import equal_size, kept_shares
+from lethe.methods.general.renew import equal_size, kept_shares
 from lethe.models.classification.task import Classification
 
 
@@ -72,6 +72,16 @@ def test_nothing_kept_at_the_recipes_rate_is_training_from_scratch() -> None:
 
 def by_hand_from_scratch(task: Classification) -> Any:
     return byhand.stepped(task.build(derive(0, "renew")), [lambda m: nll(m, task.retain)], momentum=0.0)
+
+
+def test_scratch_keeps_nothing_and_is_exact() -> None:
+    """One full-batch step at the recipe's rate is that of the recipe; at its defaults it is renew that keeps nothing."""
+    task = byhand.classification()
+    one = byhand.run("scratch", task, share=1.0, rate=1.0, average_after=1.0)
+    byhand.assert_same(task, one, by_hand_from_scratch(task))
+    found = run("scratch", classification())
+    assert found.guarantee["level"] == "exact"
+    assert state_fingerprint(found.model) == state_fingerprint(run("renew", classification(), keep="none", share_class=0.3).model)
 
 
 def test_running_statistics_are_those_of_the_retained_data() -> None:

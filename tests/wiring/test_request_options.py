@@ -21,6 +21,8 @@ BASE: dict[str, Any] = {
     "audit": {"depth": "quick", "references": 0, "shadows": 0, "neighbours": 0, "audits": ["scores"]}}
 POOL = {"references": 3, "audits": ["scores", "layers"]}
 
+LADDER = {"audit": {**BASE["audit"], "references": 3}, "recipe": {"epochs": 3.0}}
+
 # field -> another value, or (what is set in both, another value)
 REQUEST: dict[str, Any] = {
     "family": ({"data": {"kind": "bundled", "name": "diabetes", "test": 0.2}, "forget": {"query": "target > 200"},
@@ -31,15 +33,17 @@ REQUEST: dict[str, Any] = {
     "modifiers": {"average": "ema"},
     "watchdog": ({"recipe": {"epochs": 20.0, "lr": 0.01}, "method": {"name": "gradient_ascent", "epochs": 20.0,
                                                                                 "lr": 1.0}}, False),
-    "seed": 1, "seeds": 2, "objective": "behaviour"}
+    "seed": 1, "seeds": 2, "objective": "behaviour", "until": (LADDER, "forgotten"),
+    "within": ({**LADDER, "until": "forgotten"}, 1.5)}
 PLAN: dict[str, Any] = {
     "depth": ({"audits": []}, "standard"), "references": 3, "shadows": ({**POOL, "audits": ["rmia"], "depth": "deep"}, 8),
     "audits": ["scores", "layers"], "neighbours": 8, "strategy": ({**POOL, "strategy": "serial"}, "processes"),
     "margins": ({"references": 3}, {"forget_accuracy": 0.5}), "max_loss": 0.2}
-SLOW = ("depth", "shadows")
+# policy: in tests/work/test_calibrate.py
+SLOW = ("depth", "shadows", "until", "within")
 
 FIELDS = [pytest.param(field.name, marks=pytest.mark.slow if field.name in SLOW else ()) for cls in (Request, AuditPlan)
-          for field in dataclasses.fields(cls) if field.name not in ("audit", "output", "accept")]
+          for field in dataclasses.fields(cls) if field.name not in ("audit", "output", "accept", "policy")]
 
 
 def told(content: dict[str, Any]) -> str:

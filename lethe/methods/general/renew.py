@@ -9,7 +9,8 @@ and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
 
 R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`blocks` in core.modules), s share,
 c rate, d depth, h head. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for
-b of the recipe. Running statistics of batch norm are those of R under the mean.
+b of the recipe. Running statistics of batch norm are those of R under the mean. Fresh weights are what the recipe starts from: of
+a model that was tuned, its pre-trained start. `scratch` is the same short training with nothing kept.
 Needs:    retain, recipe, original; forget where keep = auto, for its labels.     Updates: everything.
 Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
@@ -31,18 +32,26 @@ from torch import nn
 
 from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Fraction, Positive, config
-from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import NORMS, blocks, evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
-from lethe.core.task import recipe_options
+from lethe.core.task import Task, recipe_options
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average.swa import Swa
 from lethe.train.order import batches_per_epoch
 
 Kept = Literal["class", "examples", "none"]
+
+
+@config
+class Scratch:
+    """Options of the short training from scratch."""
+
+    share: Positive = 0.3              # s, share of the recipe's passes                        [ours, as renew]
+    rate: Positive = 2.0               # c, learning rate relative to the recipe's peak         [ours, as renew]
+    average_after: Fraction = 0.6      # share of the steps after which the mean begins         [ours, as renew]
 
 
 @config
@@ -85,7 +94,7 @@ def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
                 own[name].lerp_(start[name].to(own[name]), 1 - share)
 
 
-def measure_running(model: nn.Module, task: ClassificationTask, batches: Iterable[Batch]) -> None:
+def measure_running(model: nn.Module, task: Task, batches: Iterable[Batch]) -> None:
     """Running statistics of batch norm as these data have them, under the model's weights; dropout stays off."""
     norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
     momenta = [m.momentum for m in norms]
@@ -97,28 +106,56 @@ def measure_running(model: nn.Module, task: ClassificationTask, batches: Iterabl
             norm.momentum = None   # a cumulative mean
             norm.train()
         for batch in batches:
-            task.outputs(model, batch)
+            task.nll(model, batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-@method(needs={"forget?", "retain", "original", "recipe"}, uses={"build", "labels", "nll", "outputs"}, mechanism="tuning",
+def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float, average_after: float) -> str:
+    """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took."""
+    loop.start(model)
+    recipe, n = task.recipe, len(task.retain)
+    size = equal_size(n, recipe.batch_size)
+    steps = max(1, math.floor(share * recipe.epochs * batches_per_epoch(task.retain, size)))
+    options = recipe_options(replace(recipe, lr=rate * recipe.lr, batch_size=size, schedule="constant"))
+    loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=steps,
+                  average=Swa(min(math.floor(average_after * steps), steps - 1)))
+    if n > 1:   # one example has no variance: it was trained without batch statistics
+        measure_running(model, task, loop.drawn(task.retain, equal_size(n, 256), "renew"))
+    return f"{steps} steps of {size} examples"
+
+
+@method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="exact")
+def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
+    """Scratch: train again from fresh weights on retained data, by a shorter schedule than the recipe's.
+    The row that every cheap method with a recipe has to beat: what it reaches, any method reaches that keeps nothing.
+
+        θ ← fresh;    then s of the recipe's passes over R at c times its peak rate, constant;    θ = mean of the last iterates
+
+    R retain set, s share, c rate. Batches are equal, running statistics of batch norm those of R under the mean.
+    Needs:    retain, recipe.     Updates: everything.     Cost: s of a retraining.
+    Limits:   s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate.
+    Fails by: a model that has not learned as much as the recipe teaches; that it never read the forget set is certain, and that
+              a test can distinguish it from models of the whole recipe says nothing of memory.
+    Deviations: none; the form is our own.
+    """
+    model = task.build(derive(loop.seed, "renew"))
+    loop.notes.append(f"nothing kept of the original: {briefly(model, task, loop, cfg.share, cfg.rate, cfg.average_after)}")
+    outcome = loop.finish(model)
+    outcome.guarantee = {"level": "exact",
+                         "basis": "trained from a fresh model on the retained records alone, by a shorter schedule"}
+    return outcome
+
+
+@method(needs={"forget?", "retain", "original", "recipe"}, uses={"build", "nll"}, mechanism="tuning",
         instead={"forget": "keep=class"})
-def run(cfg: Renew, task: ClassificationTask, loop: Loop) -> Outcome:
+def run(cfg: Renew, task: Task, loop: Loop) -> Outcome:
     of_class = of_classes_that_leave(task.forget, task.retain) if cfg.keep in ("auto", "none") else cfg.keep == "class"
     keep: Kept = cfg.keep if cfg.keep != "auto" else "class" if of_class else "examples"
     model = task.copy_of_original()
     mixed(model, task.build(derive(loop.seed, "renew")), keep, cfg)
-    loop.start(model)
-    recipe, n = task.recipe, len(task.retain)
-    size = equal_size(n, recipe.batch_size)
     share = cfg.share_class if of_class else cfg.share_examples
-    steps = max(1, math.floor(share * recipe.epochs * batches_per_epoch(task.retain, size)))
-    options = recipe_options(replace(recipe, lr=cfg.rate * recipe.lr, batch_size=size, schedule="constant"))
-    loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=steps,
-                  average=Swa(min(math.floor(cfg.average_after * steps), steps - 1)))
-    if n > 1:   # one example has no variance: it was trained without batch statistics
-        measure_running(model, task, loop.drawn(task.retain, equal_size(n, 256), "renew"))
+    took = briefly(model, task, loop, share, cfg.rate, cfg.average_after)
     stays = {"class": "what suits a class that leaves", "examples": "the last block", "none": "nothing"}[keep]
-    loop.notes.append(f"kept of the original: {stays}; {steps} steps of {size} examples")
+    loop.notes.append(f"kept of the original: {stays}; {took}")
     return loop.finish(model)
