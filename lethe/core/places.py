@@ -11,7 +11,8 @@ from lethe.core.user_files import exists, expanded
 PLACED = ("model", "data", "recipe", "method", "policy")   # parts that may name files
 NAMES = ("kind", "zoo", "name", "head",          # keys whose values are names or words and never paths
          "concept", "keep", "prompts", "outside", "anchor", "synonyms", "replacement", "guide", "host", "leave_out")
-BARE = ("path", "folder", "weights", "start", "base", "trained", "statistics", "holdout", "test", "policy")   # paths of one word
+BARE = ("path", "folder", "weights", "start", "base", "trained", "statistics", "holdout", "test", "policy",   # paths of one word
+        "judge")
 LONG = 1024                                      # letters: what is longer is text
 
 

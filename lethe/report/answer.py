@@ -10,6 +10,7 @@ from lethe.core.evidence import FAILED, INSIDE, NO_YARDSTICK, OUTSIDE
 from lethe.core.words import number
 from lethe.report.ended import sentences
 from lethe.report.ladder import told
+from lethe.report.pictures import GONE, Pictures, alone, percent, pictures, share
 from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
 from lethe.report.words import listed
@@ -44,8 +45,23 @@ def answer(case: Case) -> Answer:
         sentences.append(f"What they see: {sees(case.scenario.power)}.")
     unjudged = policy is not None and not case.references
     sentences += dict.fromkeys(how for line in case.methods if (how := remedy(line.forgotten.why)) and not unjudged)
+    seen = pictures(case)
+    if seen is not None:
+        return _pictured(case, seen, found, sentences)
     headline = "By policy; this model was not judged against retrained ones itself." if unjudged else found.text
     return Answer(headline, tuple(sentences), tuple(_warnings(case)), _level(case, found), found)
+
+
+def _pictured(case: Case, seen: Pictures, found: Recommendation, sentences: Sequence[str]) -> Answer:
+    """The answer where pictures give it; where nothing was retrained, nothing is said of retrained models."""
+    others = [f"{line.label}: gone in {percent(share(line, GONE))}" for line in seen.lines
+              if line.role == "method" and line is not seen.best]
+    lead = [seen.sentence, *([f"Other methods: {', '.join(others)}; all of them side by side below."] if others else [])]
+    if not alone(case):
+        return Answer(seen.headline, (*lead, found.text, *sentences), tuple(_warnings(case)), _level(case, found), found)
+    failed = list(_failures(case))
+    doubts = [*(one for one in _warnings(case) if "retrain" not in one and "reference" not in one)]
+    return Answer(seen.headline, (*lead, *failed), tuple(doubts), seen.level, Recommendation(None, (), seen.headline))
 
 
 def sees(power: Power) -> str:
@@ -76,6 +92,10 @@ def _counts(case: Case) -> Iterator[str]:
         told = [_count(*column) for column in columns if any(reply != "cannot be judged" for reply in column[2])]
         if told:
             yield f"Of {len(case.methods)} methods {', '.join(told)}."
+    yield from _failures(case)
+
+
+def _failures(case: Case) -> Iterator[str]:
     yield from sentences([line for line in case.methods if line.verdict == FAILED])
 
 

@@ -25,13 +25,14 @@ from lethe.report.answer import Answer, answer, expected
 from lethe.report.colours import NIGHT, PALETTE, Look, themed, variable, variables
 from lethe.report.figure import Drawing, case_looks, drawing, svg
 from lethe.report.leaderboard import Spread, Standing, entries
+from lethe.report.pictures import COLUMNS, Drawn, Pictures, alone, grid, percent, pictures, share
 from lethe.report.scores import scores
 from lethe.report.search import searches
 from lethe.report.strip import strip
 from lethe.report.tradeoff import tradeoff
 from lethe.report.view import Case, Cell, Column, Line, cases, limits
 from lethe.results.answered import remedy
-from lethe.results.schema import Results, Sample, Scenario
+from lethe.results.schema import NotTested, Results, Sample, Scenario, TextSample
 
 SUMMARY = "summary.html"
 WEAKER = {"holdout": "what a model to which the data are unseen would show",   # yardsticks that are not retrained models
@@ -74,6 +75,25 @@ class Section:
     gallery: list[tuple[Line, tuple[Sample, ...]]]
     fingerprints: str
     facts: str
+    pictures: Pictures | None
+    grid: tuple[list[str], list[Drawn]]
+
+    @property
+    def answered(self) -> list[tuple[Line, list[TextSample]]]:
+        """The answers of language models before and after, by method; pictures are in the grid."""
+        texts = [(line, [one for one in samples if isinstance(one, TextSample)]) for line, samples in self.gallery]
+        return [(line, some) for line, some in texts if some]
+
+    @property
+    def alone(self) -> bool:
+        """Whether pictures alone give the answer: nothing was retrained."""
+        return alone(self.case)
+
+    @property
+    def untested(self) -> tuple[list[NotTested], int]:
+        """The audits that were not carried out, and how many of those compare with models trained anew where there are none."""
+        listed = [one for one in self.scenario.not_tested if not (self.alone and re.search("retrain|reference", one.why))]
+        return listed, len(self.scenario.not_tested) - len(listed)
 
     @property
     def scenario(self) -> Scenario:
@@ -102,8 +122,8 @@ class Section:
 
     @property
     def make(self) -> str:
-        """The method of the recommended row, as a request has it."""
-        line = self.answer.recommended.line
+        """The method of the recommended row, or of the best one by its pictures, as a request has it."""
+        line = self.answer.recommended.line or (self.pictures.best if self.pictures is not None else None)
         return "" if line is None else f"method={line.members[0].method or line.label}"
 
     @property
@@ -156,12 +176,13 @@ def _render(template: str, results: Results, sections: Sequence[Section], sheet:
         kinds=words.KINDS, done=recommend.DONE, means=recommend.MEANS, told_forgotten=recommend.forgotten,
         told_useful=recommend.useful_cell, told_like=recommend.like, told_beside=recommend.beside, told_change=recommend.useful,
         power=recommend.power, margin=recommend.margin, change=recommend.change, failure=ended.briefly, ended=ended.ended,
-        weaker=WEAKER, remedy=remedy, beside=recommend.compared, ladder=ladder,
+        columns=COLUMNS, share=share, percent=percent, weaker=WEAKER, remedy=remedy, beside=recommend.compared, ladder=ladder,
     )
 
 
 def _section(case: Case, place: int, figures: bool) -> Section:
     scenario = case.scenario
+    gallery = [(line, shown) for line in case.methods if (shown := line.members[0].samples)]
 
     def drawn(make: Callable[..., Drawing | None], *of: object) -> Figure | None:
         return _drawn(make(case, *of)) if figures else None
@@ -175,8 +196,8 @@ def _section(case: Case, place: int, figures: bool) -> Section:
         case, place, scenario.name or scenario.request, case_looks(case), answer(case), drawn(tradeoff), audits,
         {entry.audit: entry.text for entry in scenario.blind if entry.text},
         [made for one in (searches(case) if figures else []) if (made := _drawn(one)) is not None], entries(case, case.main),
-        [(line, shown) for line in case.methods if (shown := line.members[0].samples)],
-        _pretty(scenario.fingerprints), _pretty(scenario.facts),
+        gallery,
+        _pretty(scenario.fingerprints), _pretty(scenario.facts), pictures(case), grid(gallery),
     )
 
 

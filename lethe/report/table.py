@@ -15,6 +15,7 @@ from lethe.core.words import number, spaced
 from lethe.report import ladder
 from lethe.report.answer import answer
 from lethe.report.ended import briefly
+from lethe.report.pictures import alone
 from lethe.report.recommend import DONE, MARKS, forgotten, like, limit, unit, useful_cell
 from lethe.report.view import Case, Column, Line, cases, limits
 from lethe.report.words import duration, printable, sign, watched
@@ -55,7 +56,8 @@ def terminal_table(results: Results, width: int | None = None, colour: bool | No
         if len(results.scenarios) > 1:
             console.print(Text(printable(case.name or case.scenario.request), style="bold"))
         _show(console, case, width)
-    console.print(Text(LEGEND, style="dim"))
+    if not all(alone(case) for case in cases(results)):
+        console.print(Text(LEGEND, style="dim"))
     return "\n".join(line.rstrip() for line in handle.getvalue().splitlines()) + "\n"
 
 
@@ -161,7 +163,9 @@ def _columns(case: Case, width: int) -> tuple[list[Shown], list[str]]:
 
 
 def _replies(case: Case, interval: bool, test: bool, why: bool) -> list[Shown]:
-    """The columns of the three answers, as much of them as there is room for."""
+    """The columns of the three answers, as much of them as there is room for; none where pictures alone give the answer."""
+    if alone(case):
+        return []
     lines, most = case.lines, limit(case)
     told = [(f"{DONE[case.scenario.objective]}?", "test and limit" if why else "", [
                 (_forgotten(line, test) if why else f"{MARKS[line.forgotten.answer]} {line.forgotten.answer}",

@@ -19,6 +19,8 @@ from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishabl
 from lethe.results.schema import Fall, Hiding, Measurement, Results, Row, Scenario, Yardstick
 
 NAMES = {"original": "original (untouched)", "retrained": "retrained (reference)"}
+PICTURED = tuple(("erasure", metric) for metric in (   # of an image generator: UA, IRA, CRA first
+    "unlearning_accuracy", "kept_accuracy", "kept_other_accuracy", "outside_accuracy", "forget_other_accuracy"))
 FORGETTING, UTILITY = 4, 2   # main metrics shown of each tier
 Key = tuple[str, str]        # audit, metric
 REPLIES: tuple[Reply, ...] = ("yes", "not shown", "cannot be judged", "no")   # from best to worst
@@ -217,6 +219,8 @@ class Case:
     @cached_property
     def main(self) -> list[Column]:
         """The few metrics of the overview: the score first, then one of each audit, those with power first."""
+        if pictured := [self.columns[key] for key in PICTURED if key in self.columns]:
+            return pictured
         score = self.scenario.score_name
         chosen = _main(self.columns.values(), "forgetting", [f"forget_{score}"], FORGETTING)
         return chosen + _main(self.columns.values(), "utility", [f"{part}_{score}" for part in ("test", "holdout", "retain")],

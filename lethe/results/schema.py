@@ -152,6 +152,7 @@ class ImageSample(Record):
     """A picture by the untouched and by the new model with the same seed."""
 
     kind: Literal["image"] = "image"
+    split: str = Field(default="", description="What the prompt is to the request: erased, neighbour, out of scope or no prompt.")
     caption: str = Field(default="", description="The prompt or the name of the example.")
     before: str = Field(description="The picture of the untouched model: base64 of a PNG.")
     after: str = Field(description="The picture of the new model: base64 of a PNG.")

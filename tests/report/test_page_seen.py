@@ -18,6 +18,7 @@ from lethe.report.figure import drawing, svg
 from lethe.report.page import _style, save
 from lethe.report.recommend import beside
 from lethe.report.strip import strip
+from lethe.report.table import terminal_table
 from lethe.report.tradeoff import tradeoff
 from lethe.results.answers import Decisive
 from lethe.results.schema import read
@@ -126,3 +127,37 @@ def test_a_value_just_beyond_its_limit_is_shown_beyond_it() -> None:
     near = Decisive(audit="scores", metric="forget_loss", value=0.0081234, low=None, high=0.0081111, size=0.005)
     assert beside(near) == "forget loss 0.0081234 > 0.0081111"
     assert beside(near.model_copy(update={"high": 0.007})) == "forget loss 0.008 > 0.007"
+
+
+def pictured() -> dict[str, Any]:
+    """An image generator whose pictures were looked at, and nothing was retrained."""
+    data = without_references(HOLDOUT)
+    case = data["scenarios"][0]
+    case.update(family="diffusion", objective="concept", facts={"concept": "disk"}, depth="quick",
+                not_tested=[{"audit": "klom", "why": "needs retrained models", "defect": False, "log": ""}])
+    kept = [row for row in case["subjects"] if not row["error"]][:3]
+    shares = [(0.1, 0.97, 0.98, 0.16), (0.91, 0.85, 0.88, 0.1), (0.99, 0.4, 0.5, 0.1)]   # the original, and two methods
+    for row, values in zip(kept, shares, strict=True):
+        item = {**row["evidence"][0], "yardstick": None, "audit": "erasure", "better": "higher"}
+        row["evidence"] = [{**item, "metric": metric, "value": value} for metric, value in zip(
+            ("unlearning_accuracy", "kept_accuracy", "outside_accuracy", "prevalence"), values, strict=True)]
+        row["samples"] = [{"kind": "image", "split": "erased", "caption": "a red disk", "before": "no", "after": "no"}]
+        row["conclusion"] = {**row["conclusion"], "text": "there are no retrained models to compare with"}
+    case["subjects"] = kept
+    return data
+
+
+def test_a_page_of_pictures_leads_with_the_answer_and_speaks_of_no_retrained_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lethe.report.page.find_spec", lambda _: None)
+    found = read(pictured())
+    page = save(found, tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = re.sub(r"<(pre|style|code).*?</\1>", "", page, flags=re.DOTALL)
+    best = found.scenarios[0].subjects[1].label or found.scenarios[0].subjects[1].name
+    lead = re.search(r'<p class="headline">(.*?)</p>', page)
+    assert lead and lead[1] == f"{best}: disk gone in 91 % of pictures (limit 84 %), neighbours 85 %, out of scope 88 %."
+    assert not re.search("retrain|trained anew", re.sub(r"<details.*?</details>", "", shown, flags=re.DOTALL), re.IGNORECASE)
+    assert shown.index("With the concept") < shown.index("<h2") and "Neighbours<span" in shown
+    table = terminal_table(found)
+    assert table.startswith(lead[1][:40]) and not re.search("retrain", table, re.IGNORECASE)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lethe.core.code import named as code_named
 from lethe.core.concepts import Concept, concepts_of, names
 from lethe.core.config import Count, Natural, NonNegative, build, config, digest, plain
 from lethe.core.modules import device_of, given, private, state_fingerprint
@@ -20,7 +21,8 @@ from lethe.core.split import Split
 from lethe.core.store import Later, later
 from lethe.core.task import Recipe
 from lethe.data.context import Context
-from lethe.errors import NotFinite, RequestError, WrongColumn
+from lethe.errors import NotFinite, RequestError, WrongColumn, nearest
+from lethe.models.diffusion.clip_judge import Clip, load_clip
 from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.judge import Judge
@@ -46,7 +48,7 @@ def text_to_image(
     anchor: str = "",
     recipe: Recipe | None = None,
     build: Callable[[int], nn.Module] | None = None,
-    judge: Judge | None = None,
+    judge: Judge | Clip | None = None,
     steps: int = 50,
     guidance: float = 7.5,
     seed: int = 0,
@@ -69,6 +71,7 @@ def text_to_image(
         parts.network = private(parts.network)
     given(parts.network)
     concepts = _prompted(concepts_of(concept), prompts)
+    _require_known(judge, concepts)
     groups = _groups(parts, concepts, keep, outside, anchor)
     facts: dict[str, Any] = {"concept": ", ".join(one.concept for one in concepts)}
     if images is None:
@@ -103,6 +106,18 @@ def _prompted(concepts: tuple[Concept, ...], prompts: Sequence[str]) -> tuple[Co
         raise RequestError(f"the prompts {list(prompts)[:2]} stand beside {len(concepts)} concepts or beside others of theirs, "
                            "so it is unclear whose they are; nothing was started. Write prompts with each concept.")
     return concepts_of(dataclasses.replace(concepts[0], prompts=tuple(prompts)))
+
+
+def _require_known(judge: Judge | Clip | None, concepts: Sequence[Concept]) -> None:
+    """RequestError for a classifier that does not know what is to be forgotten."""
+    if not isinstance(judge, Judge):
+        return
+    for one in concepts:
+        if not any(judge.attribute_of(word) for word in one.wordings):
+            values = [value for known in judge.attributes.values() for value in known]
+            raise RequestError(f"the judge knows no {one.concept!r}{nearest(one.concept, values)}, so it could not say whether "
+                               f"it is gone; nothing was started. It knows: {', '.join(values[:12])}. Write its word as concept "
+                               "or synonym, or leave the judge out: the original then judges.")
 
 
 def _require_unnamed(groups: Mapping[str, Sequence[str]], concepts: Sequence[Concept]) -> None:
@@ -202,6 +217,7 @@ class DataSource:
     shapes: Natural = 0                  # that many rendered coloured shapes as training data
     folder: str | None = None            # pictures with captions.csv (columns file, caption)
     per_prompt: Count = 20               # pictures drawn per prompt when there are none
+    judge: str = ""                      # a folder of CLIP or SigLIP, or file.py:function; empty: the original itself
     anchor: str = ""                     # what relabelling writes instead of a caption
     steps: Count = 50                    # of the sampler
     guidance: NonNegative = 7.5          # of the sampler; 1 for tiny models
@@ -217,7 +233,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     source, data = build(ModelSource, sections.model), build(DataSource, sections.data)
     recipe = sections.recipe
     _require_one_source(source, data)
-    parts, judge = _parts(source)
+    parts, judge = _parts(source, data.judge)
     images, holdout = _pictures(data, parts)
 
     def fresh(seed: int) -> nn.Module:
@@ -254,18 +270,31 @@ def open_request(sections: Sections, context: Context) -> Opened:
     return opened((), {"keep": list(data.keep), "outside": list(data.outside)}, unseen, {}, told)
 
 
-def _parts(source: ModelSource) -> tuple[Pipeline, Judge | None]:
-    """The pipeline of a request, and the judge of the tiny one's pictures."""
+def _parts(source: ModelSource, judge: str) -> tuple[Pipeline, Judge | Clip | None]:
+    """The pipeline of a request, and the judge that it names, or the tiny one's."""
+    named = _judge(judge) if judge else None
     if source.tiny:
         from lethe.models.diffusion import small as tiny_diffusion
 
-        return tiny_diffusion.pipeline(source.seed, width=source.width), tiny_diffusion.judge()
+        return tiny_diffusion.pipeline(source.seed, width=source.width), named or tiny_diffusion.judge()
     assert source.folder is not None
     parts = dataclasses.replace(load_pipeline(source.folder, source.variant), size=source.size)
     given(parts.network)
     if source.checkpointing:
         checkpointed(parts.network)
-    return parts, None
+    return parts, named
+
+
+def _judge(said: str) -> Judge | Clip:
+    """A folder of CLIP or SigLIP, or what file.py:function returns: (module, {attribute: values})."""
+    if ".py:" not in said:
+        return load_clip(said)
+    made = code_named(said, "data.judge")()
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and isinstance(made[1], Mapping)):
+        raise RequestError(f"data.judge = {said!r} returned a {type(made).__name__}, so nobody could read pictures; nothing was "
+                           "started. Return (module, {attribute: [value, …]}): the module maps pictures [n, 3, H, W] in [−1, 1] "
+                           "to the logits of all values, one attribute after the other.")
+    return Judge(made[0].eval(), {str(name): tuple(map(str, values)) for name, values in made[1].items()})
 
 
 def _require_told_once(data: DataSource, said: Any) -> None:

@@ -27,6 +27,7 @@ from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
+from lethe.models.diffusion.clip_judge import Clip, ClipJudge
 from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import save_lora, save_pipeline
 from lethe.models.diffusion.original_judge import OriginalJudge
@@ -49,7 +50,8 @@ class Diffusion(DiffusionTask):
               that no method sees, for audits only
     anchor    what `relabel` writes instead of a caption; default the empty prompt. Where a concept has a replacement, it writes
               the caption with the replacement
-    judge     reads what pictures show; None: the original itself, asked how well the concept's words explain them
+    judge     reads what pictures show: a classifier, or a model that compares pictures with texts (`load_clip`); None: the
+              original itself, asked how well the concept's words explain them
     """
 
     distinct = False
@@ -65,11 +67,11 @@ class Diffusion(DiffusionTask):
         concept: str | Concept | Sequence[str | Concept] = "",
         prompts: Mapping[str, Sequence[str]] | None = None,
         anchor: str = "",
-        judge: PictureJudge | None = None,
+        judge: PictureJudge | Clip | None = None,
         steps: int = 20,
         guidance: float = 1.0,
     ) -> None:
-        self._parts, self.anchor, self.judge = dataclasses.replace(pipeline), anchor, judge
+        self._parts, self.anchor = dataclasses.replace(pipeline), anchor
         self.concepts = concepts_of(concept) if concept else ()
         self.concept = self.concepts[0].concept if self.concepts else ""
         self.prompts = {key: list(values) for key, values in (prompts or {}).items()}
@@ -78,6 +80,8 @@ class Diffusion(DiffusionTask):
         self._noise = self._denoiser.noise
         self.alphas_cumprod: Tensor = self._noise.alphas_cumprod
         self._sampler = Sampler(self._denoiser)
+        self._drawn: dict[str, str] = {}      # the original's pictures for `samples`, by prompt
+        self.judge = ClipJudge(self, judge) if isinstance(judge, Clip) else judge
         if judge is None and self.concepts and pipeline.tokenizer is not None:
             self.judge = OriginalJudge(self)
         network: Any = pipeline.network
@@ -187,12 +191,17 @@ class Diffusion(DiffusionTask):
         return model
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
-        """A row of four seeded pictures per prompt, from the original and from `model` with the same seeds."""
-        pairs = zip(self.prompts.get("forget", []), self.prompts.get("keep", []), strict=False)
+        """A row of four seeded pictures per prompt, from the original and from `model` with the same seeds: prompts with the
+        concept, neighbours, out of scope, and none."""
+        groups = {"erased": self.prompts.get("forget", [])[: limit // 2], "neighbour": self.prompts.get("keep", [])[: limit // 3],
+                  "out of scope": self.prompts.get("outside", [])[: limit // 3], "no prompt": [""]}
         shown = []
-        for prompt in [prompt for pair in pairs for prompt in pair][:limit]:
-            before, after = (png(self.sample(m, [prompt] * 4, seed=0)) for m in (self.model, model))
-            shown.append({"kind": "image", "caption": prompt, "before": before, "after": after})
+        for group, prompt in [(group, prompt) for group, prompts in groups.items() for prompt in prompts]:
+            if prompt not in self._drawn:
+                self._drawn[prompt] = png(self.sample(self.model, [prompt] * 4, seed=0))
+            after = png(self.sample(model, [prompt] * 4, seed=0))
+            shown.append({"kind": "image", "split": group, "caption": prompt or "(no prompt)", "before": self._drawn[prompt],
+                          "after": after})
         return shown
 
     def has(self, what: str) -> bool:
