@@ -34,6 +34,9 @@ BESIDE: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {   # what a mean ov
 }
 
 
+PAIR = ("guidance_rouge", "guidance_alone", "difference_auc", "difference_base_auc")   # both versions, and the old one alone
+
+
 def ladder(evidence: Evidence, words: Words | None = None) -> list[dict[str, Any]]:
     """One entry per level: claimed or why not, what is said, on what it rests, what it does not say."""
     words = texts() if words is None else words
@@ -72,8 +75,15 @@ def exact(evidence: Evidence, words: Words) -> dict[str, Any]:
         return _not(say["learned"])
     copies = data["copies_retained"]
     more = say["copies"].format(copies=copies) if copies else ""
-    return {"claimed": True, "evidence": {key: data[key] for key in ("training", "retained", "forgotten", "copies_retained")},
-            "statement": say["statement"].format(basis=guarantee["basis"], forgotten=data["forgotten"]["count"], copies=more),
+    inside: dict[str, Any] = {key: data[key] for key in ("training", "retained", "forgotten", "copies_retained")}
+    pair = ""
+    if "pair" in say:   # since the third wording
+        inside["pair"] = {test["metric"]: test["value"] for test in evidence["audit"]["tests"] if test["metric"] in PAIR}
+        values = ", ".join(f"{metric} {value}" for metric, value in inside["pair"].items())
+        pair = say["pair"].format(values=values) if values else say["unmeasured"]
+    return {"claimed": True, "evidence": inside,
+            "statement": say["statement"].format(basis=guarantee["basis"], forgotten=data["forgotten"]["count"], copies=more,
+                                                 pair=pair),
             "assumptions": [*say["assumptions"], *guarantee.get("assumptions", [])]}
 
 
@@ -103,30 +113,45 @@ def empirical(evidence: Evidence, words: Words) -> dict[str, Any]:
               "not_tested": audit["not_tested"], "blind": audit["blind"]}
     if "saw" in audit:   # since the second format
         inside["beside"] = {what: [test["metric"] for test in audit["tests"] if told(test)] for what, told in BESIDE.items()}
-    objective = audit.get("objective", "records")
+    objective, power = audit.get("objective", "records"), audit.get("power")
+    if power is not None:   # since the third wording
+        inside["power"] = power
+    doses = "" if power is None else _doses(power, say)
     attacks = [test["metric"] for test in judged if test["aspect"] == "recovery" and test["metric"] in passed]
-    why = _unclaimed(audit, say, found, passed, objective == "concept" and not attacks)
+    dull = power is not None and power["smallest"] is None and objective == "records"
+    why = _unclaimed(audit, say, found, passed, objective == "concept" and not attacks, doses if dull else "")
     if why:
         return {**_not(why), "evidence": inside}
     return {"claimed": True, "evidence": inside, "assumptions": say["assumptions"],
             "statement": say["statement"].format(
                 count=len(passed), references=audit["budget"]["references"], passed=", ".join(passed),
                 weak=say["weak"].format(count=len(weak)) if weak else "",
+                power="" if power is None else say["power"].format(smallest=_percent(power["smallest"]), doses=doses),
                 margins="".join(say["margin"].format(metric=name, margin=margin) for name, margin in equal.items()),
                 bounds="".join(say["bound"].format(metric=name, low=low) for name, low in bounds.items()),
                 means=say["means"][objective].format(attacks=", ".join(attacks)))}
 
 
-def _unclaimed(audit: Evidence, say: Words, found: list[str], passed: list[str], unattacked: bool) -> str:
+def _doses(power: Evidence, say: Words) -> str:
+    """'10 % in 2 of 8, 25 % in 7 of 8, …'."""
+    return ", ".join(say["dose"].format(share=_percent(dose["share"]), detected=dose["detected"], of=dose["of"])
+                     for dose in power["doses"])
+
+
+def _percent(share: str | float | None) -> str:
+    return "–" if share is None else f"{100 * float(share):.0f}"
+
+
+def _unclaimed(audit: Evidence, say: Words, found: list[str], passed: list[str], unattacked: bool, unseen: str) -> str:
     """Why C4 is not claimed; '' where it is."""
     controls = audit["controls"]
     names = ", ".join(found)
     if not audit["budget"]["references"]:   # what was found was found against a weaker yardstick
         return str(say["unretrained_found" if found else "unretrained"].format(found=names))
     reasons = {"found": bool(found), "no_power": controls["original"] != "outside" or not passed, "no_attack": unattacked,
-               "false_alarm": controls["retrained"] == "outside", "worse": bool(controls["utility"])}
+               "no_dose": bool(unseen), "false_alarm": controls["retrained"] == "outside", "worse": bool(controls["utility"])}
     first = next((reason for reason, holds in reasons.items() if holds), None)
-    return "" if first is None else str(say[first].format(found=names, utility=", ".join(controls["utility"])))
+    return "" if first is None else str(say[first].format(found=names, utility=", ".join(controls["utility"]), doses=unseen))
 
 
 def headline(claims: list[dict[str, Any]], words: Words) -> str | None:

@@ -200,6 +200,9 @@ def _audit(config: Mapping[str, Any], case: Scenario, row: Row, words: Set[str])
         "controls": {"original": verdicts.get("original", "absent"), "retrained": verdicts.get("retrained", "absent"),
                      "utility": [item.metric for item in row.evidence if (item.tier, item.verdict) == ("utility", OUTSIDE)],
                      "false_alarms": None if alarms is None else alarms.model_dump(exclude_none=True)},
+        **({} if case.power is None else {"power": {
+            "smallest": case.power.smallest,
+            "doses": [one.model_dump(include={"share", "records", "detected", "of"}) for one in case.power.doses]}}),
         "not_tested": [{"audit": one.title, "why": one.why} for one in case.not_tested],
         "blind": [one.model_dump() for one in case.blind],
     }

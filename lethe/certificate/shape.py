@@ -46,6 +46,7 @@ AUDIT = {"objective?": str, "tests": [TEST], "conclusion": {"verdict": ENDINGS, 
          "controls": {"original": ENDINGS, "retrained": ENDINGS, "utility": [str],
                       "false_alarms": ({"outside": int, "of": int, "low?": NUMBER, "high?": NUMBER}, NoneType)},
          "not_tested": [{"audit": str, "why": str}], "blind": [{"audit": str, "text": str}]}
+POWER = {"smallest": OPTIONAL, "doses": [{"share": NUMBER, "records": int, "detected": int, "of": int}]}
 SAW = {"access": (frozenset(get_args(Access)), NoneType), "unseen": str}
 POLICY = {"id": str, "until": str, "passed": int, "requests": int, "low": NUMBER, "high": NUMBER, "text": str, "expires": [str]}
 MODELS = [{"name": str, "weights": HASH, "state": str}]
@@ -59,7 +60,7 @@ EVIDENCE: dict[str, Any] = {
     "declared": {"notifications?": FREE, "retention?": FREE, "residual_risk?": FREE},
 }
 EVIDENCES: dict[str, Any] = {"lethe-certificate-1": EVIDENCE, "lethe-certificate-2": {
-    **EVIDENCE, "audit": {**AUDIT, "saw": SAW}, "lineage": LINEAGE, "policy?": POLICY,
+    **EVIDENCE, "audit": {**AUDIT, "saw": SAW, "power?": POWER}, "lineage": LINEAGE, "policy?": POLICY,
     "declared": {**EVIDENCE["declared"], "review?": {"date?": str, "trigger?": str}}}}
 FIRST = {"format": str, "issued": str, "issuer": HASH, "run": RUN, "data": DATA, "models": {"before": HASH, "after": HASH},
          "claims": CLAIMS, "inventory": INVENTORY, "paragraphs": dict, "chain": {"ledger_head": str, "log": HASH}, "files": FILES}

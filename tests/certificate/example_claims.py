@@ -59,6 +59,9 @@ CERTIFIED = {"level": "certified", "basis": "Newton removal with a perturbed obj
 VOID = {"level": "none", "void": "No certificate: the features were trained on the records."}
 OUTSIDE = [a_test("forget_accuracy", "outside"), a_test("mia_auc", "inside")]
 
+DOSES = [{"share": share, "records": n, "detected": k, "of": 8} for share, n, k in ((0.1, 1, 2), (0.25, 2, 7), (0.5, 5, 8))]
+PAIR = [a_test("difference_auc", "shown", value=0.65), a_test("difference_base_auc", "shown", value=0.52)]
+
 EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "approximate": base,
     "exact": lambda: base(guarantee=EXACT, procedure__name="retrain"),
@@ -76,5 +79,8 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "bounds": lambda: base(audit__tests=[a_test("mia_auc", "inside", smallest_margin=0.03, margin=0.05, equivalent=True),
                                          a_test("epsilon_one_run", "shown", kind=None, value=0.9, low=0.4)]),
     "declared": lambda: base(request__declared={"ground": "consent withdrawn"}, declared={"retention": "10 years"}),
+    "dose": lambda: base(audit__power={"smallest": 0.25, "doses": DOSES}),
+    "no dose": lambda: base(audit__power={"smallest": None, "doses": [{**dose, "detected": 1} for dose in DOSES]}),
+    "pair": lambda: base(guarantee=EXACT, audit__tests=[a_test("forget_accuracy", "inside"), *PAIR]),
     "no audit": lambda: base(audit__tests=[], audit__not_tested=[], audit__blind=[]),
 }

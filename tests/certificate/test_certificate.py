@@ -66,6 +66,9 @@ def test_it_never_says_more_than_it_can(name: str) -> None:
     ("learned preprocessing", "C0 C1 C4", {"C2": "statistics of all training records"}),
     ("void", "C0 C1 C4", {"C3": "the features were trained on the records"}),
     ("bounds", "C0 C1 C4", {"C4": "lower bound on ε by epsilon_one_run is 0.4"}),
+    ("dose", "C0 C1 C4", {"C4": "25 % of the records are seen by the tests of answers: 10 % in 2 of 8, 25 % in 7 of 8"}),
+    ("no dose", "C0 C1", {"C4": "would not see even half of the records left in training (10 % in 1 of 8"}),
+    ("pair", "C0 C1 C2 C4", {"C2": "learns more than either tells: difference_auc 0.65, difference_base_auc 0.52"}),
 ])
 def test_levels_follow_from_the_evidence(name: str, claimed: str, words: dict[str, str]) -> None:
     claims = {claim["level"]: claim for claim in ladder(fixed(EXAMPLES[name]()))}
