@@ -83,7 +83,8 @@ def compare(common: Working, request: RequestFile, overrides: Overrides = None, 
             cache: Cache = None, no_page: NoPage = False, show_ids: ShowIds = False,
             export: Annotated[bool, typer.Option("--export", help="Write every unlearned model too.")] = False,
             require: Require = None, max_loss: MaxLoss = None) -> None:
-    """Run several methods on the same task: one table, one page, one yardstick.
+    """Run several methods on the same task: one table, one page, one yardstick. Where the request has a recipe, training from
+    scratch by a shorter schedule (scratch) stands beside them: what a cheap method has to beat.
 
     lethe compare presets/demo.yaml
     lethe compare request.yaml 'method=[finetune,salun,scrub]' seeds=3
@@ -265,7 +266,10 @@ def bench(common: Working,
 def _work(common: Working, path: Path, overrides: list[str] | None, dry_run: bool, again: bool, cache: Path | None, export: bool,
           verb: str, page: bool, show_ids: bool, wanted: tuple[list[str] | None, float | None]) -> None:
     required(*wanted)
+    from lethe.work.request import beside_scratch
+
     request = common.request(path, overrides)
+    request = beside_scratch(request) if verb == "compare" else request
     options = common.options(again=again, export=export, cache=cache, page=page, show_ids=show_ids)
     from lethe.cli.run import after, status_of
     from lethe.work.execute import carry_out

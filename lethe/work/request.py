@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,6 +107,18 @@ class Request:
         for key in ("output", "accept"):
             content.pop(key)
         return digest(content)
+
+
+SHORT = "scratch"   # the same short training from scratch: what a cheap method with a recipe has to beat
+
+
+def beside_scratch(request: Request) -> Request:
+    """A comparison of several methods with a recipe, and beside them training from scratch by a shorter schedule."""
+    names = [one.get("name") for one in request.methods]
+    recipe = request.recipe
+    if len(names) < 2 or {SHORT, ALL} & set(names) or recipe is None or recipe.get("code") or request.until or request.policy:
+        return request
+    return replace(request, method=[*request.methods, SHORT]) if entry("methods", SHORT).fits(request.family) else request
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Request:

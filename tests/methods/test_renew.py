@@ -22,6 +22,7 @@ from lethe.core.task import Recipe
 from lethe.errors import NeedsUnmet
 from lethe.methods.general.renew import equal_size, kept_shares
 from lethe.models.classification.task import Classification
+from lethe.work.request import beside_scratch, parse
 
 
 def test_shares_of_what_stays() -> None:
@@ -82,6 +83,14 @@ def test_scratch_keeps_nothing_and_is_exact() -> None:
     found = run("scratch", classification())
     assert found.guarantee["level"] == "exact"
     assert state_fingerprint(found.model) == state_fingerprint(run("renew", classification(), keep="none", share_class=0.3).model)
+
+
+def test_scratch_stands_in_every_comparison_with_a_recipe() -> None:
+    base: dict[str, Any] = {"family": "classification", "model": {"zoo": "mlp"}, "data": {"kind": "digits"},
+                            "forget": {"label": 3}, "recipe": {"epochs": 1}, "method": ["finetune", {"name": "scrub", "lr": 0.1}]}
+    assert [one["name"] for one in beside_scratch(parse(base)).methods] == ["finetune", "scrub", "scratch"]
+    for other in ({"recipe": None}, {"method": "finetune"}, {"method": ["retrain", "scratch"]}, {"method": ["all", "retrain"]}):
+        assert beside_scratch(parse({**base, **other})).methods == parse({**base, **other}).methods
 
 
 def test_running_statistics_are_those_of_the_retained_data() -> None:
