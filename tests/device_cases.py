@@ -29,8 +29,7 @@ from lethe.train.apply import apply
 from lethe.train.settings import Settings
 
 Kind = Literal["method", "audit", "modifier"]
-TASKS: dict[str, Callable[[], Task]] = {"classification": tiny.classification, "pictures": classes, "regression": tiny.regression,
-                                        "lm": tiny.lm, "diffusion": tiny.diffusion}
+TASKS: dict[str, Callable[[], Task]] = {**tiny.TASKS, "pictures": classes}
 CUT: dict[str, dict[str, Any]] = {"auto": {"trials": 2, "methods": ("finetune", "gradient_ascent")},
                                   "sisa": {"shards": 2, "slices": 2}}   # what else is long about a method
 FEW = 12   # examples: enough for the audits that want ten unseen ones
@@ -66,8 +65,8 @@ def cases() -> Iterator[Case]:
     """Each method and audit on a task of each of its families; each modifier on pictures, and where a run may move on text."""
     for kind in ("methods", "audits"):
         for name, entry in sorted(catalogue.entries(kind).items()):
-            for family in ("classification", "regression", "lm", "diffusion"):
-                if entry.fits(family):
+            for family in tiny.TASKS:
+                if entry.fits(family) and (family in tiny.BROAD or len(entry.families) == 1):
                     key = "pictures" if {"pictures", "convolutions"} & set(entry.needs) and family == "classification" else family
                     yield Case("method" if kind == "methods" else "audit", name, key)
     for name in sorted(catalogue.entries("modifiers")):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TASKS
+from tiny import BROAD, TASKS
 
 import lethe
 from lethe.core import catalogue
@@ -30,7 +30,17 @@ OPTIONS: dict[str, dict[str, Any]] = {   # where the defaults do nothing on a to
     "pdu": {"warmup": 0.0, "alpha": 1.0, "lr": 1e-2, "batch_size": 4},   # its multiplier moves between the steps
 }
 METHODS = {name: entry for name, entry in catalogue.entries("methods").items() if name != "auto"}   # it runs the others
-PAIRS = [pytest.param(name, key, id=f"{name}-{key}") for name, entry in METHODS.items() for key in TASKS if entry.fits(key)]
+USUAL = {"finetune", "neggrad_plus", "retrain"}   # of the general methods, those that every family shows in the default suite
+
+
+def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
+    """General methods run on four families; beside its own methods, a further family runs the usual ones, and the others slow."""
+    alone = len(METHODS[name].families) == 1
+    return [] if key in BROAD or alone or name in USUAL else [pytest.mark.slow]
+
+
+PAIRS = [pytest.param(name, key, id=f"{name}-{key}", marks=marks(name, key)) for name, entry in METHODS.items() for key in TASKS
+         if entry.fits(key)]
 each = pytest.mark.parametrize(("name", "key"), PAIRS)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import torch
-from tiny import dual_encoder, trained
+from tiny import DUAL_EPOCHS, dual_encoder, trained
 
 from lethe.audits.dual_encoder.zero_shot import ZeroShot, hits, measure, retrieved
 from lethe.judge.panel import Panel
@@ -19,7 +22,9 @@ def test_known_answers() -> None:
 
 def test_the_original_fails_and_a_pair_without_the_class_passes() -> None:
     task = dual_encoder()
-    models = {"original": task.original, "retrained": trained(task, task.retain, 3)}
+    longer = copy.copy(task)
+    longer._recipe = dataclasses.replace(task.recipe, epochs=DUAL_EPOCHS)
+    models = {"original": task.original, "retrained": trained(longer, task.retain, 3)}
     found = {}
     for name, model in models.items():
         subject = Subject(name, model, task)

@@ -92,7 +92,7 @@ def fitted() -> Task:
                              tiny.blobs(120, 0, "train"), list(range(10)), tiny.blobs(60, 1, "holdout"))
 
 
-PROBLEMS: tuple[Callable[[], Task], ...] = (classes, records, numbers, tiny.lm, tiny.diffusion, fitted)
 FAMILIES: dict[Callable[[], Task], str] = {
     classes: "classification", records: "classification", numbers: "regression", tiny.lm: "lm", tiny.diffusion: "diffusion",
-    fitted: "fitted_classifier"}
+    fitted: "fitted_classifier", **{make: name for name, make in tiny.TASKS.items() if name not in tiny.BROAD}}
+PROBLEMS: tuple[Callable[[], Task], ...] = tuple(FAMILIES)

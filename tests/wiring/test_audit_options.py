@@ -116,8 +116,14 @@ def shapes() -> tuple[Subject, list[Subject], Shadows | None]:
     return Subject("hidden", remembering.hidden(task), task), [], None
 
 
+def world_of(make: Callable[[], Task]) -> World:
+    """A model half way to an untrained one, beside no other: what a family's own audits see."""
+    return cache(lambda: (Subject("some", half_way(make(), 0), make()), [], None))
+
+
 WORLDS: dict[World, str] = {records: "classification", classes: "classification", numbers: "regression", texts: "lm", facts: "lm",
-                            shapes: "diffusion", drawings: "diffusion", unet: "diffusion"}
+                            shapes: "diffusion", drawings: "diffusion", unet: "diffusion",
+                            **{world_of(make): family for family, make in tiny.TASKS.items() if family not in tiny.BROAD}}
 FEW = {"limit": 24, "retained": 24, "fewest": 5, "steps": 3, "rounds": 2, "resamples": 40, "permutations": 20, "models": 8,
        "canaries": 60, "examples": 12}
 OTHERWISE: dict[str, dict[str, Any]] = {   # so many more that the option counts

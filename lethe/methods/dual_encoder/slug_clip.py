@@ -46,13 +46,13 @@ from lethe.train.loop import Loop
 class SLUGCLIP:
     """Options of SLUG on CLIP."""
 
-    towers: Literal["both", "image", "text"] = "both"   # encoders whose layers may be chosen   [official code: both]
-    candidates: Count = 5              # layers of each front that are searched              [official code]
+    towers: Literal["both", "image", "text"] = "both"   # encoders to choose from [tested in test_slug_clip] [official code]
+    candidates: Count = 5              # layers of each front that are searched [tested in test_slug_clip] [official code]
     evaluations: Count = 10            # looks at the forget set per layer                   [official code]
     target: Fraction = 0.0             # zero-shot accuracy on F that is enough              [official code]
     top: Count = 1                     # classes among which the true one counts             [ours; official 5 of 1000]
     checked: Fraction = 0.25           # share of F that the search looks at, not the gradient   [ours]
-    batch_size: Count = 64             # pairs that are held against each other on R         [ours; official 4 and more]
+    batch_size: Count = 64             # pairs of one contrast on R [tested in test_slug_clip] [ours; official 4 up]
 
 
 def dissimilarity(similarity: Tensor) -> Tensor:
