@@ -163,6 +163,35 @@ def dual_encoder() -> Task:
     return task(trained(first, concat([first.retain, first.forget], "train")), 2)   # what is trained again learns little
 
 
+def ring(n: int, seed: int, name: str) -> Split:
+    """n points in [0, 1]² around four corners, their class."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 4
+    corners = torch.tensor([[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.2, 0.8]])
+    return Split({"x": (corners[y] + 0.04 * torch.randn(n, 2, generator=rng)).clamp(0, 1), "y": y}, name)
+
+
+@cache
+def gan() -> Task:
+    """Two small networks of linear layers on points around four corners; the last corner is to be forgotten."""
+    from lethe.models.gan.open import gan as gan_task
+    from lethe.models.zoo.gan_mlp import GanMLP
+
+    train, holdout = ring(256, 0, "train"), ring(96, 1, "holdout")
+
+    def build(seed: int) -> torch.nn.Module:
+        return GanMLP(4, (32, 32), 2)
+
+    def task(model: torch.nn.Module, epochs: int) -> Task:
+        recipe = Recipe(epochs=epochs, lr=5e-3, batch_size=64, optimiser="adam")
+        return gan_task(model, train, Where(label=3), holdout, recipe=recipe, build=build, r1=1.0)
+
+    torch.manual_seed(0)
+    first = task(build(0), GAN_EPOCHS)
+    return task(trained(first, concat([first.retain, first.forget], "train")), 2)
+
+
+GAN_EPOCHS = 100   # of the original
 BROAD = ("classification", "lm", "diffusion", "regression")   # families on which everything general is tested
 TASKS: dict[str, Callable[[], Task]] = {"classification": classification, "lm": lm, "diffusion": diffusion,
-                                        "regression": regression, "dual_encoder": dual_encoder}
+                                        "regression": regression, "dual_encoder": dual_encoder, "gan": gan}

@@ -59,7 +59,7 @@ class Probe:
         "probe_membership_auc": Metric("AUC of a linear probe that separates forget from unseen examples", better="lower",
                                        null=0.5, aspect="representation"),
     },
-    uses={"observe", "weights"},
+    uses={"features", "observe", "weights"},
     needs={"forget", "holdout"},
     depth="standard",
     blind="Linear readers of one layer; a deeper reader, or another layer, may find more.",

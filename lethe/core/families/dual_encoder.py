@@ -28,7 +28,7 @@ class DualEncoderTask(Task):
     coupled = True
     provides: ClassVar[frozenset[str]] = frozenset({
         "batch_loss", "outputs", "divergence", "features", "observe", "build", "weights", "labels",
-        "similarity", "classes", "templates", "outside", "class_vectors", "text_vectors", "encode", "layers",
+        "similarity", "classes", "templates", "outside", "class_vectors", "text_vectors", "token_ids", "tower_weights",
     })
     classes: tuple[str, ...]     # names of the K classes
     templates: tuple[str, ...]   # prompts of a class, with {} for its name
@@ -47,9 +47,9 @@ class DualEncoderTask(Task):
         """Vectors of texts, of length 1.  [n, L] -> [n, d]"""
 
     @abstractmethod
-    def encode(self, texts: Sequence[str]) -> Tensor:
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
         """Token ids, cut or padded to one length.  -> [n, L]"""
 
     @abstractmethod
-    def layers(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
+    def tower_weights(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Weight matrices and kernels by tower, "image" and "text": no embeddings, norms, biases or the scale."""

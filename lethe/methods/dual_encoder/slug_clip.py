@@ -69,7 +69,7 @@ def hits(logits: Tensor, labels: Tensor, top: int) -> Tensor:
     return (best == labels.unsqueeze(1)).any(1).float()
 
 
-@method(needs={"forget", "retain"}, uses={"batch_loss", "labels", "layers", "outputs", "similarity"}, mechanism="ascent")
+@method(needs={"forget", "retain"}, uses={"batch_loss", "labels", "tower_weights", "outputs", "similarity"}, mechanism="ascent")
 def run(cfg: SLUGCLIP, task: DualEncoderTask, loop: Loop) -> Outcome:
     model = loop.start()
     towers = movable(cfg, task, loop, model)
@@ -110,7 +110,7 @@ def run(cfg: SLUGCLIP, task: DualEncoderTask, loop: Loop) -> Outcome:
 def movable(cfg: SLUGCLIP, task: DualEncoderTask, loop: Loop, model: nn.Module) -> dict[str, list[str]]:
     """The candidate layers by tower that `where` and the options let move; RequestError when none is left."""
     moving = loop.selected(model)
-    found = {tower: [name for name in names if name in moving] for tower, names in task.layers(model).items()
+    found = {tower: [name for name in names if name in moving] for tower, names in task.tower_weights(model).items()
              if cfg.towers in ("both", tower)}
     if not any(found.values()):
         raise RequestError("no weight matrix or kernel of an encoder may move, so SLUG has no layer to choose; nothing was "

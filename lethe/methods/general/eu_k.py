@@ -34,7 +34,7 @@ class EUk:
     k: Count = 2                       # blocks from the output that are trained anew        [paper: all k are compared]
 
 
-@method(needs={"original", "recipe", "retain"}, uses={"build", "weights"}, mechanism="tuning")
+@method(needs={"original", "recipe", "retain"}, uses={"build", "outputs", "weights"}, mechanism="tuning")
 def run(cfg: EUk, task: Task, loop: Loop) -> Outcome:
     model, fresh = task.copy_of_original(), named_tensors(task.build(derive(loop.seed, "retrain")))
     names = last_blocks(model, cfg.k)

@@ -7,9 +7,7 @@ folder (see `lethe.models.diffusion.pipeline`): it loads without Lethe.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +31,7 @@ from lethe.models.diffusion.files import save_lora, save_pipeline
 from lethe.models.diffusion.original_judge import OriginalJudge
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.sampling import Sampler
+from lethe.models.gallery import png
 
 DECODED = 2**22      # numbers in the pictures that are decoded at once: 5 of 512 × 512                          [ours]
 LOOKS = 4            # fixed (t, noise) pairs at which `observe` examines every example
@@ -354,16 +353,3 @@ def shortened(tokens: Tensor, end: int, share: float, rng: torch.Generator) -> T
     columns = torch.arange(length, device=tokens.device)
     source = (columns + (columns >= place.view(-1, 1))).clamp(max=length - 1)
     return tokens.gather(1, source)
-
-
-def png(pixels: Tensor, height: int = 64) -> str:
-    """A row of pictures [n, 3, H, W] in [−1, 1] as a base64 PNG; small ones are enlarged without smoothing."""
-    from PIL import Image
-
-    zoom = max(1, height // pixels.shape[-2])
-    grid = torch.cat([nn.functional.pad(p, (1, 1, 1, 1), value=1.0) for p in pixels.float().cpu()], dim=2)
-    array = ((grid + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(array).resize((array.shape[1] * zoom, array.shape[0] * zoom), Image.Resampling.NEAREST)
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()

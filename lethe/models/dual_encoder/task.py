@@ -101,16 +101,16 @@ class DualEncoder(DualEncoderTask):
         """The mean vector of each class's prompts, of length 1.  -> [K, d]"""
         asked = self.templates if templates is None else tuple(templates)
         if asked not in self._prompts:
-            self._prompts[asked] = self.encode([template.replace("{}", name) for name in self.classes for template in asked])
+            self._prompts[asked] = self.token_ids([template.replace("{}", name) for name in self.classes for template in asked])
         tokens = self._prompts[asked].to(next(model.parameters()).device)
         each = encoders.vectors(model, "text", tokens).view(len(self.classes), len(asked), -1)
         return F.normalize(each.mean(1), dim=-1)
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
         """Token ids of the pair's tokenizer, cut or padded to one length.  -> [n, L]"""
         return token_ids(self.pair.tokenizer, texts)
 
-    def layers(self, model: nn.Module) -> dict[str, list[str]]:
+    def tower_weights(self, model: nn.Module) -> dict[str, list[str]]:
         """Weight matrices and kernels by tower: those that a vector of this tower depends on, embeddings left out."""
         embedded = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
         matrices = {name: p for name, p in model.named_parameters()
