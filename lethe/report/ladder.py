@@ -16,7 +16,10 @@ def told(ladder: Ladder, references: int) -> str:
     if not ladder.met:
         return ladder.why
     goal = "forgotten and useful" if ladder.until == "forgotten" else "indistinguishable from retraining"
-    return f"Ladder: {ladder.delivered} is {goal}, and is delivered. {seen(ladder)} {spent(ladder, references)}"
+    exact = any(rung.row == ladder.delivered and rung.mechanism == "exact" for rung in ladder.rungs)
+    what = f"{ladder.delivered}, which never read the forgotten data, is delivered" if exact else (
+        f"{ladder.delivered} is {goal}, and is delivered")
+    return f"Ladder: {what}. {seen(ladder)} {spent(ladder, references)}"
 
 
 def seen(ladder: Ladder) -> str:
