@@ -3,7 +3,8 @@
     make evidence        1 every fake unlearner is detected by at least one audit at standard depth, and by which
                          2 which leaks are detected at which dose: parts of the forget set left in, copies of it, an imitation;
                           and that the dose which a report states is the one that models trained with it show
-                         3 of 100 fresh retrained models on two data sets, for a class and for random examples, each held
+                           false yardsticks (copies, descendants of the original, the audited model) are refused
+                        3 of 100 fresh retrained models on two data sets, for a class and for random examples, each held
                            against two yardsticks of 8, at least 95 % pass
                          4 the population attack sees nothing where U-LiRA distinguishes the untouched model from retraining
                          5 known answers: published numbers, closed forms, simulated coverage
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fakes import FAKES, LEAKS, left_in
+from fakes import FAKES, FALSE_YARDSTICKS, LEAKS, left_in
 
 from lethe import api
 from lethe.core.catalogue import entries
@@ -243,6 +244,35 @@ def leaks_are_caught_or_stated(kinds: Sequence[str], **sizes: Any) -> dict[str, 
     return result
 
 
+def false_yardsticks_are_refused(task: Task | None = None) -> dict[str, Any]:
+    """References that descend from the original, copies, the audited model itself: each refused with its reason before any audit;
+    independent trainings are not."""
+    from fakes import over_forgetting, taught
+
+    from lethe.errors import RequestError
+    from lethe.work.origins import Given, vet
+
+    task = task or digits(*REQUESTS["random"][:2])
+    result: dict[str, Any] = {"passed": True, "lines": {}}
+    print()
+    honest = [over_forgetting(task, 0), *(taught(task, task.retain, 500 + k) for k in range(3))]
+    cases = [("independent trainings", honest, "")]
+    cases += [(make.__name__.replace("_", " "), make(task), words) for make, words in FALSE_YARDSTICKS.items()]
+    for name, (audited, *references), words in cases:
+        given = [Given("original", "original", task.original), Given("audited", "unlearned", audited),
+                 *(Given(f"retrained {k}", "retrained", model) for k, model in enumerate(references))]
+        line = ""
+        try:
+            vet(task, given)
+        except RequestError as error:
+            line = str(error)
+        good = words in line if words else not line
+        result["lines"][name] = line
+        result["passed"] &= good
+        print(f"{'✓' if good else '✗'} {name}: {line or 'accepted'}"[:160])
+    return result
+
+
 def stated_doses_are_true(workers: int = 2) -> dict[str, Any]:
     """Models trained with a part of the forget set left in are detected as often as the mixtures of answers say: no dose differs
     by more than chance allows (Fisher's exact test, doses and problems corrected)."""
@@ -408,6 +438,7 @@ def forged_certificates_are_refused() -> dict[str, Any]:
 POINTS: dict[str, Callable[[], dict[str, Any]]] = {
     "every fake is detected": lambda: fakes_are_caught(tuple(REQUESTS)),
     "leaks are detected, or stated as not seen": lambda: leaks_are_caught_or_stated(tuple(REQUESTS)),
+    "false yardsticks are refused": false_yardsticks_are_refused,
     "the stated dose is the one that is seen": stated_doses_are_true,
     "fresh retrained models pass": retrained_models_pass,
     "one threshold sees nothing, U-LiRA does": one_threshold_sees_nothing,

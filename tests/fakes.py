@@ -193,6 +193,37 @@ LEAKS = [
 ]
 
 
+# -- false yardsticks: what an auditee hands over in place of retrained models -----------------------------------------
+
+
+def nine_of_a_cheap_unlearner(task: Task) -> list[nn.Module]:
+    """The audited model and eight 'retrained' ones, all made by the same few steps from the original, each with its seed."""
+    return [over_forgetting(task, seed) for seed in range(9)]
+
+
+def one_training_eight_times(task: Task) -> list[nn.Module]:
+    """One retrained model, passed eight times."""
+    one = taught(task, task.retain, 500)
+    return [over_forgetting(task, 0), *(copied(one, trainable=False) for _ in range(8))]
+
+
+def its_own_reference(task: Task) -> list[nn.Module]:
+    """The audited model among its references."""
+    audited = taught(task, task.retain, 501)
+    return [audited, taught(task, task.retain, 500), copied(audited, trainable=False)]
+
+
+def the_original_among_them(task: Task) -> list[nn.Module]:
+    """A copy of the original with a little noise, under another name."""
+    return [over_forgetting(task, 0), taught(task, task.retain, 500), noise(task, 0)]
+
+
+FALSE_YARDSTICKS: dict[Callable[[Task], list[nn.Module]], str] = {   # -> words of the refusal
+    nine_of_a_cheap_unlearner: "descends from original", one_training_eight_times: "count twice",
+    its_own_reference: "its own yardstick", the_original_among_them: "descends from original",
+}
+
+
 # -- what they share ------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evidence import KNOWN, bench, table
+import tiny
+from evidence import KNOWN, bench, false_yardsticks_are_refused, table
 from fakes import FAKES
 
 SHORT = {"references": 8, "fresh": 6, "epochs": 40, "shadows": 8, "leaks": False}
@@ -27,6 +28,10 @@ def test_each_fake_by_the_audit_that_was_made_for_it():
     assert "holdout" in many.caught("memorised the holdout")
     assert "scores" in many.caught("over-forgetting")
     assert not {"threshold", "population"} & many.caught("tuned against the loss attack").keys()
+
+
+def test_false_yardsticks_are_refused_and_independent_trainings_are_not() -> None:
+    assert false_yardsticks_are_refused(tiny.classification())["passed"]
 
 
 def test_every_fake_suits_a_request():

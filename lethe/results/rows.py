@@ -22,6 +22,7 @@ from lethe.results.answered import LARGE, record
 
 if TYPE_CHECKING:
     from lethe.core.task import Task
+    from lethe.judge.descent import Kinship
 
 
 def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", method: str = "", variant: int = 1,
@@ -116,3 +117,9 @@ def alarms(found: FalseAlarms | None) -> yardstick.FalseAlarms | None:
 def power(found: Power | None) -> yardstick.Power | None:
     """The record of what the tests would have seen."""
     return None if found is None else yardstick.Power(**plain(found))
+
+
+def descent(kin: Mapping[str, Kinship]) -> tuple[yardstick.Descent, ...]:
+    """The record of how near models are to the original, by path."""
+    return tuple(yardstick.Descent(model=path, distance=near.distance, units=near.units, chance=near.chance, based=near.based,
+                                   close=near.close) for path, near in kin.items())

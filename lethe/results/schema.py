@@ -41,7 +41,7 @@ from lethe.results.ladder import Ladder
 from lethe.results.migrations import MIGRATIONS
 from lethe.results.policy import Policy
 from lethe.results.record import Free, Number, Record
-from lethe.results.yardstick import Doubt, FalseAlarms, Power, References
+from lethe.results.yardstick import Descent, Doubt, FalseAlarms, Power, References
 
 VERSION = len(MIGRATIONS) + 1
 
@@ -276,6 +276,7 @@ class Scenario(Record):
     power: Power | None = Field(default=None, description="The smallest part of the forget set left in that the tests would have "
                                 "seen; null: fewer than four retrained models, or older results.")
     doubts: tuple[Doubt, ...] = Field(default=(), description="Reasons to doubt the yardstick.")
+    descent: tuple[Descent, ...] = Field(default=(), description="Models handed over, each beside the original.")
     max_loss: Number = Field(default=None, description="The largest loss of the score that does not matter, as declared.")
     objective: Objective = Field(default="records", description="What is to go: records, a concept, or a behaviour.")
     declared: Declared | None = Field(default=None, description="The equivalence margins; null: none were written down.")

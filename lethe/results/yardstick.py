@@ -51,3 +51,15 @@ class Doubt(Record):
     reference: str = Field(default="", description="The reference that is doubted; empty: all of them.")
     metrics: tuple[str, ...] = Field(default=(), description="The metrics that show it.")
     text: str = Field(description="The reason in one sentence.")
+
+
+class Descent(Record):
+    """How near a model that was handed over is to the original: whether one was made of the other."""
+
+    model: str = Field(description="The model's file.")
+    distance: Number = Field(default=None, description="Distance of the weights, relative to the original's size or to a common "
+                             "start; null: not measured.")
+    units: Number = Field(default=None, description="Median correlation of the best-matching hidden units; null: not measured.")
+    chance: Number = Field(default=None, description="The same by chance: after the units were mixed at random.")
+    based: bool = Field(default=False, description="Whether the distance is relative to a start that both have.")
+    close: bool = Field(description="Whether it descends from the original, by these numbers.")

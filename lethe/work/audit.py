@@ -16,6 +16,7 @@ from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.view import audited, reserved
 from lethe.judge.auditor import Refused, applicable, distinct, examine
+from lethe.judge.descent import Kinship
 from lethe.judge.neighbours import neighbours
 from lethe.judge.power import Power
 from lethe.judge.reproduction import compared
@@ -26,7 +27,7 @@ from lethe.pools.procedures import NOTHING, RETRAIN
 from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.results.answered import margin_of
-from lethe.results.rows import access, alarms, doubt, power, row
+from lethe.results.rows import access, alarms, descent, doubt, power, row
 from lethe.results.schema import Blind, NotTested, Row, Scenario
 from lethe.results.yardstick import References
 from lethe.work.failures import Failure, failure
@@ -65,11 +66,13 @@ class Yardstick:
 
 
 def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retrained: Retrained, *, name: str = "",
-             words: str = "", failures: Path | None = None, known: Sequence[Doubt] = (), searched: bool = False) -> Scenario:
+             words: str = "", failures: Path | None = None, known: Sequence[Doubt] = (), searched: bool = False,
+             kin: Mapping[str, Kinship] | None = None) -> Scenario:
     """Audit the models of one task.
 
     words      the request in words
     failures   where tracebacks of audits go       known      doubts about the yardstick that stand before anything is audited
+    kin        how near models handed over are to the original, by path
     searched   the models were chosen by a part of the data, which does not judge again
     """
     done = [one.outcome for one in made if one.outcome]
@@ -108,7 +111,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
         sizes=sizes, unseen=_unseen(task), fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
-        false_alarms=alarms(false), power=power(next(iter(seen), None)),
+        false_alarms=alarms(false), power=power(next(iter(seen), None)), descent=descent(kin or {}),
         doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
         objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided)),
         max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,

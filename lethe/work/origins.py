@@ -39,10 +39,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Origins:
-    """What was found: one line of numbers by path, and doubts where a fault was accepted or nothing could be measured."""
+    """How near each path is to the original, and doubts where a fault was accepted or nothing could be measured."""
 
-    facts: dict[str, str]
+    kin: dict[str, Kinship]
     doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """One line of numbers by path."""
+        return {path: near.words for path, near in self.kin.items()}
 
 
 def vet(task: Task, given: Sequence[Given], base: nn.Module | None = None, accepted: bool = False, seed: int = 0) -> Origins:
@@ -54,14 +59,14 @@ def vet(task: Task, given: Sequence[Given], base: nn.Module | None = None, accep
     """
     names = layers(given[0].model)
     seen = {one: (hidden(task, one.model, names, seed), _answers(task, one.model, seed)) for one in given}
-    facts: dict[str, str] = {}
+    kin: dict[str, Kinship] = {}
     doubts: list[Doubt] = []
     for a, b in combinations(given, 2):   # a reference stands behind what it is compared with
         if b.role == "retrained" and (same := _equal(a, b, seen[a][1], seen[b][1])):
             raise RequestError(_copied(a, b, same))
         near = kinship(b.model, a.model, seen[b][0], seen[a][0], base, seed)
         if a.role == "original":
-            facts[b.path] = near.words
+            kin[b.path] = near
         if b.role != "retrained":
             continue
         if near.close and not accepted:
@@ -73,7 +78,7 @@ def vet(task: Task, given: Sequence[Given], base: nn.Module | None = None, accep
     if base is not None:
         doubts.append(Doubt("", (), "the references are said to have started from the same weights as the original; one that was "
                                     "made of the original by a long unlearning would look like them."))
-    return Origins(facts, tuple(doubts))
+    return Origins(kin, tuple(doubts))
 
 
 def reach(references: int, tests: int = 10) -> str:
