@@ -24,7 +24,7 @@ def test_golden() -> None:
 def test_one_step_by_hand() -> None:
     """One block of three, prompts alone, the adversary by Adam written out."""
     task, gamma, alpha, radius, rate, lr = tiny.lm(), 0.7, 0.4, 0.3, 0.05, 1.0
-    found = byhand.run("lat", task, gamma=gamma, alpha=alpha, radius=radius, inner=2, inner_lr=rate, layers=1, lr=lr)
+    found = byhand.run("lat", task, gamma=gamma, alpha=alpha, radius=radius, inner_steps=2, inner_lr=rate, layers=1, lr=lr)
     prompt = (task.forget.columns["labels"] == -100) & (
         torch.arange(task.forget.columns["ids"].shape[1]) < task.forget.columns["length"][:, None])
 

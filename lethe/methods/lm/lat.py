@@ -5,10 +5,10 @@ Guo, Lynch, Wu, Hebbar et al. (2024), arXiv:2407.15549.
     L(θ) = γ · E_{x∈F} 1/|y| · Σ_t −log(1 − p_θ,δ*(y_t | x, y_<t))  +  α · E_{x∈R} ℓ̄(x; θ)
 
 F forget set, R retain set, y the answer and |y| its tokens, ℓ̄ mean negative log-probability of an answer's tokens; δ_ℓ,t is added
-to the hidden state behind block ℓ at token t of the prompt, for some blocks spread over the depth; δ* by `inner` steps of Adam
-from 0, each followed by scaling what is longer than ε back to ε.
+to the hidden state behind block ℓ at token t of the prompt, for some blocks spread over the depth; δ* by `inner_steps` steps of
+Adam from 0, each followed by scaling what is longer than ε back to ε.
 Needs:    forget; retain when α > 0.     Updates: every trainable parameter.
-Cost:     `inner` + 1 forward/backward on F and one on R per step; nothing of the original is kept.
+Cost:     `inner_steps` + 1 forward/backward on F and one on R per step; nothing of the original is kept.
 Limits:   ε = 0 is ascent on −log(1 − p), whose gradient to the logit of y_t is p: it fades with what is forgotten.
 Fails by: an ε beyond the size of the hidden states: the adversary then says the answer whatever the weights are, and the language
           is spent on it. Attacks on weights (relearning) are not what it trains against.
@@ -40,7 +40,7 @@ class LAT(Tuned):
 
     gamma: NonNegative = 1.0           # weight of the forget term                           [official code]
     radius: NonNegative = 2.0          # ε, longest perturbation of a hidden state           [official code: 0.5–6]
-    inner: Natural = 16                # steps of the adversary; 0: none                     [official code: 16]
+    inner_steps: Natural = 16          # steps of the adversary; 0: none                     [official code: 16]
     inner_lr: Positive = 5e-2          # Adam, of the adversary                              [official code]
     layers: Count = 4                  # blocks that are perturbed, spread over the depth    [official code: 4]
     lr: Positive = 2e-5                # AdamW, for 8 B weights; tiny models need more       [official code]
@@ -65,7 +65,8 @@ def within(delta: Tensor, radius: float) -> Tensor:
 
     within([[3, 4], [0, 1]], 2) == [[1.2, 1.6], [0, 1]].
     """
-    return delta * (radius / delta.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
+    length: Tensor = delta.norm(dim=-1, keepdim=True)
+    return delta * (radius / length.clamp(min=1e-12)).clamp(max=1)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "hidden_width", "layer_count", "nll", "outputs", "rewriting"},
@@ -80,7 +81,7 @@ def run(cfg: LAT, task: LanguageTask, loop: Loop) -> Outcome:
         zero = torch.zeros(*b.ids.shape, task.hidden_width, device=b.ids.device)
         deltas = {layer: zero.clone().requires_grad_() for layer in blocks}
         adversary = torch.optim.Adam(list(deltas.values()), lr=cfg.inner_lr, foreach=False)
-        for _ in range(cfg.inner):
+        for _ in range(cfg.inner_steps):
             with perturbed(m, deltas, where):
                 loss = task.nll(m, b).sum()
             for delta, g in zip(deltas.values(), torch.autograd.grad(loss, list(deltas.values())), strict=True):
@@ -94,7 +95,7 @@ def run(cfg: LAT, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
         prompt = (b.labels < 0) & (torch.arange(b.ids.shape[1], device=b.ids.device) < b.length.unsqueeze(1))
         where = (prompt | ~prompt.any(1, keepdim=True)).unsqueeze(2)
-        deltas = attack(m, b, where) if cfg.inner and cfg.radius else {}
+        deltas = attack(m, b, where) if cfg.inner_steps and cfg.radius else {}
         if deltas:
             with perturbed(m, deltas, where):
                 logits = task.outputs(m, b)
