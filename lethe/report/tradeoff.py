@@ -11,6 +11,7 @@ from lethe.core.evidence import FAILED
 from lethe.core.words import number, spaced
 from lethe.report.colours import BAND, RETRAINED, Look
 from lethe.report.figure import Drawing, arms, axis, case_looks, finding, is_inside, numbers, short, titled, value_of
+from lethe.report.pictures import alone
 from lethe.report.view import Case, Column, Line
 from lethe.report.words import listed
 
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
 
 Limits = tuple[tuple[float, float], tuple[float, float]]   # of x and of y
 
+UNNAMED = ("erasure", "outside_accuracy")   # retention on prompts that no method saw
+
 
 def tradeoff(case: Case) -> Drawing | None:
-    """Forgetting against utility, one mark per line; the panel of costs serves as the legend. None without both metrics."""
-    x, y = case.first("forgetting"), case.first("utility")
+    """Forgetting against utility, one mark per line, and a curve through the settings of one method; the panel of costs serves as
+    the legend. None without both metrics. Of an image generator: what was erased against what was kept though it was never named.
+    """
+    x, y = case.first("forgetting"), case.columns.get(UNNAMED) or case.first("utility")
     if x is None or y is None:
         return None
     shown = [line for line in case.lines if value_of(line, x) is not None and value_of(line, y) is not None]
@@ -51,6 +56,8 @@ def tradeoff(case: Case) -> Drawing | None:
 
 
 def _title(case: Case, shown: Sequence[Line], x: Column, y: Column) -> str:
+    if alone(case):
+        return f"What each method erases, and what it keeps{' of what was never named to it' if y.key == UNNAMED else ''}"
     if not _compared(x, y):
         return f"What each method forgets and keeps ({'too few' if case.references else 'no'} retrained models to compare with)"
     if x.powered is False:
@@ -88,6 +95,12 @@ def _points(axes: Axes, lines: Sequence[Line], x: Column, y: Column, look: Mappi
         assert a.value is not None and b.value is not None
         axes.errorbar([a.value], [b.value], xerr=arms(a), yerr=arms(b), marker=style.marker, color=style.colour,
                       markersize=9, markeredgecolor="white", markeredgewidth=0.8, elinewidth=1, linestyle="none", zorder=3)
+    for method in dict.fromkeys(line.members[0].method for line in lines if line.role == "method"):
+        settings = sorted((line.cells[x.key].value or 0.0, line.cells[y.key].value or 0.0) for line in lines
+                          if line.members[0].method == method)
+        if len(settings) > 1:
+            first = next(line for line in lines if line.members[0].method == method)
+            axes.plot(*zip(*settings, strict=True), color=look[first.label].colour, linewidth=1, alpha=0.6, zorder=2)
     axes.set_xlabel(axis(x))
     axes.margins(0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5))

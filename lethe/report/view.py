@@ -256,7 +256,7 @@ def _case(scenario: Scenario) -> Case:
     for row in scenario.subjects:
         groups.setdefault((row.role, row.label or row.name), []).append(row)
         for item in row.evidence:
-            columns.setdefault(item.key, _column(item))
+            columns.setdefault(item.key, _column(item, bool(scenario.references.count)))
     lines = [Line(label, role, tuple(members), _cells(members),
                   tuple(told for row in members if (told := answered(row, scenario)) is not None))
              for (role, label), members in groups.items()]
@@ -273,8 +273,10 @@ def _margin(item: Measurement) -> str:
     return f"{spaced(item.metric)} ±{number(item.margin)}"
 
 
-def _column(item: Measurement) -> Column:
-    return Column(item.audit, item.metric, item.tier, item.better, item.definition, item.version, item.range, item.yardstick,
+def _column(item: Measurement, retrained: bool) -> Column:
+    """The column of a metric. Without retrained models to be like, more of the pictures without the concept is better."""
+    better: Better = "higher" if item.key == PICTURED[0] and not retrained else item.better
+    return Column(item.audit, item.metric, item.tier, better, item.definition, item.version, item.range, item.yardstick,
                   item.original, item.original_outside, item.verdict != SHOWN)
 
 
