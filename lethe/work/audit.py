@@ -95,23 +95,20 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
                        refused=refused, stop=options.stop, detects=seen.append)
     held = {subject.name: evidence[subject.name] for subject in yardstick.references}
     found = doubts(held, evidence.get("original", [])) if retrained.provided else []   # what was trained here has not seen forget
-    false = false_alarms(list(held.values()))
-    few = yardstick.shadows.limit if yardstick.shadows else 0
-    skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects], few)
+    skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects],
+                           yardstick.shadows.limit if yardstick.shadows else 0)
     sizes = {key: len(split) for key, split in task.splits.items()}
     margin = margin_of(job.judging.max_loss, sizes)
     told = partial(row, score=task.score_name, margin=margin, references=len(yardstick.references))
     rows = [told("original", "original", evidence["original"])] if task.has("original") else []
     rows += [told(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
-    for one in made:
-        samples = _samples(task, one, refused)
-        rows.append(_row(told, one, evidence.get(one.name, []), samples))
+    rows += [_row(told, one, evidence.get(one.name, []), _samples(task, one, refused)) for one in made]
     return Scenario(
         name=name, request=words, family=task.family, score_name=task.score_name,
         sizes=sizes, unseen=_unseen(task), fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
-        false_alarms=alarms(false), power=power(next(iter(seen), None)), descent=descent(kin or {}),
+        false_alarms=alarms(false_alarms(list(held.values()))), power=power(next(iter(seen), None)), descent=descent(kin or {}),
         doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
         objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided)),
         max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,
