@@ -13,7 +13,8 @@ Needs:    original.     Updates: generator and discriminator.
 Cost:     `feedback` samples, `adapt_steps` + `unlearn_steps` steps of each player; the adapted generators are kept as tensors.
 Limits:   γ = 0 is fine-tuning on desired samples; d = 1 at θ_0; nl2 is unbounded below.
 Fails by: losing modes: it learns from its own samples, and what these do not show is gone (audit: samples, scores). A classifier
-          that reads wrongly teaches the wrong thing. Too large a γ leaves where samples are good.
+          that reads wrongly teaches the wrong thing. Too large a γ leaves where samples are good. On digits with a small
+          GAN the push adds nothing to fine-tuning (presets/digits_gan.yaml).
 Deviations: d is divided by its value at the start, so that γ and α do not depend on the number of parameters (the official code
           has 100·exp(−γ d)); it multiplies by n where a mean is meant. The family's loss instead of StyleGAN2's R1 and path
           length. The optimiser starts afresh for each of the n adapted generators. The product is the last generator, or its
