@@ -25,10 +25,11 @@ def map_of_moments(crossed: Tensor, own: Tensor, kept: Tensor, lamb: float) -> T
 def off_space(states: Tensor) -> Tensor:
     """The projector P off the span of some states: P u = 0 for each of them, P v = v for what is orthogonal.  [m, d] -> [d, d]
 
-    The state (0, 2): P = diag(1, 0).
+    States come out of a network in float32: a direction in which they differ by no more than its rounding belongs to none of
+    them, so the span has the rank that they have in that precision. The state (0, 2): P = diag(1, 0); beside (1e-8, 2) still.
     """
     _, size, directions = torch.linalg.svd(states, full_matrices=False)
-    span = directions[size > 1e-9 * size.max()]
+    span = directions[size > torch.finfo(torch.float32).eps * max(states.shape) * size.max()]
     projector: Tensor = torch.eye(states.shape[1], dtype=states.dtype) - span.T @ span
     return projector
 

@@ -44,7 +44,8 @@ def test_golden_numbers() -> None:
 
 
 def test_the_edit_space_by_hand() -> None:
-    assert torch.allclose(off_space(torch.tensor([[0.0, 2.0]])), torch.diag(torch.tensor([1.0, 0.0])))
+    for states in ([[0.0, 2.0]], [[0.0, 2.0], [1e-8, 2.0]]):   # the second differs by less than float32 tells apart
+        assert torch.allclose(off_space(torch.tensor(states).double()), torch.diag(torch.tensor([1.0, 0.0]).double()), atol=1e-7)
     found = shrinking(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), ridge=1.0)
     assert torch.allclose(found, torch.diag(torch.tensor([3**-0.5, 1.0])))
 
@@ -105,6 +106,12 @@ def test_the_original_judges_with_the_edit_off() -> None:
 def test_other_weights_cannot_be_protected() -> None:
     with pytest.raises(RequestError, match="protect=none"):
         forget(TASKS["diffusion"](), MiMMU(steps=1), modifiers={"where": Names(("*attn2*",))}, progress=False)
+
+
+def test_an_empty_prompt_that_fills_the_text_width_leaves_nothing_to_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mim_mu.Edits, "states", lambda *_: torch.eye(8, dtype=torch.float64))
+    with pytest.raises(RequestError, match="fill all 8 dimensions"):
+        forget(TASKS["diffusion"](), MiMMU(steps=1), progress=False)
 
 
 def test_the_vocabulary_names_neither_the_concept_nor_what_is_left_out() -> None:

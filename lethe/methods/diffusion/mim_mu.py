@@ -204,6 +204,10 @@ class Edits:
         """(S P_∅, R) in float64.  [d, d] ×2"""
         task, cfg = self.task, self.cfg
         off = off_space(self.states([""]))
+        if float(off.trace()) < 0.5:   # a projector's trace is its rank
+            raise RequestError(f"protect={cfg.protect} moves only what lies off the text states of the empty prompt, and these "
+                               f"fill all {len(off)} dimensions that the network reads, so nothing could be erased; nothing was "
+                               "started. Use protect=none.")
         known = self.states(vocabulary(cfg, task, self.asked.rests, self.loop)) if cfg.protect == "vocabulary" else None
         one = torch.eye(len(off), dtype=torch.float64)
         start = torch.zeros_like(one)
