@@ -76,23 +76,25 @@ def test_the_loss_falls(trajectory: str) -> None:
 
 @pytest.mark.slow
 def test_cached_trajectories_save_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted without the looks of the watchdog, which are the same for both."""
+    """Counted in pictures, for guidance asks for two of them in one call, and without the looks of the watchdog."""
     task = TASKS["diffusion"]()
 
     kind = type(task.original)
-    plain, calls = kind.forward, []
+    plain, asked = kind.forward, []
 
-    def counted(self, *args, **kwargs):   # copies of the model count too
-        calls.append(1)
-        return plain(self, *args, **kwargs)
+    def counted(self, x, *args, **kwargs):   # copies of the model count too
+        asked.append(len(x))
+        return plain(self, x, *args, **kwargs)
 
     def forwards(trajectory: str) -> int:
-        calls.clear()
-        forget(task, ESD(steps=40, sampler_steps=10, trajectories=4, trajectory=trajectory), progress=False, watchdog=False)
-        return len(calls)
+        asked.clear()
+        forget(task, ESD(steps=60, sampler_steps=10, trajectories=4, trajectory=trajectory), progress=False, watchdog=False)
+        return sum(asked)
 
     monkeypatch.setattr(kind, "forward", counted)
-    assert forwards("current") > 5 * forwards("cached")
+    assert forwards("cached") == 4 * 10 * (2 + 2) + 60        # guided steps and frozen targets at their points; then the steps
+    walked = (forwards("current") - 60 * (2 + 1)) / (60 * 2)   # guided steps before the point, 0 to 9 with equal chance
+    assert abs(walked - 4.5) < 3 * (99 / 12 / 60) ** 0.5       # so 12 forwards a step here; at the defaults 52 against 5
 
 
 def test_a_host_prompt_keeps_its_own_prediction_as_base() -> None:
