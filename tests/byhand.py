@@ -238,6 +238,26 @@ def assert_same(task: Task, found: nn.Module, wanted: nn.Module, atol: float = 2
     assert largest > 100 * atol, "the step is too small to show anything"
 
 
+def noised(task: Diffusion, split: Split, name: str, step: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The rows that a step of the term `name` takes, all of them, x_t and t as the loop draws them, and the noise in x_t."""
+    rows, rng = order(split, name, step=step), drawn(name, step)
+    image = split.columns["image"][rows]
+    t = torch.randint(0, 1000, (len(rows),), generator=rng)
+    noise = torch.randn(image.shape, generator=rng)
+    level = task.alphas_cumprod[t].view(-1, 1, 1, 1)
+    return rows, level.sqrt() * image + (1 - level).sqrt() * noise, t, noise
+
+
+def said(model: Any, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    """What a text-to-image network predicts."""
+    predicted: Tensor = model(x, t, encoder_hidden_states=text)[0]
+    return predicted
+
+
+def apart(one: Tensor, other: Tensor) -> Tensor:
+    """The mean squared difference."""
+    return ((one - other) ** 2).mean()
+
 
 def draws_alike(
     task: Diffusion, step: int, of: Callable[[nn.Module], nn.Module], band: tuple[float, float] = (0.0, 1.0)

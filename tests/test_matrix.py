@@ -42,6 +42,9 @@ def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
 PAIRS = [pytest.param(name, key, id=f"{name}-{key}", marks=marks(name, key)) for name, entry in METHODS.items() for key in TASKS
          if entry.fits(key)]
 each = pytest.mark.parametrize(("name", "key"), PAIRS)
+DRAWING = {name for name, entry in METHODS.items() if entry.path.parent.name == "diffusion"} - {"uce", "esd"}   # seconds a run
+again = pytest.mark.parametrize(("name", "key"), [
+    pytest.param(*pair.values, id=pair.id, marks=[pytest.mark.slow] if pair.values[0] in DRAWING else []) for pair in PAIRS])
 
 
 class Killed(BaseException):
@@ -97,7 +100,7 @@ def test_runs_and_changes_weights(name: str, key: str) -> None:
         assert state_fingerprint(outcome.model) != state_fingerprint(task_of(key).original)
 
 
-@each
+@again
 def test_same_seed_same_bits(name: str, key: str) -> None:
     outcome, *_ = first(name, key)
     assert state_fingerprint(run(name, key).model) == state_fingerprint(outcome.model)
@@ -111,7 +114,7 @@ def test_leaves_the_original_as_it_was(name: str, key: str) -> None:
     assert not own & {p.data_ptr() for p in outcome.model.parameters()}, "the outcome shares storage with the original"
 
 
-@each
+@again
 def test_resumes_to_the_same_bits(name: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, *_ = first(name, key)
     steps, last = 0, max(2, outcome.cost.steps // 2 + 1)

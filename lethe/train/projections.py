@@ -14,8 +14,6 @@ from lethe.maths.text_states import Policy, aligned
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
-USES = frozenset({"attention_projections", "prompts", "tokens", "words"})   # operations that a closed form declares
-
 
 @dataclass(frozen=True)
 class Projections:
@@ -29,17 +27,18 @@ class Projections:
     weights: dict[str, nn.Parameter]
 
     @classmethod
-    def of(cls, task: DiffusionTask, loop: Loop, endings: tuple[str, ...] = ("",)) -> Projections:
+    def of(cls, task: DiffusionTask, loop: Loop, endings: tuple[str, ...] = ("",), beside: tuple[str, ...] = ()) -> Projections:
         """Of the model where a run starts. RequestError where there are no prompts with the concept, or nothing may move.
 
         endings  of the names of the layers; where none of them has such a name, all of them
+        beside   patterns of parameters that the method moves later
         """
         if not task.prompts.get("forget"):
             raise RequestError("the task names no prompts with the concept, so there is nothing to edit; nothing was "
                                "started. Provide prompts.")
         layers = list(task.attention_projections(task.original))
         keys = {f"{name}.weight" for name in [name for name in layers if name.endswith(endings)] or layers}
-        model = loop.start(where=Names(tuple(keys)))
+        model = loop.start(where=Names((*keys, *beside)))
         moving = loop.selected(model)
         weights = {name: p for name, p in moving.items() if name in keys}
         if not weights:
@@ -52,6 +51,11 @@ class Projections:
         one, other = (self.task.words(self.task.tokens(list(prompts))) for prompts in (old, new))
         return aligned(one, other, tokens)
 
+    def guides(self, guide: str) -> list[str]:
+        """What takes the place of each prompt with the concept: the guide, or the prompt with the replacement of its concept."""
+        replaced = any(one.replacement for one in self.task.concepts)
+        return [self.task.rest(prompt) if replaced else guide for prompt in self.task.prompts["forget"]]
+
     def every(self, prompts: Sequence[str], first: int = 0) -> Tensor:
         """What they read of prompts at every token from the place `first` on, of each encoder.  -> [m, d]"""
         return torch.cat([words.states[:, first:].flatten(0, 1) for words in self.task.words(self.task.tokens(list(prompts)))])
@@ -61,3 +65,11 @@ class Projections:
         """W ← W·T for each of them, in float64.  [d, d]"""
         for p in self.weights.values():
             p.copy_((p.double() @ factor.to(p.device)).to(p.dtype))
+
+
+def require_one_place(guide: str, task: DiffusionTask) -> None:
+    """RequestError where guide and a replacement both say what takes the concept's place."""
+    replaced = [one for one in task.concepts if one.replacement]
+    if replaced and guide:
+        raise RequestError(f"guide={guide!r} and the replacement {replaced[0].replacement!r} of {replaced[0].concept!r} both "
+                           "say what takes its place; nothing was started. Leave one of them out.")

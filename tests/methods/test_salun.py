@@ -47,3 +47,20 @@ def test_one_step_by_hand() -> None:
         for name, p in original.named_parameters():
             p.sub_(byhand.LR * torch.where(salient[name].abs() >= least, step[name], 0.0))
     byhand.assert_same(task, byhand.run("salun", task, alpha=0.4, density=0.3, include_true=False), original)
+
+
+def test_a_step_on_text_to_image_by_hand() -> None:
+    """Forgotten captions are taught what the model says for the anchor; before, the anchor was taught to draw their pictures."""
+    task = byhand.diffusion()
+    text, kept_text = (task.text(split.columns["tokens"]) for split in (task.forget, task.retain))
+    empty = task.text(task.tokens([""]))
+    rows, x, t, _ = byhand.noised(task, task.forget, "forget")
+    kept, y, s, noise = byhand.noised(task, task.retain, "retain")
+
+    def objective(m: byhand.Any) -> byhand.Tensor:
+        goal = byhand.said(m, x, t, empty.expand(len(x), -1, -1)).detach()
+        forget = byhand.apart(byhand.said(m, x, t, text[rows]), goal)
+        return byhand.apart(byhand.said(m, y, s, kept_text[kept]), noise) + len(text) / len(kept_text) * forget
+
+    found = byhand.run("salun", task, density=1.0)
+    byhand.assert_same(task, found, byhand.steps(task, [objective]))

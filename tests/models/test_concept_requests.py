@@ -77,7 +77,7 @@ def test_a_replacement_is_used_or_refused() -> None:
     for name, layer in before.items():
         assert torch.allclose(after[name].weight @ old.T, layer.weight @ new.T, atol=1e-3)
     batch = task.relabel(task.forget.batch([0, 1]), generator(0))
-    assert torch.equal(batch.tokens, task.tokens(["a red square"]).expand(2, -1))
+    assert torch.equal(batch.taught, task.tokens(["a red square"]).expand(2, -1))
 
 
 def _method(name: str) -> tuple[Any, Any]:

@@ -86,12 +86,12 @@ def test_observe_does_not_depend_on_the_batch(task: Diffusion) -> None:
     assert whole["features"].shape[0] == 6
 
 
-def test_relabel_puts_the_anchor(task: Diffusion) -> None:
+def test_relabel_puts_the_anchor_beside_the_caption(task: Diffusion) -> None:
     batch = drawn(task)
-    assert bool((task.relabel(batch, generator(0)).tokens == task.tokens([""])).all())
+    assert bool((task.relabel(batch, generator(0)).taught == task.tokens([""])).all())
     task.anchor = "a red square"
     try:
-        assert bool((task.relabel(batch, generator(0)).tokens == task.tokens(["a red square"])).all())
+        assert bool((task.relabel(batch, generator(0)).taught == task.tokens(["a red square"])).all())
     finally:
         task.anchor = ""
 

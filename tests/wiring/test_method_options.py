@@ -31,7 +31,8 @@ STANDS_FOR_ALL = "idk_nll"   # rows of `train.tuning` hand these options to one 
 def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
     entry = catalogue.entry("methods", name)
     shared = key in SHARED and name != STANDS_FOR_ALL and "return tuned(cfg, task, loop" in entry.path.read_text()
-    return [pytest.mark.slow] if shared else []
+    drawing = entry.path.parent.name == "diffusion"   # a text-to-image model takes seconds a run
+    return [pytest.mark.slow] if shared or drawing else []
 
 
 OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}", marks=marks(name, option.name))

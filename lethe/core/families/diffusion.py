@@ -61,7 +61,7 @@ class DiffusionTask(Task):
 
     nll         squared error at the drawn t and noise  -> [n]    outputs   predicted noise  -> [n, C, H, W]
     divergence  squared distance of predicted noises  -> [n]      features  mid-block, mean over positions  -> [n, d]
-    relabel     the anchor prompt as caption                      observe   at fixed (t, noise); also nll_t [n, looks]
+    relabel     the anchor prompt beside the caption              observe   at fixed (t, noise); also nll_t [n, looks]
     """
 
     family = "diffusion"

@@ -34,6 +34,7 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
+from lethe.train.erasing import taken, walked
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.where.names import Names
 
@@ -94,7 +95,7 @@ class Edit:
 
     def tokens(self, prompts: Sequence[str], count: int) -> Tensor:
         """Token ids of `count` prompts, taking the given ones in turn.  -> [count, L]"""
-        return self.task.tokens([prompts[i % len(prompts)] for i in range(count)]).to(self.loop.settings.device)
+        return taken(self.task, prompts, count).to(self.loop.settings.device)
 
     def target(self, x: Tensor, t: Tensor, concept: Tensor, host: Tensor) -> Tensor:
         """The frozen target at points x_t."""
@@ -112,10 +113,8 @@ class Edit:
         seed = derive(self.loop.seed, "esd")
         prompts, concepts = self.tokens(self.prompts, cfg.trajectories), self.tokens(self.concepts, cfg.trajectories)
         with torch.no_grad():
-            for t, x in self._path(self.original, prompts, seed):
-                if t >= 0:
-                    when = torch.full((len(x),), t, device=x.device)
-                    rows.append((x.cpu(), when.cpu(), prompts.cpu(), self.target(x, when, concepts, prompts).cpu()))
+            for when, x in self._path(self.original, prompts, seed):
+                rows.append((x.cpu(), when.cpu(), prompts.cpu(), self.target(x, when, concepts, prompts).cpu()))
         columns = dict(zip(("image", "t", "tokens", "target"), map(torch.cat, zip(*rows, strict=True)), strict=True))
         return Split(columns, "trajectories")
 
@@ -137,11 +136,9 @@ class Edit:
         cfg = self.cfg
         stop, seed = (int(torch.randint(high, ())) for high in (cfg.sampler_steps, 2**31))   # the loop seeds every step
         with torch.no_grad():
-            t, x = next(islice(self._path(model, batch.tokens, seed), stop, None))
-        when = torch.full((len(x),), t, device=x.device)
+            when, x = next(islice(self._path(model, batch.tokens, seed), stop, None))
         predicted = self.task.predict_noise(model, x, when, self.task.text(batch.tokens))
         return squared_distance(predicted, self.target(x, when, batch.concept, batch.tokens))
 
-    def _path(self, model: nn.Module, tokens: Tensor, seed: int) -> Iterator[tuple[int | float, Tensor]]:
-        text = self.task.text(tokens)
-        return self.task.denoise(model, text, seed, self.cfg.sampler_steps, self.cfg.start_guidance)
+    def _path(self, model: nn.Module, tokens: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return walked(self.task, model, tokens, seed, self.cfg.sampler_steps, self.cfg.start_guidance)

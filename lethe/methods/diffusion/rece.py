@@ -31,7 +31,7 @@ from lethe.core.registry import method
 from lethe.maths.linear_edit import map_of_moments
 from lethe.maths.text_states import Policy
 from lethe.train.loop import Loop
-from lethe.train.projections import Projections
+from lethe.train.projections import Projections, require_one_place
 
 
 @config
@@ -59,12 +59,18 @@ def returning(edited: Tensor, gram: Tensor, beta: float) -> Tensor:
     return found
 
 
-@method(needs={"original"}, uses={"attention_projections", "prompts", "tokens", "words"}, mechanism="closed form")
+def check(cfg: RECE, task: DiffusionTask) -> None:
+    """RequestError where guide and a replacement both say what takes the concept's place."""
+    require_one_place(cfg.guide, task)
+
+
+@method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
+        mechanism="closed form", check=check)
 def run(cfg: RECE, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Projections.of(task, loop)
     began = time.perf_counter()
     forget, keep = task.prompts["forget"], ["", *task.prompts.get("keep", [])]
-    guides = [cfg.guide] * len(forget)
+    guides = edit.guides(cfg.guide)
     kept, (concept, guide) = edit.every(keep).double(), [states.double() for states in edit.states(forget, guides, "all")]
     held, a = cfg.preserve_scale * kept.T @ kept, cfg.erase_scale
     own, crossed = concept.T @ concept, guide.T @ concept

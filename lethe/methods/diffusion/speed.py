@@ -36,7 +36,7 @@ from lethe.core.registry import method
 from lethe.maths.text_states import Policy
 from lethe.maths.unlearnable import k_means
 from lethe.train.loop import Loop
-from lethe.train.projections import Projections
+from lethe.train.projections import Projections, require_one_place
 
 ENDINGS = {"values": ("to_v",), "keys": ("to_k",), "both": ("to_k", "to_v")}
 CENTRES = 3      # of the tokens of the empty prompt behind its start token                          [official code]
@@ -88,12 +88,18 @@ def least(w: Tensor) -> Tensor:
     return vector if tall else torch.nn.functional.normalize(w.T @ vector, dim=0)
 
 
-@method(needs={"original"}, uses={"attention_projections", "prompts", "tokens", "words"}, mechanism="closed form")
+def check(cfg: SPEED, task: DiffusionTask) -> None:
+    """RequestError where guide and a replacement both say what takes the concept's place."""
+    require_one_place(cfg.guide, task)
+
+
+@method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
+        mechanism="closed form", check=check)
 def run(cfg: SPEED, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Projections.of(task, loop, ENDINGS[cfg.layers])
     began = time.perf_counter()
     forget, keep = task.prompts["forget"], task.prompts.get("keep", [])
-    c, anchor = (x.cpu().double() for x in edit.states(forget, [cfg.guide] * len(forget), cfg.tokens))
+    c, anchor = (x.cpu().double() for x in edit.states(forget, edit.guides(cfg.guide), cfg.tokens))
     crossed, own = anchor.T @ c / len(forget), c.T @ c / len(forget)
     empty = edit.every([""]).cpu().double()
     held = torch.cat([empty[:1], k_means(empty[1:], min(CENTRES, len(empty) - 1), loop.generator("speed", "centres"))])

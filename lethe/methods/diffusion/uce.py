@@ -24,11 +24,10 @@ from lethe.core.config import NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.errors import RequestError
 from lethe.maths.linear_edit import uce_map
 from lethe.maths.text_states import Policy
 from lethe.train.loop import Loop
-from lethe.train.projections import Projections
+from lethe.train.projections import Projections, require_one_place
 
 
 @config
@@ -45,10 +44,7 @@ class UCE:
 
 def check(cfg: UCE, task: DiffusionTask) -> None:
     """RequestError where guide and a replacement both say what takes the concept's place."""
-    replaced = [one for one in task.concepts if one.replacement]
-    if replaced and cfg.guide:
-        raise RequestError(f"guide={cfg.guide!r} and the replacement {replaced[0].replacement!r} of {replaced[0].concept!r} both "
-                           "say what takes its place; nothing was started. Leave one of them out.")
+    require_one_place(cfg.guide, task)
 
 
 @method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
@@ -57,8 +53,7 @@ def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Projections.of(task, loop)
     began = time.perf_counter()
     forget = task.prompts["forget"]
-    replaced = any(one.replacement for one in task.concepts)
-    erase, guide = edit.states(forget, [task.rest(prompt) if replaced else cfg.guide for prompt in forget], cfg.tokens)
+    erase, guide = edit.states(forget, edit.guides(cfg.guide), cfg.tokens)
     keep = task.prompts.get("keep", []) if cfg.preserve else []
     kept = edit.states(keep, keep, cfg.tokens)[0] if keep else erase[:0]
     edit.multiply(uce_map(erase, guide, kept, cfg.erase_scale, cfg.preserve_scale, cfg.lamb))

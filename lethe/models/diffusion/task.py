@@ -47,8 +47,8 @@ class Diffusion(DiffusionTask):
     concept   the words to be forgotten, e.g. "disk"; or a `Concept` with synonyms and a replacement; or several
     prompts   "forget": prompts with the concept; "keep": prompts that methods may use to preserve; "outside": prompts
               that no method sees, for audits only
-    anchor    what `relabel` writes instead of a caption; default the empty prompt. Where a concept has a replacement, it writes
-              the caption with the replacement
+    anchor    the prompt whose predictions `relabel` teaches for a caption; default the empty prompt. Where a concept has a
+              replacement, those for the caption with the replacement
     judge     reads what pictures show: a classifier, or a model that compares pictures with texts (`load_clip`); None: the
               original itself, asked how well the concept's words explain them
     """
@@ -90,10 +90,15 @@ class Diffusion(DiffusionTask):
     # -- operations ------------------------------------------------------------------------------------------------
 
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean squared error of the model's prediction at the batch's t and noise.  -> [n]"""
+        """Mean squared error of the model's prediction at the batch's t and noise; of a relabelled batch, its distance to what
+        the same model says for the anchor, which gets no gradient.  -> [n]"""
         x_t = self.noised(batch)
         prediction = self._denoiser.predict(model, x_t, batch.t, self.text(batch.tokens))
-        return losses.squared_distance(prediction, self._target(batch))
+        if "taught" not in batch.columns:
+            return losses.squared_distance(prediction, self._target(batch))
+        with torch.no_grad():
+            other = self._denoiser.predict(model, x_t, batch.t, self.text(batch.taught))
+        return losses.squared_distance(prediction, other)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The predicted noise at the batch's t and noise.  -> [n, C, H, W]"""
@@ -115,12 +120,13 @@ class Diffusion(DiffusionTask):
         return out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
 
     def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
-        """The same pictures with the anchor prompt as caption; with the replacement in it where a concept has one."""
+        """The same pictures and captions, and beside them a prompt: `nll` teaches what the model says for it. The anchor, or the
+        caption with the replacement where a concept has one."""
         anchor = self.tokens([self.anchor])
         if not self._replaces:
-            return batch.replace(tokens=anchor.to(batch.tokens.device).expand_as(batch.tokens))
+            return batch.replace(taught=anchor.to(batch.tokens.device).expand_as(batch.tokens))
         rows = [self._replaced.get(tuple(row), anchor[0]) for row in batch.tokens.tolist()]
-        return batch.replace(tokens=torch.stack(rows).to(batch.tokens.device))
+        return batch.replace(taught=torch.stack(rows).to(batch.tokens.device))
 
     @property
     def _replaces(self) -> bool:
