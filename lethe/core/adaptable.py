@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
+
+from lethe.core.parked import release
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,14 @@ def fold(model: nn.Module) -> nn.Module:
     for name, module in list(model.named_modules()):
         base, merge = getattr(module, "base_layer", None), getattr(module, "merge", None)
         if isinstance(base, nn.Module) and callable(merge):
-            kind = next(base.parameters()).dtype
-            if kind.is_floating_point:
+            places = [(p, p.data) for p in base.parameters()]
+            if all(place.is_floating_point() for _, place in places):
                 module.double()
             merge()
-            if kind.is_floating_point:
-                module.to(kind)
+            with torch.no_grad():
+                for p, place in places:   # where it lay, which may be a file
+                    place.copy_(p.data)
+                    p.data = place
+            release(place for _, place in places)
             model.set_submodule(name, base)
     return model

@@ -11,6 +11,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from lethe.core.parked import parked, parked_copy
 from lethe.errors import ModelError, NotFinite, OutOfRange
 
 GIVEN: WeakSet[nn.Module] = WeakSet()   # models that their makers have given up: large ones, opened from a folder
@@ -33,8 +34,8 @@ def given(model: nn.Module) -> nn.Module:
 
 
 def private(model: nn.Module) -> nn.Module:
-    """A frozen copy of `model` that nobody else holds, or itself where it was `given`."""
-    return model if model in GIVEN else copied(model, trainable=False)
+    """A frozen copy of `model` that nobody else holds, or itself where it was `given`; large ones in a file (`core.parked`)."""
+    return parked(model) if model in GIVEN else parked_copy(model).eval().requires_grad_(False)
 
 
 def lent(model: nn.Module) -> nn.Module:

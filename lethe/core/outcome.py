@@ -11,6 +11,7 @@ from torch import nn
 
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard, bare, save_guard
+from lethe.core.parked import released
 
 if TYPE_CHECKING:
     from lethe.core.task import Task
@@ -100,7 +101,7 @@ class Outcome:
                 self.export(self, place)
             else:
                 self.task.save_model(self.model, place)
-            self.task.require_saved(self.model, place)
+            self.task.require_saved(released(self.model), place)
             if self.served is not None:
                 save_guard(self.served, place)
         return Path(folder)

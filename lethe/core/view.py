@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from lethe.core.modules import copied, lent, own, private, state_fingerprint
+from lethe.core.parked import released
 from lethe.core.split import Split, by_role
 from lethe.errors import NeedsUnmet, NotGranted
 
@@ -127,7 +128,9 @@ class Grant:
     @property
     def fingerprint(self) -> dict[str, str]:
         """Fingerprints of the model's weights and of every split."""
-        return {"original": state_fingerprint(self._original), **{key: split.fingerprint for key, split in self._splits.items()}}
+        found = {"original": state_fingerprint(self._original), **{key: split.fingerprint for key, split in self._splits.items()}}
+        released(self._original)
+        return found
 
     def everything(self) -> tuple[nn.Module, dict[str, Split]]:
         """The model and all splits, off the account: for the task's own checks and copies, never handed out."""

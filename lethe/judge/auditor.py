@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from lethe.core.events import Listener, Said, Units, silent
 from lethe.core.evidence import OUTSIDE, Evidence, Value
 from lethe.core.families import provided
+from lethe.core.parked import release
 from lethe.core.registry import Audit
 from lethe.core.task import Task
 from lethe.errors import LetheError
@@ -45,8 +46,7 @@ def examine(
     task: Task,
     subjects: Sequence[Subject], original: Subject, references: Sequence[Subject],
     audits: Sequence[tuple[Audit, Any]],
-    depth: str = "standard", seed: int = 0,
-    listener: Listener = silent, shadows: Shadows | None = None,
+    depth: str = "standard", seed: int = 0, listener: Listener = silent, shadows: Shadows | None = None,
     *,
     margins: Mapping[str, float] | None = None,
     neighbours: Sequence[Subject] = (),
@@ -83,6 +83,7 @@ def examine(
             for subject in [*everyone, *weak]:
                 token.check()
                 measured[subject] = _measured(audit, cfg, subject, panel_of(subject), refused, known)
+                release(value for one in everyone for value in one.model.parameters())   # whatever was asked of them
                 units.done()
             values[audit.name] = {subject: one.values for subject, one in measured.items()}
             for subject in everyone:

@@ -137,7 +137,9 @@ def rounded(model: nn.Module, form: Form) -> nn.Module:
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if name in form.types:
-                value.copy_(value.to(form.types[name]))
+                exact = value.to(form.types[name])
+                if not torch.equal(exact.to(value.dtype), value):   # a tensor that is the original's, too, is never written to
+                    value.copy_(exact)
     return model
 
 

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from torch import Tensor, nn
+from torch import nn
 
 from lethe.core.events import Listener, silent
 from lethe.core.modules import filled
+from lethe.core.parked import parked
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.pools import backends
 from lethe.pools.backends import AUTO, backend
-from lethe.pools.member import Kept, Member, Work, members_of
+from lethe.pools.member import Member, Work, members_of
 from lethe.pools.strategy import chosen
 from lethe.train.checkpoint import load_tensors
 from lethe.train.stop import Stop
@@ -106,13 +107,16 @@ def train_pool(
         cache = cache if task.keeps() else None
         scratch = "" if cache else stack.enter_context(TemporaryDirectory(prefix="lethe-pool-"))
         folder = (cache or Path(scratch)) / FOLDER
-        kept = {member.number: member.kept(folder) for member in members}
-        missing = [member for member in members if kept[member.number] is None]
+        missing = [member for member in members if member.kept(folder) is None]
         name, reason = "cache", f"all {count} models were in the cache"
         if missing:
             name, reason = train(Work(task, missing, device, folder, listener, stop or Stop(), title), strategy, count)
-        return Pool([_model(task, member, _loaded(member, folder, kept)[0]) for member in members],
-                    [_loaded(member, folder, kept)[1]["seconds"] for member in members], name, reason, len(missing))
+        models, seconds = [], []
+        for member in members:   # one after the other: large ones go into files as they come
+            tensors, facts = load_tensors(member.file(folder))
+            models.append(parked(filled(task.build(derive(member.seed, "retrain")), tensors)))
+            seconds.append(facts["seconds"])
+        return Pool(models, seconds, name, reason, len(missing))
 
 
 def train(work: Work, strategy: str, count: int) -> tuple[str, str]:
@@ -127,15 +131,3 @@ def train(work: Work, strategy: str, count: int) -> tuple[str, str]:
     work.say(f"training {len(work.members)} {'model' if count == 1 else 'models'}{few}{purpose}")   # why this way: in the results
     backend(name).train(work)
     return name, reason
-
-
-def _loaded(member: Member, folder: Path, kept: dict[int, Kept | None]) -> Kept:
-    """The trained member; one that was not in the cache before is read now."""
-    found = kept[member.number]
-    if found is None:
-        found = kept[member.number] = load_tensors(member.file(folder))
-    return found
-
-
-def _model(task: Task, member: Member, tensors: dict[str, Tensor]) -> nn.Module:
-    return filled(task.build(derive(member.seed, "retrain")), tensors)

@@ -84,7 +84,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -
     """Write tensors and metadata atomically, with a digest of the contents."""
     from safetensors.torch import save_file
 
-    flat = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    flat: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for key, value in tensors.items():   # written from where they lie; what shares memory with another is copied
+        one = value.detach().cpu().contiguous()
+        place = one.untyped_storage().data_ptr()
+        flat[key] = one.clone() if place in places else one
+        places.add(place)
     with atomic(path) as beside:
         save_file(flat, beside, metadata={"lethe": json.dumps(meta), "digest": _digest(flat)})
 
@@ -112,5 +118,6 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     for key in sorted(tensors):
         value = tensors[key].contiguous()
         state.update(key.encode())
-        state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        if value.numel():
+            state.update(value.reshape(-1).view(torch.uint8).numpy().data)   # read where it lies
     return state.hexdigest()

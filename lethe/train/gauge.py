@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lethe.core.engine import Loss
 from lethe.core.modules import evaluating
+from lethe.core.parked import released
 from lethe.core.passes import drawn
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -90,6 +91,10 @@ class Gauge:
             if n == whole or abs(found.loss - floor) >= 2 * found.error:
                 return found
 
+    def ask_original(self, part: str, n: int) -> None:
+        """The original's scores of the first n examples of a part, so that they are known from now on."""
+        self._known(part, n)
+
     def original(self, part: str, n: int) -> float:
         """The original's mean score on the first n examples of a part."""
         return float(self._known(part, n).mean())
@@ -107,6 +112,7 @@ class Gauge:
         if len(have) < n:
             more = self._scores(self.task.original.to(self.device), part, len(have), n)
             self.before[part] = have = torch.cat([have, more])
+            released(self.task.original)
         return have[:n]
 
     def _taught(self, part: str, n: int) -> Tensor:
@@ -116,7 +122,7 @@ class Gauge:
             more = [self._scores(one.to(self.device), part, len(have), n) for one in self.references]
             self.retrained[part] = have = torch.cat([have, torch.stack(more).mean(0)])
             for one in self.references:
-                one.cpu()
+                released(one.cpu())
         return have[:n]
 
     def _scores(self, model: nn.Module, part: str, start: int, stop: int) -> Tensor:

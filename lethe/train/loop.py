@@ -22,9 +22,10 @@ from lethe.core.config import Optimiser, Schedule, digest, plain
 from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
-from lethe.core.modules import evaluating, has_batch_norm
+from lethe.core.modules import evaluating, has_batch_norm, named_tensors
 from lethe.core.operations import starting_point, taken_apart
 from lethe.core.outcome import Fall, Outcome
+from lethe.core.parked import released
 from lethe.core.passes import drawn
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
@@ -162,16 +163,14 @@ class Loop(Session):
             if rows:
                 self.note(rows)
             return now
+        released(original)   # the table answers from now on
         if kept is None and self.distribution.first:
             self.checkpoints.remember(name, {"table": rows})
         rows, less = rows.to(self.settings.device), table.shorter(now, prepare, split)
         return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, less)
 
     def minimise(
-        self,
-        model: nn.Module,
-        terms: Mapping[str, Term],
-        *,
+        self, model: nn.Module, terms: Mapping[str, Term], *,
         epochs: float | None = None, steps: int | None = None, over: str | None = None, batch_size: int = 64,
         optimiser: Optimiser = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9, clip: float | None = None,
         schedule: Schedule = "constant", warmup: int = 0,
@@ -209,12 +208,13 @@ class Loop(Session):
         watch = None if self._fresh else self._watch   # a fresh model has nothing to fall from
         if self._loaded(model, call, plan, watch) or self.broken:
             return model
+        exact = optimise.masters(moving)
         run = Run(
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
-            optimise.optimiser(optimiser, moving, lr, weight_decay, momentum),
+            optimise.optimiser(optimiser, exact, lr, weight_decay, momentum),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
             clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0,
-            until, batches_per_epoch(terms[over or next(iter(terms))].split, size[over or next(iter(terms))]),
+            until, batches_per_epoch(terms[over or next(iter(terms))].split, size[over or next(iter(terms))]), exact,
         )
         self._carry_out(run)
         return model
@@ -226,9 +226,12 @@ class Loop(Session):
         """
         fall = self._judged(model) if guard is None else None
         for name, p in model.named_parameters():
-            if not torch.isfinite(full(p)).all():
+            value = full(p)
+            if not (value.sum().isfinite() or torch.isfinite(value).all()):   # the sum needs no memory
                 raise Diverged(f"{name!r} holds NaN or infinity, so the model would be useless and was not saved. Lower "
                                "method.lr, set a clip, or leave the watchdog on, which ends at the last sound point.")
+        if told := self._moved(model):
+            self.notes.append(told)
         if self._norms_were:
             were = ("updated in calls that draw retained data, kept in others" if len(self._norms_were) == 2 else
                     "updated" if "update" in self._norms_were else "kept")
@@ -241,6 +244,19 @@ class Loop(Session):
         served = None if guard is None else guard(model).eval()
         return Outcome(model, kind="guard" if served else self.kind, cost=self.cost, notes=self.notes, task=self.task,
                        export=export, served=served, fall=fall)
+
+    def _moved(self, model: nn.Module) -> str:
+        """Of weights in half precision, the share of those that may move that did; empty where there are none."""
+        task = self.watched or self.task
+        moving = {} if self._fresh or self._selection is None or not task.has("original") else {
+            name: full(p) for name, p in self.selected(model).items() if p.dtype in optimise.HALF}
+        before = named_tensors(task.original) if moving else {}
+        pairs = [(value, before[name].to(value.device)) for name, value in moving.items() if name in before]
+        if not pairs:
+            return ""
+        count = sum(int((now != then).sum()) for now, then in pairs)
+        whole = sum(now.numel() for now, _ in pairs)
+        return f"{count / whole:.2%} of the weights in half precision that could move differ from the original's"
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -310,6 +326,7 @@ class Loop(Session):
         if self.distribution.first:
             sound, steps = run.watch.kept() if run.watch else ({}, {})
             self.checkpoints.finish(run.call, tensors | sound, {"call": run.call, "plan": run.plan, **steps, **self.standing()})
+        run.forget_state()
         self.distribution.barrier()
 
     def _plan(self, terms: Mapping[str, Term], size: Mapping[str, int], options: list[Any]) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from lethe.core.config import Optimiser, Schedule
 from lethe.errors import CheckpointCorrupted, unknown_name
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def optimiser(
     name: Optimiser, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float
@@ -27,6 +29,12 @@ def optimiser(
     if name == "adamw":
         return torch.optim.AdamW(tensors, lr=lr, weight_decay=weight_decay, **options)
     raise unknown_name("optimiser", name, get_args(Optimiser))
+
+
+def masters(params: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """What an optimiser steps: the parameters themselves and, of those in half precision, float32 copies. A step below what
+    bfloat16 can hold apart (1/256 of a weight) would be rounded away each time; in the copies the steps add up."""
+    return {name: nn.Parameter(p.detach().float()) if p.dtype in HALF else p for name, p in params.items()}
 
 
 def factor(schedule: Schedule, step: int, total: int, warmup: int = 0) -> float:

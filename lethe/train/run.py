@@ -12,8 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lethe.core.activations import kept_bytes
 from lethe.core.events import Advanced, Ended, Logged, Started
-from lethe.core.modules import evaluating, freeze_batch_norm
+from lethe.core.modules import evaluating, freeze_batch_norm, named_tensors
+from lethe.core.parked import is_large
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
 from lethe.errors import Diverged
@@ -28,6 +30,8 @@ from lethe.train.stop import Interrupt
 from lethe.train.terms import Term
 from lethe.train.watchdog import Watch
 
+ACTIVATIONS = 0.1   # of the model's bytes, that a backward pass may keep of sequences on the CPU           [ours]
+CHECKPOINTS = 0.05  # of the time that checkpoints may take, once one is written                            [ours]
 BatchNorm = Literal["frozen", "update"]   # running statistics: kept and used, or those of the batches of what moves
 
 
@@ -58,6 +62,7 @@ class Run:
     damage: bool = False    # what is done now is repaired or taken back by the method itself
     until: Callable[[nn.Module], bool] | None = None
     between: int = 1        # steps between two times that `until` is asked
+    exact: dict[str, nn.Parameter] = field(default_factory=dict)   # what the optimiser steps: see `optimise.masters`
     slow: dict[str, Tensor] = field(default_factory=dict)
 
     def go(self) -> None:
@@ -66,12 +71,12 @@ class Run:
         self._prepare()
         step = self._resume()
         self._begin(step)
-        self.saved = time.monotonic()
+        self.saved, self.took = time.monotonic(), 0.0
         with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
             while not broke and step < self.total and not self._over_budget() and not self._enough(step):
                 self._step(step)
                 if average.keeps:
-                    average.update(self.slow, self.params, step)
+                    average.update(self.slow, self.exact, step)
                 step += 1
                 loop.cost.steps += 1
                 self.advance(step)
@@ -94,11 +99,19 @@ class Run:
         with evaluating(self.model), self.loop.autocast():
             return self.until(self.model)
 
+    def forget_state(self) -> None:
+        """Free what only steps need: an optimiser lies in a circle of references, and would stay until they are searched."""
+        self.optimiser.state.clear()
+        for p in self.params.values():
+            p.grad = None
+        self.slow.clear()
+        self.frozen.clear()
+
     def _prepare(self) -> None:
         loop = self.loop
         self.frozen = {name: self.params[name].detach().clone() for name in self.masks}
         if self.average.keeps:
-            self.slow = {name: p.detach().clone() for name, p in self.params.items()}
+            self.slow = {name: p.detach().clone() for name, p in self.exact.items()}
         self.orders = {
             name: Order(term.split, self.size[name], loop.seed, self.call, name) for name, term in self.terms.items()
         }
@@ -110,10 +123,13 @@ class Run:
         self.touched: set[str] = set()
         if self.watch:
             self.moving = {**self.params, **dict(self.model.named_buffers())}
-            loop.step_size.begin(self.moving)
+            loop.step_size.begin(self.moving, named_tensors(self.watch.task.original))
             examples = sum(self.size[name] * self.total // term.every for name, term in self.terms.items())
             self.spacing = self.total + 1 if self.damage else self.watch.spacing(self.total, examples, self.alone)
+            if self.spacing <= self.total:
+                self.watch.ready()
         self._train_mode()
+        self.token_bytes = {name: self._activations(name) for name in self.terms}
 
     def _watched(self, step: int) -> tuple[int, bool]:
         """The step to go on from, and whether the run ends at its last sound point."""
@@ -137,7 +153,8 @@ class Run:
         loop.note(f"learning rate lowered to {self._rate(0):.3g} at step {step}: weights were not finite; the call started again")
         self.optimiser.state.clear()
         self.memory.clear()
-        self.slow = {name: self.params[name].detach().clone() for name in self.slow}
+        self._refine()
+        self.slow = {name: self.exact[name].detach().clone() for name in self.slow}
         self.seen = {name: [torch.zeros(()), 0] for name in self.terms}
         loop.tell(Ended(loop.title, self.call))
         self._begin(0)
@@ -206,7 +223,7 @@ class Run:
         """
         loop, term, seen = self.loop, self.terms[name], self.seen[name]
         weight = term.weight(share) if callable(term.weight) else term.weight
-        pieces = [(batch, 1.0 / loop.distribution.size)] if term.coupled else self._pieces(batch)
+        pieces = [(batch, 1.0 / loop.distribution.size)] if term.coupled else self._pieces(name, batch)
         for piece, counts in pieces:
             with loop.autocast():
                 losses = term.loss(self.model, piece).float().reshape(-1)   # of a coupled term perhaps a single number
@@ -233,10 +250,31 @@ class Run:
         for name, grad in before.items():
             self.params[name].grad = grad
 
-    def _pieces(self, batch: Batch) -> list[tuple[Batch, float]]:
+    def _activations(self, name: str) -> float:
+        """Bytes that a token of this term leaves for the backward pass, where its batches may be cut for them: sequences on the
+        CPU, of a model that is large. 0 elsewhere."""
+        term, loop = self.terms[name], self.loop
+        weights = list(self.model.parameters())
+        if term.split.lengths is None or term.coupled or loop.distribution.size > 1 or not is_large(weights):
+            return 0.0
+        one = self._batch(name, 0).part(slice(0, 1))
+        with loop.autocast():
+            kept = kept_bytes(lambda: term.loss(self.model, one), weights)
+        return kept / one.columns[next(iter(term.split.padding))].shape[1]
+
+    def _cut(self, name: str, batch: Batch) -> int:
+        """Pieces of a batch of a term, so that what they leave behind is a share of the model (`ACTIVATIONS`)."""
+        each = self.token_bytes[name]
+        if not each:
+            return 1
+        width = batch.columns[next(iter(self.terms[name].split.padding))].shape[1]
+        room = ACTIVATIONS * sum(p.nbytes for p in self.model.parameters())
+        return min(len(batch), math.ceil(each * width * len(batch) / room))
+
+    def _pieces(self, name: str, batch: Batch) -> list[tuple[Batch, float]]:
         """This process's part of a batch, cut for accumulation: (piece, 1). A sharded model runs with all its peers or
         not at all, so a process with fewer pieces than the others runs along on an example that counts for nothing."""
-        world, cut = self.loop.distribution, self.loop.settings.accumulate
+        world, cut = self.loop.distribution, max(self.loop.settings.accumulate, self._cut(name, batch))
         mine = batch if world.size == 1 else batch.part(slice(world.rank, None, world.size))
         pieces = [(piece, 1.0) for piece in (mine.pieces(cut) if cut > 1 else [mine]) if len(piece)]
         if world.kind == "fsdp":
@@ -246,15 +284,27 @@ class Run:
         return pieces
 
     def _apply(self, grads: list[Tensor]) -> None:
-        for (name, p), g in zip(self.params.items(), grads, strict=True):
-            p.grad = None if name not in self.touched else g * self.masks[name] if name in self.masks else g
+        for (name, p), g in zip(self.exact.items(), grads, strict=True):
+            p.grad = None if name not in self.touched else (g * self.masks[name] if name in self.masks else g).to(p.dtype)
         self.touched = set()   # what no term moved since the last step stays, momentum or not
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.clip)
+            torch.nn.utils.clip_grad_norm_(list(self.exact.values()), self.clip)
         self.optimiser.step()
+        for p in (*self.params.values(), *self.exact.values()):   # room for looks and checkpoints
+            p.grad = None
         with torch.no_grad():   # momentum and weight decay move masked entries; they are put back bit for bit
             for name, mask in self.masks.items():
-                self.params[name].copy_(torch.where(mask, self.params[name], self.frozen[name]))
+                self.exact[name].copy_(torch.where(mask, self.exact[name], self.frozen[name].to(self.exact[name].dtype)))
+            for name, p in self.params.items():
+                if p is not self.exact[name]:
+                    p.copy_(self.exact[name])
+
+    def _refine(self) -> None:
+        """The float32 copies of what moves in half precision are as the weights are."""
+        with torch.no_grad():
+            for name, p in self.params.items():
+                if p is not self.exact[name]:
+                    self.exact[name].copy_(p)
 
     # -- around the steps ------------------------------------------------------------------------------------------
 
@@ -300,11 +350,15 @@ class Run:
         loop = self.loop
         if loop.checkpoints.folder is None:
             return
-        due = now or time.monotonic() - self.saved >= loop.settings.checkpoint_seconds
+        waited = time.monotonic() - self.saved
+        least = self.took / CHECKPOINTS if is_large(self.params.values()) else 0.0   # small ones are written in no time
+        due = now or waited >= max(loop.settings.checkpoint_seconds, least)
         if not loop.distribution.agree(due):
             return
+        began = time.monotonic()
         state = {f"model/{k}": v for k, v in loop.tensors(self.model).items()}
         state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, list(self.params)).items()}
+        state |= {f"exact/{k}": full(v.detach()) for k, v in self.exact.items() if v is not self.params[k]}
         state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
         state |= {f"memory/{k}": full(v) for k, v in self.memory.items()}
         state |= {f"seen/{k}": total for k, (total, _) in self.seen.items()}
@@ -313,7 +367,7 @@ class Run:
         if loop.distribution.first:
             place = {"call": self.call, "step": step, "plan": self.plan, "seen": counts, **steps}
             loop.checkpoints.save(state | sound, place | loop.standing())
-        self.saved = time.monotonic()
+        self.saved, self.took = time.monotonic(), time.monotonic() - began
 
     def _resume(self) -> int:
         """The step to go on from, with everything put back that `_checkpoint` wrote."""
@@ -331,7 +385,10 @@ class Run:
 
         loop.restored(self.model, part("model/"))
         optimise.load_state(self.optimiser, list(self.params), part("opt/"), laid)
-        self.slow = {name: laid(value, self.params[name]).clone() for name, value in part("slow/").items()}
+        with torch.no_grad():
+            for name, value in part("exact/").items():
+                self.exact[name].copy_(laid(value, self.exact[name]))
+        self.slow = {name: laid(value, self.exact[name]).clone() for name, value in part("slow/").items()}
         for key, value in part("memory/").items():
             like = self.params.get(key.partition("/")[2])
             self.memory[key] = value.to(loop.device) if like is None else laid(value, like).clone()

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
+
+from lethe.core.parked import lies_in_file, put, release
 
 SHRINK = 10**-0.5   # two tries are a factor of ten                                                      [ours]
 WINDOW = 0.25       # share of a call's steps within which a fall is blamed on the learning rate         [ours]
@@ -35,9 +38,14 @@ class StepSize:
         """Share of the requested learning rate: SHRINK to the power of how often it was lowered."""
         return SHRINK**self.lowered
 
-    def begin(self, moving: Mapping[str, Tensor]) -> None:
-        """A call starts with these tensors."""
-        self.start = {name: value.detach().clone() for name, value in moving.items()} if self.tries else {}
+    def begin(self, moving: Mapping[str, Tensor], origin: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """A call starts with these tensors. origin: those of the original, which is kept in any case; large others go into a
+        file."""
+        self.start = {}
+        if self.tries:
+            same = {name: origin[name] for name, value in moving.items() if _same(value, origin.get(name))}
+            self.start = same | put({name: value for name, value in moving.items() if name not in same})
+            release(same.values())
 
     def may_lower(self, step: int, total: int) -> bool:
         """Whether a fall at this step leads to another try."""
@@ -49,3 +57,10 @@ class StepSize:
         with torch.no_grad():
             for name, value in self.start.items():
                 moving[name].copy_(value)
+        release(self.start.values())
+
+
+def _same(value: Tensor, other: Tensor | None) -> bool:
+    """Whether a tensor is a parked one bit for bit."""
+    return (other is not None and lies_in_file(other) and not hasattr(value, "placements") and value.device == other.device
+            and value.dtype == other.dtype and value.shape == other.shape and torch.equal(value, other))

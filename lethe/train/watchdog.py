@@ -38,6 +38,7 @@ from lethe.core.config import Count, Natural, Positive, config
 from lethe.core.modules import named_tensors
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Fall
+from lethe.core.parked import put, release
 from lethe.core.registry import Mechanism
 from lethe.core.seeds import generator
 from lethe.core.split import Split
@@ -128,6 +129,10 @@ class Watch:
         looks = min(self.watchdog.checks, max(affordable, FEW if alone else 0))
         return max(1, total // looks) if looks else total + 1
 
+    def ready(self) -> None:
+        """Ask the original now what looks will compare with: later the optimiser's state is in memory, too."""
+        self.gauge.ask_original(self.parts[0], min(LEAST, len(self.gauge.parts[self.parts[0]])))
+
     def look(self, model: nn.Module, moving: Mapping[str, Tensor], step: int) -> None:
         """Keep this point when it is sound."""
         self.looked_at = None
@@ -137,10 +142,11 @@ class Watch:
         most = max(1, min(KEPT, ROOM // max(1, sum(value.nbytes for value in moving.values()))))
         room = self.sound.pop(0).tensors if len(self.sound) >= most else {}
         if room.keys() != moving.keys():
-            room = {name: value.detach().clone() for name, value in moving.items()}
+            room = put(moving)
         with torch.no_grad():
             for name, value in moving.items():
                 room[name].copy_(value)
+        release(room.values())
         self.looked_at = Point(room, step)
         self.sound.append(self.looked_at)
 
@@ -199,8 +205,10 @@ class Watch:
             return False
         known = {**named_tensors(self.task.original), **self.sound[-1].tensors}
         here = {name: full(value) for name, value in named_tensors(model).items()}
-        return here.keys() <= known.keys() and all(torch.equal(value, full(known[name]).to(value.device))
+        same = here.keys() <= known.keys() and all(torch.equal(value, full(known[name]).to(value.device))
                                                    for name, value in here.items())
+        release(known.values())
+        return same
 
     def restore(self, model: nn.Module) -> None:
         """Put the last sound point back: the start, where there is none or the model has become another."""
@@ -214,6 +222,7 @@ class Watch:
                 if kept is not None and kept.shape == value.shape:
                     kept = kept.to(value.device)
                     value.copy_(kept if hasattr(kept, "placements") else laid_out(kept, value))
+        release([*tensors.values(), *origin.values()])
 
     @property
     def floor(self) -> float:

@@ -12,6 +12,7 @@ from torch import nn
 
 from lethe.core.names import folder_name
 from lethe.core.outcome import Outcome
+from lethe.core.parked import parked
 from lethe.core.task import Task
 from lethe.errors import CheckpointCorrupted, LetheError, WorkerDied
 from lethe.pools.subject import Procedure
@@ -87,6 +88,7 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places, refer
             return replace(made, outcome=outcome, failure=Failure(in_words(outcome.fall) if outcome.fall else NOTHING))
         if places.models and not (places.models / name).exists():
             outcome.save(places.models / name)
+        parked(outcome.model)   # a large one waits in a file until it is audited
         return replace(made, outcome=outcome, procedure=procedure_of(outcome, job, run))
     except Exception as error:   # any: a comparison of fifty methods continues
         if job.settings.distribution != "none" and not isinstance(error, LetheError):

@@ -6,7 +6,6 @@ the blocks as the list of modules with `num_hidden_layers` entries.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from lethe.core.adaptable import fold
 from lethe.core.guard import Guard, bare
+from lethe.core.parked import parked_copy
 from lethe.errors import ModelError, OutOfRange
 
 # the matrix that writes an MLP's result into the residual stream: Llama, Mistral, Qwen, Gemma, Phi-3 | GPT-2,
@@ -215,7 +215,7 @@ def down_projections(model: nn.Module, layers: list[int]) -> list[str]:
 
 def merged(model: nn.Module) -> nn.Module:
     """The model itself, or a copy with its LoRA adapters added into the weights."""
-    return fold(copy.deepcopy(model)) if any(hasattr(m, "base_layer") for m in model.modules()) else model
+    return fold(parked_copy(model)) if any(hasattr(m, "base_layer") for m in model.modules()) else model
 
 
 def token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from lethe.core.config import Count, build, config
+from lethe.core.modules import given
+from lethe.core.parked import parked
 from lethe.core.registry import family
 from lethe.core.sequences import Format
 from lethe.core.split import Split
@@ -69,7 +71,7 @@ def language_model(
     found: LoadedFolder
     if isinstance(model, (str, Path)):
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(holding_words(Path(model), adapter))
-        found = read_folder(model, adapter=adapter)
+        given((found := read_folder(model, adapter=adapter)).model)
     else:
         require_causal(model, "the model")
         found = LoadedFolder(model)
@@ -158,7 +160,7 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
     tokenizer = load_tokenizer(holding_words(Path(files.unlearned)))
     parts: dict[str, Any] = dict(files.parts)
     return (lambda model: language_model(model, tokenizer, **parts, name="audit of files", **files.data),
-            lambda path: load_folder(path, **files.model))
+            lambda path: parked(load_folder(path, **files.model)))
 
 
 def is_saved(path: Path) -> bool:
@@ -185,7 +187,8 @@ def open_request(sections: Sections, context: Context) -> Opened:
         folder = _located(source.folder, context)
         adapter = _located(source.adapter, context) if source.adapter is not None else None
         tokenizer: Any = load_tokenizer(holding_words(folder, adapter))
-        found: LoadedFolder | None = read_folder(folder, source.attention, source.dtype, adapter)
+        found: LoadedFolder | None = (whole := read_folder(folder, source.attention, source.dtype, adapter))
+        given(whole.model)
     else:
         sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
         columns = (data.prompt, data.answer, data.text)
@@ -208,7 +211,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
 
     exact = "" if make is not None else "model.base (what the model was fine-tuned from) is not set, so it cannot be retrained"
     below = found.source if found and found.adapter else None
-    return Opened(splits, task, lambda folder: load_folder(folder, source.attention, source.dtype, below),
+    return Opened(splits, task, lambda folder: parked(load_folder(folder, source.attention, source.dtype, below)),
                   found.model if found else None, recipe, make, exact)
 
 

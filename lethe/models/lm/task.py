@@ -20,6 +20,7 @@ from lethe.core.adaptable import Adaptable
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
+from lethe.core.parked import is_parked
 from lethe.core.seeds import generator
 from lethe.core.sequences import (
     IGNORED,
@@ -46,7 +47,7 @@ from lethe.models.lm.saved import require_same
 from lethe.models.weights import HALF, Form, rounded
 
 CHECKED = 4    # examples that a saved model is asked about
-LOOK = 2**26   # most logits that `observe` holds at once
+LOOK = (2**21, 2**26)   # logits that are looked at at once: a sixteenth of the weights, within these bounds       [ours]
 
 
 class Language(LanguageTask):
@@ -129,7 +130,8 @@ class Language(LanguageTask):
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
         """exp(−nll), without the statistics of every token.  -> [n]"""
-        return (-self.nll(model, batch)).exp()
+        pieces = batch.pieces(self._pieces(int(answer_lengths(batch).sum())))
+        return torch.cat([(-self.nll(model, piece)).exp() for piece in pieces])
 
     def observe(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """nll, score (exp(−nll): the answer's probability per token), signal (−nll), and per answer token [n, A]:
@@ -138,9 +140,8 @@ class Language(LanguageTask):
         """
         decoder.require_vocabulary(model, self._vocabulary)
         mask, count = answer_mask(batch), answer_lengths(batch)
-        pieces = math.ceil(int(count.sum()) * self._vocabulary / LOOK)
         parts: list[dict[str, Tensor]] = []
-        for piece in batch.pieces(max(1, pieces)):
+        for piece in batch.pieces(self._pieces(int(count.sum()))):
             keep = predicting(piece)
             logits = decoder.logits_at(model, piece.ids, keep)
             parts.append(decoder.token_statistics(logits, targets(piece, keep)))
@@ -164,11 +165,16 @@ class Language(LanguageTask):
     def deliverable(self, model: nn.Module) -> nn.Module:
         return rounded(model, Form(types=self.types))
 
+    @property
+    def lends(self) -> bool:
+        return is_parked(self._grant.everything()[0])
+
     def require_saved(self, model: nn.Module, folder: Path) -> None:
         split = next(iter(self.splits.values()))
         dtype: Precision = "own" if next(model.parameters()).dtype in HALF else "float32"
-        again = load_folder(folder, dtype=dtype, base=self.source if self.adapter is not None else None)
-        require_same(folder, model, again, split.batch(range(min(CHECKED, len(split)))), self.token_logp)
+        base = self.source if self.adapter is not None else None
+        require_same(folder, model, lambda: load_folder(folder, dtype=dtype, base=base),
+                     split.batch(range(min(CHECKED, len(split)))), self.token_logp)
 
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return super().trainable(model) if self.adapter is None else lora.moving(model)
@@ -325,6 +331,7 @@ class Language(LanguageTask):
         self._layers = len(decoder.blocks(original))
         shape = decoder.shape(original)
         self._width = int(getattr(shape, "hidden_size", 0))
+        self._look = min(max(LOOK[0], sum(p.numel() for p in original.parameters()) // 16), LOOK[1])
         if self.tokenizer is None:
             raise ModelError("the task has no tokenizer, so no text can be read or written. Provide the one that the model was "
                              "trained with.")
@@ -348,6 +355,10 @@ class Language(LanguageTask):
         keep = predicting(batch)
         logits = decoder.logits_at(model, batch.ids, keep)
         return _padded(-F.cross_entropy(logits.float(), targets(batch, keep), reduction="none"), answer_mask(batch))
+
+    def _pieces(self, tokens: int) -> int:
+        """Into how many pieces a batch with so many answer tokens is cut, so that looking takes little beside the model."""
+        return max(1, math.ceil(tokens * self._vocabulary / self._look))
 
     def _parts(self, batch: Batch) -> tuple[list[list[int]], list[list[int]]]:
         """Prompt tokens and answer tokens of each example."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from lethe.core.adaptable import fold, matrices
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.extras import needs_extra
-from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
+from lethe.core.parked import parked_copy, released
 from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.errors import RequestError
@@ -121,7 +121,8 @@ def save_adapter(outcome: Outcome, folder: Path) -> None:
     from safetensors.torch import save_file
 
     assert outcome.task is not None
-    model: Any = copied(outcome.model, trainable=False)
+    model: Any = parked_copy(outcome.model).eval().requires_grad_(False)
+    released(outcome.model)
     settings = model.peft_config["default"]
     (folder / "adapter").mkdir()
     settings.save_pretrained(str(folder / "adapter"))
