@@ -209,14 +209,13 @@ class Loop(Session):
         if self._loaded(model, call, plan, watch) or self.broken:
             return model
         exact = optimise.masters(moving)
-        run = Run(
+        self._carry_out(Run(
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
             optimise.optimiser(optimiser, exact, lr, weight_decay, momentum),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
             clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0,
             until, batches_per_epoch(terms[over or next(iter(terms))].split, size[over or next(iter(terms))]), exact,
-        )
-        self._carry_out(run)
+        ))
         return model
 
     def finish(self, model: nn.Module, guard: Callable[[nn.Module], Guard] | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""Sampling and guidance: what they read of given answers; a model that answers right in part; the pair of an exact removal."""
+"""Sampling: what is read of given answers, what a draw follows, and who knows."""
 
 from __future__ import annotations
 
@@ -41,18 +41,12 @@ def test_a_draw_follows_the_models_probabilities() -> None:
 OPTIONS = {"samples": 8, "k": 4, "examples": 6, "new_tokens": 12, "leak": 0.5}
 
 
-def test_who_knows_leaks_and_the_pair_gives_what_the_old_version_knows() -> None:
-    """A model that was never trained leaks nothing; beside the original it gives the answers away."""
+def test_who_knows_leaks_and_a_model_that_was_never_trained_does_not() -> None:
     task = tiny.lm()
     blank = Subject("blank", task.build(0).eval(), task)
     known, nothing = (measured("sampling", model, **OPTIONS) for model in (Subject("original", task.original, task), blank))
     assert known["leak_at_k"].value > nothing["leak_at_k"].value + 0.3 and nothing["leak_at_k"].value == 0
     assert known["leak_at_k"].value >= known["leak_at_1"].value and known["leak_bound"].value > known["leak_at_1"].value
-    pair = measured("guidance", blank, examples=6, new_tokens=12)
-    assert pair["guidance_rouge"].value > pair["guidance_after"].value + 0.3
-    assert pair["guidance_gain"].value == pytest.approx(pair["guidance_rouge"].value - pair["guidance_alone"].value)
-    itself = measured("guidance", Subject("same", task.original, task), examples=6, new_tokens=12)   # p_u = p_o: no guidance
-    assert itself["guidance_rouge"].value == itself["guidance_alone"].value == itself["guidance_after"].value
 
 
 @pytest.mark.slow

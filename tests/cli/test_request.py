@@ -48,7 +48,7 @@ def test_equal_requests_have_equal_hashes_wherever_the_output_goes() -> None:
         (["method.learning_rate=1"], UnknownKey, ["learning_rate", "nothing was started", "lethe describe"]),
         (["metod=salun"], UnknownKey, ["metod", "did you mean method?"]),
         (["method=retrian"], UnknownName, ["retrian", "did you mean retrain?"]),
-        (["family=vision"], RequestError, ["vision", "classification, diffusion, fitted_classifier"]),
+        (["family=vision"], RequestError, ["vision", ", ".join(entries("families"))]),
         (["audit.depth=abyss"], RequestError, ["audit.depth = 'abyss'", "choose quick, standard or deep"]),
         (["audit.references=-1"], OutOfRange, ["references", "-1"]),
         (["seeds"], RequestError, ["key=value"]),

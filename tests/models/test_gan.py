@@ -13,7 +13,6 @@ import torch
 from running import as_users
 from safetensors.torch import load_file, save_file
 from tiny import gan as corners
-from tiny import trained
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -103,27 +102,6 @@ def test_a_gan_through_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     metrics = {item["metric"] for row in case["subjects"] for item in row["evidence"]}
     assert {"undesired_share", "unlearned_share", "frechet_retain", "forget_coverage"} <= metrics
     assert case["objective"] == "concept"
-
-
-def test_samples_tell_the_original_from_a_gan_that_never_saw_the_class() -> None:
-    """The two controls of the audit: the untouched GAN draws the class, one that was trained without it does not."""
-    import copy
-    import dataclasses
-
-    from tiny import GAN_EPOCHS
-
-    from lethe.audits.gan.samples import Samples, measure
-    from lethe.judge.panel import Panel
-    from lethe.pools.subject import Subject
-
-    task = corners()
-    longer = copy.copy(task)
-    longer._recipe = dataclasses.replace(task.recipe, epochs=GAN_EPOCHS)
-    original = Subject("original", task.original, task)
-    other = Subject("retrained", trained(longer, task.retain, 1), task)
-    found = [{v.metric: v.value for v in measure.measure(Samples(), one, Panel(task, original, []))} for one in (original, other)]
-    assert found[0]["undesired_share"] > 0.2 and found[0]["unlearned_share"] == 0.0
-    assert found[1]["undesired_share"] < 0.05 and found[1]["unlearned_share"] > 0.9
 
 
 @pytest.mark.slow

@@ -239,8 +239,8 @@ def test_wrong_inputs_are_refused(task: lm.Language) -> None:
     rows = [{"prompt": "a", "answer": "b"}]
     with pytest.raises(RequestError, match="tokenizer"):
         lethe.language_model(task.original, forget=rows)
-    with pytest.raises(DataError, match="positions end at 64"):
-        lethe.language_model(task.original, task.tokenizer, forget=[{"prompt": "a", "answer": "b " * 80}])
+    with pytest.raises(DataError, match="positions end at 192"):
+        lethe.language_model(task.original, task.tokenizer, forget=[{"prompt": "a", "answer": "b " * 240}])
     with pytest.raises(LabelOutOfRange, match="290 tokens"):
         words = "quite different phrases which nobody has shown to our model until today makes tokens beyond its table"
         big = train_tokenizer([words] * 3, 400)

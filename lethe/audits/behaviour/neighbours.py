@@ -1,5 +1,5 @@
 """Neighbours: what removal does to the records that resemble the removed ones, and to the group that fares worst. Damage grows
-with closeness to the forget set (arXiv:2605.31317); a mean over all retained data hides it.
+with closeness to the forget set (2026, arXiv:2605.31317); a mean over all retained data hides it.
 
     N = the |F| retained examples whose features lie nearest to one of F (features of the original, else of a reference)
     neighbour_score = mean score on N;      neighbour_gap = mean score on all retained data less that on N

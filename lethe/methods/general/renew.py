@@ -128,7 +128,7 @@ def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float,
 @method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="exact")
 def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
     """Scratch: train again from fresh weights on retained data, by a shorter schedule than the recipe's.
-    The row that every cheap method with a recipe has to beat: what it reaches, any method reaches that keeps nothing.
+    Ours, 2026. The row that every cheap method with a recipe has to beat: what it reaches, any method reaches that keeps nothing.
 
         θ ← fresh;    then s of the recipe's passes over R at c times its peak rate, constant;    θ = mean of the last iterates
 

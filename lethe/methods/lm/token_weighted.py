@@ -276,7 +276,7 @@ def undial(cfg: UNDIAL, task: LanguageTask, loop: Loop) -> Outcome:
         instead={"retain": "alpha=0"})
 def masc(cfg: MASC, task: LanguageTask, loop: Loop) -> Outcome:
     """MASC: close the gap between the logit of the true token and those of its best rivals, and end by itself when it is closed.
-    arXiv:2606.02920; only the abstract was read, so the loss, k, m and the share that is enough are ours.
+    2026, arXiv:2606.02920; only the abstract was read, so the loss, k, m and the share that is enough are ours.
 
         w_t = max(0, z_{y_t} − 1/k · Σ_{v ∈ the k likeliest others} z_v + m)
 

@@ -53,8 +53,7 @@ def generic(original: Tensor, reinforced: Tensor, strength: float) -> Tensor:
     return before - strength * F.relu(after - before)
 
 
-@method(needs={"forget", "retain?", "original"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="distil",
-        instead={"retain": "alpha=0"})
+@method(needs={"forget", "retain?", "original"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="distil")
 def run(cfg: WHP, task: LanguageTask, loop: Loop) -> Outcome:
     first = within(loop, task, "reinforced", loop.modifiers)
     reinforced = first.start()
