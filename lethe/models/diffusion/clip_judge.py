@@ -1,7 +1,7 @@
 """A model that compares pictures with texts (CLIP, SigLIP and relatives of transformers), from a local folder, as judge.
 
 L(c) = scale · cos(picture, text c), what such a model takes for the logarithm of how likely they belong together; the empty
-prompt is asked as "a picture". What follows of it stands in `word_judge`. It has never seen the model that is audited, and knows
+prompt is asked as "a picture". What follows of it stands in `word_judge`. It knows nothing of the model that is audited, but
 what its own training taught it: concepts that it cannot name, it cannot find.
 """
 
