@@ -29,7 +29,8 @@ Cost:     per step one forward/backward of θ on the batch and one forward of ε
           closed loop: per round 16 sampled pictures for each prompt and 32 predictions for each.
 Limits:   eta=0 with target=empty and protect=none equals `esd` at η = 0 on noised pictures. With η = 0 the concept is drawn as
           often as the original draws it for r: unlearning accuracy cannot pass 1 − π_r.
-Fails by: taking neighbours for η above 5; with protect=none by moving ε_θ(·, ∅), which is measured and noted above `drift`.
+Fails by: taking neighbours for η above 5; on small models also some kept shapes, and colours of the concept; with protect=none by
+          moving ε_θ(·, ∅), which is measured and noted above `drift`.
 Deviations: the derived weight of log-SNR is replaced by the band; x_t are noised pictures: trajectories of r and the posterior
           of z were tried and were worse.
 """
@@ -205,9 +206,8 @@ class Edits:
         task, cfg = self.task, self.cfg
         off = off_space(self.states([""]))
         if float(off.trace()) < 0.5:   # a projector's trace is its rank
-            raise RequestError(f"protect={cfg.protect} moves only what lies off the text states of the empty prompt, and these "
-                               f"fill all {len(off)} dimensions that the network reads, so nothing could be erased; nothing was "
-                               "started. Use protect=none.")
+            raise RequestError(f"protect={cfg.protect} edits off the states of the empty prompt, which fill all {len(off)} "
+                               "dimensions, so nothing could be erased; nothing was started. Use protect=none.")
         known = self.states(vocabulary(cfg, task, self.asked.rests, self.loop)) if cfg.protect == "vocabulary" else None
         one = torch.eye(len(off), dtype=torch.float64)
         start = torch.zeros_like(one)
