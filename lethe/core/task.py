@@ -24,6 +24,7 @@ from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule,
 from lethe.core.engine import Engine, Term
 from lethe.core.modules import reinitialised, seeded
 from lethe.core.operations import limited
+from lethe.core.parked import is_parked
 from lethe.core.split import NO_IDS, Batch, Split
 from lethe.core.view import Grant, missing
 from lethe.errors import NeedsUnmet, RequestError, unknown_name
@@ -143,6 +144,11 @@ class Task(ABC):
         """Whether a run's model shares storage with the original where nothing moves: large ones that Lethe opened itself. Who
         writes to such an outcome in place writes to the original."""
         return False
+
+    @property
+    def original_is_parked(self) -> bool:
+        """Whether the original lies in a mapped file (`lethe.core.parked`) in place of memory."""
+        return is_parked(self._grant.everything()[0])
 
     @property
     def serves(self) -> frozenset[str]:

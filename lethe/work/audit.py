@@ -97,7 +97,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
     found = doubts(held, evidence.get("original", [])) if retrained.provided else []   # what was trained here has not seen forget
     skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects],
                            yardstick.shadows.limit if yardstick.shadows else 0)
-    sizes = {key: len(split) for key, split in task.splits.items()}
+    sizes, outside = {key: len(split) for key, split in task.splits.items()}, false_alarms(list(held.values()))
     margin = margin_of(job.judging.max_loss, sizes)
     told = partial(row, score=task.score_name, margin=margin, references=len(yardstick.references))
     rows = [told("original", "original", evidence["original"])] if task.has("original") else []
@@ -108,7 +108,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
         sizes=sizes, unseen=_unseen(task), fingerprints=task.fingerprint, facts=plain(task.facts),
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
-        false_alarms=alarms(false_alarms(list(held.values()))), power=power(next(iter(seen), None)), descent=descent(kin or {}),
+        false_alarms=alarms(outside), power=power(next(iter(seen), None)), descent=descent(kin or {}),
         doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
         objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided)),
         max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,

@@ -27,7 +27,6 @@ from lethe.pools.choose import Wish
 from lethe.pools.choose import asked as wish
 from lethe.results.ladder import Until
 from lethe.results.policy import Policy
-from lethe.results.policy import load as load_policy
 from lethe.results.rows import declared
 from lethe.results.schema import Declared
 from lethe.train.apply import everything, method_of, require, unmet
@@ -196,7 +195,7 @@ def resolve(request: Request, options: Options) -> Job:
     """
     seed = request.seed
     methods: list[tuple[Method, object, bool]] = []
-    policy = None if request.policy is None else load_policy(request.policy)
+    policy = request.calibrated
     if policy is not None:
         methods = [(*method_of({"name": policy.method, **policy.options}), False)]
     for entry, given in () if request.until or policy else request.asked:

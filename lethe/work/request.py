@@ -28,6 +28,7 @@ from lethe.core.user_files import exists
 from lethe.errors import RequestError, UnknownKey, nearest
 from lethe.pools.backends import Strategy
 from lethe.results.ladder import Until
+from lethe.results.policy import Policy, load
 
 ALL = "all"   # instead of a method: every one that can run on the task (see `train.apply.everything`)
 
@@ -92,6 +93,11 @@ class Request:
         """The catalogue's entry of each audit that is requested by name, with its options."""
         given = [{"name": one} if isinstance(one, str) else one for one in self.audit.audits]
         return tuple((entry("audits", _name("audit", one)), _options(one)) for one in given)
+
+    @cached_property
+    def calibrated(self) -> Policy | None:
+        """The policy that the request runs by, read from its file."""
+        return None if self.policy is None else load(self.policy)
 
     @property
     def cases(self) -> dict[str, Any]:

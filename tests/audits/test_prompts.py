@@ -65,8 +65,9 @@ def test_one_way_of_asking_is_enough():
     assert none["prompt_best"].value == pytest.approx(-1 / 3) and none["prompt_any"].value == 0 and none["prompt_lift"].value == 0
 
 
-def test_ways_that_do_not_fit_are_named():
-    task = tiny.lm()          # 64 positions
+def test_ways_that_do_not_fit_are_named(monkeypatch):
+    task = tiny.lm()
+    monkeypatch.setattr(task, "_limit", 64)   # positions
     found = measured("prompts", Scripted(task, lambda prompt, answer: float(len(answer))), **QUICK)
     assert {"story", "few_shot"} <= set(found["prompt_best"].detail["left_out"])
     assert "plain" not in found["prompt_best"].detail["left_out"]

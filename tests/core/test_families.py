@@ -71,10 +71,10 @@ def test_audits_of_models_without_a_loss_of_examples_or_class_numbers() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_stands_in_the_folder_of_the_only_family_it_fits(name: str) -> None:
-    """Else in `general`. What trains models for it (`exact`) and what searches stands apart."""
+    """Else in `general`. What trains models for it (`exact`), guards and searches stand apart."""
     entry = METHODS[name]
     folder = entry.module.split(".")[-2]
-    if folder not in ("exact", "search"):
+    if folder not in ("exact", "guard", "search"):
         assert folder == (entry.families[0] if len(entry.families) == 1 else "general")
 
 

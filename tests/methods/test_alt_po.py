@@ -70,7 +70,7 @@ def test_two_steps_with_alternates_that_the_original_invents(monkeypatch: pytest
 def test_drawing() -> None:
     """Of p = (.2, .3, .5) to the power 1/T, T = 2: (.447, .548, .707)/1.702; 40,000 draws are exact to .003."""
     logits = torch.tensor([0.2, 0.3, 0.5]).log().expand(40_000, 3)
-    chosen = gumbel(torch.Generator().manual_seed(0), 2.0)(logits).argmax(-1)
+    chosen = gumbel(torch.Generator().manual_seed(0), 2.0, 1.0)(logits, logits, logits).argmax(-1)
     torch.testing.assert_close(chosen.bincount() / 40_000, torch.tensor([0.2628, 0.3218, 0.4154]), atol=0.008, rtol=0)
 
 

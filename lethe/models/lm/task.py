@@ -20,7 +20,6 @@ from lethe.core.adaptable import Adaptable
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
 from lethe.core.modules import evaluating
-from lethe.core.parked import is_parked
 from lethe.core.seeds import generator
 from lethe.core.sequences import (
     IGNORED,
@@ -167,7 +166,7 @@ class Language(LanguageTask):
 
     @property
     def lends(self) -> bool:
-        return is_parked(self._grant.everything()[0])
+        return self.original_is_parked
 
     def require_saved(self, model: nn.Module, folder: Path) -> None:
         split = next(iter(self.splits.values()))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class GanMLP(nn.Module):
     """G: `latent` – hidden – `pixels`, ReLU, tanh at the end; D: `pixels` – hidden – 1, leaky ReLU, a logit."""
 
-    def __init__(self, latent: int = 64, hidden: Sequence[int] = (256, 256), pixels: int = 784) -> None:
+    def __init__(self, latent: int = 64, hidden: tuple[int, ...] = (256, 256), pixels: int = 784) -> None:
         super().__init__()
         self.G = nn.Sequential(*_layers((latent, *hidden, pixels), nn.ReLU()), nn.Tanh())
         self.D = nn.Sequential(*_layers((pixels, *hidden, 1), nn.LeakyReLU(0.2)))

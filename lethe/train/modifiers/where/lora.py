@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lethe.core.adaptable import fold, matrices
 from lethe.core.config import Count, Fraction, Positive, config
@@ -107,9 +107,9 @@ def _require_untied(model: nn.Module, layers: Iterable[str]) -> None:
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
-            owners.setdefault(weight.data_ptr(), []).append(name)
+            owners.setdefault(weight.data_ptr() or id(weight), []).append(name)   # a device without addresses: 0
     for name in layers:
-        others = [other for other in owners[cast(Tensor, model.get_submodule(name).weight).data_ptr()] if other != name]
+        others = [other for owner in owners.values() if name in owner for other in owner if other != name]
         if others:
             raise RequestError(f"where.targets names {name}, whose matrix is that of {others[0]}, too; an adapter on one of them "
                                "would part what is tied, so nothing was started. Leave it out of where.targets.")
