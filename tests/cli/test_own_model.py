@@ -201,7 +201,7 @@ def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
     path = request(tmp_path, family="diffusion", model={"folder": "pipeline"}, method="uce",
                    data={"concept": "disk", "prompts": ["a red disk"], "keep": ["a red square"], "per_prompt": 2, "steps": 2,
                          "guidance": 1.0},
-                   audit={"depth": "quick", "references": 0})
+                   audit={"depth": "quick", "references": 0, "neighbours": 2})
     lethe("run", path, "--json", cwd=tmp_path)
     saved = only(tmp_path, "runs/*/models/*/model_index.json").parent
     code = (f"from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained({str(saved)!r}); "
