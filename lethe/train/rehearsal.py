@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,8 +52,7 @@ def shrunk(task: Task, seed: int) -> Task:
 
 def shares(cost: Cost, whole: Cost) -> float:
     """A cost beside another: of steps and of examples the larger share."""
-    parts: Mapping[int, int] = {whole.steps: cost.steps, whole.examples: cost.examples}
-    return max(mine / all_ for all_, mine in parts.items() if all_)
+    return max(mine / all_ for mine, all_ in ((cost.steps, whole.steps), (cost.examples, whole.examples)) if all_)
 
 
 def _part(split: Split, share: float, seed: int) -> Split:
