@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -39,7 +39,6 @@ Require = Annotated[list[str] | None, typer.Option("--require", help="End with s
                                                    "forgotten | useful | indistinguishable; repeat it.")]
 MaxLoss = Annotated[float | None, typer.Option("--max-loss", help="End with status 4 where more of the score may be lost, e.g. "
                                                "0.01: one point of accuracy.")]
-UNTIL: tuple[Literal["forgotten", "indistinguishable"], ...] = ("forgotten", "indistinguishable")
 REQUIRED: tuple[Literal["forgotten", "useful", "indistinguishable"], ...] = ("forgotten", "useful", "indistinguishable")
 
 WORKING = {   # options of every command that reads a request, models or data
@@ -170,9 +169,11 @@ def required(words: Sequence[str] | None, max_loss: float | None) -> None:
 
 def laddered(overrides: Sequence[str] | None, until: str | None, within: float | None) -> list[str]:
     """The overrides with what --until and --within say, which are parts of the request; OutOfRange for what they cannot say."""
-    if until is not None and until not in UNTIL:
-        raise OutOfRange(f"--until {until} is no goal{nearest(until, UNTIL)}, so nothing was started. Write one of: "
-                         f"{', '.join(UNTIL)}.")
+    from lethe.results.ladder import Until
+
+    if until is not None and until not in (goals := get_args(Until)):
+        raise OutOfRange(f"--until {until} is no goal{nearest(until, goals)}, so nothing was started. Write one of: "
+                         f"{', '.join(goals)}.")
     if within is not None and not 0 < within < float("inf"):
         raise OutOfRange(f"--within {within:g} is no share of a retraining's cost, so nothing was started. Write e.g. 0.3, or "
                          "1.3: a try or two, and retraining if they fail.")
