@@ -10,7 +10,7 @@ from lethe.core.evidence import FAILED, INSIDE, NO_YARDSTICK, OUTSIDE
 from lethe.core.words import number
 from lethe.report.ended import sentences
 from lethe.report.ladder import told
-from lethe.report.pictures import GONE, Pictures, alone, percent, pictures, share
+from lethe.report.pictures import GONE, Pictures, alone, of_retraining, percent, pictures, share
 from lethe.report.recommend import DONE, Recommendation, recommendation
 from lethe.report.view import Case, Line
 from lethe.report.words import listed
@@ -60,7 +60,7 @@ def _pictured(case: Case, seen: Pictures, found: Recommendation, sentences: Sequ
     if not alone(case):
         return Answer(seen.headline, (*lead, found.text, *sentences), tuple(_warnings(case)), _level(case, found), found)
     failed = list(_failures(case))
-    doubts = [*(one for one in _warnings(case) if "retrain" not in one and "reference" not in one)]
+    doubts = [one for one in _warnings(case) if not of_retraining(one)]
     return Answer(seen.headline, (*lead, *failed), tuple(doubts), seen.level, Recommendation(None, (), seen.headline))
 
 

@@ -25,7 +25,7 @@ from lethe.report.answer import Answer, answer, expected
 from lethe.report.colours import NIGHT, PALETTE, Look, themed, variable, variables
 from lethe.report.figure import Drawing, case_looks, drawing, svg
 from lethe.report.leaderboard import Spread, Standing, entries
-from lethe.report.pictures import COLUMNS, Drawn, Pictures, alone, grid, percent, pictures, share
+from lethe.report.pictures import COLUMNS, Drawn, Pictures, alone, grid, of_retraining, percent, pictures, share
 from lethe.report.scores import scores
 from lethe.report.search import searches
 from lethe.report.strip import strip
@@ -92,7 +92,7 @@ class Section:
     @property
     def untested(self) -> tuple[list[NotTested], int]:
         """The audits that were not carried out, and how many of those compare with models trained anew where there are none."""
-        listed = [one for one in self.scenario.not_tested if not (self.alone and re.search("retrain|reference", one.why))]
+        listed = [one for one in self.scenario.not_tested if not (self.alone and of_retraining(one.why))]
         return listed, len(self.scenario.not_tested) - len(listed)
 
     @property

@@ -9,18 +9,20 @@ method saw; share of pictures that show what was asked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lethe.core.evidence import FAILED, RETRAINED
-from lethe.report.view import Case, Line
+from lethe.report.view import PICTURED, Case, Line
 from lethe.results.schema import Sample
 
-AUDIT = "erasure"
-GONE, NEAR, FAR, REST, EMPTY = ("unlearning_accuracy", "kept_accuracy", "outside_accuracy", "forget_other_accuracy", "prevalence")
+AUDIT = PICTURED[0][0]
+GONE, NEAR, OTHER, FAR, REST = (metric for _, metric in PICTURED)
+EMPTY = "prevalence"
 COLUMNS = {   # metric -> the heading of its column, and what it counts; the first three are UA, IRA and CRA of UnlearnCanvas
-    GONE: ("Gone", "UA"), NEAR: ("Neighbours", "IRA"), "kept_other_accuracy": ("Their other attributes", "CRA"),
+    GONE: ("Gone", "UA"), NEAR: ("Neighbours", "IRA"), OTHER: ("Their other attributes", "CRA"),
     FAR: ("Out of scope", "never named to a method"), REST: ("Rest of the prompt", "with the concept"),
 }
 ENOUGH, LOSS = 0.9, 0.03     # gone in so many pictures, and so much less of the others than of the untouched model: a good answer
@@ -54,7 +56,7 @@ class Pictures:
     @property
     def sentence(self) -> str:
         """What the untouched model shows, and what the limit is."""
-        untouched = next((line for line in self.lines if line.role == "original"), None)
+        untouched = _untouched(self.lines)
         told = []
         if untouched is not None:
             seen = [f"{word} {percent(share(untouched, metric))}" for metric, word in
@@ -68,7 +70,7 @@ class Pictures:
     @property
     def level(self) -> Literal["good", "bad", "mixed"]:
         """Good: gone in 90 % and neither neighbours nor the rest lost more than 3 points; bad: gone in less than half."""
-        untouched = next((line for line in self.lines if line.role == "original"), None)
+        untouched = _untouched(self.lines)
         gone = share(self.best, GONE)
         if self.best is None or gone is None or gone < 0.5:
             return "bad"
@@ -87,7 +89,7 @@ def pictures(case: Case) -> Pictures | None:
     if (AUDIT, GONE) not in case.columns:
         return None
     lines = tuple(line for line in case.lines if line.verdict != FAILED)
-    untouched = next((line for line in lines if line.role == "original"), None)
+    untouched = _untouched(lines)
     empty = share(untouched, EMPTY)
     able = [line for line in lines if line.role == "method" and share(line, GONE) is not None]
     best = max(able, key=lambda line: _worth(line, untouched), default=None)
@@ -101,6 +103,11 @@ def alone(case: Case) -> bool:
     return not case.references and not retrained and pictures(case) is not None
 
 
+def of_retraining(text: str) -> bool:
+    """Whether a sentence speaks of retrained models, which is left out where there are none."""
+    return re.search("retrain|reference", text) is not None
+
+
 def share(line: Line | None, metric: str) -> float | None:
     """A value of the audit, of one line; the mean over its seeds."""
     cell = None if line is None else line.cells.get((AUDIT, metric))
@@ -110,6 +117,10 @@ def share(line: Line | None, metric: str) -> float | None:
 def percent(value: float | None) -> str:
     """'91 %'; '–' for nothing."""
     return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _untouched(lines: Sequence[Line]) -> Line | None:
+    return next((line for line in lines if line.role == "original"), None)
 
 
 def _worth(line: Line, untouched: Line | None) -> float:

@@ -11,7 +11,7 @@ from lethe.core.evidence import FAILED
 from lethe.core.words import number, spaced
 from lethe.report.colours import BAND, RETRAINED, Look
 from lethe.report.figure import Drawing, arms, axis, case_looks, finding, is_inside, numbers, short, titled, value_of
-from lethe.report.pictures import alone
+from lethe.report.pictures import AUDIT, FAR, alone
 from lethe.report.view import Case, Column, Line
 from lethe.report.words import listed
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Limits = tuple[tuple[float, float], tuple[float, float]]   # of x and of y
 
-UNNAMED = ("erasure", "outside_accuracy")   # retention on prompts that no method saw
+UNNAMED = (AUDIT, FAR)   # retention on prompts that no method saw
 
 
 def tradeoff(case: Case) -> Drawing | None:
