@@ -108,7 +108,7 @@ class Family:
 
 
 def family(*, model: type, data: type, method: str = "finetune", make: str = "", asks: Sequence[tuple[str, ...]] = (),
-           about: Objective = "records", files: Callable[..., Any] | None = None,
+           about: Objective = "records", marks: str = "", files: Callable[..., Any] | None = None,
            recognises: Callable[[Path], bool] | None = None) -> Callable[[Callable[..., Any]], Family]:
     """Register `open_request(sections, context) -> Opened` of `models/<family>/open.py`; the folder's name is the family's.
 
@@ -117,8 +117,9 @@ def family(*, model: type, data: type, method: str = "finetune", make: str = "",
     make         the function of the file that makes a task in Python: `lethe.<make>`
     asks         what `lethe init` asks: (key of the request, question), or (…, …, usual answer), and then the method; none: by
                  the options there are
-    about        what a request is about that does not say it; a behaviour only where models cannot be retrained. Of these four
-                 the literals are read from the source text
+    about        what a request is about that does not say it; a behaviour only where models cannot be retrained
+    marks        a file by which a model.folder tells that it is of this family, so that a request need not name it, nor have
+                 data. Of these five the literals are read from the source text
     files        makes a task of saved models and data files, for audits without a request
     recognises   whether a path holds a model of this family: then such an audit need not be told the family
     """

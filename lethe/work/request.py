@@ -157,7 +157,7 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
 
 def in_full(content: Mapping[str, Any]) -> dict[str, Any]:
     """What may be written shortly, written out: `model: ./my-sd15` is {folder: ./my-sd15}, `keep: […]` is data.keep, and a folder
-    with a model_index.json is of the family diffusion."""
+    that tells its family (`marks=` of a registration) needs none named: one with a model_index.json is of diffusion."""
     full = _foldered(content)
     if "keep" in full:
         data, keep = full.get("data") or {}, full.pop("keep")
@@ -165,9 +165,11 @@ def in_full(content: Mapping[str, Any]) -> dict[str, Any]:
             raise RequestError("keep and data.keep both say what is to stay; nothing was started. Leave one of them out.")
         full["data"] = {**data, "keep": keep}
     folder = full["model"].get("folder") if isinstance(full.get("model"), Mapping) else None
-    if isinstance(folder, str) and exists(Path(folder) / "model_index.json"):
-        full.setdefault("family", "diffusion")
-        full.setdefault("data", {})
+    for name, family in entries("families").items():
+        mark = family.facts.get("marks")
+        if mark and isinstance(folder, str) and exists(Path(folder) / mark):
+            full.setdefault("family", name)
+            full.setdefault("data", {})
     return full
 
 

@@ -224,7 +224,7 @@ class DataSource:
     seed: Natural = 0
 
 
-@family(model=ModelSource, data=DataSource, method="mim_mu", make="text_to_image", about="concept",
+@family(model=ModelSource, data=DataSource, method="mim_mu", make="text_to_image", about="concept", marks="model_index.json",
         asks=(("model.folder", "Model: a diffusers folder"), ("data.concept", "Words to forget"),
               ("data.keep", "Prompts to keep: [a red square, …]", "[]")))
 def open_request(sections: Sections, context: Context) -> Opened:
