@@ -54,6 +54,19 @@ def test_it_tells_which_of_several_concepts_a_picture_shows() -> None:
     assert task.shown(seen).tolist() == [True, False, True, False, True] and features.shape == (5, len(LETTERS))
 
 
+def test_it_asks_nothing_twice_and_for_features_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A concept that is asked by its name alone leaves an empty rest, which is the empty prompt."""
+    words, asked = tokenizer(length=16), []
+    task = text_to_image(pipeline(width=16), "disk", ["a red square"], judge=Clip(Knows(words), words, processed), per_prompt=2,
+                         steps=2, guidance=1.0)
+    judge, plain = task.reader, ClipJudge.likelihoods
+    monkeypatch.setattr(ClipJudge, "likelihoods", lambda self, x, prompts: asked.append(list(prompts)) or plain(self, x, prompts))
+    pixels = torch.stack([picture("disk"), picture("red", "square"), picture("cross")])
+    seen, features = judge.read(pixels, ["disk", "a red square", ""])
+    assert asked == [["disk", ""], ["disk", "", "a red square"], ["disk", ""]] and seen["concept"].tolist() == [0, 1, 2]
+    assert torch.equal(judge.features(pixels), features) and len(asked) == 3
+
+
 def test_a_folder_comes_in_and_another_kind_is_refused(tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, LlamaConfig
 

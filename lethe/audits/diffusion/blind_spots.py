@@ -67,7 +67,7 @@ def measure(cfg: BlindSpots, subject: Subject, panel: Panel) -> list[Value]:
 
     def drawn(model: nn.Module) -> Tensor:
         repeated = [prompt for group in groups for prompt in group for _ in range(cfg.per_prompt)]
-        return task.reader.read(task.sample(model, repeated, seed=panel.seed))[1]
+        return task.reader.features(task.sample(model, repeated, seed=panel.seed))
 
     before = panel.once(("blind_spots", "original", cfg), lambda: drawn(panel.original.model))
     coder = panel.once(("blind_spots", "coder", cfg), lambda: fitted(cfg, torch.cat([before, real(task)]), panel.seed))
@@ -105,7 +105,7 @@ def benjamini_hochberg(p: np.ndarray, rate: float = 0.05) -> np.ndarray:
 def real(task: DiffusionTask, limit: int = 256) -> Tensor:
     """The judge's features of pictures that the task has.  -> [m, d]"""
     images = [task.splits[name].columns["image"][:limit] for name in ("forget", "retain") if task.has(name)]
-    return task.reader.read(task.decode(torch.cat(images)))[1] if images else torch.zeros(0)
+    return task.reader.features(task.decode(torch.cat(images))) if images else torch.zeros(0)
 
 
 class Coder(nn.Module):

@@ -115,4 +115,4 @@ def retained(task: DiffusionTask, limit: int) -> Tensor:
     captions = task.retain.meta.get("caption", [])
     chosen = [i for i, text in enumerate(captions) if text in task.prompts["keep"]] or list(range(len(task.retain)))
     images = task.retain.columns["image"][chosen[:limit]]
-    return task.reader.read(task.decode(images))[1]
+    return task.reader.features(task.decode(images))

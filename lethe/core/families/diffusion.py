@@ -46,6 +46,9 @@ class PictureJudge(Protocol):
         prompts  what the pictures were drawn for, where it is known; a judge may ask about these words
         """
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """The features alone; a judge need not find out what is seen.  [n, 3, H', W'] -> [n, d]"""
+
     def attribute_of(self, concept: str) -> str | None:
         """The attribute that has `concept` among its values, or None."""
 

@@ -71,7 +71,7 @@ class ClipJudge(WordJudge):
     def likelihoods(self, x: Tensor, prompts: Sequence[str]) -> Tensor:
         return torch.cat([said.logits_per_text.float().cpu() for said in self._asked(x, prompts)], 1)
 
-    def features(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
         return torch.cat([said.image_embeds.float().cpu() for said in self._asked(x, [""])])
 
     def _asked(self, x: Tensor, prompts: Sequence[str]) -> list[Any]:

@@ -39,6 +39,10 @@ class Judge:
         seen = {name: part.argmax(1) for name, part in zip(self.attributes, logits.split(sizes, 1), strict=True)}
         return seen, torch.cat(caught).flatten(1).float().cpu()
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """What enters the last linear layer.  [n, C, H, W] -> [n, d]"""
+        return self.read(pixels)[1]
+
     def attribute_of(self, concept: str) -> str | None:
         """The attribute that has `concept` among its values, or None."""
         return next((name for name, values in self.attributes.items() if concept in values), None)

@@ -59,7 +59,7 @@ class OriginalJudge(WordJudge):
             levels = noise_levels(task.alphas_cumprod, LEVELS, loudest=0.0)
             return -surprises(ask, task.mixed, x.to(device), task.alphas_cumprod, levels, self.seed, SIZE)
 
-    def features(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
         """The original's features at a quarter of the schedule, without a prompt.  -> [n, d]"""
         task = self.task
         device, t = next(task.model.parameters()).device, len(task.alphas_cumprod) // 4

@@ -43,7 +43,7 @@ class WordJudge(ABC):
         """L for each of m prompts.  [n, …] -> [m, n]"""
 
     @abstractmethod
-    def features(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
         """What stands for a picture.  [n, …] -> [n, d]"""
 
     def attribute_of(self, concept: str) -> str | None:
@@ -71,7 +71,16 @@ class WordJudge(ABC):
             found = self._named(x[rows], prompt) if self.task.names(prompt) else self._unnamed(x[rows], prompt)
             for key, values in found.items():
                 seen[key][rows] = values
-        return seen, self.features(x)
+        return seen, self.embed(x)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What stands for pictures, without asking what they show.  [n, 3, H', W'] -> [n, d]"""
+        return self.embed(self.look(pixels))
+
+    def _told(self, x: Tensor, prompts: Sequence[str]) -> Tensor:
+        """L for each of m prompts, each distinct one asked once.  [n, …] -> [m, n]"""
+        distinct = list(dict.fromkeys(prompts))
+        return self.likelihoods(x, distinct)[[distinct.index(text) for text in prompts]]
 
     @property
     def _neither(self) -> int:
@@ -80,7 +89,7 @@ class WordJudge(ABC):
     def _named(self, x: Tensor, prompt: str) -> dict[str, Tensor]:
         named = self.task.named(prompt)
         assert named is not None
-        whole, part, empty = self.likelihoods(x, [prompt, without(prompt, self.task.wordings), ""])
+        whole, part, empty = self._told(x, [prompt, without(prompt, self.task.wordings), ""])
         place = self.names.index(named.concept)
         return {"concept": torch.where(whole > part, place, self._neither), "rest": (part <= empty).long()}
 
@@ -88,7 +97,7 @@ class WordJudge(ABC):
         groups = [one.asked[:CONTEXTS] for one in self.task.concepts]
         concepts = [text for group in groups for text in group]
         m = len(concepts)
-        told = self.likelihoods(x, [*concepts, *(without(text, self.task.wordings) for text in concepts), "", prompt])
+        told = self._told(x, [*concepts, *(without(text, self.task.wordings) for text in concepts), "", prompt])
         asked = told[-1] > torch.maximum(told[-2], told[:m].max(0).values)   # never where the prompt is empty
         sizes = [len(group) for group in groups]
         given, less = told[:m].split(sizes), told[m : 2 * m].split(sizes)
