@@ -1,8 +1,10 @@
-"""What erasers of text-to-image models have in common: prompts without the concept, and points on sampling trajectories."""
+"""What erasers of text-to-image models have in common: the weights that a variant moves, prompts without the concept,
+and points on sampling trajectories."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,16 @@ from lethe.core.concepts import instead
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import device_of
 from lethe.core.split import Split
+from lethe.train.modifiers.where.names import Names
+
+
+def moved(task: DiffusionTask, variant: Literal["x", "keys", "strict", "u", "all"]) -> Names:
+    """The weights that a variant moves: cross-attention, its keys and values, all but cross-attention, or everything."""
+    if variant == "all":
+        return Names(("*",))
+    if variant == "u":
+        return Names(("*",), without=task.layers("cross"))
+    return Names(task.layers("cross" if variant == "x" else "keys"))
 
 
 def rests(task: DiffusionTask, prompts: Sequence[str], anchor: str) -> list[str]:

@@ -31,9 +31,8 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import rests, taken, visited
+from lethe.train.erasing import moved, rests, taken, visited
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.names import Names
 
 
 @config
@@ -91,6 +90,6 @@ def run(cfg: AllButOne, task: DiffusionTask, loop: Loop) -> Outcome:
         cond, free = task.predict_noise(model, torch.cat([batch.image] * 2), torch.cat([batch.t] * 2), text).chunk(2)
         return surgical_loss(cond, free, batch.aim, batch.free, cfg.lamb, cfg.inner == "frozen")
 
-    model = loop.start(where=Names(task.layers("cross") if cfg.variant == "x" else ("*",)))
+    model = loop.start(where=moved(task, cfg.variant))
     loop.minimise(model, {"erase": Term(points, loss)}, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, optimiser="adam")
     return loop.finish(model)

@@ -33,9 +33,8 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import rests, taken
+from lethe.train.erasing import moved, rests, taken
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.names import Names
 
 
 @config
@@ -71,12 +70,11 @@ def run(cfg: ConceptAblation, task: DiffusionTask, loop: Loop) -> Outcome:
                 goal = task.outputs(model, meant)
         return squared_distance(task.outputs(model, batch), goal)
 
-    where = Names(("*",) if cfg.variant == "all" else task.layers("keys" if cfg.variant == "keys" else "cross"))
     terms = {"ablate": Term(pictures, ablate)}
     if cfg.retain:
         own = {"image": pictures.columns["image"], "tokens": pictures.columns["anchor"]}
         terms["anchor"] = Term(Split(own, "own"), task.nll, cfg.retain)
-    model = loop.start(where=where)
+    model = loop.start(where=moved(task, cfg.variant))
     loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, optimiser="adam")
     return loop.finish(model)
 

@@ -37,9 +37,8 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
-from lethe.train.erasing import rests, taken
+from lethe.train.erasing import moved, rests, taken
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.names import Names
 
 CRITIC = "critic"      # name of D while the run lasts
 WIDTHS = (64, 128, 256, 512)
@@ -127,7 +126,7 @@ def run(cfg: DoCo, task: DiffusionTask, loop: Loop) -> Outcome:
     tokens, anchors = (taken(task, some, cfg.images) for some in (prompts, rests(task, prompts, cfg.anchor)))
     x = task.draw_from(original, task.text(anchors.to(loop.settings.device)), derive(loop.seed, "doco"))
     pictures = Split({"image": x, "tokens": tokens, "anchor": anchors}, "anchors")
-    model = loop.start(where=Names(("*",) if cfg.variant == "all" else task.layers("keys" if cfg.variant == "keys" else "cross")))
+    model = loop.start(where=moved(task, cfg.variant))
     network = frozenset(loop.selected(model))
     channels, height, width = task.shape
     critic = Critic(channels, min(height, width), cfg.critic_lr / cfg.lr, loop.generator("doco", "critic"))

@@ -37,9 +37,8 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import taken, visited
+from lethe.train.erasing import moved, taken, visited
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.names import Names
 
 WEIGHTS = "preserved"    # name of π while the run lasts
 
@@ -71,9 +70,7 @@ def chances(weights: Tensor, temperature: float) -> Tensor:
 @method(needs={"original"}, uses={"denoise", "layers", "levels", "predict_noise", "prompts", "text", "tokens", "words"},
         mechanism="distil")
 def run(cfg: EAP, task: DiffusionTask, loop: Loop) -> Outcome:
-    pattern = Names(("*",), without=task.layers("cross")) if cfg.variant == "u" else Names(
-        task.layers("cross") if cfg.variant == "x" else ("*",))
-    model = loop.start(where=pattern)
+    model = loop.start(where=moved(task, cfg.variant))
     edit = Edit(cfg, task, loop)
     network = frozenset(loop.selected(model))
     start = torch.full((len(edit.candidates),), 1 / len(edit.candidates), device=edit.candidates.device) * edit.scale

@@ -36,10 +36,9 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import with_anchors
+from lethe.train.erasing import moved, with_anchors
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import inner
-from lethe.train.modifiers.where.names import Names
 
 Multiplier = Literal["cosine", "bome", "constant"]
 
@@ -103,7 +102,7 @@ def run(cfg: EraseDiff, task: DiffusionTask, loop: Loop) -> Outcome:
     forget = with_anchors(task, task.forget, cfg.anchor) if prompts else task.forget
     terms = {"forget": Term(forget, partial(wrong_prompt if prompts else uniform_noise, task)),
              "retain": Term(task.retain, task.nll)}
-    model = loop.start(where=Names(task.layers("cross") if cfg.variant == "x" else ("*",)))
+    model = loop.start(where=moved(task, cfg.variant))
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser="adam",
                   combine=Constrained(cfg.alpha, cfg.multiplier))
     return loop.finish(model)

@@ -34,18 +34,8 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import taken, walked
+from lethe.train.erasing import moved, taken, walked
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.names import Names
-
-
-def moved(task: DiffusionTask, variant: str) -> Names:
-    """The weights that a variant moves."""
-    if variant == "all":
-        return Names(("*",))
-    if variant == "u":
-        return Names(("*",), without=task.layers("cross"))
-    return Names(task.layers("cross" if variant == "x" else "keys"))
 
 
 @config

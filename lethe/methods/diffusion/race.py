@@ -32,9 +32,8 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import taken, visited
+from lethe.train.erasing import moved, taken, visited
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.names import Names
 
 
 @config
@@ -65,8 +64,8 @@ def nearest_return(
         found = found.detach().requires_grad_(True)
         said = task.predict_noise(model, batch.image, batch.t, torch.cat([found, beside], 1))
         (slope,) = torch.autograd.grad(squared_distance(said, batch.start).sum(), found)
-        moved = found.detach() - radius / 4 * slope.sign()
-        found = (own + (moved - own).clamp(-radius, radius)).clamp(low, high)
+        near = found.detach() - radius / 4 * slope.sign()
+        found = (own + (near - own).clamp(-radius, radius)).clamp(low, high)
     return torch.cat([found.detach(), beside], 1)
 
 
@@ -81,7 +80,7 @@ def run(cfg: RACE, task: DiffusionTask, loop: Loop) -> Outcome:
             text = nearest_return(task, model, batch, text, rows, cfg.radius, cfg.attack_steps)
         return squared_distance(task.predict_noise(model, batch.image, batch.t, text), batch.target)
 
-    model = loop.start(where=Names(task.layers("cross") if cfg.variant == "x" else ("*",)))
+    model = loop.start(where=moved(task, cfg.variant))
     for steps, attacked in ((cfg.warm_steps, False), (cfg.steps, True)):
         if steps:
             loop.minimise(model, {"erase": Term(points, partial(loss, attacked=attacked))}, lr=cfg.lr, steps=steps,

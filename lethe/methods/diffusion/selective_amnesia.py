@@ -31,9 +31,8 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.maths.importance import squared_example_gradients
-from lethe.train.erasing import rests, taken
+from lethe.train.erasing import moved, rests, taken
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.names import Names
 
 
 @config
@@ -62,7 +61,7 @@ def ewc(moving: dict[str, Tensor], before: dict[str, Tensor], fisher: dict[str, 
 @method(needs={"original", "retain"}, mechanism="relabel",
         uses={"concepts", "draw_from", "layers", "nll", "prompts", "rest", "shape", "text", "tokens"})
 def run(cfg: SelectiveAmnesia, task: DiffusionTask, loop: Loop) -> Outcome:
-    model = loop.start(where=Names(task.layers("cross") if cfg.variant == "x" else ("*",)))
+    model = loop.start(where=moved(task, cfg.variant))
     moving = loop.selected(model)
     known = task.retain.subset(range(min(cfg.examples, len(task.retain))), "retain")
     fisher = {name: torch.zeros_like(p) for name, p in moving.items()}
