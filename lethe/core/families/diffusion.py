@@ -47,7 +47,7 @@ class PictureJudge(Protocol):
         """
 
     def features(self, pixels: Tensor) -> Tensor:
-        """The features alone; a judge need not find out what is seen.  [n, 3, H', W'] -> [n, d]"""
+        """The features alone; without asking what is seen.  [n, 3, H', W'] -> [n, d]"""
 
     def attribute_of(self, concept: str) -> str | None:
         """The attribute that has `concept` among its values, or None."""
