@@ -28,6 +28,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
 from lethe.errors import RequestError
+from lethe.maths.answers import mean_over
 from lethe.train.loop import Loop, Term
 from lethe.train.tuning import Tuned, tuned
 
@@ -75,10 +76,6 @@ def run(cfg: ELM, task: LanguageTask, loop: Loop) -> Outcome:
     asked, novice = said_by(task, cfg.novice, cfg.concept)
     original = task.original.to(loop.device)
 
-    def mean(values: Tensor, b: Batch) -> Tensor:
-        count = task.answer_lengths(b)
-        return (values * (torch.arange(values.shape[1], device=count.device) < count.unsqueeze(1))).sum(1) / count
-
     def target(m: nn.Module, b: Batch) -> Tensor:
         plain, by_novice, by_expert = (task.outputs(m, one).float().log_softmax(-1) for one in (
             b, *(split.batch(b.index.cpu()).to(b.ids.device) for split in (novice, expert))))
@@ -90,7 +87,7 @@ def run(cfg: ELM, task: LanguageTask, loop: Loop) -> Outcome:
 
     def erase(m: nn.Module, b: Batch) -> Tensor:
         logits = task.outputs(m, b)
-        return mean(-(targets(b)[:, : logits.shape[1]] * logits.float().log_softmax(-1)).sum(-1), b)
+        return mean_over(-(targets(b)[:, : logits.shape[1]] * logits.float().log_softmax(-1)).sum(-1), task.answer_lengths(b))
 
     more = {}
     if cfg.fluency:
@@ -102,6 +99,7 @@ def run(cfg: ELM, task: LanguageTask, loop: Loop) -> Outcome:
     def stay(m: nn.Module, b: Batch) -> Tensor:
         assert before is not None
         logits = task.outputs(m, b)
-        return mean(-(before(b)[:, : logits.shape[1]].softmax(-1) * logits.float().log_softmax(-1)).sum(-1), b)
+        kept = -(before(b)[:, : logits.shape[1]].softmax(-1) * logits.float().log_softmax(-1)).sum(-1)
+        return mean_over(kept, task.answer_lengths(b))
 
     return tuned(cfg, task, loop, erase, stay, cfg.gamma, more=more)

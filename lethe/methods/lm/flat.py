@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import mean_over
 from lethe.train.loop import Loop
 from lethe.train.terms import Term
 
@@ -72,9 +72,7 @@ def flat_loss(refusal: Tensor, answer: Tensor, divergence: Divergence) -> Tensor
 @method(needs={"forget"}, uses={"answer_lengths", "relabel", "token_logp"}, mechanism="relabel")
 def run(cfg: FLAT, task: LanguageTask, loop: Loop) -> Outcome:
     def probability(m: nn.Module, b: Batch) -> Tensor:
-        logp, count = task.token_logp(m, b), task.answer_lengths(b)
-        mask = torch.arange(logp.shape[1], device=count.device) < count.unsqueeze(1)
-        return (logp.exp() * mask).sum(1) / count
+        return mean_over(task.token_logp(m, b).exp(), task.answer_lengths(b))
 
     def adjust(m: nn.Module, refused: Batch) -> Tensor:
         answered = task.forget.batch(refused.index.cpu()).to(refused.ids.device)

@@ -29,6 +29,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import answered, mean_over
 from lethe.maths.losses import margin
 from lethe.train.loop import Loop
 from lethe.train.tuning import Tuned, tuned
@@ -101,8 +102,7 @@ def run(cfg: LAT, task: LanguageTask, loop: Loop) -> Outcome:
                 logits = task.outputs(m, b)
         else:
             logits = task.outputs(m, b)
-        mask = torch.arange(logits.shape[1], device=logits.device) < task.answer_lengths(b).unsqueeze(1)
-        true = torch.zeros_like(mask, dtype=torch.long).masked_scatter(mask, b.labels[:, 1:][b.labels[:, 1:] >= 0])
-        return (away_loss(logits, true) * mask).sum(1) / mask.sum(1)
+        count = task.answer_lengths(b)
+        return mean_over(away_loss(logits, answered(b.labels, count, logits.shape[1])), count)
 
     return tuned(cfg, task, loop, push, task.nll, cfg.gamma)

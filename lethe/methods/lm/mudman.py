@@ -32,6 +32,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import answered, mean_over
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, inner
 
@@ -135,14 +136,9 @@ def run(cfg: MUDMAN, task: LanguageTask, loop: Loop) -> Outcome:
             return task.nll(m, b)
         if cfg.loss == "ascent":
             return -task.nll(m, b)
-        logits = task.outputs(m, b)
-        mask = torch.arange(logits.shape[1], device=logits.device) < task.answer_lengths(b).unsqueeze(1)
-        if cfg.loss == "entropy":
-            tokens = entropy_loss(logits)
-        else:
-            true = torch.zeros_like(mask, dtype=torch.long).masked_scatter(mask, b.labels[:, 1:][b.labels[:, 1:] >= 0])
-            tokens = logit_loss(logits, true)
-        return (tokens * mask).sum(1) / mask.sum(1)
+        logits, count = task.outputs(m, b), task.answer_lengths(b)
+        tokens = entropy_loss(logits) if cfg.loss == "entropy" else logit_loss(logits, answered(b.labels, count, logits.shape[1]))
+        return mean_over(tokens, count)
 
     model = loop.start(where={"name": "names", "patterns": cfg.targets})
     meta = Meta(relearns, cfg.lr, cfg.retain_lr, cfg.relearn_lr, cfg.momentum, cfg.fork)

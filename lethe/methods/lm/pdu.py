@@ -28,6 +28,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import mean_over
 from lethe.train.loop import Loop
 from lethe.train.modifiers.combine import Apply, Ask, Memory
 from lethe.train.order import batches_per_epoch
@@ -94,9 +95,7 @@ def run(cfg: PDU, task: LanguageTask, loop: Loop) -> Outcome:
     seen: list[Tensor] = []
 
     def flatten(m: nn.Module, b: Batch) -> Tensor:
-        logits, count = task.outputs(m, b), task.answer_lengths(b)
-        mask = torch.arange(logits.shape[1], device=count.device) < count.unsqueeze(1)
-        return (margin_loss(logits) * mask).sum(1) / count
+        return mean_over(margin_loss(task.outputs(m, b)), task.answer_lengths(b))
 
     def keep(m: nn.Module, b: Batch) -> Tensor:
         losses = task.nll(m, b)

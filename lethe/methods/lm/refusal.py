@@ -20,6 +20,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
+from lethe.maths.answers import mean_over
 from lethe.maths.losses import preference_loss
 from lethe.train.loop import Loop
 from lethe.train.terms import Loss
@@ -153,23 +154,20 @@ def jens_un(cfg: JensUn, task: LanguageTask, loop: Loop) -> Outcome:
     """
     refusals = _refusals(task, loop, task.forget)
 
-    def mean(values: Tensor, batch: Batch) -> Tensor:
-        count = task.answer_lengths(batch)
-        return (values * (torch.arange(values.shape[1], device=count.device) < count.unsqueeze(1))).sum(1) / count
-
     def teach(m: nn.Module, b: Batch) -> Tensor:
         logits, refused = task.outputs(m, b), refusals(b)
         start = (refused.labels >= 0).int().argmax(1, keepdim=True)   # where each refusal begins
         turn = torch.arange(logits.shape[1], device=start.device) % (refused.length.unsqueeze(1) - start)
         wanted = refused.ids.gather(1, start + turn)
-        return mean(token_jsd(logits.float().log_softmax(-1).gather(2, wanted.unsqueeze(2)).squeeze(2)), b)
+        apart = token_jsd(logits.float().log_softmax(-1).gather(2, wanted.unsqueeze(2)).squeeze(2))
+        return mean_over(apart, task.answer_lengths(b))
 
     original = loop.reference("jensun-retain", task.outputs, task.retain) if cfg.alpha else None
 
     def stay(m: nn.Module, b: Batch) -> Tensor:
         assert original is not None
         logits = task.outputs(m, b)
-        return mean(jsd(original(b)[:, : logits.shape[1]], logits), b)
+        return mean_over(jsd(original(b)[:, : logits.shape[1]], logits), task.answer_lengths(b))
 
     return tuned(cfg, task, loop, teach, stay, cfg.gamma)
 

@@ -31,6 +31,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import mean_over
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import Apply, Ask, Combine, Memory
 
@@ -101,9 +102,8 @@ def run(cfg: TAR, task: LanguageTask, loop: Loop) -> Outcome:
     middle = task.layer_count // 2
 
     def flat(m: nn.Module, b: Batch) -> Tensor:
-        logp, count = task.outputs(m, b).float().log_softmax(-1), task.answer_lengths(b)
-        mask = torch.arange(logp.shape[1], device=count.device) < count.unsqueeze(1)
-        return ((logp.exp() * logp).sum(-1) * mask).sum(1) / count
+        logp = task.outputs(m, b).float().log_softmax(-1)
+        return mean_over((logp.exp() * logp).sum(-1), task.answer_lengths(b))
 
     terms = {f"adversary {k}": Term(task.forget, task.nll) for k in range(1, cfg.inner_steps + 1)}
     terms |= {"flat": Term(task.forget, flat)}
@@ -113,9 +113,8 @@ def run(cfg: TAR, task: LanguageTask, loop: Loop) -> Outcome:
         before = loop.reference("tar-retain", lambda m, b: task.hidden_states(m, b, middle), task.retain)
 
         def stay(m: nn.Module, b: Batch) -> Tensor:
-            mask = torch.arange(b.ids.shape[1], device=b.ids.device) < b.length.unsqueeze(1)
             apart = task.hidden_states(m, b, middle).float() - before(b)[:, : b.ids.shape[1]].float()
-            return (apart.square().mean(-1) * mask).sum(1) / b.length
+            return mean_over(apart.square().mean(-1), b.length)
 
         terms["retained states"] = Term(task.retain, stay, cfg.states)
     model = loop.start()

@@ -19,6 +19,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import answered, counted
 from lethe.train.loop import Loop
 from lethe.train.tuning import Tuned, tuned
 
@@ -297,6 +298,4 @@ def masc(cfg: MASC, task: LanguageTask, loop: Loop) -> Outcome:
 def _answers(task: LanguageTask, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of the answers' tokens, the tokens themselves (0 behind an end), and which count.  -> [n, A, V], [n, A], [n, A]"""
     logits, count = task.outputs(model, batch), task.answer_lengths(batch)
-    mask = torch.arange(logits.shape[1], device=count.device) < count.unsqueeze(1)
-    kept = batch.labels[:, 1:] >= 0
-    return logits, torch.zeros_like(mask, dtype=torch.long).masked_scatter(mask, batch.labels[:, 1:][kept]), mask
+    return logits, answered(batch.labels, count, logits.shape[1]), counted(count, logits.shape[1])

@@ -17,7 +17,6 @@ Deviations: log-probabilities instead of logits, so that a constant added to all
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import mean_over
 from lethe.train.inner import charge, within
 from lethe.train.loop import Loop, Term
 from lethe.train.tuning import Tuned, tuned
@@ -71,9 +71,9 @@ def run(cfg: WHP, task: LanguageTask, loop: Loop) -> Outcome:
     targets = loop.reference("whp-forget", taught, task.forget)
 
     def imitate(m: nn.Module, b: Batch) -> Tensor:
-        logits, count = task.outputs(m, b), task.answer_lengths(b)
+        logits = task.outputs(m, b)
         logp, target = logits.float().log_softmax(-1), targets(b)[:, : logits.shape[1]]
         loss = -(target.softmax(-1) * logp).sum(-1) if cfg.soft else -logp.gather(2, target.unsqueeze(2)).squeeze(2)
-        return (loss * (torch.arange(loss.shape[1], device=count.device) < count.unsqueeze(1))).sum(1) / count
+        return mean_over(loss, task.answer_lengths(b))
 
     return tuned(cfg, task, loop, imitate, task.nll)
