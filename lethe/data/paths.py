@@ -18,10 +18,15 @@ def existing(path: str | Path, option: str = "data.path") -> Path:
     return regular(Path(path), option, folder=True)
 
 
+def under_root(root: Path | None, path: str | Path) -> Path:
+    """The path itself, or the one below the folder of data sets where only that exists."""
+    found = expanded(Path(path))
+    return root / path if root is not None and not exists(found) and exists(root / path) else found
+
+
 def located(context: Context, path: str) -> Path:
-    """The path itself, or the one below the folder of data sets if that exists."""
-    below = context.data_root / path if context.data_root is not None else Path(path)
-    return existing(below if exists(below) and not exists(expanded(Path(path))) else path)
+    """The same of a file or a folder that must exist."""
+    return existing(under_root(context.data_root, path))
 
 
 def from_root(context: Context, given: str, usual: str) -> Path:

@@ -18,6 +18,7 @@ from torch import nn
 
 from lethe.core.catalogue import load
 from lethe.core.code import named as code_named
+from lethe.data.paths import under_root
 from lethe.errors import ModelError, RequestError, nearest
 from lethe.models.weights import Form, halved, put, read_weights
 
@@ -60,10 +61,7 @@ def loaded(model: nn.Module, weights: str | Path | None = None, prefix: str = ""
         model.float()
     if not weights:
         return Loaded(model, Form(types=types))
-    path = Path(weights).expanduser()
-    if data_root is not None and not path.exists() and (data_root / path).exists():
-        path = data_root / path
-    return Loaded(model, put(model, read_weights(path, allow_pickle), prefix))
+    return Loaded(model, put(model, read_weights(under_root(data_root, weights), allow_pickle), prefix))
 
 
 def factory(zoo: str | None = None, code: str | None = None, options: Mapping[str, Any] | None = None

@@ -19,6 +19,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.load import Data, Share, divided, load
+from lethe.data.paths import under_root
 from lethe.data.select import divide
 from lethe.errors import DataError, ModelError, RequestError
 from lethe.models.dual_encoder.folder import Pair, load_pair, token_ids
@@ -137,12 +138,12 @@ def open_request(sections: Sections, context: Context) -> Opened:
     if (source.folder is None) == (source.tiny is None):
         raise RequestError("model: set either folder (a local save_pretrained folder) or tiny (a small CLIP trained here); "
                            "nothing was started.")
-    pair = load_pair(_located(source.folder, context)) if source.folder is not None else None
+    pair = load_pair(under_root(context.data_root, source.folder)) if source.folder is not None else None
     if pair is not None:
         given(pair.model)
     side = pair.eye if pair is not None else Eye(_sizes(source).side)
     raw, classes, templates = _read(data, side, context)
-    base = _located(source.base, context) if source.base is not None else None
+    base = under_root(context.data_root, source.base) if source.base is not None else None
     fresh: Callable[[int], nn.Module] | None = None
     if source.tiny is not None:
         from lethe.models.dual_encoder import small
@@ -206,9 +207,9 @@ def _read(data: PairSource, eye: Eye, context: Context) -> tuple[dict[str, Split
 
 
 def _folders(data: PairSource, eye: Eye, context: Context) -> dict[str, Split]:
-    splits = {"train": captioned(_located(str(data.folder), context), eye)}
+    splits = {"train": captioned(under_root(context.data_root, str(data.folder)), eye)}
     if isinstance(data.holdout, str):
-        found = captioned(_located(data.holdout, context), eye)
+        found = captioned(under_root(context.data_root, data.holdout), eye)
         splits["holdout"] = dataclasses.replace(found, name="holdout")
     return splits
 
@@ -234,10 +235,3 @@ def _labelled(data: PairSource, template: str, context: Context) -> tuple[dict[s
         meta = {**split.meta, "class": named, "caption": [template.replace("{}", one) for one in named]}
         splits[role] = Split({"image": split.columns["x"]}, role, np.asarray(split.ids), meta)
     return splits, tuple(classes)
-
-
-def _located(name: str, context: Context) -> Path:
-    """A path itself, or below the data root."""
-    path = Path(name).expanduser()
-    below = None if context.data_root is None else context.data_root / name
-    return below if below is not None and not path.exists() and below.exists() else path

@@ -18,6 +18,7 @@ from lethe.core.task import Recipe
 from lethe.data.arrays import as_split
 from lethe.data.context import Context
 from lethe.data.load import Data, load
+from lethe.data.paths import under_root
 from lethe.errors import ModelError
 from lethe.models.answer import Returns
 from lethe.models.gan.reader import Reader, trained_reader
@@ -109,7 +110,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     def read(path: str | Path | None) -> Loaded:
         found = make()
         if path:
-            _require_both(found, _below(path, context), source, context)
+            _require_both(found, under_root(context.data_root, path), source, context)
         return loaded(found, path, source.prefix, context.allow_pickle, context.data_root)
 
     first = read(source.weights) if source.weights else None
@@ -125,12 +126,6 @@ def open_request(sections: Sections, context: Context) -> Opened:
 
     return Opened(splits, task, lambda place: read(place if place.is_file() else place / "model.safetensors").model,
                   first.model if first else None, recipe, lambda seed: make())
-
-
-def _below(path: str | Path, context: Context) -> Path:
-    found = Path(path).expanduser()
-    root = context.data_root
-    return root / found if root is not None and not found.exists() and (root / found).exists() else found
 
 
 def _require_both(model: nn.Module, path: Path, source: GanSource, context: Context) -> None:

@@ -23,6 +23,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.core.user_files import lines_of
 from lethe.data.context import Context
+from lethe.data.paths import under_root
 from lethe.data.records import read_rows
 from lethe.data.select import Where, divide
 from lethe.data.text import apart, marked, require_apart, tokenised
@@ -181,11 +182,11 @@ def open_request(sections: Sections, context: Context) -> Opened:
                            "here); nothing was started.")
     form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})
     named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
-    files = {key: read_rows(_located(value, context)) for key, value in {**named, **data.others}.items()
+    files = {key: read_rows(under_root(context.data_root, value)) for key, value in {**named, **data.others}.items()
              if isinstance(value, str)}
     if source.folder is not None:
-        folder = _located(source.folder, context)
-        adapter = _located(source.adapter, context) if source.adapter is not None else None
+        folder = under_root(context.data_root, source.folder)
+        adapter = under_root(context.data_root, source.adapter) if source.adapter is not None else None
         tokenizer: Any = load_tokenizer(holding_words(folder, adapter))
         found: LoadedFolder | None = (whole := read_folder(folder, source.attention, source.dtype, adapter))
         given(whole.model)
@@ -198,7 +199,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     if "train" in splits:
         splits = _selected(splits, data)
     recipe = sections.recipe
-    refusals = lines_of(_located(data.refusals, context), "data.refusals").splitlines() if data.refusals else []
+    refusals = lines_of(under_root(context.data_root, data.refusals), "data.refusals").splitlines() if data.refusals else []
 
     make = _maker(source, context, found, tokenizer)
 
@@ -226,7 +227,7 @@ def _maker(source: ModelSource, context: Context, found: LoadedFolder | None, to
         return lambda seed: fresh(load_folder(base, source.attention, source.dtype), came, seed)
     if source.base is None:
         return None
-    start = _located(source.base, context)
+    start = under_root(context.data_root, source.base)
     return lambda seed: load_folder(start, source.attention, source.dtype)
 
 
@@ -251,11 +252,3 @@ def holding_words(folder: Path, adapter: str | Path | None = None) -> Path:
     if adapter is not None and (adapter / "tokenizer_config.json").exists():
         return adapter
     return base_of(folder) if is_adapter(folder) else folder
-
-
-def _located(name: str, context: Context) -> Path:
-    """A path itself, or below the data root."""
-    path = Path(name)
-    if not path.exists() and context.data_root is not None and (context.data_root / name).exists():
-        return context.data_root / name
-    return path
