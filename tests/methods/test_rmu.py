@@ -11,7 +11,7 @@ import lethe
 from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.errors import OutOfRange
-from lethe.methods.lm.rmu import control_vector, default_layer, steering_loss
+from lethe.maths.steering import control_vector, default_layer, steering_loss
 from lethe.models.lm import decoder
 
 
@@ -19,8 +19,9 @@ def test_golden() -> None:
     hidden = torch.tensor([[[1.0, 1.0], [9.0, 9.0]], [[3.0, 1.0], [5.0, 1.0]]])
     target = torch.tensor([3.0, 1.0])
     # first: one token counts, (2² + 0²)/2 = 2; second: two tokens, (0 + (2² + 0)/2)/2 = 1
-    assert steering_loss(hidden, target, torch.tensor([1, 2])).tolist() == [2.0, 1.0]
-    assert steering_loss(hidden, hidden, torch.tensor([1, 2])).tolist() == [0.0, 0.0]
+    counts = torch.tensor([[True, False], [True, True]])
+    assert steering_loss(hidden, target, counts).tolist() == [2.0, 1.0]
+    assert steering_loss(hidden, hidden, counts).tolist() == [0.0, 0.0]
 
 
 def test_control_vector_is_a_function_of_the_seed() -> None:
@@ -82,8 +83,13 @@ def test_absent_layer_is_refused() -> None:
         lethe.forget(tiny.lm(), "rmu", layer=5, progress=False)
 
 
-def test_three_steps_by_hand() -> None:
-    """The three down projections up to block ℓ, by AdamW; from the second step on the retain term has a gradient."""
+@pytest.mark.parametrize("tokens", ["all", "answer"])
+def test_three_steps_by_hand(tokens: str) -> None:
+    """The three down projections up to block ℓ, by AdamW; from the second step on the retain term has a gradient.
+
+    OpenUnlearning divides [b] by [b, 1] and averages the b × b that this gives: with answers of different lengths, as here,
+    that is another step.
+    """
     task, layer, c, alpha = tiny.lm(), 2, 5.0, 30.0
     model = byhand.trainable(task.original)
     r = torch.rand(32, generator=generator(0, "rmu"))
@@ -98,9 +104,10 @@ def test_three_steps_by_hand() -> None:
         return caught[0]
 
     def distance(split: Split, now: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        length = split.columns["length"]
-        real = torch.arange(now.shape[1]) < length.unsqueeze(1)
-        return (((now - to) ** 2).mean(2) * real).sum(1).div(length).mean()
+        real = torch.arange(now.shape[1]) < split.columns["length"].unsqueeze(1)
+        if tokens == "answer":
+            real = split.columns["labels"] != -100
+        return (((now - to) ** 2).mean(2) * real).sum(1).div(real.sum(1)).mean()
 
     with torch.no_grad():
         before = hidden(task.original, task.retain)
@@ -111,7 +118,7 @@ def test_three_steps_by_hand() -> None:
         (distance(task.forget, hidden(model, task.forget), u)
          + alpha * distance(task.retain, hidden(model, task.retain), before)).backward()
         adam.step()
-    found = byhand.run("rmu", task, layer=layer, coefficient=c, alpha=alpha, lr=1e-3, weight_decay=0.1, steps=3)
+    found = byhand.run("rmu", task, layer=layer, coefficient=c, alpha=alpha, lr=1e-3, weight_decay=0.1, steps=3, tokens=tokens)
     moved = [name for name, p in found.named_parameters() if not torch.equal(p, task.original.get_parameter(name))]
     assert moved == [f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1, 2)]
     byhand.assert_same(task, found, model, atol=2e-6)

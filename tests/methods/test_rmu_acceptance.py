@@ -24,7 +24,7 @@ from lethe.core.seeds import generator
 from lethe.core.split import concat
 from lethe.core.task import Recipe
 from lethe.data.records import read_rows
-from lethe.methods.lm.rmu import control_vector
+from lethe.maths.steering import control_vector
 from lethe.models.lm.open import Language, language_model
 from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 from lethe.train.watchdog import Watchdog

@@ -4,8 +4,8 @@ keep those on other text. Li et al. (2024, the WMDP benchmark), arXiv:2403.03218
     L(θ) = E_{x∈F} mean_t (h_ℓ(x, t; θ) − u)²  +  α · E_{x∈R} mean_t (h_ℓ(x, t; θ) − h_ℓ(x, t; θ_0))²,
     u = c · r/‖r‖,   r uniform in [0, 1)^d, drawn once
 
-F forget text, R retain text, h_ℓ hidden state after block ℓ, t its tokens (prompt and answer), (·)² a mean over the d
-dimensions, θ_0 the original, c the length of the control vector u, α ≥ 0.
+F forget text, R retain text, h_ℓ hidden state after block ℓ, t its tokens (prompt and answer, or the answer's alone), (·)² a mean
+over the d dimensions, θ_0 the original, c the length of the control vector u, α ≥ 0.
 Needs:    forget, retain, original.     Updates: the MLP down projections of blocks ℓ−2, ℓ−1, ℓ; nothing else moves.
 Cost:     per step one forward to block ℓ and one backward over three blocks on F and on R: later blocks and the head
           are never computed. h_ℓ(·; θ_0) on R is computed once where it fits in `cache_mb`.
@@ -18,7 +18,8 @@ Deviations: pads do not count and every text weighs the same, whatever its lengt
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
@@ -26,7 +27,11 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
+from lethe.maths.answers import counted
+from lethe.maths.steering import control_vector, default_layer, steering_loss
 from lethe.train.loop import Loop, Term
+
+Tokens = Literal["all", "answer"]
 
 
 @config
@@ -40,28 +45,14 @@ class RMU:
     steps: Count = 80                  # batches of each term                                [official code: 80–150]
     batch_size: Count = 4              # of each term                                        [official code]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
+    tokens: Tokens = "all"             # t; answer: hidden states on the prompt are free     [answer: OpenUnlearning]
 
 
-def control_vector(width: int, length: float, rng: torch.Generator) -> Tensor:
-    """c·r/‖r‖ with r uniform in [0, 1)^width.  -> [d]"""
-    r = torch.rand(width, generator=rng)
-    vector: Tensor = length * r / r.norm()
-    return vector
-
-
-def steering_loss(hidden: Tensor, target: Tensor, length: Tensor) -> Tensor:
-    """Mean squared distance over the first `length` tokens and all dimensions.  [n, T, d], [n, T, d] or [d], [n] -> [n]
-
-    steering_loss([[[1, 1], [9, 9]]], [3, 1], [1]) = (2² + 0²)/2 = 2: the second token is padding.
-    """
-    mask = torch.arange(hidden.shape[1], device=hidden.device) < length.unsqueeze(1)
-    square = (hidden.float() - target.float()).square().mean(-1)
-    return (square * mask).sum(1) / length
-
-
-def default_layer(count: int) -> int:
-    """Block 7 of 32, at the same relative depth elsewhere; at least 2, so that three blocks can move."""
-    return min(max(2, round(count * 7 / 32)), count - 1)
+def counting(batch: Batch, tokens: Tokens) -> Tensor:
+    """Which tokens count: those of prompt and answer, or the answer's alone; never pads.  -> [n, T] bool"""
+    if tokens == "answer":
+        return batch.labels >= 0
+    return counted(batch.length, batch.ids.shape[1])
 
 
 @method(needs={"forget", "retain", "original"},
@@ -79,10 +70,10 @@ def run(cfg: RMU, task: LanguageTask, loop: Loop) -> Outcome:
     u = control_vector(width, cfg.coefficient, loop.generator("rmu")).to(loop.settings.device)
 
     def misdirect(m: nn.Module, b: Batch) -> Tensor:
-        return steering_loss(hidden(m, b), u, b.length)
+        return steering_loss(hidden(m, b), u, counting(b, cfg.tokens))
 
     def stay(m: nn.Module, b: Batch) -> Tensor:
-        return steering_loss(hidden(m, b), before(b)[:, : b.ids.shape[1]], b.length)
+        return steering_loss(hidden(m, b), before(b)[:, : b.ids.shape[1]], counting(b, cfg.tokens))
 
     terms = {"forget": Term(task.forget, misdirect), "retain": Term(task.retain, stay, cfg.alpha)}
     loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, weight_decay=cfg.weight_decay)
