@@ -12,7 +12,7 @@ from fakes import FAKES
 SHORT = {"references": 8, "fresh": 6, "epochs": 40, "shadows": 8, "leaks": False}
 
 
-@pytest.mark.parametrize("kind", ["class", "random"])
+@pytest.mark.parametrize("kind", ["random", pytest.param("class", marks=pytest.mark.slow)])
 def test_every_fake_is_found_out_and_retrained_models_pass(kind):
     run = bench(kind, **SHORT)
     print(table(run))
@@ -21,10 +21,15 @@ def test_every_fake_is_found_out_and_retrained_models_pass(kind):
     assert run.passed() >= len(run.fresh) - 1   # 6 models at a joint level of 5 %: two or more alarms have p = 0.03
 
 
-def test_each_fake_by_the_audit_that_was_made_for_it():
-    one, many = bench("class", **SHORT), bench("random", **SHORT)
+@pytest.mark.slow
+def test_each_fake_of_a_class_by_the_audit_that_was_made_for_it():
+    one = bench("class", **SHORT)
     assert "guard" in one.caught("refusal filter")
     assert "head_swap" in one.caught("zeroed class column") and "head_swap" in one.caught("hidden by fine-tuning")
+
+
+def test_each_fake_of_a_part_by_the_audit_that_was_made_for_it():
+    many = bench("random", **SHORT)
     assert "holdout" in many.caught("memorised the holdout")
     assert "scores" in many.caught("over-forgetting")
     assert not {"threshold", "population"} & many.caught("tuned against the loss attack").keys()
