@@ -59,7 +59,7 @@ def calibrate(common: Working, request: RequestFile, overrides: Overrides = None
               requests: Annotated[int, typer.Option(help="How many requests are drawn.")] = 20,
               until: Annotated[str, typer.Option(help="forgotten | indistinguishable: what passes.")] = "forgotten",
               within: Annotated[float, typer.Option(help="What one request may cost, in retrainings.")] = 0.3,
-              output: Annotated[Path, typer.Option(help="The file that is written; it must not exist.")] = Path("policy.json"),
+              output: Annotated[Path, typer.Option(help="The file; another policy is not overwritten.")] = Path("policy.json"),
               ) -> None:
     """Draw requests like this one, find the method that passes on them, and keep it as a policy for requests to come.
 

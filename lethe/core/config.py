@@ -132,8 +132,10 @@ def plain(value: Any) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):   # their order is another in every process
+        return sorted(map(plain, value), key=str)
     if inspect.isroutine(value):   # its address would be another in every process
         return f"{value.__qualname__} {identity(value)}"
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

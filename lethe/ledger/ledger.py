@@ -107,10 +107,11 @@ class Ledger:
                              "folder": self._named(folder), "config": to_json({**config, "certificate": certificate})},
                             {"artefacts": digests(folder)})
 
-    def calibrated(self, policy: str, content: Mapping[str, Any], command: str, config: Mapping[str, Any]) -> int:
-        """Note a policy: all that it says, under its id. config: the request that it was calibrated for."""
-        return self._append({"id": f"policy-{policy}", "status": "calibrated", "title": "Policy calibrated",
-                             "command": without(command, secrets(config)), "config": to_json(dict(content))})
+    def calibrated(self, policy: str, content: Mapping[str, Any], command: str, config: Mapping[str, Any]) -> None:
+        """Note a policy, once: all that it says, under its id. config: the request that it was calibrated for."""
+        if not self.history(f"policy-{policy}"):
+            self._append({"id": f"policy-{policy}", "status": "calibrated", "title": "Policy calibrated",
+                          "command": without(command, secrets(config)), "config": to_json(dict(content))})
 
     def noted(self, certificate: str) -> bool:
         """Whether a certificate is noted, by the SHA-256 of its `certificate.json`."""

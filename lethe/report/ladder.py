@@ -26,9 +26,18 @@ def seen(ladder: Ladder) -> str:
     """Which data judged the rungs, and which the result."""
     if ladder.overlap:
         return (f"The {ladder.overlap} forgotten examples are too few to be divided, so they have judged the tries, too; the "
-                "unseen data are other ones.")
+                f"unseen data are other ones.{looked(ladder)}")
     return ("The tries were judged on one half of the forget set and unseen data that methods may see, the result on the other "
-            "half and other unseen data.")
+            f"half and other unseen data.{looked(ladder)}")
+
+
+def looked(ladder: Ladder) -> str:
+    """That these data have judged more than one model; '' where they have not."""
+    refuted = [rung.row for rung in ladder.rungs if rung.ended == "refuted"]
+    if not refuted or ladder.looks < 2:
+        return ""
+    return (f" These have judged {ladder.looks} models in turn and refuted {', '.join(refuted)}: of several models one may pass "
+            "by chance, so this result is weaker than that of a single look.")
 
 
 def spent(ladder: Ladder, references: int) -> str:

@@ -10,7 +10,7 @@ from lethe.core.evidence import Reply
 from lethe.results.record import Number, Record
 
 Until = Literal["forgotten", "indistinguishable"]
-Ended = Literal["reached", "not reached", "failed", "not tried"]
+Ended = Literal["reached", "refuted", "not reached", "failed", "not tried"]
 
 
 class Rung(Record):
@@ -23,7 +23,8 @@ class Rung(Record):
     chance: Number = Field(description="The chance that it was given, by what was measured of it elsewhere.")
     passed: int = Field(default=0, description="Measured runs on requests like this that were as requested.")
     runs: int = Field(default=0, description="Measured runs on requests like this.")
-    ended: Ended = Field(default="not tried", description="Whether its model was as requested, by the search's part of the data.")
+    ended: Ended = Field(default="not tried", description="Whether its model was as requested by the search's part of the "
+                                                           "data; refuted: not by the data that the search did not see.")
     why: str = Field(default="", description="What it lacks, why it failed, or why it was not tried.")
     cost: Number = Field(default=None, description="What it did cost; null where it was not tried.")
     seconds: Number = Field(default=None, description="Wall time of the run.")
@@ -39,6 +40,7 @@ class Ladder(Record):
     within: Number = Field(description="What all runs together might cost, in retrainings.")
     rungs: tuple[Rung, ...] = Field(default=(), description="The methods, from the cheapest.")
     spent: Number = Field(default=0.0, description="What all runs together did cost, in retrainings.")
+    looks: int = Field(default=0, description="Models that the data were to judge that the search did not see.")
     judging_seconds: Number = Field(default=None, description="Seconds that judging took on the search's part of the data.")
     steps: int = Field(default=0, description="Steps of one retraining.")
     examples: int = Field(default=0, description="Examples of one retraining, sent forward with gradients.")

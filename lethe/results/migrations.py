@@ -56,5 +56,10 @@ def name_what_unseen_means(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "schema": 4}
 
 
+def count_looks_and_front(data: Mapping[str, Any]) -> dict[str, Any]:
+    """4 -> 5: ladders count the models that the final data judged; of older ones, which stopped at the first, it is not known."""
+    return {**data, "schema": 5}
+
+
 MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (name_what_rows_are, name_the_correction,
-                                                                            name_what_unseen_means)
+                                                                            name_what_unseen_means, count_looks_and_front)

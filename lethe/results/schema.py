@@ -297,7 +297,7 @@ class Scenario(Record):
 class Results(Record):
     """A run: how it was made, and its scenarios."""
 
-    schema_version: Literal[4] = Field(default=4, alias="schema", description="Version of this schema.")
+    schema_version: Literal[5] = Field(default=5, alias="schema", description="Version of this schema.")
     id: str = Field(description="Names the run: a hash of the effective request.")
     title: str = Field(default="", description="The title of the page.")
     created: str = Field(default="", description="When the run ended (ISO 8601).")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -24,7 +25,7 @@ from lethe.maths.statistics import clopper_pearson
 from lethe.pools.choose import divided
 from lethe.results.answers import Answers
 from lethe.results.folder import LEDGER
-from lethe.results.policy import Policy, Tried
+from lethe.results.policy import Policy, Tried, load
 from lethe.results.policy import plain as written
 from lethe.results.schema import Row
 from lethe.train.rehearsal import shares
@@ -67,15 +68,16 @@ class Verdict:
 def calibrate(request: Request, options: Options, count: int, output: Path) -> Found:
     """Draw `count` requests, choose a method on some and validate it on the others; write the policy and note it in the ledger.
 
-    output  the file of the policy; it must not exist
+    output  the file of the policy. Where an earlier, interrupted command has written this very policy, it is noted and stands
     """
-    if output.exists():
-        raise StorageError(f"{output} exists and was not overwritten. Name another file: --output FILE.")
+    earlier = load(output) if output.exists() else None
     if count < LEAST + 2:
         raise OutOfRange(f"--requests {count}: {LEAST} choose a method and the others say how often it passes, so {LEAST + 2} "
                          "are the fewest; nothing was started. 20 or more say something.")
     job = resolve(request, options)
     plan = read(job, options)
+    if earlier is not None and (earlier.until, earlier.parts) != (request.until, parts_of(plan)):
+        raise _other(output)
     draws = drawn_for(plan, count)
     require_climbable(job, _task(plan, draws[0], plan.start))
     attend(plan)
@@ -93,7 +95,7 @@ def calibrate(request: Request, options: Options, count: int, output: Path) -> F
     rest = [_judged(plan, draw, original, [chosen], options) for draw in draws[choosing:]]
     policy = _policy(plan, chosen, tried, draws, rest)
     if policy is not None:
-        _kept(policy, output, job, options)
+        policy = _kept(policy, earlier, output, job, options)
     return Found(policy, tried, _blind(rest, best.method), count)
 
 
@@ -118,7 +120,7 @@ def _judged(plan: Plan, draw: Draw, original: nn.Module, rungs: Sequence[Rung], 
     """What becomes of a draw by each method; from the cache what an earlier command has found."""
     job = plan.job
     assert job.cache is not None
-    key = digest([parts_of(plan), plain(job.judging), job.climb, draw.name, digest(draw.mask.tolist()), draw.seed, job.modifiers,
+    key = digest([parts_of(plan), _judging(job), job.climb, draw.name, digest(draw.mask.tolist()), draw.seed, job.modifiers,
                   standing_settings(job), [[rung.run.method, rung.run.cfg] for rung in rungs]])
     file = job.cache / "calibrate" / f"{key}.json"
     if file.exists():
@@ -129,6 +131,12 @@ def _judged(plan: Plan, draw: Draw, original: nn.Module, rungs: Sequence[Rung], 
     make_folder(file.parent)
     write_json(file, [plain(one) for one in found])
     return found
+
+
+def _judging(job: Job) -> dict[str, Any]:
+    """What decides the verdicts of a job, without when its margins were declared."""
+    parts = {key: value for key, value in vars(job.judging).items() if key not in ("audits", "declared")}
+    return {**parts, "audits": [[audit.name, cfg] for audit, cfg in job.judging.audits]}
 
 
 def _carried_out(job: Job, task: Task, rungs: Sequence[Rung], options: Options) -> list[Verdict]:
@@ -188,10 +196,19 @@ def _policy(plan: Plan, rung: Rung, tried: tuple[Tried, ...], draws: Sequence[Dr
         created=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def _kept(policy: Policy, output: Path, job: Job, options: Options) -> None:
-    """Write the policy, and note it in the ledger of the runs."""
-    make_folder(output.parent)
-    write_json(output, written(policy))
+def _kept(policy: Policy, earlier: Policy | None, output: Path, job: Job, options: Options) -> Policy:
+    """Write the policy, unless an earlier command has, and note it in the ledger of the runs."""
     assert job.output is not None
+    if earlier is not None and earlier != policy.model_copy(update={"created": earlier.created}):
+        raise _other(output)
+    if earlier is None:
+        make_folder(output.parent)
+        write_json(output, written(policy))
     make_folder(job.output)
-    Ledger(job.output / LEDGER).calibrated(policy.id, written(policy), options.command, job.config)
+    kept = earlier or policy
+    Ledger(job.output / LEDGER).calibrated(kept.id, written(kept), options.command, job.config)
+    return kept
+
+
+def _other(output: Path) -> StorageError:
+    return StorageError(f"{output} exists and holds another policy, so it was not overwritten. Name another file: --output FILE.")

@@ -1,13 +1,15 @@
 """Climb a ladder: run the cheapest method, judge its model, and go on to the next until one is as requested.
 
 What judges a rung does not judge the result: rungs are held against retrained models on one half of the forget set and on the
-unseen data that methods may see; the final audit uses the other halves and the test data, which no decision has used.
+unseen data that methods may see; the final audit uses the other halves and the test data. A model that this audit refutes ends
+no climb: the next rung that fits into the budget is tried. The record says how many models the final data have judged, since of
+several one may pass by chance.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,16 +74,19 @@ def judge(job: Job, task: Task, retrained: Retrained, options: Options) -> Judge
 
 @dataclass(frozen=True)
 class Climbed:
-    """The models of the rungs that were tried, the record of the climb, and the one that was chosen, if any."""
+    """The models of the rungs that were tried, the record of the climb, and the scenario in which all of them are judged."""
 
     made: tuple[Made, ...]
     record: records.Ladder
-    chosen: Made | None
-    wanted: tuple[Wanted, ...]
+    case: Scenario
 
 
-def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: Options, places: Places) -> Climbed:
-    """Try the rungs of a ladder in order until a model is as requested on the search's part of the data."""
+def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: Options, places: Places,
+          final: Callable[[Sequence[Made]], Scenario]) -> Climbed:
+    """Try the rungs of a ladder in order until a model is as requested, also on data that the search did not see.
+
+    final   judges models on these data
+    """
     assert job.climb is not None
     court = judge(job, task, retrained, options)
     control = court.answers("retrained", retrained.pools[1].models[0])
@@ -89,9 +94,9 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
     blind = _blind(job.climb, control)
     made: list[Made] = []
     rungs: list[records.Rung] = []
-    chosen, spent = None, 0.0
+    case, judged, met, looks, spent = None, 0, "", 0, 0.0
     for rung in ladder.rungs:
-        why = _skipped(rung, chosen, blind, wanted, spent, job.climb.within)
+        why = _skipped(rung, met, blind, wanted, spent, job.climb.within)
         if why:
             rungs.append(_told(rung, "not tried", why))
             continue
@@ -99,29 +104,35 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
                       retrained.known)[0]
         made.append(one)
         told = _judged(rung, one, court, wanted, ladder.whole)
-        rungs.append(told)
         spent += told.cost or 0.0
-        chosen = one if told.ended == "reached" else None
+        if told.ended == "reached":
+            case, judged, looks = final(made), len(made), looks + 1
+            row = row_of(case, one)
+            lacking = _missing(row.answers, wanted, row.method, row.guarantee) if row.answers else ["it could not be judged"]
+            met = "" if lacking else row.name
+            if lacking:
+                told = told.model_copy(update={"ended": "refuted", "why": "; ".join(lacking)})
+        rungs.append(told)
     if ladder.beyond is not None:
         rungs.append(_told(ladder.beyond, "not tried", f"beyond {number(job.climb.within)} of a retraining"))
-    found = records.Ladder(until=job.climb.until, within=job.climb.within, rungs=tuple(rungs), spent=spent,
+    found = records.Ladder(until=job.climb.until, within=job.climb.within, rungs=tuple(rungs), spent=spent, looks=looks,
                            judging_seconds=court.seconds, steps=ladder.whole.steps, examples=ladder.whole.examples,
-                           overlap=len(task.forget) if len(task.forget) < SMALL else 0)
-    return Climbed(tuple(made), found, chosen, wanted)
+                           overlap=len(task.forget) if len(task.forget) < SMALL else 0, delivered=met, met=bool(met))
+    return Climbed(tuple(made), found, case if case is not None and judged == len(made) else final(made))
 
 
-def concluded(climbed: Climbed, ladder: Ladder, case: Scenario, places: Places) -> Scenario:
-    """The scenario with its ladder: whether the chosen model is as requested on data that the search did not see. It is then
-    written to the folder of models; any other is not."""
-    found, chosen = climbed.record, climbed.chosen
-    row = next((row for row in case.subjects if chosen is not None and row.role == "method" and row.label == chosen.label), None)
-    missing = [] if row is None or row.answers is None else _missing(row.answers, climbed.wanted, row.method, row.guarantee)
-    met = row is not None and not missing
-    if met and chosen is not None and chosen.outcome is not None and places.models:
+def row_of(case: Scenario, one: Made) -> Row:
+    """The row of a model that was judged."""
+    return next(row for row in case.subjects if row.role == "method" and row.label == one.label)
+
+
+def concluded(climbed: Climbed, places: Places) -> Scenario:
+    """The scenario with its ladder. The model that is as requested is written to the folder of models; any other is not."""
+    found, case = climbed.record, climbed.case
+    chosen = next((one for one in climbed.made if found.met and row_of(case, one).name == found.delivered), None)
+    if chosen is not None and chosen.outcome is not None and places.models:
         _saved(chosen.outcome, places, chosen.name)
-    end = found.model_copy(update={"delivered": row.name if met and row else "", "met": met,
-                                   "why": "" if met else _unmet(found, row, missing, ladder, case)})
-    return case.model_copy(update={"ladder": end})
+    return case.model_copy(update={"ladder": found.model_copy(update={"why": "" if found.met else _unmet(found, case)})})
 
 
 def _wanted(asked: Climb, control: Answers) -> tuple[Wanted, ...]:
@@ -157,10 +168,10 @@ def _blind(asked: Climb, control: Answers) -> str:
     return found.why if found.answer == "cannot be judged" else ""
 
 
-def _skipped(rung: Rung, chosen: Made | None, blind: str, wanted: Sequence[Wanted], spent: float, within: float) -> str:
+def _skipped(rung: Rung, met: str, blind: str, wanted: Sequence[Wanted], spent: float, within: float) -> str:
     """Why a rung is not tried; '' where it is."""
-    if chosen is not None:
-        return f"{chosen.label} was as requested"
+    if met:
+        return f"{met} was as requested"
     if blind and not rung.sure and not (rung.exact and "forgotten" in wanted):
         return f"no test can tell: {blind}"
     if spent + rung.cost > within + 1e-9:
@@ -197,11 +208,14 @@ def _saved(outcome: Outcome, places: Places, name: str) -> None:
         outcome.save(places.models / folder_name(name))
 
 
-def _unmet(found: records.Ladder, row: Row | None, missing: Sequence[str], ladder: Ladder, case: Scenario) -> str:
+def _unmet(found: records.Ladder, case: Scenario) -> str:
     """What is not met, and what retraining would cost."""
-    tried = [rung for rung in found.rungs if rung.ended in ("reached", "not reached")]
-    if row is not None:
-        said = f"{row.label} was {found.until} where the search looked, not on data that it did not see: {'; '.join(missing)}"
+    tried = [rung for rung in found.rungs if rung.ended in ("refuted", "not reached")]
+    refuted = [rung for rung in tried if rung.ended == "refuted"]
+    if refuted:
+        last = refuted[-1]
+        which = last.row if len(refuted) == 1 else f"each of {', '.join(rung.row for rung in refuted)}"
+        said = f"{which} was so where the search looked, not on data that it did not see: {last.row}: {last.why}"
     elif tried:
         nearest = max(tried, key=lambda rung: (rung.forgotten == "yes", rung.indistinguishable == "yes", rung.cost or 0.0))
         said = f"of {len(tried)} models none is {found.until}; the nearest is {nearest.row}: {nearest.why}"
@@ -212,4 +226,3 @@ def _unmet(found: records.Ladder, row: Row | None, missing: Sequence[str], ladde
     more = number(round((found.spent or 0.0) + 1 + 0.005, 2))
     return (f"Not {found.until} within {number(found.within)} of a retraining: {said}. Retraining takes {found.steps} steps on "
             f"{found.examples} examples{time_}; --within {more} ends with it.")
-

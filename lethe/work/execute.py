@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -139,10 +140,9 @@ def _climbed(plan: Plan, scene: Scene, yardstick: Retrained, places: Places, pla
              ) -> schema.Scenario:
     """A scenario whose methods are tried one after the other until one is as requested."""
     job, ladder = plan.job, plan.ladders[scene.name]
-    climbed = climb(job, scene.task, ladder, yardstick, options, places)
-    case = scenario(job, scene.task, climbed.made, options, yardstick, name=scene.name, words=scene.words,
+    final = partial(scenario, job, scene.task, options=options, retrained=yardstick, name=scene.name, words=scene.words,
                     failures=place.failures, searched=True)
-    return concluded(climbed, ladder, case, places)
+    return concluded(climb(job, scene.task, ladder, yardstick, options, places, final), places)
 
 
 def _closed(report: Report, place: RunFolder, ledger: Ledger, options: Options) -> Report:

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from lethe.core.catalogue import HOUSE
-from lethe.core.config import Count, Positive, config, option_name
+from lethe.core.config import Count, Positive, config, digest, option_name
 from lethe.core.source_text import decorator
 from lethe.core.task import Recipe
 from lethe.errors import LetheError, OutOfRange, UnknownKey
@@ -66,3 +66,7 @@ def test_choices_are_types_not_comments() -> None:
                           and ast.unparse(item.annotation) in ("str", "str | None")
                           and " | " in lines[(item.end_lineno or 0) - 1].partition("#")[2]]
     assert not found
+
+
+def test_a_digest_does_not_depend_on_the_order_of_a_set() -> None:
+    assert digest({0, 8}) == digest({8, 0}) == digest(frozenset((8, 0)))

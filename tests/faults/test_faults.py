@@ -30,12 +30,19 @@ from lethe.certificate.weights import weights_hash
 from lethe.cli.main import main
 from lethe.core import catalogue
 from lethe.ledger import Ledger
+from lethe.results.policy import load
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
 KINDS: tuple[Kind, ...] = ("kill", "fail", "full", "readonly")
 VALUE = ("metric", "value", "low", "high", "verdict")
 STRAY = ("work", "current.safetensors")
 SHORT = 3   # operations of each kind in the default suite
+AUDIT = {"depth": "quick", "references": 1, "shadows": 0, "audits": ["scores"], "strategy": "serial"}
+CLASS: dict[str, Any] = {"forget": {"label": 2}, "data": {"path": "people.npz", "holdout": 0.25, "test": "unseen.npz"},
+                         "recipe": {"epochs": 12, "lr": 0.03, "batch_size": 16},
+                         "audit": {**AUDIT, "references": 3, "max_loss": 0.2}}
+LADDER = "run request.yaml --until forgotten --within 1.4 --no-page"
+CALIBRATE = "calibrate request.yaml --requests 5 --within 0.3 --output runs/policy.json"
 
 
 @dataclass(frozen=True)
@@ -128,12 +135,18 @@ def imported() -> None:
     catalogue.load("methods", "random_label")
 
 
-def world(tmp: Path, text: str, state: Callable[[Path], Any], before: str = "") -> World:
+def world(tmp: Path, text: str, state: Callable[[Path], Any], before: str = "", cached: bool = False, **changes: Any) -> World:
+    """cached: what the command keeps in its cache is there, as when it is interrupted near its end."""
     imported()
-    small_world.build(tmp / "world", model={"zoo": "mlp", "options": {"inputs": 4, "hidden": [8], "classes": 3}},
-                      audit={"depth": "quick", "references": 1, "shadows": 0, "audits": ["scores"], "strategy": "serial"})
+    small_world.build(tmp / "world", **{"model": {"zoo": "mlp", "options": {"inputs": 4, "hidden": [8], "classes": 3}},
+                                        "audit": AUDIT, **changes})
     if before:
         assert command(tmp / "world", before).status == 0
+    if cached:
+        assert command(tmp / "world", text).status == 0
+        for path in (tmp / "world" / "runs").iterdir():
+            if path.name != ".cache":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copytree(tmp / "world", tmp / "whole")
     log = tmp / "operations"
     done = command(tmp / "whole", text, lambda: Injection(tmp / "whole" / "runs", "count", log=log).install())
@@ -168,6 +181,49 @@ def of_certificate(folder: Path) -> Any:
     assert not [one for one in check(place, ledger=folder / "runs" / "ledger.sqlite") if one.state == FAILED]
     assert [entry["status"] for entry in ledger.runs()] == ["certified", "finished"] and not ledger.changed()
     return [claim["claimed"] for claim in json.loads((place / "certificate.json").read_text())["claims"]]
+
+
+def of_ladder(folder: Path) -> Any:
+    """The same of a run that climbed a ladder, and what it tried; times apart."""
+    run = of_run(folder)
+    ladder = json.loads((folder / "runs" / run[0] / "results.json").read_text())["scenarios"][0]["ladder"]
+    rungs = [{key: value for key, value in rung.items() if key != "seconds"} for rung in ladder.pop("rungs")]
+    return run, rungs, {key: value for key, value in ladder.items() if key != "judging_seconds"}
+
+
+def of_policy(folder: Path) -> Any:
+    """What the only policy says; times apart. Asserts that it is noted once, as it stands, and nothing is left over."""
+    policy, ledger = load(folder / "runs" / "policy.json"), Ledger(folder / "runs" / "ledger.sqlite")
+    assert ledger.verify() is None and [entry["id"] for entry in ledger.runs()] == [f"policy-{policy.id}"]
+    assert not [path for path in (folder / "runs").rglob("*") if path.suffix in (".tmp", ".lock")]
+    return policy.model_dump(exclude={"created"})
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A house of two methods."""
+    monkeypatch.setattr("lethe.work.ladder.alone", lambda task: ["renew", "retrain"])
+
+
+@pytest.mark.usefixtures("few")
+def test_a_ladder_and_a_calibration_killed_near_their_ends(tmp_path: Path) -> None:
+    """The ladder where its models are made and judged, the calibration between the policy and its entry in the ledger."""
+    climb = world(tmp_path / "ladder", LADDER, of_ladder, **CLASS)
+    last = max(at for at, line in enumerate(climb.operations) if line.startswith("replace") and "results.json" not in line)
+    climb.disturbed(tmp_path / "climb", "kill", last)
+    policy = world(tmp_path / "policy", CALIBRATE, of_policy, cached=True, **CLASS)
+    policy.disturbed(tmp_path / "calibrate", "kill", len(policy.operations) - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("text", "state"), [(LADDER, of_ladder), (CALIBRATE, of_policy)], ids=["ladder", "calibration"])
+def test_a_ladder_and_a_calibration_disturbed_anywhere(text: str, state: Callable[[Path], Any], kind: Kind, tmp_path: Path
+                                                       ) -> None:
+    whole = world(tmp_path, text, state, **CLASS)
+    for at in list(every(len(whole.operations), kind))[::4]:
+        whole.disturbed(tmp_path / str(at), kind, at)
 
 
 @pytest.fixture(scope="module")

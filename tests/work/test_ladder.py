@@ -13,9 +13,12 @@ from small_world import build
 
 from lethe.core import catalogue
 from lethe.errors import LetheError
+from lethe.report.ladder import told
 from lethe.results.ladder import Ladder
 from lethe.results.measured import Measured, Number, write
 from lethe.results.odds import Odds, odds
+from lethe.results.schema import Scenario
+from lethe.work.audit import scenario
 from lethe.work.execute import carry_out, dry_run
 from lethe.work.job import Run
 from lethe.work.ladder import Rung, affordable
@@ -70,6 +73,27 @@ def ends_well(tmp_path: Path, until: str, page: bool) -> Path:
     assert {row.name for row in case.subjects if row.role == "method"} == {rung.row for rung in tried}
     assert json.loads((run / "results.json").read_text())["scenarios"][0]["ladder"]["met"] is True
     return run
+
+
+@pytest.mark.usefixtures("few")
+def test_a_model_that_the_final_audit_refutes_ends_no_climb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passed where the search looked is refuted by the rest of the data: the climb goes on to retraining, and says so."""
+    def refuting(*given: Any, **named: Any) -> Scenario:
+        case = scenario(*given, **named)
+        return case.model_copy(update={"subjects": tuple(
+            row.model_copy(update={"answers": row.answers.model_copy(update={"forgotten": row.answers.forgotten.model_copy(
+                update={"answer": "no"})})}) if row.role == "method" and row.method != "retrain" and row.answers else row
+            for row in case.subjects)})
+
+    monkeypatch.setattr("lethe.work.execute.scenario", refuting)
+    found, case, _ = climbed(tmp_path, "until=forgotten", "within=2")
+    refuted = [rung for rung in found.rungs if rung.ended == "refuted"]
+    assert refuted and all(rung.forgotten == "yes" and rung.why.startswith("forgotten: no") for rung in refuted)
+    assert found.met and found.delivered == "retrain" and found.looks == len(refuted) + 1
+    assert {row.name for row in case.subjects if row.role == "method"} == {rung.row for rung in found.rungs}
+    assert f"judged {found.looks} models in turn and refuted {refuted[0].row}" in told(found, 6)
+    found, _, run = climbed(tmp_path, "until=forgotten", "within=0.9")
+    assert not found.met and found.why.count("not on data that it did not see") == 1 and not (run / "models").exists()
 
 
 @pytest.mark.usefixtures("few")
