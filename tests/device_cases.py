@@ -32,6 +32,7 @@ Kind = Literal["method", "audit", "modifier"]
 TASKS: dict[str, Callable[[], Task]] = {**tiny.TASKS, "pictures": classes}
 CUT: dict[str, dict[str, Any]] = {"auto": {"trials": 2, "methods": ("finetune", "gradient_ascent")},
                                   "sisa": {"shards": 2, "slices": 2}}   # what else is long about a method
+LONG = {"epochs", "steps", "models", "shadows", "pairs", "count", "rounds", "prompt", "levels", "pictures"}   # of audits, cut
 FEW = 12   # examples: enough for the audits that want ten unseen ones
 MEMBERS: dict[str, dict[str, Any]] = {"where.names": {"patterns": ("*",)}}   # where a modifier has options without a default
 
@@ -113,7 +114,7 @@ def audited(name: str, task: Task, device: str) -> dict[str, Tensor]:
     audit = catalogue.load("audits", name)
     subject, panel = bench(task, device)
     cut = {f.name: min(f.default, 4) for f in dataclasses.fields(audit.config)
-           if f.name.split("_")[-1] in ("epochs", "steps", "models", "shadows", "pairs", "count") and isinstance(f.default, int)}
+           if f.name.split("_")[-1] in LONG and isinstance(f.default, int)}
     values = audit.measure(build(audit.config, cut), subject, panel)
     return {value.metric: torch.tensor([value.value], dtype=torch.float64) for value in values}
 

@@ -23,6 +23,7 @@ from lethe.train.apply import all_methods
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.run import Run
 
+LENGTHS = {"epochs", "steps", "trajectories", "images", "looks"}   # of methods, cut to SMALL
 SMALL = 2   # epochs or steps: enough to be interrupted between two steps
 
 OPTIONS: dict[str, dict[str, Any]] = {   # where the defaults do nothing on a toy problem
@@ -59,7 +60,7 @@ def task_of(key: str) -> Task:
 def small(config: type, options: dict[str, Any]) -> Any:
     """The config with its lengths cut down."""
     cut = {f.name: min(f.default, SMALL) for f in dataclasses.fields(config)
-           if f.name.split("_")[-1] in ("epochs", "steps") and isinstance(f.default, (int, float))}
+           if f.name.split("_")[-1] in LENGTHS and isinstance(f.default, (int, float))}
     return config(**{**cut, **options})
 
 
