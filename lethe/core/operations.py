@@ -46,6 +46,19 @@ def taken_apart(view: Task, params: Iterable[nn.Parameter]) -> None:
         cast(Grant, vars(view)["_grant"]).own(params)
 
 
+def frozen(view: Task, ask: bool = True) -> nn.Module:
+    """The frozen model that a view stands on, off the account: for the loop's own work. ask: whether it must be granted."""
+    grant = cast(Grant, vars(view)["_grant"])
+    if ask:
+        grant.require("original")
+    return grant.everything()[0]
+
+
+def handed_out(view: Task) -> bool:
+    """Whether the original itself was taken from this view, so that its holder may ask it at any time."""
+    return "original" in cast(Grant, vars(view)["_grant"]).taken
+
+
 def _family(kind: type[Task]) -> type[Task]:
     return cast("type[Task]", vars(kind).get("_limits", kind))
 

@@ -27,6 +27,7 @@ from lethe.core.operations import limited
 from lethe.core.parked import is_parked
 from lethe.core.split import NO_IDS, Batch, Split
 from lethe.core.view import Grant, missing
+from lethe.core.visiting import has_a_home
 from lethe.errors import NeedsUnmet, RequestError, unknown_name
 
 
@@ -147,8 +148,9 @@ class Task(ABC):
 
     @property
     def original_is_parked(self) -> bool:
-        """Whether the original lies in a mapped file (`lethe.core.parked`) in place of memory."""
-        return is_parked(self._grant.everything()[0])
+        """Whether the original lies in a mapped file (`lethe.core.parked`) in place of memory, or visits from there."""
+        original = self._grant.everything()[0]
+        return is_parked(original) or has_a_home(original)
 
     @property
     def serves(self) -> frozenset[str]:

@@ -22,7 +22,7 @@ class Grant:
     """The original and the splits of a task, what of them may be touched, and what was.
 
     allowed   names that were declared (`retain`, `original`, `forget.entity`); None: everything, for auditors
-    taken     roles of the splits that were handed out under a declaration
+    taken     roles of the splits that were handed out under a declaration, and `original`
     """
 
     def __init__(self, original: nn.Module, splits: Mapping[str, Split | None]) -> None:
@@ -102,6 +102,8 @@ class Grant:
     def original(self) -> nn.Module:
         """The frozen original; NeedsUnmet where a stand-in replaces it."""
         self.require("original")
+        if self.allowed is not None:
+            self.taken.add("original")
         return self._original
 
     def model(self) -> nn.Module:

@@ -16,10 +16,12 @@ from lethe.core.config import build, digest, plain
 from lethe.core.events import Listener, Warned, silent
 from lethe.core.identity import NUMBERS, code_of
 from lethe.core.modules import named_tensors
+from lethe.core.operations import frozen
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
 from lethe.core.task import Task
 from lethe.core.view import missing
+from lethe.core.visiting import fetched
 from lethe.errors import NeedsUnmet, RequestError
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
@@ -67,7 +69,7 @@ def perform(
     loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched, made_of,
                 references if settings.distribution == "none" else ())   # of several processes only the first has them
     if view.has("original"):
-        view.original.to(settings.device)   # where the run's batches are
+        fetched(frozen(view), settings.device)   # where the run's batches are
     outcome: Outcome = record.run(cfg, view, loop)
     outcome.method, outcome.task = record.name, task
     if outcome.export is None:

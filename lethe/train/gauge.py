@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.engine import Loss
-from lethe.core.modules import evaluating
+from lethe.core.modules import device_of, evaluating
 from lethe.core.parked import released
 from lethe.core.passes import drawn
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.core.visiting import fetched, sent_home
 
 LEAST = 64   # examples of the first sample                                                               [ours]
 
@@ -110,9 +111,10 @@ class Gauge:
     def _known(self, part: str, n: int) -> Tensor:
         have = self.before[part]
         if len(have) < n:
-            more = self._scores(self.task.original.to(self.device), part, len(have), n)
+            away = device_of(self.task.original).type != "cpu"
+            more = self._scores(fetched(self.task.original, self.device), part, len(have), n)
             self.before[part] = have = torch.cat([have, more])
-            released(self.task.original)
+            released(self.task.original if away else sent_home(self.task.original))
         return have[:n]
 
     def _taught(self, part: str, n: int) -> Tensor:

@@ -23,12 +23,13 @@ from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
 from lethe.core.modules import evaluating, has_batch_norm, named_tensors
-from lethe.core.operations import starting_point, taken_apart
+from lethe.core.operations import frozen, starting_point, taken_apart
 from lethe.core.outcome import Fall, Outcome
 from lethe.core.parked import released
 from lethe.core.passes import drawn
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
+from lethe.core.visiting import fetched
 from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
 from lethe.train.distribute import full
@@ -140,33 +141,44 @@ class Loop(Session):
                 total += self.task.nll(model, batch).double().sum().cpu()
         return float(total) / len(split)
 
-    def reference(self, key: str, ask: Loss, split: Split, batch_size: int = 256) -> Callable[[Batch], Tensor]:
+    def reference(self, key: str, ask: Loss, split: Split, batch_size: int = 256, draws: float = math.inf
+                  ) -> Callable[[Batch], Tensor]:
         """The frozen original's answers for the examples of `split`: `ask(original, batch)`, computed once for all.
 
         Examples with random draws (noise, augmentation) cannot be looked up, and tables above `cache_mb` are not kept:
         then the original is called at every step. Values per answer token may be wider than the batch's longest answer:
         zeros follow, which `task.divergence` leaves out.
+
+        draws  examples that will be looked up in all: fewer than the split has are asked at their step, for that costs less
         """
-        original = self.task.original.to(self.settings.device)
+        original = frozen(self.task)
+
+        def once(batch: Batch) -> Tensor:
+            with evaluating(fetched(original, self.settings.device)), self.autocast():
+                return ask(original, batch)
 
         def now(batch: Batch) -> Tensor:
-            with evaluating(original), self.autocast():
-                return ask(original, batch)
+            self.original_stays = True
+            return once(batch)
 
         def prepare(batch: Batch) -> Batch:
             return self.on_device(self.task.draw(batch, self.generator("reference"), False))
 
+        if draws < len(split):
+            self.original_stays = True
+            return now
         name = f"{key}-{split.fingerprint}" if self.folder is not None else key
         kept = self.checkpoints.recall(name)
-        rows = kept["table"] if kept else table.fill(now, prepare, split, batch_size, self.settings.cache_mb)
+        rows = kept["table"] if kept else table.fill(once, prepare, split, batch_size, self.settings.cache_mb)
         if not isinstance(rows, Tensor):
             if rows:
                 self.note(rows)
+            self.original_stays = True
             return now
-        released(original)   # the table answers from now on
         if kept is None and self.distribution.first:
             self.checkpoints.remember(name, {"table": rows})
-        rows, less = rows.to(self.settings.device), table.shorter(now, prepare, split)
+        rows, less = rows.to(self.settings.device), table.shorter(once, prepare, split)
+        released(original)   # the table answers from now on
         return lambda batch: now(batch) if batch.drawn else table.look_up(rows, batch, split, less)
 
     def minimise(

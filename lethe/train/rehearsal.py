@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lethe.core.operations import frozen
 from lethe.core.outcome import Cost
 from lethe.core.registry import Method
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.core.visiting import fetched
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.order import batches_per_epoch
 from lethe.train.run import Run
@@ -35,7 +37,7 @@ def rehearsed(task: Task, record: Method, cfg: Any, settings: Settings, seams: M
     view = task.granted(record.needs, record.uses)
     loop = Rehearsal(view, replace(settings, distribution="none", tensorboard=False), seams or Modifiers())
     if view.has("original"):
-        view.original.to(settings.device)
+        fetched(frozen(view), settings.device)
     record.run(cfg, view, loop)
     return loop.cost
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lethe.core.activations import kept_bytes
 from lethe.core.events import Advanced, Ended, Logged, Started
 from lethe.core.modules import evaluating, freeze_batch_norm, named_tensors
 from lethe.core.parked import is_large
@@ -25,12 +24,12 @@ from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.combine import Combine, Remembers
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.order import Order
+from lethe.train.pieces import cut, pieces, token_bytes
 from lethe.train.session import Session
 from lethe.train.stop import Interrupt
 from lethe.train.terms import Term
 from lethe.train.watchdog import Watch
 
-ACTIVATIONS = 0.1   # of the model's bytes, that a backward pass may keep of sequences on the CPU           [ours]
 CHECKPOINTS = 0.05  # of the time that checkpoints may take, once one is written                            [ours]
 BatchNorm = Literal["frozen", "update"]   # running statistics: kept and used, or those of the batches of what moves
 
@@ -129,7 +128,9 @@ class Run:
             if self.spacing <= self.total:
                 self.watch.ready()
         self._train_mode()
-        self.token_bytes = {name: self._activations(name) for name in self.terms}
+        self.token_bytes = {name: token_bytes(loop, self.model, term, self._batch(name, 0).part(slice(0, 1)))
+                            for name, term in self.terms.items()}
+        loop.original_leaves()
 
     def _watched(self, step: int) -> tuple[int, bool]:
         """The step to go on from, and whether the run ends at its last sound point."""
@@ -167,8 +168,8 @@ class Run:
 
     def _train_mode(self) -> None:
         self.model.train()
-        pieces = self.loop.settings.accumulate * self.loop.distribution.size
-        single = any(size < 2 * pieces for size in self.size.values())   # one example has no variance
+        parts = self.loop.settings.accumulate * self.loop.distribution.size
+        single = any(size < 2 * parts for size in self.size.values())   # one example has no variance
         freeze_batch_norm(self.model, keep=() if self.batch_norm == "frozen" or single else self.params)
 
     def _step(self, step: int) -> None:
@@ -223,8 +224,9 @@ class Run:
         """
         loop, term, seen = self.loop, self.terms[name], self.seen[name]
         weight = term.weight(share) if callable(term.weight) else term.weight
-        pieces = [(batch, 1.0 / loop.distribution.size)] if term.coupled else self._pieces(name, batch)
-        for piece, counts in pieces:
+        parts = [(batch, 1.0 / loop.distribution.size)] if term.coupled else pieces(
+            loop, batch, cut(self.token_bytes[name], self.model, term, batch))
+        for piece, counts in parts:
             with loop.autocast():
                 losses = term.loss(self.model, piece).float().reshape(-1)   # of a coupled term perhaps a single number
             weights = self.weigh.weights(losses, name)
@@ -249,39 +251,6 @@ class Run:
         yield
         for name, grad in before.items():
             self.params[name].grad = grad
-
-    def _activations(self, name: str) -> float:
-        """Bytes that a token of this term leaves for the backward pass, where its batches may be cut for them: sequences on the
-        CPU, of a model that is large. 0 elsewhere."""
-        term, loop = self.terms[name], self.loop
-        weights = list(self.model.parameters())
-        if term.split.lengths is None or term.coupled or loop.distribution.size > 1 or not is_large(weights):
-            return 0.0
-        one = self._batch(name, 0).part(slice(0, 1))
-        with loop.autocast():
-            kept = kept_bytes(lambda: term.loss(self.model, one), weights)
-        return kept / one.columns[next(iter(term.split.padding))].shape[1]
-
-    def _cut(self, name: str, batch: Batch) -> int:
-        """Pieces of a batch of a term, so that what they leave behind is a share of the model (`ACTIVATIONS`)."""
-        each = self.token_bytes[name]
-        if not each:
-            return 1
-        width = batch.columns[next(iter(self.terms[name].split.padding))].shape[1]
-        room = ACTIVATIONS * sum(p.nbytes for p in self.model.parameters())
-        return min(len(batch), math.ceil(each * width * len(batch) / room))
-
-    def _pieces(self, name: str, batch: Batch) -> list[tuple[Batch, float]]:
-        """This process's part of a batch, cut for accumulation: (piece, 1). A sharded model runs with all its peers or
-        not at all, so a process with fewer pieces than the others runs along on an example that counts for nothing."""
-        world, cut = self.loop.distribution, max(self.loop.settings.accumulate, self._cut(name, batch))
-        mine = batch if world.size == 1 else batch.part(slice(world.rank, None, world.size))
-        pieces = [(piece, 1.0) for piece in (mine.pieces(cut) if cut > 1 else [mine]) if len(piece)]
-        if world.kind == "fsdp":
-            most = math.ceil(len(batch) / world.size)
-            count = math.ceil(most / math.ceil(most / cut))
-            pieces += [(batch.part(slice(0, 1)), 0.0)] * (count - len(pieces))
-        return pieces
 
     def _apply(self, grads: list[Tensor]) -> None:
         for (name, p), g in zip(self.exact.items(), grads, strict=True):

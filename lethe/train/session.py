@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from lethe.core.events import Listener, Warned, fan_out, silent
 from lethe.core.modules import filled, named_tensors
-from lethe.core.operations import unlimited
+from lethe.core.operations import frozen, handed_out, unlimited
 from lethe.core.outcome import Cost
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
 from lethe.core.task import Task
+from lethe.core.visiting import sent_home
 from lethe.errors import RequestError
 from lethe.train.checkpoint import Checkpoints
 from lethe.train.distribute import Distribution, full
@@ -65,6 +66,7 @@ class Session:
         self.tell = self._readers()
         self.cost = Cost()
         self.step_size = StepSize(self.watchdog.tries if self.watchdog else 0)
+        self.original_stays = False   # it is asked during the steps
         self.broken = False   # weights were not finite: the run has ended, at its last sound point
         self.notes: list[str] = []
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
@@ -98,6 +100,11 @@ class Session:
 
     def on_device(self, batch: Batch) -> Batch:
         return batch if self.settings.device == "cpu" else batch.to(self.settings.device)
+
+    def original_leaves(self) -> None:
+        """A large original leaves the accelerator where nobody asks it during the steps: its answers lie in tables by then."""
+        if not (self.original_stays or handed_out(self.task)):
+            sent_home(frozen(self.task, ask=False))
 
     def reseed(self, *purpose: object) -> None:
         """Set torch's own generators, from which dropout draws."""

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from lethe.core.parked import lies_in_file, put, release
+from lethe.core.parked import put, release
 
 SHRINK = 10**-0.5   # two tries are a factor of ten                                                      [ours]
 WINDOW = 0.25       # share of a call's steps within which a fall is blamed on the learning rate         [ours]
@@ -61,6 +61,6 @@ class StepSize:
 
 
 def _same(value: Tensor, other: Tensor | None) -> bool:
-    """Whether a tensor is a parked one bit for bit."""
-    return (other is not None and lies_in_file(other) and not hasattr(value, "placements") and value.device == other.device
+    """Whether a tensor is another, whole one bit for bit."""
+    return (other is not None and not hasattr(value, "placements") and value.device == other.device
             and value.dtype == other.dtype and value.shape == other.shape and torch.equal(value, other))

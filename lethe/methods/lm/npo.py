@@ -58,7 +58,7 @@ def run(cfg: NPO, task: LanguageTask, loop: Loop) -> Outcome:
     if cfg.alpha:
         terms["retain"] = Term(task.retain, task.nll, cfg.alpha)
     if cfg.kl:
-        original = loop.reference("npo-retain", task.outputs, task.retain)
+        original = loop.reference("npo-retain", task.outputs, task.retain, draws=cfg.epochs * len(task.forget))
 
         def stay(m: nn.Module, b: Batch) -> Tensor:
             return task.divergence(original(b), task.outputs(m, b), b)

@@ -8,7 +8,8 @@ F forget text, R retain text, h_ℓ hidden state after block ℓ, t its tokens (
 over the d dimensions, θ_0 the original, c the length of the control vector u, α ≥ 0.
 Needs:    forget, retain, original.     Updates: the MLP down projections of blocks ℓ−2, ℓ−1, ℓ; nothing else moves.
 Cost:     per step one forward to block ℓ and one backward over three blocks on F and on R: later blocks and the head
-          are never computed. h_ℓ(·; θ_0) on R is computed once where it fits in `cache_mb`.
+          are never computed. h_ℓ(·; θ_0) on R is computed once where it fits in `cache_mb` and R is smaller
+          than what the steps draw.
 Limits:   α → ∞ or no steps is the original. u is a function of the run's seed: `control_vector(d, c, generator)`.
 Fails by: shallow forgetting: a few steps of fine-tuning, even on other text, bring the knowledge back.
           c must exceed the usual ‖h_ℓ‖ and α grow with it; ℓ late in the network damages everything.
@@ -65,7 +66,7 @@ def run(cfg: RMU, task: LanguageTask, loop: Loop) -> Outcome:
     def hidden(m: nn.Module, b: Batch) -> Tensor:
         return task.hidden_states(m, b, layer)
 
-    before = loop.reference("rmu-retain", hidden, task.retain)
+    before = loop.reference("rmu-retain", hidden, task.retain, draws=cfg.steps * cfg.batch_size)
     width: int = task.hidden_width
     u = control_vector(width, cfg.coefficient, loop.generator("rmu")).to(loop.settings.device)
 

@@ -39,6 +39,7 @@ from lethe.errors import DataError, LabelOutOfRange, ModelError, RequestError
 from lethe.maths import losses
 from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
+from lethe.models.lm.answers import answer_lengths, answer_mask, padded, predicting, targets
 from lethe.models.lm.folder import Precision, in_types, load_folder
 from lethe.models.lm.greedy import Rescored, continued, ends_of, guided_by, gumbel
 from lethe.models.lm.roles import adaptable
@@ -144,7 +145,7 @@ class Language(LanguageTask):
             keep = predicting(piece)
             logits = decoder.logits_at(model, piece.ids, keep)
             parts.append(decoder.token_statistics(logits, targets(piece, keep)))
-        seen = {key: _padded(torch.cat([part[key] for part in parts]), mask) for key in parts[0]}
+        seen = {key: padded(torch.cat([part[key] for part in parts]), mask) for key in parts[0]}
         nll = -seen["token_logp"].sum(1) / count
         last = batch.ids.gather(1, batch.length.unsqueeze(1) - 1).squeeze(1)
         ended = torch.isin(last, torch.tensor(self._ends, device=last.device, dtype=last.dtype))
@@ -207,7 +208,7 @@ class Language(LanguageTask):
         """Per answer token what the model would predict if it ended at these states [K, d]: as in `observe`.  -> [n, A] each"""
         logits = decoder.read_out(model, hidden)
         seen = decoder.token_statistics(logits, targets(batch, predicting(batch)))
-        return {key: _padded(value, answer_mask(batch)) for key, value in seen.items()}
+        return {key: padded(value, answer_mask(batch)) for key, value in seen.items()}
 
     def logits(self, model: nn.Module, hidden: Tensor) -> Tensor:
         """The prediction if the model ended at these states or vectors: final norm, then the head.  [..., d] -> [..., V]"""
@@ -350,10 +351,13 @@ class Language(LanguageTask):
                                 f"max_length={self._limit} with long=cut, or shorten it.")
 
     def token_logp(self, model: nn.Module, batch: Batch) -> Tensor:
-        """log p of each answer token in float32, zeros behind its end.  -> [n, A]"""
-        keep = predicting(batch)
-        logits = decoder.logits_at(model, batch.ids, keep)
-        return _padded(-F.cross_entropy(logits.float(), targets(batch, keep), reduction="none"), answer_mask(batch))
+        """log p of each answer token in float32, zeros behind its end; without gradients a few answers at a time.  -> [n, A]"""
+        parts = []
+        for piece in batch.pieces(1 if torch.is_grad_enabled() else self._pieces(int(answer_lengths(batch).sum()))):
+            keep = predicting(piece)
+            logits = decoder.logits_at(model, piece.ids, keep)
+            parts.append(-F.cross_entropy(logits.float(), targets(piece, keep), reduction="none"))
+        return padded(torch.cat(parts), answer_mask(batch))
 
     def _pieces(self, tokens: int) -> int:
         """Into how many pieces a batch with so many answer tokens is cut, so that looking takes little beside the model."""
@@ -367,29 +371,3 @@ class Language(LanguageTask):
             heads.append(ids[:start].tolist())
             tails.append(ids[start:length].tolist())
         return heads, tails
-
-
-def predicting(batch: Batch) -> Tensor:
-    """[n, T] positions whose next token is an answer token."""
-    return F.pad(batch.labels[:, 1:] != IGNORED, (0, 1), value=False)
-
-
-def targets(batch: Batch, keep: Tensor) -> Tensor:
-    """The answer tokens that are predicted where `keep` is true, in row order.  -> [K]"""
-    return batch.labels[:, 1:][keep[:, :-1]]
-
-
-def answer_lengths(batch: Batch) -> Tensor:
-    """[n] number of predicted answer tokens, at least 1."""
-    return predicting(batch).sum(1).clamp(min=1)
-
-
-def answer_mask(batch: Batch) -> Tensor:
-    """[n, A] which entries of per-token values belong to an answer; A is the longest answer of the batch."""
-    count = predicting(batch).sum(1)
-    return torch.arange(int(count.max()), device=count.device) < count.unsqueeze(1)
-
-
-def _padded(values: Tensor, mask: Tensor) -> Tensor:
-    """[K] values in row order -> [n, A], zeros where `mask` is false."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
