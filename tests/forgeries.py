@@ -243,6 +243,23 @@ def nested_evidence(f: Forger) -> None:
     f.spoil.append(lambda folder: (folder / "evidence.json").write_text('{"a":' * 900 + "1" + "}" * 900))
 
 
+def less_epsilon(f: Forger) -> None:
+    """Stated in the evidence, in the claim and in its sentence; the noise that it would take is not there."""
+    claim = f.certificate["claims"][3]
+    said = claim["evidence"]["epsilon"]
+    f.evidence["guarantee"]["epsilon"] = claim["evidence"]["epsilon"] = "0.1"
+    claim["statement"] = claim["statement"].replace(f"ε {said}", "ε 0.1")
+
+
+def more_noise(f: Forger) -> None:
+    """Another radius than the run was configured with, and the ε that would follow from it."""
+    f.evidence["guarantee"]["accountant"]["radius"] = f.certificate["claims"][3]["evidence"]["accountant"]["radius"] = "0.001"
+
+
+OF_A_THEOREM: dict[Callable[[Forger], None], tuple[str, str]] = {   # of a certificate that claims C3
+    less_epsilon: ("claims", "C3 does not follow"),
+    more_noise: ("request.json", "radius is 0.02 in the configuration"),
+}
 FORGERIES: dict[Callable[[Forger], None], tuple[str, str]] = {   # change -> (line that must fail, words in it)
     another_model: ("claims", "C1 is about"),
     raised_claim: ("claims", "C3 does not follow"),

@@ -14,15 +14,19 @@ A verifier computes the ladder again from the evidence and compares. What is cla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from lethe.certificate.wording import texts
+from lethe.maths.noisy import LAW, gaussian_epsilon, shifted_mu
 
 Words = Mapping[str, Any]   # the texts of one version
 Evidence = Mapping[str, Any]
 YEAR = timedelta(days=365)
+UP = Context(prec=4, rounding=ROUND_CEILING)
 
 
 BESIDE: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {   # what a mean over the forget set does not show -> the tests of it
@@ -94,9 +98,30 @@ def certified(evidence: Evidence, words: Words) -> dict[str, Any]:
         return _not(guarantee.get("void") or say["no_theorem"].format(procedure=evidence["procedure"]["name"]))
     if evidence["data"]["preprocessing_learned"]:
         return _not(words["C2"]["learned"])
+    epsilon = accounted(guarantee)
+    if epsilon is None:   # its own numbers do not give what it states
+        return _not(say["no_theorem"].format(procedure=evidence["procedure"]["name"]))
     numbers = {key: value for key, value in guarantee.items() if key not in ("level", "assumptions", "basis")}
-    return {"claimed": True, "evidence": numbers, "assumptions": guarantee["assumptions"],
-            "statement": say["statement"].format(**{key: guarantee[key] for key in ("epsilon", "delta", "adjacency", "basis")})}
+    return {"claimed": True, "evidence": numbers | {"epsilon": epsilon}, "assumptions": guarantee["assumptions"],
+            "statement": say["statement"].format(**{**{key: guarantee[key] for key in ("delta", "adjacency", "basis")},
+                                                    "epsilon": epsilon})}
+
+
+def accounted(guarantee: Evidence) -> Any:
+    """ε of a guarantee, computed again from the numbers that it rests on, rounded up to four digits; as stated where it rests on
+    none that are known here, and None where its numbers contradict it."""
+    known, delta = guarantee.get("accountant"), float(guarantee["delta"])
+    if known is not None and known["law"] == LAW:
+        mu = shifted_mu(float(known["radius"]), float(known["clip"]), float(known["rate"]), float(known["decay"]),
+                        int(known["noisy_steps"]), float(known["sigma"]), int(known["parts"]))
+        epsilon = gaussian_epsilon(mu, delta)
+        return str(float(UP.create_decimal_from_float(epsilon))) if math.isfinite(epsilon) else None
+    if {"residual_bound", "sigma"} <= guarantee.keys():
+        from lethe.maths.certified import removal_epsilon  # torch, which only this needs
+
+        least = removal_epsilon(float(guarantee["sigma"]), float(guarantee["residual_bound"]), delta)
+        return guarantee["epsilon"] if least <= float(guarantee["epsilon"]) else None
+    return guarantee["epsilon"]
 
 
 def empirical(evidence: Evidence, words: Words) -> dict[str, Any]:

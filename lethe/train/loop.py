@@ -41,6 +41,7 @@ from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Adds, Selection, Where
 from lethe.train.modifiers.where.all import All
 from lethe.train.modifiers.where.lora import save_adapter
+from lethe.train.noise import Noisy
 from lethe.train.order import batches_per_epoch
 from lethe.train.run import BatchNorm, Run
 from lethe.train.session import Session
@@ -184,7 +185,8 @@ class Loop(Session):
     def minimise(
         self, model: nn.Module, terms: Mapping[str, Term], *,
         epochs: float | None = None, steps: int | None = None, over: str | None = None, batch_size: int = 64,
-        optimiser: Optimiser = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9, clip: float | None = None,
+        optimiser: Optimiser | Noisy = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9,
+        clip: float | None = None,
         schedule: Schedule = "constant", warmup: int = 0,
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
@@ -214,7 +216,8 @@ class Loop(Session):
         alone = self._alone(terms)
         norms = batch_norm or self._norms(model, alone)
         plan = self._plan(terms, size, [
-            total, lr, optimiser, weight_decay, momentum, schedule, warmup, clip, norms, augment, sorted(moving),
+            total, lr, optimiser.named if isinstance(optimiser, Noisy) else optimiser, weight_decay, momentum, schedule, warmup,
+            clip, norms, augment, sorted(moving),
             _named(combined), _named(weighed), _named(averaged),
         ])
         watch = None if self._fresh else self._watch   # a fresh model has nothing to fall from

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from lethe.core.config import Optimiser, Schedule
 from lethe.errors import CheckpointCorrupted, unknown_name
+from lethe.train.noise import Noisy
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 def optimiser(
-    name: Optimiser, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float
+    name: Optimiser | Noisy, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
     """An optimiser over named parameters. Fused: 9 ms against 22 ms for the loop form (AdamW, 10.5 M parameters)."""
+    if isinstance(name, Noisy):
+        return name.over(params, lr, weight_decay)
     tensors = list(params.values())
     fused = all(type(p) in (nn.Parameter, Tensor) and p.is_floating_point() for p in tensors)
     options: dict[str, Any] = {"fused": True} if fused else {"foreach": False}

@@ -24,9 +24,7 @@ Deviations: the head is trained anew with the perturbed objective, unless it is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -39,11 +37,11 @@ from lethe.core.families.classification import ClassificationTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.seeds import derive
 from lethe.core.split import Split
-from lethe.errors import ModelError, RequestError
+from lethe.errors import ModelError
 from lethe.maths.certified import removal_budget, residual_bound, spectral_norm
 from lethe.train.loop import Loop
+from lethe.train.noise import secret_seed
 
 GAMMA = {"logistic": 0.25, "squared": 0.0}
 NEWTON_STEPS = 100
@@ -170,14 +168,7 @@ def inputs(model: nn.Module, task: ClassificationTask, split: Split, loop: Loop,
 
 def perturbation(cfg: Newton, loop: Loop, classes: int, d: int) -> Tensor:
     """Standard normal [K, d], from the secret key and the seed; from the seed alone when there is no key."""
-    seed = derive(loop.seed, "newton")
-    if cfg.perturbation_key:
-        path = Path(cfg.perturbation_key)
-        secret = path.read_bytes() if path.is_file() else b""
-        if len(secret) < 32:
-            raise RequestError(f"method.perturbation_key = {cfg.perturbation_key!r} is no file of at least 32 bytes, so nothing "
-                               "was started. Make one: head -c 32 /dev/urandom > KEY; chmod 600 KEY.")
-        seed = int.from_bytes(hashlib.sha256(secret + str(seed).encode()).digest(), "big")
+    seed = secret_seed(cfg.perturbation_key, loop.seed, "newton", "perturbation_key")
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((classes, d)))
 
 

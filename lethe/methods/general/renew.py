@@ -23,7 +23,6 @@ Deviations: none; the form is our own. The start is fresh, so `where` modifiers 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -32,14 +31,14 @@ from torch import nn
 
 from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Fraction, Positive, config
-from lethe.core.modules import NORMS, blocks, evaluating
+from lethe.core.modules import blocks
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
-from lethe.core.split import Batch
 from lethe.core.task import Task, recipe_options
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average.swa import Swa
+from lethe.train.norms import measure_running
 from lethe.train.order import batches_per_epoch
 
 Kept = Literal["class", "examples", "none"]
@@ -94,23 +93,6 @@ def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
                 own[name].lerp_(start[name].to(own[name]), 1 - share)
 
 
-def measure_running(model: nn.Module, task: Task, batches: Iterable[Batch]) -> None:
-    """Running statistics of batch norm as these data have them, under the model's weights; dropout stays off."""
-    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
-    momenta = [m.momentum for m in norms]
-    if not norms:
-        return
-    with evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None   # a cumulative mean
-            norm.train()
-        for batch in batches:
-            task.nll(model, batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
 def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float, average_after: float) -> str:
     """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took."""
     loop.start(model)
@@ -121,7 +103,7 @@ def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float,
     loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=steps,
                   average=Swa(min(math.floor(average_after * steps), steps - 1)))
     if n > 1:   # one example has no variance: it was trained without batch statistics
-        measure_running(model, task, loop.drawn(task.retain, equal_size(n, 256), "renew"))
+        measure_running(model, task.nll, loop.drawn(task.retain, equal_size(n, 256), "renew"))
     return f"{steps} steps of {size} examples"
 
 
