@@ -28,7 +28,7 @@ ROOMS = {
     "certificate": {"core", "maths", "results", "ledger"},
     "work": {"core", "maths", "train", "exact", "pools", "judge", "data", "models", "results", "ledger", "report", "certificate"},
     "work/door": {"core", "maths", "train", "pools", "judge", "data", "models", "report"},
-    "bench": {"core", "results", "work"},
+    "bench": {"core", "report", "results", "work"},
     "service": {"core", "results", "ledger", "report", "certificate", "work"},
 }
 

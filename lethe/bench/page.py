@@ -90,7 +90,7 @@ class Cell:
         mark = "†" if self.reasons else ""
         if self.failed:
             return f"{self.reasons[0].kind} †" if self.reasons else "–"
-        text = f"{_percent(self.left)} · {_number(self.mean('points lost'), 1)}"
+        text = f"{_percent(self.left)} · {fixed(self.mean('points lost'), 1)}"
         return (f"**{text}**" if self.good else text) + (f" {mark}" if mark else "")
 
 
@@ -128,8 +128,8 @@ def _overview(found: Mapping[str, list[Cell]]) -> str:
 def _problem(problem: str, some: list[Cell]) -> str:
     score = next((metric for metric in SCORES if any(metric in cell.numbers for cell in some)), SCORES[0])
     control = next((cell.numbers[score] for cell in some if score in cell.numbers), None)
-    said = "" if control is None else (f"{score.replace('_', ' ')}: original {_number(control.untouched, 2)}, retrained "
-                                       f"{_number(control.retrained, 2)}. Time: of one retraining.\n")
+    said = "" if control is None else (f"{score.replace('_', ' ')}: original {fixed(control.untouched, 2)}, retrained "
+                                       f"{fixed(control.retrained, 2)}. Time: of one retraining.\n")
     rows = "".join(_row(cell, score) for cell in some)
     why = "".join(_endings(kind, title, some) for kind, title in ENDINGS.items())
     return (f"\n## {problem[0].upper()}{problem[1:]}\n{said}\n| method | {score.replace('_', ' ')} | distance left | points lost "
@@ -140,8 +140,8 @@ def _row(cell: Cell, score: str) -> str:
     spread = cell.numbers["points lost"].sd if "points lost" in cell.numbers else None
     share = cell.mean("forgotten")
     told = "not testable" if "forgotten" not in cell.numbers else "–" if share is None else f"{100 * share:.0f} %"
-    lost = _number(cell.mean("points lost"), 1) + (f" ± {_number(spread, 1)}" if spread is not None else "")
-    return (f"| `{cell.method}`{' †' if cell.reasons else ''} | {_number(cell.mean(score), 2)} | {_percent(cell.left)} | {lost} "
+    lost = fixed(cell.mean("points lost"), 1) + (f" ± {fixed(spread, 1)}" if spread is not None else "")
+    return (f"| `{cell.method}`{' †' if cell.reasons else ''} | {fixed(cell.mean(score), 2)} | {_percent(cell.left)} | {lost} "
             f"| {told} | {'yes' if cell.useful else 'no'} | {_times(cell.mean('time'))} |\n")
 
 
@@ -160,14 +160,14 @@ def _cut(text: str, length: int = 240) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{_number(value, 0)} %"
+    return "–" if value is None else f"{fixed(value, 0)} %"
 
 
 def _times(value: float | None) -> str:
-    return "–" if value is None else f"{_number(value, 2)}×"
+    return "–" if value is None else f"{fixed(value, 2)}×"
 
 
-def _number(value: float | None, digits: int) -> str:
+def fixed(value: float | None, digits: int) -> str:
     if value is None:
         return "–"
     return f"{value:.{digits}f}".replace("-", "−") if round(value, digits) else f"{0:.{digits}f}"

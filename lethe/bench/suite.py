@@ -27,6 +27,7 @@ class Suite:
     keep: tuple[str, ...]                  # metrics that go into measured/
     requests: Mapping[str, Any]            # name of the problem -> request, as for lethe run
     seeds: tuple[int, ...] = (0, 1, 2)     # each trains its own original and references
+    across: str = ""                       # a kept metric: the requests are doses, least first, and the page is of curves
 
     def problems(self, overrides: Sequence[str] = ()) -> Iterator[tuple[str, Request]]:
         """(problem, request) for every problem and seed; `overrides` as on the command line.

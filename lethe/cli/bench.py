@@ -26,9 +26,14 @@ def measured(name: str, overrides: Sequence[str], options: Options, place: Path 
 
 
 def written_page(name: str, page: Path, place: Path | None) -> dict[str, Any]:
-    """Write the page of a suite from what was measured."""
+    """Write the page of a suite from what was measured; beside one of curves also their figure."""
+    from lethe.bench.curves import curves_page
     from lethe.bench.page import measured_page
+    from lethe.bench.suite import read
     from lethe.core.files import write_text
+
+    if read(name).across:
+        return {"suite": name, "written": [str(path) for path in curves_page(name, page, place)]}
 
     write_text(page, measured_page(name, place))
     return {"suite": name, "page": str(page)}

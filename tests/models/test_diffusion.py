@@ -203,7 +203,10 @@ def test_requests_open(tmp_path: Path) -> None:
     assert opened.model is None and {"train", "forget", "retain", "holdout"} <= opened.splits.keys()
     assert opened.build is not None
     made = opened.task(opened.build(0), {k: opened.splits[k] for k in ("forget", "retain")}, "shapes")
-    assert made.has("judge") and made.has("recipe") and len(made.forget) == 8
+    assert made.has("judge") and made.has("recipe") and len(made.forget) == 8 and len(made.retain) == 24
+    kept = open_request.open(Sections(shape_request.model, {**shape_request.data, "retain": "kept"}, recipe), Context())
+    assert set(kept.splits["retain"].meta["caption"]) == {"a red cross"} and len(kept.splits["train"]) == 32
+    assert "another model than retraining" in kept.unrepeatable and not opened.unrepeatable
     save_pipeline(tiny_diffusion.pipeline(width=16), tmp_path / "pipe")
     given = parse({
         "family": "diffusion", "model": {"folder": str(tmp_path / "pipe")}, "method": "uce", "audit": {"references": 0},

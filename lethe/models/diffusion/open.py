@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,11 @@ from lethe.train.settings import accelerator
 
 __all__ = ["Diffusion", "captioned", "open_request", "text_to_image"]
 
+Retain = Literal["all", "kept"]
+
+PARTLY = ("data.retain=kept hands methods a part of the other pictures alone, so training on it without the forget set would be "
+          "another model than retraining")
+
 
 def text_to_image(
     pipeline: Pipeline | str | Path,
@@ -51,8 +56,7 @@ def text_to_image(
     judge: Judge | Clip | None = None,
     steps: int = 50,
     guidance: float = 7.5,
-    seed: int = 0,
-    name: str = "text to image",
+    seed: int = 0, name: str = "text to image", retain: Retain = "all",
 ) -> Diffusion:
     """A task: forget `concept` from a pipeline.
 
@@ -65,6 +69,7 @@ def text_to_image(
     images    pictures with captions, [C, H, W] in [−1, 1]; those whose caption names the concept are the forget set.
               None: the original draws `per_prompt` pictures for each of `prompts` (forget) and `keep` (retain)
     steps, guidance  of sampling, here and in the audits; at guidance 1 small models draw best
+    retain    which other pictures methods may use, of those that were given: all, or those whose caption is one of `keep`
     """
     parts = dataclasses.replace(pipeline) if isinstance(pipeline, Pipeline) else load_pipeline(pipeline)
     if isinstance(pipeline, Pipeline):   # the caller may write to hers: what is drawn later is a copy's
@@ -81,7 +86,7 @@ def text_to_image(
         splits = {name: drawn(sampler, chosen, per_prompt, derive(seed, name), name, steps, guidance)
                   for name, chosen in named.items() if chosen}
     else:
-        splits = _by_caption(captioned(parts, images, "train"), concepts)
+        splits = _by_caption(captioned(parts, images, "train"), concepts, keep if retain == "kept" else None)
     if holdout is not None:
         splits["holdout"] = captioned(parts, holdout, "holdout")
     return Diffusion(parts, splits, recipe, build, name, facts, concepts, groups, anchor, judge, steps, guidance)
@@ -137,10 +142,11 @@ def _require_one_anchor(concepts: Sequence[Concept], anchor: str) -> None:
                            "was started. Leave one of them out.")
 
 
-def _by_caption(pictures: Split, concepts: Sequence[Concept]) -> dict[str, Split]:
-    """Pictures whose caption names a concept are forgotten, the others retained."""
+def _by_caption(pictures: Split, concepts: Sequence[Concept], kept: Sequence[str] | None = None) -> dict[str, Split]:
+    """Pictures whose caption names a concept are forgotten, the others retained; of these only the `kept` captions if given."""
     mask = np.array([any(names(text, one.wordings) for one in concepts) for text in pictures.meta["caption"]])
-    return {"forget": pictures.subset(mask, "forget"), "retain": pictures.subset(~mask, "retain")}
+    retained = ~mask if kept is None else np.array([text in set(kept) for text in pictures.meta["caption"]])
+    return {"forget": pictures.subset(mask, "forget"), "retain": pictures.subset(retained, "retain")}
 
 
 def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], name: str) -> Split:
@@ -216,6 +222,7 @@ class DataSource:
     outside: tuple[str, ...] = ()        # prompts that only audits see
     shapes: Natural = 0                  # that many rendered coloured shapes as training data
     folder: str | None = None            # pictures with captions.csv (columns file, caption)
+    retain: Retain = "all"               # other pictures that methods may use: all, or those captioned as in `keep`
     per_prompt: Count = 20               # pictures drawn per prompt when there are none
     judge: str = ""                      # a folder of CLIP or SigLIP, or file.py:function; empty: the original itself
     anchor: str = ""                     # what relabelling writes instead of a caption
@@ -253,14 +260,15 @@ def open_request(sections: Sections, context: Context) -> Opened:
 
         if images is not None:
             splits["train"] = captioned(parts, images, "train")
-        return Opened(splits, task, load, None if source.tiny else parts.network, recipe, fresh, facts=facts, concepts=again)
+        return Opened(splits, task, load, None if source.tiny else parts.network, recipe, fresh, facts=facts, concepts=again,
+                      unrepeatable=PARTLY if data.retain == "kept" else "")
 
     def told(said: Any) -> Opened:
         """What is opened where these are the concepts."""
         _require_told_once(data, said)
         whole = text_to_image(
             parts, concepts_of(said), data.keep, data.prompts, data.outside, images, holdout, data.per_prompt, data.anchor,
-            recipe, fresh, judge, data.steps, data.guidance, data.seed,
+            recipe, fresh, judge, data.steps, data.guidance, data.seed, retain=data.retain,
         )
         return opened(whole.concepts, whole.prompts, dict(whole.splits), whole.facts)
 
