@@ -191,7 +191,36 @@ def gan() -> Task:
     return task(trained(first, concat([first.retain, first.forget], "train")), 2)
 
 
-GAN_EPOCHS = 100   # of the original
+def patterns(n: int, seed: int, name: str) -> Split:
+    """n noisy pictures of 4 × 4 of four patterns, their class."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 4
+    known = (torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(5)) > 0).float() * 0.8 + 0.1
+    return Split({"image": (known[y] + 0.05 * torch.randn(n, 1, 4, 4, generator=rng)).clamp(0, 1), "y": y}, name)
+
+
+@cache
+def image_to_image() -> Task:
+    """A small masked autoencoder of four patterns; the last of them is to be forgotten."""
+    from lethe.models.image_to_image.open import image_to_image as completing
+    from lethe.models.zoo.masked_autoencoder import MaskedAutoencoder
+
+    train, holdout = patterns(128, 0, "train"), patterns(64, 1, "holdout")
+
+    def build(seed: int) -> torch.nn.Module:
+        return MaskedAutoencoder(1, 4, width=4, depth=1, code=8)
+
+    def task(model: torch.nn.Module, epochs: int) -> Task:
+        recipe = Recipe(epochs=epochs, lr=1e-2, batch_size=32)
+        return completing(model, train, Where(label=3), holdout, recipe=recipe, build=build)
+
+    torch.manual_seed(0)
+    first = task(build(0), I2I_EPOCHS)
+    return task(trained(first, concat([first.retain, first.forget], "train")), 2)
+
+
+GAN_EPOCHS, I2I_EPOCHS = 100, 60   # of the originals
 BROAD = ("classification", "lm", "diffusion", "regression")   # families on which everything general is tested
 TASKS: dict[str, Callable[[], Task]] = {"classification": classification, "lm": lm, "diffusion": diffusion,
-                                        "regression": regression, "dual_encoder": dual_encoder, "gan": gan}
+                                        "regression": regression, "dual_encoder": dual_encoder, "gan": gan,
+                                        "image_to_image": image_to_image}

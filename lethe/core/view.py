@@ -65,7 +65,8 @@ class Grant:
     def has(self, what: str) -> bool:
         """Whether it is there and may be touched. `forget.entity`: a column of a split."""
         what, _, column = what.partition(".")
-        split = self._splits.get(what)
+        stands = what == "holdout" and what not in self._splits and self.allowed is not None   # a method's holdout is `reference`
+        split = self._splits.get("reference" if stands else what)
         present = self._own if what == "original" else split is not None
         inside = not column or (split is not None and (column in split.meta or column in split.columns))
         return present and inside and self.allows(what)

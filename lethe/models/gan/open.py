@@ -7,13 +7,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lethe.core.config import NonNegative, build, config
 from lethe.core.families.gan import Player
 from lethe.core.registry import family
-from lethe.core.split import Split, concat
+from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.arrays import as_split
 from lethe.data.context import Context
@@ -21,11 +20,11 @@ from lethe.data.load import Data, load
 from lethe.data.paths import under_root
 from lethe.errors import ModelError
 from lethe.models.answer import Returns
-from lethe.models.gan.reader import Reader, trained_reader
 from lethe.models.gan.task import GAN, NAMES
 from lethe.models.heads import divided
 from lethe.models.load import Loaded, factory, loaded
 from lethe.models.opened import Opened, Sections
+from lethe.models.reader import Reader, of_data, of_request
 from lethe.models.weights import Form, read_weights
 
 
@@ -53,30 +52,13 @@ def gan(
     r1       penalty on the discriminator's slope at real data; steadies the training
     """
     splits = divided(train, forget, as_split, holdout=holdout)
-    own = Reader(reader) if reader is not None else _trained(splits)
+    own = Reader(reader) if reader is not None else of_data(splits)
     return GAN(model, splits, own, recipe, build, name, {}, _parts(generator, discriminator), tanh, returns, r1=r1)
-
-
-def _trained(splits: Mapping[str, Split]) -> Reader:
-    known = [splits[key] for key in ("train", "forget", "retain") if key in splits]
-    whole = known[0] if len(known) == 1 else concat(known, "train")
-    return trained_reader(whole, int(torch.cat([split.columns["y"] for split in splits.values()]).max()) + 1)
 
 
 def _parts(generator: str, discriminator: str) -> dict[Player, str]:
     named: dict[Player, str] = {"generator": generator, "discriminator": discriminator}
     return {player: name for player, name in named.items() if name}
-
-
-@config(name="model.reader")
-class ReaderSource:
-    """`model.reader:` of a GAN request: the classifier that says which samples are undesired, as `model:` of a classifier."""
-
-    zoo: str | None = None                                     # a model of the zoo
-    options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the zoo model or of the factory
-    code: str | None = None                                    # path/to/file.py:factory
-    weights: str | None = None                                 # its weights
-    prefix: str = ""                                           # beginning of the names in the weights
 
 
 @config(name="model")
@@ -114,10 +96,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
         return loaded(found, path, source.prefix, context.allow_pickle, context.data_root)
 
     first = read(source.weights) if source.weights else None
-    reader = _reader(source, context) or _trained(splits)
-    facts = {"classifier of samples": "trained here on real data" if source.reader is None else "of the request"}
-    if reader.accuracy is not None:
-        facts["its accuracy on real data"] = f"{reader.accuracy:.3f}"
+    reader, facts = of_request(source.reader, splits, context)
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> GAN:
         return GAN(model, parts, reader, recipe, lambda seed: make(), name, dict(facts),
@@ -138,14 +117,3 @@ def _require_both(model: nn.Module, path: Path, source: GanSource, context: Cont
             raise ModelError(f"{path} holds no weights of the {player} ({mine[0]}, …), so it would be drawn at random and know "
                              "nothing of the samples that the other was trained with; nothing was started. Provide the weights "
                              "of both: the checkpoint of the training has them.")
-
-
-def _reader(source: GanSource, context: Context) -> Reader | None:
-    if source.reader is None:
-        return None
-    told = build(ReaderSource, source.reader)
-    made = factory(told.zoo, told.code, told.options)()
-    if told.weights is None:
-        raise ModelError("model.reader names no weights, so the classifier would guess; nothing was started. Set "
-                         "model.reader.weights, or leave model.reader out: then one is trained on the data.")
-    return Reader(loaded(made, told.weights, told.prefix, context.allow_pickle, context.data_root).model)

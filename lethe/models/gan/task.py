@@ -30,7 +30,7 @@ from lethe.core.task import Recipe, recipe_options
 from lethe.errors import DataError, ModelError, OutputShape, WrongColumn
 from lethe.models.answer import Returns, logits_of
 from lethe.models.gallery import png
-from lethe.models.gan.reader import Reader
+from lethe.models.reader import Reader
 from lethe.models.weights import Form, rounded, write
 
 FAKES = 1000      # samples that coverage and membership look at                              [ours]

@@ -1,16 +1,21 @@
-"""The user's classifier, who says which samples are undesired: one that comes with the request, or one that is trained here."""
+"""The user's classifier, who says what drawn pictures show: one that comes with the request, or one that is trained here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lethe.core.config import build, config
 from lethe.core.modules import evaluating, seeded
 from lethe.core.seeds import generator
-from lethe.core.split import Split, pixels
+from lethe.core.split import Split, concat, pixels
+from lethe.data.context import Context
 from lethe.errors import ModelError
+from lethe.models.load import factory, loaded
 
 STEPS, WIDTH, LR = 400, 128, 2e-3   # of the classifier that is trained here                            [ours]
 CHECKED = 0.1                        # share of its data that tells how well it reads                     [ours]
@@ -46,9 +51,18 @@ class Reader:
         return logits.float(), torch.cat(caught).float()
 
 
-def trained_reader(train: Split, classes: int, seed: int = 0) -> Reader:
+def of_data(splits: Mapping[str, Split]) -> Reader:
+    """A classifier trained on the labelled training data of a task, of as many classes as all its splits have."""
+    known = [splits[key] for key in ("train", "forget", "retain") if key in splits]
+    whole = known[0] if len(known) == 1 else concat(known, "train")
+    column = "x" if "x" in whole.columns else "image"
+    classes = int(torch.cat([split.columns["y"] for split in splits.values()]).max()) + 1
+    return trained_reader(whole.columns[column], whole.columns["y"], classes)
+
+
+def trained_reader(pictures: Tensor, y: Tensor, classes: int, seed: int = 0) -> Reader:
     """A classifier of one hidden layer, trained on labelled real data; a tenth of them tells how well it reads."""
-    x, y = pixels(train.columns["x"]).flatten(1), train.columns["y"]
+    x = pixels(pictures).flatten(1)
     order = torch.randperm(len(x), generator=generator(seed, "reader"))
     checked, used = order.split([max(1, round(CHECKED * len(x))), len(x) - max(1, round(CHECKED * len(x)))])
     model = seeded(lambda _: nn.Sequential(nn.Flatten(), nn.Linear(x.shape[1], WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes)),
@@ -67,3 +81,29 @@ def _fit(model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
         adam.zero_grad()
         loss.backward()
         adam.step()
+
+
+@config(name="model.reader")
+class ReaderSource:
+    """`model.reader:` of a request: the classifier that says what drawn pictures show, as `model:` of a classifier."""
+
+    zoo: str | None = None                                     # a model of the zoo
+    options: Mapping[str, Any] = field(default_factory=dict)   # arguments of the zoo model or of the factory
+    code: str | None = None                                    # path/to/file.py:factory
+    weights: str | None = None                                 # its weights
+    prefix: str = ""                                           # beginning of the names in the weights
+
+
+def of_request(source: Mapping[str, Any] | None, splits: Mapping[str, Split], context: Context) -> tuple[Reader, dict[str, str]]:
+    """The classifier that a request names, or one trained on its data; what the report says of it."""
+    facts = {"classifier of samples": "trained here on real data" if source is None else "of the request"}
+    if source is None:
+        reader = of_data(splits)
+        facts["its accuracy on real data"] = f"{reader.accuracy:.3f}"
+        return reader, facts
+    told = build(ReaderSource, source)
+    made = factory(told.zoo, told.code, told.options)()
+    if told.weights is None:
+        raise ModelError("model.reader names no weights, so the classifier would guess; nothing was started. Set "
+                         "model.reader.weights, or leave model.reader out: then one is trained on the data.")
+    return Reader(loaded(made, told.weights, told.prefix, context.allow_pickle, context.data_root).model), facts

@@ -1,0 +1,1 @@
+"""Image-to-image models: what completes pictures."""
