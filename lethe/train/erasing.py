@@ -1,18 +1,21 @@
 """What erasers of text-to-image models have in common: the weights that a variant moves, prompts without the concept,
-and points on sampling trajectories."""
+pictures of what takes its place, points on sampling trajectories, and what is to be said there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import instead
 from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import device_of
-from lethe.core.split import Split
+from lethe.core.modules import device_of, evaluating
+from lethe.core.seeds import derive
+from lethe.core.split import Batch, Split
+from lethe.errors import RequestError
+from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
 
@@ -29,6 +32,32 @@ def rests(task: DiffusionTask, prompts: Sequence[str], anchor: str) -> list[str]
     """Prompts with the anchor in the place of every concept; without an anchor as the task says them: with their replacements, or
     with their words taken out."""
     return [instead(prompt, task.wordings, anchor) if anchor else task.rest(prompt) for prompt in prompts]
+
+
+def placed(task: DiffusionTask, anchor: str) -> bool:
+    """Whether anything takes a concept's place: the anchor, or a replacement that the task names."""
+    return bool(anchor) or any(one.replacement for one in task.concepts)
+
+
+class Anchored(Protocol):
+    """Options of a method that are told what takes the concept's place."""
+
+    @property
+    def anchor(self) -> str:
+        """Words in the concept's place; empty: its replacement, if it has one."""
+
+
+def one_anchor(cfg: Anchored, task: DiffusionTask) -> None:
+    """`check` of a method with an anchor: it stands beside no replacement."""
+    require_one_place("anchor", cfg.anchor, task)
+
+
+def require_one_place(option: str, said: str, task: DiffusionTask) -> None:
+    """RequestError where this option of a method and a replacement both say what takes the concept's place."""
+    replaced = [one for one in task.concepts if one.replacement]
+    if replaced and said:
+        raise RequestError(f"{option}={said!r} and the replacement {replaced[0].replacement!r} of {replaced[0].concept!r} both "
+                           "say what takes its place; nothing was started. Leave one of them out.")
 
 
 def with_anchors(task: DiffusionTask, split: Split, anchor: str) -> Split:
@@ -64,3 +93,30 @@ def visited(
             rows.append((x.cpu(), when.cpu(), tokens, *beside.values()))
     names = ("image", "t", "tokens", *beside)
     return Split(dict(zip(names, map(torch.cat, zip(*rows, strict=True)), strict=True)), "trajectories")
+
+
+def pictured(task: DiffusionTask, loop: Loop, anchor: str, count: int, purpose: str) -> Split:
+    """Pictures that the original draws of the anchor (`rests`): columns image, tokens of the prompts with the concept, `anchor`,
+    the tokens that they were drawn for."""
+    original, prompts = task.original.to(loop.device), task.prompts["forget"]
+    tokens, anchors = (taken(task, some, count) for some in (prompts, rests(task, prompts, anchor)))
+    x = task.draw_from(original, task.text(anchors.to(loop.device)), derive(loop.seed, purpose))
+    return Split({"image": x, "tokens": tokens, "anchor": anchors}, "anchors")
+
+
+def answered(loop: Loop, points: Split, model: nn.Module, ask: Callable[[Batch], Mapping[str, Tensor]]) -> Split:
+    """The points with what `ask` says of each batch of them, once, by a model that does not move: a column for each answer."""
+    found: dict[str, list[Tensor]] = {}
+    with evaluating(model):
+        for batch in loop.drawn(points, 64, "targets"):
+            for name, rows in ask(batch).items():
+                found.setdefault(name, []).append(rows.cpu())
+    return Split({**points.columns, **{name: torch.cat(rows) for name, rows in found.items()}}, points.name)
+
+
+def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = None) -> Tensor:
+    """base − η (cond − uncond), base = uncond unless there is a host: ESD's aim.  [n, …] ×3 -> [n, …]
+
+    cond 3, uncond 1, η 1: 1 − (3 − 1) = −1; in the convention of ESD's later code (η_code = 2): 3 − 2 · (3 − 1) = −1.
+    """
+    return (uncond if base is None else base) - eta * (cond - uncond)

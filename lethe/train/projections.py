@@ -65,11 +65,3 @@ class Projections:
         """W ← W·T for each of them, in float64.  [d, d]"""
         for p in self.weights.values():
             p.copy_((p.double() @ factor.to(p.device)).to(p.dtype))
-
-
-def require_one_place(guide: str, task: DiffusionTask) -> None:
-    """RequestError where guide and a replacement both say what takes the concept's place."""
-    replaced = [one for one in task.concepts if one.replacement]
-    if replaced and guide:
-        raise RequestError(f"guide={guide!r} and the replacement {replaced[0].replacement!r} of {replaced[0].concept!r} both "
-                           "say what takes its place; nothing was started. Leave one of them out.")

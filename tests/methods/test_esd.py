@@ -11,8 +11,9 @@ from tiny import TASKS
 
 from lethe.api import forget
 from lethe.core.seeds import derive
-from lethe.methods.diffusion.esd import ESD, Edit, esd_target
+from lethe.methods.diffusion.esd import ESD, Edit
 from lethe.methods.diffusion.mim_mu import mim_loss
+from lethe.train.erasing import esd_target
 from lethe.train.loop import Loop
 
 

@@ -16,6 +16,7 @@ from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.small import pipeline
 from lethe.models.diffusion.task import Diffusion
 from lethe.train.apply import fitting, require
+from lethe.train.erasing import placed, rests
 from lethe.work.open import tasks_of
 from lethe.work.options import Options
 from lethe.work.request import parse
@@ -70,6 +71,13 @@ def test_a_replacement_is_used_or_refused() -> None:
         require(task, *_method("esd"))
     with pytest.raises(RequestError, match="both say what takes its place"):
         require(task, catalogue.load("methods", "uce"), UCE(guide="art"))
+    told = [name for name, entry in catalogue.entries("methods").items() if "anchor" in {o.name for o in entry.options}]
+    assert {"spm", "all_but_one", "trce", "erasediff", "doco"} <= set(told)
+    for name in told:
+        record = catalogue.load("methods", name)
+        with pytest.raises(RequestError, match="anchor='cross' and the replacement 'square' of 'disk' both say"):
+            require(task, record, record.config(anchor="cross"))
+    assert rests(task, ["a red disk"], "") == ["a red square"] and placed(task, "")
     cfg = UCE(lamb=1e-6, tokens="all", preserve=False)
     edited = apply(task, catalogue.load("methods", "uce"), cfg, Settings(), watchdog=False)
     old, new = task.words(task.tokens(["a red disk", "a red square"]))[0].states

@@ -25,13 +25,12 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
-from lethe.core.split import Batch, Split
+from lethe.core.split import Batch
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import moved, rests, taken, visited
+from lethe.train.erasing import answered, moved, one_anchor, placed, rests, taken, visited
 from lethe.train.loop import Loop, Term
 
 
@@ -39,7 +38,7 @@ from lethe.train.loop import Loop, Term
 class AllButOne:
     """Options of All but one."""
 
-    anchor: str = ""                  # words in the concept's place; empty: Δ* = −ηΔ [e.g. square] [paper: chosen by the user]
+    anchor: str = ""                  # words in the concept's place; empty: its replacement, or −ηΔ [e.g. square] [paper]
     eta: NonNegative = 0.0            # η, negative guidance without an anchor                      [ours]
     lamb: NonNegative = 1.0           # λ, weight of the pinned prediction                          [ours]
     inner: Literal["trained", "frozen"] = "trained"   # ε(∅) within Δ_θ: of the edited model, or of the original [ours]
@@ -61,10 +60,11 @@ def surgical_loss(cond: Tensor, free: Tensor, aim: Tensor, pinned: Tensor, lamb:
 
 
 @method(needs={"original"}, uses={"concepts", "denoise", "layers", "predict_noise", "prompts", "rest", "text", "tokens"},
-        mechanism="distil")
+        mechanism="distil", check=one_anchor)
 def run(cfg: AllButOne, task: DiffusionTask, loop: Loop) -> Outcome:
     original, device = task.original.to(loop.settings.device), loop.settings.device
     tokens = taken(task, task.prompts["forget"], cfg.trajectories)
+    anchored = placed(task, cfg.anchor)
     anchors = taken(task, rests(task, task.prompts["forget"], cfg.anchor), cfg.trajectories)
     empty = task.text(task.tokens([""]).to(device))
     points = visited(task, original, tokens, derive(loop.seed, "all_but_one"), cfg.sampler_steps, cfg.start_guidance,
@@ -73,17 +73,12 @@ def run(cfg: AllButOne, task: DiffusionTask, loop: Loop) -> Outcome:
     def said(model: nn.Module, batch: Batch, text: Tensor) -> Tensor:
         return task.predict_noise(model, batch.image, batch.t, text)
 
-    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    def targets(batch: Batch) -> dict[str, Tensor]:
         free = said(original, batch, empty.expand(len(batch), -1, -1))
-        other = said(original, batch, task.text(batch.anchor if cfg.anchor else batch.tokens))
-        return free, (1.0 if cfg.anchor else -cfg.eta) * (other - free)
+        other = said(original, batch, task.text(batch.anchor if anchored else batch.tokens))
+        return {"free": free, "aim": (1.0 if anchored else -cfg.eta) * (other - free)}
 
-    known: tuple[list[Tensor], ...] = ([], [])
-    with evaluating(original):
-        for batch in loop.drawn(points, 64, "targets"):
-            for rows, value in zip(known, targets(batch), strict=True):
-                rows.append(value.cpu())
-    points = Split({**points.columns, "free": torch.cat(known[0]), "aim": torch.cat(known[1])}, points.name)
+    points = answered(loop, points, original, targets)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         text = torch.cat([task.text(batch.tokens), empty.expand(len(batch), -1, -1)])

@@ -30,10 +30,9 @@ from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import moved, rests, taken
+from lethe.train.erasing import moved, one_anchor, pictured
 from lethe.train.loop import Loop, Term
 
 
@@ -53,10 +52,10 @@ class ConceptAblation:
 
 
 @method(needs={"original"}, uses={"concepts", "draw_from", "layers", "nll", "outputs", "prompts", "rest", "text", "tokens"},
-        mechanism="distil")
+        mechanism="distil", check=one_anchor)
 def run(cfg: ConceptAblation, task: DiffusionTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
-    pictures = anchored(cfg, task, loop, original)
+    pictures = pictured(task, loop, cfg.anchor, cfg.images, "concept_ablation")
 
     def ablate(model: nn.Module, batch: Batch) -> Tensor:
         if cfg.form == "noise":
@@ -77,11 +76,3 @@ def run(cfg: ConceptAblation, task: DiffusionTask, loop: Loop) -> Outcome:
     model = loop.start(where=moved(task, cfg.variant))
     loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, optimiser="adam")
     return loop.finish(model)
-
-
-def anchored(cfg: ConceptAblation, task: DiffusionTask, loop: Loop, original: nn.Module) -> Split:
-    """Pictures of the anchor with the prompts of the concept, and beside them their own."""
-    prompts = task.prompts["forget"]
-    tokens, anchors = (taken(task, some, cfg.images) for some in (prompts, rests(task, prompts, cfg.anchor)))
-    x = task.draw_from(original, task.text(anchors.to(loop.settings.device)), derive(loop.seed, "concept_ablation"))
-    return Split({"image": x, "tokens": tokens, "anchor": anchors}, "anchors")

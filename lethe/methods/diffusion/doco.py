@@ -35,9 +35,8 @@ from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
-from lethe.train.erasing import moved, rests, taken
+from lethe.train.erasing import moved, one_anchor, pictured
 from lethe.train.loop import Loop, Term
 
 CRITIC = "critic"      # name of D while the run lasts
@@ -118,14 +117,11 @@ class Turns:
         apply(gradients(["critic"]))
 
 
-@method(needs={"original"}, mechanism="distil", uses={
+@method(needs={"original"}, mechanism="distil", check=one_anchor, uses={
     "concepts", "draw_from", "layers", "levels", "nll", "noised", "outputs", "prompts", "rest", "shape", "text", "tokens"})
 def run(cfg: DoCo, task: DiffusionTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
-    prompts = task.prompts["forget"]
-    tokens, anchors = (taken(task, some, cfg.images) for some in (prompts, rests(task, prompts, cfg.anchor)))
-    x = task.draw_from(original, task.text(anchors.to(loop.settings.device)), derive(loop.seed, "doco"))
-    pictures = Split({"image": x, "tokens": tokens, "anchor": anchors}, "anchors")
+    pictures = pictured(task, loop, cfg.anchor, cfg.images, "doco")
     model = loop.start(where=moved(task, cfg.variant))
     network = frozenset(loop.selected(model))
     channels, height, width = task.shape
@@ -134,7 +130,7 @@ def run(cfg: DoCo, task: DiffusionTask, loop: Loop) -> Outcome:
     own = frozenset(f"{CRITIC}.{name}" for name, _ in critic.named_parameters())
     loop.include(model, *own)
 
-    def pictured(m: nn.Module, batch: Batch) -> Tensor:
+    def clean(m: nn.Module, batch: Batch) -> Tensor:
         signal, noise = task.levels(batch.t, batch.image)
         return (task.noised(batch) - noise * task.outputs(m, batch)) / signal.clamp(min=1e-6)
 
@@ -144,17 +140,17 @@ def run(cfg: DoCo, task: DiffusionTask, loop: Loop) -> Outcome:
 
     def learn(m: nn.Module, batch: Batch) -> Tensor:
         with evaluating(original):
-            real = pictured(original, batch.replace(tokens=batch.anchor))
+            real = clean(original, batch.replace(tokens=batch.anchor))
         with torch.no_grad():
-            drawn = pictured(m, batch)
+            drawn = clean(m, batch)
         return judged(m, real.clone(), 0.0) + judged(m, drawn, 1.0)
 
     terms = {"critic": Term(pictures, learn, moves=own)}
     minimise = partial(loop.minimise, lr=cfg.lr, batch_size=cfg.batch_size, optimiser="adam", combine=Turns(cfg.surgery))
     if cfg.warm_steps:
         minimise(model, terms, steps=cfg.warm_steps)
-    fool = Term(pictures, lambda m, b: judged(m, pictured(m, b), 0.0), moves=network)
-    keep = Term(Split({"image": x, "tokens": anchors}, "own"), task.nll, moves=network)
+    fool = Term(pictures, lambda m, b: judged(m, clean(m, b), 0.0), moves=network)
+    keep = Term(Split({"image": pictures.columns["image"], "tokens": pictures.columns["anchor"]}, "own"), task.nll, moves=network)
     minimise(model, {"fool": fool, "keep": keep, **terms}, steps=cfg.steps)
     delattr(model, CRITIC)
     return loop.finish(model)

@@ -37,7 +37,7 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import moved, taken, visited
+from lethe.train.erasing import esd_target, moved, taken, visited
 from lethe.train.loop import Loop, Term
 
 WEIGHTS = "preserved"    # name of π while the run lasts
@@ -130,7 +130,7 @@ class Edit:
         with evaluating(self.original):
             cond = task.predict_noise(self.original, x, t, text)
             free = task.predict_noise(self.original, x, t, self.candidates[:1].expand(len(x), -1, -1))
-        goal = free - self.cfg.eta * (cond - free)
+        goal = esd_target(cond, free, self.cfg.eta)
         gone = self.share(x, t) * squared_distance(task.predict_noise(model, x, t, text), goal)
         return gone + self.preserve(model, batch, g.detach(), stop, seed)
 

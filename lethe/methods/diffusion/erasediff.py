@@ -36,7 +36,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import moved, with_anchors
+from lethe.train.erasing import moved, one_anchor, with_anchors
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import inner
 
@@ -96,7 +96,8 @@ def uniform_noise(task: DiffusionTask, model: nn.Module, batch: Batch) -> Tensor
     return task.nll(model, batch.replace(noise=torch.rand(batch.noise.shape).to(batch.noise)))   # the loop seeds every step
 
 
-@method(needs={"forget", "retain"}, uses={"concepts", "layers", "nll", "outputs", "rest", "tokens"}, mechanism="relabel")
+@method(needs={"forget", "retain"}, uses={"concepts", "layers", "nll", "outputs", "rest", "tokens"}, mechanism="relabel",
+        check=one_anchor)
 def run(cfg: EraseDiff, task: DiffusionTask, loop: Loop) -> Outcome:
     prompts = cfg.target == "prompt"
     forget = with_anchors(task, task.forget, cfg.anchor) if prompts else task.forget

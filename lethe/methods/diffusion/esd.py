@@ -34,7 +34,7 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import moved, taken, walked
+from lethe.train.erasing import esd_target, moved, taken, walked
 from lethe.train.loop import Loop, Term
 
 
@@ -52,14 +52,6 @@ class ESD:
     sampler_steps: Count = 50         # DDIM steps of a trajectory                           [paper]
     start_guidance: NonNegative = 3.0  # guidance of the trajectories; 1 for tiny models     [official code]
     host: str = ""                    # erase the concept from this prompt only [e.g. a shape] [official code]
-
-
-def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = None) -> Tensor:
-    """base − η (cond − uncond), base = uncond unless there is a host.  [n, …] ×3 -> [n, …]
-
-    cond 3, uncond 1, η 1: 1 − (3 − 1) = −1; in the code's convention (η_code = 2): 3 − 2 · (3 − 1) = −1.
-    """
-    return (uncond if base is None else base) - eta * (cond - uncond)
 
 
 @method(needs={"original"}, uses={"concepts", "denoise", "layers", "predict_noise", "prompts", "text", "tokens"},

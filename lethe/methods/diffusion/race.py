@@ -26,13 +26,12 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import moved, taken, visited
+from lethe.train.erasing import answered, esd_target, moved, taken, visited
 from lethe.train.loop import Loop, Term
 
 
@@ -93,12 +92,12 @@ def targeted(cfg: RACE, task: DiffusionTask, loop: Loop) -> Split:
     original = task.original.to(loop.settings.device)
     tokens = taken(task, task.prompts["forget"], cfg.trajectories)
     points = visited(task, original, tokens, derive(loop.seed, "race"), cfg.sampler_steps, cfg.start_guidance)
-    empty, targets = task.text(task.tokens([""]).to(loop.settings.device)), []
-    with evaluating(original):
-        for batch in loop.drawn(points, 64, "targets"):
-            cond = task.predict_noise(original, batch.image, batch.t, task.text(batch.tokens))
-            free = task.predict_noise(original, batch.image, batch.t, empty.expand(len(batch), -1, -1))
-            targets.append((free - cfg.eta * (cond - free)).cpu())
-    image = points.columns["image"]
+    empty, image = task.text(task.tokens([""]).to(loop.settings.device)), points.columns["image"]
+
+    def targets(batch: Batch) -> dict[str, Tensor]:
+        cond, free = (task.predict_noise(original, batch.image, batch.t, text)
+                      for text in (task.text(batch.tokens), empty.expand(len(batch), -1, -1)))
+        return {"target": esd_target(cond, free, cfg.eta)}
+
     start = image[: len(tokens)].repeat(len(image) // len(tokens), *[1] * (image.dim() - 1))   # the first step's x_t is x_T
-    return Split({**points.columns, "start": start, "target": torch.cat(targets)}, points.name)
+    return answered(loop, Split({**points.columns, "start": start}, points.name), original, targets)

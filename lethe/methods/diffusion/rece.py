@@ -30,8 +30,9 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.maths.linear_edit import map_of_moments
 from lethe.maths.text_states import Policy
+from lethe.train.erasing import require_one_place
 from lethe.train.loop import Loop
-from lethe.train.projections import Projections, require_one_place
+from lethe.train.projections import Projections
 
 
 @config
@@ -61,7 +62,7 @@ def returning(edited: Tensor, gram: Tensor, beta: float) -> Tensor:
 
 def check(cfg: RECE, task: DiffusionTask) -> None:
     """RequestError where guide and a replacement both say what takes the concept's place."""
-    require_one_place(cfg.guide, task)
+    require_one_place("guide", cfg.guide, task)
 
 
 @method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},

@@ -28,10 +28,9 @@ from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.maths.importance import squared_example_gradients
-from lethe.train.erasing import moved, rests, taken
+from lethe.train.erasing import moved, one_anchor, pictured, taken
 from lethe.train.loop import Loop, Term
 
 
@@ -59,7 +58,7 @@ def ewc(moving: dict[str, Tensor], before: dict[str, Tensor], fisher: dict[str, 
 
 
 @method(needs={"original", "retain"}, mechanism="relabel",
-        uses={"concepts", "draw_from", "layers", "nll", "prompts", "rest", "shape", "text", "tokens"})
+        uses={"concepts", "draw_from", "layers", "nll", "prompts", "rest", "shape", "text", "tokens"}, check=one_anchor)
 def run(cfg: SelectiveAmnesia, task: DiffusionTask, loop: Loop) -> Outcome:
     model = loop.start(where=moved(task, cfg.variant))
     moving = loop.selected(model)
@@ -84,11 +83,7 @@ def run(cfg: SelectiveAmnesia, task: DiffusionTask, loop: Loop) -> Outcome:
 
 def surrogates(cfg: SelectiveAmnesia, task: DiffusionTask, loop: Loop) -> Split:
     """Other pictures for the prompts with the concept."""
-    prompts = task.prompts["forget"]
-    tokens = taken(task, prompts, cfg.images)
-    if cfg.surrogate == "noise":
-        x = 2 * torch.rand((cfg.images, *task.shape), generator=loop.generator("surrogate")) - 1
-    else:
-        anchors = taken(task, rests(task, prompts, cfg.anchor), cfg.images).to(loop.settings.device)
-        x = task.draw_from(task.original.to(loop.settings.device), task.text(anchors), derive(loop.seed, "surrogate"))
-    return Split({"image": x, "tokens": tokens}, "surrogates")
+    if cfg.surrogate != "noise":
+        return pictured(task, loop, cfg.anchor, cfg.images, "surrogate")
+    x = 2 * torch.rand((cfg.images, *task.shape), generator=loop.generator("surrogate")) - 1
+    return Split({"image": x, "tokens": taken(task, task.prompts["forget"], cfg.images)}, "surrogates")

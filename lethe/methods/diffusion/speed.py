@@ -35,8 +35,9 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.maths.text_states import Policy
 from lethe.maths.unlearnable import k_means
+from lethe.train.erasing import require_one_place
 from lethe.train.loop import Loop
-from lethe.train.projections import Projections, require_one_place
+from lethe.train.projections import Projections
 
 ENDINGS = {"values": ("to_v",), "keys": ("to_k",), "both": ("to_k", "to_v")}
 CENTRES = 3      # of the tokens of the empty prompt behind its start token                          [official code]
@@ -90,7 +91,7 @@ def least(w: Tensor) -> Tensor:
 
 def check(cfg: SPEED, task: DiffusionTask) -> None:
     """RequestError where guide and a replacement both say what takes the concept's place."""
-    require_one_place(cfg.guide, task)
+    require_one_place("guide", cfg.guide, task)
 
 
 @method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},

@@ -4,7 +4,7 @@ Han & Ding (2024), arXiv:2312.16145 (CVPR 2024).
     y = W x + γ · (v_sᵀ x) · v_d        for every linear layer and convolution inside the transformer blocks
     L = ‖ε_{θ+M}(x_t, c) − [ε_0(x_t, c_0) − η (ε_0(x_t, c) − ε_0(x_t, c_0))]‖²  +  λ E_e ‖ε_{θ+M}(x_t, e) − ε_0(x_t, e)‖²
 
-c prompts with the concept, c_0 the surrogate (the empty prompt, or the prompt with an anchor in the concept's place), ε_0 the
+c prompts with the concept, c_0 the surrogate (the empty prompt, or the prompt with an anchor or a replacement), ε_0 the
 original, which stays as it is, M the vectors v_s (random) and v_d (0 at first), γ = 1 the permeability, e conditions that are
 to be read as before:
     noise:    Gaussian states of length ‖c‖ · U(0.8, 1.2)
@@ -38,7 +38,7 @@ from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.errors import RequestError
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import rests, taken, visited
+from lethe.train.erasing import answered, esd_target, one_anchor, placed, rests, taken, visited
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.where.lora import Lora
 
@@ -47,7 +47,7 @@ from lethe.train.modifiers.where.lora import Lora
 class SPM:
     """Options of SPM."""
 
-    anchor: str = ""  # words in the concept's place; empty: c_0 is the empty prompt [e.g. square] [official code]
+    anchor: str = ""  # words in the concept's place; empty: its replacement, or none at all [e.g. square] [official code]
     eta: NonNegative = 1.0             # η, negative guidance                                       [official code]
     lamb: NonNegative = 1000.0         # λ, weight of what is read as before                        [official code]
     held: Literal["noise", "prompts"] = "noise"   # conditions e                                    [official code; ours]
@@ -61,7 +61,7 @@ class SPM:
 
 
 @method(needs={"original"}, uses={"concepts", "denoise", "predict_noise", "prompts", "rest", "text", "tokens"},
-        mechanism="distil")
+        mechanism="distil", check=one_anchor)
 def run(cfg: SPM, task: DiffusionTask, loop: Loop) -> Outcome:
     points = targeted(cfg, task, loop)
     original, device = task.original.to(loop.settings.device), loop.settings.device
@@ -111,12 +111,12 @@ def targeted(cfg: SPM, task: DiffusionTask, loop: Loop) -> Split:
     """Points of the original's trajectories for prompts with the concept, and what is to be said there."""
     original, prompts = task.original.to(loop.settings.device), task.prompts["forget"]
     tokens = taken(task, prompts, cfg.trajectories)
-    surrogates = taken(task, rests(task, prompts, cfg.anchor) if cfg.anchor else [""], cfg.trajectories)
+    surrogates = taken(task, rests(task, prompts, cfg.anchor) if placed(task, cfg.anchor) else [""], cfg.trajectories)
     points = visited(task, original, tokens, derive(loop.seed, "spm"), cfg.sampler_steps, cfg.start_guidance, anchor=surrogates)
-    targets = []
-    with evaluating(original):
-        for batch in loop.drawn(points, 64, "targets"):
-            cond, free = (task.predict_noise(original, batch.image, batch.t, task.text(some))
-                          for some in (batch.tokens, batch.anchor))
-            targets.append((free - cfg.eta * (cond - free)).cpu())
-    return Split({**points.columns, "target": torch.cat(targets)}, points.name)
+
+    def targets(batch: Batch) -> dict[str, Tensor]:
+        cond, free = (task.predict_noise(original, batch.image, batch.t, task.text(some))
+                      for some in (batch.tokens, batch.anchor))
+        return {"target": esd_target(cond, free, cfg.eta)}
+
+    return answered(loop, points, original, targets)

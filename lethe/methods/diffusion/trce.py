@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask, Words
-from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
@@ -38,7 +37,7 @@ from lethe.core.split import Batch, Split
 from lethe.errors import RequestError
 from lethe.maths.linear_edit import map_of_moments
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import rests, taken, visited
+from lethe.train.erasing import answered, one_anchor, rests, taken, visited
 from lethe.train.loop import Loop, Term
 from lethe.train.projections import Projections
 
@@ -86,7 +85,7 @@ def contrast(said: Tensor, good: Tensor, bad: Tensor, margin: float) -> Tensor:
     return (squared_distance(said, good) - squared_distance(said, bad) + margin).clamp(min=0)
 
 
-@method(needs={"original"}, mechanism="closed form", uses={
+@method(needs={"original"}, mechanism="closed form", check=one_anchor, uses={
     "attention_projections", "concepts", "denoise", "predict_noise", "prompts", "rest", "text", "tokens", "words"})
 def run(cfg: TRCE, task: DiffusionTask, loop: Loop) -> Outcome:
     if not any("attn1." in name for name, _ in task.original.named_parameters()):
@@ -130,17 +129,13 @@ def steered(cfg: TRCE, task: DiffusionTask, loop: Loop, first: nn.Module, twins:
     early = Split({name: column[:half] for name, column in early.columns.items()}, "early")
     free = visited(task, original, taken(task, [""], count), derive(seed, "free"), cfg.sampler_steps, cfg.start_guidance)
     empty = task.text(task.tokens([""]).to(loop.settings.device))
-    good: list[Tensor] = []
-    bad: list[Tensor] = []
-    before: list[Tensor] = []
-    with evaluating(original):
-        for batch in loop.drawn(early, 64, "targets"):
-            base = task.predict_noise(original, batch.image, batch.t, empty.expand(len(batch), -1, -1))
-            for rows, some in ((good, batch.twin), (bad, batch.tokens)):
-                said = task.predict_noise(original, batch.image, batch.t, task.text(some))
-                rows.append((said + cfg.guidance * (said - base)).cpu())
-    with evaluating(first):
-        for batch in loop.drawn(free, 64, "targets"):
-            before.append(task.predict_noise(first, batch.image, batch.t, task.text(batch.tokens)).cpu())
-    return (Split({**early.columns, "good": torch.cat(good), "bad": torch.cat(bad)}, early.name),
-            Split({**free.columns, "before": torch.cat(before)}, free.name))
+
+    def aims(batch: Batch) -> dict[str, Tensor]:
+        good, bad, base = (task.predict_noise(original, batch.image, batch.t, text) for text in (
+            task.text(batch.twin), task.text(batch.tokens), empty.expand(len(batch), -1, -1)))
+        return {"good": good + cfg.guidance * (good - base), "bad": bad + cfg.guidance * (bad - base)}
+
+    def before(batch: Batch) -> dict[str, Tensor]:
+        return {"before": task.predict_noise(first, batch.image, batch.t, task.text(batch.tokens))}
+
+    return answered(loop, early, original, aims), answered(loop, free, first, before)

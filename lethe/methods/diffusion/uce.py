@@ -26,8 +26,9 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.maths.linear_edit import uce_map
 from lethe.maths.text_states import Policy
+from lethe.train.erasing import require_one_place
 from lethe.train.loop import Loop
-from lethe.train.projections import Projections, require_one_place
+from lethe.train.projections import Projections
 
 
 @config
@@ -44,7 +45,7 @@ class UCE:
 
 def check(cfg: UCE, task: DiffusionTask) -> None:
     """RequestError where guide and a replacement both say what takes the concept's place."""
-    require_one_place(cfg.guide, task)
+    require_one_place("guide", cfg.guide, task)
 
 
 @method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
