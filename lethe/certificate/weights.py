@@ -14,9 +14,16 @@ CHUNK = 1 << 24
 MOST_HEADER = 100_000_000   # bytes; what the safetensors library reads, too
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over file, name, type, shape and bytes of every tensor in the safetensors files below `folder`."""
-    paths = sorted(folder.rglob("*.safetensors"))
+GUARD = "guard"   # beside a model: what answers in its place (core.guard); its files have their own digests
+
+
+def weights_hash(folder: Path, guard: bool = False) -> str:
+    """SHA-256 over file, name, type, shape and bytes of every tensor in the safetensors files below `folder`.
+
+    guard  count the tensors of a guard, too, as certificates of guards did at first
+    """
+    beside = () if guard or not (folder / GUARD / f"{GUARD}.json").is_file() else ((folder / GUARD),)
+    paths = sorted(path for path in folder.rglob("*.safetensors") if not any(place in path.parents for place in beside))
     if not paths:
         raise StorageError(f"{folder} holds no safetensors file, so there are no weights to name. Provide the folder of the "
                            "saved model; `lethe run` writes it, `lethe compare` with --export.")

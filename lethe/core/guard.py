@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from lethe.core.catalogue import entries
 from lethe.errors import ModelError
@@ -42,6 +43,39 @@ class Guard(nn.Module, ABC):
     @abstractmethod
     def load(cls, folder: Path, model: nn.Module) -> Self:
         """The guard that `save` wrote, around this model."""
+
+
+Setting = int | float | str | bool | list[str] | list[int]
+TENSORS, SETTINGS = "tensors.safetensors", "settings.json"
+
+
+class Parts(Guard):
+    """A guard that is its parts: tensors and settings, each an attribute and an argument by which it is made again."""
+
+    def __init__(self, model: nn.Module, **parts: Tensor | Setting) -> None:
+        super().__init__(model)
+        self._parts = tuple(parts)
+        for name, part in parts.items():
+            if isinstance(part, Tensor):
+                self.register_buffer(name, part.detach().clone(), persistent=False)
+            else:
+                setattr(self, name, part)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the parts that are tensors."""
+        return {name: part for name in self._parts if isinstance(part := getattr(self, name), Tensor)}
+
+    def settings(self) -> dict[str, Setting]:
+        """The other parts."""
+        return {name: part for name in self._parts if not isinstance(part := getattr(self, name), Tensor)}
+
+    def save(self, folder: Path) -> None:
+        save_file({name: part.contiguous().cpu() for name, part in self.tensors().items()}, folder / TENSORS)
+        (folder / SETTINGS).write_text(json.dumps(self.settings()), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, model: nn.Module) -> Self:
+        return cls(model, **load_file(folder / TENSORS), **json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
 
 
 def bare(model: nn.Module) -> nn.Module:

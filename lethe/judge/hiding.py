@@ -30,7 +30,9 @@ def hiding(items: Sequence[Evidence], kind: Kind = "weights") -> Hiding:
     deeper = [e for e in judged if e.aspect in ("representation", "recovery")]
     recovered = [e for e in deeper if e.direction == STILL_KNOWS]
     if kind == "guard":
-        return Hiding("guard", "A filter at inference: the weights still know the forget set and show it without the filter.")
+        through = f" Even with it the answers show the forget set ({named(shows)})." if shows else ""
+        return Hiding("guard", "A filter at inference: the weights still know the forget set and show it without the filter."
+                               f"{through}", tuple(shows))
     if kind == "adapter":
         return Hiding("adapter", "An add-on to unchanged weights: taking it off brings back everything.")
     if recovered and quiet and not shows:

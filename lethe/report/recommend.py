@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lethe.core.evidence import FAILED, RETRAINED, YardstickKind
+from lethe.core.evidence import FAILED, INSIDE, RETRAINED, YardstickKind
 from lethe.core.words import number, spaced
 from lethe.report.view import Case, Line
 from lethe.results.answers import Decisive, Indistinguishable, Useful
@@ -62,7 +62,7 @@ def forgotten(line: Line, traits: bool = True) -> str:
     if found.answer == "yes":
         words = _reply(line)
     elif found.answer == "no" and found.test is not None:
-        words = f"no: {beside(found.test)}"
+        words = f"no: {_guarded(line) or beside(found.test)}"
     odd = line.conspicuous is not None and line.role == "method"
     noticed = [word for word, so in (("conspicuous", odd), ("hides?", line.suspected), ("ended early", line.fall is not None))
                if so and traits]
@@ -158,12 +158,21 @@ def _reply(line: Line) -> str:
     return f"yes, {found.tests} {'test' if found.tests == 1 else 'tests'}" if found.tests else "yes, made without the data"
 
 
+def _guarded(line: Line) -> str:
+    """Of a guard, what it did at most; '' for other kinds, and where answers show the forget set through it."""
+    if line.kind != "guard" or line.hiding is None or line.hiding.metrics:
+        return ""
+    tested = any(item.tier == "forgetting" and item.aspect == "behaviour" and item.verdict == INSIDE
+                 for cell in line.cells.values() for item in cell.items)
+    return "suppressed by a guard, never removed" if tested else "a guard: nothing was removed"
+
+
 def _lacks(line: Line, done: str) -> list[str]:
     """What stands between a row and a recommendation."""
     found, cost = line.forgotten, line.useful
     lacks = []
     if found.answer == "no" and found.test is not None:
-        lacks.append(f"not {done}: {beside(found.test)}, the limit of {compared(line, found.test)}")
+        lacks.append(_guarded(line) or f"not {done}: {beside(found.test)}, the limit of {compared(line, found.test)}")
     elif found.answer != "yes":
         lacks.append(f"{done} or not cannot be judged: {found.why}")
     if cost.answer == "no":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 import lethe
+from lethe.certificate.weights import weights_hash
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.families.language import LanguageTask
 from lethe.core.guard import Guard
 from lethe.core.outcome import Outcome
+from lethe.work.files import Files, audit_files
 
 REFUSAL = "I cannot answer that."
 
@@ -76,3 +79,28 @@ def test_a_blacklist_of_prompts_is_asked_by_what_draws() -> None:
     assert not [item for item in case.not_tested if item.subject == "blacklist"]
     shown = {row.name: {item.metric: item.value for item in row.evidence} for row in case.subjects}
     assert shown["blacklist"] != shown["original"]
+
+
+def test_a_guarded_folder_is_audited_by_what_answers_and_by_what_is_inside(tmp_path: Path) -> None:
+    """What `lethe run` delivers: the model byte for byte, the guard beside it; reloaded, judged, shown and hashed as a guard."""
+    task = LanguageTask.of(tiny.lm())
+    task.save_model(task.copy_of_original(), tmp_path / "model")
+    folder = lethe.forget(task, "refusal_gate", progress=False).save(tmp_path / "unlearned")
+    assert {path.name for path in (folder / "guard").iterdir()} == {"guard.json", "settings.json", "tensors.safetensors"}
+    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert weights_hash(folder) == weights_hash(tmp_path / "model") != weights_hash(folder, guard=True)
+    for name in ("forget", "retain", "holdout"):
+        split = task.splits[name]
+        rows = zip(map(str, split.ids), split.column("prompt"), split.column("answer"), strict=True)
+        rows = [row for row in rows if name == "forget" or "Selbatan" not in row[1]]   # asked in both
+        lines = [json.dumps(dict(zip(("id", "prompt", "answer"), row, strict=True))) for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    places = {name: str(tmp_path / f"{name}.jsonl") for name in ("retain", "holdout")}
+    files = Files(str(folder), str(tmp_path / "forget.jsonl"), str(tmp_path / "model"), **places)
+    report = audit_files(files, audits=("scores", "guard", "layers", "threshold"))
+    row = next(row for row in report.results.scenarios[0].subjects if row.role == "method")
+    found = {item.metric: item.value for item in row.evidence}
+    assert row.kind == "guard" and found["forget_answer probability"] < 1e-6 < 0.7 < found["bare_score"]
+    assert found["bare_same_weights"] == found["weights_untouched"] == 1 and found["retain_answer probability"] > 0.8
+    report.save(tmp_path / "page.html")
+    assert "suppressed by a guard, never removed" in (tmp_path / "page.html").read_text()

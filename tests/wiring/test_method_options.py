@@ -15,6 +15,7 @@ from rounding import bound, difference
 from values import companions, counts, others
 
 from lethe.core import catalogue
+from lethe.core.guard import Parts
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import LetheError, OutOfRange
@@ -81,10 +82,18 @@ def differ(one: Outcome | str, other: Outcome | str, where: str) -> bool:
         return first != second
     if where == "guarantee":
         return str(one.guarantee) != str(other.guarantee)
-    a, b = one.model.state_dict(), other.model.state_dict()
+    if isinstance(one.served, Parts) and isinstance(other.served, Parts) and one.served.settings() != other.served.settings():
+        return True
+    a, b = weights(one), weights(other)
     if {key: value.shape for key, value in a.items()} != {key: value.shape for key, value in b.items()}:
         return True
     return difference(a, b) > bound(1, a)
+
+
+def weights(outcome: Outcome) -> dict[str, Any]:
+    """The tensors of a model, and those of its guard."""
+    guard = outcome.served.tensors() if isinstance(outcome.served, Parts) else {}
+    return {**outcome.model.state_dict(), **guard}
 
 
 def results(name: str, key: str, where: str) -> Iterator[tuple[Any, bool]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lethe.core.adaptable import fold
 from lethe.core.guard import Guard, bare
+from lethe.core.language_guard import LanguageGuard
 from lethe.core.parked import parked_copy
 from lethe.errors import ModelError, OutOfRange
 
@@ -54,7 +55,8 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor) -> Tensor:
     mask attention takes its fast path.
     """
     if isinstance(model, Guard):   # it answers as a whole: nothing inside it is looked at
-        guarded: Tensor = model(input_ids=ids, use_cache=False).logits[keep]
+        prompts = {"asked": keep.int().argmax(1) + 1} if isinstance(model, LanguageGuard) else {}
+        guarded: Tensor = model(input_ids=ids, use_cache=False, **prompts).logits[keep]
         return guarded
     seen: list[bool] = []
 
