@@ -1,6 +1,9 @@
-"""Auto beside the best single default, found in hindsight, on three presets: three seeds each, judged by other retrained models.
+"""Auto beside the best single published default, found in hindsight, on three presets: three seeds each, judged by other models
+retrained by the whole recipe, on the halves of forget set and holdout that no search saw.
 
     python tests/test_auto_acceptance.py [PRESET …]     prints the numbers
+
+Published defaults: those that auto would try, and those of the preset; of ours (renew, scratch) the numbers are printed, too.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from lethe.work.request import read
 
 pytestmark = pytest.mark.slow
 
-PRESETS = {"digits class": ("demo", "one class"), "digits share": ("demo", "random 10 %"), "etth1": ("etth1_forecast", "")}
+PRESETS = {"digits class": ("demo", "one class"), "mislabels": ("mislabels", ""), "etth1": ("etth1_forecast", "")}
 SEEDS, TRIALS = (0, 1, 2), 24
+OURS = ("nothing", "renew", "scratch")
 HERE = Path(__file__).resolve().parent.parent
 
 
@@ -54,9 +58,12 @@ def measured(preset: str, root: Path | None, cache: Path) -> dict[str, list[floa
         task = tasks_of(request, Options(data_root=root, cache=cache))[scenario]
         references = train_pool(task, count=3, seed=1000 + seed, strategy="serial").models
         models = {"nothing": task.original}
-        for method in candidates(task, ())[: TRIALS // 2]:
+        listed = [one["name"] for one in request.methods]
+        for method in dict.fromkeys([*candidates(task, ())[: TRIALS // 2], *listed, "renew", "scratch"]):
             models[method] = lethe.forget(task, method, seed=seed, progress=False).model
-        models["auto"] = lethe.forget(task, "auto", seed=seed, trials=TRIALS, progress=False).model
+        outcome = lethe.forget(task, "auto", seed=seed, trials=TRIALS, progress=False)
+        print(preset, seed, outcome.notes[0], flush=True)
+        models["auto"] = outcome.model
         for method, model in models.items():
             found.setdefault(method, []).append(far(task, model, references))
     return found
@@ -67,21 +74,12 @@ def told(found: dict[str, list[float]]) -> str:
     return ", ".join(f"{name} {mean(x):.3f} ± {stdev(x):.3f}" for name, x in ordered)
 
 
-def test_where_nothing_is_better_beyond_noise_auto_changes_nothing(data_root: Path, tmp_path: Path) -> None:
-    """Not reached on ETTh1: the best single default. 75 examples of 151 hardly tell the untouched model (0.053 ± 0.003) from it
-    (neggrad_plus 0.050 ± 0.003); what looked best by them was truly farther (0.062 for 0.051)."""
-    found = measured("etth1", data_root, tmp_path)
-    chosen = found.pop("auto")
-    assert chosen == found["nothing"], told({**found, "auto": chosen})
-    assert mean(min(found.values(), key=mean)) < mean(chosen)
-
-
-@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != "etth1"])
-def test_auto_is_as_good_as_the_best_single_default(preset: str, data_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_auto_beats_the_best_single_published_default(preset: str, data_root: Path, tmp_path: Path) -> None:
     found = measured(preset, data_root, tmp_path)
-    chosen = found.pop("auto")
-    best = min(found.values(), key=mean)
-    assert mean(chosen) <= mean(best) + max(stdev(best), stdev(chosen)), told({**found, "auto": chosen})
+    chosen = found["auto"]
+    best = min((x for name, x in found.items() if name not in (*OURS, "auto")), key=mean)
+    assert mean(chosen) < mean(best), told(found)
 
 
 if __name__ == "__main__":

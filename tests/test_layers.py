@@ -20,7 +20,7 @@ ROOMS = {
     "data": {"core", "maths", "train"},
     "models": {"core", "maths", "train", "exact", "data"},
     "methods": {"core", "maths", "train", "exact", "pools"},
-    "methods/search": {"core", "maths", "train", "pools", "judge"},
+    "methods/search": {"core", "maths", "train", "pools", "judge", "results"},
     "audits": {"core", "maths", "train", "pools", "judge"},
     "results": {"core", "judge"},
     "ledger": {"core", "results"},

@@ -27,12 +27,12 @@ from lethe.report.figure import Drawing, case_looks, drawing, svg
 from lethe.report.leaderboard import Spread, Standing, entries
 from lethe.report.pictures import COLUMNS, Drawn, Pictures, alone, grid, of_retraining, percent, pictures, share
 from lethe.report.scores import scores
-from lethe.report.search import searches
+from lethe.report.search import front, options, searches
 from lethe.report.strip import strip
 from lethe.report.tradeoff import tradeoff
 from lethe.report.view import Case, Cell, Column, Line, cases, limits
 from lethe.results.answered import remedy
-from lethe.results.schema import NotTested, Results, Sample, Scenario, TextSample
+from lethe.results.schema import NotTested, Results, Sample, Scenario, TextSample, Trial
 
 SUMMARY = "summary.html"
 WEAKER = {"holdout": "what a model to which the data are unseen would show",   # yardsticks that are not retrained models
@@ -77,6 +77,11 @@ class Section:
     facts: str
     pictures: Pictures | None
     grid: tuple[list[str], list[Drawn]]
+
+    @property
+    def front(self) -> list[tuple[str, list[Trial]]]:
+        """The candidates of every search that no other beats."""
+        return front(self.case)
 
     @property
     def answered(self) -> list[tuple[Line, list[TextSample]]]:
@@ -177,6 +182,7 @@ def _render(template: str, results: Results, sections: Sequence[Section], sheet:
         told_useful=recommend.useful_cell, told_like=recommend.like, told_beside=recommend.beside, told_change=recommend.useful,
         power=recommend.power, margin=recommend.margin, change=recommend.change, failure=ended.briefly, ended=ended.ended,
         columns=COLUMNS, share=share, percent=percent, weaker=WEAKER, remedy=remedy, beside=recommend.compared, ladder=ladder,
+        trial_options=options,
     )
 
 

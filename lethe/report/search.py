@@ -1,4 +1,5 @@
-"""The figure of a search: the distance of every candidate in the order tried, the best so far, and the untouched model."""
+"""The figure of a search: the distance of every candidate in the order tried, beside the untouched model; forgetting against
+utility, with the candidates that no other beats (Pareto front); and these in a table."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from lethe.results.schema import Trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMNS = ("number", "round", "method", "distance", "forgetting", "utility", "seconds", "chosen", "error")
+COLUMNS = ("number", "round", "method", "distance", "forgetting", "utility", "cost", "seconds", "front", "chosen", "error")
+
+FRONT = (" Right: strong signs are beaten by no other in forgetting, utility and cost (Pareto front); larger ones cost more.")
 
 
 def searches(case: Case) -> list[Drawing]:
@@ -26,16 +29,33 @@ def searches(case: Case) -> list[Drawing]:
 def _drawn(label: str, trials: Sequence[Trial]) -> Drawing:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.4, 3.6), layout="constrained")
-    _candidates(figure.subplots(), trials)
+    fronted = any(trial.front for trial in trials)   # searches of before schema 5 have none
+    figure = Figure(figsize=(9.8 if fronted else 7.4, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2 if fronted else 1, squeeze=False)[0]
+    _candidates(axes[0], trials)
+    if fronted:
+        _front(axes[1], trials)
+        axes[0].legend().remove()
     title = _title(label, trials)
     titled(figure, title, 68)
     failed = sum(trial.distance is None for trial in trials)
     caption = ("Each sign is one run of a method, scored on a part of the data that the audits below do not use. Ringed: chosen."
+               f"{FRONT if fronted else ''}"
                f"{f' {failed} candidates failed and are not drawn.' if failed else ''}")
     rows = [{**{key: getattr(trial, key) for key in COLUMNS},
-             "settings": " ".join(f"{k}={v}" for k, v in trial.settings.items())} for trial in trials]
+             "settings": options(trial)} for trial in trials]
     return Drawing(f"search-{label}", title, caption, figure, rows)
+
+
+def front(case: Case) -> list[tuple[str, list[Trial]]]:
+    """Of every search the candidates that no other beats in forgetting, utility and cost, the one that forgets best first."""
+    return [(line.label, sorted(found, key=lambda one: (one.forgetting or 0.0, one.cost or 0.0))) for line in case.methods
+            if (found := [trial for trial in line.members[0].search if trial.front])]
+
+
+def options(trial: Trial) -> str:
+    """'lr=0.01 average=ema'; empty where all are as published."""
+    return " ".join(f"{key}={value}" for key, value in {**trial.settings, **trial.modifiers}.items())
 
 
 def _title(label: str, trials: Sequence[Trial]) -> str:
@@ -65,3 +85,24 @@ def _candidates(axes: Axes, trials: Sequence[Trial]) -> None:
     axes.set_xlabel("candidate, in the order tried")
     axes.set_ylabel("distance on the selection part\n(lower is better)")
     axes.legend(fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _front(axes: Axes, trials: Sequence[Trial]) -> None:
+    """Forgetting against utility, larger for what costs more; filled where no other is better in all three."""
+    done = [(trial, trial.forgetting, trial.utility) for trial in trials
+            if trial.forgetting is not None and trial.utility is not None]
+    look = looks(list(dict.fromkeys(trial.method for trial, *_ in done if trial.number)))
+    most = max((trial.cost or 0.0 for trial, *_ in done), default=0.0) or 1.0
+    for trial, forgetting, utility in done:
+        shape, colour = (look[trial.method].marker, look[trial.method].colour) if trial.number else ("x", "#666666")
+        axes.scatter([forgetting], [utility], s=24 + 90 * (trial.cost or 0.0) / most, marker=shape,
+                     color=colour, alpha=1.0 if trial.front else 0.35, label="_")
+        if trial.chosen:
+            axes.plot(forgetting, utility, "o", markersize=16, markerfacecolor="none", markeredgecolor="#222222")
+    names = {trial.method: None for trial, *_ in done if trial.front and trial.number}
+    for name in names:
+        axes.scatter([], [], marker=look[name].marker, color=look[name].colour, label=name)
+    axes.scatter([], [], marker="x", color="#666666", label="untouched")
+    axes.set_xlabel("forgetting: distance on the forget set\n(lower is better)")
+    axes.set_ylabel("utility: distance elsewhere\n(lower is better)")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), title="on the front")

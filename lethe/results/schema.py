@@ -168,10 +168,13 @@ class Trial(Record):
     round: int = Field(default=0, description="Round of the search.")
     method: str = Field(description="The method that was tried.")
     settings: Free = Field(default_factory=dict, description="Options that differ from the method's own.")
+    modifiers: Free = Field(default_factory=dict, description="Modifiers of the run.")
     distance: Number = Field(description="Distance from the target on the selection part; null when the candidate failed.")
     forgetting: Number = Field(default=None, description="The part of the distance that forgetting makes.")
     utility: Number = Field(default=None, description="The part of the distance that lost utility makes.")
+    cost: Number = Field(default=None, description="Examples sent forward with gradients, in passes over the training data.")
     seconds: Number = Field(default=None, description="How long the candidate took.")
+    front: bool = Field(default=False, description="Whether no other is better in forgetting, utility and cost (Pareto front).")
     error: str = Field(default="", description="Why it failed; empty when it did not.")
     chosen: bool = Field(default=False, description="Whether the search chose it.")
 

@@ -84,7 +84,7 @@ def perform(
     outcome.config = {"name": record.name, **plain(cfg), **plain({"settings": settings, "modifiers": modifiers})}
     for candidate in outcome.search:
         if candidate["chosen"]:
-            outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"]}
+            outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"], **candidate["modifiers"]}
     return outcome
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import byhand
+import numpy as np
 import pytest
 import running
 import torch
@@ -13,6 +14,7 @@ from tiny import TASKS
 from torch import nn
 
 import lethe
+from lethe.core import catalogue
 from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
@@ -20,11 +22,15 @@ from lethe.core.task import Task
 from lethe.core.view import audited
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange
+from lethe.judge.candidates import Scorer, Seen
 from lethe.judge.selection import final, halves, other
-from lethe.methods.search.auto import RANGES, Auto, Scorer, candidates, rounds, seconds_of
+from lethe.methods.search.auto import Auto, beside, candidates, likeliest, ranged, rounds, seconds_of, yardstick_of
 from lethe.models.classification.task import Classification
+from lethe.report.search import front
+from lethe.report.view import cases
+from lethe.results.odds import Odds
 from lethe.train.apply import apply
-from lethe.train.loop import Settings
+from lethe.train.loop import Loop, Settings
 
 TASK = TASKS["classification"]()
 FEW = ("finetune", "random_label", "ssd")
@@ -56,29 +62,64 @@ def test_times() -> None:
         seconds_of("ten minutes")
 
 
-@pytest.mark.parametrize("yardstick", ["unseen", "retrained"])
+def far(score: Scorer, model: nn.Module) -> float:
+    return sum(score.distances(score.seen(model)))
+
+
+@pytest.mark.parametrize("yardstick", ["unseen", "short", "retrained"])
 def test_the_scores_of_controls(yardstick: str) -> None:
     """The untouched model must be far, a retrained one near."""
-    score = Scorer(TASK, Auto(yardstick=yardstick), Settings())
-    retrained = lethe.forget(TASK, "retrain", seed=9, progress=False).model
-    assert sum(score(TASK.original)) > sum(score(retrained)) + 0.4   # AUC of 20 against 15 examples: ±0.2 of 2·AUC − 1
+    loop = Loop(TASK, Settings())
+    score = Scorer(TASK, beside=beside(yardstick, TASK, loop))
+    assert far(score, TASK.original) > far(score, lethe.forget(TASK, "retrain", seed=9, progress=False).model) + 0.3
+    whole = TASK.recipe.epochs * len(TASK.retain)
+    assert loop.cost.examples == pytest.approx({"unseen": 0, "short": 0.66, "retrained": 2}[yardstick] * whole, rel=0.1)
+
+
+def test_the_yardstick_is_the_best_that_was_granted() -> None:
+    assert yardstick_of(Auto(), TASK) == "short" and yardstick_of(Auto(yardstick="unseen"), TASK) == "unseen"
+    poor = TASK.granted({"forget", "original", "holdout"})
+    assert yardstick_of(Auto(), poor) == "unseen"
+    with pytest.raises(NeedsUnmet, match="yardstick=unseen"):
+        yardstick_of(Auto(yardstick="short"), poor)
+    assert "renew" in candidates(TASK, ()) and "renew" not in candidates(poor, ())
+
+
+def test_the_likeliest_by_what_was_measured_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four that tune the third and fourth come after the first two of another mechanism, however likely."""
+    chances = {"finetune": 5, "cf_k": 4, "eu_k": 3, "renew": 2, "ssd": 1, "gradient_ascent": 0}
+    monkeypatch.setattr("lethe.methods.search.auto.odds", lambda name, *_, **__: Odds(chances[name], 6))
+    kinds = [catalogue.entries("methods")[name].mechanism for name in chances]
+    assert kinds == ["tuning"] * 4 + ["mask", "ascent"]
+    assert likeliest(list(chances), TASK) == ["finetune", "cf_k", "ssd", "gradient_ascent", "eu_k", "renew"]
 
 
 def test_the_best_candidate_is_chosen_and_everything_that_was_tried_is_kept() -> None:
     before = TASK.fingerprint
-    outcome = lethe.forget(TASK, "auto", methods=FEW, trials=7, progress=False)
+    outcome = lethe.forget(TASK, "auto", methods=FEW, trials=7, yardstick="unseen", progress=False)
     assert outcome.search[0]["method"] == "nothing" and len(outcome.search) == 8
     known = [line["distance"] for line in outcome.search if line["distance"] is not None]
     chosen = [line for line in outcome.search if line["chosen"]]
-    assert len(chosen) == 1 and chosen[0]["distance"] == min(known) < outcome.search[0]["distance"]
-    assert outcome.config["chosen"]["name"] == chosen[0]["method"] and "deployable" in outcome.notes[0]
+    assert len(chosen) == 1 and min(known) <= chosen[0]["distance"] < outcome.search[0]["distance"]
+    assert outcome.config["chosen"]["name"] == chosen[0]["method"] and f"auto chose {chosen[0]['method']}" in outcome.notes[0]
     view = TASK.granted({"forget", "original", "retain", "holdout"})
-    assert sum(Scorer(view, Auto(), Settings())(outcome.model)) == pytest.approx(min(known))
+    assert far(Scorer(view), outcome.model) == pytest.approx(chosen[0]["distance"])
+    assert outcome.search[0]["front"] and any(line["front"] and line["number"] for line in outcome.search)
+    for line in outcome.search:   # the front by hand: beaten by none in all three
+        parts = [line[key] for key in ("forgetting", "utility", "cost")]
+        if None not in parts:
+            others = [[other[key] for key in ("forgetting", "utility", "cost")] for other in outcome.search]
+            beaten = any(all(a <= b for a, b in zip(other, parts, strict=True)) and other != parts
+                         for other in others if None not in other)
+            assert line["front"] is not beaten
     assert TASK.fingerprint == before
-    again = lethe.forget(TASK, "auto", methods=FEW, trials=7, progress=False)
+    again = lethe.forget(TASK, "auto", methods=FEW, trials=7, yardstick="unseen", progress=False)
     assert state_fingerprint(again.model) == state_fingerprint(outcome.model)
-    published = [line for line in outcome.search if line["round"]]
-    assert all(set(line["settings"]) <= set(RANGES) for line in published)
+    assert not any(line["modifiers"] for line in outcome.search[:5]) and any(line["modifiers"] for line in outcome.search[5:])
+    for line in outcome.search[4:]:
+        limits = ranged(catalogue.load("methods", line["method"]).config)
+        assert limits.keys() == line["settings"].keys()
+        assert all(limits[key][0] * 0.99 <= value <= limits[key][1] * 1.01 for key, value in line["settings"].items())
 
 
 def test_doing_nothing_wins_when_nothing_is_better() -> None:
@@ -100,7 +141,7 @@ def test_a_method_that_changed_nothing_is_not_chosen_and_gets_no_more_trials(mon
     assert trials[1]["error"] == "nothing changed" and not trials[1]["chosen"]
 
 
-def test_candidates_do_not_retrain_and_what_cannot_run_is_refused() -> None:
+def test_candidates_are_no_searches_and_what_cannot_run_is_refused() -> None:
     usual = candidates(TASK, ())
     assert "scrub" in usual and not {"retrain", "auto", "npo"} & set(usual)
     with pytest.raises(NeedsUnmet, match="npo"):
@@ -117,6 +158,8 @@ def test_the_audit_after_a_search_sees_the_other_half() -> None:
     assert report.results.scenarios[0].sizes["holdout"] == len(audited(TASK.holdout)), "the search looked at the other half"
     rows = {row.name: row for row in report.rows()}
     assert len(rows["auto"].search) == 4 and rows["finetune"].search == ()
+    (label, found), = front(cases(report.results)[0])
+    assert label == "auto" and found == sorted((one for one in rows["auto"].search if one.front), key=lambda one: one.forgetting)
 
 
 def test_a_candidate_that_raises_anything_is_a_failed_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,23 +176,26 @@ def test_a_candidate_that_raises_anything_is_a_failed_trial(monkeypatch: pytest.
 
 def test_a_gain_that_resampling_does_not_confirm_is_noise() -> None:
     """A retrained model is better than the untouched one beyond doubt; the untouched one, moved by next to nothing, is not."""
-    score = Scorer(TASK, Auto(), Settings())
-    assert score.sure(lethe.forget(TASK, "retrain", seed=9, progress=False).model)
+    score = Scorer(TASK)
+    start = score.seen(TASK.original)
+    assert score.nearer(score.seen(lethe.forget(TASK, "retrain", seed=9, progress=False).model), start, 0.95)
     for seed in range(3):
         model = TASK.copy_of_original()
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(1e-3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
-        assert not score.sure(model)
+        assert not score.nearer(score.seen(model), start, 0.95)
 
 
-@pytest.mark.parametrize(("scores", "sure", "chosen"), [
-    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], True, "finetune"),             # 0.7 is less than 1 and 0.9
-    ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], True, "gradient_ascent"),      # 0.8 is less than 0.9: both parts count
-    ([(0.1, 0.1), (0.6, 0.1), (0.1, 0.8)], True, "nothing"),
-    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], False, "nothing"),
+@pytest.mark.parametrize(("scores", "alike", "sure", "chosen"), [
+    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], False, True, "finetune"),             # 0.7 is less than 1 and 0.9
+    ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], False, True, "gradient_ascent"),      # 0.8 is less than 0.9: both parts count
+    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], True, True, "gradient_ascent"),       # no farther beyond noise, and cheaper
+    ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], True, True, "gradient_ascent"),
+    ([(0.1, 0.1), (0.6, 0.1), (0.1, 0.8)], False, False, "nothing"),
 ])
-def test_the_choice_by_hand(scores: list[tuple[float, float]], sure: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_by_hand(scores: list[tuple[float, float]], alike: bool, sure: bool, chosen: str,
+                            monkeypatch: pytest.MonkeyPatch) -> None:
     """The scores are scripted: of the untouched model first, then of each method at its published settings."""
     task, told, seen = byhand.classification(), iter(scores), []
 
@@ -157,17 +203,21 @@ def test_the_choice_by_hand(scores: list[tuple[float, float]], sure: bool, chose
         def __init__(self, *_: object) -> None:
             pass
 
-        def __call__(self, model: nn.Module) -> tuple[float, float]:
+        def seen(self, model: nn.Module) -> Seen:
             seen.append(model)
-            return next(told)
+            return Seen(np.array([next(told)]), np.zeros(1))
 
-        def sure(self, model: nn.Module) -> bool:
-            return sure
+        def distances(self, one: Seen) -> tuple[float, float]:
+            return tuple(one.forget[0])
+
+        def nearer(self, one: Seen, than: Seen, share: float) -> bool:
+            return sure if share > 0.9 else not alike
 
     monkeypatch.setattr("lethe.methods.search.auto.Scorer", Scripted)
-    outcome = byhand.outcome("auto", task, trials=2, methods=("finetune", "gradient_ascent"))
+    outcome = byhand.outcome("auto", task, trials=2, methods=("finetune", "gradient_ascent"), yardstick="unseen")
     assert next(line["method"] for line in outcome.search if line["chosen"]) == chosen
     other = task.original if chosen == "nothing" else running.run(chosen, task).model
     for name, p in other.named_parameters():
         assert p.equal(outcome.model.get_parameter(name))
-    assert len(seen) == 3
+    costs = {line["method"]: line["cost"] for line in outcome.search}
+    assert len(seen) == 3 and 0 == costs["nothing"] < costs["gradient_ascent"] < costs["finetune"]

@@ -1,23 +1,25 @@
-"""Auto: try methods and settings within a budget, score each on a part of the data, and keep the best.
+"""Auto: try methods, settings and modifiers within a budget, score each on a part of the data, and keep the best.
+Own combination (2026) of successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) with a multi-objective tree-structured
+Parzen estimator (Ozaki et al. 2020; Optuna).
 
-    round 0: the untouched model, and at their published settings as many methods as half of the trials allow, USUAL first
-    round r: the better half of the methods is left; each gets 2^(r−1) more settings, by a tree-structured Parzen estimator
-    D = D_forget + D_utility on the selection part, a seeded half of the forget set and the half of holdout that methods may
-    learn from; the smallest D wins where it is smaller than the untouched model's in 95 % of resamples of the examples, else
-    nothing is changed
+    objectives   D_forget, D_utility, cost: all three small.     D = D_forget + D_utility, as `lethe.judge.candidates` has it
+    round 0      the untouched model, and at their published settings as many methods as half of the trials allow, likeliest first
+    round r      the better half of the methods is left; each gets 2^(r−1) trials more: settings, from r = 2 on modifiers, too
+    choice       the cheapest model of those whose D is not larger than the smallest beyond noise; where it is not smaller than
+                 that of the untouched model in 95 % of resamples of the examples, nothing is changed
 
-yardstick = unseen     no retrained model is used, so those who cannot retrain can make the choice (deployable):
-                       D_forget = distance of the quantiles of p(forget) to those of p_original(U), U examples of holdout with
-                       the same labels, 0 instead where a label is not retained at all (a model that never saw a label never
-                       predicts it).  D_utility = mean |p − p_original| on the rest of holdout
-yardstick = retrained  D = mean |p − mean_j p_j| to models j retrained without the forget set: on forget and on holdout. For
-                       benchmarks only: whoever has these models needs no other method.
-p = exp(−ℓ) of each example: the probability of the label, of the text.
-The final audit uses the other half of forget (all of it, and a note, below 20 examples) and of holdout. The search stands
-in `outcome.search` and in the report. Halving: Jamieson & Talwalkar (2016), arXiv:1502.07943; estimator: Bergstra et al. (2011).
-Needs:    forget, original; holdout (or else retain, of which a part is used); recipe for yardstick = retrained.
-Updates:  what the chosen method updates.     Cost: the budget: all trials together.
-Limits:   one trial picks the better of no change and one method. Methods that need the recipe (retraining) are left out.
+The likeliest: forgotten and useful in the runs that `lethe bench` has measured on requests like this, no mechanism before the
+others. What can run is what has all that it needs of what was granted. cost: examples sent forward with gradients, in passes over
+the training data. All candidates, and which of them no other beats in all three objectives, stand in `outcome.search`.
+
+yardstick = short      two models trained without the forget set by a third of the recipe's passes: it needs the recipe
+yardstick = unseen     unseen data stand for them, so that those who cannot retrain can choose
+yardstick = retrained  models retrained by the whole recipe. For benchmarks: whoever has these needs no other method
+The search uses a seeded half of the forget set and the half of holdout that methods may learn from, the final audit the others
+(all of a forget set, and a note, below 20 examples).
+Needs:    forget, original; holdout (or else retain, of which a part is used); recipe for a yardstick of trained models.
+Updates:  what the chosen method updates.     Cost: the budget: all trials and the models of the yardstick together.
+Limits:   one trial picks the better of no change and one method.
 Fails by: `unseen` cannot judge forget sets that are unlike unseen data (wrong labels, outliers): there it takes no
           change for forgetting. A note warns when the original itself is indistinguishable from a model that never saw it.
 """
@@ -28,36 +30,40 @@ import dataclasses
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Count, build, config, plain
-from lethe.core.evidence import Kind
 from lethe.core.extras import needs_extra
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method, method
 from lethe.core.seeds import derive
-from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.core.words import number
 from lethe.errors import NeedsUnmet, OutOfRange
-from lethe.judge.panel import Panel
-from lethe.judge.selection import SMALL, halves
-from lethe.judge.selection import other as beside_forget
-from lethe.pools.subject import Subject
+from lethe.judge.candidates import Scorer, Seen
+from lethe.judge.selection import SMALL
+from lethe.results.odds import odds
 from lethe.train.apply import all_methods, apply, fitting
-from lethe.train.loop import Loop, Settings
+from lethe.train.loop import Loop
 
-USUAL = ("finetune", "scrub", "bad_teacher", "sfron", "neggrad_plus", "delete", "salun", "ssd", "blindspot", "npo",
-         "random_label", "l1_sparse")   # tried first: the best default on some measured task, or cheap beside its peers  [ours]
-RESAMPLES, SURE = 400, 0.95   # of the selection part: a choice that is not better in so many is noise                [ours]
-INDISTINCT = 0.1   # distance of the untouched model below which the search reports that it cannot see              [ours]
-RANGES = {"lr": (0.1, 3.0), "epochs": (0.3, 1.5), "alpha": (0.2, 5.0)}   # what is tried, as multiples of the published value
+if TYPE_CHECKING:
+    import optuna
+
+SURE = 0.95        # share of resamples in which the choice is nearer than the untouched model: else it is noise   [ours]
+LIKE = 0.84        # share of resamples in which a candidate is nearer, from which another is farther: one sd      [ours]
+INDISTINCT = 0.1   # distance of the untouched model below which the search reports that it cannot see             [ours]
+RANGES = {"lr": (0.1, 3.0), "epochs": (0.3, 1.5), "alpha": (0.2, 5.0)}   # multiples of the published value        [ours]
+OTHERS = (0.5, 2.0)                                                      # of any other positive number            [ours]
+OPEN = ("perturb", "average")   # seams that any method leaves open                                               [ours]
+PLAIN = ("none", "last")        # their members that change nothing
+SHORT, MODELS, SHARE = "scratch", 2, 0.33   # how the yardstick is trained, how many models, of how much a recipe  [ours]
 UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -67,27 +73,36 @@ class Auto:
 
     budget: str = ""                   # time, e.g. 90 s, 10 min, 1 h; empty: trials alone count [tested in test_auto] [ours]
     trials: Count = 24                 # runs of a method at most [tested in test_auto] [ours]
-    methods: tuple[str, ...] = ()      # which methods; empty: all that can run without the recipe [tested in test_auto] [ours]
-    yardstick: Literal["unseen", "retrained"] = "unseen"   # see above; unseen is deployable [tested in test_auto] [ours]
-    references: Count = 3              # retrained models, for yardstick = retrained [tested in test_auto] [ours]
+    methods: tuple[str, ...] = ()      # which methods; empty: all that can run [tested in test_auto] [ours]
+    yardstick: Literal["auto", "short", "unseen", "retrained"] = "auto"   # auto: short with a recipe [tested in test_auto] [ours]
 
 
 @dataclass
 class Trial:
-    """One candidate. distance = forgetting + utility, lower is better; infinite when it failed."""
+    """One candidate. distance = forgetting + utility, lower is better; infinite when it failed. cost: passes."""
 
     number: int
     round: int
     method: str
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    modifiers: dict[str, Any] = field(default_factory=dict)
     forgetting: float = math.inf
     utility: float = math.inf
+    cost: float = math.inf
     seconds: float = 0.0
     error: str = ""
+    front: bool = False
 
     @property
     def distance(self) -> float:
         return self.forgetting + self.utility
+
+    @property
+    def named(self) -> str:
+        """'renew (rate=1.4, average=ema)'."""
+        options = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+                   for key, value in {**self.settings, **self.modifiers}.items()]
+        return f"{self.method} ({', '.join(options)})" if options else f"{self.method} (published settings)"
 
 
 def seconds_of(budget: str) -> float:
@@ -99,186 +114,243 @@ def seconds_of(budget: str) -> float:
 
 
 def candidates(task: Task, requested: tuple[str, ...]) -> list[str]:
-    """Names of the methods to try, in this order: those requested, or all that can run and do not train again."""
-    entries = catalogue.entries("methods")
-    able = [name for name in all_methods(task) if "recipe" not in entries[name].needs]
+    """Names of the methods to try, in this order: those requested, or all that can run on what was granted, likeliest first."""
+    able = all_methods(task)
     for name in requested:
         if name not in fitting(task):
             raise NeedsUnmet(f"auto.methods names {name!r}, which cannot run on this task, so nothing was started. Those that "
                              f"can: {', '.join(able)}.")
-    return list(requested) or sorted(able, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
+    return list(requested) or likeliest(able, task)
 
 
-class Scorer:
-    """model -> (D_forget, D_utility) on the selection part, and whether a model is better than the untouched one beyond noise."""
-
-    def __init__(self, task: Task, cfg: Auto, settings: Settings) -> None:
-        self.other, self.device = beside_forget(task), settings.device
-        self.view = task.replaced(forget=halves(task.forget)[0])
-        forget = self.view.forget
-        self.beside: list[np.ndarray] = []   # yardstick = retrained: the mean p of retrained models, on forget and the other
-        if cfg.yardstick == "retrained":
-            from lethe.pools.pool import train_pool
-
-            pool = train_pool(task, count=cfg.references, seed=derive(settings.seed, "auto references"), device=settings.device)
-            self.beside = [np.mean([probability(self._seen(m), split) for m in pool.models], 0) for split in (forget, self.other)]
-            return
-        panel = Panel(self.view, self._seen(task.original), [])
-        self.before = probability(panel.original, self.other)
-        like = panel.unseen() if task.has("holdout") else np.ones(len(self.other), dtype=bool)
-        gone = task.has("retain") and of_classes_that_leave(forget, task.retain)
-        self.kept = ~panel.removed(self.other)
-        self.strange = np.zeros(1) if gone or not like.any() else self.before[like]   # what is predicted for unseen ones like F
-
-    def __call__(self, model: nn.Module) -> tuple[float, float]:
-        forget, utility, strange = self._parts(model)
-        return self._far(forget, strange), float(utility.mean())
-
-    def sure(self, model: nn.Module) -> bool:
-        """Whether D is smaller than the untouched model's in 95 % of resamples of the examples, the same for both."""
-        rng, gains = np.random.default_rng(0), []
-        (forget, utility, strange), (start, idle, _) = self._parts(model), self._parts(self.view.original)
-        for _ in range(RESAMPLES):
-            f, u, s = (rng.integers(len(x), size=len(x)) for x in (forget, utility, strange))
-            gains.append(self._far(start[f], strange[s]) + idle[u].mean() - self._far(forget[f], strange[s]) - utility[u].mean())
-        return float(np.mean(np.array(gains) > 0)) >= SURE
-
-    def _parts(self, model: nn.Module) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each example: p or its distance on forget, the distance on the rest; and what p on forget is held against."""
-        there, rest = (probability(self._seen(model), split) for split in (self.view.forget, self.other))
-        if self.beside:
-            return np.abs(there - self.beside[0]), np.abs(rest - self.beside[1]), np.zeros(1)
-        return there, np.abs(rest - self.before)[self.kept], self.strange
-
-    def _far(self, forget: np.ndarray, strange: np.ndarray) -> float:
-        return float(forget.mean()) if self.beside else wasserstein(forget, strange)
-
-    def _seen(self, model: nn.Module) -> Subject:
-        return Subject("candidate", model, self.view, device=self.device)
+def likeliest(names: list[str], task: Task) -> list[str]:
+    """By what was measured on requests like this: the two likeliest of every mechanism before the next two."""
+    known = catalogue.entries("methods")
+    leaves = task.has("retain") and of_classes_that_leave(task.forget, task.retain)
+    chance = {name: odds(name, "forgotten", task.score_name, leaves, exact=known[name].mechanism == "exact").chance
+              for name in names}
+    seen: Counter[str] = Counter()
+    tier = {}
+    for name in sorted(names, key=lambda one: (-chance[one], one)):
+        tier[name] = seen[known[name].mechanism] // 2
+        seen[known[name].mechanism] += 1
+    return sorted(names, key=lambda one: (tier[one], -chance[one], one))
 
 
-def probability(subject: Subject, split: Split) -> np.ndarray:
-    """p = exp(−loss) of each example.  -> [n]"""
-    p: np.ndarray = np.exp(-subject.numbers(split, "nll"))
-    return p
-
-
-def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean distance between equal quantiles of two samples.  [n], [m] -> ≥ 0"""
-    places = (np.arange(max(len(x), len(y))) + 0.5) / max(len(x), len(y))
-    return float(np.abs(np.quantile(x, places, method="hazen") - np.quantile(y, places, method="hazen")).mean())
-
-
-def proposed(study: Any, cls: type) -> tuple[Any, dict[str, Any]]:
-    """(Optuna's trial, settings) around the published settings of a config class."""
-    trial, settings = study.ask(), {}
+def ranged(cls: type) -> dict[str, tuple[float, float]]:
+    """Option -> where it is sought: every positive number around its published value."""
+    found = {}
     for item in dataclasses.fields(cls):
-        low, high = RANGES.get(item.name, (0.0, 0.0))
-        if high and isinstance(item.default, float) and item.default > 0:
-            value = trial.suggest_float(item.name, low * item.default, high * item.default, log=True)
-            settings[item.name] = float(f"{value:.3g}")
-    return trial, settings
+        low, high = RANGES.get(item.name, OTHERS)
+        if isinstance(item.default, float) and item.default > 0:
+            most = 1.0 if item.type == "Fraction" else math.inf
+            found[item.name] = (low * item.default, min(high * item.default, most))
+    return found
+
+
+def proposed(trial: optuna.Trial, name: str, cls: type, modifiers: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(settings, modifiers) that Optuna proposes for a method; without settings its modifiers are all there is to try."""
+    settings = {option: float(f"{trial.suggest_float(f'{name}.{option}', low, high, log=True):.3g}")
+                for option, (low, high) in ranged(cls).items()}
+    if settings and not modifiers:
+        return settings, {}
+    known = [full.split(".") for full in sorted(catalogue.entries("modifiers"))]
+    chosen = {seam: trial.suggest_categorical(seam, [member for other, member in known if other == seam]) for seam in OPEN}
+    return settings, {seam: member for seam, member in chosen.items() if member not in PLAIN}
 
 
 def rounds(names: list[str], best: Callable[[str], float]) -> Iterator[tuple[int, str]]:
     """(round, method) of every trial, without end: all, then the better half again and again, twice as often each time."""
-    left, number = list(names), 0
+    left, turn = list(names), 0
     while True:
         for name in left:
-            for _ in range(1 if number == 0 else 2 ** (number - 1)):
-                yield number, name
-        left, number = sorted(left, key=best)[: max(1, len(left) // 2)], number + 1
+            for _ in range(1 if turn == 0 else 2 ** (turn - 1)):
+                yield turn, name
+        left, turn = sorted(left, key=best)[: max(1, len(left) // 2)], turn + 1
 
 
-def tried(trial: Trial, task: Task, record: Method, loop: Loop, left: float, score: Scorer) -> Outcome | None:
-    """The outcome of one trial, with `left` seconds of budget; enters its distance and seconds, or its error (then None)."""
-    settings = loop.settings if math.isinf(left) else replace(loop.settings, max_minutes=left / 60)
-    try:
-        outcome = apply(task, record, build(record.config, trial.settings), settings, watchdog=loop.watchdog or False,
-                        progress=loop.listener, stop=loop.stop)
-        trial.seconds = outcome.cost.seconds
-        loop.cost.steps, loop.cost.examples = loop.cost.steps + outcome.cost.steps, loop.cost.examples + outcome.cost.examples
-        if any(note.startswith("stopped early") for note in outcome.notes):
-            trial.error = "not finished within the budget"
-        elif outcome.unchanged:
-            trial.error = "nothing changed"   # the untouched model is a candidate already, and the rounds are for the others
-        else:
-            trial.forgetting, trial.utility = score(outcome.answering)
-    except Exception as error:   # any: a candidate that fails is a failed trial, and the search goes on
-        trial.error = f"{type(error).__name__}: {error}"
-        return None
-    return outcome
+class Search:
+    """The candidates so far, the smallest distance, and the one model that is kept."""
+
+    def __init__(self, task: Task, loop: Loop, score: Scorer, ends: float) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.task, self.loop, self.score, self.ends = task, loop, score, ends
+        self.study = optuna.create_study(directions=["minimize"] * 3, sampler=optuna.samplers.TPESampler(seed=loop.seed))
+        self.start = score.seen(task.original)
+        forgetting, utility = score.distances(self.start)
+        self.trials = [Trial(0, 0, "nothing", {}, {}, forgetting, utility, 0.0)]
+        self.size = len(task.forget) + (len(task.retain) if task.has("retain") else 0)
+        self.nearest: tuple[float, Seen] = math.inf, self.start
+        self.kept: tuple[Trial, Seen, Outcome] | None = None
+        self._tell(self.trials[0])
+
+    def best(self, name: str) -> float:
+        return min((trial.distance for trial in self.trials if trial.method == name), default=math.inf)
+
+    def carry_out(self, names: list[str], count: int) -> None:
+        """Try methods until trials or time are used up."""
+        for place, (turn, name) in enumerate(rounds(names, self.best), 1):
+            if place > count or time.perf_counter() >= self.ends or not names:
+                return
+            record = catalogue.load("methods", name)
+            asked = self.study.ask() if turn else None
+            settings, modifiers = proposed(asked, name, record.config, turn > 1) if asked else ({}, {})
+            trial = Trial(len(self.trials), turn, name, settings, modifiers)
+            if any(trial.named == other.named for other in self.trials):
+                self._tell(trial, asked)   # it was tried
+                continue
+            self.trials.append(trial)
+            self._try(trial, record)
+            self._tell(trial, asked)
+
+    def _try(self, trial: Trial, record: Method) -> None:
+        """Run one candidate; enter its distances and cost, or its error."""
+        loop, left = self.loop, self.ends - time.perf_counter()
+        settings = loop.settings if math.isinf(left) else replace(loop.settings, max_minutes=max(left, 1e-3) / 60)
+        try:
+            outcome = apply(self.task, record, build(record.config, trial.settings), settings, trial.modifiers,
+                            watchdog=loop.watchdog or False, progress=loop.listener, stop=loop.stop)
+            counted(outcome, loop)
+            trial.seconds, trial.cost = outcome.cost.seconds, outcome.cost.examples / self.size
+            if any(note.startswith("stopped early") for note in outcome.notes):
+                trial.error = "not finished within the budget"
+            elif outcome.unchanged:
+                trial.error = "nothing changed"   # the untouched model is a candidate already
+            else:
+                seen = self.score.seen(outcome.answering)
+                trial.forgetting, trial.utility = self.score.distances(seen)
+                self._consider(trial, seen, outcome)
+        except Exception as error:   # any: a candidate that fails is a failed trial, and the search goes on
+            trial.error = f"{type(error).__name__}: {error}"
+
+    def _consider(self, trial: Trial, seen: Seen, outcome: Outcome) -> None:
+        """Keep the cheapest model that is not farther than the nearest beyond noise."""
+        if trial.distance < self.nearest[0]:
+            self.nearest = trial.distance, seen
+            stays = self.kept is not None and self.kept[0].cost <= trial.cost and not self.score.nearer(seen, self.kept[1], LIKE)
+            self.kept = self.kept if stays else (trial, seen, outcome)
+        elif self.kept is None or (trial.cost < self.kept[0].cost and not self.score.nearer(self.nearest[1], seen, LIKE)):
+            self.kept = trial, seen, outcome
+
+    def _tell(self, trial: Trial, asked: optuna.Trial | None = None) -> None:
+        """Let Optuna know of a candidate."""
+        from optuna.trial import TrialState, create_trial
+
+        values = [trial.forgetting, trial.utility, trial.cost]
+        sound = all(map(math.isfinite, values))
+        if asked is None:
+            if sound:
+                self.study.add_trial(create_trial(values=values, user_attrs={"number": trial.number}))
+            return
+        asked.set_user_attr("number", trial.number)
+        self.study.tell(asked, values if sound else None, state=None if sound else TrialState.FAIL)
+
+    def front(self) -> set[int]:
+        """Numbers of the candidates that no other beats in all three objectives."""
+        return {found.user_attrs["number"] for found in self.study.best_trials}
+
+
+def counted(outcome: Outcome, loop: Loop) -> None:
+    """Add the cost of a run to that of the search."""
+    loop.cost.steps, loop.cost.examples = loop.cost.steps + outcome.cost.steps, loop.cost.examples + outcome.cost.examples
+
+
+def yardstick_of(cfg: Auto, task: Task) -> str:
+    """The yardstick: the one asked for, or the best that the task allows."""
+    able = task.has("recipe") and task.has("retain") and not task.recipe.code
+    if cfg.yardstick in ("short", "retrained") and not able:
+        raise NeedsUnmet(f"auto.yardstick = {cfg.yardstick} trains models without the forget set, and the task has no recipe to "
+                         "train by, so nothing was started. Write yardstick=unseen.")
+    return cfg.yardstick if cfg.yardstick != "auto" else "short" if able else "unseen"
+
+
+def beside(yardstick: str, task: Task, loop: Loop) -> list[nn.Module]:
+    """The models of a yardstick, trained without the forget set; their cost is that of the search."""
+    if yardstick == "unseen":
+        return []
+    record = catalogue.load("methods", SHORT if yardstick == "short" else "retrain")
+    asked: Any = build(record.config, {"share": SHARE} if yardstick == "short" else {})
+    models = []
+    for place in range(MODELS):
+        settings = replace(loop.settings, seed=derive(loop.seed, "auto yardstick", place), max_minutes=None)
+        outcome = apply(task, record, asked, settings, watchdog=False, progress=loop.listener, stop=loop.stop)
+        counted(outcome, loop)
+        models.append(outcome.answering)
+    return models
 
 
 @method(needs={"forget", "original", "retain?", "holdout?", "recipe?", "test?"}, uses=set(), mechanism="search")
 def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     try:
-        import optuna
+        import optuna  # noqa: F401
     except ImportError:
         raise needs_extra("search", "auto", "optuna") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not (task.has("holdout") or task.has("retain")):
         raise NeedsUnmet("auto scores its candidates on holdout (or retained) data, and the task has neither, so nothing was "
                          "started. Provide one of them, or name a method.")
     task = loop.task   # the same grant with every operation of the family: it runs methods and scores what they return
-    began, limit = time.perf_counter(), seconds_of(cfg.budget)
-    known, score = candidates(task, cfg.methods), Scorer(task, cfg, loop.settings)
+    ends = time.perf_counter() + seconds_of(cfg.budget)
+    yardstick, known = yardstick_of(cfg, task), candidates(task, cfg.methods)
     names = known if cfg.methods else known[: max(1, cfg.trials // 2)]   # the other half of the trials goes to the better ones
-    studies = {name: optuna.create_study(sampler=optuna.samplers.TPESampler(seed=loop.seed, n_startup_trials=3))
-               for name in names}
-    trials = [Trial(0, 0, "nothing", {}, *score(task.original))]
-    winner, model_of = trials[0], task.copy_of_original().eval()
-    kind: Kind = "weights"
-    notes, export, fall = [], None, None
-
-    def best(name: str) -> float:
-        return min((t.distance for t in trials if t.method == name), default=math.inf)
-
-    for number, (turn, name) in enumerate(rounds(names, best), 1):
-        left = limit - (time.perf_counter() - began)
-        if number > cfg.trials or left <= 0 or not names:
-            break
-        record = catalogue.load("methods", name)
-        suggestion, options = proposed(studies[name], record.config) if turn else (None, {})
-        trial = Trial(number, turn, name, options)
-        outcome = tried(trial, task, record, loop, left, score)
-        if suggestion is not None:
-            if math.isfinite(trial.distance):
-                studies[name].tell(suggestion, trial.distance)
-            else:
-                studies[name].tell(suggestion, state=optuna.trial.TrialState.FAIL)
-        trials.append(trial)
-        if outcome and (trial.distance, trial.seconds) < (winner.distance, winner.seconds if winner.number else math.inf):
-            winner, model_of, notes, kind, export = trial, outcome.answering, outcome.notes, outcome.kind, outcome.export
-            fall = outcome.fall
-    if winner.number and not score.sure(model_of):
-        nearest, winner, fall, kind, export = winner, trials[0], None, "weights", None
-        model_of, notes = task.copy_of_original().eval(), [
-            f"{nearest.method} had distance {nearest.distance:.3f}, not less than the untouched model's beyond noise, so nothing "
-            "was changed"]
-    if len(names) < len(known):
-        notes = [f"{len(names)} of {len(known)} methods were tried; more trials try more of them", *notes]
-    made = _outcome(cfg, loop, trials, winner, model_of, kind, export, notes, task)
-    made.fall = fall
-    return made
+    search = Search(task, loop, Scorer(task, loop.settings.device, beside(yardstick, task, loop)), ends)
+    search.carry_out(names, cfg.trials)
+    notes = [] if len(names) == len(known) else [f"{len(names)} of {len(known)} methods were tried; more trials try more of them"]
+    return _outcome(search, yardstick, notes)
 
 
-def _outcome(cfg: Auto, loop: Loop, trials: list[Trial], winner: Trial, model: nn.Module, kind: Kind, export: Any,
-             notes: list[str], task: Task) -> Outcome:
+def _outcome(search: Search, yardstick: str, notes: list[str]) -> Outcome:
+    """The model that is kept, or an untouched copy; the candidates, and the choice in words."""
+    task, loop, trials, kept = search.task, search.loop, search.trials, search.kept
     loop.resume_from(loop.standing())
-    options = "published settings" if not winner.settings else ", ".join(f"{k}={v:g}" for k, v in winner.settings.items())
-    yardstick = ("no retrained model was used: deployable" if cfg.yardstick == "unseen" else
-                 "held against retrained models: a benchmark, not deployable")
-    findings = [f"auto chose {winner.method} ({options}) of {len(trials) - 1} trials by distance {winner.distance:.3f}, "
-                f"untouched {trials[0].distance:.3f}; yardstick {cfg.yardstick} ({yardstick})"]
+    nearest = kept[0] if kept else None
+    if kept is not None and not search.score.nearer(kept[1], search.start, SURE):
+        kept = None
+    winner, front = kept[0] if kept else trials[0], search.front()
+    for trial in trials:
+        trial.front = trial.number in front
+    findings = [explained(trials, winner, yardstick)]
+    if nearest is not None and kept is None:
+        findings.append(f"{nearest.method} had distance {nearest.distance:.3f}, not less than the untouched model's beyond "
+                        "noise, so nothing was changed")
     if trials[0].distance < INDISTINCT:
         findings.append(f"the untouched model already has distance {trials[0].distance:.3f} by this yardstick, so it cannot "
-                        "detect forgetting here; name a method, or search with yardstick=retrained")
+                        "detect forgetting here; name a method" + (", or search with yardstick=short" if yardstick == "unseen"
+                                                                   else ""))
     if len(task.forget) < SMALL:
         findings.append(f"the forget set has {len(task.forget)} examples, so the final audit uses those of the selection")
-    search = [{**plain(trial), "distance": trial.distance if math.isfinite(trial.distance) else None, "chosen": trial is winner}
-              for trial in trials]
-    for line in search:
-        line.update({key: None for key in ("forgetting", "utility") if not math.isfinite(line[key])})
-    return Outcome(model.requires_grad_(True), kind=kind, cost=loop.cost, notes=[*findings, *notes], task=task, export=export,
-                   search=search)
+    lines = [line(trial, trial is winner) for trial in trials]
+    notes = [*findings, *notes, *(kept[2].notes if kept else [])]
+    if kept is None:
+        model = task.copy_of_original().eval().requires_grad_(True)
+        return Outcome(model, cost=loop.cost, notes=notes, task=task, search=lines)
+    made = kept[2]
+    outcome = Outcome(made.answering.requires_grad_(True), kind=made.kind, cost=loop.cost, notes=notes, task=task,
+                      export=made.export, search=lines)
+    outcome.fall = made.fall
+    return outcome
+
+
+def line(trial: Trial, chosen: bool) -> dict[str, Any]:
+    """A candidate as a record; what is not finite is None."""
+    values: dict[str, Any] = {**plain(trial), "distance": trial.distance, "chosen": chosen}
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
+
+
+def explained(trials: list[Trial], winner: Trial, yardstick: str) -> str:
+    """Why this one, in a sentence or two."""
+    words = {"unseen": "by unseen data alone", "short": f"beside {MODELS} models trained without the data by "
+             f"{number(SHARE)} of the recipe", "retrained": "beside retrained models: a benchmark"}[yardstick]
+    tried = [trial for trial in trials[1:] if math.isfinite(trial.distance)]
+    text = (f"auto chose {winner.named if winner.number else 'no change'} of {len(trials) - 1} trials by distance "
+            f"{winner.distance:.3f} (forgetting {winner.forgetting:.3f}, utility {winner.utility:.3f}), untouched "
+            f"{trials[0].distance:.3f}, {words}")
+    published = min((trial for trial in tried if trial.round == 0), key=lambda trial: trial.distance, default=None)
+    nearest = min(tried, key=lambda trial: trial.distance, default=None)
+    if winner.number and nearest is not None and nearest is not winner:
+        text += (f"; {nearest.named} had {nearest.distance:.3f}, no nearer beyond noise, at {number(nearest.cost)} passes over "
+                 f"the data for {number(winner.cost)}")
+    if winner.number and published is not None and published not in (winner, nearest):
+        text += f"; the best at published settings was {published.method} with {published.distance:.3f}"
+    return text
