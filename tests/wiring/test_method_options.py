@@ -29,11 +29,16 @@ SHARED = {f.name for f in dataclasses.fields(Tuned)}
 STANDS_FOR_ALL = "idk_nll"   # rows of `train.tuning` hand these options to one function: one of them shows that they count
 
 
+HANDED_ON = {"lr", "epochs", "steps", "batch_size", "weight_decay", "optimiser", "clip"}   # to `Loop.minimise`
+
+
 def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
     entry = catalogue.entry("methods", name)
-    shared = key in SHARED and name != STANDS_FOR_ALL and "return tuned(cfg, task, loop" in entry.path.read_text()
-    drawing = entry.path.parent.name == "diffusion"   # a text-to-image model takes seconds a run
-    return [pytest.mark.slow] if shared or drawing else []
+    text = entry.path.read_text()
+    shared = key in SHARED and name != STANDS_FOR_ALL and "return tuned(cfg, task, loop" in text
+    handed_on = entry.path.parent.name == "lm" and key in HANDED_ON and f"{key}=cfg.{key}" in text   # about a second a run
+    drawing = entry.path.parent.name == "diffusion" or "task.generate(" in text   # these take seconds
+    return [pytest.mark.slow] if shared or handed_on or drawing else []
 
 
 OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}", marks=marks(name, option.name))
