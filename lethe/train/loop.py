@@ -36,7 +36,7 @@ from lethe.train.distribute import full
 from lethe.train.modifiers import Choice, resolve
 from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.average.last import Last
-from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.combine import Combine, takes_steps
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Adds, Selection, Where
 from lethe.train.modifiers.where.all import All
@@ -85,8 +85,8 @@ class Loop(Session):
         self._fresh = fresh is not None
         self._selection = asked.select(model, self.task, self)
         self.kind = self._selection.kind
-        if self._selection.rest and self._selection.rest not in self.notes:
-            self.note(self._selection.rest)
+        if self._selection.rest:
+            self._once(self._selection.rest)
         taken_apart(self.task, self._selection.params.values() if self.settings.distribution == "none"
                     else model.parameters())
         for name, p in model.named_parameters():
@@ -211,6 +211,8 @@ class Loop(Session):
         moving = self.selected(model)
         _require_movable(terms, moving)
         combined = self.modifiers.combine or resolve("combine", combine)
+        if takes_steps(combined, list(terms)):
+            optimiser, momentum, clip = self._plain_steps(combined)
         weighed = self.modifiers.weigh or resolve("weigh", weigh)
         averaged = resolve("average", average) if self.modifiers.average == Last() else self.modifiers.average
         alone = self._alone(terms)
@@ -273,6 +275,16 @@ class Loop(Session):
         return f"{count / whole:.2%} of the weights in half precision that could move differ from the original's"
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _plain_steps(self, member: Combine) -> tuple[Optimiser, float, None]:
+        """What steps as `member` says, and no other way: an optimiser, its momentum, and no clip."""
+        self._once(f"combine: {type(member).__name__} takes the steps, so optimiser, momentum and clip do not count")
+        return "sgd", 0.0, None
+
+    def _once(self, words: str) -> None:
+        """Note what several calls would say alike."""
+        if words not in self.notes:
+            self.note(words)
 
     def _watching(self, watchdog: Watchdog) -> Watch:
         if self._watch is None:

@@ -58,7 +58,8 @@ METHODS = [neggrad_plus, ascent]
 OPTIONS = {
     "where": {"all": {}, "names": {"patterns": ["head.*"]}, "lora": {"rank": 2}, "saliency": {}, "magnitude": {"density": 0.3},
               "sara": {"threshold": 0.1}},
-    "combine": {"sum": {}, "alternate": {}, "surgery": {}, "disruption": {}, "normalised": {"ratio": 0.5}, "pareto": {}},
+    "combine": {"sum": {}, "alternate": {}, "surgery": {}, "disruption": {}, "normalised": {"ratio": 0.5}, "pareto": {},
+                "dual_optim": {}, "sift": {"rank": 2}},
     "perturb": {"none": {}, "sam": {}},
     "average": {"last": {}, "ema": {"decay": 0.5}, "swa": {"start": 1}},
     "weigh": {"uniform": {}, "loss": {}, "exponential": {}},

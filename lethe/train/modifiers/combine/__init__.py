@@ -7,7 +7,8 @@ that keeps something from step to step (an average, a multiplier) also has
 
     recalling(params, memory)
 
-which returns what takes the steps of one run. It keeps tensors in `memory`, which checkpoints hold.
+which returns what takes the steps of one run. It keeps tensors in `memory`, which checkpoints hold. A member that is an optimiser
+of its own says `takes_steps = True`: what it applies to several terms is then subtracted as it is, times the learning rate.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class Remembers(Protocol):
     def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
         """What takes the steps of one run over these parameters; all that it keeps is in `memory`."""
         ...
+
+
+def takes_steps(member: Combine, terms: Sequence[str]) -> bool:
+    """Whether what it applies to these terms is the step, so that the method's optimiser and clip have no part in it."""
+    return len(terms) > 1 and bool(getattr(member, "takes_steps", False))
 
 
 def apart(terms: Sequence[str], term: str, gradients: Ask) -> tuple[Gradients, Gradients]:
