@@ -17,7 +17,7 @@ from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
 
 relearn = load("audits", "relearn")
-from lethe.audits.recovery.relearn import _halves, checkpoints, log_mean, nearest_first, relearn_time  # noqa: E402
+from lethe.audits.recovery.relearn import checkpoints, halves, log_mean, nearest_first, relearn_time  # noqa: E402
 
 
 def test_checkpoints_are_log_spaced_and_end_at_the_last_step():
@@ -52,8 +52,8 @@ def test_silenced_knowledge_comes_back_and_models_are_left_alone():
 def test_halves_are_disjoint_and_the_same_for_all():
     task = tiny.classification(Where(label=3))
     panel = Panel(task, Subject("o", task.original, task), [])
-    learned, tested = _halves(panel)
-    assert sorted([*learned.ids, *tested.ids]) == sorted(task.forget.ids) and _halves(panel)[1] is tested
+    learned, tested = halves(panel)
+    assert sorted([*learned.ids, *tested.ids]) == sorted(task.forget.ids) and halves(panel)[1] is tested
 
 
 def test_ain_of_a_model_that_knows_is_one_step_against_all_of_theirs():
@@ -85,7 +85,7 @@ def test_one_step_by_hand():
     """F₁ is learned by one Adam step, F₂ is scored before and after; real targets, so that every score moves."""
     task = tiny.regression()
     subject = Subject("o", task.original, task)
-    learned, tested = _halves(Panel(task, subject, []))
+    learned, tested = halves(Panel(task, subject, []))
     model, scores = copied(task.original, trainable=True).requires_grad_(True), []
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(2):

@@ -31,21 +31,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
 from lethe.core.config import Count, Fraction, Natural, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.modules import evaluating, freeze_batch_norm
-from lethe.core.passes import drawn, rows
 from lethe.core.registry import Metric, audit
-from lethe.core.seeds import derive, generator, numpy_generator
 from lethe.core.split import Split
-from lethe.core.task import Task
 from lethe.judge.near import nearest_first
 from lethe.judge.panel import Panel
+from lethe.judge.relearning import Attack, checkpoints, halves, learned, relearn_time, relearned
 from lethe.pools.subject import Subject
-from lethe.train.optimise import optimiser
-from lethe.train.order import Order
 
 LOOKED_AT = 2000   # retained examples among which related ones are sought
 
@@ -83,12 +77,12 @@ class Relearn:
 def measure(cfg: Relearn, subject: Subject, panel: Panel) -> list[Value]:
     if len(panel.task.forget) < 4:
         return []
-    mine = _curve(cfg, subject, panel)
-    steps = checkpoints(cfg.steps)
+    attack, steps = _attack(cfg, cfg.steps), checkpoints(cfg.steps)
+    mine = relearned(attack, subject, panel).scores
     area = log_mean(steps, mine)
-    target = (1 - cfg.alpha) * float(_curve(cfg, panel.original, panel)[0].mean())
+    target = (1 - cfg.alpha) * float(relearned(attack, panel.original, panel).scores[0].mean())
     mean = mine.mean(1)
-    theirs = [relearn_time(steps, _curve(cfg, r, panel).mean(1), target) for r in panel.references]
+    theirs = [relearn_time(steps, relearned(attack, r, panel).scores.mean(1), target) for r in panel.references]
     own = relearn_time(steps, mean, target)
     ratio = (1 + own) / math.exp(float(np.mean(np.log1p(theirs))))   # 1 + rt: 0 steps happen
     curve = {"steps": steps, "score": mean.tolist()}
@@ -103,11 +97,6 @@ def measure(cfg: Relearn, subject: Subject, panel: Panel) -> list[Value]:
     ]
 
 
-def checkpoints(steps: int) -> list[int]:
-    """0, 1, 2, 4, … and `steps`."""
-    return sorted({0, steps, *(2**i for i in range(steps.bit_length()) if 2**i < steps)})
-
-
 def log_mean(steps: list[int], curve: np.ndarray) -> np.ndarray:
     """Mean over log(1 + t) by the trapezoid rule, per example.  [T], [T, n] -> [n]"""
     at = np.log1p(steps)
@@ -115,35 +104,22 @@ def log_mean(steps: list[int], curve: np.ndarray) -> np.ndarray:
     return area
 
 
-def relearn_time(steps: list[int], curve: np.ndarray, target: float) -> float:
-    """First step at which the curve reaches the target, interpolated; last step + 1 when it never does.  [T], [T]"""
-    reached = np.flatnonzero(curve >= target)
-    if not len(reached):
-        return steps[-1] + 1.0
-    i = int(reached[0])
-    if i == 0:
-        return 0.0
-    share = (target - curve[i - 1]) / (curve[i] - curve[i - 1])
-    return steps[i - 1] + float(share) * (steps[i] - steps[i - 1])
-
-
-def _curve(cfg: Relearn, subject: Subject, panel: Panel) -> np.ndarray:
-    """Scores on F₂ at each checkpoint, once per model.  [T, n₂]"""
-    return panel.once(("relearn", subject, cfg), lambda: _relearned(cfg, subject, panel, _halves(panel)[0], cfg.steps))
+def _attack(cfg: Relearn, steps: int) -> Attack:
+    return Attack(steps, cfg.lr, cfg.batch_size)
 
 
 def _elsewhere(cfg: Relearn, subject: Subject, panel: Panel) -> list[Value]:
     """What other data, or very little of F₁, bring back."""
-    task, half, values = panel.task, _halves(panel)[0], []
+    task, half, values = panel.task, halves(panel)[0], []
     sources = {"related": _related, "unrelated": _unrelated} if cfg.others and task.has("retain") else {}
     for name, source in sources.items():
-        curve = _relearned(cfg, subject, panel, source(panel, len(half)), cfg.steps)
+        curve = learned(_attack(cfg, cfg.steps), subject, panel, source(panel, len(half))).scores
         told = {"steps": checkpoints(cfg.steps), "score": curve.mean(1).tolist()}
         area = log_mean(checkpoints(cfg.steps), curve)
         values.append(Value(f"relearn_{name}", float(area.mean()), n=len(area), per_sample=area, detail=told))
     if cfg.few:
         few = panel.once(("relearn", "few", cfg.few), lambda: half.subset(np.arange(min(cfg.few, len(half))), "relearn few"))
-        last = _relearned(cfg, subject, panel, few, cfg.few)[-1]
+        last = learned(_attack(cfg, cfg.few), subject, panel, few).scores[-1]
         values.append(Value("relearn_few", float(last.mean()), n=len(last), per_sample=last))
     return values
 
@@ -161,48 +137,3 @@ def _related(panel: Panel, count: int) -> Split:
 
 def _unrelated(panel: Panel, count: int) -> Split:
     return panel.part(panel.task.retain, count)
-
-
-def _halves(panel: Panel) -> tuple[Split, Split]:
-    def draw() -> tuple[Split, Split]:
-        forget = panel.task.forget
-        order = numpy_generator(panel.seed, "relearn halves").permutation(len(forget))
-        middle = len(forget) // 2
-        return forget.subset(np.sort(order[:middle]), "relearn"), forget.subset(np.sort(order[middle:]), "relearn test")
-
-    return panel.once(("relearn", "halves"), draw)
-
-
-def _relearned(cfg: Relearn, subject: Subject, panel: Panel, learned: Split, steps: int) -> np.ndarray:
-    """Scores on F₂ at each checkpoint while a copy learns a split.  [T, n₂]"""
-    task, tested = panel.task, _halves(panel)[1]
-    model = subject.copy().to(subject.device)
-    params = dict(model.named_parameters())
-    adam = optimiser("adam", params, cfg.lr or _rate(task), 0.0, 0.0)
-    order = Order(learned, cfg.batch_size, panel.seed, "relearn")
-    points, rows = checkpoints(steps), []
-    for step in range(steps + 1):
-        if step in points:
-            rows.append(_scores(model, tested, subject, panel))
-        if step == steps:
-            break
-        torch.manual_seed(derive(panel.seed, "relearn", step))   # dropout
-        model.train()
-        freeze_batch_norm(model)
-        batch = task.draw(learned.batch(order.draw(step)), generator(panel.seed, "relearn", step), False)
-        adam.zero_grad()
-        task.nll(model, batch.to(subject.device)).mean().backward()
-        adam.step()
-    return np.stack(rows)
-
-
-def _rate(task: Task) -> float:
-    """An attacker trains as the owner did."""
-    return task.recipe.lr if task.has("recipe") and task.recipe.optimiser in ("adam", "adamw") else 1e-3
-
-
-def _scores(model: torch.nn.Module, split: Split, subject: Subject, panel: Panel) -> np.ndarray:
-    """The family's score of each example.  [n]"""
-    batches = drawn(panel.task, split, subject.batch_size, ("relearn test",), seed=panel.seed, device=subject.device)
-    with evaluating(model):
-        return rows(lambda batch: panel.task.observe(model, batch)["score"].double(), batches, len(split)).numpy()
