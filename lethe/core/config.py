@@ -28,6 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Optimiser = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "linear", "cosine", "onecycle"]
+Parity = Literal["none", "open_unlearning"]   # ours, or the form in which that code's numbers were published
 
 
 @overload

@@ -29,3 +29,14 @@ def answered(labels: Tensor, lengths: Tensor, width: int) -> Tensor:
     """
     mask, shifted = counted(lengths, width), labels[:, 1:]
     return torch.zeros_like(mask, dtype=torch.long).masked_scatter(mask, shifted[shifted >= 0])
+
+
+def token_shares(labels: Tensor, skip: int = 0) -> Tensor:
+    """n·|y_i| / Σ_j |y_j|, |y| without the first `skip` tokens.  [n, T] -> [n]
+
+    Times means over the tokens of each answer, their mean is that over all tokens of all answers.
+    token_shares([[−100, 5, −100], [−100, 5, 7]]) == [2/3, 4/3].
+    """
+    count = ((labels[:, 1:] >= 0).sum(1) - skip).clamp(min=0).double()
+    shares: Tensor = (count * len(count) / count.sum().clamp(min=1)).float()
+    return shares

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lethe.maths.porter import stem
+
 Array = np.ndarray
 
 
@@ -125,13 +127,13 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
-def rouge_l_recall(answer: str, truth: str) -> float:
+def rouge_l_recall(answer: str, truth: str, stemmed: bool = False) -> float:
     """Length of the longest common subsequence of words over the number of words of `truth`; 0 when that has none.
 
-    Not stemmed. TOFU's published values are: over its eight published logs (557–817 answers each) ours are equal for
-    90–99 % of the answers, never above, and 0.001–0.005 lower in the mean.
+    stemmed: words of four letters and more by Porter's rules, as TOFU's published values are. Over its eight published logs
+    (557–817 answers each) values without are equal for 90–99 % of the answers, never above, and 0.001–0.005 lower in the mean.
     """
-    produced, true = words(answer), words(truth)
+    produced, true = ([stem(word) if stemmed and len(word) > 3 else word for word in words(text)] for text in (answer, truth))
     return common_subsequence(produced, true) / len(true) if true else 0.0
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Parity, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.train.loop import Loop
+from lethe.train.parity import term
 from lethe.train.terms import Loss, Term
 
 
@@ -30,16 +31,18 @@ class Tuned:
 
 
 def tuned(cfg: Tuned, task: Task, loop: Loop, push: Loss, keep: Loss, gamma: float = 1.0,
-          forget: Split | None = None, more: Mapping[str, Term] | None = None, **options: Any) -> Outcome:
+          forget: Split | None = None, more: Mapping[str, Term] | None = None, parity: Parity = "none", skip: int = 0,
+          **options: Any) -> Outcome:
     """The original, fine-tuned on γ · E_F push + α · E_R keep; without α retained data are not asked for.
 
     forget   what stands for F, e.g. the same prompts with other answers
     more     further terms
+    parity   how the means over the tokens of answers are joined, of F without the first `skip` tokens: see `train.parity`
     options  of `Loop.minimise`
     """
-    terms = {"forget": Term(task.forget if forget is None else forget, push, gamma), **(more or {})}
+    terms = {"forget": term(parity, task.forget if forget is None else forget, push, gamma, skip), **(more or {})}
     if cfg.alpha:
-        terms["retain"] = Term(task.retain, keep, cfg.alpha)
+        terms["retain"] = term(parity, task.retain, keep, cfg.alpha)
     model = loop.start()
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
                   weight_decay=cfg.weight_decay, clip=cfg.clip, until=unsaid(cfg, task.forget, loop), **options)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lethe.core.config import Count, config
+from lethe.core.config import Count, Parity, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.judge.panel import Panel
@@ -26,6 +26,7 @@ class Extraction:
     """Options of the extraction audit."""
 
     examples: Count = 1000       # largest seeded sample of each split                                   [ours]
+    parity: Parity = "none"      # open_unlearning: strength is floored, in every column   [tested in test_parity]
 
 
 def extraction_strength(right: Tensor, inside: Tensor) -> Tensor:
@@ -70,7 +71,8 @@ def measure(cfg: Extraction, subject: Subject, panel: Panel) -> list[Value]:
         part = panel.part(panel.task.splits[role], cfg.examples)
         seen = subject.seen(part)
         right, inside = seen["correct"].bool(), seen["content_mask"].bool()
-        scores = {"extraction_strength": extraction_strength, "exact_memorisation": exact_memorisation}
+        strength = extraction_strength if cfg.parity == "none" else extraction_strength_floored
+        scores = {"extraction_strength": strength, "exact_memorisation": exact_memorisation}
         if role == "forget":
             scores["extraction_strength_floored"] = extraction_strength_floored
         for name, score in scores.items():

@@ -18,7 +18,8 @@ Needs:    forget, holdout; retrained models for reference and PrivLeak; original
 Cost:     nothing beyond the pass that other audits share; gradient: one backward pass per text.
 Limits:   few texts give wide intervals; paraphrases are not tested. `update` finds exact deletion too: it cannot be 0.5.
 Deviations: Min-K takes k = 0.2 (`share`); PrivLeak always 0.4, MUSE's. The reference of the attack is the mean of retrained
-          models, the best one there is, instead of another pre-trained model.
+          models, the best one there is, instead of another pre-trained model. OpenUnlearning's loss counts the answer's end,
+          its Min-K does not (`parity`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from lethe.core.config import Count, Fraction, config
+from lethe.core.config import Count, Fraction, Parity, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
@@ -51,6 +52,7 @@ class MIALM:
     examples: Count = 1000    # of each split at most; a seeded sample                        [ours]
     fewest: Count = 8         # texts below which nothing is reported                         [ours: AUC ± 0.25 at 8]
     resamples: Count = 2000   # bootstrap resamples of TPR                                    [usual]
+    parity: Parity = "none"   # open_unlearning: loss, zlib, reference count the end token    [tested in test_parity]
 
 
 @audit(
@@ -102,7 +104,7 @@ def scores(cfg: MIALM, subject: Subject, split: Split) -> Scores:
     logp, mean, var = (subject.numbers(split, f"token_{key}") for key in ("logp", "mean", "var"))
     content, answer = (subject.seen(split)[key].numpy().astype(bool) for key in ("content_mask", "answer_mask"))
     inside = np.where(content.any(1, keepdims=True), content, answer)   # an empty answer is judged by its end token
-    loss = mean_logp(logp, inside)
+    loss = mean_logp(logp, inside if cfg.parity == "none" else answer)
     return {
         "loss": loss, "zlib": zlib_score(loss, list(split.column("answer"))), "min_k": min_k(logp, inside, cfg.share),
         "min_k_plus": min_k(standardised(logp, mean, var), inside, cfg.share), "muse": min_k(logp, inside, MUSE),

@@ -14,6 +14,8 @@ With several retrained models forget quality is the median over them. Wrong and 
 Deviations: ROUGE does not stem (`lethe.maths.tofu.rouge_l_recall` states what that changes). The official code takes the
 first 300 examples of a set, here it is a seeded sample. `…_geometric` is exp(ℓ(ã) − mean_k ℓ(â_k)), as in the logs
 published with the official code and in OpenUnlearning (arXiv:2506.12618); all else is the paper's arithmetic form.
+parity: open_unlearning stems, and takes the geometric form for everything that R enters, forget quality too; its answers are
+of up to 200 new tokens.
 p-values of forget quality depend on the number of examples: compare with equal n, and read the statistic beside them.
 Cost:     one forward pass over every answer (truth, paraphrase, wrong), sorted by length; greedy generation.
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.core.config import Count, config
+from lethe.core.config import Count, Parity, config
 from lethe.core.evidence import Value
 from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
@@ -44,6 +46,7 @@ class TOFU:
 
     examples: Count = 400        # largest seeded sample of each split                                   [TOFU: 300]
     new_tokens: Count = 64       # length of greedy answers; TOFU's answers have 40 tokens of 4,096 [ours] [tested in test_tofu]
+    parity: Parity = "none"      # open_unlearning: stemmed ROUGE, R of the mean of losses   [tested in test_parity]
 
 
 @audit(
@@ -120,17 +123,18 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
     """All scores of one model on one split, computed once."""
 
     def make() -> Scores:
-        part = panel.part(panel.task.splits[name], cfg.examples)
+        part, theirs = panel.part(panel.task.splits[name], cfg.examples), cfg.parity == "open_unlearning"
         others: Split = panel.once(("tofu", "answers", part), lambda: alternatives(panel, part))
         loss = subject.numbers(part, "nll")
         table = subject.numbers(others, "nll").reshape(len(part), -1)
         paraphrased, wrong = table[:, 0], table[:, 1:]
         prompts, answers = list(part.column("prompt")), part.column("answer")
         generated = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)
+        geometric = tofu.truth_ratio_geometric(paraphrased, wrong)
         return Scores(
             tofu.probability(loss), tofu.option_probability(loss, wrong), tofu.probability(paraphrased),
-            np.array([tofu.rouge_l_recall(*pair) for pair in zip(generated, answers, strict=True)]),
-            tofu.truth_ratio(paraphrased, wrong), tofu.truth_ratio_geometric(paraphrased, wrong), name in KNOWLEDGE,
+            np.array([tofu.rouge_l_recall(*pair, stemmed=theirs) for pair in zip(generated, answers, strict=True)]),
+            geometric if theirs else tofu.truth_ratio(paraphrased, wrong), geometric, name in KNOWLEDGE,
         )
 
     return panel.once(("tofu", "scores", panel.task.splits[name], cfg, subject), make)

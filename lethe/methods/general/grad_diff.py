@@ -11,20 +11,21 @@ Limits:   α = κ = 0 is gradient ascent; α = 0, κ = 1 is KL minimisation; γ 
 Fails by: collapse, because −ℓ̄ has no lower bound: the loss of F runs away and takes the language with it. A finite τ
           (the "bounded" variant of later code) stops the push on what is forgotten enough.
 Deviations: means are taken per example and then over examples; the official code takes one mean over all tokens of a
-          batch, so that long answers weigh more.
+          batch, so that long answers weigh more (`parity`).
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Parity, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.loop import Loop, Term
+from lethe.train.parity import term
 
 
 @config
@@ -41,6 +42,7 @@ class GradDiff:
     optimiser: Optimiser = "adamw"     # update rule                                         [official code]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch [tested in test_parity]
 
 
 def ascent_loss(nll: Tensor, bound: float | None) -> Tensor:
@@ -56,9 +58,9 @@ def ascent_loss(nll: Tensor, bound: float | None) -> Tensor:
 def run(cfg: GradDiff, task: Task, loop: Loop) -> Outcome:
     if not cfg.gamma and not cfg.alpha and not cfg.kl:
         raise RequestError("grad_diff: gamma, alpha and kl are all 0, so nothing would move. Raise one of them.")
-    terms = {"forget": Term(task.forget, lambda m, b: ascent_loss(task.nll(m, b), cfg.bound), cfg.gamma)}
+    terms = {"forget": term(cfg.parity, task.forget, lambda m, b: ascent_loss(task.nll(m, b), cfg.bound), cfg.gamma)}
     if cfg.alpha:
-        terms["retain"] = Term(task.retain, task.nll, cfg.alpha)
+        terms["retain"] = term(cfg.parity, task.retain, task.nll, cfg.alpha)
     if cfg.kl:
         original = loop.reference("grad-diff-retain", task.outputs, task.retain)
 

@@ -12,15 +12,16 @@ Limits:   at θ_0 the forget term is (2/β)·ln 2 and its gradient that of desce
           Elsewhere it is that gradient times W = 2r^β/(1 + r^β) < 2, r = p_θ/p_0: what is forgotten is let go.
 Fails by: depending on the answer's length, because log p is a sum: a β that is right for sentences stops early on pages
           (smaller β, or `simnpo`). Forgets the wording better than the facts.
-Deviations: ℓ̄ and KL are means per example, then over examples, over answer tokens only; the official code averages KL
-          over prompt and padding too. With dropout the first step is not (2/β)·ln 2: p_0 is without it.
+Deviations: ℓ̄ and KL are means per example, then over examples, over answer tokens only; the official code takes ℓ̄ over
+          all tokens of a batch (`parity`) and KL over prompt and padding too. With dropout the first step is not
+          (2/β)·ln 2: p_0 is without it.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Parity, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -28,6 +29,7 @@ from lethe.core.split import Batch
 from lethe.maths.losses import npo_loss
 from lethe.train.loop import Loop, Term
 from lethe.train.order import batches_per_epoch
+from lethe.train.parity import term
 
 
 @config
@@ -44,6 +46,7 @@ class NPO:
     optimiser: Optimiser = "adamw"     # update rule                                         [official code]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch of R [tested in test_parity]
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"divergence", "nll", "outputs", "sequence_logp"}, mechanism="ascent",
@@ -56,7 +59,7 @@ def run(cfg: NPO, task: LanguageTask, loop: Loop) -> Outcome:
 
     terms = {"forget": Term(task.forget, push)}
     if cfg.alpha:
-        terms["retain"] = Term(task.retain, task.nll, cfg.alpha)
+        terms["retain"] = term(cfg.parity, task.retain, task.nll, cfg.alpha)
     if cfg.kl:
         original = loop.reference("npo-retain", task.outputs, task.retain, draws=cfg.epochs * len(task.forget))
 

@@ -14,7 +14,8 @@ Limits:   α → ∞ or no steps is the original. u is a function of the run's s
 Fails by: shallow forgetting: a few steps of fine-tuning, even on other text, bring the knowledge back.
           c must exceed the usual ‖h_ℓ‖ and α grow with it; ℓ late in the network damages everything.
 Deviations: pads do not count and every text weighs the same, whatever its length (the official code counts pads).
-          One forget set with one u; the official code alternates two topics, each with its own.
+          One forget set with one u; the official code alternates two topics, each with its own. OpenUnlearning divides by a
+          b × b matrix of lengths, so that a text's weight depends on the others of its batch; nothing here does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Natural, NonNegative, Parity, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -47,6 +48,7 @@ class RMU:
     batch_size: Count = 4              # of each term                                        [official code]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
     tokens: Tokens = "all"             # t; answer: hidden states on the prompt are free     [answer: OpenUnlearning]
+    parity: Parity = "none"            # open_unlearning: tokens=answer, whatever it is     [tested in test_parity]
 
 
 def counting(batch: Batch, tokens: Tokens) -> Tensor:
@@ -66,15 +68,16 @@ def run(cfg: RMU, task: LanguageTask, loop: Loop) -> Outcome:
     def hidden(m: nn.Module, b: Batch) -> Tensor:
         return task.hidden_states(m, b, layer)
 
+    tokens: Tokens = cfg.tokens if cfg.parity == "none" else "answer"
     before = loop.reference("rmu-retain", hidden, task.retain, draws=cfg.steps * cfg.batch_size)
     width: int = task.hidden_width
     u = control_vector(width, cfg.coefficient, loop.generator("rmu")).to(loop.settings.device)
 
     def misdirect(m: nn.Module, b: Batch) -> Tensor:
-        return steering_loss(hidden(m, b), u, counting(b, cfg.tokens))
+        return steering_loss(hidden(m, b), u, counting(b, tokens))
 
     def stay(m: nn.Module, b: Batch) -> Tensor:
-        return steering_loss(hidden(m, b), before(b)[:, : b.ids.shape[1]], counting(b, cfg.tokens))
+        return steering_loss(hidden(m, b), before(b)[:, : b.ids.shape[1]], counting(b, tokens))
 
     terms = {"forget": Term(task.forget, misdirect), "retain": Term(task.retain, stay, cfg.alpha)}
     loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, weight_decay=cfg.weight_decay)

@@ -19,12 +19,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.config import Count, NonNegative, Optimiser, Parity, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.train.loop import Loop, Term
+from lethe.train.parity import term
 
 
 @config
@@ -41,6 +42,7 @@ class SimNPO:
     optimiser: Optimiser = "adamw"     # update rule                                         [official code]
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [official code]
     clip: Positive | None = None       # largest gradient norm; null: none                   [official code: none]
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch of R [tested in test_parity]
 
 
 def simnpo_loss(nll: Tensor, beta: float, margin: float = 0.0) -> Tensor:
@@ -58,7 +60,7 @@ def run(cfg: SimNPO, task: LanguageTask, loop: Loop) -> Outcome:
 
     terms = {"forget": Term(task.forget, push, cfg.gamma)}
     if cfg.alpha:
-        terms["retain"] = Term(task.retain, task.nll, cfg.alpha)
+        terms["retain"] = term(cfg.parity, task.retain, task.nll, cfg.alpha)
     model = loop.start()
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
                   weight_decay=cfg.weight_decay, clip=cfg.clip)

@@ -5,7 +5,7 @@
 F forget set, R retain set, |y| the number of the answer's tokens, w_t the loss of token t in the row's own docstring, ℓ̄ mean
 negative log-probability of the answer's tokens, γ, α ≥ 0. In the rows p_t is the probability of the true token, z the logits
 [V], p_0 and z⁰ the original's. All deviate from the official codes, which take one mean over the tokens of a batch, so that
-long answers weigh more; here it is a mean per example, then over examples.
+long answers weigh more; here it is a mean per example, then over examples. `parity` takes theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, Natural, NonNegative, Parity, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -32,14 +32,21 @@ class Weighted(Tuned):
 
 
 @config
-class WGA(Weighted):
+class Published(Weighted):
+    """What the rows have that OpenUnlearning has, too, and means by the formula that stands here."""
+
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch [tested in test_parity]
+
+
+@config
+class WGA(Published):
     """Options of weighted gradient ascent."""
 
     beta: NonNegative = 1.0            # 0 is plain ascent; larger lets go of what is improbable sooner   [official code]
 
 
 @config
-class SatImp(Weighted):
+class SatImp(Published):
     """Options of SatImp."""
 
     beta1: NonNegative = 5.0           # saturation: larger lets go of improbable tokens sooner   [official code]
@@ -49,7 +56,7 @@ class SatImp(Weighted):
 
 
 @config
-class CEU(Weighted):
+class CEU(Published):
     """Options of CE-U."""
 
     skip: Natural = 1                  # first tokens of an answer that are left alone       [official code: 1]
@@ -164,7 +171,7 @@ def wga(cfg: WGA, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
         return wga_tokens(task.token_logp(m, b), cfg.beta).sum(1) / task.answer_lengths(b)
 
-    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma, parity=cfg.parity)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "token_logp"}, mechanism="ascent",
@@ -184,7 +191,7 @@ def satimp(cfg: SatImp, task: LanguageTask, loop: Loop) -> Outcome:
     def push(m: nn.Module, b: Batch) -> Tensor:
         return satimp_tokens(task.token_logp(m, b), cfg.beta1, cfg.beta2).sum(1) / task.answer_lengths(b)
 
-    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma, parity=cfg.parity)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="distil")
@@ -206,7 +213,7 @@ def ce_u(cfg: CEU, task: LanguageTask, loop: Loop) -> Outcome:
         mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= cfg.skip)
         return (ceu_tokens(logits, labels) * mask).sum(1) / mask.sum(1).clamp(min=1)
 
-    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma, parity=cfg.parity, skip=cfg.skip)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="relabel",
