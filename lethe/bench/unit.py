@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from lethe.core.config import build
+from lethe.core.task import Recipe
 from lethe.errors import DataError, LetheError, NeedsUnmet
 from lethe.results.schema import Results, Row
 from lethe.work.execute import carry_out
@@ -22,7 +24,7 @@ from lethe.work.open import read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
-FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "margin", "time")   # in `keep` beside the metrics of audits
+FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "margin", "time", "cost")   # in `keep` beside the metrics of audits
 Ending = Literal["failed", "ended", "unchanged", "cannot run"]
 
 
@@ -119,6 +121,8 @@ def _found(found: Finding, results: Results) -> Finding:
     for row in case.subjects:
         rows[row.role].append(row)
     values = {role: dict(_values(some, case.references.seconds_each)) for role, some in rows.items()}
+    if (share := _cost(results, rows["method"])) is not None:
+        values["method"]["cost"] = share
     found = replace(found, values=values["method"], untouched=values["original"], retrained=values["retrained"],
                     commit=str(results.versions.get("git", "unknown")))
     if not found.method:
@@ -131,6 +135,17 @@ def _found(found: Finding, results: Results) -> Finding:
     if row.fall is not None:
         return replace(found, ending="ended", why=next((note for note in row.notes if "watchdog" in note), row.conclusion.text))
     return found
+
+
+def _cost(results: Results, rows: Sequence[Row]) -> float | None:
+    """Steps or examples of a run in retrainings, whichever is more; None without a recipe of epochs and batches."""
+    recipe, sizes = results.config.get("recipe") or {}, results.scenarios[0].sizes
+    plan = build(Recipe, recipe) if recipe and not recipe.get("code") else None
+    if plan is None or not rows or not sizes.get("retain"):
+        return None
+    passes = rows[0].cost
+    examples, steps = plan.epochs * sizes["retain"], plan.epochs * math.ceil(sizes["retain"] / plan.batch_size)
+    return max(passes.examples / examples, passes.steps / steps)
 
 
 def _values(rows: Iterable[Row], retraining: float | None) -> Iterator[tuple[str, float]]:
