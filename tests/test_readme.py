@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import answers  # noqa: E402
 from readme import BLOCK, NUMBERS, steady  # noqa: E402
 
 
@@ -22,3 +23,11 @@ def test_the_table_of_the_readme_is_that_of_a_run() -> None:
 def test_what_the_clock_decides_is_left_out() -> None:
     text = "Recommended: a (useful: +0.1 points; 0.28 × a retraining)\na  ✓ yes  1.20 s (0.28×)\n──────\nb  ✗ no  –"
     assert steady(text) == ["Recommended: a (useful: +0.1 points)", "a ✓ yes", "b ✗ no"]
+
+
+def test_the_figure_of_the_readme_is_that_of_the_measured_numbers() -> None:
+    assert "](docs/answers.svg)" in (ROOT / "README.md").read_text("utf-8").split("## ")[0]
+    lines = answers.rows("strangers")
+    assert answers.CSV.read_text("utf-8") == answers.written(lines), "run: python tools/answers.py"
+    assert answers.headline(lines, answers.retrained("strangers")).replace(" ", "") in "".join(
+        answers.SVG.read_text("utf-8").split())

@@ -24,7 +24,7 @@ from lethe.work.open import read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
-FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "margin", "time", "cost")   # in `keep` beside the metrics of audits
+FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "margin", "time", "cost")   # beside the metrics of audits
 Ending = Literal["failed", "ended", "unchanged", "cannot run"]
 
 

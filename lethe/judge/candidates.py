@@ -4,7 +4,8 @@
     with models j that never saw the forget set   D_forget = mean |p − mean_j p_j| on forget
     without                                       D_forget = distance of the quantiles of p(forget) to those of p_original(U), U
                                                   unseen examples with the same labels; 0 instead where a label leaves altogether
-    D_utility = mean |p − p_original| on the rest of the unseen data; beside models j: p_j where a label leaves
+    D_utility = mean |p − p_original| on the rest of the unseen data; beside models j: mean |p − mean of these and the original|,
+                where a label leaves of these alone
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Scorer:
         self.counts = np.ones(len(self.other), dtype=bool) if beside else ~removed
         if beside:
             self.target = np.mean([probability(self._subject(model), self.view.forget) for model in beside], 0)
-            if removed.any():
-                self.rest[removed] = np.mean([probability(self._subject(model), self.other) for model in beside], 0)[removed]
+            trained = [probability(self._subject(model), self.other) for model in beside]
+            self.rest = np.where(removed, np.mean(trained, 0), np.mean([self.rest, *trained], 0))
             return
         like = panel.unseen() if task.has("holdout") else np.ones(len(self.other), dtype=bool)
         gone = task.has("retain") and of_classes_that_leave(task.forget, task.retain)
