@@ -98,7 +98,7 @@ def differ(one: Outcome | str, other: Outcome | str, where: str) -> bool:
 def weights(outcome: Outcome) -> dict[str, Any]:
     """The tensors of a model, and those of its guard."""
     guard = outcome.served.tensors() if isinstance(outcome.served, Parts) else {}
-    return {**outcome.model.state_dict(), **guard}
+    return {name: value for name, value in {**outcome.model.state_dict(), **guard}.items() if value.numel()}
 
 
 def results(name: str, key: str, where: str) -> Iterator[tuple[Any, bool]]:
