@@ -274,7 +274,7 @@ class Watch:
         in what it says."""
         origin, here = named_tensors(self.task.original), named_tensors(model)
         pairs = [(here[name], origin[name]) for name in self.moving if name in here and name in origin
-                 and here[name].dim() > 1 and here[name].shape == origin[name].shape]
+                 and here[name].is_floating_point() and here[name].dim() > 1 and here[name].shape == origin[name].shape]
         sizes = [(float(full(now).detach().float().norm()), float(before.detach().float().norm())) for now, before in pairs]
         return max((now / before for now, before in sizes if before > 0), default=1.0)
 

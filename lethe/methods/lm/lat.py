@@ -45,7 +45,7 @@ class LAT(Tuned):
     inner_lr: Positive = 5e-2          # Adam, of the adversary                              [official code]
     layers: Count = 4                  # blocks that are perturbed, spread over the depth    [official code: 4]
     lr: Positive = 2e-5                # AdamW, for 8 B weights; tiny models need more       [official code]
-    clip: Positive | None = 1.0        # largest gradient norm; null: none                   [official code]
+    clip: Positive | None = 1.0        # largest gradient norm; null: none [only with lr=0.01]   [official code]
 
 
 def away_loss(logits: Tensor, labels: Tensor) -> Tensor:

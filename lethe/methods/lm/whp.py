@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import NonNegative, Positive, config
+from lethe.core.config import Fraction, NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -42,6 +42,8 @@ class WHP(Tuned):
     alpha: NonNegative = 0.0           # weight of the retain loss                           [paper: none]
     lr: Positive = 1e-6                # AdamW, for 7 B weights; tiny models need more       [paper]
     epochs: Positive = 2.0             # passes over F                                       [paper]
+    clip: Positive | None = None       # largest gradient norm; null: none [only with lr=0.01 reinforce_lr=0.01]  [ours: none]
+    enough: Fraction | None = None     # ends after a pass that left this share of F's tokens unsaid [only with lr=0.01]  [MASC]
 
 
 def generic(original: Tensor, reinforced: Tensor, strength: float) -> Tensor:
