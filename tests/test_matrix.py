@@ -161,7 +161,7 @@ IN_PLACE = [pytest.param(name, id=name) for name, entry in METHODS.items()   # t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", TASKS)
+@pytest.mark.parametrize("key", [key for key in TASKS if key not in ("lm", "diffusion")])   # they: test_watchdog
 def test_every_method_runs_as_a_user_runs_it(key: str) -> None:
     """By `lethe.forget`, with its defaults and the usual watchdog."""
     task = TASKS[key]()

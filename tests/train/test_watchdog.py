@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import cache
 
@@ -25,7 +26,7 @@ from lethe.models.classification.task import Classification
 from lethe.models.regression.task import Regression
 from lethe.results import schema
 from lethe.train import watchdog
-from lethe.train.apply import apply, fitting, same_weights
+from lethe.train.apply import all_methods, apply, fitting, same_weights
 from lethe.train.gauge import LEAST, Found, Gauge
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.watchdog import Point, Watch, Watchdog, judged_on, small, watching
@@ -262,10 +263,17 @@ def test_all_that_the_watchdog_asks_is_a_tenth_of_the_training_except_where_noth
     assert out.fall is None and (share > 0.5 if alone else 0 < share <= 0.10)
 
 
+MOST = 200   # steps of one run here: some methods take a thousand by default, and an adversary's inside each
+
+
 def watched(name: str, watchdog: bool | None, task: Task) -> Outcome | str:
+    """A run with defaults, of `MOST` steps at most; or why there is none."""
     record = catalogue.load("methods", name)
+    steps = {f.name: f.default for f in dataclasses.fields(record.config) if f.name in ("steps", "inner_steps")}
+    share = max(1, math.prod(steps.values()) // MOST) if all(isinstance(n, int) and n for n in steps.values()) else 1
+    cut = {"steps": max(2, steps["steps"] // share)} if "steps" in steps and share > 1 else {}
     try:
-        return apply(task, record, record.config(), Settings(), watchdog=watchdog)
+        return apply(task, record, record.config(**cut), Settings(), watchdog=watchdog)
     except LetheError as error:
         return str(error)
 
@@ -279,7 +287,7 @@ STANDING = [pytest.param(family, name, id=f"{family}-{name}", marks=[] if family
 def test_the_watchdog_leaves_a_method_the_method_or_says_what_was_not_done(family: str, name: str) -> None:
     on, off = (watched(name, watchdog, MADE[family]()) for watchdog in (None, False))
     if isinstance(on, str) or isinstance(off, str):
-        assert on == off
+        assert on == off and name not in all_methods(MADE[family]())
         return
     same = same_weights(on.model, off.model)
     assert same != bool(on.fall)
