@@ -29,6 +29,7 @@ from lethe.work.audit import scenario
 from lethe.work.climb import climb, concluded
 from lethe.work.commit import commit
 from lethe.work.door.door import attend, refused, survey
+from lethe.work.footprint import footprint
 from lethe.work.forget import Places, run_all
 from lethe.work.job import Job, resolve
 from lethe.work.ladder import Ladder
@@ -223,5 +224,5 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
         "id": job.hash, "folder": str(job.folder), "family": request.family, "parameters": parameters,
         "trains_original": opened.model is None, "recipe": plain(opened.recipe) if opened.recipe else None, "scenarios": plans,
         "checks": [f"{one.level}: {one.name}: {one.words}" for one in found],
-        "memory_mb": round(parameters * 4 * 4 / 1e6, 1),
+        "memory_mb": round(footprint(plan.start, job.seams.where) / 1e6, 1),
     }
