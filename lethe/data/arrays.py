@@ -47,18 +47,18 @@ def as_split(data: Any, name: str = "train", x: str | Sequence[str] = "x", y: st
 
 
 def from_columns(columns: dict[str, Any], name: str, x: str | Sequence[str] = "x", y: str = "y") -> Split:
-    """A split from named columns; what is neither x, y nor `ids` can be selected by."""
-    for wanted in ([x, y] if isinstance(x, str) else [*x, y]):
+    """A split from named columns; what is neither x, y nor `ids` can be selected by. y='': there are no targets"""
+    for wanted in filter(None, [x, y] if isinstance(x, str) else [*x, y]):
         if wanted not in columns:
             raise WrongColumn(f"{name} has no column {wanted!r}{nearest(wanted, columns)}, so inputs and targets "
                               f"cannot be identified. Columns: {', '.join(map(str, columns))}; name them with x= and y=.")
     given = columns.pop(x) if isinstance(x, str) else {one: columns.pop(one) for one in x}
-    inputs, targets = inputs_of(given, name), y_tensor(columns.pop(y), name)
+    inputs, targets = inputs_of(given, name), {"y": y_tensor(columns.pop(y), name)} if y else {}
     ids = columns.pop("ids", None)
     meta = {str(key): value.tolist() if isinstance(value, (np.ndarray, Tensor)) else list(value)
             for key, value in columns.items()}
     own = NO_IDS if ids is None else np.asarray(ids).astype(str)
-    return Split({**inputs, "y": targets}, name, own, meta)
+    return Split({**inputs, **targets}, name, own, meta)
 
 
 def inputs_of(values: Any, name: str) -> dict[str, Tensor]:

@@ -96,11 +96,12 @@ def load(source: str | Path | Mapping[str, Any], context: Context | None = None)
     return transformed(splits, Transform(**of_transform(options)))
 
 
-def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | None = None, context: Context | None = None
-               ) -> dict[str, Split]:
+def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | None = None, context: Context | None = None,
+               labels: bool = True) -> dict[str, Split]:
     """Splits from one file each, `forget` and where given `retain`, `holdout`, `test`, read with the same options.
 
     What is learnt from the training part (standardisation, categories) is learnt from forget and retain together.
+    labels: whether each must have a column y
     """
     context, read, given = context or Context(), {}, dict(options or {})
     last = Transform(**of_transform(given))
@@ -121,7 +122,7 @@ def load_parts(files: Mapping[str, str | Path], options: Mapping[str, Any] | Non
         train = read.pop("train")
         for name, end, size in zip(seen, ends, np.diff(ends, prepend=0), strict=True):
             read[name] = train.subset(np.arange(end - size, end), name)
-    _check({"train": read["forget"], **read})
+    _check({"train": read["forget"], **read}, labels)
     return transformed(read, last)
 
 
@@ -236,7 +237,7 @@ def _kind(name: str) -> tuple[ModuleType, type]:
     return module, typing.get_type_hints(module.read)["cfg"]
 
 
-def _check(splits: dict[str, Split]) -> None:
+def _check(splits: dict[str, Split], labels: bool = True) -> None:
     """Inputs of all parts have the shape that a model of the training part takes."""
     shapes = {name: {key: split.shape(key)[1:] for key in split.inputs} for name, split in splits.items() if split.inputs}
     for name, found in shapes.items():
@@ -245,6 +246,6 @@ def _check(splits: dict[str, Split]) -> None:
                                     for key, shape in of.items()) for of in (found, shapes["train"]))
             raise DataError(f"examples of {name} have shape {one}, those of train {other}, so no model "
                             "takes both. Provide both with the same size and colours.")
-    missing = [name for name, split in splits.items() if not split.inputs or "y" not in split.columns]
+    missing = [name for name, split in splits.items() if not split.inputs or (labels and "y" not in split.columns)]
     if missing:
         raise WrongColumn(f"{missing[0]} has no columns x and y, so inputs and targets cannot be identified.")

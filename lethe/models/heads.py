@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import config
+from lethe.core.config import build, config
 from lethe.core.families.headed import HeadedTask
 from lethe.core.inputs import Way, asked, way_of
 from lethe.core.modules import copied, evaluating, has_convolutions
@@ -23,9 +23,11 @@ from lethe.core.split import SEVERAL, Batch, Split, input_columns, pixels
 from lethe.core.task import Recipe, Task
 from lethe.data import transform
 from lethe.data.context import Context
+from lethe.data.load import load_parts
 from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongColumn, nearest
 from lethe.models.answer import AUTO, Place, picked
-from lethe.models.opened import Opened, Sections
+from lethe.models.deployed import deployed, is_deployed
+from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.weights import Form, halved, rounded, write
 
 
@@ -279,6 +281,34 @@ class ModelSource:
     prefix: str = ""                            # beginning of the names in the weights; module. and _orig_mod. need not be named
     output: str | int = "auto"                  # key, attribute or position of the outputs in what the model returns
     head: str | None = None                     # name of the head; default: the last linear layer with all outputs
+
+
+def from_files(files: SavedFiles, source: type[Any], task: Callable[[nn.Module, dict[str, Split], Any, dict[str, Any]], Task],
+               labels: bool = True) -> tuple[Make, Load]:
+    """Models in safetensors or .npz, put into what `model.zoo` or `model.code` makes, or deployed; data files of any kind.
+
+    source  the family's config of `model:`, a `ModelSource`       task  (model, splits, source, facts) -> the family's task
+    labels  whether the data must have them
+    """
+    from lethe.models.load import load_classifier
+
+    cfg = build(source, dict(files.model))
+    if not (cfg.zoo or cfg.code):
+        raise RequestError(f"{files.unlearned} holds weights, but not what to put them into; nothing was read. Provide "
+                           "model.code=path/to/file.py:factory, or model.zoo=….")
+    if is_deployed(files.unlearned) and files.original is None:
+        raise RequestError(f"{files.unlearned} only answers, so what the model is made of cannot be read from it; nothing was "
+                           "audited. Provide --original, the file of the model from before.")
+    splits, about = load_parts(files.parts, files.data, labels=labels), transform.facts(files.data)
+
+    def load(path: str) -> nn.Module:
+        if is_deployed(path):
+            return deployed(path, files.allow_pickle)
+        inner = Path(path) / "model.safetensors"
+        return load_classifier(zoo=cfg.zoo, code=cfg.code, options=cfg.options, prefix=cfg.prefix,
+                               weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
+
+    return lambda model: task(model, splits, cfg, dict(about)), load
 
 
 def opened(

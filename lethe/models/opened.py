@@ -34,6 +34,7 @@ class SavedFiles:
 
     parts        path of forget and, where provided, of retain, holdout, test
     model, data  how the model files and the data files are read: options of the family
+    original     path of the model from before, where it is there
     """
 
     unlearned: str
@@ -41,6 +42,7 @@ class SavedFiles:
     model: Mapping[str, Any]
     data: Mapping[str, Any]
     allow_pickle: bool = False
+    original: str | None = None
 
 
 @dataclass

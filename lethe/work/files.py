@@ -26,7 +26,7 @@ from lethe.core.modules import evaluating, require_finite, state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.task import Task
 from lethe.errors import ModelError, RequestError, SplitsOverlap
-from lethe.models.deployed import checked
+from lethe.models.deployed import ServedText, checked
 from lethe.models.opened import SavedFiles
 from lethe.report.report import Report
 from lethe.work.audit import scenario
@@ -99,7 +99,8 @@ def _origins(files: Files, task: Task, load: Callable[[str], nn.Module], first: 
     if base is not None and state_fingerprint(base) == state_fingerprint(first):
         raise RequestError(f"base = {files.base} has the weights of {files.original or files.unlearned}, which were trained on "
                            "the forget set, so no reference may start there; nothing was audited. Name its true start.")
-    given = [*before, Given(files.unlearned, "unlearned", unlearned), *references]
+    audited = [] if isinstance(unlearned, ServedText) else [Given(files.unlearned, "unlearned", unlearned)]   # texts alone
+    given = [*before, *audited, *references]
     return vet(task, given, base, "descent" in files.accept, seed)
 
 
@@ -111,7 +112,7 @@ def _opened(files: Files) -> tuple[Task, Callable[[str], nn.Module], nn.Module]:
         raise RequestError(f"models of the family {family!r} cannot be audited from files alone; nothing was read. Write a "
                            f"request and use lethe audit REQUEST --unlearned {files.unlearned}.")
     parts = {part: path for part in PARTS if (path := getattr(files, part))}
-    make, load = reader(SavedFiles(files.unlearned, parts, files.model, files.data, files.allow_pickle))
+    make, load = reader(SavedFiles(files.unlearned, parts, files.model, files.data, files.allow_pickle, files.original))
     first = load(files.original or files.unlearned)
     task = make(first)
     _apart(task)
@@ -141,6 +142,8 @@ def _apart(task: Task) -> None:
 def _fitting(model: nn.Module, path: str, task: Task, first: nn.Module) -> nn.Module:
     """The model, if it answers with as many outputs as the first one and without NaN."""
     require_finite(model, path)
+    if isinstance(model, ServedText):
+        return model   # there is nothing to hold beside the first one's answers: audits ask it for texts
     some = task.forget.batch([0])
     with evaluating(model), evaluating(first):
         try:

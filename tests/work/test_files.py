@@ -99,7 +99,7 @@ def test_the_family_is_recognised_by_its_own_reader(folder, tmp_path):
 
 
 def test_models_of_different_classes(folder, monkeypatch):
-    from lethe.models.classification import open as load
+    from lethe.models import load
 
     def either(weights: Path, **options: object) -> torch.nn.Module:
         return MLP(6, (16,), 5 if "unlearned" in str(weights) else 4)

@@ -32,7 +32,7 @@ class Npz:
 
     path: str                      # the archive
     x: str | tuple[str, ...] = "x" # name of the inputs; several for a network of several inputs: [image, age]
-    y: str = "y"                   # name of the labels or targets
+    y: str = "y"                   # name of the labels or targets; '' where there are none (audits of files)
     ids: str = ""                  # name of an array of record identifiers
     channels: Channels = "first"   # where images keep them: first: unchanged, last [n, H, W, C], none [n, H, W]
     allow_pickle: bool = False     # open archives that hold pickled objects, which can run code
@@ -59,7 +59,8 @@ def read(cfg: Npz, context: Context, name: str) -> dict[str, Split]:
     columns: dict[str, Any] = {key: value for key, value in archive.items() if value.ndim == 1 and len(value) == n}
     for one in inputs:   # of several, those of the pictures
         columns[one] = channelled(archive[one], cfg.channels) if len(inputs) == 1 or archive[one].ndim > 2 else archive[one]
-    columns[cfg.y] = archive[cfg.y]
+    if cfg.y:
+        columns[cfg.y] = archive[cfg.y]
     if cfg.ids:
         columns["ids"] = columns.pop(cfg.ids)
     return {name: from_columns(columns, name, cfg.x, cfg.y)}

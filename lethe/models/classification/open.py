@@ -6,21 +6,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lethe.core.config import build
+from lethe.core.modules import evaluating
+from lethe.core.passes import drawn, rows
 from lethe.core.registry import family
 from lethe.core.split import Split
+from lethe.core.store import with_columns
 from lethe.core.task import Recipe
-from lethe.data import transform
 from lethe.data.context import Context
-from lethe.data.load import Data, load_parts
-from lethe.errors import RequestError
+from lethe.data.load import Data
 from lethe.models.answer import AUTO, Place, Returns
 from lethe.models.classification.task import Classification, ClassifierSource
-from lethe.models.deployed import deployed, is_deployed
-from lethe.models.heads import divided, opened, reader, saved_family
-from lethe.models.load import load_classifier
+from lethe.models.deployed import is_deployed
+from lethe.models.heads import divided, from_files, opened, reader, saved_family
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.weights import PICKLED
 
@@ -54,23 +55,30 @@ def classification(
 
 
 def open_files(files: SavedFiles) -> tuple[Make, Load]:
-    """Classifiers from safetensors or .npz, put into what `model.zoo` or `model.code` makes; data files of any kind."""
-    options = dict(files.model)
-    source = build(ClassifierSource, {key: options.pop(key) for key in ("head", "output", "returns") if key in options})
-    if not options.keys() & {"zoo", "code"}:
-        raise RequestError(f"{files.unlearned} holds weights, but not what to put them into; nothing was read. Provide "
-                           "model.code=path/to/file.py:factory, or model.zoo=….")
-    splits = load_parts(files.parts, files.data)
+    """Classifiers and their data in files, see `from_files`. Without labels (data.y='') the original's answers stand for them."""
+    return from_files(files, ClassifierSource, _task, labels=False)
 
-    def load(path: str) -> nn.Module:
-        if is_deployed(path):
-            return deployed(path)
-        inner = Path(path) / "model.safetensors"
-        return load_classifier(**options, weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)
 
-    about = transform.facts(files.data)
-    return lambda model: Classification(model, splits, None, None, "audit of files", dict(about), head=source.head,
-                                        output=source.output, returns=source.returns), load
+def _task(model: nn.Module, splits: dict[str, Split], source: ClassifierSource, facts: dict[str, Any]) -> Classification:
+    def of(parts: dict[str, Split]) -> Classification:
+        return Classification(model, parts, None, None, "audit of files", facts, head=source.head, output=source.output,
+                              returns=source.returns)
+
+    bare = {name: split for name, split in splits.items() if "y" not in split.columns}
+    if not bare:
+        return of(splits)
+    asked, said = of(splits | {name: _labelled(split, torch.zeros(len(split)).long()) for name, split in bare.items()}), {}
+    with evaluating(model):
+        for name, split in bare.items():
+            batches = drawn(asked, asked.splits[name], 256, ("labels",))
+            logits = rows(lambda batch: asked.outputs(model, batch), batches, len(split))
+            said[name] = _labelled(split, logits.argmax(1))
+    facts["labels"] = f"none in {', '.join(bare)}: the first model's answers stand for them, so accuracy is agreement with it"
+    return of(splits | said)
+
+
+def _labelled(split: Split, y: Tensor) -> Split:
+    return Split(with_columns(split.columns, {"y": y}), split.name, ids=split.ids, meta=split.meta)
 
 
 def is_saved(path: Path) -> bool:

@@ -28,6 +28,7 @@ from lethe.data.records import read_rows
 from lethe.data.select import Where, divide
 from lethe.data.text import apart, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
+from lethe.models.deployed import ServedText, address, is_served_text
 from lethe.models.lm.adapter import base_of, fresh, is_adapter
 from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
@@ -157,16 +158,29 @@ class TextSource:
 
 
 def open_files(files: SavedFiles) -> tuple[Make, Load]:
-    """Language models from `save_pretrained` folders; records from .jsonl or .txt."""
-    tokenizer = load_tokenizer(holding_words(Path(files.unlearned)))
+    """Language models from `save_pretrained` folders, or behind an address of OpenAI's form; records from .jsonl or .txt.
+
+    model.name: of what an address serves; model.attention, model.dtype: of folders
+    """
+    folder = files.original if is_served_text(files.unlearned) else files.unlearned
+    if folder is None:
+        raise RequestError(f"{files.unlearned} gives texts, and no folder holds the model from before, so there is no tokenizer; "
+                           "nothing was read. Provide --original FOLDER.")
+    tokenizer = load_tokenizer(holding_words(Path(folder)))
     parts: dict[str, Any] = dict(files.parts)
-    return (lambda model: language_model(model, tokenizer, **parts, name="audit of files", **files.data),
-            lambda path: parked(load_folder(path, **files.model)))
+    options = {key: value for key, value in files.model.items() if key != "name"}
+
+    def load(path: str) -> nn.Module:
+        if is_served_text(path):
+            return ServedText(address(path), str(files.model.get("name", "")))
+        return parked(load_folder(path, **options))
+
+    return lambda model: language_model(model, tokenizer, **parts, name="audit of files", **files.data), load
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path is a `save_pretrained` folder of transformers."""
-    return (path / "config.json").exists() or is_adapter(path)
+    """Whether a path is a `save_pretrained` folder of transformers, or the address of a language model that is served."""
+    return is_served_text(path) or (path / "config.json").exists() or is_adapter(path)
 
 
 @family(model=ModelSource, data=TextSource, method="npo", make="language_model", about="behaviour",

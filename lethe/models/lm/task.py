@@ -37,6 +37,7 @@ from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, ModelError, RequestError
 from lethe.maths import losses
+from lethe.models.deployed import ServedText
 from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
 from lethe.models.lm.answers import answer_lengths, answer_mask, padded, predicting, targets
@@ -287,7 +288,7 @@ class Language(LanguageTask):
         batch_size: int = 32, top_p: float = 1.0,
     ) -> list[str]:
         """As `generate`, every token drawn from softmax(logits/T), among the likeliest of mass `top_p`."""
-        return self._continued(model, prompts, max_new_tokens, batch_size, gumbel(rng, temperature, top_p))
+        return self._continued(model, prompts, max_new_tokens, batch_size, gumbel(rng, temperature, top_p), temperature, top_p)
 
     def guided(
         self, model: nn.Module, other: nn.Module, prompts: Sequence[str], scale: float, likely: float, max_new_tokens: int = 64
@@ -297,7 +298,11 @@ class Language(LanguageTask):
             return self._continued(model, prompts, max_new_tokens, 32, guided_by(other, scale, likely))
 
     def _continued(self, model: nn.Module, prompts: Sequence[str], most: int, batch_size: int,
-                   rescored: Rescored | None = None) -> list[str]:
+                   rescored: Rescored | None = None, temperature: float = 0.0, top_p: float = 1.0) -> list[str]:
+        if isinstance(model, ServedText):
+            heads = encode_prompts(prompts, self.tokenizer, self.form)
+            words = list(map(str, prompts)) if model.chat else [self.tokenizer.decode(h, skip_special_tokens=True) for h in heads]
+            return [text.strip() for text in model.texts(words, most, temperature, top_p)]
         made = continued(model, encode_prompts(prompts, self.tokenizer, self.form),
                          [*self._ends, *ends_of(model, self.tokenizer)], pad_id(self.tokenizer), most, self._limit,
                          batch_size, rescored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,9 +16,9 @@ from lethe.data.arrays import as_split
 from lethe.data.context import Context
 from lethe.data.load import Data
 from lethe.models.answer import AUTO, Place
-from lethe.models.heads import ModelSource, divided, opened, reader
+from lethe.models.heads import ModelSource, divided, from_files, opened, reader, saved_family
 from lethe.models.multilabel.task import Multilabel
-from lethe.models.opened import Opened, Sections
+from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 
 
 def multilabel(
@@ -45,7 +46,18 @@ def multilabel(
     return Multilabel(model, splits, recipe, build, name, head=head, output=output)
 
 
-@family(model=ModelSource, data=Data, make="multilabel")
+def open_files(files: SavedFiles) -> tuple[Make, Load]:
+    """Classifiers with several labels and their data in files, see `from_files`."""
+    return from_files(files, ModelSource, lambda model, splits, source, facts: Multilabel(
+        model, splits, None, None, "audit of files", facts, head=source.head, output=source.output))
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a path is a folder that such a model was saved in; of bare weights, name the family."""
+    return saved_family(path) == Multilabel.family
+
+
+@family(model=ModelSource, data=Data, make="multilabel", files=open_files, recognises=is_saved)
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a request with several labels per example."""
     source = build(ModelSource, sections.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,8 +15,8 @@ from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.load import Data
 from lethe.models.answer import AUTO, Place
-from lethe.models.heads import divided, opened, reader
-from lethe.models.opened import Opened, Sections
+from lethe.models.heads import divided, from_files, opened, reader, saved_family
+from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.regression.task import Loss, Others, Regression, RegressionSource, numbered
 
 
@@ -47,7 +48,19 @@ def regression(
     return Regression(model, splits, recipe, build, name, loss=loss, others=others, head=head, output=output)
 
 
-@family(model=RegressionSource, data=Data, make="regression")
+def open_files(files: SavedFiles) -> tuple[Make, Load]:
+    """Regressors and their data in files, see `from_files`."""
+    return from_files(files, RegressionSource, lambda model, splits, source, facts: Regression(
+        model, splits, None, None, "audit of files", facts, loss=source.loss, others=source.others, head=source.head,
+        output=source.output))
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a path is a folder that such a model was saved in; of bare weights, name the family."""
+    return saved_family(path) == Regression.family
+
+
+@family(model=RegressionSource, data=Data, make="regression", files=open_files, recognises=is_saved)
 def open_request(sections: Sections, context: Context) -> Opened:
     """Read `model` and `data` of a regression request."""
     source = build(RegressionSource, sections.model)
