@@ -22,7 +22,7 @@ from lethe.core.registry import Method
 from lethe.core.task import Task
 from lethe.core.view import missing
 from lethe.core.visiting import fetched
-from lethe.errors import NeedsUnmet, RequestError
+from lethe.errors import LetheError, NeedsUnmet, RequestError
 from lethe.train.loop import Loop, Modifiers, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.stop import Stop
@@ -137,6 +137,15 @@ def require(task: Task, record: Method, cfg: Any) -> None:
         raise NeedsUnmet(f"{why} Methods that can run on this task: {', '.join(fitting(task)) or 'none'}.")
     if record.check is not None:
         record.check(cfg, task)
+
+
+def accepts(task: Task, record: Method) -> bool:
+    """Whether a task can serve a method at its defaults, by the method's own check too."""
+    try:
+        require(task, record, record.config())
+    except LetheError:
+        return False
+    return True
 
 
 def unmet(task: Task, record: Method, cfg: Any) -> str:

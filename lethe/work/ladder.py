@@ -20,10 +20,10 @@ from lethe.core.alike import of_classes_that_leave
 from lethe.core.outcome import Cost
 from lethe.core.registry import Method
 from lethe.core.task import Task
-from lethe.errors import LetheError, NeedsUnmet, OutOfRange, RequestError
+from lethe.errors import NeedsUnmet, OutOfRange, RequestError
 from lethe.judge.band import ENOUGH
 from lethe.results.odds import Odds, odds
-from lethe.train.apply import alone, require
+from lethe.train.apply import accepts, alone
 from lethe.train.rehearsal import rehearsed, shares, shrunk
 from lethe.work.job import Job, Run
 
@@ -189,9 +189,4 @@ def _is_exact(record: Method) -> bool:
 
 def _accepts(task: Task, record: Method) -> bool:
     """Whether a method can run on a task at its defaults and changes the weights."""
-    try:
-        require(task, record, record.config())
-    except LetheError:
-        return False
-    return record.mechanism != "guard"
-
+    return accepts(task, record) and record.mechanism != "guard"

@@ -29,7 +29,7 @@ from lethe.models.classification.task import Classification
 from lethe.report.search import front
 from lethe.report.view import cases
 from lethe.results.odds import Odds
-from lethe.train.apply import apply
+from lethe.train.apply import apply, fitting
 from lethe.train.loop import Loop, Settings
 
 TASK = TASKS["classification"]()
@@ -82,6 +82,8 @@ def test_the_yardstick_is_the_best_that_was_granted() -> None:
     assert yardstick_of(Auto(), poor) == "unseen"
     with pytest.raises(NeedsUnmet, match="yardstick=unseen"):
         yardstick_of(Auto(yardstick="short"), poor)
+    mixed = TASKS["classification"].__wrapped__(Where(index=tuple(range(40))))
+    assert "scar" in fitting(mixed) and "scar" not in candidates(mixed, ()), "its own check refuses a forget set of every class"
     assert "renew" in candidates(TASK, ()) and "renew" not in candidates(poor, ())
 
 

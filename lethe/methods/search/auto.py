@@ -50,7 +50,7 @@ from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.judge.candidates import Scorer, Seen
 from lethe.judge.selection import SMALL
 from lethe.results.odds import odds
-from lethe.train.apply import all_methods, apply, fitting
+from lethe.train.apply import accepts, all_methods, apply, fitting
 from lethe.train.loop import Loop
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def seconds_of(budget: str) -> float:
 
 def candidates(task: Task, requested: tuple[str, ...]) -> list[str]:
     """Names of the methods to try, in this order: those requested, or all that can run on what was granted, likeliest first."""
-    able = all_methods(task)
+    able = [name for name in all_methods(task) if accepts(task, catalogue.load("methods", name))]
     for name in requested:
         if name not in fitting(task):
             raise NeedsUnmet(f"auto.methods names {name!r}, which cannot run on this task, so nothing was started. Those that "
