@@ -5,8 +5,9 @@ Parzen estimator (Ozaki et al. 2020; Optuna).
     objectives   D_forget, D_utility, cost: all three small.     D = D_forget + D_utility, as `lethe.judge.candidates` has it
     round 0      the untouched model, and at their published settings as many methods as half of the trials allow, likeliest first
     round r      the better half of the methods is left; each gets 2^(r−1) trials more: settings, from r = 2 on modifiers, too
-    choice       the cheapest model of those whose D is not larger than the smallest beyond noise; where it is not smaller than
-                 that of the untouched model in 95 % of resamples of the examples, nothing is changed
+    choice       of those whose D is not larger than the smallest beyond noise (84 % of resamples of the examples) the cheapest
+                 one; one that was tuned must be nearer than published settings in 95 %: the best of many is best by luck, too.
+                 Where D is not smaller than the untouched model's in 95 %, nothing is changed
 
 The likeliest: forgotten and useful in the runs that `lethe bench` has measured on requests like this, no mechanism before the
 others. What can run is what has all that it needs of what was granted. cost: examples sent forward with gradients, in passes over
@@ -96,6 +97,11 @@ class Trial:
     @property
     def distance(self) -> float:
         return self.forgetting + self.utility
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """What is preferred of two that are as near: published settings, then what costs less."""
+        return self.round > 0, self.cost
 
     @property
     def named(self) -> str:
@@ -226,12 +232,14 @@ class Search:
             trial.error = f"{type(error).__name__}: {error}"
 
     def _consider(self, trial: Trial, seen: Seen, outcome: Outcome) -> None:
-        """Keep the cheapest model that is not farther than the nearest beyond noise."""
+        """Keep the best ranked of those that are not farther than the nearest beyond noise."""
         if trial.distance < self.nearest[0]:
             self.nearest = trial.distance, seen
-            stays = self.kept is not None and self.kept[0].cost <= trial.cost and not self.score.nearer(seen, self.kept[1], LIKE)
-            self.kept = self.kept if stays else (trial, seen, outcome)
-        elif self.kept is None or (trial.cost < self.kept[0].cost and not self.score.nearer(self.nearest[1], seen, LIKE)):
+            kept = self.kept
+            share = SURE if kept is not None and trial.round > 0 == kept[0].round else LIKE
+            if kept is None or trial.rank < kept[0].rank or self.score.nearer(seen, kept[1], share):
+                self.kept = trial, seen, outcome
+        elif self.kept is None or (trial.rank < self.kept[0].rank and not self.score.nearer(self.nearest[1], seen, LIKE)):
             self.kept = trial, seen, outcome
 
     def _tell(self, trial: Trial, asked: optuna.Trial | None = None) -> None:
