@@ -1,7 +1,8 @@
 """Language methods on the tiny Llama, as a user calls them, the watchdog on: what is forgotten, what is kept.
 
 The usual learning rates are for billions of weights, so these are higher. Task vectors and SKU are here for what they cannot do:
-the tiny Llama knows its answers by heart, so their vectors point to what is left to learn.
+the tiny Llama knows its answers by heart, so their vectors point to what is left to learn. CIR is, too: of 32 dimensions few are
+left beside the shared ones, and with fewer taken out the watchdog takes it back.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ FORGETS: list[tuple[str, dict[str, Any]]] = [
     ("opt_out", {"lr": 3e-3, "epochs": 60, "alpha": 3.0, "transport": 0.01}),
     ("elm", {"lr": 3e-3, "epochs": 60, "alpha": 3.0, "batch_size": 32}),
     ("lat", {"lr": 3e-3, "epochs": 40, "alpha": 3.0, "inner_steps": 6, "radius": 0.5}),
+    ("agt_ao", {"lr": 3e-3, "epochs": 60, "alpha": 5.0, "radius": 0.05, "warmup": 5.0, "clip": 1.0, "batch_size": 32}),
+    ("mcu", {"layer": 1, "components": 8, "coefficient": 6.0, "alpha": 3.0, "lr": 1e-2, "steps": 150, "batch_size": 8}),
     ("mudman", {"lr": 0.2, "steps": 100, "retain_lr": 0.3}),
     ("tar", {"lr": 1e-3, "steps": 60, "inner_steps": 4, "every": 2, "rates": (1e-3,), "scale": 0.3, "alpha": 3.0}),
 ]
 HARDLY: list[tuple[str, dict[str, Any]]] = [
+    ("cir", {"blocks": (0, 3), "inputs": 12, "outputs": 12, "lr": 0.05, "retain_lr": 1.0, "steps": 200, "batch_size": 8,
+             "budget": None}),
     ("task_vector", {"lr": 3e-4, "epochs": 20}),
     ("sku", {"lr": 1e-4, "steps": 40, "batch_size": 8}),
 ]
