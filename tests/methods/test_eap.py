@@ -68,3 +68,28 @@ def test_the_other_side_finds_what_suffers() -> None:
     options = {"lr": 0.01, "steps": 2, "batch_size": 2, "trajectories": 2, "sampler_steps": 2, "start_guidance": 1.0}
     one, slow = (byhand.run("eap", task, weights_lr=rate, **options) for rate in (0.5, 1e-6))
     assert any(not torch.equal(p, slow.get_parameter(n)) for n, p in one.named_parameters())
+
+
+def test_a_turn_of_age_by_hand() -> None:
+    """The mixture of the two largest g is what takes the concept's place, and is preserved beside it."""
+    task, eta, tau, lamb = byhand.diffusion(), 0.3, 1.5, 1.7
+    text, candidates = (task.text(task.tokens(some)) for some in (task.prompts["forget"], ["", *task.prompts["keep"]]))
+    byhand.reseed()
+    g = ((1 / 4 - (-(torch.rand(4) + 1e-10).log() + 1e-10).log()) / tau).softmax(0)
+    order = g.argsort(descending=True)[:2]
+    mixed = (g[order] / g[order].sum()).view(2, 1, 1).mul(candidates[order]).sum(0).expand(2, -1, -1)
+    own, other = ([(t, x) for t, x in task.denoise(task.original, some, derive(derive(0, "age"), name), 2, 1.5) if t >= 0]
+                  for some, name in ((text, "concept"), (candidates, "candidates")))
+
+    def objective(m: byhand.Any) -> torch.Tensor:
+        total = torch.zeros(())
+        for (t, z), (_, held) in zip(own, other, strict=True):
+            level, near = task.alphas_cumprod[t], held[int(g.argmax())].expand(2, -1, -1, -1)
+            cond, aim, kept = (said(task.original, x, t, some).detach() for x, some in ((z, text), (z, mixed), (near, mixed)))
+            total = total + (1 - level) / level * (apart(said(m, z, t, text), aim - eta * (cond - aim))
+                                                   + lamb * apart(said(m, near, t, mixed), kept)) / len(own)
+        return total
+
+    found = byhand.run("age", task, eta=eta, temperature=tau, lamb=lamb, top=2, variant="x", lr=0.01, steps=1, batch_size=4,
+                       trajectories=2, sampler_steps=2, start_guidance=1.5)
+    byhand.assert_same(task, found, byhand.adam(byhand.trainable(task.original), [objective], lr=0.01, only="attn2"), atol=9e-5)

@@ -60,35 +60,76 @@ class EAP:
     start_guidance: NonNegative = 3.0  # guidance of the trajectories; 1 for tiny models            [official code]
 
 
-def chances(weights: Tensor, temperature: float) -> Tensor:
-    """g = softmax((π + Gumbel)/τ), noise from torch's own generator.  [k] -> [k]"""
+@config
+class AGE(EAP):
+    """Options of AGE."""
+
+    lamb: NonNegative = 1.0            # λ, weight of what is preserved                             [paper]
+    top: Count = 5                     # candidates that a mixture is made of, those with the largest g   [official code]
+    adversary: Literal["code", "paper"] = "code"   # π maximises the last term alone, or the distance of the aim, too [both]
+
+
+def chances(weights: Tensor, temperature: float, top: int | None = None) -> Tensor:
+    """g = softmax((π + Gumbel)/τ), noise from torch's own generator; top: of so many, the others 0.  [k] -> [k]"""
     uniform = torch.rand(weights.shape).to(weights)
     gumbel = -torch.log(-torch.log(uniform + 1e-10) + 1e-10)
-    return torch.softmax((weights + gumbel) / temperature, 0)
+    g = torch.softmax((weights + gumbel) / temperature, 0)
+    if top is None or top >= len(g):
+        return g
+    g = g * (g >= g.topk(top).values[-1])
+    return g / g.sum()
 
 
 @method(needs={"original"}, uses={"denoise", "layers", "levels", "predict_noise", "prompts", "text", "tokens", "words"},
         mechanism="distil")
 def run(cfg: EAP, task: DiffusionTask, loop: Loop) -> Outcome:
+    return played(cfg, task, loop, Edit(cfg, task, loop, "eap"))
+
+
+@method(needs={"original"}, uses={"denoise", "layers", "levels", "predict_noise", "prompts", "text", "tokens", "words"},
+        mechanism="distil")
+def age(cfg: AGE, task: DiffusionTask, loop: Loop) -> Outcome:
+    """AGE: erase towards the mixture of other prompts that the erasing hurts most, and preserve it. Bui, Vu, Vuong, Le, Montague,
+    Abraham, Kim & Phung (2025), arXiv:2501.18950 (ICLR 2025).
+
+        min_θ max_π  ‖x̂_θ(z, c) − [x̂_0(z, c_r) − η (x̂_0(z, c) − x̂_0(z, c_r))]‖²  +  λ ‖x̂_θ(z_r, c_r) − x̂_0(z_r, c_r)‖²
+
+    As `eap`, whose symbols these are: c_r, which there is only preserved, is also what takes the concept's place, and it is mixed
+    of the `top` candidates with the largest g. In the official code the aim is constant for π (adversary = code).
+    Needs:    original, and prompts, of which those to keep matter; no pictures.     Updates: as `eap`.
+    Cost:     as `eap`.
+    Limits:   with the empty prompt as the only candidate it is `eap`.
+    Fails by: candidates that are all far from the concept: then the aim is as arbitrary as the empty prompt (audit: `erasure`).
+    Deviations: those of `eap`.
+    """
+    return played(cfg, task, loop, Edit(cfg, task, loop, "age", cfg.lamb, cfg.top, mixed=True, both=cfg.adversary == "paper"))
+
+
+def played(cfg: EAP, task: DiffusionTask, loop: Loop, edit: Edit) -> Outcome:
+    """Both sides in turn."""
     model = loop.start(where=moved(task, cfg.variant))
-    edit = Edit(cfg, task, loop)
     network = frozenset(loop.selected(model))
     start = torch.full((len(edit.candidates),), 1 / len(edit.candidates), device=edit.candidates.device) * edit.scale
     model.register_parameter(WEIGHTS, nn.Parameter(start))
     loop.include(model, WEIGHTS)
     points = edit.visited() if cfg.trajectory == "cached" else edit.asked()
     terms = {"erase": Term(points, edit.erase, moves=network),
-             "adversary": Term(points, lambda m, b: -edit.preserve(m, b, *edit.drawn(m, b)), moves=frozenset({WEIGHTS}))}
+             "adversary": Term(points, edit.suffered, moves=frozenset({WEIGHTS}))}
     loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, optimiser="adam", combine="alternate")
     delattr(model, WEIGHTS)
     return loop.finish(model)
 
 
 class Edit:
-    """The two sides of one run. π stands in the model divided by the ratio of the rates, which Adam's step does not feel."""
+    """The two sides of one run. π stands in the model divided by the ratio of the rates, which Adam's step does not feel.
 
-    def __init__(self, cfg: EAP, task: DiffusionTask, loop: Loop) -> None:
-        self.cfg, self.task, self.loop = cfg, task, loop
+    mixed  whether the concept is erased towards the mixture, not towards the empty prompt      both  whether π feels that aim
+    """
+
+    def __init__(self, cfg: EAP, task: DiffusionTask, loop: Loop, purpose: str, lamb: float = 1.0, top: int | None = None,
+                 mixed: bool = False, both: bool = False) -> None:
+        self.cfg, self.task, self.loop, self.purpose = cfg, task, loop, purpose
+        self.lamb, self.top, self.mixed, self.both = lamb, top, mixed, both
         self.original = task.original.to(loop.settings.device)
         self.scale = cfg.lr / cfg.weights_lr
         self.held = task.tokens(["", *task.prompts.get("keep", [])])
@@ -96,7 +137,7 @@ class Edit:
 
     def visited(self) -> Split:
         """Points of the original's trajectories for prompts with the concept; those of the candidates are kept beside them."""
-        cfg, seed = self.cfg, derive(self.loop.seed, "eap")
+        cfg, seed = self.cfg, derive(self.loop.seed, self.purpose)
         own, other = (visited(self.task, self.original, tokens, derive(seed, name), cfg.sampler_steps, cfg.start_guidance)
                       for name, tokens in (("concept", taken(self.task, self.task.prompts["forget"], cfg.trajectories)),
                                            ("candidates", self.held)))
@@ -112,7 +153,7 @@ class Edit:
 
     def drawn(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int, int]:
         """g, and the number of steps and the seed of a trajectory of the edited model; the loop seeds every step."""
-        g = chances(model.get_parameter(WEIGHTS) / self.scale, self.cfg.temperature)
+        g = chances(model.get_parameter(WEIGHTS) / self.scale, self.cfg.temperature, self.top)
         stop, seed = (int(torch.randint(high, ())) for high in (self.cfg.sampler_steps, 2**31))
         return g, stop, seed
 
@@ -126,17 +167,36 @@ class Edit:
     def erase(self, model: nn.Module, batch: Batch) -> Tensor:
         """What θ minimises.  -> [n]"""
         task, text, (g, stop, seed) = self.task, self.task.text(batch.tokens), self.drawn(model, batch)
+        g = g.detach()
         x, t = (batch.image, batch.t) if self.cfg.trajectory == "cached" else self.walk(model, text, stop, seed)
         with evaluating(self.original):
             cond = task.predict_noise(self.original, x, t, text)
-            free = task.predict_noise(self.original, x, t, self.candidates[:1].expand(len(x), -1, -1))
+            free = task.predict_noise(self.original, x, t, self.mixture(g, len(x)) if self.mixed else
+                                      self.candidates[:1].expand(len(x), -1, -1))
         goal = esd_target(cond, free, self.cfg.eta)
         gone = self.share(x, t) * squared_distance(task.predict_noise(model, x, t, text), goal)
-        return gone + self.preserve(model, batch, g.detach(), stop, seed)
+        return gone + self.lamb * self.preserve(model, batch, g, stop, seed)
+
+    def suffered(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What π minimises.  -> [n]"""
+        g, stop, seed = self.drawn(model, batch)
+        harm = self.lamb * self.preserve(model, batch, g, stop, seed)
+        if self.both:
+            text = self.task.text(batch.tokens)
+            x, t = (batch.image, batch.t) if self.cfg.trajectory == "cached" else self.walk(model, text, stop, seed)
+            with torch.no_grad():
+                said = self.task.predict_noise(model, x, t, text)
+            aim = self.task.predict_noise(self.original, x, t, self.mixture(g, len(x)))
+            harm = harm + self.share(x, t) * squared_distance(said, aim)
+        return -harm
+
+    def mixture(self, g: Tensor, n: int) -> Tensor:
+        """c_r for n points.  [k] -> [n, rows, d]"""
+        return torch.einsum("k,krd->rd", g, self.candidates).expand(n, -1, -1)
 
     def preserve(self, model: nn.Module, batch: Batch, g: Tensor, stop: int, seed: int) -> Tensor:
         """How far the edited model is from the original at c_r, which the other side maximises.  -> [n]"""
-        mixed = torch.einsum("k,krd->rd", g, self.candidates).expand(len(batch), -1, -1)
+        mixed = self.mixture(g, len(batch))
         if self.cfg.trajectory == "cached":
             x, t = self.bank[batch.stop, int(g.argmax())], batch.t
         else:
