@@ -113,7 +113,7 @@ def test_two_steps_by_hand(host: str) -> None:
     """At all points of one trajectory for every prompt; the original's own sampler makes these, the targets are written out."""
     task, eta = byhand.diffusion(), 0.8
     drawn = [host] * 2 if host else task.prompts["forget"]
-    erased = [task.concept] * 2 if host else drawn
+    erased = [task.concepts[0].concept] * 2 if host else drawn
     text, concept, empty = (task.text(task.tokens(list(some))) for some in (drawn, erased, ["", ""]))
     rows = []
     with torch.no_grad():

