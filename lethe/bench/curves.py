@@ -14,6 +14,7 @@ from pathlib import Path
 from lethe.bench.page import fixed
 from lethe.bench.suite import read
 from lethe.core.catalogue import entries
+from lethe.core.evidence import Better
 from lethe.core.files import write_text
 from lethe.core.words import spaced
 from lethe.results import measured
@@ -91,13 +92,11 @@ def _untouched(numbers: Mapping[str, Number]) -> Point:
     return Point("original", {metric: one.untouched for metric, one in numbers.items() if one.untouched is not None}, {})
 
 
-def directions(metrics: Sequence[str]) -> dict[str, str]:
-    """Which way of each metric is better, as the audits declare it."""
-    known: dict[str, str] = {}
-    for entry in entries("audits").values():
-        for metric, told in entry.facts.get("metrics", {}).items():
-            known.setdefault(metric, told.get("better", "") if isinstance(told, Mapping) else "")
-    return {metric: known.get(metric) or "higher" for metric in metrics}
+def directions(metrics: Sequence[str]) -> dict[str, Better]:
+    """Which way of each metric is better, as the audits declare it; higher for what is to be as in retrained models."""
+    lower = {metric for entry in entries("audits").values() for metric, told in entry.facts.get("metrics", {}).items()
+             if isinstance(told, Mapping) and told.get("better") == "lower"}
+    return {metric: "lower" if metric in lower else "higher" for metric in metrics}
 
 
 def curves_page(suite: str, page: Path, place: Path | None = None) -> list[Path]:

@@ -55,7 +55,8 @@ def measure(cfg: Spillover, subject: Subject, panel: Panel) -> list[Value]:
     def read(model: Subject) -> dict[str, Tensor]:
         return task.reader.read(task.sample(model.answering, prompts, seed=panel.seed), prompts)[0]
 
-    before, now = panel.once(("spillover", cfg), lambda: read(panel.original)), read(subject)
+    before = panel.once(("spillover", cfg), lambda: read(panel.original))
+    now = before if subject is panel.original else read(subject)
     wanted = [task.reader.expected(prompt) for prompt in prompts]
     right = [all(int(now[name][i]) == value for name, value in want.items()) for i, want in enumerate(wanted)]
     altered = torch.stack([now[name] != before[name] for name in now]).any(0)
