@@ -115,6 +115,7 @@ class Request:
         return digest(content)
 
 
+SHORTLY = {"keep": "data", "where": "modifiers"}   # what may stand at the top of a request, and where it belongs
 SHORT = "scratch"   # the same short training from scratch: what a cheap method with a recipe has to beat
 
 
@@ -149,21 +150,25 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
         merged["audit"] = build(AuditPlan, merged["audit"])
     for key in ("family", "model", "data"):
         if key not in merged:
-            raise RequestError(f"the request has no {key!r}, so nothing was started. Required: family, model, data.")
+            raise RequestError(f"the request has no {key!r}{_untold(merged)}, so nothing was started. Required: family, model, "
+                               "data.")
     request = build(Request, merged)
     _check(request)
     return request
 
 
 def in_full(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What may be written shortly, written out: `model: ./my-sd15` is {folder: ./my-sd15}, `keep: […]` is data.keep, and a folder
-    that tells its family (`marks=` of a registration) needs none named: one with a model_index.json is of diffusion."""
+    """What may be written shortly, written out: `model: ./my-sd15` is {folder: ./my-sd15}, `keep: […]` is data.keep, `where:
+    lora` is modifiers.where, and a folder that tells its family (`marks=` of a registration) needs none named: one with a
+    model_index.json is of diffusion."""
     full = _foldered(content)
-    if "keep" in full:
-        data, keep = full.get("data") or {}, full.pop("keep")
-        if not isinstance(data, Mapping) or ("keep" in data and data["keep"] != keep):
-            raise RequestError("keep and data.keep both say what is to stay; nothing was started. Leave one of them out.")
-        full["data"] = {**data, "keep": keep}
+    for key, place in SHORTLY.items():
+        if key in full:
+            inner, said = full.get(place) or {}, full.pop(key)
+            if not isinstance(inner, Mapping) or (key in inner and inner[key] != said):
+                raise RequestError(f"{key} and {place}.{key} both say it, and differ; nothing was started. Leave one of them "
+                                   "out.")
+            full[place] = {**inner, key: said}
     folder = full["model"].get("folder") if isinstance(full.get("model"), Mapping) else None
     for name, family in entries("families").items():
         mark = family.facts.get("marks")
@@ -171,6 +176,21 @@ def in_full(content: Mapping[str, Any]) -> dict[str, Any]:
             full.setdefault("family", name)
             full.setdefault("data", {})
     return full
+
+
+def _untold(content: Mapping[str, Any]) -> str:
+    """Why the model does not tell its family, where it is a path that nothing names a family beside; else empty."""
+    model = content.get("model")
+    folder = model.get("folder") if isinstance(model, Mapping) else None
+    if "family" in content or not isinstance(folder, str):
+        return ""
+    marks = " or ".join(str(family.facts["marks"]) for family in entries("families").values() if family.facts.get("marks"))
+    if not exists(Path(folder)):
+        return f", and its model {folder!r} does not exist"
+    if Path(folder).is_file():
+        return (f", and its model {folder!r} is one file, which does not tell it: a diffusion pipeline in one file is converted "
+                "once, StableDiffusionPipeline.from_single_file(file).save_pretrained(folder), and the folder given")
+    return f", and the folder {folder!r}, without {marks}, does not tell it"
 
 
 def _foldered(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +258,7 @@ def _check_options(owner: str, asked: Mapping[str, Any], known: list[str], remed
 
 def overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`content` with every `key.sub=value` put in."""
-    known = [*(f.name for f in dataclasses.fields(Request)), "keep"]
+    known = [*(f.name for f in dataclasses.fields(Request)), *SHORTLY]
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign:

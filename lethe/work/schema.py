@@ -23,6 +23,7 @@ def json_schema() -> dict[str, Any]:
                                    "description": "where the model comes from; a text is a folder"}
     made["properties"]["keep"] = {"type": "array", "items": {"type": "string"},
                                   "description": "short for data.keep: prompts that are to stay (diffusion)"}
+    made["properties"]["where"] = {"description": "short for modifiers.where: which weights move, e.g. lora"}
     made["required"] = ["model"]     # a diffusers folder tells its family, and needs no data
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 

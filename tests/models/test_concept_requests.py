@@ -38,6 +38,14 @@ def test_a_folder_and_a_concept_are_a_request(tmp_path: Path, monkeypatch: pytes
         "two": {"forget": {"concept": ["disk", {"concept": "square", "synonyms": ["<square>"], "prompts": ["a red <square>"]}]}},
     }), ["keep=[a red cross]"])
     assert said.family == "diffusion" and said.data["keep"] == ["a red cross"]
+    assert parse(request(tmp_path, where="lora")).modifiers == {"where": "lora"}
+    with pytest.raises(RequestError, match=r"where and modifiers\.where both say it"):
+        parse(request(tmp_path, where="lora", modifiers={"where": "all"}))
+    (tmp_path / "one.safetensors").write_bytes(b"all of it")
+    for model, words in (("one.safetensors", "from_single_file"), ("nowhere", "does not exist"), ("runs", "does not exist"),
+                         ("a.red.disk", "without model_index.json, does not tell it")):
+        with pytest.raises(RequestError, match=words):
+            parse({**request(tmp_path), "model": model})
     tasks: dict[str, Any] = dict(tasks_of(said, Options()))
     assert tasks["one"].prompts == {"forget": ["a.red.disk"], "keep": ["a red cross"], "outside": []}
     assert tasks["two"].prompts["forget"] == ["disk", "a red <square>"] and len(tasks["two"].forget) == 4

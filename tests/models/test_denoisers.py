@@ -9,20 +9,22 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import yaml
 from diffusion_folders import FOLDERS, ddim, stable
+from PIL import Image
+from typer.testing import CliRunner
 
+from lethe.cli.main import app
 from lethe.core.seeds import generator
-from lethe.errors import NeedsUnmet
+from lethe.errors import LetheError, NeedsUnmet
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.task import Diffusion
 from lethe.pools.subject import Subject
 from lethe.train.apply import fitting
-from lethe.work.execute import carry_out
-from lethe.work.options import Options
-from lethe.work.request import parse
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) if name not in ("stable", "sd3") else name for name in FOLDERS]
 PROMPTS = {"classes": ("0", "1"), "dit": ("disk", "a blue cross")}
@@ -44,8 +46,6 @@ def opened(kind: str, place: Path | None = None) -> Diffusion:
 
 def by_diffusers(kind: str, place: Path, prompt: str, guidance: float) -> torch.Tensor:
     """Pixels in [0, 1] that the pipeline of diffusers draws from the starting noise of seed 3."""
-    import diffusers
-
     noise = generator(3, "sample", 0)
     if kind == "classes":   # diffusers has no pipeline for it; what it says is compared instead
         return torch.full((1,), torch.nan)
@@ -109,33 +109,35 @@ METHODS = {   # what a kind does not serve says why not
     "esd": {"lr": 1e-2, "steps": 2, "trajectories": 2, "sampler_steps": 2, "batch_size": 2}, "uce": {},
     "mim_mu": {"lr": 1e-2, "epochs": 2}, "salun": {"lr": 1e-2, "epochs": 2}, "sfron": {"epochs": 2},
 }
+AUDITS: dict[str, Any] = {"unconditional": {}}      # no audit of pictures for prompts fits a network that reads none
 WORDLESS = ("dit", "classes", "unconditional")    # kinds that read no text; the others serve every method
 
 
-def carried_out(kind: str, place: Path, methods: list[str], **model: Any) -> Path:
-    """The folder of the models that `lethe run` makes, one subfolder a method."""
-    from PIL import Image
-
+def carried_out(kind: str, place: Path, methods: list[str], **content: Any) -> tuple[Path, str]:
+    """`lethe run` of a short request: the folder of the models that it makes, one subfolder a method, and what it prints."""
     concept, other = PROMPTS.get(kind, ("a red disk", "a red cross"))
-    data: dict[str, Any] = {"concept": concept, "keep": [other], "per_prompt": 2, "steps": 2, "guidance": 2.0}
+    data: dict[str, Any] = {"per_prompt": 2, "steps": 2, "guidance": 2.0}
     if kind == "unconditional":
-        data["folder"] = str(place.with_name("pictures"))
+        data["folder"] = "pictures"
         place.with_name("pictures").mkdir(exist_ok=True)
         for i in range(4):
             Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(place.with_name("pictures") / f"{i}.png")
         rows = [f"{i}.png,{(concept, other)[i % 2]}" for i in range(4)]
         place.with_name("pictures").joinpath("captions.csv").write_text("\n".join(["file,caption", *rows]))
-    if kind == "flux":
-        model["size"] = 16
-    request = parse({
-        "family": "diffusion", "model": {"folder": str(place), **model}, "data": data, "watchdog": None,
-        "method": [{"name": name, **METHODS[name]} for name in methods], "audit": {"references": 0, "depth": "quick"},
-        "output": mkdtemp(), "settings": {"device": "cpu"},
-    })
-    report = carry_out(request, Options(export=True))
-    assert report is not None
-    assert not [row.error for case in report.results.scenarios for row in case.subjects if row.error]
-    return next(Path(request.output or "").glob("*/models"))
+    output = Path(mkdtemp())
+    request = {
+        "model": {"folder": kind, "size": 16} if kind == "flux" else f"./{kind}", "forget": {"concept": concept},
+        "keep": [other], "method": [{"name": name, **METHODS[name]} for name in methods], "data": data, "watchdog": False,
+        "audit": {"depth": "quick", **AUDITS.get(kind, {"audits": [{"name": "erasure", "per_prompt": 2, "empty": 2}]})},
+        "settings": {"device": "cpu"}, **content,
+    }
+    file = place.with_name(f"{kind}.yaml")
+    file.write_text(yaml.safe_dump(request))
+    done = CliRunner().invoke(app, ["run", str(file), "-q", f"output={output}"])
+    if isinstance(done.exception, LetheError):
+        raise done.exception
+    assert done.exit_code == 0, (done.output, done.exception)
+    return next(output.glob("*/models")), done.stdout
 
 
 def digests(place: Path) -> dict[str, str]:
@@ -144,24 +146,36 @@ def digests(place: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_methods_run_and_the_folder_goes_out_as_it_came_in(kind: str) -> None:
-    """All that is not the network's weights keeps its bytes; the weights load in plain diffusers, and moved."""
+    """`lethe run` with model, forget, keep and method: all that is not the network's weights keeps its bytes, the weights load in
+    plain diffusers, the page answers in its first line, and a LoRA loads where one was asked for."""
     place, served = folder(kind), {name for name in METHODS if name in fitting(opened(kind))}
     refused = METHODS.keys() - served
     assert "sfron" in served and bool(refused) == (kind in WORDLESS)
-    models = carried_out(kind, place, [name for name in METHODS if name in served])
-    before = digests(place)
+    models, told = carried_out(kind, place, [name for name in METHODS if name in served])
+    before, prompt = digests(place), PROMPTS.get(kind, ("a red disk",))[0]
     for model in sorted(models.iterdir()):
         after = digests(model)
         changed = {name for name in before if after.get(name) != before[name]}
         assert set(after) == set(before) and len(changed) == 1, (model.name, changed)
         assert changed.pop().endswith("diffusion_pytorch_model.safetensors")
-        assert by_diffusers(kind, model, PROMPTS.get(kind, ("a red disk",))[0], 1.0).isfinite().all() or kind == "classes"
+        assert by_diffusers(kind, model, prompt, 1.0).isfinite().all() or kind == "classes"
+    if kind != "unconditional":
+        first = told.splitlines()[0]
+        assert f"{prompt} gone in" in first and first.split(":")[0] in (models.parent / "report.html").read_text()
     for name in sorted(refused):
         with pytest.raises(NeedsUnmet, match=r"reads (no prompt|classes)"):
             carried_out(kind, place, [name])
+    if "esd" in served and kind not in WORDLESS:
+        adapted, _ = carried_out(kind, place, ["esd"], where="lora")
+        pipe: Any = diffusers.DiffusionPipeline.from_pretrained(place)
+        if hasattr(pipe, "load_lora_weights"):
+            pipe.load_lora_weights(adapted / "esd")
+            assert len(pipe.get_active_adapters()) == 1
+        else:
+            assert not list((adapted / "esd").glob("pytorch_lora*"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")   # of diffusers, about steps_offset

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.concepts import Concept, concepts_of
+from lethe.core.concepts import Concept, concepts_of, without
 from lethe.core.families.diffusion import DiffusionTask, PictureJudge, Role, Words
 from lethe.core.guard import Guard
 from lethe.core.modules import has_convolutions
@@ -80,7 +80,7 @@ class Diffusion(DiffusionTask):
         self._sampler = Sampler(self._denoiser)
         self._drawn: dict[str, str] = {}      # the original's pictures for `samples`, by prompt
         self.judge = ClipJudge(self, judge) if isinstance(judge, Clip) else judge
-        if judge is None and self.concepts and pipeline.tokenizer is not None:
+        if judge is None and self.concepts and self._reads_rests():
             self.judge = OriginalJudge(self)
         network: Any = pipeline.network
         super().__init__(network, splits, recipe, build or (lambda seed: type(network).from_config(network.config)), name, facts)
@@ -207,6 +207,16 @@ class Diffusion(DiffusionTask):
             shown.append({"kind": "image", "split": group, "caption": prompt or "(no prompt)", "before": self._drawn[prompt],
                           "after": after})
         return shown
+
+    def _reads_rests(self) -> bool:
+        """Whether the original can be asked for the concepts' prompts without their words: any text; of classes, no class."""
+        if self._parts.tokenizer is not None:
+            return True
+        try:
+            return "tokens" not in self._denoiser.lacks and len(self.tokens(
+                ["", *(without(text, self.wordings) for one in self.concepts for text in one.asked)])) > 0
+        except RequestError:
+            return False
 
     def has(self, what: str) -> bool:
         """Besides splits, original and recipe: "prompts", "convolutions", and a "judge" that can see the concept, for audits."""
