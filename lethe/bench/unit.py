@@ -145,7 +145,7 @@ def _cost(results: Results, rows: Sequence[Row]) -> float | None:
         return None
     passes = rows[0].cost
     examples, steps = plan.epochs * sizes["retain"], plan.epochs * math.ceil(sizes["retain"] / plan.batch_size)
-    return max(passes.examples / examples, passes.steps / steps)
+    return max((passes.examples or 0) / examples, (passes.steps or 0) / steps)
 
 
 def _values(rows: Iterable[Row], retraining: float | None) -> Iterator[tuple[str, float]]:

@@ -50,7 +50,8 @@ class Scorer:
         if beside:
             self.target = np.mean([probability(self._subject(model), self.view.forget) for model in beside], 0)
             trained = [probability(self._subject(model), self.other) for model in beside]
-            self.rest = np.where(removed, np.mean(trained, 0), np.mean([self.rest, *trained], 0))
+            self.rest = np.mean([self.rest, *trained], axis=0)
+            self.rest[removed] = np.mean(trained, axis=0)[removed]
             return
         like = panel.unseen() if task.has("holdout") else np.ones(len(self.other), dtype=bool)
         gone = task.has("retain") and of_classes_that_leave(task.forget, task.retain)

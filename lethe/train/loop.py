@@ -30,7 +30,7 @@ from lethe.core.passes import drawn
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.core.visiting import fetched
-from lethe.errors import Diverged, RequestError
+from lethe.errors import Diverged
 from lethe.train import optimise, table
 from lethe.train.distribute import full
 from lethe.train.modifiers import Choice, resolve
@@ -46,7 +46,7 @@ from lethe.train.order import batches_per_epoch
 from lethe.train.run import BatchNorm, Run
 from lethe.train.session import Session
 from lethe.train.settings import Settings
-from lethe.train.terms import Loss, Modifiers, Term
+from lethe.train.terms import Loss, Modifiers, Term, require_movable, step_count
 from lethe.train.watchdog import Watch, Watchdog, in_words
 
 __all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb"]
@@ -186,8 +186,7 @@ class Loop(Session):
         self, model: nn.Module, terms: Mapping[str, Term], *,
         epochs: float | None = None, steps: int | None = None, over: str | None = None, batch_size: int = 64,
         optimiser: Optimiser | Noisy = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9,
-        clip: float | None = None,
-        schedule: Schedule = "constant", warmup: int = 0,
+        clip: float | None = None, schedule: Schedule = "constant", warmup: int = 0,
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
         combine: Combine | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
@@ -206,10 +205,10 @@ class Loop(Session):
         until       asked after every pass over term `over`, in eval mode: whether the call ends there
         """
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
-        total = _step_count(terms, size, over, epochs, steps)
+        total = step_count(terms, size, over, epochs, steps)
         call, self._calls = self._calls, self._calls + 1
         moving = self.selected(model)
-        _require_movable(terms, moving)
+        require_movable(terms, moving)
         combined = self.modifiers.combine or resolve("combine", combine)
         if takes_steps(combined, list(terms)):
             optimiser, momentum, clip = self._plain_steps(combined)
@@ -219,8 +218,7 @@ class Loop(Session):
         norms = batch_norm or self._norms(model, alone)
         plan = self._plan(terms, size, [
             total, lr, optimiser.named if isinstance(optimiser, Noisy) else optimiser, weight_decay, momentum, schedule, warmup,
-            clip, norms, augment, sorted(moving),
-            _named(combined), _named(weighed), _named(averaged),
+            clip, norms, augment, sorted(moving), _named(combined), _named(weighed), _named(averaged),
         ])
         watch = None if self._fresh else self._watch   # a fresh model has nothing to fall from
         if self._loaded(model, call, plan, watch) or self.broken:
@@ -375,25 +373,6 @@ class Loop(Session):
             if name in moving:
                 joined[name] = mask & joined[name] if name in joined else mask
         return {name: self.distribution.like(mask, moving[name]) for name, mask in joined.items()}
-
-def _step_count(terms: Mapping[str, Term], size: Mapping[str, int], over: str | None, epochs: float | None,
-                steps: int | None) -> int:
-    """`steps`, or the batches of `epochs` passes over the split of term `over` (default: the first)."""
-    if steps is not None:
-        return steps
-    if epochs is None:
-        raise ValueError("minimise needs epochs or steps; neither was given, so nothing would be trained")
-    over = over or next(iter(terms))
-    return math.ceil(epochs * batches_per_epoch(terms[over].split, size[over]))
-
-
-def _require_movable(terms: Mapping[str, Term], moving: Mapping[str, nn.Parameter]) -> None:
-    for name, term in terms.items():
-        if term.moves is not None and not term.moves & moving.keys():
-            named = ", ".join(sorted(term.moves)[:4]) or "nothing"
-            raise RequestError(f"the term {name!r} may move {named}, and none of it moves in this run, so the term would be "
-                               "without effect. Widen the `where` modifier.")
-
 
 def _named(modifier: Any) -> list[Any]:
     return [type(modifier).__name__, plain(modifier)]
