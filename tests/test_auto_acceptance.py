@@ -77,15 +77,30 @@ def told(found: dict[str, list[float]]) -> str:
     return ", ".join(f"{name} {mean(x):.3f} ± {stdev(x):.3f}" for name, x in ordered if len(x) > 1)
 
 
+@pytest.fixture(scope="module")
+def compared(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
+    """preset -> method -> its distance for each seed."""
+    cache = tmp_path_factory.mktemp("models")
+    return {preset: measured(preset, data_root, cache) for preset in PRESETS}
+
+
+def best(found: dict[str, list[float]]) -> list[float]:
+    """The distances of the published default that is nearest in the mean."""
+    return min((x for name, x in found.items() if name not in (*OURS, "auto") and len(x) == len(SEEDS)), key=mean)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
-def test_auto_is_as_good_as_the_best_single_published_default(preset: str, data_root: Path, tmp_path: Path) -> None:
-    """Within one standard deviation. That it is better than the best in hindsight is not shown: where the best default is as near
-    as a retrained model is (digits class: eu_k 0.017 ± 0.001, auto 0.018 ± 0.002) there is nothing to gain, and 75 examples to
-    choose by (ETTh1: eu_k 0.033 ± 0.003, auto 0.035 ± 0.003) hardly tell candidates apart."""
-    found = measured(preset, data_root, tmp_path)
-    chosen = found["auto"]
-    best = min((x for name, x in found.items() if name not in (*OURS, "auto") and len(x) == len(SEEDS)), key=mean)
-    assert mean(chosen) <= mean(best) + max(stdev(best), stdev(chosen)), told(found)
+def test_auto_is_as_good_as_the_best_single_published_default(preset: str, compared: dict[str, dict[str, list[float]]]) -> None:
+    """Within one standard deviation of the best in hindsight, which nobody knows beforehand."""
+    found = compared[preset]
+    chosen, rival = found["auto"], best(found)
+    assert mean(chosen) <= mean(rival) + max(stdev(rival), stdev(chosen)), told(found)
+
+
+@pytest.mark.xfail(strict=True, reason="not shown: digits class, auto 0.018 ± 0.002, eu_k 0.017 ± 0.001; ETTh1, auto "
+                   "0.035 ± 0.003, eu_k 0.033 ± 0.003 (two seeds of three); measured before auto preferred published settings")
+def test_auto_beats_the_best_single_published_default_on_two_tasks_of_three(compared: dict[str, dict[str, list[float]]]) -> None:
+    assert sum(mean(found["auto"]) < mean(best(found)) for found in compared.values()) >= 2
 
 
 if __name__ == "__main__":
