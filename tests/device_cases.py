@@ -29,12 +29,14 @@ from lethe.train.apply import apply
 from lethe.train.settings import Settings
 
 Kind = Literal["method", "audit", "modifier"]
-TASKS: dict[str, Callable[[], Task]] = {**tiny.TASKS, "pictures": classes}
+TASKS: dict[str, Callable[[], Task]] = {**tiny.TASKS, "pictures": classes, "mixture": tiny.mixture}
 CUT: dict[str, dict[str, Any]] = {"auto": {"trials": 2, "methods": ("finetune", "gradient_ascent")},
                                   "sisa": {"shards": 2, "slices": 2}}   # what else is long about a method
 LONG = {"epochs", "steps", "models", "shadows", "pairs", "count", "rounds", "prompt", "levels", "pictures"}   # of audits, cut
 FEW = 12   # examples: enough for the audits that want ten unseen ones
 MEMBERS: dict[str, dict[str, Any]] = {"where.names": {"patterns": ("*",)}}   # where a modifier has options without a default
+
+ONLY = {"where.expert": ("mixture",)}   # modifiers of one kind of network
 
 
 class Case(NamedTuple):
@@ -53,13 +55,9 @@ def task_of(key: str) -> Task:
     """The tiny task, cut down: a recipe of one pass, and few examples where a step takes long."""
     task = copy.copy(TASKS[key]())
     task._recipe = dataclasses.replace(task.recipe, epochs=1)
-    if key not in ("lm", "diffusion"):
+    if key not in ("lm", "mixture", "diffusion"):
         return task
     return task.replaced(None, **{role: split.subset(range(min(len(split), FEW)), role) for role, split in task.splits.items()})
-
-
-def family_of(key: str) -> str:
-    return "classification" if key == "pictures" else key
 
 
 def cases() -> Iterator[Case]:
@@ -71,7 +69,8 @@ def cases() -> Iterator[Case]:
                     key = "pictures" if {"pictures", "convolutions"} & set(entry.needs) and family == "classification" else family
                     yield Case("method" if kind == "methods" else "audit", name, key)
     for name in sorted(catalogue.entries("modifiers")):
-        yield from (Case("modifier", name, key) for key in ("pictures", "lm")[: 2 if name.startswith("where.") else 1])
+        usual = ("pictures", "lm")[: 2 if name.startswith("where.") else 1]
+        yield from (Case("modifier", name, key) for key in ONLY.get(name, usual))
 
 
 def left_out(case: Case) -> str:

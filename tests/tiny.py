@@ -135,6 +135,32 @@ DUAL_EPOCHS = 60   # of the original
 
 
 @cache
+def mixture(kind: str = "mixtral", taught: bool = False) -> Task:
+    """The records of the tiny Llama, and a mixture of four experts in three blocks; routers that are no accident of rounding."""
+    import lm_architectures
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from lethe.core.mixtures import mixtures
+    from lethe.models.lm.open import language_model
+
+    plain: Any = lm()
+    shape = AutoConfig.for_model(kind, vocab_size=plain.model.config.vocab_size, **lm_architectures.ARCHITECTURES[kind])
+
+    def build(seed: int) -> torch.nn.Module:
+        model = AutoModelForCausalLM.from_config(shape)
+        for block in mixtures(model):
+            torch.nn.init.normal_(block.router.weight, std=1.0)
+        return model
+
+    def task(model: torch.nn.Module) -> Task:
+        return language_model(model, plain.tokenizer, forget=plain.forget, retain=plain.retain, recipe=plain.recipe, build=build)
+
+    torch.manual_seed(0)
+    first = task(build(0))
+    return task(trained(first, concat([first.retain, first.forget], "train"))) if taught else first
+
+
+@cache
 def dual_encoder() -> Task:
     """A CLIP of two small towers on noisy coloured shapes; disks are to be forgotten."""
     from lethe.data.shapes import COLOURS, SHAPES, shapes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -12,34 +11,9 @@ from torch import Tensor, nn
 
 import lethe
 from lethe.core.mixtures import mixtures
-from lethe.core.split import concat
 from lethe.errors import RequestError
-from lethe.models.lm.open import Language, language_model
 
 KINDS = ("mixtral", "qwen2_moe", "gpt_oss")
-
-
-@cache
-def mixture(kind: str = "mixtral", trained: bool = False) -> Language:
-    """The records of the tiny Llama, and a mixture of four experts in three blocks; routers that are no accident of rounding."""
-    import lm_architectures
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    plain: Any = tiny.lm()
-    shape = AutoConfig.for_model(kind, vocab_size=plain.model.config.vocab_size, **lm_architectures.ARCHITECTURES[kind])
-
-    def build(seed: int) -> nn.Module:
-        model = AutoModelForCausalLM.from_config(shape)
-        for block in mixtures(model):
-            nn.init.normal_(block.router.weight, std=1.0)
-        return model
-
-    def task(model: nn.Module) -> Language:
-        return language_model(model, plain.tokenizer, forget=plain.forget, retain=plain.retain, recipe=plain.recipe, build=build)
-
-    torch.manual_seed(0)
-    first = task(build(0))
-    return task(tiny.trained(first, concat([first.retain, first.forget], "train"))) if trained else first
 
 
 def routing(model: Any, split: Any) -> tuple[list[Tensor], Tensor]:
@@ -62,7 +36,7 @@ def routing(model: Any, split: Any) -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_expert_moves(kind: str) -> None:
     """By AdamW with weight decay: other experts, routers and layers stay bit for bit, and so does every choice of the block."""
-    task = mixture(kind)
+    task = tiny.mixture(kind)
     probabilities, real = routing(task.original, task.forget)
     means = torch.stack([p[real].mean(0) for p in probabilities])
     block, expert = divmod(int(means.argmax()), means.shape[1])
@@ -80,6 +54,20 @@ def test_one_expert_moves(kind: str) -> None:
     assert any(f"expert {expert} of model.layers.{block}.mlp" in note for note in outcome.notes)
 
 
+def test_two_experts_are_chosen_alike_in_passes_of_any_size() -> None:
+    task = tiny.mixture()
+    probabilities, real = routing(task.original, task.forget)
+    means = torch.stack([p[real].mean(0) for p in probabilities]).flatten()
+    wanted = {divmod(int(i), 4) for i in means.topk(2).indices}
+    for size in (1, 32):
+        outcome = lethe.forget(task, "npo", lr=1e-2, epochs=1, warmup=0, watchdog=False, progress=False,
+                               modifiers={"where": {"name": "expert", "experts": 2, "batch_size": size}})
+        moved = {(block, i) for block in range(3) for i in range(4) for name, p in outcome.model.named_parameters()
+                 if name.startswith(f"model.layers.{block}.mlp.experts.")
+                 and not torch.equal(p[i], task.original.get_parameter(name)[i])}
+        assert moved == wanted
+
+
 def test_a_model_without_experts_is_refused() -> None:
     with pytest.raises(RequestError, match="LlamaForCausalLM is none"):
         lethe.forget(tiny.lm(), "npo", modifiers={"where": "expert"}, progress=False)
@@ -87,7 +75,7 @@ def test_a_model_without_experts_is_refused() -> None:
 
 @pytest.mark.slow
 def test_the_expert_that_is_used_forgets_more_than_the_one_that_is_not() -> None:
-    task = mixture(trained=True)
+    task = tiny.mixture(taught=True)
     probabilities, real = routing(task.original, task.forget)
     means = torch.stack([p[real].mean(0) for p in probabilities])
     block, idle = divmod(int(means.argmin()), 4)

@@ -42,7 +42,7 @@ class MCU:
     """Options of MCU."""
 
     layer: Natural | None = None       # ℓ from 0; null: 7 of 32 blocks of depth, at least 2 [official code: 11]
-    components: Count = 32             # K, the mean and K − 1 components that are left out  [official code: 32 of 4,096]
+    components: Count | None = None    # K, the mean and K − 1 components, left out; null: 32, or fewer   [official code: 32]
     coefficient: Positive = 1.0        # c, length of the control vector                     [official code]
     alpha: NonNegative = 100.0         # weight of the retain term                           [RMU]
     lr: Positive = 5e-5                # AdamW, for 8 B weights; tiny models need more       [RMU]
@@ -63,8 +63,9 @@ def after_the_first(batch: Batch) -> Tensor:
 def run(cfg: MCU, task: LanguageTask, loop: Loop) -> Outcome:
     layer = default_layer(task.layer_count) if cfg.layer is None else cfg.layer
     width = task.hidden_width
-    if cfg.components >= width:
-        raise OutOfRange(f"method.components = {cfg.components}, but hidden states have {width} dimensions, so nothing would be "
+    count = max(1, min(32, width // 8)) if cfg.components is None else cfg.components
+    if count >= width:
+        raise OutOfRange(f"method.components = {count}, but hidden states have {width} dimensions, so nothing would be "
                          f"left to move; nothing was started. Set a number below {width}, such as {max(1, width // 8)}.")
 
     def hidden(m: nn.Module, b: Batch) -> Tensor:
@@ -76,7 +77,7 @@ def run(cfg: MCU, task: LanguageTask, loop: Loop) -> Outcome:
             seen.append(hidden(original, batch)[after_the_first(batch)].float())
             if sum(map(len, seen)) >= MANY:
                 break
-    basis = dominant(torch.cat(seen), cfg.components)
+    basis = dominant(torch.cat(seen), count)
     before = loop.reference("mcu-retain", hidden, task.retain)
     u = control_vector(width, cfg.coefficient, loop.generator("mcu")).to(loop.device)
     beside = [name.removesuffix(".weight").rpartition(".")[0] for name in task.down_projections(range(layer + 1))]

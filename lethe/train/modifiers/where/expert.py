@@ -26,8 +26,8 @@ from lethe.train.modifiers.where import Draws, Selection
 
 @config
 class Expert:
-    experts: Count = 1          # that move, of all blocks                                [paper]
-    batch_size: Count = 32      # examples per pass [changes nothing: a sum over tokens]  [ours]
+    experts: Count = 1          # that move, of all blocks [tested in test_expert]        [paper]
+    batch_size: Count = 32      # examples per pass, of no matter to the sum [tested in test_expert]    [ours]
 
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
         share = routed(model, task, loop, self.batch_size)
