@@ -22,8 +22,8 @@ def weights_hash(folder: Path, guard: bool = False) -> str:
 
     guard  count the tensors of a guard, too, as certificates of guards did at first
     """
-    beside = () if guard or not (folder / GUARD / f"{GUARD}.json").is_file() else ((folder / GUARD),)
-    paths = sorted(path for path in folder.rglob("*.safetensors") if not any(place in path.parents for place in beside))
+    apart = not guard and (folder / GUARD / f"{GUARD}.json").is_file()
+    paths = sorted(path for path in folder.rglob("*.safetensors") if not (apart and folder / GUARD in path.parents))
     if not paths:
         raise StorageError(f"{folder} holds no safetensors file, so there are no weights to name. Provide the folder of the "
                            "saved model; `lethe run` writes it, `lethe compare` with --export.")
