@@ -12,6 +12,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import answers  # noqa: E402
 from readme import BLOCK, NUMBERS, steady  # noqa: E402
 
+from lethe.core.files import csv_text  # noqa: E402
+
 
 def test_the_table_of_the_readme_is_that_of_a_run() -> None:
     kept = json.loads(NUMBERS.read_text("utf-8"))
@@ -28,6 +30,6 @@ def test_what_the_clock_decides_is_left_out() -> None:
 def test_the_figure_of_the_readme_is_that_of_the_measured_numbers() -> None:
     assert "](docs/answers.svg)" in (ROOT / "README.md").read_text("utf-8").split("## ")[0]
     lines = answers.rows("strangers")
-    assert answers.CSV.read_text("utf-8") == answers.written(lines), "run: python tools/answers.py"
+    assert answers.CSV.read_text("utf-8") == csv_text(lines), "run: python tools/answers.py"
     assert answers.headline(lines, answers.retrained("strangers")).replace(" ", "") in "".join(
         answers.SVG.read_text("utf-8").split())

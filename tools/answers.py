@@ -8,8 +8,6 @@ measured/, so that neither is edited by hand.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe.bench.page import Cell, cells
+from lethe.core.files import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,15 +50,6 @@ def _share(cell: Cell, answer: str) -> float | None:
     if one is None:
         return None
     return (one.mean or 0.0) * one.seeds / (one.seeds + one.failed) if one.seeds + one.failed else None
-
-
-def written(lines: list[dict[str, str]]) -> str:
-    """The lines as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
 
 
 def retrained(suite: str) -> dict[str, float]:
@@ -136,7 +126,7 @@ def headline(lines: Sequence[Mapping[str, str]], controls: Mapping[str, float]) 
 def main(suite: str) -> None:
     """Write both."""
     lines, controls = rows(suite), retrained(suite)
-    CSV.write_text(written(lines), encoding="utf-8")
+    CSV.write_text(csv_text(lines), encoding="utf-8")
     SVG.write_text(drawn(lines, controls, headline(lines, controls)), encoding="utf-8")
 
 
