@@ -8,6 +8,7 @@ from typing import Any
 
 from lethe.core import catalogue
 from lethe.core.config import build
+from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
 from lethe.core.seeds import derive
 from lethe.core.task import Task
@@ -39,7 +40,7 @@ def within(loop: Loop, task: Task, name: str, modifiers: Modifiers, watched: Tas
                       loop.folder / name if loop.folder else None, loop.listener, name, loop.stop, watched)
 
 
-def charge(loop: Loop, own: Loop) -> None:
+def charge(loop: Loop, own: Loop | Outcome) -> None:
     """Add the work of a run within this one to its cost."""
     loop.cost.steps += own.cost.steps
     loop.cost.examples += own.cost.examples

@@ -52,6 +52,7 @@ from lethe.judge.candidates import Scorer, Seen
 from lethe.judge.selection import SMALL
 from lethe.results.odds import odds
 from lethe.train.apply import accepts, all_methods, apply, fitting
+from lethe.train.inner import charge
 from lethe.train.loop import Loop
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Search:
         try:
             outcome = apply(self.task, record, build(record.config, trial.settings), settings, trial.modifiers,
                             watchdog=loop.watchdog or False, progress=loop.listener, stop=loop.stop)
-            counted(outcome, loop)
+            charge(loop, outcome)
             trial.seconds, trial.cost = outcome.cost.seconds, outcome.cost.examples / self.size
             if any(note.startswith("stopped early") for note in outcome.notes):
                 trial.error = "not finished within the budget"
@@ -260,11 +261,6 @@ class Search:
         return {found.user_attrs["number"] for found in self.study.best_trials}
 
 
-def counted(outcome: Outcome, loop: Loop) -> None:
-    """Add the cost of a run to that of the search."""
-    loop.cost.steps, loop.cost.examples = loop.cost.steps + outcome.cost.steps, loop.cost.examples + outcome.cost.examples
-
-
 def yardstick_of(cfg: Auto, task: Task) -> str:
     """The yardstick: the one asked for, or the best that the task allows."""
     able = task.has("recipe") and task.has("retain") and not task.recipe.code
@@ -284,7 +280,7 @@ def beside(yardstick: str, task: Task, loop: Loop) -> list[nn.Module]:
     for place in range(MODELS):
         settings = replace(loop.settings, seed=derive(loop.seed, "auto yardstick", place), max_minutes=None)
         outcome = apply(task, record, asked, settings, watchdog=False, progress=loop.listener, stop=loop.stop)
-        counted(outcome, loop)
+        charge(loop, outcome)
         models.append(outcome.answering)
     return models
 
