@@ -122,12 +122,19 @@ def seconds_of(budget: str) -> float:
 
 def candidates(task: Task, requested: tuple[str, ...]) -> list[str]:
     """Names of the methods to try, in this order: those requested, or all that can run on what was granted, likeliest first."""
-    able = [name for name in all_methods(task) if accepts(task, catalogue.load("methods", name))]
+    if not requested:
+        return likeliest(able(task), task)
+    known = fitting(task)
     for name in requested:
-        if name not in fitting(task):
+        if name not in known:
             raise NeedsUnmet(f"auto.methods names {name!r}, which cannot run on this task, so nothing was started. Those that "
-                             f"can: {', '.join(able)}.")
-    return list(requested) or likeliest(able, task)
+                             f"can: {', '.join(able(task))}.")
+    return list(requested)
+
+
+def able(task: Task) -> list[str]:
+    """Names of the methods that can run on what was granted; each is loaded to ask it."""
+    return [name for name in all_methods(task) if accepts(task, catalogue.load("methods", name))]
 
 
 def likeliest(names: list[str], task: Task) -> list[str]:
