@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _task(model: nn.Module, splits: dict[str, Split], source: ClassifierSource, 
 
 
 def _labelled(split: Split, y: Tensor) -> Split:
-    return Split(with_columns(split.columns, {"y": y}), split.name, ids=split.ids, meta=split.meta)
+    return replace(split, columns=with_columns(split.columns, {"y": y}))
 
 
 def is_saved(path: Path) -> bool:
