@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lethe.bench.page import fixed
-from lethe.bench.suite import read
+from lethe.bench.suite import expectation, read
 from lethe.core.catalogue import entries
 from lethe.core.evidence import Better
 from lethe.core.files import write_text
@@ -113,8 +113,6 @@ def curves_page(suite: str, page: Path, place: Path | None = None) -> list[Path]
 
 def page_text(suite: str, page: Path, found: Sequence[Curve]) -> str:
     """The page as Markdown."""
-    from lethe.bench.suite import expectation
-
     asked = read(suite)
     others = [metric for metric in asked.keep if metric != asked.across]
     title = f"What erasing costs what was never named, at equal {spaced(asked.across)}"
@@ -170,11 +168,10 @@ def _cell(value: tuple[float, float | None] | None) -> str:
 
 def figure(suite: str, found: Sequence[Curve]) -> str:
     """One panel for every metric that is kept beside `across`, one curve a method, as SVG."""
-    from io import StringIO
-
     from matplotlib.figure import Figure
 
     from lethe.report.colours import ORIGINAL, looks
+    from lethe.report.figure import svg
     from lethe.report.words import DIRECTION
 
     asked = read(suite)
@@ -195,7 +192,6 @@ def figure(suite: str, found: Sequence[Curve]) -> str:
         axes.set_xlabel(f"{spaced(asked.across)} ({DIRECTION[ways[asked.across]]})")
         axes.set_ylabel(f"{spaced(metric)} ({DIRECTION[ways[metric]]})")
     drawn.axes[0].legend(frameon=False, fontsize=9)
-    drawn.suptitle(finding(suite, found), fontsize=11, fontweight="bold")
-    handle = StringIO()
-    drawn.savefig(handle, format="svg", metadata={"Date": None, "Creator": None})
-    return handle.getvalue()
+    title = finding(suite, found)
+    drawn.suptitle(title, fontsize=11, fontweight="bold")
+    return svg(drawn, title)
