@@ -35,15 +35,15 @@ def _drawn(label: str, trials: Sequence[Trial]) -> Drawing:
     _candidates(axes[0], trials)
     if fronted:
         _front(axes[1], trials)
-        axes[0].legend().remove()
+    else:
+        axes[0].legend(fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(1, 1))
     title = _title(label, trials)
     titled(figure, title, 68)
     failed = sum(trial.distance is None for trial in trials)
     caption = ("Each sign is one run of a method, scored on a part of the data that the audits below do not use. Ringed: chosen."
                f"{FRONT if fronted else ''}"
                f"{f' {failed} candidates failed and are not drawn.' if failed else ''}")
-    rows = [{**{key: getattr(trial, key) for key in COLUMNS},
-             "settings": options(trial)} for trial in trials]
+    rows = [{**{key: getattr(trial, key) for key in COLUMNS}, "settings": options(trial)} for trial in trials]
     return Drawing(f"search-{label}", title, caption, figure, rows)
 
 
@@ -84,7 +84,6 @@ def _candidates(axes: Axes, trials: Sequence[Trial]) -> None:
             axes.plot(trial.number, far, "o", markersize=14, markerfacecolor="none", markeredgecolor="#222222")
     axes.set_xlabel("candidate, in the order tried")
     axes.set_ylabel("distance on the selection part\n(lower is better)")
-    axes.legend(fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _front(axes: Axes, trials: Sequence[Trial]) -> None:
