@@ -94,7 +94,7 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
     blind = _blind(job.climb, control)
     made: list[Made] = []
     rungs: list[records.Rung] = []
-    case, judged, met, looks, spent = None, 0, "", 0, 0.0
+    case, met, spent = None, "", 0.0
     for rung in ladder.rungs:
         why = _skipped(rung, met, blind, wanted, spent, job.climb.within)
         if why:
@@ -103,10 +103,11 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
         one = run_all(job, task, [rung.run], options, Places(places.work, None, places.failures, places.scenario),
                       retrained.known)[0]
         made.append(one)
+        case = None   # does not know of this one yet
         told = _judged(rung, one, court, wanted, ladder.whole)
         spent += told.cost or 0.0
         if told.ended == "reached":
-            case, judged, looks = final(made), len(made), looks + 1
+            case = final(made)
             row = row_of(case, one)
             lacking = _missing(row.answers, wanted, row.method, row.guarantee) if row.answers else ["it could not be judged"]
             met = "" if lacking else row.name
@@ -115,10 +116,11 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
         rungs.append(told)
     if ladder.beyond is not None:
         rungs.append(_told(ladder.beyond, "not tried", f"beyond {number(job.climb.within)} of a retraining"))
+    looks = sum(one.ended in ("reached", "refuted") for one in rungs)
     found = records.Ladder(until=job.climb.until, within=job.climb.within, rungs=tuple(rungs), spent=spent, looks=looks,
                            judging_seconds=court.seconds, steps=ladder.whole.steps, examples=ladder.whole.examples,
                            overlap=len(task.forget) if len(task.forget) < SMALL else 0, delivered=met, met=bool(met))
-    return Climbed(tuple(made), found, case if case is not None and judged == len(made) else final(made))
+    return Climbed(tuple(made), found, case or final(made))
 
 
 def row_of(case: Scenario, one: Made) -> Row:
