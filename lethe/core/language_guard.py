@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any, NamedTuple, cast
@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from lethe.core.families.language import LanguageTask
 from lethe.core.guard import Parts
 from lethe.core.modules import device_of
+from lethe.core.sequences import IGNORED
 from lethe.core.split import Split
 from lethe.errors import RequestError
 
 Prompt = list[int]
+BATCH = 32          # prompts of one pass
 RULED_OUT = -30.0   # logit of a token that is never said, beside 0 of the one that is: log 0 could not be averaged
 
 
@@ -101,10 +103,6 @@ class LanguageGuard(Parts):
         found: nn.Module = cast(Any, self.model).get_input_embeddings()
         return found
 
-    def states(self, prompts: Sequence[Prompt], layer: int) -> list[Tensor]:
-        """The residual stream after block `layer` (from 0) of every token of each prompt.  -> n × [T_i, d]"""
-        return hidden_states(self.model, prompts, layer)
-
 
 class Gate(LanguageGuard):
     """A guard that answers some prompts with a refusal.
@@ -131,7 +129,7 @@ def positions(model: nn.Module) -> int:
 def prompts_of(split: Split) -> list[Prompt]:
     """The tokens of each record's prompt, as a model reads them when it is asked."""
     batch = split.batch(range(len(split)))
-    starts = (batch.labels != -100).int().argmax(1)
+    starts = (batch.labels != IGNORED).int().argmax(1)
     return [row[:start].tolist() for row, start in zip(batch.ids, starts.tolist(), strict=True)]
 
 
@@ -150,29 +148,48 @@ def layer_of(task: LanguageTask, layer: int | None) -> str:
 def answer_tokens(task: LanguageTask, text: str) -> Tensor:
     """An answer as the task writes it, its end token last.  -> [A]"""
     written = task.encode([""], [text]).batch([0])
-    return written.ids[0][written.labels[0] != -100]
+    return written.ids[0][written.labels[0] != IGNORED]
 
 
-def require_enough(count: int, alpha: float) -> None:
-    """RequestError where so few retained prompts cannot promise a rate α of false alarms."""
-    if count < (least := math.ceil(1 / alpha - 1e-9) - 1 if alpha else math.inf):
+def require_enough(count: int, alpha: float) -> int:
+    """How many retained prompts promise a rate α of false alarms; RequestError where there are fewer."""
+    least = math.ceil(1 / alpha - 1e-9) - 1 if alpha else math.inf
+    if count < least:
         raise RequestError(f"{count} retained prompts cannot promise a rate of false alarms of {alpha:g}, for which {least} are "
                            "needed; nothing was started. Provide more retained records, or raise method.alpha.")
+    return int(least)
 
 
 @torch.no_grad()
-def hidden_states(model: nn.Module, prompts: Sequence[Prompt], layer: int, batch_size: int = 32) -> list[Tensor]:
+def hidden_states(model: nn.Module, prompts: Sequence[Prompt], layer: int) -> list[Tensor]:
     """The residual stream after block `layer` (from 0) of every token of each prompt.  -> n × [T_i, d]
 
     The last block's is the one behind the final norm. Rows are padded on the right, which a decoder does not look at.
     """
     found: list[Tensor] = []
-    for start in range(0, len(prompts), batch_size):
-        part = prompts[start : start + batch_size]
-        ids = right(part).to(device_of(model))
+    for ids, last in padded(model, prompts):
         states = cast(Any, model)(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[layer + 1]
-        found += [row[: len(prompt)].float() for row, prompt in zip(states, part, strict=True)]
+        found += [row[: place + 1].float() for row, place in zip(states, last.tolist(), strict=True)]
     return found
+
+
+@torch.no_grad()
+def read_by(model: nn.Module, layer: str, ids: Tensor) -> Tensor:
+    """What a layer reads in one pass over these tokens.  [n, T] -> [n, T, d]"""
+    found: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        model(input_ids=ids, use_cache=False)
+    finally:
+        handle.remove()
+    return found[-1]
+
+
+def padded(model: nn.Module, prompts: Sequence[Prompt]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of prompts on the model's device, padded on the right, and the place of each one's last token.  -> [n, T], [n]"""
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        yield right(part).to(device_of(model)), torch.tensor([len(row) - 1 for row in part])
 
 
 def right(prompts: Sequence[Prompt], pad: int = 0) -> Tensor:

@@ -146,13 +146,13 @@ def searched(cfg: ECO, task: LanguageTask, loop: Loop, guard: Corrupting, unit: 
         instead={"holdout": "target"})
 def run(cfg: ECO, task: LanguageTask, loop: Loop) -> Outcome:
     asked_and_answered(task.forget, "eco")
-    require_enough(len(task.retain) - 1, cfg.alpha)   # one is left for the classifier
+    least = require_enough(len(task.retain) - 1, cfg.alpha)   # one is left for the classifier
     layer = task.layer_count // 2 if cfg.layer is None else cfg.layer
     layer_of(task, layer)   # refuses blocks that are not there
     model = loop.start()
     forgotten, kept = (features(model, layer, prompts_of(split)) for split in (task.forget, task.retain))
     order = torch.randperm(len(kept), generator=loop.generator("eco")).to(kept.device)
-    count = max(math.ceil(1 / cfg.alpha - 1e-9) - 1, len(kept) // 5)
+    count = max(least, len(kept) // 5)
     weight = classifier(forgotten, kept[order[count:]])
     limit = threshold(odds(kept[order[:count]], weight), cfg.alpha)
     embeddings: Tensor = cast(Any, model).get_input_embeddings().weight

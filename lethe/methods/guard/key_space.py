@@ -26,14 +26,11 @@ from torch import Tensor, nn
 
 from lethe.core.config import Fraction, Natural, Positive, config
 from lethe.core.families.language import LanguageTask, asked_and_answered
-from lethe.core.language_guard import Gate, Prompt, answer_tokens, layer_of, prompts_of, require_enough, right
-from lethe.core.modules import device_of
+from lethe.core.language_guard import Gate, Prompt, answer_tokens, layer_of, padded, prompts_of, read_by, require_enough
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.maths.conformal import threshold
 from lethe.train.loop import Loop
-
-BATCH = 32   # prompts of one pass
 
 
 @config
@@ -55,19 +52,9 @@ def size(keys: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     return torch.where(spread > 0, apart, torch.zeros_like(apart)).amax(-1)
 
 
-@torch.no_grad()
 def keys(model: nn.Module, layer: str, prompts: Sequence[Prompt]) -> Tensor:
     """What a layer reads at the last token of each prompt.  -> [n, d]"""
-    found: list[Tensor] = []
-    handle = model.get_submodule(layer).register_forward_pre_hook(lambda _, args: found.append(args[0]))
-    try:
-        for start in range(0, len(prompts), BATCH):
-            part = prompts[start : start + BATCH]
-            model(input_ids=right(part).to(device_of(model)), use_cache=False)
-            found[-1] = found[-1][torch.arange(len(part)), torch.tensor([len(row) - 1 for row in part])].float()
-    finally:
-        handle.remove()
-    return torch.cat(found)
+    return torch.cat([read_by(model, layer, ids)[torch.arange(len(ids)), last].float() for ids, last in padded(model, prompts)])
 
 
 class Boxed(Gate):

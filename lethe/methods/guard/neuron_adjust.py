@@ -26,10 +26,12 @@ from torch import Tensor, nn
 
 from lethe.core.config import Natural, Positive, config
 from lethe.core.families.language import LanguageTask
-from lethe.core.language_guard import LanguageGuard, Prompt, layer_of
+from lethe.core.language_guard import LanguageGuard, Prompt, layer_of, read_by
 from lethe.core.outcome import Outcome
+from lethe.core.passes import plain
 from lethe.core.registry import method
 from lethe.core.split import Split
+from lethe.maths.answers import counted
 from lethe.train.loop import Loop
 
 BATCH, FLOOR = 32, 1e-6   # rows of one pass; least standard deviation
@@ -65,24 +67,12 @@ def adjusted(x: Tensor, forget: Normal, retain: Normal, u: Tensor) -> Tensor:
     return torch.where((odds >= 0) & (u >= torch.sigmoid(-odds)), moved, x)
 
 
-@torch.no_grad()
 def statistics(model: nn.Module, layer: str, split: Split, device: torch.device | str) -> Normal:
     """Of what a layer reads, over the tokens of a split; sums in float64."""
     sums: list[Tensor] = []
-    keep: list[Tensor] = []
-
-    def add(_: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0][keep[-1]].double()
+    for batch in plain(split, BATCH, device=device):
+        x = read_by(model, layer, batch.ids)[counted(batch.length, batch.ids.shape[1])].double()
         sums.append(torch.stack([torch.full_like(x[0], len(x)), x.sum(0), x.square().sum(0)]))
-
-    handle = model.get_submodule(layer).register_forward_pre_hook(add)
-    try:
-        for start in range(0, len(split), BATCH):
-            batch = split.batch(range(start, min(start + BATCH, len(split)))).to(device)
-            keep.append(torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.length.unsqueeze(1))
-            model(input_ids=batch.ids, use_cache=False)
-    finally:
-        handle.remove()
     count, total, square = torch.stack(sums).sum(0)
     mean = total / count
     return Normal(mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().clamp(min=FLOOR).float())

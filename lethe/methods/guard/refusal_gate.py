@@ -31,14 +31,12 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, config
 from lethe.core.families.language import LanguageTask, asked_and_answered
-from lethe.core.language_guard import Gate, Prompt, answer_tokens, hidden_states, layer_of, prompts_of, require_enough, right
-from lethe.core.modules import device_of
+from lethe.core.language_guard import Gate, Prompt, answer_tokens, hidden_states, layer_of, padded, prompts_of, require_enough
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.maths.conformal import threshold
 from lethe.train.loop import Loop
 
-BATCH = 32   # prompts of one pass
 Score = Literal["features", "gradient"]
 
 
@@ -73,13 +71,11 @@ def gradients(model: nn.Module, name: str, prompts: Sequence[Prompt]) -> Tensor:
         return held["out"]
 
     found = []
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
-        ids, last = right(part).to(device_of(model)), torch.tensor([len(row) - 1 for row in part])
+    for ids, last in padded(model, prompts):
         handle = model.get_submodule(name).register_forward_hook(keep)
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                logits = model(input_ids=ids.clone(), use_cache=False).logits[torch.arange(len(part)), last]
+                logits = model(input_ids=ids.clone(), use_cache=False).logits[torch.arange(len(ids)), last]
                 delta, = torch.autograd.grad(logits.float().logsumexp(-1).sum(), held["out"])
         finally:
             handle.remove()
