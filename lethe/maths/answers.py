@@ -14,6 +14,16 @@ def counted(lengths: Tensor, width: int) -> Tensor:
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def after_the_first(lengths: Tensor, width: int) -> Tensor:
+    """The same without the first place, which every text begins with, where another is left.  [n] -> [n, width] bool
+
+    after_the_first([1, 3], 3) == [[True, False, False], [False, True, True]].
+    """
+    counts = counted(lengths, width)
+    counts[:, 0] = lengths == 1
+    return counts
+
+
 def mean_over(values: Tensor, lengths: Tensor) -> Tensor:
     """The mean of each row's answer.  [n, A], [n], at least 1 -> [n]
 

@@ -35,7 +35,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.errors import ModelError, RequestError
-from lethe.maths.answers import counted, mean_over
+from lethe.maths.answers import after_the_first, counted, mean_over
 from lethe.maths.subspace import dominant, without
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, inner
@@ -74,13 +74,6 @@ def agreement(now: Tensor, before: Tensor, counts: Tensor) -> Tensor:
     size = before.norm(dim=-1)[counts].mean().clamp(min=1e-30)
     tokens = (now * before).sum(-1).div(size.square()).clamp(min=0)
     return (tokens * counts).sum(1) / counts.sum(1)
-
-
-def counting(batch: Batch) -> Tensor:
-    """All tokens but pads and the first, which every text begins with.  -> [n, T] bool"""
-    counts = counted(batch.length, batch.ids.shape[1])
-    counts[:, 0] = batch.length == 1
-    return counts
 
 
 @contextmanager
@@ -148,7 +141,7 @@ def gathered(cfg: CIR, loop: Loop, task: LanguageTask, model: nn.Module, layers:
     seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in layers}
     with torch.enable_grad():
         for batch in loop.drawn(task.forget, cfg.batch_size, "cir"):
-            counts = counting(batch)
+            counts = after_the_first(batch.length, batch.ids.shape[1])
             with caught(layers) as found, loop.autocast():
                 loss = push(model, batch).float().sum()
             used = [name for name in layers if name in found]
@@ -189,8 +182,9 @@ def run(cfg: CIR, task: LanguageTask, loop: Loop) -> Outcome:
 
     def push(m: nn.Module, b: Batch) -> Tensor:
         now, then = written(m, b), before(b)[:, : b.ids.shape[1]]
+        counts = after_the_first(b.length, b.ids.shape[1])
         pairs = zip(now.chunk(len(writers), -1), then.chunk(len(writers), -1), strict=True)
-        return torch.stack([agreement(one, other, counting(b)) for one, other in pairs]).mean(0)
+        return torch.stack([agreement(one, other, counts) for one, other in pairs]).mean(0)
 
     terms = {"forget": Term(task.forget, push)}
     if cfg.retain_lr:

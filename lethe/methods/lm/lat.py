@@ -29,7 +29,7 @@ from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
-from lethe.maths.answers import answered, mean_over
+from lethe.maths.answers import answered, counted, mean_over
 from lethe.maths.losses import margin
 from lethe.train.loop import Loop
 from lethe.train.tuning import Tuned, tuned
@@ -94,7 +94,7 @@ def run(cfg: LAT, task: LanguageTask, loop: Loop) -> Outcome:
         return {layer: delta.detach() for layer, delta in deltas.items()}
 
     def push(m: nn.Module, b: Batch) -> Tensor:
-        prompt = (b.labels < 0) & (torch.arange(b.ids.shape[1], device=b.ids.device) < b.length.unsqueeze(1))
+        prompt = (b.labels < 0) & counted(b.length, b.ids.shape[1])
         where = (prompt | ~prompt.any(1, keepdim=True)).unsqueeze(2)
         deltas = attack(m, b, where) if cfg.inner_steps and cfg.radius else {}
         if deltas:

@@ -29,7 +29,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.errors import OutOfRange
-from lethe.maths.answers import counted
+from lethe.maths.answers import after_the_first, counted
 from lethe.maths.steering import control_vector, default_layer, steering_loss
 from lethe.maths.subspace import dominant, without
 from lethe.train.loop import Loop, Term
@@ -51,13 +51,6 @@ class MCU:
     weight_decay: NonNegative = 0.01   # pull towards 0                                      [RMU]
 
 
-def after_the_first(batch: Batch) -> Tensor:
-    """Which tokens count: all but pads and the first, which every text begins with.  -> [n, T] bool"""
-    counts = counted(batch.length, batch.ids.shape[1])
-    counts[:, 0] = batch.length == 1
-    return counts
-
-
 @method(needs={"forget", "retain", "original"}, uses={"down_projections", "hidden_states", "hidden_width", "layer_count"},
         mechanism="features")
 def run(cfg: MCU, task: LanguageTask, loop: Loop) -> Outcome:
@@ -74,7 +67,7 @@ def run(cfg: MCU, task: LanguageTask, loop: Loop) -> Outcome:
     original, seen = task.original.to(loop.device), list[Tensor]()
     with evaluating(original), loop.autocast():
         for batch in loop.drawn(task.forget, cfg.batch_size, "mcu"):
-            seen.append(hidden(original, batch)[after_the_first(batch)].float())
+            seen.append(hidden(original, batch)[after_the_first(batch.length, batch.ids.shape[1])].float())
             if sum(map(len, seen)) >= MANY:
                 break
     basis = dominant(torch.cat(seen), count)
@@ -84,7 +77,7 @@ def run(cfg: MCU, task: LanguageTask, loop: Loop) -> Outcome:
     model = loop.start(where={"name": "names", "patterns": tuple(f"{mlp}.*" for mlp in beside)})
 
     def misdirect(m: nn.Module, b: Batch) -> Tensor:
-        return steering_loss(without(hidden(m, b).float(), basis), u, after_the_first(b))
+        return steering_loss(without(hidden(m, b).float(), basis), u, after_the_first(b.length, b.ids.shape[1]))
 
     def stay(m: nn.Module, b: Batch) -> Tensor:
         return steering_loss(hidden(m, b), before(b)[:, : b.ids.shape[1]], counted(b.length, b.ids.shape[1]))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lethe.core.sequences import IGNORED
 from lethe.core.split import Batch
+from lethe.maths.answers import counted
 
 
 def predicting(batch: Batch) -> Tensor:
@@ -28,7 +28,7 @@ def answer_lengths(batch: Batch) -> Tensor:
 def answer_mask(batch: Batch) -> Tensor:
     """[n, A] which entries of per-token values belong to an answer; A is the longest answer of the batch."""
     count = predicting(batch).sum(1)
-    return torch.arange(int(count.max()), device=count.device) < count.unsqueeze(1)
+    return counted(count, int(count.max()))
 
 
 def padded(values: Tensor, mask: Tensor) -> Tensor:

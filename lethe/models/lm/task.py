@@ -37,6 +37,7 @@ from lethe.core.split import Batch, Split
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, ModelError, RequestError
 from lethe.maths import losses
+from lethe.maths.answers import counted
 from lethe.models.deployed import ServedText
 from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
@@ -150,7 +151,7 @@ class Language(LanguageTask):
         nll = -seen["token_logp"].sum(1) / count
         last = batch.ids.gather(1, batch.length.unsqueeze(1) - 1).squeeze(1)
         ended = torch.isin(last, torch.tensor(self._ends, device=last.device, dtype=last.dtype))
-        content = mask & (torch.arange(mask.shape[1], device=mask.device) < (mask.sum(1) - ended.long()).unsqueeze(1))
+        content = mask & counted(mask.sum(1) - ended.long(), mask.shape[1])
         masks = {"answer_mask": mask, "content_mask": content}
         return {"nll": nll, "score": (-nll).exp(), "signal": -nll, **seen, **masks}
 
