@@ -188,7 +188,8 @@ def run(cfg: CIR, task: LanguageTask, loop: Loop) -> Outcome:
 
     terms = {"forget": Term(task.forget, push)}
     if cfg.retain_lr:
-        states = loop.reference("cir-retain", lambda m, b: task.hidden_states(m, b, end - 1), task.retain)
+        states = loop.reference("cir-retain", lambda m, b: task.hidden_states(m, b, end - 1), task.retain,
+                                draws=cfg.steps * cfg.batch_size)
 
         def stay(m: nn.Module, b: Batch) -> Tensor:
             then = states(b)[:, : b.ids.shape[1]].float()

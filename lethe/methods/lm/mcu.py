@@ -71,7 +71,7 @@ def run(cfg: MCU, task: LanguageTask, loop: Loop) -> Outcome:
             if sum(map(len, seen)) >= MANY:
                 break
     basis = dominant(torch.cat(seen), count)
-    before = loop.reference("mcu-retain", hidden, task.retain)
+    before = loop.reference("mcu-retain", hidden, task.retain, draws=cfg.steps * cfg.batch_size)
     u = control_vector(width, cfg.coefficient, loop.generator("mcu")).to(loop.device)
     beside = [name.removesuffix(".weight").rpartition(".")[0] for name in task.down_projections(range(layer + 1))]
     model = loop.start(where={"name": "names", "patterns": tuple(f"{mlp}.*" for mlp in beside)})

@@ -92,12 +92,12 @@ def run(cfg: R2MU, task: LanguageTask, loop: Loop) -> Outcome:
              "traces": Term(traces(cfg, task, original, forgotten, "traces"),
                             lambda m, b: steering_loss(hidden(m, b), u, thought(b)))}
     if cfg.alpha:
-        before = loop.reference("r2mu-retain", hidden, task.retain)
+        before = loop.reference("r2mu-retain", hidden, task.retain, draws=cfg.steps * cfg.batch_size)
         terms["retain"] = Term(task.retain, lambda m, b: steering_loss(hidden(m, b), before(b)[:, : b.ids.shape[1]], whole(b)),
                                cfg.alpha)
     if cfg.reasoning:
         held = traces(cfg, task, original, [kept[i] for i in some], "anchors")
-        so_far = loop.reference("r2mu-anchors", hidden, held)
+        so_far = loop.reference("r2mu-anchors", hidden, held, draws=cfg.steps * cfg.batch_size)
         terms["reasoning"] = Term(held, lambda m, b: steering_loss(hidden(m, b), so_far(b)[:, : b.ids.shape[1]], thought(b)),
                                   cfg.reasoning)
     loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, weight_decay=cfg.weight_decay)

@@ -110,7 +110,8 @@ def run(cfg: TAR, task: LanguageTask, loop: Loop) -> Outcome:
     if cfg.alpha:
         terms["retain"] = Term(task.retain, task.nll, cfg.alpha)
     if cfg.states:
-        before = loop.reference("tar-retain", lambda m, b: task.hidden_states(m, b, middle), task.retain)
+        before = loop.reference("tar-retain", lambda m, b: task.hidden_states(m, b, middle), task.retain,
+                                draws=cfg.steps * cfg.batch_size)
 
         def stay(m: nn.Module, b: Batch) -> Tensor:
             apart = task.hidden_states(m, b, middle).float() - before(b)[:, : b.ids.shape[1]].float()
