@@ -75,6 +75,13 @@ class Corrupting(LanguageGuard):
                           self.strength, cached)
 
 
+class Always(Corrupting):
+    """Corrupts every prompt, as the search for the strength does; the classifier is not asked."""
+
+    def flagged(self, prompts: Sequence[Prompt]) -> Tensor:
+        return torch.ones(len(prompts), dtype=torch.bool)
+
+
 @contextmanager
 def corrupting(embedding: nn.Module, where: Tensor, noise: Tensor, strength: float, cached: bool) -> Iterator[None]:
     """Inside, embeddings at `where` [n, T] get noise by their place in the row's prompt. cached: of the first pass alone."""
@@ -158,7 +165,7 @@ def run(cfg: ECO, task: LanguageTask, loop: Loop) -> Outcome:
     embeddings: Tensor = cast(Any, model).get_input_embeddings().weight
     noise = torch.randn(LONGEST, cfg.dims, generator=loop.generator("eco", "noise")).to(kept.device)
     unit = float(embeddings.detach().float().std())
-    every = Corrupting(model, weight=weight, noise=noise, limit=-math.inf, layer=layer, strength=0.0)
+    every = Always(model, weight=weight, noise=noise, limit=limit, layer=layer, strength=0.0)
     sigma = cfg.strength if cfg.strength is not None else searched(cfg, task, loop, every, unit)
     caught = float((odds(forgotten, weight) > limit).float().mean())
     loop.note(f"the classifier flags {caught:.0%} of the forgotten prompts and promises to flag at most {cfg.alpha:.0%} of "
