@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -79,10 +80,14 @@ class Suppressing(LanguageGuard):
     def matches(self, tokens: Sequence[int]) -> list[int]:
         """The places of the tokens in which banned phrases begin, that of the first completed one first."""
         text = self._text(tokens)
-        words, banned = list(WORDS.finditer(text)), set(self.banned.tolist())
+        words = list(WORDS.finditer(text))
         found = [(words[end - 1].end(), words[end - size].start()) for end in range(1, len(words) + 1) for size in self.sizes
-                 if size <= end and digest((word.group() for word in words[end - size : end]), self.salt) in banned]
+                 if size <= end and digest((word.group() for word in words[end - size : end]), self.salt) in self._digests]
         return [next(k for k in range(len(tokens)) if len(self._text(tokens[: k + 1])) > start) for _, start in sorted(found)]
+
+    @cached_property
+    def _digests(self) -> set[int]:
+        return set(self.banned.tolist())
 
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens)))
