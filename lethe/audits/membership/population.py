@@ -37,6 +37,7 @@ from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
 from lethe.judge.measured import auc_value
 from lethe.judge.panel import Panel
+from lethe.maths.conformal import threshold
 from lethe.maths.losses import margin
 from lethe.maths.membership import best_threshold
 from lethe.maths.statistics import clopper_pearson, wilson
@@ -132,12 +133,11 @@ def attack_p(members: np.ndarray, calibration: np.ndarray, others: np.ndarray, a
 
     The quantile is the ⌈(1 − α)(c + 1)⌉-th smallest: one more unseen score lies above it with probability at most α.
     """
-    place = math.ceil((1 - alpha) * (len(calibration) + 1) - 1e-9)
-    threshold = np.inf if place > len(calibration) else float(np.sort(calibration)[place - 1])
-    hits = int((members > threshold).sum())
+    tau = threshold(torch.from_numpy(calibration), alpha)
+    hits = int((members > tau).sum())
     low, high = clopper_pearson(hits, len(members))
     return Value("population_p", hits / len(members), low, high, len(members), members,
-                 {"alpha": alpha, "false_positive_rate": float((others > threshold).mean()), "others": len(others)})
+                 {"alpha": alpha, "false_positive_rate": float((others > tau).mean()), "others": len(others)})
 
 
 def _difference(metric: str, mine: np.ndarray, theirs: np.ndarray, **detail: float) -> Value:
