@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lethe.core.families.language import LanguageTask
 from lethe.core.guard import Parts
 from lethe.core.modules import device_of
-from lethe.core.sequences import IGNORED
+from lethe.core.sequences import IGNORED, left_padded
 from lethe.core.split import Split
 from lethe.errors import RequestError
 
@@ -82,19 +82,20 @@ class LanguageGuard(Parts):
 
         logits_processor  the list of transformers' own type: of steps (ids, logits) -> logits
         """
-        mask = attention_mask.bool()
-        rows = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+        rows = [row[keep].tolist() for row, keep in zip(ids, attention_mask.bool(), strict=True)]
         read = [self.read(row) for row in rows]
-        inner, seen = (ids, mask) if read == rows else _left(read, int(generation_config.pad_token_id or 0), ids.device)
+        inner, mask = ids, attention_mask
+        if read != rows:
+            inner, mask = (x.to(ids.device) for x in left_padded(read, int(generation_config.pad_token_id or 0)))
         steps = [_on_the_prompts(step, ids, inner.shape[1]) for step in logits_processor]
         said = self.instead(rows)
         if any(answer is not None for answer in said):
             steps.append(_saying(said, inner.shape[1]))
         settings = copy(generation_config)
         settings.max_new_tokens = max(1, min(settings.max_new_tokens, positions(self.model) - inner.shape[1]))
-        with self.working(read, seen, bool(settings.use_cache)):
+        with self.working(read, mask.bool(), bool(settings.use_cache)):
             made: Tensor = cast(Any, self.model).generate(
-                inner, attention_mask=seen.long(), generation_config=settings,
+                inner, attention_mask=mask.long(), generation_config=settings,
                 logits_processor=type(logits_processor)(steps), **given)
         return torch.cat([ids, made[:, inner.shape[1] :]], 1)
 
@@ -208,14 +209,6 @@ def _rewritten(ids: Tensor, rows: Sequence[Prompt], read: Sequence[Prompt]) -> T
     """The rows with other prompts in front of what followed theirs, pads on the right again."""
     whole = [[*new, *row[len(old) :]] for row, old, new in zip(ids.tolist(), rows, read, strict=True)]
     return right(whole).to(ids.device)
-
-
-def _left(prompts: Sequence[Prompt], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts padded on the left, and where they stand.  -> [n, width] each"""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=device)
-    counts = torch.tensor([len(row) for row in prompts], device=device).unsqueeze(1)
-    return ids, torch.arange(width, device=device) >= width - counts
 
 
 def _on_the_prompts(step: Callable[[Tensor, Tensor], Tensor], ids: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:

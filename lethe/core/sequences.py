@@ -140,6 +140,17 @@ def pack(
     return {"ids": ids, "labels": labels, "length": length}
 
 
+def left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts padded on the left, so that each ends where its answer starts; 1 where they stand, else 0.  -> [n, T] each"""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
+
+
 def padding(tokenizer: Any) -> dict[str, int]:
     """Pad values of the sequence columns, as `Split` wants them."""
     return {"ids": pad_id(tokenizer), "labels": IGNORED}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lethe.core.guard import Guard, bare
 from lethe.core.modules import device_of, evaluating
+from lethe.core.sequences import left_padded
 from lethe.models.lm import decoder
 
 Rescored = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -46,9 +47,9 @@ def continued(
         cached, pads = _way(model, pad)
         settings.use_cache = cached
         for places in _batches(prompts, batch_size, pads):
-            width = max(len(prompts[i]) for i in places)
+            ids, mask = left_padded([prompts[i] for i in places], pad)
+            width = ids.shape[1]
             settings.max_new_tokens = max(1, min(most, limit - width))
-            ids, mask = _padded([prompts[i] for i in places], width, pad)
             steps: Any = LogitsProcessorList([] if rescored is None else [_step(rescored, mask.to(device_of(model)))])
             made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
                                              generation_config=settings, logits_processor=steps)
@@ -117,8 +118,8 @@ def _way(model: nn.Module, pad: int) -> tuple[bool, bool]:
         settings = configured(do_sample=False, max_new_tokens=3, output_logits=True, return_dict_in_generate=True,
                               pad_token_id=pad, use_cache=cached)
         prompts = [[token % size for token in prompt] for prompt in (range(3, 10 if pads else 6), range(10, 13))]
-        width = len(prompts[0])
-        ids, mask = _padded(prompts, width, pad)
+        ids, mask = left_padded(prompts, pad)
+        width = ids.shape[1]
         made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
                                          generation_config=settings)
         steps = torch.stack(made.logits, 1).float()
@@ -127,16 +128,6 @@ def _way(model: nn.Module, pad: int) -> tuple[bool, bool]:
         if (steps - whole).abs().max() < APART * whole.std():
             return cached, pads
     return ways[0] if isinstance(model, Guard) else ways[-1]
-
-
-def _padded(prompts: Sequence[list[int]], width: int, pad: int) -> tuple[Tensor, Tensor]:
-    """Prompts padded on the left, and the mask of what is not padding.  -> [n, width] each"""
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-        mask[row, width - len(prompt) :] = 1
-    return ids, mask
 
 
 @contextmanager
