@@ -115,6 +115,6 @@ def test_several_concepts_are_judged_together_and_one_by_one() -> None:
     assert found["unlearning_accuracy"].value == pytest.approx((one + two) / 2)
     own = Diffusion(trained.pipeline, dict(trained.splits), concept=["disk", "square"], steps=2, prompts=task.prompts)
     judge = own.reader
-    seen, _ = judge.read(task.decode(task.forget.columns["image"][:4]), ["a red disk", "a red square", "a red cross", ""])
+    seen = judge.read(task.decode(task.forget.columns["image"][:4]), ["a red disk", "a red square", "a red cross", ""])
     assert own.shown(seen).tolist() == [place in (0, 1) for place in seen["concept"].tolist()]
     assert judge.expected("a red square") == {"concept": 1, "rest": 0} and judge.expected("a red cross") == {"concept": 2}

@@ -47,12 +47,12 @@ def test_it_sees_what_pictures_show(world: Diffusion) -> None:
     prompts = captions()
     pictures = torch.stack([render(*text.split()[1:]) for text in prompts])
     disks = torch.tensor(["disk" in text for text in prompts])
-    seen, features = judge.read(pictures, prompts)
+    seen, features = judge.read(pictures, prompts), judge.features(pictures)
     assert torch.equal(judge.shows(seen, "disk"), disks) and seen["concept"].tolist() == [0 if disk else 1 for disk in disks]
     assert seen["rest"][disks].tolist() == [0] * 4 and len(features) == 16
-    alone, _ = judge.read(pictures)                            # pictures without a prompt: the concept is seen all the same
+    alone = judge.read(pictures)                               # pictures without a prompt: the concept is seen all the same
     assert torch.equal(judge.shows(alone, "disk"), disks)
-    wrong, _ = judge.read(pictures.roll(4, 0), prompts)        # every picture has the colour, not the shape, that was asked
+    wrong = judge.read(pictures.roll(4, 0), prompts)           # every picture has the colour, not the shape, that was asked
     assert bool((wrong["concept"][~disks] != 1).all()) and bool((wrong["concept"][disks] == 2).all())
     assert wrong["rest"][disks].tolist() == [0] * 4
     assert judge.expected("a red disk") == {"concept": 0, "rest": 0} and judge.expected("disk") == {"concept": 0}
@@ -86,7 +86,7 @@ def test_it_agrees_with_a_trained_classifier(request: pytest.FixtureRequest) -> 
         rest = without(prompt, "disk")
         pictures = task.sample(task.original, [prompt] * 12 + [rest] * 24, seed=3)
         gains.append(judge.gained(pictures, prompt, rest))
-        shown.append(task.reader.shows(task.reader.read(pictures)[0], "disk"))
+        shown.append(task.reader.shows(task.reader.read(pictures), "disk"))
     gain, disk = torch.cat(gains), torch.cat(shown)
     more = (gain[disk].unsqueeze(1) > gain[~disk]).double().mean()
     assert more > 0.85 and ((gain > 0) == disk).double().mean() > 0.85

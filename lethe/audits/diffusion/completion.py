@@ -72,7 +72,7 @@ def measure(cfg: Completion, subject: Subject, panel: Panel) -> list[Value]:
 
     def hits(strength: float, text: Tensor, known: Tensor | None = None) -> np.ndarray:
         drawn = continued(task, subject, images, noise, text, strength, known)
-        return task.shown(task.reader.read(task.decode(drawn))[0]).double().numpy()
+        return task.shown(task.reader.read(task.decode(drawn))).double().numpy()
 
     at = {s: {name: hits(s, text) for name, text in prompts.items()} for s in cfg.strengths}
     upper = torch.zeros_like(images[:1])

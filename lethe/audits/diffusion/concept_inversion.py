@@ -56,5 +56,5 @@ def measure(cfg: ConceptInversion, subject: Subject, panel: Panel) -> list[Value
         (predicted - batch.noise).square().mean().backward()
         optimiser.step()
     drawn = task.draw_from(model, states.detach().expand(cfg.pictures, -1, -1), panel.seed)
-    seen, _ = task.reader.read(task.decode(drawn))
+    seen = task.reader.read(task.decode(drawn))
     return [mean_value("recovered", task.shown(seen).double().numpy())]

@@ -78,8 +78,8 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
 
     def look(group: Sequence[str], count: int) -> tuple[dict[str, Tensor], Tensor, list[dict[str, int]]]:
         repeated = [prompt for prompt in group for _ in range(count)]
-        seen, features = judge.read(task.sample(subject.answering, repeated, seed=panel.seed), repeated)
-        return seen, features, [judge.expected(prompt) for prompt in repeated]
+        pictures = task.sample(subject.answering, repeated, seed=panel.seed)
+        return judge.read(pictures, repeated), pictures, [judge.expected(prompt) for prompt in repeated]
 
     def right(seen: dict[str, Tensor], wanted: list[dict[str, int]], names: Sequence[str]) -> list[float]:
         """One entry per picture and named attribute: 1 when the judge sees what the prompt names."""
@@ -94,13 +94,13 @@ def measure(cfg: Erasure, subject: Subject, panel: Panel) -> list[Value]:
             of_one = [task.named(prompt) == one for prompt in prompts["forget"] for _ in range(cfg.per_prompt)]
             shares[f"unlearning_accuracy_{one.concept}"] = list(compress(gone, of_one))
     if prompts.get("keep"):
-        seen, features, wanted = look(prompts["keep"], cfg.per_prompt)
+        seen, pictures, wanted = look(prompts["keep"], cfg.per_prompt)
         shares["kept_accuracy"] = right(seen, wanted, own)
         shares["kept_other_accuracy"] = right(seen, wanted, others)
-        if task.has("retain") and len(features) > 1:
+        if task.has("retain") and len(pictures) > 1:
             real = panel.once(("erasure", cfg.retained), lambda: retained(task, cfg.retained))
             if len(real) > 1:
-                values.append(Value("frechet_kept", frechet_of(features, real), n=len(features)))
+                values.append(Value("frechet_kept", frechet_of(judge.features(pictures), real), n=len(pictures)))
     if prompts.get("outside"):
         seen, _, wanted = look(prompts["outside"], cfg.per_prompt)
         shares["outside_accuracy"] = right(seen, wanted, own)

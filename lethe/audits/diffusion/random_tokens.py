@@ -62,7 +62,7 @@ def measure(cfg: RandomTokens, subject: Subject, panel: Panel) -> list[Value]:
     found: dict[str, np.ndarray] = {}
     for way, prompts in ways.items():
         repeated = [prompt for prompt in prompts for _ in range(cfg.per_prompt)]
-        seen, _ = task.reader.read(task.sample(subject.answering, repeated, seed=panel.seed))
+        seen = task.reader.read(task.sample(subject.answering, repeated, seed=panel.seed))
         found[way] = task.shown(seen).double().numpy().reshape(len(prompts), -1)
     every = np.concatenate(list(found.values()))
     flat = [prompt for prompts in ways.values() for prompt in prompts]

@@ -53,7 +53,7 @@ def measure(cfg: Spillover, subject: Subject, panel: Panel) -> list[Value]:
         return []
 
     def read(model: Subject) -> dict[str, Tensor]:
-        return task.reader.read(task.sample(model.answering, prompts, seed=panel.seed), prompts)[0]
+        return task.reader.read(task.sample(model.answering, prompts, seed=panel.seed), prompts)
 
     before = panel.once(("spillover", cfg), lambda: read(panel.original))
     now = before if subject is panel.original else read(subject)

@@ -65,7 +65,7 @@ def measure(cfg: UnlearnCanvas, subject: Subject, panel: Panel) -> list[Value]:
         table = np.full((*found.shape, len(own) + len(others)), np.nan)
         for row, prompt in enumerate(prompts):
             pictures = task.sample(subject.answering, [prompt] * cfg.per_prompt, seed=derive(panel.seed, "unlearncanvas", prompt))
-            seen, wanted = judge.read(pictures, [prompt] * cfg.per_prompt)[0], judge.expected(prompt)
+            seen, wanted = judge.read(pictures, [prompt] * cfg.per_prompt), judge.expected(prompt)
             found[row] = task.shown(seen).numpy()
             for column, name in enumerate([*own, *others]):
                 if name in wanted:

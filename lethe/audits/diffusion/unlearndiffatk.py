@@ -159,7 +159,7 @@ def explained(
 
 def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) -> np.ndarray:
     """1 for each picture drawn for these text states that shows the concept.  [n, L, d] -> [n]"""
-    seen, _ = task.reader.read(task.decode(task.draw_from(model, text.detach(), seed)))
+    seen = task.reader.read(task.decode(task.draw_from(model, text.detach(), seed)))
     return task.shown(seen).double().numpy()
 
 

@@ -38,16 +38,14 @@ class PictureJudge(Protocol):
     def accuracy(self) -> Mapping[str, float] | None:
         """Share of held-out real pictures read correctly, by attribute."""
 
-    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """Position of the seen value by attribute (one past the last: none of them), and features.
-
-        [n, 3, H', W'] -> {name: [n]}, [n, d]
+    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Position of the seen value by attribute (one past the last: none of them).  [n, 3, H', W'] -> {name: [n]}
 
         prompts  what the pictures were drawn for, where it is known; a judge may ask about these words
         """
 
     def features(self, pixels: Tensor) -> Tensor:
-        """The features alone; without asking what is seen.  [n, 3, H', W'] -> [n, d]"""
+        """What stands for pictures, without asking what they show.  [n, 3, H', W'] -> [n, d]"""
 
     def attribute_of(self, concept: str) -> str | None:
         """The attribute that has `concept` among its values, or None."""

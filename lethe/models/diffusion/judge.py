@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lethe.core.modules import evaluating
+from lethe.core.modules import device_of, evaluating
 
 
 @dataclass(eq=False)
@@ -24,24 +24,28 @@ class Judge:
     attributes: Mapping[str, Sequence[str]]
     accuracy: Mapping[str, float] | None = None
 
-    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """Position of the seen value by attribute, and what enters the last linear layer.  -> {name: [n]}, [n, d]"""
-        last = [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
-        caught: list[Tensor] = []
-        handle = last.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
-        device = next(self.model.parameters()).device
-        try:
-            with evaluating(self.model):
-                logits = torch.cat([self.model(part.to(device)) for part in pixels.split(512)]).cpu()
-        finally:
-            handle.remove()
+    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Position of the seen value by attribute.  [n, C, H, W] -> {name: [n]}"""
         sizes = [len(values) for values in self.attributes.values()]
-        seen = {name: part.argmax(1) for name, part in zip(self.attributes, logits.split(sizes, 1), strict=True)}
-        return seen, torch.cat(caught).flatten(1).float().cpu()
+        logits = self._asked(pixels)
+        return {name: part.argmax(1) for name, part in zip(self.attributes, logits.split(sizes, 1), strict=True)}
 
     def features(self, pixels: Tensor) -> Tensor:
         """What enters the last linear layer.  [n, C, H, W] -> [n, d]"""
-        return self.read(pixels)[1]
+        last = [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
+        caught: list[Tensor] = []
+        handle = last.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        try:
+            self._asked(pixels)
+        finally:
+            handle.remove()
+        return torch.cat(caught).flatten(1).float().cpu()
+
+    def _asked(self, pixels: Tensor) -> Tensor:
+        """The logits of all attributes.  [n, C, H, W] -> [n, ΣK]"""
+        device = device_of(self.model)
+        with evaluating(self.model):
+            return torch.cat([self.model(part.to(device)) for part in pixels.split(512)]).cpu()
 
     def attribute_of(self, concept: str) -> str | None:
         """The attribute that has `concept` among its values, or None."""

@@ -118,7 +118,7 @@ def judge(seed: int = 0, steps: int = 300, side: int = 8) -> Judge:
         loss.backward()  # type: ignore[union-attr]
         optimiser.step()
     made = Judge(model.eval(), attributes)
-    seen, _ = made.read(unseen.columns["image"])
+    seen = made.read(unseen.columns["image"])
     right = {a: (seen[a] == y).float().mean() for a, y in zip(attributes, wanted["judge-test"], strict=True)}
     made.accuracy = {a: float(share) for a, share in right.items()}
     return made

@@ -61,8 +61,8 @@ class WordJudge(ABC):
         place = self.names.index(named.concept)
         return {"concept": place, "rest": 0} if without(prompt, self.task.wordings) else {"concept": place}
 
-    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """What pictures [n, 3, H', W'] show that were drawn for these prompts, and their features.  -> {name: [n]}, [n, d]"""
+    def read(self, pixels: Tensor, prompts: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """What pictures show that were drawn for these prompts.  [n, 3, H', W'] -> {name: [n]}"""
         x = self.look(pixels)
         asked = list(prompts) if prompts is not None else [""] * len(x)
         seen = {"concept": torch.full((len(x),), self._neither), "rest": torch.ones(len(x), dtype=torch.long)}
@@ -71,7 +71,7 @@ class WordJudge(ABC):
             found = self._named(x[rows], prompt) if self.task.names(prompt) else self._unnamed(x[rows], prompt)
             for key, values in found.items():
                 seen[key][rows] = values
-        return seen, self.embed(x)
+        return seen
 
     def features(self, pixels: Tensor) -> Tensor:
         """What stands for pictures, without asking what they show.  [n, 3, H', W'] -> [n, d]"""
