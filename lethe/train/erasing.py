@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lethe.core.concepts import instead
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import device_of, evaluating
+from lethe.core.passes import columns
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.errors import RequestError
@@ -106,12 +107,9 @@ def pictured(task: DiffusionTask, loop: Loop, anchor: str, count: int, purpose: 
 
 def answered(loop: Loop, points: Split, model: nn.Module, ask: Callable[[Batch], Mapping[str, Tensor]]) -> Split:
     """The points with what `ask` says of each batch of them, once, by a model that does not move: a column for each answer."""
-    found: dict[str, list[Tensor]] = {}
     with evaluating(model):
-        for batch in loop.drawn(points, 64, "targets"):
-            for name, rows in ask(batch).items():
-                found.setdefault(name, []).append(rows.cpu())
-    return Split({**points.columns, **{name: torch.cat(rows) for name, rows in found.items()}}, points.name)
+        found = columns(ask, loop.drawn(points, 64, "targets"), len(points))
+    return Split({**points.columns, **found}, points.name)
 
 
 def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = None) -> Tensor:
