@@ -24,9 +24,9 @@ from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.families.image_to_image import ImageToImageTask
 from lethe.core.modules import evaluating
-from lethe.core.passes import drawn
+from lethe.core.passes import columns, drawn
 from lethe.core.registry import Metric, audit
-from lethe.core.split import Split, pixels
+from lethe.core.split import Batch, Split, pixels
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.maths.frechet import frechet_of
@@ -65,7 +65,7 @@ class Drawn(NamedTuple):
                                     better="higher", tier="utility"),
         "retain_frechet": Metric("Fréchet distance of completed and true retained pictures", (0.0, math.inf), "lower", "utility"),
     },
-    uses={"complete", "read", "read_features", "nll"},
+    uses={"divergence", "outputs", "read", "read_features"},
     needs={"forget", "retain"},
     blind="A classifier reads a completed picture by its visible part, too, so it may still recognise what the model no longer "
           "draws; and hidden codes are not looked at (audit: probe, relearn).",
@@ -92,13 +92,15 @@ def completed(cfg: Inpainting, task: ImageToImageTask, split: Split, subject: Su
     """What a model draws of a split with the same parts hidden as for every other."""
     def ask() -> Drawn:
         model = subject.answering.to(subject.device)
-        found: list[tuple[Tensor, ...]] = []
+        batches = drawn(task, split, subject.batch_size, ("inpainting", split.name), seed=panel.seed, device=subject.device)
+
+        def completions(batch: Batch) -> dict[str, Tensor]:
+            made = task.outputs(model, batch)
+            return {"pictures": made.clamp(0, 1), "nll": task.divergence(made, pixels(batch.image), batch),
+                    "hidden": batch.mask.flatten(1).sum(1) * batch.image.shape[1]}
+
         with evaluating(model):
-            for batch in drawn(task, split, subject.batch_size, ("inpainting", split.name), seed=panel.seed,
-                               device=subject.device):
-                count = batch.mask.flatten(1).sum(1) * batch.image.shape[1]
-                found.append((task.complete(model, batch).cpu(), task.nll(model, batch).cpu(), count.cpu()))
-        pictures, nll, hidden = (torch.cat(part) for part in zip(*found, strict=True))
-        return Drawn(pictures, task.read(pictures), task.read_features(pictures), nll, hidden)
+            found = columns(completions, batches, len(split))
+        return Drawn(**found, logits=task.read(found["pictures"]), features=task.read_features(found["pictures"]))
 
     return panel.once(("inpainting", cfg, subject, split), ask)
