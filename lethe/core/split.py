@@ -331,6 +331,13 @@ def pixels(x: Tensor) -> Tensor:
     return x.float().div(255) if x.dtype == torch.uint8 else x
 
 
+def require_columns(name: str, split: Split, columns: Iterable[str], purpose: str) -> None:
+    """WrongColumn where the split that a task calls `name` lacks one of these; `purpose` says who needs them and what for."""
+    for column in columns:
+        if column not in split.columns:
+            raise WrongColumn(f"{name!r} has no column {column!r}; {purpose}")
+
+
 def input_columns(columns: Iterable[str]) -> tuple[str, ...]:
     """Those of these columns that a model maps."""
     return tuple(key for key in columns if key == "x" or key.startswith(SEVERAL))

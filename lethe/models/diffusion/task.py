@@ -21,7 +21,7 @@ from lethe.core.families.diffusion import DiffusionTask, PictureJudge, Role, Wor
 from lethe.core.guard import Guard
 from lethe.core.modules import has_convolutions
 from lethe.core.seeds import generator
-from lethe.core.split import Batch, Split
+from lethe.core.split import Batch, Split, require_columns
 from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
@@ -337,9 +337,7 @@ class Diffusion(DiffusionTask):
         self._captions = self.captions(splits["forget"]) if self._replaces and "forget" in splits else []
         channels = self.shape[0]
         for name, split in splits.items():
-            for column in ("image", "tokens"):
-                if column not in split.columns:
-                    raise WrongColumn(f"{name!r} has no column {column!r}; a diffusion task needs image and tokens.")
+            require_columns(name, split, ("image", "tokens"), "a diffusion task needs image and tokens.")
             shape = split.shape("image")
             if len(shape) != 4 or shape[1] != channels:
                 raise OutputShape(f"images of {name!r} are {shape}, but the network takes [n, {channels}, H, "

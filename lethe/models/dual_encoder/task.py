@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from lethe.core.families.dual_encoder import DualEncoderTask
 from lethe.core.modules import evaluating, has_convolutions
-from lethe.core.split import Batch, Split
+from lethe.core.split import Batch, Split, require_columns
 from lethe.core.task import Recipe
 from lethe.core.words import number
-from lethe.errors import DataError, RequestError, WrongColumn
+from lethe.errors import DataError, RequestError
 from lethe.maths import losses
 from lethe.models.dual_encoder import encoders
 from lethe.models.dual_encoder.folder import Pair, rounded, save_pair, token_ids
@@ -169,10 +169,8 @@ class DualEncoder(DualEncoderTask):
         """Columns, classes and widths, before any work starts."""
         self._convolutions = has_convolutions(original)
         for name, split in splits.items():
-            for column in ("image", "tokens", "y"):
-                if column not in split.columns:
-                    raise WrongColumn(f"{name!r} has no column {column!r}; a dual encoder needs image, tokens and y, the class "
-                                      "of each picture.")
+            require_columns(name, split, ("image", "tokens", "y"),
+                            "a dual encoder needs image, tokens and y, the class of each picture.")
             y = split.columns["y"]
             if len(y) and (int(y.min()) < 0 or int(y.max()) >= len(self.classes)):
                 raise DataError(f"y of {name!r} goes from {int(y.min())} to {int(y.max())}, but there are {len(self.classes)} "

@@ -25,9 +25,9 @@ from lethe.core.engine import Engine, Term
 from lethe.core.families.gan import GanTask, Player
 from lethe.core.modules import evaluating
 from lethe.core.seeds import derive, generator
-from lethe.core.split import Batch, Split, concat, pixels
+from lethe.core.split import Batch, Split, concat, pixels, require_columns
 from lethe.core.task import Recipe, recipe_options
-from lethe.errors import DataError, ModelError, OutputShape, WrongColumn
+from lethe.errors import DataError, ModelError, OutputShape
 from lethe.models.answer import Returns, logits_of
 from lethe.models.gallery import png
 from lethe.models.reader import Reader
@@ -177,10 +177,8 @@ class GAN(GanTask):
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Columns, shapes, and which classes are to go, before any work starts."""
         for name, split in splits.items():
-            for column in ("x", "y"):
-                if column not in split.columns:
-                    raise WrongColumn(f"{name!r} has no column {column!r}; a GAN needs the real examples x and y, what each "
-                                      "shows, so that the classifier's answers mean something.")
+            require_columns(name, split, ("x", "y"), "a GAN needs the real examples x and y, what each shows, so that the "
+                            "classifier's answers mean something.")
         first = next(iter(splits.values()))
         self._shape = tuple(first.shape("x")[1:])
         kept = set(splits["retain"].columns["y"].tolist()) if "retain" in splits else set()

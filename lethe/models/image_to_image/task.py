@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from lethe.core.families.image_to_image import ImageToImageTask
 from lethe.core.modules import device_of, evaluating
 from lethe.core.passes import drawn
-from lethe.core.split import Batch, Split, pixels
+from lethe.core.split import Batch, Split, pixels, require_columns
 from lethe.core.task import Recipe
-from lethe.errors import DataError, ModelError, OutputShape, WrongColumn
+from lethe.errors import DataError, ModelError, OutputShape
 from lethe.models.gallery import png
 from lethe.models.image_to_image.hiding import Hide, hidden
 from lethe.models.reader import Reader
@@ -177,10 +177,8 @@ class ImageToImage(ImageToImageTask):
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Columns, shapes, and whether the model takes a mask and draws pictures of the size of the data."""
         for name, split in splits.items():
-            for column in ("image", "y"):
-                if column not in split.columns:
-                    raise WrongColumn(f"{name!r} has no column {column!r}; image-to-image models need pictures, `image`, and "
-                                      "y, the class of what each shows.")
+            require_columns(name, split, ("image", "y"),
+                            "image-to-image models need pictures, `image`, and y, the class of what each shows.")
             if len(split.shape("image")) != 4:
                 raise DataError(f"pictures of {name!r} are {list(split.shape('image'))}, and [n, C, H, W] is needed, so no part "
                                 "of one can be hidden; nothing was started.")
