@@ -28,10 +28,10 @@ from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongCo
 from lethe.models.answer import AUTO, Place, picked
 from lethe.models.deployed import deployed, is_deployed
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
-from lethe.models.weights import Form, halved, rounded, write
+from lethe.models.weights import Form, InItsForm, halved
 
 
-class HeadTask(HeadedTask):
+class HeadTask(InItsForm, HeadedTask):
     """Columns: `x` [n, …] (float, or uint8 images that are scaled to [0, 1]) and `y`, the targets.
 
     head    name of the module whose input is the features; default: the last linear layer with as many outputs as the model
@@ -147,15 +147,7 @@ class HeadTask(HeadedTask):
             return self._pictures
         return self._convolutions if what == "convolutions" else super().has(what)
 
-    def save_model(self, model: nn.Module, folder: Path) -> None:
-        write(model.cpu(), self.form, folder)
-        (folder / "lethe.json").write_text(json.dumps({"family": self.family, **self.about()}) + "\n", encoding="utf-8")
-
-    def deliverable(self, model: nn.Module) -> nn.Module:
-        return rounded(model, self.form)
-
     def about(self) -> dict[str, Any]:
-        """What is written beside the weights."""
         return {"outputs": self._width, **transform.prepared(self.facts)}
 
     def tried(self, original: nn.Module, splits: Mapping[str, Split]) -> tuple[Batch, Tensor]:

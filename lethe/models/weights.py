@@ -11,6 +11,7 @@ of an optimiser) is not carried over: moments of gradients remember the data tha
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 import zipfile
@@ -18,7 +19,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -161,6 +162,26 @@ def write(model: nn.Module, form: Form, folder: Path) -> None:
     for key in reversed(form.entry):
         tensors = {key: tensors}
     torch.save(tensors, folder / form.file)
+
+
+class InItsForm:
+    """A task whose models go out in the form in which their weights came in, with a note beside them."""
+
+    family: ClassVar[str]
+    form: Form
+
+    def save_model(self, model: nn.Module, folder: Path) -> None:
+        """The weights (`write`) and lethe.json: the family, and what else `about` says."""
+        write(model.cpu(), self.form, folder)
+        (folder / "lethe.json").write_text(json.dumps({"family": self.family, **self.about()}) + "\n", encoding="utf-8")
+
+    def deliverable(self, model: nn.Module) -> nn.Module:
+        """The model as its form can hold it, in place."""
+        return rounded(model, self.form)
+
+    def about(self) -> dict[str, Any]:
+        """What is written beside the weights."""
+        return {}
 
 
 def _named(model: nn.Module, form: Form) -> dict[str, Tensor]:

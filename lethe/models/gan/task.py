@@ -12,9 +12,7 @@ classifier reads (a feature): the classes of the forget set that nothing retaine
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ from lethe.errors import DataError, ModelError, OutputShape
 from lethe.models.answer import Returns, logits_of
 from lethe.models.gallery import png
 from lethe.models.reader import Reader
-from lethe.models.weights import Form, rounded, write
+from lethe.models.weights import Form, InItsForm
 
 FAKES = 1000      # samples that coverage and membership look at                              [ours]
 NEAREST = 5       # k of the coverage                                                         [Naeem et al. 2020]
@@ -40,7 +38,7 @@ NAMES: dict[Player, tuple[str, ...]] = {"generator": ("generator", "G", "netG", 
                                         "discriminator": ("discriminator", "D", "netD", "critic", "disc")}
 
 
-class GAN(GanTask):
+class GAN(InItsForm, GanTask):
     """Columns: `x` [n, …] (bytes, or floats in the generator's range) and `y` [n] class numbers.
 
     reader   the user's classifier      parts  name of each player's module, where it is none of the usual ones
@@ -167,12 +165,8 @@ class GAN(GanTask):
             shown.append({"kind": "image", "caption": "samples of the same noise", "before": drawn[0], "after": drawn[1]})
         return shown[: max(1, limit)]
 
-    def save_model(self, model: nn.Module, folder: Path) -> None:
-        write(model.cpu(), self.form, folder)
-        (folder / "lethe.json").write_text(json.dumps({"family": self.family, **self._parts}) + "\n", encoding="utf-8")
-
-    def deliverable(self, model: nn.Module) -> nn.Module:
-        return rounded(model, self.form)
+    def about(self) -> dict[str, Any]:
+        return {str(player): name for player, name in self._parts.items()}
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Columns, shapes, and which classes are to go, before any work starts."""

@@ -10,9 +10,7 @@ What is hidden is drawn anew for each example, by a seed: all models complete th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,13 +25,13 @@ from lethe.errors import DataError, ModelError, OutputShape
 from lethe.models.gallery import png
 from lethe.models.image_to_image.hiding import Hide, hidden
 from lethe.models.reader import Reader
-from lethe.models.weights import Form, rounded, write
+from lethe.models.weights import Form, InItsForm
 
 NAMES = ("encoder", "E", "netE", "enc")
 SHOWN = 12   # pictures of a row on the page
 
 
-class ImageToImage(ImageToImageTask):
+class ImageToImage(InItsForm, ImageToImageTask):
     """Columns: `image` [n, C, H, W] (bytes, or floats in [0, 1]) and `y` [n] class numbers.
 
     reader   the user's classifier of pictures      encoder  name of the encoder's module, where it is none of the usual ones
@@ -166,13 +164,8 @@ class ImageToImage(ImageToImageTask):
                           "after": pictures[1]})
         return shown
 
-    def save_model(self, model: nn.Module, folder: Path) -> None:
-        write(model.cpu(), self.form, folder)
-        about = {"family": self.family, "encoder": self._encoder, "hidden": self.hide.kind, "share": self.hide.share}
-        (folder / "lethe.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-
-    def deliverable(self, model: nn.Module) -> nn.Module:
-        return rounded(model, self.form)
+    def about(self) -> dict[str, Any]:
+        return {"encoder": self._encoder, "hidden": self.hide.kind, "share": self.hide.share}
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Columns, shapes, and whether the model takes a mask and draws pictures of the size of the data."""
