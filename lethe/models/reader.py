@@ -14,7 +14,7 @@ from lethe.core.modules import evaluating, seeded
 from lethe.core.seeds import generator
 from lethe.core.split import Split, concat, pixels
 from lethe.data.context import Context
-from lethe.errors import ModelError
+from lethe.errors import DataError, ModelError
 from lethe.models.load import factory, loaded
 
 STEPS, WIDTH, LR = 400, 128, 2e-3   # of the classifier that is trained here                            [ours]
@@ -49,6 +49,13 @@ class Reader:
         finally:
             handle.remove()
         return logits.float(), torch.cat(caught).float()
+
+    def require_class(self, most: int, some: Tensor, where: str) -> None:
+        """DataError unless it knows class `most`; some samples to ask it, and what it is to see the class in, for the message."""
+        count = self.read(some)[0].shape[1]
+        if most >= count:
+            raise DataError(f"class {most} stands in the data, and the classifier knows {count} classes, so it can never see it "
+                            f"in a {where}; nothing was started. Provide a classifier of all classes as model.reader.")
 
 
 def of_data(splits: Mapping[str, Split]) -> Reader:

@@ -25,7 +25,7 @@ from lethe.core.modules import evaluating
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Batch, Split, concat, pixels, require_columns
 from lethe.core.task import Recipe, recipe_options
-from lethe.errors import DataError, ModelError, OutputShape
+from lethe.errors import ModelError, OutputShape
 from lethe.models.answer import Returns, logits_of
 from lethe.models.gallery import png
 from lethe.models.reader import Reader
@@ -198,10 +198,7 @@ class GAN(InItsForm, GanTask):
         if not torch.isfinite(found).all() or found.shape != (len(some),):
             raise ModelError(f"the discriminator returns {tuple(found.shape)} with values that are no numbers for {len(some)} "
                              "real examples; nothing was started. Check its weights.")
-        count, most = self.read(pixels(some.x)).shape[1], max((int(y) for y in (*self.undesired, int(some.y.max()))), default=0)
-        if most >= count:
-            raise DataError(f"class {most} stands in the data, and the classifier knows {count} classes, so it can never see it "
-                            "in a sample; nothing was started. Provide a classifier of all classes as model.reader.")
+        self.reader.require_class(max((*self.undesired, int(some.y.max()))), pixels(some.x), "sample")
 
 
 def _found(model: nn.Module, player: Player) -> str:

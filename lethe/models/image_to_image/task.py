@@ -201,10 +201,7 @@ class ImageToImage(InItsForm, ImageToImageTask):
             if not self.codes(original, some):
                 raise ModelError(f"{self._encoder} returns no tensor, so there are no codes to hold on to; nothing was started. "
                                  "Name the module whose output the decoder draws from: model.encoder.")
-        count, most = self.read(pixels(some.image)).shape[1], int(some.y.max())
-        if most >= count:
-            raise DataError(f"class {most} stands in the data, and the classifier knows {count} classes, so it can never see it "
-                            "in a picture; nothing was started. Provide a classifier of all classes as model.reader.")
+        self.reader.require_class(int(some.y.max()), pixels(some.image), "picture")
 
 
 def tensors(returned: Any) -> list[Tensor]:
