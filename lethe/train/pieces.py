@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import nn
 
@@ -15,12 +16,13 @@ from lethe.train.terms import Term
 ACTIVATIONS = 0.1   # of the model's bytes, that a backward pass may keep of sequences on the CPU           [ours]
 
 
-def token_bytes(loop: Session, model: nn.Module, term: Term, one: Batch) -> float:
+def token_bytes(loop: Session, model: nn.Module, term: Term, draw: Callable[[], Batch]) -> float:
     """Bytes that a token of this term leaves for the backward pass, where its batches may be cut for them: sequences on the CPU,
-    of a model that is large. 0 elsewhere. one: an example of the term."""
+    of a model that is large. 0 elsewhere. draw: a batch of the term, asked for only where it is looked at."""
     weights = list(model.parameters())
     if term.split.lengths is None or term.coupled or loop.distribution.size > 1 or not is_large(weights):
         return 0.0
+    one = draw().part(slice(0, 1))
     with loop.autocast():
         kept = kept_bytes(lambda: term.loss(model, one), weights)
     return kept / one.columns[next(iter(term.split.padding))].shape[1]

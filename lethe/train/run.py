@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -128,7 +129,7 @@ class Run:
             if self.spacing <= self.total:
                 self.watch.ready()
         self._train_mode()
-        self.token_bytes = {name: token_bytes(loop, self.model, term, self._batch(name, 0).part(slice(0, 1)))
+        self.token_bytes = {name: token_bytes(loop, self.model, term, partial(self._batch, name, 0))
                             for name, term in self.terms.items()}
         loop.original_leaves()
 
