@@ -36,7 +36,7 @@ from lethe.train.distribute import full
 from lethe.train.modifiers import Choice, resolve
 from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.average.last import Last
-from lethe.train.modifiers.combine import Combine, takes_steps
+from lethe.train.modifiers.combine import Member, takes_steps
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Adds, Selection, Where
 from lethe.train.modifiers.where.all import All
@@ -189,7 +189,7 @@ class Loop(Session):
         clip: float | None = None, schedule: Schedule = "constant", warmup: int = 0,
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
-        combine: Combine | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
+        combine: Member | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
         batch_norm: BatchNorm | None = None, augment: bool = False, until: Callable[[nn.Module], bool] | None = None,
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
@@ -274,7 +274,7 @@ class Loop(Session):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _plain_steps(self, member: Combine) -> tuple[Optimiser, float, None]:
+    def _plain_steps(self, member: Member) -> tuple[Optimiser, float, None]:
         """What steps as `member` says, and no other way: an optimiser, its momentum, and no clip."""
         self._once(f"combine: {type(member).__name__} takes the steps, so optimiser, momentum and clip do not count")
         return "sgd", 0.0, None

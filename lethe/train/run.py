@@ -22,7 +22,7 @@ from lethe.errors import Diverged
 from lethe.train import optimise
 from lethe.train.distribute import full
 from lethe.train.modifiers.average import Average
-from lethe.train.modifiers.combine import Combine, Remembers
+from lethe.train.modifiers.combine import Combine, Member, Remembers
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.order import Order
 from lethe.train.pieces import cut, pieces, token_bytes
@@ -53,7 +53,7 @@ class Run:
     penalty: Callable[[nn.Module, float], Tensor] | None
     augment: bool
     batch_norm: BatchNorm
-    combine: Combine
+    combine: Member
     weigh: Weigh
     average: Average
     watch: Watch | None
@@ -116,8 +116,8 @@ class Run:
             name: Order(term.split, self.size[name], loop.seed, self.call, name) for name, term in self.terms.items()
         }
         self.memory: dict[str, Tensor] = {}
-        if isinstance(self.combine, Remembers):
-            self.combine = self.combine.recalling(self.params, self.memory)
+        self.stepper: Combine = (self.combine.recalling(self.params, self.memory) if isinstance(self.combine, Remembers)
+                                 else self.combine)
         self.seen: dict[str, list[Any]] = {name: [torch.zeros(()), 0] for name in self.terms}   # sum of losses, count
         self.rng = torch.Generator()
         self.touched: set[str] = set()
@@ -191,7 +191,7 @@ class Run:
                 params, lambda: self._backward({name: batches[name] for name in names}, share)
             )
 
-        self.combine.step(list(batches), gradients, self._apply)
+        self.stepper.step(list(batches), gradients, self._apply)
 
     def _batch(self, name: str, step: int) -> Batch:
         """The whole batch of a term; every process draws the same and then takes its part."""

@@ -12,7 +12,7 @@ from lethe.core.engine import Loss, Term
 from lethe.errors import RequestError
 from lethe.train.modifiers import Choice, resolve
 from lethe.train.modifiers.average import Average
-from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.combine import Member
 from lethe.train.modifiers.perturb import Perturb
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Where
@@ -26,12 +26,12 @@ class Modifiers:
     """The four questions that any method can be combined with, and the weights of examples."""
 
     where: Where
-    combine: Combine | None    # None: the method's choice
+    combine: Member | None     # None: the method's choice
     perturb: Perturb
     average: Average
     weigh: Weigh | None        # None: the method's choice
 
-    def __init__(self, where: Where | Choice = "all", combine: Combine | Choice | None = None, perturb: Perturb | Choice = "none",
+    def __init__(self, where: Where | Choice = "all", combine: Member | Choice | None = None, perturb: Perturb | Choice = "none",
                  average: Average | Choice = "last", weigh: Weigh | Choice | None = None) -> None:
         """Members, or their names, or {name: …, option: …}."""
         self.where = resolve("where", where)

@@ -14,7 +14,7 @@ from lethe.core.catalogue import SEAMS, entries, load
 from lethe.core.config import build
 from lethe.errors import RequestError, UnknownKey, nearest, unknown_name
 from lethe.train.modifiers.average import Average
-from lethe.train.modifiers.combine import Combine
+from lethe.train.modifiers.combine import Combine, Member
 from lethe.train.modifiers.perturb import Perturb
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Where
@@ -33,7 +33,7 @@ def members(seam: str) -> dict[str, type]:
 @overload
 def resolve(seam: Literal["where"], value: Where | Choice) -> Where: ...
 @overload
-def resolve(seam: Literal["combine"], value: Combine | Choice) -> Combine: ...
+def resolve(seam: Literal["combine"], value: Member | Choice) -> Member: ...
 @overload
 def resolve(seam: Literal["perturb"], value: Perturb | Choice) -> Perturb: ...
 @overload

@@ -3,7 +3,7 @@
     step(terms, gradients, apply)
 
 `gradients(names)` returns the gradient of the weighted sum of these terms, `apply` takes one optimiser step with it. A member
-that keeps something from step to step (an average, a multiplier) also has
+that keeps something from step to step (an average, a multiplier) has, beside it or in its place,
 
     recalling(params, memory)
 
@@ -42,15 +42,24 @@ class Remembers(Protocol):
         ...
 
 
-def takes_steps(member: Combine, terms: Sequence[str]) -> bool:
+Member = Combine | Remembers   # what a run is given: it takes the steps, or says what takes them
+
+
+def takes_steps(member: Member, terms: Sequence[str]) -> bool:
     """Whether what it applies to these terms is the step, so that the method's optimiser and clip have no part in it."""
     return len(terms) > 1 and bool(getattr(member, "takes_steps", False))
 
 
-def apart(terms: Sequence[str], term: str, gradients: Ask) -> tuple[Gradients, Gradients]:
-    """The gradient of one of several terms (of the first where none is called so), and that of all the others."""
+def sides(terms: Sequence[str], term: str) -> tuple[list[str], list[str]]:
+    """One of several terms (the first where none is called so), and all the others."""
     own = term if term in terms else terms[0]
-    return gradients([own]), gradients([other for other in terms if other != own])
+    return [own], [other for other in terms if other != own]
+
+
+def apart(terms: Sequence[str], term: str, gradients: Ask) -> tuple[Gradients, Gradients]:
+    """The gradients of the two `sides`."""
+    own, others = sides(terms, term)
+    return gradients(own), gradients(others)
 
 
 def inner(one: Gradients, other: Gradients) -> Tensor:

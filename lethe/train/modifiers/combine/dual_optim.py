@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from lethe.core.config import Fraction, NonNegative, config
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory
+from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, sides
 
 EPS = 1e-8
 
@@ -43,11 +43,6 @@ class DualOptim:
     def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
         return _Recalling(self, params, memory)
 
-    def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        if len(terms) > 1:
-            raise AssertionError("a run asks for `recalling` first")
-        apply(gradients(terms))
-
 
 @dataclass(frozen=True)
 class _Recalling:
@@ -60,9 +55,9 @@ class _Recalling:
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
         if len(terms) < 2:
             return apply(gradients(terms))
-        own = self.cfg.first if self.cfg.first in terms else terms[0]
-        apply([self.cfg.ratio * d for d in self._directions("own", gradients([own]))])
-        apply(self._directions("others", gradients([name for name in terms if name != own])))
+        own, others = sides(terms, self.cfg.first)
+        apply([self.cfg.ratio * d for d in self._directions("own", gradients(own))])
+        apply(self._directions("others", gradients(others)))
 
     def _directions(self, side: str, found: Gradients) -> Gradients:
         """(m̂ + m̂_b) / (√|v̂ + v̂_b| + ε) for the gradients of one side; its moments and the shared ones go on."""

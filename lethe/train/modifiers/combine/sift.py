@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, config
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory
+from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, sides
 
 
 @config
@@ -33,11 +33,6 @@ class Sift:
 
     def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
         return _Recalling(self, params, memory)
-
-    def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        if len(terms) > 1:
-            raise AssertionError("a run asks for `recalling` first")
-        apply(gradients(terms))
 
 
 def msign(matrix: Tensor) -> Tensor:
@@ -80,9 +75,9 @@ class _Recalling:
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
         if len(terms) < 2:
             return apply(gradients(terms))
-        own = self.cfg.first if self.cfg.first in terms else terms[0]
-        mine = self._momenta("own", gradients([own]))
-        theirs = self._momenta("others", gradients([name for name in terms if name != own]))
+        own, others = sides(terms, self.cfg.first)
+        mine = self._momenta("own", gradients(own))
+        theirs = self._momenta("others", gradients(others))
         apply([direction(b, a, self.cfg.rank) for a, b in zip(mine, theirs, strict=True)])
 
     def _momenta(self, side: str, found: Gradients) -> Gradients:
