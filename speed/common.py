@@ -18,20 +18,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lethe.core.files import write_json
 
 RESULTS = Path(__file__).with_name("results.json")
 
 
+def spent(function: Callable[[], Any], device: str = "cpu") -> dict[str, float]:
+    """What one call takes: `wall` and `cpu` seconds and, on a GPU, which is waited for, the most megabytes there (`memory`)."""
+    if gpu := on_gpu(device):
+        torch.cuda.empty_cache()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    if gpu:
+        torch.cuda.synchronize()
+    took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    return {**took, "memory": torch.cuda.max_memory_allocated() / 1e6} if gpu else took
+
+
+def on_gpu(device: str) -> bool:
+    """Whether it is one whose memory torch counts."""
+    return torch.device(device).type == "cuda"
+
+
 def timed(function: Callable[[], Any]) -> Callable[[], float]:
     """`function` as a measurement: the wall seconds of one call."""
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        function()
-        return time.perf_counter() - began
-
-    return seconds
+    return lambda: spent(function)["wall"]
 
 
 def measure(

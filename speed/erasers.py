@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +27,7 @@ from lethe.models.diffusion.open import Diffusion, text_to_image
 from lethe.models.diffusion.pipeline import require_diffusers
 from lethe.train.settings import Settings
 from speed._pipelines import stable_diffusion
-from speed.common import compared, save
+from speed.common import compared, on_gpu, save, spent
 
 CONCEPT, REST, KEPT = "a red disk", "a red", "a blue cross"
 SIZES: dict[str, dict[str, Any]] = {"tiny": {"pixels": 64, "blocks": (32, 64, 64, 64), "width": 64, "layers": 2},
@@ -146,19 +145,6 @@ def tasks(size: str, folder: Path) -> Iterator[Diffusion]:
         yield text_to_image(folder, "disk", [KEPT], [CONCEPT], images=pictures, steps=SAMPLER)
 
 
-def spent(device: str, run: Callable[[], object]) -> tuple[float, float]:
-    """(seconds, largest memory in GB; 0 without an accelerator)."""
-    if device != "cpu":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began, torch.cuda.max_memory_allocated() / 1e9 if device != "cpu" else 0.0
-
-
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -170,32 +156,36 @@ def main() -> None:
     with TemporaryDirectory() as place:
         fresh = tasks(asked.size, Path(place) / "pipe")
         for name, options in OURS.items():
-            rows: dict[str, list[tuple[float, float]]] = {"ours": [], "plain": []}
+            rows: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
             for k in range(asked.repeats + 1):   # the first loads what the process lacks
                 task = next(fresh)
                 plain = Plain(task, asked.device, BATCH)
-                found = spent(asked.device, getattr(plain, name))
+                found = spent(getattr(plain, name), asked.device)
                 del plain, task
                 own = dict(options)
                 mine, task = own.pop("method", name), next(fresh)
-                ours = spent(asked.device, lambda task=task, mine=mine, own=own: forget(
-                    task, mine, settings=Settings(device=asked.device), progress=False, **own))
+                ours = spent(lambda task=task, mine=mine, own=own: forget(
+                    task, mine, settings=Settings(device=asked.device), progress=False, **own), asked.device)
                 if k:
                     rows["ours"].append(ours)
                     rows["plain"].append(found)
             report(f"erasers.{name}.{asked.size}", rows, asked)
 
 
-def report(name: str, rows: dict[str, list[tuple[float, float]]], asked: argparse.Namespace) -> None:
-    seconds, memory = ({side: [row[i] for row in found] for side, found in rows.items()} for i in (0, 1))
-    command = f"python -m speed.erasers --size {asked.size} --device {asked.device}"
-    card = "" if asked.device == "cpu" else torch.cuda.get_device_name()
-    results = [compared(name, seconds["ours"], seconds["plain"], what=f"{STEPS} steps of {BATCH} points", at_least=2.0,
-                        against="the plain way")]
-    if card:
-        results.append(compared(f"{name}.memory", memory["ours"], memory["plain"], what="memory as a share", at_most=0.6,
-                                against="the plain way"))
-    save(*({**result, "command": command, "device": card or "cpu"} for result in results))
+def report(name: str, rows: dict[str, list[dict[str, float]]], asked: argparse.Namespace) -> None:
+    gpu = on_gpu(asked.device)
+    detail: dict[str, Any] = {"command": f"python -m speed.erasers --size {asked.size} --device {asked.device}",
+                              "device": torch.cuda.get_device_name() if gpu else "cpu", "against": "the plain way"}
+
+    def column(side: str, key: str) -> list[float]:
+        return [row[key] for row in rows[side]]
+
+    results = [compared(name, column("ours", "wall"), column("plain", "wall"), what=f"{STEPS} steps of {BATCH} points",
+                        at_least=2.0, **detail)]
+    if gpu:
+        results.append(compared(f"{name}.memory", column("ours", "memory"), column("plain", "memory"),
+                                what="memory as a share", at_most=0.6, **detail))
+    save(*results)
 
 
 if __name__ == "__main__":

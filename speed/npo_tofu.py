@@ -32,7 +32,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from torch import Tensor, nn
 from lethe.core.split import Batch, Split
 from lethe.errors import RequestError
 from lethe.train.order import Order
-from speed.common import compared, save
+from speed.common import compared, save, spent
 
 FORGET, BATCH, SEED = 200, 16, 0       # the last 200 rows are forget05; examples of each of forget and retain per step
 BETA, ALPHA, LR, DECAY = 0.1, 1.0, 1e-4, 0.01
@@ -159,11 +158,10 @@ def alone(way: str, folder: Path) -> dict[str, Any]:
     tokenizer, forget, retain = load(folder)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     held = [fresh(tokenizer)]
-    wall, cpu = time.perf_counter(), time.process_time()
-    losses = WAYS[way](held.pop(), tokenizer, forget, retain)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    losses: dict[str, list[float]] = {}
+    took = spent(lambda: losses.update(WAYS[way](held.pop(), tokenizer, forget, retain)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"cpu": cpu, "wall": wall, "memory": peak - resident, "losses": losses}
+    return {**took, "memory": peak - resident, "losses": losses}
 
 
 # -- the bound ---------------------------------------------------------------------------------------------------------

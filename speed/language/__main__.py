@@ -7,7 +7,7 @@ users run it; the time of its steps alone, without what is asked of the original
 
 seconds  of the whole way: on a device wall time, which is waited for; on the CPU processor time of one thread
 memory   the most that was allocated on the device (`torch.cuda.max_memory_allocated`); on the CPU it is measured by
-         `tests/models/lm/memory_of.py`, each way in a process of its own
+         `tests/work/memory_of.py`, each way in a process of its own
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lethe.api import forget
 from lethe.core.events import Ended, Event, Started
 from lethe.methods.lm.rmu import default_layer
 from lethe.train.settings import Precision, Settings
-from speed.common import RESULTS, compared, save
+from speed.common import RESULTS, compared, on_gpu, save, spent
 from speed.language import plain
 from speed.language.world import SIZES, World
 
@@ -86,24 +86,10 @@ def theirs(world: World, method: str, form: str, device: str, precision: Precisi
 def watched(run: Callable[[], None], device: str) -> Found:
     """Seconds of a call and, on a device, the megabytes that it took there."""
     gc.collect()
-    if not on_gpu(device):
-        began = time.process_time()
-        run()
-        return {"seconds": time.process_time() - began}
-    torch.cuda.empty_cache()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    if (before := torch.cuda.memory_allocated()) > 2**28:
+    if on_gpu(device) and (before := torch.cuda.memory_allocated()) > 2**28:
         raise RuntimeError(f"{before / 1e6:.0f} MB were still on the device before the run, so its peak would be wrong")
-    began = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return {"seconds": time.perf_counter() - began, "memory": torch.cuda.max_memory_allocated() / 1e6}
-
-
-def on_gpu(device: str) -> bool:
-    """Whether it is one whose memory torch counts."""
-    return torch.device(device).type == "cuda"
+    took = spent(run, device)
+    return took | {"seconds": took["wall" if on_gpu(device) else "cpu"]}
 
 
 def case(world: World, method: str, form: str, given: argparse.Namespace) -> list[dict[str, Any]]:
