@@ -115,8 +115,8 @@ def batches(cfg: Scissorhands, task: Task, loop: Loop, count: int, purpose: str)
 def trim(cfg: Scissorhands, task: Task, loop: Loop, model: nn.Module) -> None:
     """Draw anew what the forget set is most sensitive to."""
     moving = loop.selected(model)
-    layers = [path for path, m in model.named_modules() if isinstance(m, nn.Module) and getattr(m, "weight", None) is not None
-              and m.get_parameter("weight").dim() > 1]
+    layers = [path for path, m in model.named_modules()
+              if isinstance(weight := getattr(m, "weight", None), nn.Parameter) and weight.dim() > 1]
     names = [f"{path}.{key}".lstrip(".") for path in layers for key in ("weight", "bias")]
     trimmed = {name: moving[name] for name in names if name in moving}
     scores = {name: torch.zeros_like(p) for name, p in trimmed.items()}
