@@ -374,6 +374,7 @@ class Loop(Session):
                 joined[name] = mask & joined[name] if name in joined else mask
         return {name: self.distribution.like(mask, moving[name]) for name, mask in joined.items()}
 
+
 def _named(modifier: Any) -> list[Any]:
     return [type(modifier).__name__, plain(modifier)]
 

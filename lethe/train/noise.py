@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -29,10 +29,11 @@ class Noisy:
     secret: int
     where: Mapping[str, Tensor]
     like: Callable[[Tensor, Tensor], Tensor]
-    named: str = field(init=False, default="")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "named", hashlib.sha256(f"{self.secret} {self.sigma!r}".encode()).hexdigest())
+    @property
+    def named(self) -> str:
+        """A name that tells rules apart and gives no secret away."""
+        return hashlib.sha256(f"{self.secret} {self.sigma!r}".encode()).hexdigest()
 
     def over(self, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
         """The rule on these parameters."""
