@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,10 +64,16 @@ class Plain:
             p.requires_grad_(chosen(name))
         return torch.optim.Adam([p for p in self.network.parameters() if p.requires_grad], lr=1e-5)
 
-    def steps(self, optimiser: torch.optim.Optimizer, loss: Callable[[int], Tensor], count: int) -> None:
-        for i in range(count):
+    def steps(self, optimiser: torch.optim.Optimizer, loss: Callable[[int], Tensor], mask: Mapping[str, Tensor] | None = None
+              ) -> None:
+        """Of the weights that a mask names, only what it lets through moves."""
+        masked = [(self.network.get_parameter(name), kept) for name, kept in (mask or {}).items()]
+        for i in range(STEPS):
             optimiser.zero_grad()
             loss(i).backward()
+            for p, kept in masked:
+                if p.grad is not None:
+                    p.grad *= kept
             optimiser.step()
 
     def esd(self) -> None:
@@ -85,7 +91,7 @@ class Plain:
                 base, aimed = teacher(before, t, empty).sample, teacher(before, t, concept).sample
             return mse_loss(self.network(before, t, concept).sample, base - (aimed - base))
 
-        self.steps(optimiser, loss, STEPS)
+        self.steps(optimiser, loss)
 
     def mim(self) -> None:
         """Alignment with the prediction for the empty prompt on noised pictures."""
@@ -97,7 +103,7 @@ class Plain:
                 aimed = teacher(x, t, self.text("", BATCH)).sample
             return mse_loss(self.network(x, t, self.text(CONCEPT, BATCH)).sample, aimed)
 
-        self.steps(optimiser, loss, STEPS)
+        self.steps(optimiser, loss)
 
     def salun(self) -> None:
         """The mask by two sorts of all gradients, then retained pictures beside forgotten ones with another prompt's target."""
@@ -110,13 +116,7 @@ class Plain:
             said = self.network(x, t, self.text(CONCEPT, BATCH)).sample
             return kept + mse_loss(said, self.network(x, t, self.text(KEPT, BATCH)).sample.detach())
 
-        for i in range(STEPS):
-            optimiser.zero_grad()
-            loss(i).backward()
-            for name, p in self.network.named_parameters():
-                if p.grad is not None:
-                    p.grad *= mask[name]
-            optimiser.step()
+        self.steps(optimiser, loss, mask)
 
     def mask(self) -> dict[str, Tensor]:
         for i in range(self.pictures // BATCH):
