@@ -103,16 +103,23 @@ def orders(forget: Split, retain: Split) -> tuple[int, Order, Order]:
 def lethe(original: nn.Module, tokenizer: Any, forget: Split, retain: Split) -> dict[str, list[float]]:
     """NPO as Lethe does it. Losses of every step."""
     from lethe.core import catalogue
+    from lethe.core.events import Event, Logged
     from lethe.models.lm.open import Language
     from lethe.train.loop import Loop, Settings
 
     npo = catalogue.load("methods", "npo")
     task = Language(original, {"forget": forget, "retain": retain}, tokenizer)
     del original
-    loop = Loop(task.granted(npo.needs), Settings(seed=SEED))
+    lines: list[Logged] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Logged):
+            lines.append(event)
+
+    loop = Loop(task.granted(npo.needs), Settings(seed=SEED), listener=hear)
     cfg = npo.config(beta=BETA, alpha=ALPHA, lr=LR, epochs=1, warmup=0, batch_size=BATCH, weight_decay=DECAY)
     npo.run(cfg, task.granted(npo.needs), loop)
-    return {name: [line[name] for line in loop.journal.lines] for name in ("forget", "retain")}
+    return {name: [line.losses[name] for line in lines] for name in ("forget", "retain")}
 
 
 def plain(original: nn.Module, tokenizer: Any, forget: Split, retain: Split) -> dict[str, list[float]]:
