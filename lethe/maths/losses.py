@@ -1,4 +1,5 @@
-"""Losses and divergences shared by several families, as pure functions of tensors. All reduce to one value per example."""
+"""Losses and divergences shared by several families, as pure functions of tensors. One value per example, or per
+token."""
 
 from __future__ import annotations
 
@@ -50,6 +51,15 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def squared_distance(p: Tensor, q: Tensor) -> Tensor:
     """Mean squared difference over all but the first dimension.  [n, ...], [n, ...] -> [n]"""
     return (p.float() - q.float()).pow(2).flatten(1).mean(1)
+
+
+def uniform_tokens(logits: Tensor) -> Tensor:
+    """KL(uniform ‖ softmax(z)) in nats, 0 where the logits are equal.  [..., V] -> [...]
+
+    uniform_tokens([ln 3, 0, 0]) = ln 5 − ln 3 − (ln 3)/3 = 0.144621.
+    """
+    logp = logits.float().log_softmax(-1)
+    return -logp.mean(-1) - torch.tensor(float(logits.shape[-1])).log().to(logp.device)
 
 
 def npo_loss(logp: Tensor, logp0: Tensor, beta: float) -> Tensor:

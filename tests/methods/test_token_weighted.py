@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import lethe
 from lethe.core.split import Split
-from lethe.methods.lm.token_weighted import ceu_tokens, masc_tokens, satimp_tokens, undial_tokens, uniform_tokens, wga_tokens
+from lethe.maths.losses import uniform_tokens
+from lethe.methods.lm.token_weighted import ceu_tokens, masc_tokens, satimp_tokens, undial_tokens, wga_tokens
 
 LN3 = torch.tensor([math.log(3), 0.0, 0.0])
 STEP = 3.0

@@ -20,6 +20,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.answers import answered, counted
+from lethe.maths.losses import uniform_tokens
 from lethe.train.loop import Loop
 from lethe.train.tuning import Tuned, tuned
 
@@ -133,15 +134,6 @@ def ceu_tokens(logits: Tensor, labels: Tensor) -> Tensor:
     logits = logits.float()
     target = logits.detach().scatter(-1, labels.unsqueeze(-1), float("-inf")).softmax(-1)
     return -(target * logits.log_softmax(-1)).sum(-1)
-
-
-def uniform_tokens(logits: Tensor) -> Tensor:
-    """KL(uniform ‖ softmax(z)) in nats, 0 where the logits are equal.  [..., V] -> [...]
-
-    uniform_tokens([ln 3, 0, 0]) = ln 5 − ln 3 − (ln 3)/3 = 0.144621.
-    """
-    logp = logits.float().log_softmax(-1)
-    return -logp.mean(-1) - torch.tensor(float(logits.shape[-1])).log().to(logp.device)
 
 
 def undial_tokens(logits: Tensor, teacher: Tensor, labels: Tensor, lower: float) -> Tensor:
