@@ -40,3 +40,13 @@ def fold(model: nn.Module) -> nn.Module:
             release(place for _, place in places)
             model.set_submodule(name, base)
     return model
+
+
+def unadapted(model: nn.Module) -> nn.Module:
+    """The model as it is with its low-rank adapters taken off, in place."""
+    for name, module in list(model.named_modules()):
+        if isinstance(base := getattr(module, "base_layer", None), nn.Module):
+            model.set_submodule(name, base)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model

@@ -6,7 +6,7 @@ sequence) and the family's own model files. It is written whole or not at all, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from lethe.train.loop import Loop, Term
 
 State = dict[str, Tensor]
 Stages = dict[tuple[int, int, int], State]   # (shard, sequence, stage from 1) -> tensors
+BASE = "base.safetensors"
 
 
 class InParts(Protocol):
@@ -41,7 +42,7 @@ class InParts(Protocol):
 
 @dataclass(frozen=True)
 class Sliced:
-    """base: state dict where every shard starts; stages: the tensors after each stage."""
+    """base: state dict where every shard starts, empty where that is a model of its own; stages: the tensors after each stage."""
 
     manifest: Manifest
     base: State
@@ -54,7 +55,8 @@ class Sliced:
 
     def save(self, folder: Path, model: nn.Module, write: Callable[[nn.Module, Path], None]) -> None:
         """Write all of it into an empty folder; `write` puts the served model there."""
-        save_tensors(folder / "base.safetensors", {f"base/{name}": value for name, value in self.base.items()}, {})
+        if self.base:
+            save_tensors(folder / BASE, {f"base/{name}": value for name, value in self.base.items()}, {})
         for k, b in sorted({(k, b) for k, b, _ in self.stages}):
             mine = {f"stage-{t}/{name}": value for (shard, sequence, t), state in self.stages.items()
                     if (shard, sequence) == (k, b) for name, value in state.items()}
@@ -84,7 +86,8 @@ def described(folder: Path, method: str, task: Task) -> Manifest:
 def opened(folder: Path, method: str, task: Task) -> Sliced:
     """The model in a folder, after every check."""
     found = described(folder, method, task)
-    base = {name.removeprefix("base/"): value for name, value in load_tensors(folder / "base.safetensors")[0].items()}
+    held = load_tensors(folder / BASE)[0] if (folder / BASE).exists() else {}
+    base = {name.removeprefix("base/"): value for name, value in held.items()}
     stages: Stages = {}
     for path in sorted((folder / "stages").glob("*.safetensors")):
         tensors, about = load_tensors(path)
@@ -164,6 +167,32 @@ def train_stage(loop: Loop, task: Task, model: nn.Module, split: Split, seed: in
     loop.cost.steps += own.cost.steps
     loop.cost.examples += own.cost.examples
     return model
+
+
+def deleted(state: Sliced, ids: Sequence[object], retained: Split | None, train: Callable[[Sliced, int, Split], None]
+            ) -> tuple[Sliced, list[int]]:
+    """(what is left without these records, the dead shards that were trained again).
+
+    train  puts all stages of a shard into a state, from the retained records; without these dead shards stay dead
+    """
+    after = state.manifest.without(ids)
+    left = state.sound(after)
+    holding = {shard for shard, _ in after.records.values()}
+    dead = [shard for shard in sorted(holding) if not after.surviving(shard)[1]]
+    if not dead or retained is None:
+        return left, []
+    left = Sliced(after.retrained(dead), left.base, left.stages)
+    for shard in dead:
+        train(left, shard, retained)
+    return left, dead
+
+
+def silence(known: Manifest, loop: Loop) -> int:
+    """How many shards are out of service; a reader is told."""
+    silent = sum(not known.surviving(shard)[1] for shard in range(len(known.hit)))
+    if silent:
+        loop.notes.append(f"{silent} of {len(known.hit)} shards are out of service until they are trained again")
+    return silent
 
 
 def state_of(model: nn.Module) -> State:

@@ -6,10 +6,12 @@ Bourtoule et al. (2021), arXiv:1912.03817 (shards and slices); Chowdhury et al. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from lethe.core.seeds import derive
+from lethe.errors import RequestError
 
 Sequences = list[list[int]]
 STEEPNESS = 100   # t of the score: how strongly likely deletions are kept away from the front   [official code]
@@ -49,6 +51,31 @@ def matched(probabilities: Sequence[float], budget: int, steepness: int = STEEPN
         for i, j in zip(*linear_sum_assignment(scaled, maximize=True), strict=True):
             sequences[i].append(int(j if allowed[i, j] else weight[i].argmax()))   # none is left for it alone: the best
     return sequences
+
+
+def groups(layers: Sequence[str], slices: int) -> list[list[str]]:
+    """Layers of each stage, the top ones first; with fewer layers than stages they are gone round again.
+
+    groups(["l1", "l2", "l3"], 2) == [["l2", "l3"], ["l1"]]
+    """
+    if len(layers) < slices:
+        return [[layers[-1 - t % len(layers)]] for t in range(slices)]
+    size, more = divmod(len(layers), slices)
+    sizes = [size + (t < more) for t in range(slices)]
+    ends = [len(layers) - sum(sizes[:t]) for t in range(slices)]
+    return [list(layers[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+
+
+def sequences(slices: int, budget: int, order: Literal["cyclic", "matched"] = "cyclic", probabilities: Sequence[float] = ()
+              ) -> Sequences:
+    """The orders in which the slices of a shard are learnt, `budget` of them. RequestError where that has no meaning."""
+    if budget > slices:
+        raise RequestError(f"method.budget = {budget} exceeds method.slices = {slices}: with every slice first once, "
+                           "more sequences serve no longer; nothing was trained. Lower the budget.")
+    if (order == "matched") != (len(probabilities) == slices):
+        raise RequestError(f"method.order = {order!r} with {len(probabilities)} probabilities for {slices} slices; "
+                           "nothing was trained. Set one per slice with order: matched, and none with cyclic.")
+    return matched(probabilities, budget) if order == "matched" else cyclic(slices, budget)
 
 
 def prefix(sequence: Sequence[int], hit: Iterable[int]) -> int:

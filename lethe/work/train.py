@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shlex
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     state = module.train(cfg, task, loop, records, base, given)
     served = module.served(state, base)
     with new_folder(output) as place:
-        state.save(place, served, task.save_model)
-        asked, foreign = bring(_next(request, name, cfg, state.manifest.details.get("head"), output), place, output.resolve())
+        state.save(place, served, getattr(module, "written", task.save_model))
+        model = getattr(module, "section", None) or (lambda model, whole: _ensemble(model, whole, cfg, state.manifest.details))
+        asked, foreign = bring(_next(request, name, cfg, model(request.model, output.resolve()), output), place, output.resolve())
         flag = " --allow-code" if foreign else ""
         command = f"lethe run {shlex.quote(str(output / 'request.yaml'))} 'forget={{ids: […]}}'{flag}"
         text = f"# Delete records from the model beside this file:  {command}\n"
@@ -89,17 +91,21 @@ def _records(opened: Opened) -> Split:
     return concat([opened.splits["retain"], opened.splits["forget"]], "train")
 
 
-def _next(request: Request, name: str, cfg: Any, head: str | None, output: Path) -> dict[str, Any]:
+def _ensemble(model: Mapping[str, Any], whole: Path, cfg: Any, details: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of a request with which an ensemble is read; model: that of a member."""
+    if "head" not in details:   # a model of another library: its pickles
+        return {**model, "saved": str(whole)}
+    built = {key: model[key] for key in ("zoo", "code", "options") if model.get(key)}
+    return {"code": "lethe.models.exact:ensemble", "options": {"members": cfg.shards, "head": details["head"], **built},
+            "head": details["head"], "weights": str(whole / "model.safetensors")}
+
+
+def _next(request: Request, name: str, cfg: Any, model: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """The request with which records are deleted from the new model: it lacks only `forget`."""
     asked: dict[str, Any] = plain(request)
-    whole = output.resolve()
-    built = {key: request.model[key] for key in ("zoo", "code", "options") if request.model.get(key)}
-    asked["model"] = {"code": "lethe.models.exact:ensemble", "options": {"members": cfg.shards, "head": head, **built},
-                      "head": head, "weights": str(whole / "model.safetensors")}
-    if head is None:   # a model of another library: its pickles
-        asked["model"] = {**request.model, "saved": str(whole)}
+    asked["model"] = dict(model)
     base = {"public_base": cfg.public_base} if hasattr(cfg, "public_base") else {}
-    asked["method"] = {"name": name, "trained": str(whole), **base}
+    asked["method"] = {"name": name, "trained": str(output.resolve()), **base}
     asked["audit"] = {**asked["audit"], "references": 0, "shadows": 0}
     asked["accept"] = sorted({*request.accept, "provenance"})   # its shares were split off before the training
     for key in ("recipe", "forget", "scenarios"):   # its training is no recipe: references would be trained otherwise

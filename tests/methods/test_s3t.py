@@ -18,7 +18,7 @@ from lethe.core.split import Split
 from lethe.errors import CheckpointCorrupted, DataError, LetheError, ModelError, NeedsUnmet, RequestError, StorageError
 from lethe.exact.ensemble import Ensemble
 from lethe.exact.sliced import Sliced
-from lethe.exact.slicing import prefix
+from lethe.exact.slicing import groups, prefix
 from lethe.methods.exact import s3t
 from lethe.models.classification.task import Classification
 from lethe.train.run import Run
@@ -47,9 +47,9 @@ def garbage(split: Split, where: list[int]) -> Split:
 def test_raised_and_groups_are_the_ones_of_the_docstrings() -> None:
     one = torch.ones(1, 1)
     assert s3t.raised(0 * one, 2 * one, 3 * one, 0.5).item() == 3.0
-    assert s3t.groups(["l1", "l2", "l3"], 2) == [["l2", "l3"], ["l1"]]
-    assert s3t.groups(["l1", "l10", "l11"], 3) == [["l11"], ["l10"], ["l1"]]     # modules, not parts of names
-    assert s3t.groups(["l1", "l2"], 5) == [["l2"], ["l1"], ["l2"], ["l1"], ["l2"]]
+    assert groups(["l1", "l2", "l3"], 2) == [["l2", "l3"], ["l1"]]
+    assert groups(["l1", "l10", "l11"], 3) == [["l11"], ["l10"], ["l1"]]     # modules, not parts of names
+    assert groups(["l1", "l2"], 5) == [["l2"], ["l1"], ["l2"], ["l1"], ["l2"]]
 
 
 def test_stages_move_only_their_own_adapters_and_the_head() -> None:

@@ -24,7 +24,7 @@ Deviations: no dropout on adapters. With fewer layers than stages the layers are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -40,24 +40,26 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Split, concat
 from lethe.core.view import missing
-from lethe.errors import ModelError, NeedsUnmet, RequestError
+from lethe.errors import ModelError, NeedsUnmet
 from lethe.exact.ensemble import Ensemble, assembled, require_last
 from lethe.exact.sliced import (
     Sliced,
     State,
     agreed,
+    deleted,
     guaranteed,
     opened,
     outcome_of,
     parts,
     planned,
     require_deletable,
+    silence,
     single,
     state_of,
     train_stage,
     union,
 )
-from lethe.exact.slicing import cyclic, matched
+from lethe.exact.slicing import groups, sequences
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
@@ -105,19 +107,6 @@ def raised(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     return weight + scale * (b @ a).view_as(weight)
 
 
-def groups(layers: Sequence[str], slices: int) -> list[list[str]]:
-    """Layers of each stage, the top ones first; with fewer layers than stages they are gone round again.
-
-    groups(["l1", "l2", "l3"], 2) == [["l2", "l3"], ["l1"]]
-    """
-    if len(layers) < slices:
-        return [[layers[-1 - t % len(layers)]] for t in range(slices)]
-    size, more = divmod(len(layers), slices)
-    sizes = [size + (t < more) for t in range(slices)]
-    ends = [len(layers) - sum(sizes[:t]) for t in range(slices)]
-    return [list(layers[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-
-
 def merged(base: State, stages: Iterable[State], scale: float) -> State:
     """The weights of a member after these stages: adapters added one after the other, the head of the last."""
     state = dict(base)
@@ -140,22 +129,11 @@ def train(cfg: S3T, task: HeadedTask, loop: Loop, records: Split, base: nn.Modul
                          "adapt; nothing was trained. Use method: sisa, or exact_head.")
     details = {"head": head, "groups": groups(layers, cfg.slices), "given": given}
     options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
-    plan = planned("s3t", options, records, sequences(cfg), loop.seed, details)
+    plan = planned("s3t", options, records, sequences(cfg.slices, cfg.budget, cfg.order, cfg.probabilities), loop.seed, details)
     made = Sliced(plan, state_of(base), {})
     for shard in range(cfg.shards):
         train_shard(cfg, made, shard, records, base, task, loop, "train")
     return made
-
-
-def sequences(cfg: S3T) -> list[list[int]]:
-    """The B orders in which the slices are learnt."""
-    if cfg.budget > cfg.slices:
-        raise RequestError(f"method.budget = {cfg.budget} exceeds method.slices = {cfg.slices}: with every slice first once, "
-                           "more sequences serve no longer; nothing was trained. Lower the budget.")
-    if (cfg.order == "matched") != (len(cfg.probabilities) == cfg.slices):
-        raise RequestError(f"method.order = {cfg.order!r} with {len(cfg.probabilities)} probabilities for {cfg.slices} slices; "
-                           "nothing was trained. Set one per slice with order: matched, and none with cyclic.")
-    return matched(cfg.probabilities, cfg.budget) if cfg.order == "matched" else cyclic(cfg.slices, cfg.budget)
 
 
 def train_shard(
@@ -204,21 +182,6 @@ def served(state: Sliced, base: nn.Module) -> Ensemble:
     return assembled(base, known.details["head"], members)
 
 
-def deleted(cfg: S3T, state: Sliced, ids: Sequence[object], retained: Split | None, base: nn.Module, task: HeadedTask, loop: Loop
-            ) -> tuple[Sliced, list[int]]:
-    """(what is left without these records, the dead shards that were trained again)."""
-    after = state.manifest.without(ids)
-    left = state.sound(after)
-    holding = {shard for shard, _ in after.records.values()}
-    dead = [shard for shard in sorted(holding) if not after.surviving(shard)[1]]
-    if not dead or retained is None or not cfg.retrain_dead:
-        return left, []
-    left = Sliced(after.retrained(dead), left.base, left.stages)
-    for shard in dead:
-        train_shard(cfg, left, shard, retained, base, task, loop, "again")
-    return left, dead
-
-
 def deletable(cfg: S3T, task: HeadedTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
@@ -242,14 +205,16 @@ def run(cfg: S3T, task: HeadedTask, loop: Loop) -> Outcome:
     after = state.manifest.without(ids)
     if retained is not None:
         state.manifest.require_retained(ids, retained.ids.tolist())
-    left, again = deleted(cfg, state, ids, retained, base, task, loop)
+
+    def again(now: Sliced, shard: int, kept: Split) -> None:
+        train_shard(cfg, now, shard, kept, base, task, loop, "again")
+
+    left, dead = deleted(state, ids, retained if cfg.retrain_dead else None, again)
     known = left.manifest
-    silent = [shard for shard in range(len(known.hit)) if not known.surviving(shard)[1]]
-    if silent:
-        loop.notes.append(f"{len(silent)} of {len(known.hit)} shards are out of service until they are trained again")
+    silent = silence(known, loop)
     outcome = outcome_of(loop, left, served(left, base), cfg.trained)
     outcome.guarantee = guaranteed(
         known, "assembled from adapters that were trained on slices without any of the deleted records", cfg.public_base,
         {"deleted": len(ids), "stages_dropped": len(state.stages) - len(state.sound(after).stages),
-         "shards_retrained": len(again), "shards_out_of_service": len(silent)})
+         "shards_retrained": len(dead), "shards_out_of_service": silent})
     return outcome

@@ -51,7 +51,7 @@ class ULD:
 
     alpha: NonNegative = 0.8             # α, how much of the assistant is subtracted                       [official code]
     likely: Fraction = 0.01              # κ: of less likely tokens nothing is subtracted                   [official code]
-    blocks: Count | None = None          # K, of the assistant; null: a quarter                             [official code: 8 of 32]
+    blocks: Count | None = None          # K, of the assistant; null: a quarter                           [official code: 8 of 32]
     rank: Count = 16                     # of its adapters                                                  [official code]
     gamma: NonNegative = 5.0             # γ, weight of uniformity on R                                     [official code]
     lr: Positive = 1e-3                  # AdamW, of the adapters                                           [official code]

@@ -135,7 +135,7 @@ class ModelSource:
 class TextSource:
     """`data:` of a language-model request. The forget selection divides `train`; or provide `forget` and `retain`."""
 
-    train: str | None = None                    # .jsonl, .json, .csv, .tsv, .txt (also .gz), .parquet, or a data set's folder
+    train: str | tuple[str, ...] | None = None   # .jsonl, .json, .csv, .tsv, .txt (also .gz), .parquet, data set; a list: several
     forget: str | None = None
     retain: str | None = None
     holdout: Any = None                         # a file, or a selection from `train` that is kept out of training
@@ -196,8 +196,9 @@ def open_request(sections: Sections, context: Context) -> Opened:
                            "here); nothing was started.")
     form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})
     named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
-    files = {key: read_rows(under_root(context.data_root, value)) for key, value in {**named, **data.others}.items()
-             if isinstance(value, str)}
+    files = {key: [row for one in ((value,) if isinstance(value, str) else value)
+                   for row in read_rows(under_root(context.data_root, one))]
+             for key, value in {**named, **data.others}.items() if isinstance(value, (str, tuple))}
     if source.folder is not None:
         folder = under_root(context.data_root, source.folder)
         adapter = under_root(context.data_root, source.adapter) if source.adapter is not None else None

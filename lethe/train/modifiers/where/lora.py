@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lethe.core.adaptable import fold, matrices
 from lethe.core.config import Count, Fraction, Positive, config
@@ -48,10 +48,6 @@ class Lora:
         return replace(self, targets=layers)
 
     def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError:
-            raise needs_extra("lm", "where=lora", "PEFT") from None
         layers, rest = matrices(model), ""
         if self.targets:
             chosen = [name for name in layers if name.endswith(self.targets)]
@@ -62,7 +58,7 @@ class Lora:
         if not chosen:
             raise RequestError(f"where.targets = {list(self.targets)} match no linear layer, so nothing could move. "
                                f"Layers: {', '.join(layers[:6])}.")
-        settings = self._settings(LoraConfig, model, task, chosen)
+        settings = self._settings(model, task, chosen)
         if lost := _misread(settings, model, chosen):
             if self.targets:
                 raise RequestError(f"where.targets names {lost[0]}, which PEFT takes for a part of the fused experts of a "
@@ -71,21 +67,38 @@ class Lora:
             chosen = [name for name in chosen if name not in lost]
             ends = sorted({".".join(name.split(".")[-2:]) for name in lost})
             rest = f"PEFT takes {', '.join(ends)} for parts of the fused experts, so they stay as they are, too; {rest}"
-            settings = self._settings(LoraConfig, model, task, chosen)
-        with torch.random.fork_rng(devices=[]):   # PEFT draws the first factor from the global generator
-            torch.manual_seed(derive(loop.seed, "lora"))
-            inject_adapter_in_model(settings, model)
+            settings = self._settings(model, task, chosen)
+        inject(settings, model, derive(loop.seed, "lora"))
         params = {name: p for name, p in model.named_parameters() if "lora_" in name}
         return Selection(params, kind="adapter", rest=rest)
 
-    def _settings(self, make: Callable[..., Any], model: nn.Module, task: Task, layers: Sequence[str]) -> Any:
+    def _settings(self, model: nn.Module, task: Task, layers: Sequence[str]) -> Any:
         """PEFT's configuration of adapters on these layers."""
-        given: dict[str, Any] = {   # PEFT says int for alpha and takes any number
-            "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
-            "target_modules": "|".join(re.escape(name) for name in layers),   # a text is matched whole, a list by endings
-            "fan_in_fan_out": type(model.get_submodule(layers[0])).__name__ == "Conv1D",   # the matrix lies the other way
-        }
-        return make(**given, **task.adapter_facts())
+        return settings_for(model, layers, self.rank, self.alpha, task.adapter_facts(), self.dropout)
+
+
+def settings_for(model: nn.Module, layers: Sequence[str], rank: int, alpha: float, facts: Mapping[str, Any], dropout: float = 0.0
+                 ) -> Any:
+    """PEFT's configuration of adapters on these layers. facts: `Task.adapter_facts`"""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise needs_extra("lm", "where=lora", "PEFT") from None
+    given: dict[str, Any] = {   # PEFT says int for alpha and takes any number
+        "r": rank, "lora_alpha": alpha, "lora_dropout": dropout,
+        "target_modules": "|".join(re.escape(name) for name in layers),   # a text is matched whole, a list by endings
+        "fan_in_fan_out": type(model.get_submodule(layers[0])).__name__ == "Conv1D",   # the matrix lies the other way
+    }
+    return LoraConfig(**given, **facts)
+
+
+def inject(settings: Any, model: nn.Module, seed: int) -> None:
+    """Put new adapters on a model, in place."""
+    from peft import inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]):   # PEFT draws the first factor from the global generator
+        torch.manual_seed(seed)
+        inject_adapter_in_model(settings, model)
 
 
 def _misread(settings: Any, model: nn.Module, layers: Sequence[str]) -> list[str]:
@@ -117,19 +130,24 @@ def _require_untied(model: nn.Module, layers: Iterable[str]) -> None:
 
 def save_adapter(outcome: Outcome, folder: Path) -> None:
     """`adapter/` in PEFT's format, and beside it the merged model and, where it has one, the adapter in the family's own."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
     assert outcome.task is not None
     model: Any = parked_copy(outcome.model).eval().requires_grad_(False)
     released(outcome.model)
-    settings = model.peft_config["default"]
     (folder / "adapter").mkdir()
-    settings.save_pretrained(str(folder / "adapter"))
-    tensors = get_peft_model_state_dict(model, state_dict=model.state_dict())
-    flat = {f"base_model.model.{name}": value.cpu().contiguous() for name, value in tensors.items()}
-    save_file(flat, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
-    outcome.task.save_adapter(tensors, settings.to_dict(), folder)
+    tensors = write_adapter(model, folder / "adapter")
+    outcome.task.save_adapter(tensors, model.peft_config["default"].to_dict(), folder)
     fold(model)
     del model.peft_config
     outcome.task.save_model(model, folder)
+
+
+def write_adapter(model: Any, folder: Path) -> dict[str, Tensor]:
+    """The adapters on a model in PEFT's format, which finds the base by what the settings say; the tensors as PEFT names them."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    model.peft_config["default"].save_pretrained(str(folder))
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, state_dict=model.state_dict())
+    flat = {f"base_model.model.{name}": value.cpu().contiguous() for name, value in tensors.items()}
+    save_file(flat, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return tensors
