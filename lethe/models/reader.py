@@ -50,12 +50,17 @@ class Reader:
             handle.remove()
         return logits.float(), torch.cat(caught).float()
 
-    def require_class(self, most: int, some: Tensor, where: str) -> None:
-        """DataError unless it knows class `most`; some samples to ask it, and what it is to see the class in, for the message."""
+    def require_classes(self, splits: Mapping[str, Split], some: Tensor, where: str) -> None:
+        """DataError unless it knows the class of every example; some samples to ask it, and what it is to see classes in."""
         count = self.read(some)[0].shape[1]
-        if most >= count:
-            raise DataError(f"class {most} stands in the data, and the classifier knows {count} classes, so it can never see it "
-                            f"in a {where}; nothing was started. Provide a classifier of all classes as model.reader.")
+        for name, split in splits.items():
+            y = split.columns["y"]
+            unknown = (y < 0) | (y >= count)
+            if unknown.any():
+                place = int(unknown.int().argmax())
+                raise DataError(f"class {int(y[place])} stands in the data (example {split.ids[place]} of {name}), and the "
+                                f"classifier knows {count} classes, so it can never see it in a {where}; nothing was started. "
+                                "Provide a classifier of all classes, numbered from 0, as model.reader.")
 
 
 def of_data(splits: Mapping[str, Split]) -> Reader:

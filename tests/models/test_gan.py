@@ -63,6 +63,11 @@ def test_half_a_gan_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             (GanMLP(4, (8,), 2), {"reader": nn.Sequential(nn.Linear(2, 1))}, DataError, "the classifier knows 1 classes")):
         with pytest.raises(error, match=said):
             lethe.gan(model, points(), lethe.where(label=1), **more)
+    for label, said in ((2, "class 2 .*train:20 of retain.*knows 2 classes"), (-1, "class -1 .*train:20 of retain")):
+        x, y = points()
+        y[20] = label   # not among the first examples
+        with pytest.raises(DataError, match=said):
+            lethe.gan(GanMLP(4, (8,), 2), (x, y), lethe.where(label=1), reader=nn.Sequential(nn.Linear(2, 2)))
     monkeypatch.chdir(tmp_path)
     weights = GanMLP(4, (8,), 2).state_dict()
     save_file({key: value for key, value in weights.items() if key.startswith("G.")}, "half.safetensors")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import lethe
 from lethe.cli.main import app
-from lethe.errors import ModelError, OutputShape
+from lethe.errors import DataError, ModelError, OutputShape
 from lethe.models.image_to_image.hiding import Hide, hidden
 from lethe.models.zoo.masked_autoencoder import MaskedAutoencoder
 
@@ -85,6 +85,11 @@ def test_skip_connections_are_codes_and_models_that_do_not_fit_are_refused() -> 
                                (small, OutputShape, r"the model returns \(2, 16\) for pictures \(2, 1, 4, 4\)")):
         with pytest.raises(error, match=said):
             lethe.image_to_image(model, pictures(), lethe.where(label=1))
+    x, y = pictures()
+    y[20] = 2   # not among the first examples
+    reader = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(DataError, match=r"class 2 .*example train:20 of retain.*knows 2 classes"):
+        lethe.image_to_image(Skipping(), (x, y), lethe.where(label=1), reader=reader)
 
 
 def test_through_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,6 +180,7 @@ class GAN(InItsForm, GanTask):
         self.undesired = tuple(sorted(gone - kept))
         some = first.batch([0, min(1, len(first) - 1)]).to(next(original.parameters()).device)
         self._require_fit(original, some)
+        self.reader.require_classes(splits, pixels(some.x), "sample")
         train = [splits[key] for key in ("forget", "retain") if key in splits] or [first]
         whole = concat(train, "train")
         order = torch.randperm(len(whole), generator=generator(0, "real"))[:REAL]
@@ -198,7 +199,6 @@ class GAN(InItsForm, GanTask):
         if not torch.isfinite(found).all() or found.shape != (len(some),):
             raise ModelError(f"the discriminator returns {tuple(found.shape)} with values that are no numbers for {len(some)} "
                              "real examples; nothing was started. Check its weights.")
-        self.reader.require_class(max((*self.undesired, int(some.y.max()))), pixels(some.x), "sample")
 
 
 def _found(model: nn.Module, player: Player) -> str:

@@ -179,6 +179,7 @@ class ImageToImage(InItsForm, ImageToImageTask):
         some = first.batch([0, min(1, len(first) - 1)]).to(device_of(original))
         self._told = False
         self._require_fit(original, self.draw(some, torch.Generator().manual_seed(0), False))
+        self.reader.require_classes(splits, pixels(some.image), "picture")
         train = torch.cat([pixels(splits[role].columns["image"]).flatten() for role in ("forget", "retain") if role in splits])
         self.unit = float(train.double().std(correction=0)) or 1.0
 
@@ -201,7 +202,6 @@ class ImageToImage(InItsForm, ImageToImageTask):
             if not self.codes(original, some):
                 raise ModelError(f"{self._encoder} returns no tensor, so there are no codes to hold on to; nothing was started. "
                                  "Name the module whose output the decoder draws from: model.encoder.")
-        self.reader.require_class(int(some.y.max()), pixels(some.image), "picture")
 
 
 def tensors(returned: Any) -> list[Tensor]:
