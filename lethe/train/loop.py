@@ -238,7 +238,7 @@ class Loop(Session):
 
         guard  a wrapper of the finished model that answers instead of it; the outcome is then of kind "guard"
         """
-        fall = self._judged(model) if guard is None else None
+        fall = self._judged(model if guard is None else guard(model).eval())
         for name, p in model.named_parameters():
             value = full(p)
             if not (value.sum().isfinite() or torch.isfinite(value).all()):   # the sum needs no memory
@@ -255,7 +255,7 @@ class Loop(Session):
         self.cost.peak_memory_mb = peak_memory_mb()
         model = self.distribution.gathered(model).eval()
         export = save_adapter if self.kind == "adapter" else None
-        served = None if guard is None else guard(model).eval()
+        served = None if guard is None or fall else guard(model).eval()   # after a fall the original answers, without it
         return Outcome(model, kind="guard" if served else self.kind, cost=self.cost, notes=self.notes, task=self.task,
                        export=export, served=served, fall=fall)
 

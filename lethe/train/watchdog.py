@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from lethe.core.alike import leaving
 from lethe.core.config import Count, Natural, Positive, config
+from lethe.core.guard import bare
 from lethe.core.modules import named_tensors
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Fall
@@ -211,8 +212,8 @@ class Watch:
         return same
 
     def restore(self, model: nn.Module) -> None:
-        """Put the last sound point back: the start, where there is none or the model has become another."""
-        here, origin = named_tensors(model), named_tensors(self.task.original)
+        """Put the last sound point back, inside a guard, too: the start, where there is none or the model has become another."""
+        here, origin = named_tensors(bare(model)), named_tensors(self.task.original)
         if not self.moving.keys() <= here.keys():
             self.sound = []
         tensors = self.sound[-1].tensors if self.sound else {}

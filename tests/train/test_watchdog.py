@@ -225,6 +225,15 @@ def test_a_language_model_is_looked_at_on_texts_that_it_was_told() -> None:
     assert outcome.fall is None and not outcome.unchanged and not outcome.unseen_used
 
 
+def test_a_guard_that_refuses_what_stays_gives_way_to_the_original() -> None:
+    task = tiny.lm()
+    ruined = lethe.forget(task, "refusal_gate", alpha=0.95, progress=False)
+    assert ruined.fall is not None and ruined.fall.part == "retain" and ruined.served is None and ruined.unchanged
+    assert any("the original was returned" in note for note in ruined.notes)
+    kept = lethe.forget(task, "refusal_gate", alpha=0.95, watchdog=False, progress=False)
+    assert kept.fall is None and kept.kind == "guard"
+
+
 def test_the_sample_grows_until_the_answer_is_clear_and_error_is_allowed_for() -> None:
     task = blobs(3000, 30)
     gauge = Gauge(task, {"retain": task.retain}, "cpu")
