@@ -122,9 +122,16 @@ class Gate(LanguageGuard):
         return [answer if no else None for no in self.refused(prompts)]
 
 
+def shape(model: nn.Module) -> Any:
+    """The configuration of what reads and writes text; of a model that also reads pictures, the part for its text."""
+    settings: Any = getattr(model, "config", None)
+    ask = getattr(settings, "get_text_config", None)
+    return ask(decoder=True) if ask is not None else settings
+
+
 def positions(model: nn.Module) -> int:
     """How many tokens the model can read."""
-    return int(getattr(getattr(model, "config", None), "max_position_embeddings", None) or sys.maxsize)
+    return int(getattr(shape(model), "max_position_embeddings", None) or sys.maxsize)
 
 
 def prompts_of(split: Split) -> list[Prompt]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lethe.core.adaptable import fold
 from lethe.core.guard import Guard, bare
-from lethe.core.language_guard import LanguageGuard
+from lethe.core.language_guard import LanguageGuard, shape
 from lethe.core.parked import parked_copy
 from lethe.errors import ModelError, OutOfRange
 
@@ -26,13 +26,6 @@ DOWN = re.compile(
     r"^(?:.*\.)?(?:(?:mlp|feed_forward|ffn|block_sparse_moe)\.(?:.*\.)?"
     r"(?:down_proj|c_proj|dense_4h_to_h|fc_out|fc2|w2)(?:\.weight)?|fc2\.weight)$"
 )
-
-
-def shape(model: nn.Module) -> Any:
-    """The configuration of what reads and writes text; of a model that also reads pictures, the part for its text."""
-    settings: Any = getattr(model, "config", None)
-    ask = getattr(settings, "get_text_config", None)
-    return ask(decoder=True) if ask is not None else settings
 
 
 def head(model: nn.Module) -> nn.Module:

@@ -6,7 +6,6 @@ Saved as a `save_pretrained` folder with the tokenizer, which transformers loads
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from lethe.core.adaptable import Adaptable
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
+from lethe.core.language_guard import positions, shape
 from lethe.core.modules import evaluating
 from lethe.core.seeds import generator
 from lethe.core.sequences import (
@@ -335,15 +335,15 @@ class Language(LanguageTask):
         self._before: dict[str, str] = {}   # greedy answers of the original
         decoder.head(original)
         self._layers = len(decoder.blocks(original))
-        shape = decoder.shape(original)
-        self._width = int(getattr(shape, "hidden_size", 0))
+        form = shape(original)
+        self._width = int(getattr(form, "hidden_size", 0))
         self._look = min(max(LOOK[0], sum(p.numel() for p in original.parameters()) // 16), LOOK[1])
         if self.tokenizer is None:
             raise ModelError("the task has no tokenizer, so no text can be read or written. Provide the one that the model was "
                              "trained with.")
         self._ends = ends(self.tokenizer, self.form)
-        self._vocabulary = int(shape.vocab_size)
-        self._limit = int(getattr(shape, "max_position_embeddings", None) or sys.maxsize)
+        self._vocabulary = int(form.vocab_size)
+        self._limit = positions(original)
         decoder.checked_layer(original, self.layer)
         for name, split in splits.items():
             top, length = int(split.columns["ids"].max()), split.columns["length"]
