@@ -18,10 +18,7 @@ Deviations: the paper finds one column per concept by a language model's judgeme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import torch
@@ -36,6 +33,7 @@ from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
+from lethe.maths.columns import attribution, columns, multiplied
 from lethe.pools.subject import Subject
 
 
@@ -68,7 +66,7 @@ def measure(cfg: ConceptVectors, subject: Subject, panel: Panel) -> list[Value]:
     forget, retain = (panel.part(split, cfg.examples) for split in (task.forget, task.retain))
 
     def find() -> list[tuple[int, int]]:
-        score = attribution(cfg, original, forget) - attribution(cfg, original, retain)
+        score = attributed(cfg, original, forget) - attributed(cfg, original, retain)
         best = score.flatten().argsort(descending=True)[: cfg.columns]
         return [divmod(int(i), score.shape[1]) for i in best]
 
@@ -76,7 +74,7 @@ def measure(cfg: ConceptVectors, subject: Subject, panel: Panel) -> list[Value]:
     keep = torch.ones(len(writers(original)), columns(writers(original)[0]).shape[1])
     for layer, j in places:
         keep[layer, j] = 0
-    with multiplied(subject, lambda layer, m: m * keep[layer].to(m)):
+    with multiplied(writers(subject), lambda layer, m: m * keep[layer].to(m)):
         after = [losses(cfg, subject, split) for split in (forget, retain)]
     rise = [a - subject.numbers(split, "nll") for a, split in zip(after, (forget, retain), strict=True)]
     effect = mean_value("concept_effect", rise[0] - rise[1].mean())
@@ -99,42 +97,11 @@ def writers(subject: Subject) -> list[nn.Module]:
     return [subject.model.get_submodule(name.removesuffix(".weight")) for name in names]
 
 
-def columns(writer: nn.Module) -> Tensor:
-    """Its weight as [width, inner], whichever way the layer stores it."""
-    weight = cast(Tensor, writer.weight).detach()
-    return weight if isinstance(writer, nn.Linear) else weight.T
-
-
-@contextmanager
-def multiplied(subject: Subject, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Inside, what enters each down projection, [n, T, inner], is replaced by `change(layer, m)`."""
-    handles = [writer.register_forward_pre_hook(lambda _, args, layer=layer: (change(layer, args[0]), *args[1:]))
-               for layer, writer in enumerate(writers(subject))]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def attribution(cfg: ConceptVectors, subject: Subject, split: Split) -> Tensor:
+def attributed(cfg: ConceptVectors, subject: Subject, split: Split) -> Tensor:
     """Mean over answers of Σ_t m · ∂ log p(answer)/∂m per column.  -> [L, inner]"""
-    total: Tensor | None = None
-    for batch in plain(split, cfg.batch_size, device=subject.device, sweep=True):
-        caught: list[Tensor] = []
-
-        def catch(layer: int, m: Tensor, caught: list[Tensor] = caught) -> Tensor:
-            caught.append(m if m.requires_grad else m.detach().requires_grad_(True))
-            return caught[-1]
-
-        with torch.enable_grad(), multiplied(subject, catch):
-            model = subject.model.to(subject.device)
-            logp = LanguageTask.of(subject.task).token_logp(model, batch).sum()
-            grads = torch.autograd.grad(logp, caught)
-        part = torch.stack([(m.detach() * g).sum((0, 1)) for m, g in zip(caught, grads, strict=True)]).cpu()
-        total = part if total is None else total + part
-    assert total is not None
-    return total / len(split)
+    model, task = subject.model.to(subject.device), LanguageTask.of(subject.task)
+    answers = plain(split, cfg.batch_size, device=subject.device, sweep=True)
+    return attribution(writers(subject), answers, lambda batch: task.token_logp(model, batch)) / len(split)
 
 
 def losses(cfg: ConceptVectors, subject: Subject, split: Split) -> np.ndarray:
