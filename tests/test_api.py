@@ -152,6 +152,6 @@ def test_a_method_without_retained_data_is_said_to_be_watched_on_some() -> None:
     asked = ["gradient_ascent", "finetune"]
     found = lethe.compare(tiny.classification(), asked, references=0, depth="quick", shadows=0, progress=False)
     assert found.results.scenarios[0].watched == ("gradient_ascent",)
-    said = "gradient_ascent asks for no retained data, but the watchdog scored its run on some"
+    said = "gradient_ascent saw no retained data; the watchdog did (watchdog: false turns it off)."
     assert said in terminal_table(found.results) and said in render(found.results)
     assert words.watched(()) == ""

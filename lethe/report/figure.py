@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lethe.core import evidence
 from lethe.core.evidence import INSIDE
 from lethe.core.extras import needs_extra
 from lethe.core.words import heading, spaced
 from lethe.report.colours import ORIGINAL, RETRAINED, Look, looks
 from lethe.report.view import Case, Cell, Column, Line
-from lethe.report.words import DIRECTION, printable
+from lethe.report.words import direction, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,14 +113,14 @@ def bar(axes: Axes, cell: Cell, place: int, look: Look) -> None:
 
 def axis(column: Column) -> str:
     """What stands beside an axis: the metric and its direction."""
-    return f"{printable(spaced(column.metric))} ({DIRECTION[column.better]})"
+    return f"{printable(spaced(column.metric))} ({direction(column.better, column.retrained)})"
 
 
 def finding(case: Case, column: Column) -> str:
     """The title of a figure of one metric: how many methods are like retrained models."""
     name = heading(column.metric)
     judged = [line for line in case.methods if column.key in line.cells]
-    if column.yardstick is None or column.yardstick.kind != evidence.RETRAINED or column.tier not in ("forgetting", "utility"):
+    if not column.retrained or column.tier not in ("forgetting", "utility"):
         return name
     if column.tier == "forgetting" and column.powered is False:
         return f"{name} does not detect the untouched model"

@@ -176,7 +176,7 @@ def _render(template: str, results: Results, sections: Sequence[Section], sheet:
     environment.filters["breakable"] = lambda label: escape(label).replace("_", Markup("_<wbr>"))
     return environment.get_template(template).render(
         results=results, sections=sections, sheet=sheet, style=Markup(_style()),
-        config=_pretty(results.config), expected=expected, spoken=words.SPOKEN, sign=words.sign, direction=words.DIRECTION,
+        config=_pretty(results.config), expected=expected, spoken=words.SPOKEN, sign=words.sign, direction=words.direction,
         tone=_tone, spread=_spread, picture=_picture, depths=words.DEPTHS, access=words.ACCESS, watched=words.watched,
         kinds=words.KINDS, done=recommend.DONE, means=recommend.MEANS, told_forgotten=recommend.forgotten,
         told_useful=recommend.useful_cell, told_like=recommend.like, told_beside=recommend.beside, told_change=recommend.useful,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lethe.core.evidence import FAILED, RETRAINED
+from lethe.core.evidence import FAILED
 from lethe.report.view import PICTURED, Case, Line
 from lethe.results.schema import Sample
 
@@ -99,7 +99,7 @@ def pictures(case: Case) -> Pictures | None:
 
 def alone(case: Case) -> bool:
     """Whether the answer stands on pictures alone: nothing was retrained, so nothing is said of retrained models."""
-    retrained = any(column.yardstick is not None and column.yardstick.kind == RETRAINED for column in case.columns.values())
+    retrained = any(column.retrained for column in case.columns.values())
     return not case.references and not retrained and pictures(case) is not None
 
 

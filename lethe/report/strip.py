@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lethe.core.words import number
 from lethe.report.colours import BAND, ORIGINAL, RETRAINED
 from lethe.report.figure import Drawing, axis, bar, case_looks, finding, letters, numbers, short, titled, value_of
+from lethe.report.pictures import alone
 from lethe.report.view import Case, Column, Line
 from lethe.report.words import BANDS, MANY, sign
 
@@ -42,7 +43,8 @@ def strip(case: Case, column: Column) -> Drawing | None:
     title = finding(case, column)
     titled(figure, title, 68)
     _band(axes, column)
-    caption = (f"{BANDS[yard.kind]} " if yard else "No retrained models to compare with. ") + "Dashed: the untouched model."
+    compared = f"{BANDS[yard.kind]} " if yard else "" if alone(case) else "No retrained models to compare with. "
+    caption = f"{compared}Dashed: the untouched model."
     return Drawing(f"{column.audit}-{column.metric}", title, caption, figure, [numbers(line, column) for line in shown])
 
 

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lethe.core import evidence
 from lethe.core.evidence import FAILED
 from lethe.core.words import number, spaced
 from lethe.report.colours import BAND, RETRAINED, Look
@@ -71,7 +70,7 @@ def _title(case: Case, shown: Sequence[Line], x: Column, y: Column) -> str:
 
 def _compared(x: Column, y: Column) -> bool:
     """Whether both metrics have retrained models as their yardstick."""
-    return all(column.yardstick is not None and column.yardstick.kind == evidence.RETRAINED for column in (x, y))
+    return x.retrained and y.retrained
 
 
 def _caption(case: Case, x: Column, y: Column) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lethe.core import words
-from lethe.core.evidence import FAILED, OBFUSCATION, SHOWN, Better, Ending, Kind, Reply, Role, Side, Tier, Verdict
+from lethe.core.evidence import FAILED, OBFUSCATION, RETRAINED, SHOWN, Better, Ending, Kind, Reply, Role, Side, Tier, Verdict
 from lethe.core.words import number, spaced
 from lethe.report.words import SEVERITY, listed
 from lethe.results.answered import answered
@@ -66,6 +66,11 @@ class Column:
     @property
     def key(self) -> Key:
         return self.audit, self.metric
+
+    @property
+    def retrained(self) -> bool:
+        """Whether retrained models are its yardstick."""
+        return self.yardstick is not None and self.yardstick.kind == RETRAINED
 
     @property
     def band(self) -> tuple[float | None, float | None]:

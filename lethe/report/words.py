@@ -69,14 +69,17 @@ def watched(labels: Sequence[str]) -> str:
     """That the watchdog read retained data while methods ran that ask for none; '' where it did not."""
     if not labels:
         return ""
-    asks, runs = ("asks", "its run") if len(labels) == 1 else ("ask", "their runs")
-    return (f"{listed(labels)} {asks} for no retained data, but the watchdog scored {runs} on some. Without it, and without any "
-            "retained data: watchdog: false.")
+    return f"{listed(labels)} saw no retained data; the watchdog did (watchdog: false turns it off)."
 
 
 DIRECTION: dict[Better, str] = {
     "match": "target: like retrained models", "higher": "higher is better", "lower": "lower is better",
 }
+
+
+def direction(better: Better, retrained: bool) -> str:
+    """Which way of a metric is better; retrained: whether there are retrained models to speak of."""
+    return DIRECTION[better] if retrained or better != "match" else "target: as without the data"
 
 
 def sign(verdict: Verdict | Ending, side: Side = "") -> str:

@@ -138,26 +138,24 @@ def pictured() -> dict[str, Any]:
     kept = [row for row in case["subjects"] if not row["error"]][:3]
     shares = [(0.1, 0.97, 0.98, 0.16), (0.91, 0.85, 0.88, 0.1), (0.99, 0.4, 0.5, 0.1)]   # the original, and two methods
     for row, values in zip(kept, shares, strict=True):
-        item = {**row["evidence"][0], "yardstick": None, "audit": "erasure", "better": "higher"}
+        loss = {**row["evidence"][0], "yardstick": None, "better": "match"}
+        item = {**loss, "audit": "erasure", "better": "higher"}
         row["evidence"] = [{**item, "metric": metric, "value": value} for metric, value in zip(
-            ("unlearning_accuracy", "kept_accuracy", "outside_accuracy", "prevalence"), values, strict=True)]
+            ("unlearning_accuracy", "kept_accuracy", "outside_accuracy", "prevalence"), values, strict=True)] + [loss]
         row["samples"] = [{"kind": "image", "split": "erased", "caption": "a red disk", "before": "no", "after": "no"}]
         row["conclusion"] = {**row["conclusion"], "text": "there are no retrained models to compare with"}
     case["subjects"] = kept
     return data
 
 
-def test_a_page_of_pictures_leads_with_the_answer_and_speaks_of_no_retrained_models(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("lethe.report.page.find_spec", lambda _: None)
+def test_a_page_of_pictures_leads_with_the_answer_and_speaks_of_no_retrained_models(tmp_path: Path) -> None:
     found = read(pictured())
     page = save(found, tmp_path / "report.html").read_text(encoding="utf-8")
     shown = re.sub(r"<(pre|style|code).*?</\1>", "", page, flags=re.DOTALL)
     best = found.scenarios[0].subjects[1].label or found.scenarios[0].subjects[1].name
     lead = re.search(r'<p class="headline">(.*?)</p>', page)
     assert lead and lead[1] == f"{best}: disk gone in 91 % of pictures (limit 84 %), neighbours 85 %, out of scope 88 %."
-    assert not re.search("retrain|trained anew", re.sub(r"<details.*?</details>", "", shown, flags=re.DOTALL), re.IGNORECASE)
+    assert not re.search("retrain|trained anew", shown, re.IGNORECASE)   # nor in figures, nor behind what folds
     assert shown.index("With the concept") < shown.index("<h2") and "Neighbours<span" in shown
     table = terminal_table(found)
     assert table.startswith(lead[1][:40]) and not re.search("retrain", table, re.IGNORECASE)
