@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,42 @@ def plain(classes: int | None) -> Callable[[Path], None]:
         DDPMPipeline(network, ddim(clip_sample=True)).save_pretrained(folder)
 
     return write
+
+
+TO_LDM = (   # names of the tiny UNet -> those of the code that trained Stable Diffusion
+    (r"^time_embedding\.linear_1", "time_embed.0"), (r"^time_embedding\.linear_2", "time_embed.2"),
+    (r"^conv_in", "input_blocks.0.0"), (r"^conv_norm_out", "out.0"), (r"^conv_out", "out.2"),
+    (r"^down_blocks\.0\.resnets\.0", "input_blocks.1.0"), (r"^down_blocks\.0\.downsamplers\.0\.conv", "input_blocks.2.0.op"),
+    (r"^down_blocks\.1\.(resnets|attentions)\.0", r"input_blocks.3.\1"), (r"^mid_block\.attentions\.0", "middle_block.1"),
+    (r"^mid_block\.resnets\.0", "middle_block.0"), (r"^mid_block\.resnets\.1", "middle_block.2"),
+    (r"^up_blocks\.0\.upsamplers\.0\.conv", "output_blocks.1.2.conv"),
+    (r"^up_blocks\.0\.(resnets|attentions)\.(\d)", r"output_blocks.\2.\1"),
+    (r"^up_blocks\.1\.resnets\.0", "output_blocks.2.0"), (r"^up_blocks\.1\.resnets\.1", "output_blocks.3.0"),
+    (r"\.resnets\.", ".0."), (r"^(\w+\.\d)\.attentions", r"\1.1"),
+)
+IN_RESNETS = (("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("norm2", "out_layers.0"), ("conv2", "out_layers.3"),
+              ("time_emb_proj", "emb_layers.1"), ("conv_shortcut", "skip_connection"))
+
+
+def one_file(folder: Path, file: Path) -> None:
+    """The network and the text encoder of a `stable` folder as one file in half precision, and beside them an average."""
+    from safetensors.torch import load_file, save_file
+
+    held = {}
+    for name, value in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
+        resnet = ".resnets." in name
+        for old, new in TO_LDM:
+            name = re.sub(old, new, name)
+        for old, new in IN_RESNETS if resnet else ():
+            name = re.sub(rf"\.{old}\.", f".{new}.", name)
+        held[f"model.diffusion_model.{name}"] = value.half()
+    text = load_file(folder / "text_encoder" / "model.safetensors")
+    held |= {f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}": value for name, value in text.items()}
+    held["model_ema.diffusion_modelout2weight"] = held["model.diffusion_model.out.2.weight"].clone()
+    if file.suffix == ".ckpt":
+        torch.save({"state_dict": held, "epoch": 3}, file)
+    else:
+        save_file(held, file, {"made": "on the spot"})
 
 
 FOLDERS: dict[str, Callable[[Path], None]] = {

@@ -188,8 +188,8 @@ def _untold(content: Mapping[str, Any]) -> str:
     if not exists(Path(folder)):
         return f", and its model {folder!r} does not exist"
     if Path(folder).is_file():
-        return (f", and its model {folder!r} is one file, which does not tell it: a diffusion pipeline in one file is converted "
-                "once, StableDiffusionPipeline.from_single_file(file).save_pretrained(folder), and the folder given")
+        return (f", and its model {folder!r} is one file, which does not tell it: beside a diffusion pipeline in one file "
+                "stands a folder of its kind, model: {file: …, folder: …}")
     return f", and the folder {folder!r}, without {marks}, does not tell it"
 
 

@@ -42,7 +42,7 @@ def test_a_folder_and_a_concept_are_a_request(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(RequestError, match=r"where and modifiers\.where both say it"):
         parse(request(tmp_path, where="lora", modifiers={"where": "all"}))
     (tmp_path / "one.safetensors").write_bytes(b"all of it")
-    for model, words in (("one.safetensors", "from_single_file"), ("nowhere", "does not exist"), ("runs", "does not exist"),
+    for model, words in (("one.safetensors", r"file: …, folder: …"), ("nowhere", "does not exist"), ("runs", "does not exist"),
                          ("a.red.disk", "without model_index.json, does not tell it")):
         with pytest.raises(RequestError, match=words):
             parse({**request(tmp_path), "model": model})

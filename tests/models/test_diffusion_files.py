@@ -13,16 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_folders import stable, unet
+from diffusion_folders import one_file, stable, unet
 from safetensors.torch import load_file, save_file
 
 from lethe.api import forget
-from lethe.errors import ModelError, NotFinite
+from lethe.errors import ModelError, NotFinite, RequestError
 from lethe.methods.diffusion.esd import ESD
 from lethe.methods.diffusion.uce import UCE
-from lethe.models.diffusion.files import load_pipeline
+from lethe.models.diffusion.files import load_one_file, load_pipeline
+from lethe.models.diffusion.one_file import weights
 from lethe.models.diffusion.open import checkpointed, text_to_image
 from lethe.models.diffusion.task import Diffusion
+from lethe.work.open import tasks_of
+from lethe.work.options import Options
+from lethe.work.request import parse
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -151,12 +155,41 @@ def test_what_cannot_be_opened_is_refused_in_a_sentence(place: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.variant"):
         load_pipeline(place)
     assert load_pipeline(place, "bf16").network is not None
-    with pytest.raises(ModelError, match="from_single_file"):
+    with pytest.raises(ModelError, match=r"file: …, folder: …"):
         load_pipeline(config := place / "unet" / "config.json")
     config = place / "unet" / "config.json"
     config.write_text(config.read_text().replace('"UNet2DConditionModel"', '"UNet3DNever"'))
     with pytest.raises(ModelError, match="UNet3DNever"):
         load_pipeline(place, "bf16")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_pipeline_in_one_file_goes_out_as_one(place: Path, suffix: str) -> None:
+    """With the file's own weights, names and precision; the folder provides what it lacks; an average of before is left out."""
+    file, out = place.with_name(f"mine{suffix}"), place.with_name("out")
+    other = unet()
+    with torch.no_grad():
+        other.conv_in.weight.add_(1.0)
+    other.save_pretrained(place / "unet")
+    one_file(place, file)
+    unet().save_pretrained(place / "unet")
+    request = {"model": {"file": str(file), "folder": str(place)}, "method": "uce", "forget": {"concept": "a red disk"},
+               "keep": ["a red cross"], "data": {"per_prompt": 2, "steps": 2, "guidance": 1.0}}
+    (task,) = tasks_of(parse(request), Options()).values()
+    assert torch.equal(task.original.conv_in.weight, other.conv_in.weight.half().float())
+    outcome = forget(task, UCE(), progress=False)
+    outcome.save(out)
+    assert [one.name for one in out.iterdir() if one.suffix == suffix] == [file.name]
+    before, after = weights(file), weights(out / file.name)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved and all(".attn2.to_" in name for name in moved)
+    assert set(before) - set(after) == {"model_ema.diffusion_modelout2weight"}
+    assert {value.dtype for name, value in after.items() if name.startswith("model.")} == {torch.float16}
+    again = load_one_file(out / file.name, place).network
+    assert all(torch.equal(a, b.half().float()) for a, b in zip(
+        again.state_dict().values(), outcome.model.state_dict().values(), strict=True))
+    with pytest.raises(RequestError, match=r"Set model\.folder"):
+        tasks_of(parse({**request, "model": {"file": str(file)}, "family": "diffusion"}), Options())
 
 
 def held() -> int:

@@ -1,4 +1,4 @@
-"""Opening diffusers folders and writing them; weights from safetensors only."""
+"""Opening diffusers folders, and pipelines in one file beside one, and writing them; weights of folders from safetensors only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from torch import Tensor
 from lethe.core.user_files import understood
 from lethe.errors import ModelError, NotFinite
 from lethe.models.diffusion.denoiser import denoiser_of
+from lethe.models.diffusion.one_file import OneFile, renamed, weights
 from lethe.models.diffusion.pipeline import Pipeline, require_diffusers
 from lethe.models.source import Source, copy_with, variant_of
 
 NETWORKS = ("unet", "transformer")
 READ = ("text_encoder", "tokenizer", "vae", "scheduler")   # and those with _2, _3; all else is copied, not opened
 INDEX = "model_index.json"
+HOLDS_VAE = ("first_stage_model.", "vae.")   # how the names of a VAE begin in one file
 
 
 def load_pipeline(folder: str | Path, variant: str = "") -> Pipeline:
@@ -29,8 +31,7 @@ def load_pipeline(folder: str | Path, variant: str = "") -> Pipeline:
     place = Path(folder)
     if place.is_file():
         raise ModelError(f"{place} is a pipeline in one file, which does not say how its parts are put together; nothing "
-                         "was opened. Convert it once, with the class of your pipeline, and give the folder: "
-                         "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder).")
+                         "was opened. Give a diffusers folder of its kind beside it: model: {file: …, folder: …}.")
     index = _index(place)
     network = next((name for name in NETWORKS if (place / name).is_dir()), None)
     needed = ["scheduler"] if network is not None and index is not None else [
@@ -41,18 +42,51 @@ def load_pipeline(folder: str | Path, variant: str = "") -> Pipeline:
                          f"diffusion pipeline folder. Expected: {' or '.join(NETWORKS)}, scheduler, and for text text_encoder "
                          "and tokenizer, for latents vae.")
     parts = {name: _sound_part(place / name, listed, variant) for name, listed in _listed(place, index).items()
-             if name.removesuffix("_2").removesuffix("_3") in (*READ, network)}
+             if _is_read(name, network)}
+    return _put_together(parts, index or {}, Source(place.resolve(), network, variant_of(place / network, variant)))
+
+
+def load_one_file(file: Path, folder: str | Path) -> Pipeline:
+    """The parts that a file holds, in float32, put together as those of a folder of its kind, which provides all others."""
+    place = Path(folder)
+    index = _index(place) or {}
+    network = next((name for name in NETWORKS if isinstance(index.get(name), list)), "")
+    kind: Any = getattr(require_diffusers(), index.get("_class_name", ""), None)
+    if not network or not hasattr(kind, "from_single_file"):
+        raise ModelError(f"{file} is opened as {place / INDEX} says, which names no pipeline that diffusers reads from one file; "
+                         "nothing was started. Give a folder of the file's own kind as model.folder.")
+    held, listed, given = weights(file), _listed(place, index), {}
+    if "vae" in listed and not any(name.startswith(HOLDS_VAE) for name in held):
+        given["vae"] = _sound_part(place / "vae", listed["vae"], "")
+    with understood(file, f"a {kind.__name__} in one file", f"Give a folder of its own kind; {place} differs.", ModelError):
+        whole = kind.from_single_file(str(file), config=str(place), local_files_only=True, **given)
+        names = renamed(type(getattr(whole, network)), held, place, network)
+    parts = {name: getattr(whole, name) for name in listed if _is_read(name, network)}
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            part.float()
+        _require_finite(file, part, f" of {name}")
+    return _put_together(parts, index, OneFile(file.resolve(), place.resolve(), network, names))
+
+
+def _is_read(name: str, network: str) -> bool:
+    return name.removesuffix("_2").removesuffix("_3") in (*READ, network)
+
+
+def _put_together(parts: dict[str, Any], index: Mapping[str, Any], source: Source | OneFile) -> Pipeline:
     kept = {name: parts.pop(name, None) for name in ("text_encoder", "tokenizer", "scheduler", "vae")}
-    source = Source(place.resolve(), network, variant_of(place / network, variant))
-    told = {key: value for key, value in (index or {}).items() if not isinstance(value, list) and not key.startswith("_")}
-    kind = (index or {}).get("_class_name", "")
-    opened = Pipeline(parts.pop(network), **kept, others=parts, kind=kind, options=told, source=source)
-    _require_vae(opened, place)
+    told = {key: value for key, value in index.items() if not isinstance(value, list) and not key.startswith("_")}
+    kind = index.get("_class_name", "")
+    opened = Pipeline(parts.pop(source.network), **kept, others=parts, kind=kind, options=told, source=source)
+    _require_vae(opened, source.folder)
     return opened
 
 
 def save_pipeline(pipeline: Pipeline, folder: Path) -> None:
     """Write a folder that loads without Lethe: the one that it came in with what moved replaced, or a new one."""
+    if isinstance(pipeline.source, OneFile):
+        pipeline.source.write(pipeline.network, folder)
+        return
     if pipeline.source is not None:
         copy_with(pipeline.source, pipeline.network, folder)
         return
@@ -126,11 +160,16 @@ def _sound_part(place: Path, named: str, variant: str) -> Any:
     remedy = "It may have been cut off while it was copied: copy it again."
     with understood(place, "a part of a pipeline", remedy, ModelError):
         part = _part(place, named, variant)
+    _require_finite(place, part)
+    return part
+
+
+def _require_finite(place: Path, part: object, of: str = "") -> None:
     for name, value in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
         if value.is_floating_point() and not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
-            raise NotFinite(f"{place} holds NaN or infinity in {name}, so all that it computes would be; nothing was started. "
-                            "Use an intact copy; a part that was saved in half precision after it had overflowed stays broken.")
-    return part
+            raise NotFinite(f"{place} holds NaN or infinity in {name}{of}, so all that it computes would be; nothing was "
+                            "started. Use an intact copy; a part that was saved in half precision after it had overflowed stays "
+                            "broken.")
 
 
 def _part(place: Path, named: str, variant: str) -> Any:

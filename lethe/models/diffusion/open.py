@@ -24,7 +24,7 @@ from lethe.data.context import Context
 from lethe.errors import NotFinite, RequestError, WrongColumn, nearest
 from lethe.models.diffusion.clip_judge import Clip, load_clip
 from lethe.models.diffusion.denoiser import denoiser_of
-from lethe.models.diffusion.files import load_pipeline
+from lethe.models.diffusion.files import load_one_file, load_pipeline
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.reading import require_read
@@ -203,6 +203,7 @@ class ModelSource:
     """`model:` of a diffusion request: a diffusers folder, or the small model of shapes that the recipe trains."""
 
     folder: str | None = None            # diffusers folder: unet/ or transformer/, scheduler/, and what it reads with
+    file: str | None = None              # the pipeline in one file, beside a `folder` of its kind  [e.g. sd.safetensors]
     variant: str = ""                    # of the weights, where there are several              [e.g. fp16]
     size: Natural = 0                    # pixels a side; 0: what the network was made for       [e.g. 512]
     checkpointing: bool = False          # recompute activations when training: less memory [changes nothing: same numbers]
@@ -249,6 +250,8 @@ def open_request(sections: Sections, context: Context) -> Opened:
         return model
 
     def load(folder: Path) -> nn.Module:
+        if source.file and source.folder:
+            return load_one_file(folder / Path(source.file).name, source.folder).network
         return load_pipeline(folder).network
 
     def opened(concepts: tuple[Concept, ...], prompts: Mapping[str, list[str]], splits: dict[str, Split], facts: dict[str, Any],
@@ -286,7 +289,8 @@ def _parts(source: ModelSource, judge: str) -> tuple[Pipeline, Judge | Clip | No
 
         return tiny_diffusion.pipeline(source.seed, width=source.width), named or tiny_diffusion.judge()
     assert source.folder is not None
-    parts = dataclasses.replace(load_pipeline(source.folder, source.variant), size=source.size)
+    opened = load_one_file(Path(source.file), source.folder) if source.file else load_pipeline(source.folder, source.variant)
+    parts = dataclasses.replace(opened, size=source.size)
     given(parts.network)
     if source.checkpointing:
         checkpointed(parts.network)
@@ -313,6 +317,9 @@ def _require_told_once(data: DataSource, said: Any) -> None:
 
 def _require_one_source(source: ModelSource, data: DataSource) -> None:
     """RequestError unless there is one model, and at most one source of pictures (exactly one for the tiny model)."""
+    if source.file and not source.folder:
+        raise RequestError(f"model.file={source.file!r} does not say how its parts are put together; nothing was started. Set "
+                           "model.folder to a diffusers folder of its kind.")
     if source.tiny == (source.folder is not None):
         raise RequestError(f"model sets folder={source.folder!r} and tiny={source.tiny}, but exactly one is needed; "
                            "nothing was started. Set model: {folder: …} for your pipeline.")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.extras import needs_extra
+from lethe.models.diffusion.one_file import OneFile
 from lethe.models.source import Source
 
 
@@ -42,7 +43,7 @@ class Pipeline:
     others: Mapping[str, Any] = field(default_factory=dict)
     kind: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    source: Source | None = None
+    source: Source | OneFile | None = None
     size: int = 0
 
     def __post_init__(self) -> None:
