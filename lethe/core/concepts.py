@@ -114,8 +114,13 @@ def instead(text: str, wordings: Sequence[str] | str, word: str) -> str:
 
 def upto(text: str, wordings: Sequence[str] | str) -> str:
     """The text up to the end of the last place that names the concept; empty where none does."""
-    places = _places(text, _wordings(wordings))
-    return unicodedata.normalize("NFC", text)[: places[-1][1]] if places else ""
+    spans = places(text, wordings)
+    return unicodedata.normalize("NFC", text)[: spans[-1][1]] if spans else ""
+
+
+def places(text: str, wordings: Sequence[str] | str) -> list[tuple[int, int]]:
+    """Where the NFC form of a text names the concept: (start, end) of each place."""
+    return _places(text, _wordings(wordings))
 
 
 def rest(text: str, concepts: Sequence[Concept]) -> str:

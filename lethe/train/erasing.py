@@ -69,6 +69,14 @@ def with_anchors(task: DiffusionTask, split: Split, anchor: str) -> Split:
     return Split({**split.columns, "anchor": torch.stack([known[caption] for caption in said])}, split.name)
 
 
+def looked_at(task: DiffusionTask, split: Split, ends: bool) -> Split:
+    """The split with a column `looked_at`: which tokens of its captions spell the concepts, or end them.  [n, L] bool"""
+    said = task.captions(split)
+    distinct = list(dict.fromkeys(said))
+    known = dict(zip(distinct, task.named_tokens(distinct, ends), strict=True))
+    return Split({**split.columns, "looked_at": torch.stack([known[caption] for caption in said])}, split.name)
+
+
 def taken(task: DiffusionTask, prompts: Sequence[str], count: int) -> Tensor:
     """Token ids of `count` prompts, taking the given ones in turn.  -> [count, L]"""
     return task.tokens([prompts[i % len(prompts)] for i in range(count)])

@@ -27,6 +27,16 @@ class Words(NamedTuple):
     end: Tensor
 
 
+class Attended(NamedTuple):
+    """What a network predicts, and how it looked at its prompt meanwhile.
+
+    noise  ε_θ(x_t, t, c)  [n, C, H, W]      maps  by layer of cross-attention: softmax over the L tokens  [n, heads, h, w, L]
+    """
+
+    noise: Tensor
+    maps: dict[str, Tensor]
+
+
 class PictureJudge(Protocol):
     """Reads what pictures show, one answer per attribute: a closed-set classifier, or the original itself."""
 
@@ -71,7 +81,7 @@ class DiffusionTask(Task):
         "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
         "concepts", "rest", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode",
         "noised", "predict_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline", "alphas_cumprod",
-        "judge", "reader", "steps", "guidance",
+        "judge", "reader", "steps", "guidance", "attention_maps", "named_tokens",
     })
     concepts: tuple[Concept, ...]       # what is to be forgotten, with synonyms and replacements
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
@@ -205,3 +215,12 @@ class DiffusionTask(Task):
     @abstractmethod
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
         """The linear layers that text enters first, by name: keys and values of cross-attention, or what embeds the text."""
+
+    @abstractmethod
+    def attention_maps(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Attended:
+        """`predict_noise`, and the maps of all layers of cross-attention, with gradients. RequestError where there are none."""
+
+    @abstractmethod
+    def named_tokens(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
+        """Which of the tokens that cross-attention looks at spell the concepts; with `ends` the end token and padding that repeats
+        it, too.  -> [n, L] bool"""

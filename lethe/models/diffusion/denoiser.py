@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lethe.core.concepts import places
 from lethe.core.families.diffusion import Role, Words
 from lethe.errors import ModelError
 from lethe.models.diffusion.noise import Noise
@@ -109,6 +111,26 @@ class Denoiser(ABC):
         """The linear layers that text states enter first, by name: keys and values of cross-attention."""
         return {name: module for name, module in network.named_modules()
                 if isinstance(module, nn.Linear) and name.endswith(("attn2.to_k", "attn2.to_v"))}
+
+    def crossings(self, network: nn.Module) -> dict[str, nn.Module]:
+        """The layers of cross-attention by name, in which each place of a picture looks at the tokens of its prompt."""
+        return {name: module for name, module in network.named_modules()
+                if name.rsplit(".", 1)[-1] == "attn2" and hasattr(module, "get_attention_scores")}
+
+    def spelling(self, prompts: Sequence[str], wordings: Sequence[str], ends: bool) -> Tensor:
+        """Which of the tokens that `crossings` look at, those of the first tokenizer, spell these words.  -> [n, L] bool
+
+        ends  the end token, too, and padding that repeats it
+        """
+        words, length = self.readers[0]
+        texts = [unicodedata.normalize("NFC", prompt) for prompt in prompts]
+        read_as = words(texts, padding="max_length", truncation=True, max_length=length, return_offsets_mapping=True)
+        spans = torch.tensor(read_as.offset_mapping)                                   # [n, L, 2], (0, 0) for special tokens
+        found = (torch.tensor(read_as.input_ids) == words.eos_token_id) & ends
+        for row, text in enumerate(texts):
+            for start, end in places(text, wordings):
+                found[row] |= (spans[row, :, 0] < end) & (spans[row, :, 1] > start)
+        return found
 
     def middle(self, network: nn.Module) -> nn.Module:
         """The module whose output, averaged over positions, is a representation of the picture."""

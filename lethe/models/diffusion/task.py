@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import Concept, concepts_of, without
-from lethe.core.families.diffusion import DiffusionTask, PictureJudge, Role, Words
+from lethe.core.families.diffusion import Attended, DiffusionTask, PictureJudge, Role, Words
 from lethe.core.guard import Guard
 from lethe.core.modules import has_convolutions
 from lethe.core.seeds import generator
@@ -28,6 +28,7 @@ from lethe.maths import losses
 from lethe.models.diffusion.clip_judge import Clip, ClipJudge
 from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import save_lora, save_pipeline
+from lethe.models.diffusion.maps import recorded
 from lethe.models.diffusion.original_judge import OriginalJudge
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.sampling import Sampler
@@ -330,6 +331,20 @@ class Diffusion(DiffusionTask):
     def attention_projections(self, model: nn.Module) -> dict[str, nn.Linear]:
         """The linear layers that text enters first, by name: keys and values of cross-attention, or what embeds the text."""
         return self._denoiser.projections(model)
+
+    def attention_maps(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Attended:
+        """`predict_noise`, and the maps of all layers of cross-attention, with gradients."""
+        layers = self._denoiser.crossings(model)
+        if not layers:
+            raise RequestError(f"a {type(model).__name__} has no layers of cross-attention of diffusers (named attn2), so nobody "
+                               "can see where it looks at a word; nothing was started. Choose a method without maps, e.g. esd.")
+        with recorded(layers, (x_t.shape[2], x_t.shape[3])) as maps:
+            return Attended(self.predict_noise(model, x_t, t, text), maps)
+
+    def named_tokens(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
+        """Which of the tokens that cross-attention looks at spell the concepts; with `ends` the end token and padding that repeats
+        it, too.  -> [n, L] bool"""
+        return self._denoiser.spelling(prompts, self.wordings, ends)
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
         """Shapes and ranges, before any work starts."""

@@ -14,7 +14,7 @@ from lethe.core.families.diffusion import Role
 from lethe.errors import ModelError, RequestError
 from lethe.models.diffusion.denoiser import Denoiser, settings
 
-TEXT = frozenset({"words", "attention_projections"})
+TEXT = frozenset({"words", "attention_projections", "attention_maps", "named_tokens"})
 
 
 class ClassUNet(Denoiser):

@@ -25,6 +25,8 @@ class Joint(Denoiser):
 
     networks: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {"cross": STREAM, "keys": ("*add_k_proj*", "*add_v_proj*")}
+    lacks = frozenset({"attention_maps", "named_tokens"})
+    without = "a network in which picture and text attend to each other jointly (it has no cross-attention with maps to read)"
     texts: ClassVar[tuple[tuple[str, int], ...]]   # suffix of each encoder's folders, and the length it reads; 0: its tokenizer's
 
     @property
