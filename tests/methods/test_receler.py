@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from lethe.core.guard import load_guard, save_guard
 from lethe.core.seeds import derive, generator
 from lethe.core.split import Split
-from lethe.methods.guard.receler import Erased, held_still, shown_at, with_slots
+from lethe.maths.attention import shown_at
+from lethe.methods.guard.receler import Erased, held_still, with_slots
 
 
 def test_where_the_concept_is_seen_and_what_is_held_still() -> None:
@@ -45,7 +46,8 @@ def test_a_step_by_hand(tmp_path: Path) -> None:
                 low, high = looks.amin((1, 2), keepdim=True), looks.amax((1, 2), keepdim=True)
                 rows.append((x, when, text, cond, free - eta * (cond - free), (looks - low) / (high - low) >= 0.4))
     outcome = byhand.outcome("receler", task, rank=2, eta=eta, lamb=lamb, threshold=0.4, slots=2, attack_steps=2, attack_lr=0.05,
-                             attack_decay=decay, lr=0.01, steps=1, batch_size=4, trajectories=2, sampler_steps=2, start_guidance=1.5)
+                             attack_decay=decay, lr=0.01, steps=1, batch_size=4, trajectories=2, sampler_steps=2,
+                             start_guidance=1.5)
     guard: Any = outcome.served
     assert isinstance(guard, Erased) and outcome.kind == "guard" and not hasattr(outcome.model, "erasers")
     for key, p in task.original.state_dict().items():

@@ -37,7 +37,7 @@ def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
     text = entry.path.read_text()
     shared = key in SHARED and name != STANDS_FOR_ALL and "return tuned(cfg, task, loop" in text
     handed_on = entry.families == ["lm"] and key in HANDED_ON and f"{key}=cfg.{key}" in text   # about a second a run
-    drawing = entry.path.parent.name == "diffusion" or "task.generate(" in text   # these take seconds
+    drawing = entry.path.parent.name == "diffusion" or "task.generate(" in text or "sampler_steps" in text   # these take seconds
     return [pytest.mark.slow] if shared or handed_on or drawing else []
 
 

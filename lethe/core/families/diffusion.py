@@ -222,5 +222,5 @@ class DiffusionTask(Task):
 
     @abstractmethod
     def named_tokens(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
-        """Which of the tokens that cross-attention looks at spell the concepts; with `ends` the end token and padding that repeats
-        it, too.  -> [n, L] bool"""
+        """Which of the tokens that cross-attention looks at spell the concepts; with `ends` the end token and padding that
+        repeats it, too.  -> [n, L] bool"""

@@ -4,8 +4,8 @@
     L(θ) = E_{(x, c)∈F, t, ε} ‖A_θ(x_t, c)[:, P]‖_F,    x_t = √ᾱ_t x + √(1 − ᾱ_t) ε
 
 F pictures x of the concept with their prompts c, A_θ the maps of all layers of cross-attention (softmax over the tokens of c, for
-every head and every place of the picture), P the tokens of c that spell the concept, and with `ends` the end token and the padding
-that repeats it, which carry it as well. ‖·‖_F is the root of the sum of squares over all of them, not squared.
+every head and every place of the picture), P the tokens of c that spell the concept, and with `ends` the end token and the
+padding that repeats it, which carry it as well. ‖·‖_F is the root of the sum of squares over all of them, not squared.
 Needs:    forget (pictures may come from the original itself), original.     Updates: all: everything; x: cross-attention.
 Cost:     one forward/backward per step; the maps are computed beside the layers' own attention.
 Limits:   only keys and queries have a gradient, of all layers up to the last of cross-attention; a prompt without the concept's
@@ -38,12 +38,12 @@ class ForgetMeNot:
     """Options of Forget-Me-Not."""
 
     ends: bool = True                 # the end token and its repetitions are looked away from, too     [official code]
-    variant: Literal["all", "x"] = "all"   # which weights move                                         [official code]
+    variant: Literal["all", "x"] = "all"   # which weights move [only with lr=0.01]                     [official code]
     lr: Positive = 2e-6               # AdamW; tiny models need about 1e-4                              [official code]
     steps: Count = 35                 # optimiser steps                                                 [official code]
     batch_size: Count = 1             # pictures per step                                               [official code]
     weight_decay: NonNegative = 0.01  # of AdamW                                                        [official code]
-    clip: Positive = 1.0              # largest norm of a gradient                                      [official code]
+    clip: Positive = 1.0              # largest norm of a gradient [only with lr=0.01]                  [official code]
 
 
 def attention_norm(maps: Iterable[Tensor], where: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ the concept is not. Huang, Chen, Chang, Tsai, Chen & Wang (2024), arXiv:2311.177
     L(δ) = ‖ε_e(x_t, c ⊕ δ) − ε_0(x_t, c)‖² + ½ w ‖δ‖²
 
 c a prompt with the concept, c ⊕ δ its text states with the slots δ from its end token on, ∅ the empty prompt, ε_0 the original,
-ε_e the original with its erasers. M are the places at which the original looks at the concept's words in c: its maps of a quarter of
-the picture's side, the mean over layers, heads and tokens, from 0 to 1 between the least and the largest, at `threshold` or above.
-At each step δ takes `attack_steps` steps of Adam from where it stands, and at the last of them the erasers take one.
+ε_e the original with its erasers. M are the places at which the original looks at the concept's words in c: its maps of a quarter
+of the picture's side, the mean over layers, heads and tokens, from 0 to 1 between the least and the largest, at `threshold` or
+above. At each step δ takes `attack_steps` steps of Adam from where it stands, and at the last of them the erasers take one.
 Needs:    original, and prompts; no pictures.     Updates: erasers of rank r; the outcome is a guard.
 Cost:     `trajectories` full samplings and two frozen forwards per visited point, once; per step `attack_steps` + 1
           forward/backwards.
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
+from lethe.maths.attention import resized, shown_at
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import answered, esd_target, moved, taken, visited
+from lethe.train.erasing import answered, esd_target, moved, visited
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import Apply, Ask
 
@@ -57,7 +59,7 @@ class Receler:
     attack_steps: Count = 50           # Adam steps of δ at each step                               [official code]
     attack_lr: Positive = 0.1          # of δ                                                       [official code]
     attack_decay: NonNegative = 0.1    # w, weight decay of δ                                       [official code]
-    lr: Positive = 3e-4                # Adam; tiny models need about 3e-3                          [official code]
+    lr: Positive = 3e-4                # Adam; tiny models need about 1e-3                          [official code]
     steps: Count = 500                 # optimiser steps of the erasers                             [official code]
     batch_size: Count = 1              # points per step                                            [official code]
     trajectories: Count = 20           # over all prompts                                           [ours]
@@ -126,32 +128,15 @@ def _parts(eraser: Eraser) -> dict[str, Tensor]:
     return {"down": eraser.down.weight, "down_bias": eraser.down.bias, "up": eraser.up.weight, "up_bias": eraser.up.bias}
 
 
-def shown_at(maps: Mapping[str, Tensor], named: Tensor, side: float, threshold: float) -> Tensor:
-    """M: where a network looks at the concept's words, on the maps whose height is nearest to `side`.  -> [n, h, w] bool
-
-    One map, one head, two places and two tokens of which the second is named, A = ((0.8, 0.2), (0.6, 0.4)): 0 and 1.
-    """
-    height = min((some.shape[2] for some in maps.values()), key=lambda h: abs(h - side))
-    share = named.float() / named.float().sum(1, keepdim=True).clamp(min=1)
-    looks = torch.stack([(some.mean(1) * share.view(len(share), 1, 1, -1)).sum(-1) for some in maps.values()
-                         if some.shape[2] == height]).mean(0)
-    low, high = looks.amin((1, 2), keepdim=True), looks.amax((1, 2), keepdim=True)
-    return (looks - low) / (high - low).clamp(min=1e-12) >= threshold
-
-
 def held_still(said: Tensor, mask: Tensor) -> Tensor:
     """Σ_{p∉M} ‖e(p)‖²/d / |p∉M|, M resized to the layer.  [n, S, d], [n, h, w] bool -> [n]
 
     Two places, M the first, e = (9, (1, 2)): (1 + 4)/2 = 2.5.
     """
-    outside = 1 - F.interpolate(mask.float().unsqueeze(1), _sides(said.shape[1], mask)).flatten(1)
+    height = round((said.shape[1] * mask.shape[1] / mask.shape[2]) ** 0.5)
+    outside = (~resized(mask, (height, said.shape[1] // height))).flatten(1).float()
     found: Tensor = (said.square().mean(2) * outside).sum(1) / (outside.sum(1) + 1e-9)
     return found
-
-
-def _sides(places: int, mask: Tensor) -> tuple[int, int]:
-    height = round((places * mask.shape[1] / mask.shape[2]) ** 0.5)
-    return height, places // height
 
 
 def with_slots(text: Tensor, slots: Tensor, end: Tensor, rows: int) -> Tensor:
@@ -161,11 +146,11 @@ def with_slots(text: Tensor, slots: Tensor, end: Tensor, rows: int) -> Tensor:
     return text.clone().index_put((example, places[example, slot]), slots[example, slot])
 
 
+@dataclass(frozen=True)
 class Rounds:
     """combine: δ by the attack, and at its last step the erasers as well."""
 
-    def __init__(self, attack_steps: int) -> None:
-        self.attack_steps = attack_steps
+    attack_steps: int
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
         for _ in range(self.attack_steps - 1):

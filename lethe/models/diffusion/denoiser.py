@@ -126,7 +126,7 @@ class Denoiser(ABC):
         texts = [unicodedata.normalize("NFC", prompt) for prompt in prompts]
         read_as = words(texts, padding="max_length", truncation=True, max_length=length, return_offsets_mapping=True)
         spans = torch.tensor(read_as.offset_mapping)                                   # [n, L, 2], (0, 0) for special tokens
-        found = (torch.tensor(read_as.input_ids) == words.eos_token_id) & ends
+        found: Tensor = (torch.tensor(read_as.input_ids) == words.eos_token_id) & ends
         for row, text in enumerate(texts):
             for start, end in places(text, wordings):
                 found[row] |= (spans[row, :, 0] < end) & (spans[row, :, 1] > start)

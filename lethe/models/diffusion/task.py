@@ -342,8 +342,8 @@ class Diffusion(DiffusionTask):
             return Attended(self.predict_noise(model, x_t, t, text), maps)
 
     def named_tokens(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
-        """Which of the tokens that cross-attention looks at spell the concepts; with `ends` the end token and padding that repeats
-        it, too.  -> [n, L] bool"""
+        """Which of the tokens that cross-attention looks at spell the concepts; with `ends` the end token and padding that
+        repeats it, too.  -> [n, L] bool"""
         return self._denoiser.spelling(prompts, self.wordings, ends)
 
     def check_family(self, original: nn.Module, splits: Mapping[str, Split]) -> None:
