@@ -130,6 +130,11 @@ class Evidence:
         return "" if self.yardstick is None else self.yardstick.kind
 
     @property
+    def unsided(self) -> bool:
+        """Whether it is outside as utility is, so that a training of another length explains it as well as the forget set."""
+        return bool(self.detail.get("unsided"))
+
+    @property
     def gap(self) -> float | None:
         """Signed distance to the mean of the yardstick."""
         return None if self.yardstick is None else self.value - self.yardstick.mean
@@ -138,12 +143,13 @@ class Evidence:
     def direction(self) -> Direction:
         """Of a value outside: 'still knows' on the side of a detected original, 'over-forgotten' on the other side.
 
-        'differs' for a distance, which has no sides, and on the side of an original that was not detected.
+        'differs' for a distance, which has no sides, on the side of an original that was not detected, and where another
+        training would explain the value (`lethe.judge.verdict.controlled`).
         """
         gap = self.gap
         if self.verdict != OUTSIDE or gap is None:
             return ""
-        if self.distance or not math.isfinite(gap):
+        if self.distance or self.unsided or not math.isfinite(gap):
             return DIFFERS
         if self.original is None or self.yardstick is None:
             return DIFFERS

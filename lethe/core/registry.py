@@ -55,6 +55,7 @@ class Metric:
     tier  what it is evidence of: forgetting | utility | cost
     null  value of a model that never saw the data, where one is known without retraining (0.5 for an AUC)
     distance  measures how far from retraining, not in which direction
+    moves  with how long or well a model was trained, as losses do; it then shows no direction where utility differs
     margin  equivalence margin declared before any model is seen: a difference from retraining that does not matter
     aspect  what it examines: behaviour | representation | recovery; a model that passes one and fails another only hides
     asks  what it needs beyond the audit's own needs, in words; the report states it when the metric could not be computed
@@ -67,6 +68,7 @@ class Metric:
     version: int = 1
     null: float | None = None
     distance: bool = False
+    moves: bool = False
     asks: str = ""
     margin: float | None = None
     aspect: Aspect = "behaviour"

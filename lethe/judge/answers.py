@@ -39,6 +39,8 @@ NO_REFERENCES: Final = "there are no retrained models to compare with"
 FEW_REFERENCES: Final = "there are too few retrained models to say where one more would lie, which takes three"
 NO_ORIGINAL: Final = "without the original nothing shows that these tests would find the data"
 NO_SIDE: Final = "the tests that detect the original measure distances, which do not say on which side a model lies"
+OTHERWISE: Final = ("utility differs from that of retrained models too, so a model that never saw the data but was trained "
+                    "otherwise might lie where this one lies")
 NOTHING: Final = "nothing to find: no test detects the data in the original either"
 Part = Literal["behaviour", "representation", "recovery", "utility"]
 PARTS: tuple[Part, ...] = ("behaviour", "representation", "recovery", "utility")
@@ -145,6 +147,8 @@ def forgotten(items: Sequence[Evidence], references: int = 0) -> Forgotten:
         return Forgotten(NO, max(1, len(tests)), decisive(whole), "")
     if still:
         return Forgotten(NO, max(len(tests), len(still)), decisive(max(still, key=_seen)), "")
+    if any(e.unsided and _near(e) > 0 for e in judged):
+        return Forgotten(UNKNOWN, len(tests), None, OTHERWISE)
     if tests:
         return Forgotten(YES, len(tests), decisive(max(tests, key=_near)), "")
     return Forgotten(UNKNOWN, 0, None, _no_answer(items, judged, references))

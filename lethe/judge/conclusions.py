@@ -118,7 +118,10 @@ def _direction(outside: list[Evidence], count: int) -> str:
         words[OVER_FORGOTTEN] = "The forget set stands out from unseen data, more than for the original"
     worst = next(d for d in order if any(e.direction == d for e in outside))
     these = [e for e in outside if e.direction == worst]
-    return f"{words[worst]}: {strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
+    told = f"{words[worst]}: {strongest(these)} ({len(outside)} of {count} tests of forgetting are outside)."
+    if worst != DIFFERS or not any(e.unsided for e in these):
+        return told
+    return f"{told} Which way is not known: a model that never saw the data, trained otherwise, might lie there."
 
 
 def strongest(items: list[Evidence]) -> str:

@@ -26,7 +26,7 @@ def hiding(items: Sequence[Evidence], kind: Kind = "weights") -> Hiding:
     """
     judged = [e for e in items if e.tier == "forgetting" and e.verdict in (INSIDE, OUTSIDE)]
     shows = [e.metric for e in judged if e.aspect == "behaviour" and e.direction == STILL_KNOWS]
-    quiet = [e.metric for e in judged if e.aspect == "behaviour" and e.direction != STILL_KNOWS]
+    quiet = [e.metric for e in judged if e.aspect == "behaviour" and e.direction != STILL_KNOWS and not e.unsided]
     deeper = [e for e in judged if e.aspect in ("representation", "recovery")]
     recovered = [e for e in deeper if e.direction == STILL_KNOWS]
     if kind == "guard":
@@ -44,6 +44,9 @@ def hiding(items: Sequence[Evidence], kind: Kind = "weights") -> Hiding:
     if shows:
         return Hiding(NOT_KNOWN, f"The model's answers still show the forget set ({named(shows)}), so nothing is hidden.",
                       tuple(shows))
+    if unsure := [e.metric for e in judged if e.unsided]:
+        return Hiding(NOT_KNOWN, f"Utility differs from that of retrained models, and {named(unsure)} may for that reason alone: "
+                                 "whether anything is hidden is not known.")
     clear = tuple(e.metric for e in deeper if e.verdict == INSIDE)
     if quiet and clear and not recovered:
         return Hiding("weights", f"The change is in the weights: neither answers nor {named(clear)} bring the forget set back "

@@ -19,9 +19,11 @@ from lethe.core.evidence import (
     NO_POWER,
     NO_YARDSTICK,
     OUTSIDE,
+    OVER_FORGOTTEN,
     RASHOMON,
     RETRAINED,
     SHOWN,
+    STILL_KNOWS,
     Evidence,
     Side,
     Value,
@@ -34,6 +36,8 @@ from lethe.judge.answers import part_of
 from lethe.judge.band import ENOUGH, Law, Null, Z, law_of, means
 from lethe.judge.calibration import ALONE, LEVEL, Family
 from lethe.maths.statistics import difference_interval
+
+HALF = 0.5   # of the way from retrained models to the original, which no other training goes
 
 
 def judge(audit: Audit, value: Value, others: list[Value], before: Value | None, seconds: float = 0.0,
@@ -130,7 +134,8 @@ def _evidence(audit: Audit, metric: Metric, value: Value, before: Value | None, 
     found = Evidence(
         audit.name, value.metric, value.value, value.low, value.high, value.n, metric.definition, metric.range,
         metric.better, metric.tier, metric.version, verdict, "", None, None, _yardstick(law, kind, LEVEL),
-        before.value if before else None, None, seconds, value.per_sample, value.detail, metric.distance, metric.aspect,
+        before.value if before else None, None, seconds, value.per_sample,
+        {**value.detail, "moves": True} if metric.moves else value.detail, metric.distance, metric.aspect,
     )
     if law is None or verdict != INSIDE:
         return found
@@ -177,14 +182,27 @@ def corrected(items: Sequence[Evidence], family: Family) -> list[Evidence]:
 def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool]) -> list[Evidence]:
     """Not enough power: 'inside' counts for forgetting only where the positive control, the original, was detected.
 
+    And no direction where utility differs as well: a model that never saw the data, trained shorter or longer than the
+    references, lies outside in losses, residuals and margins too. There a direction is left to tests that do not move with
+    training, and towards the original to values that have gone half of the way to it.
     outside  (audit, metric) -> whether the original is outside
     """
-    result = []
+    result, otherwise = [], any(e.tier == "utility" and e.verdict == OUTSIDE and e.kind == RETRAINED for e in items)
     for e in items:
         control = outside.get((e.audit, e.metric)) if e.p is not None else None
         powerless = e.tier == "forgetting" and e.verdict == INSIDE and (not control or bool(e.detail.get("undecided")))
-        result.append(replace(e, original_outside=control, verdict=NO_POWER if powerless else e.verdict))
+        found = replace(e, original_outside=control, verdict=NO_POWER if powerless else e.verdict)
+        result.append(replace(found, detail={**e.detail, "unsided": True}) if otherwise and _explained(found) else found)
     return result
+
+
+def _explained(e: Evidence) -> bool:
+    """Whether a test of forgetting is outside as a model that never saw the data, trained otherwise, might be."""
+    if (e.tier != "forgetting" or e.kind != RETRAINED or e.direction not in (STILL_KNOWS, OVER_FORGOTTEN)
+            or e.original is None or e.yardstick is None or e.value == e.original):
+        return False
+    share = (e.value - e.yardstick.mean) / ((e.original - e.yardstick.mean) or -math.inf)
+    return bool(e.detail.get("moves")) or 0 < share < HALF
 
 
 def metric_of(audit: Audit, name: str) -> Metric:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from lethe.core import evidence
-from lethe.judge.answers import FEW_REFERENCES, NO_ORIGINAL, NO_REFERENCES, NO_SIDE, NO_TEST, NOTHING, answers
+from lethe.judge.answers import FEW_REFERENCES, NO_ORIGINAL, NO_REFERENCES, NO_SIDE, NO_TEST, NOTHING, OTHERWISE, answers
 from lethe.results.answers import Answers
 from lethe.results.schema import Measurement, Row, Scenario
 
@@ -21,6 +21,7 @@ REMEDIES = {   # why a question about forgetting has no answer -> how to get one
     FEW_REFERENCES: "To get an answer, let more models be trained without the data: audit.references: 8.",
     NO_ORIGINAL: "To get an answer, provide the untouched model as well.",
     NO_SIDE: "To get an answer, add tests that say on which side a model lies, e.g. scores and threshold in audit.audits.",
+    OTHERWISE: "To get an answer, provide retrained models of the same recipe as this one, trained as long as it was.",
     NOTHING: "Keep the model as it is where the law lets you, else train it again without the data: no test can distinguish a "
              "method that forgets from one that changes nothing here. More power: more records to forget, or a deeper audit.",
 }

@@ -38,6 +38,7 @@ class Numbers:
         "loss_*": Metric("loss", better="lower", tier="utility"),
         "time": Metric("time", better="lower", tier="cost"),
         "attack": Metric("attack", null=0.5), "back": Metric("back", aspect="recovery"),
+        "moving": Metric("loss", moves=True),
         "forget_score": Metric("forget"), "retain_score": Metric("retain", better="higher", tier="utility"),
         "test_score": Metric("test", better="higher", tier="utility"),
     },

@@ -16,6 +16,7 @@ from lethe.core.catalogue import load
 from lethe.core.evidence import HOLDOUT, INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, RASHOMON, RETRAINED, Evidence, Value
 from lethe.core.split import concat
 from lethe.data.select import Where
+from lethe.judge.answers import forgotten
 from lethe.judge.auditor import examine
 from lethe.judge.conclusions import conclude
 from lethe.judge.hiding import hiding
@@ -176,6 +177,25 @@ def test_hiding(known, back, kind, verdict):
     found = exam({"known": known, "back": back}, {"known": 0.9, "back": 0.9}, [{"known": x, "back": x} for x in SPREAD])
     said = hiding(found["model"], kind)
     assert said.verdict == verdict and (verdict != "obfuscation suspected" or said.metrics == ("back",))
+
+
+@pytest.mark.parametrize(("skill", "said", "answer", "hidden"), [
+    (0.11, {"moving": 0.3}, "no", "not known"),                        # utility agrees: what lies outside knows
+    (0.02, {"moving": 0.3}, "cannot be judged", "not known"),          # trained shorter, and accused of still knowing
+    (0.02, {"back": 0.3}, "cannot be judged", "not known"),            # and of hiding: 0.24 of the way to the original
+    (0.02, {"back": 0.7}, "no", "obfuscation suspected"),              # no other training goes so far
+    (0.02, {"known": 0.7}, "no", "not known"), (0.02, {}, "yes", "weights"),
+    (0.02, {"moving": 0.0}, "yes", "not known"),                       # beyond retraining, but 'over-forgotten' is not known
+])
+def test_where_utility_differs_another_training_explains_what_moves_with_it(skill, said, answer, hidden):
+    """Measured on digits: never seen, 8 epochs instead of 60: 'still knows' by lood_forget and records_worst, 30: 'hides'."""
+    names = ("known", "moving", "back", "skill")
+    low = {**dict.fromkeys(names, 0.11), "skill": skill, **said}
+    found = exam(low, {**dict.fromkeys(names, 0.9), "skill": 0.11}, [dict.fromkeys(names, x) for x in SPREAD])
+    assert forgotten(found["model"]).answer == answer and hiding(found["model"]).verdict == hidden
+    assert forgotten(found["original"]).answer == "no"
+    text = conclude(found["model"]).text
+    assert text.startswith("Differs from retrained") == (skill < 0.1 and (answer == "cannot be judged" or "moving" in said))
 
 
 def test_a_model_that_still_shows_the_data_anywhere_does_not_hide_them():

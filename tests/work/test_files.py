@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,30 @@ def test_the_model_alone_gets_values_and_no_invented_yardstick(folder):
     assert found.value("unlearned", "forget_accuracy") <= 0.1
     missing = {item.audit: item.why for item in found.results.scenarios[0].not_tested}
     assert missing["threshold"] == "needs holdout" and "retrained" in missing["divergence"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [8, 30])
+def test_a_model_that_never_saw_them_is_not_accused_for_a_shorter_training(tmp_path, epochs):
+    """60 epochs are the yardstick's. It was said to know still (8: lood_forget, records_worst), or to hide (30)."""
+    from evidence import REQUESTS, digits, retrained
+
+    task = digits(*REQUESTS["random"][:2])
+    short = digits(*REQUESTS["random"][:2], epochs=epochs)
+    models = {"original": task.original, **{f"c{k}": one.model for k, one in enumerate(retrained(task, 8))},
+              "unlearned": retrained(short, 1)[0].model}
+    for name, model in models.items():
+        (tmp_path / name).mkdir()
+        task.save_model(model, tmp_path / name)
+    for name, split in task.splits.items():
+        np.savez(tmp_path / f"{name}.npz", **{key: value.numpy() for key, value in split.columns.items()})
+    asked = files(tmp_path, "unlearned", "original", "forget", "retain", "holdout",
+                  retrained=tuple(str(tmp_path / f"c{k}") for k in range(8)))
+    asked = replace(asked, model={"zoo": "mlp", "options": {"inputs": 64, "hidden": [128, 128], "classes": 10}})
+    found = {row.name: row for row in audit_files(asked, audits=["lood", "records", "head_swap", "scores", "relearn"]).rows()}
+    assert found["original"].answers.forgotten.answer == "no"
+    assert found["unlearned"].conclusion.text.startswith(("Differs from", "Utility is worse"))
+    assert found["unlearned"].answers.forgotten.answer != "no" and found["unlearned"].hiding.verdict != "obfuscation suspected"
 
 
 def test_the_command_prints_json(folder):

@@ -49,7 +49,7 @@ class LOOD:
 @audit(
     metrics={
         "lood_forget": Metric("mean change of a feature-space Gaussian process on F when F is added to R", (0.0, math.inf),
-                              aspect="representation"),
+                              moves=True, aspect="representation"),
         "lood_single": Metric("the same when each record alone is added to all others", (0.0, math.inf), "lower",
                               aspect="representation"),
         "lood_twins": Metric("share of F that has an equal among the retained records", better="lower", aspect="representation"),

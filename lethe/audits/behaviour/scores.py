@@ -34,8 +34,8 @@ class Scores:
 
 @audit(
     metrics={
-        "forget_loss": Metric("mean training loss on the forget set", (0.0, math.inf)),
-        "removed_loss": Metric("mean training loss on holdout examples of removed labels", (0.0, math.inf)),
+        "forget_loss": Metric("mean training loss on the forget set", (0.0, math.inf), moves=True),
+        "removed_loss": Metric("mean training loss on holdout examples of removed labels", (0.0, math.inf), moves=True),
         "retain_loss": Metric("mean training loss on the retain set", (0.0, math.inf), "lower", "utility"),
         "holdout_loss": Metric("mean training loss on holdout, retained labels", (0.0, math.inf), "lower", "utility"),
         "test_loss": Metric("mean training loss on test, retained labels", (0.0, math.inf), "lower", "utility"),

@@ -42,7 +42,7 @@ class Records:
 @audit(
     metrics={
         "records_worst": Metric("mean z beside retrained models over the 5 % of the forget set where it is highest",
-                                (-math.inf, math.inf)),
+                                (-math.inf, math.inf), moves=True),
         "records_seen": Metric("share of the forgotten records that look seen, Holm over records", better="lower", null=0.0),
     },
     uses={"observe"},

@@ -44,7 +44,7 @@ class HeadSwap:
 @audit(
     metrics={
         "stitched_margin": Metric("mean margin of forget labels after mapping features onto the original's logits",
-                                  (-np.inf, np.inf), aspect="representation"),
+                                  (-np.inf, np.inf), moves=True, aspect="representation"),
         "stitched_score": Metric("accuracy on the forget set of that map", better="lower", aspect="representation"),
         "grafted_score": Metric("accuracy on the forget set of the original's head on these features", better="lower",
                                 aspect="representation"),

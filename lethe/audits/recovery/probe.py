@@ -49,7 +49,7 @@ class Probe:
 @audit(
     metrics={
         "prototype_recall_5": Metric("recall of removed classes on unseen data, nearest mean of 5 examples of each class",
-                                     aspect="representation"),
+                                     moves=True, aspect="representation"),
         "probe_recall_*": Metric("recall of removed classes on unseen data, linear probe on * examples of each class",
                                  better="lower", aspect="representation"),
         "prototype_recall_*": Metric("recall of removed classes on unseen data, nearest mean of * examples of each class",
