@@ -21,7 +21,7 @@ from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from lethe.certificate.wording import texts
-from lethe.maths.noisy import LAW, gaussian_epsilon, shifted_mu
+from lethe.maths.noisy import LAW, MODELS, gaussian_epsilon, models_epsilon, shifted_mu
 
 Words = Mapping[str, Any]   # the texts of one version
 Evidence = Mapping[str, Any]
@@ -111,10 +111,15 @@ def accounted(guarantee: Evidence) -> Any:
     """ε of a guarantee, computed again from the numbers that it rests on, rounded up to four digits; as stated where it rests on
     none that are known here, and None where its numbers contradict it."""
     known, delta = guarantee.get("accountant"), float(guarantee["delta"])
-    if known is not None and known["law"] == LAW:
-        mu = shifted_mu(float(known["radius"]), float(known["clip"]), float(known["rate"]), float(known["decay"]),
-                        int(known["noisy_steps"]), float(known["sigma"]), int(known["parts"]))
-        epsilon = gaussian_epsilon(mu, delta)
+    if known is not None and known["law"] in (LAW, MODELS):
+        radius, sigma, steps = float(known["radius"]), float(known["sigma"]), int(known["noisy_steps"])
+        if known["law"] == MODELS:
+            told = known.get("clips") == "models" and int(known["parts"]) == 1
+            epsilon = models_epsilon(radius, sigma, steps, delta) if told else math.inf
+        else:
+            mu = shifted_mu(radius, float(known["clip"]), float(known["rate"]), float(known["decay"]), steps, sigma,
+                            int(known["parts"]))
+            epsilon = gaussian_epsilon(mu, delta) if known.get("clips", "gradients") == "gradients" else math.inf
         return str(float(UP.create_decimal_from_float(epsilon))) if math.isfinite(epsilon) else None
     if {"residual_bound", "sigma"} <= guarantee.keys():
         from lethe.maths.certified import removal_epsilon  # torch, which only this needs

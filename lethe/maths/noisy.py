@@ -12,6 +12,15 @@ and Gaussian mechanisms compose to √Σ μ_t² (Dong, Roth & Su 2022, theorem 3
 ±C₁ along one line, so it cannot be improved. Parts of the model that move without noise may be in any state on the way, as long
 as each is clipped when its own noisy steps begin and rests when they are over: they can only change g_t.
 
+Clipped models: x_{t+1} = Π_C(x_t − γ·g_t(x_t)) + ξ_t with no bound on g_t. What two runs can be told apart by after t steps,
+a_t = sup_B P_t(B) − e^ε·Q_t(B), follows from what it was a step before, and a_0 = 1 from any starts:
+
+    a_{t+1} = a_t·δ(2C/σ, ln(1 + (e^ε − 1)/a_t)),   δ(μ, ε) as below;   (ε, a_T) is what T steps give
+
+Why: P_t − e^ε·Q_t has a positive part of mass a_t and a negative one of mass a_t + e^ε − 1; a step sends every point to some
+N(c, σ²I) with ‖c‖ ≤ C, and two such are at most N(−C), N(C) apart. It is reached by x ↦ ±C along one line, so it cannot be
+improved; a_{t+1} ≤ a_t·δ(2C/σ, ε) is the contraction coefficient of Asoodeh, Diaz & Calmon (2020), arXiv:2012.11035.
+
 (ε, δ) of μ: δ = Φ(−ε/μ + μ/2) − e^ε·Φ(−ε/μ − μ/2) (Balle & Wang 2018, theorem 8).
 Sources: Koloskova et al. (2025), arXiv:2506.06985, by Rényi divergence, with σ² = 9·ln(1/δ)/ε² · (C₀ + γC₁T)²/T for λ = 0;
 Bok, Su & Altschuler (2024), arXiv:2403.00278, for shifts in this form.
@@ -25,7 +34,9 @@ from collections.abc import Callable
 from lethe.errors import OutOfRange
 
 LAW = "shifted Gaussian steps"   # what certificates call this accountant
-TOP = 1e4   # no ε or μ above it is looked for
+MODELS = "clipped models"        # and the one of models that are clipped at every step
+TOP = 1e4    # no ε or μ above it is looked for
+MOST = 700   # nor ε of clipped models: e^ε is a number
 
 
 def normal(z: float) -> float:
@@ -80,6 +91,32 @@ def noise_for(epsilon: float, delta: float, radius: float, clip: float, rate: fl
     return (1 + 1e-9) * shifted_mu(radius, clip, rate, decay, steps, 1.0, parts) / gaussian_mu(epsilon, delta)
 
 
+def models_delta(radius: float, sigma: float, steps: int, epsilon: float) -> float:
+    """The δ of T steps, each of a model clipped to C under noise of σ.  C=½, σ=1, T=1, ε=0: 2Φ(½) − 1; T=2: its square."""
+    if not sigma > 0:
+        return 1.0
+    left = 1.0
+    for _ in range(steps):
+        left *= gaussian_delta(2 * radius / sigma, math.log1p(math.expm1(epsilon) / left)) if left else 0.0
+    return left
+
+
+def models_epsilon(radius: float, sigma: float, steps: int, delta: float) -> float:
+    """The smallest ε ≥ 0 of them at this δ, rounded up by bisection; infinite above 700."""
+    _within("delta", delta)
+    if models_delta(radius, sigma, steps, 0.0) <= delta:
+        return 0.0
+    return _border(lambda epsilon: models_delta(radius, sigma, steps, epsilon) > delta, MOST)[1] if models_delta(
+        radius, sigma, steps, MOST) <= delta else math.inf
+
+
+def models_noise(epsilon: float, delta: float, radius: float, steps: int) -> float:
+    """The σ of each step at which they are (ε, δ)-indistinguishable; a hair more than that, so that rounding adds no ε."""
+    _within("delta", delta)
+    mu = _border(lambda mu: models_delta(mu / 2, 1.0, steps, epsilon) <= delta)[0]
+    return (1 + 1e-9) * 2 * radius / mu
+
+
 def _kept(rate: float, decay: float, steps: int) -> float:
     """S: the variance that is left of T steps of unit noise."""
     keep = _keep(rate, decay)
@@ -95,9 +132,9 @@ def _keep(rate: float, decay: float) -> float:
     return keep
 
 
-def _border(below: Callable[[float], bool]) -> tuple[float, float]:
-    """Two neighbouring numbers between 0 and `TOP`: the last one that is below a border, and the first one that is not."""
-    low, high = 0.0, TOP
+def _border(below: Callable[[float], bool], top: float = TOP) -> tuple[float, float]:
+    """Two neighbouring numbers between 0 and `top`: the last one that is below a border, and the first one that is not."""
+    low, high = 0.0, top
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if below(middle) else (low, middle)
     return low, high

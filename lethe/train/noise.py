@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -14,11 +14,16 @@ from torch import Tensor, nn
 
 from lethe.core.seeds import derive
 from lethe.errors import RequestError
+from lethe.train.distribute import full
+
+HAIR = 1 - 2**-7   # what half precision may round up
 
 
 @dataclass(frozen=True)
 class Noisy:
     """The rule x ← x − γ·(g + λx) + ξ,  ξ ~ N(0, σ²) on the entries in `where`, for `Loop.minimise(optimiser=…)`.
+
+    With `radius` C it is x ← Π_C(x − γ·(g + λx)) + ξ, Π_C(v) = v·min(1, C/‖v‖) of all parameters as one vector.
 
     secret  what the noise follows from, with the step and the parameter's name: a run that resumes draws the same
     where   boolean [shape of θ] by parameter name; other entries are stepped without noise
@@ -29,11 +34,12 @@ class Noisy:
     secret: int
     where: Mapping[str, Tensor]
     like: Callable[[Tensor, Tensor], Tensor]
+    radius: float | None = None
 
     @property
     def named(self) -> str:
         """A name that tells rules apart and gives no secret away."""
-        return hashlib.sha256(f"{self.secret} {self.sigma!r}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.secret} {self.sigma!r}{self.radius or ''}".encode()).hexdigest()
 
     def over(self, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
         """The rule on these parameters."""
@@ -63,14 +69,25 @@ class _NoisySteps(torch.optim.Optimizer):
         """One step from the gradients that are there; `closure` is called first, as torch has it."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            for name, p in zip(self.names, group["params"], strict=True):
-                done = int(self.state[p].get("step", 0))
+            for p in group["params"]:
                 p.mul_(1 - group["lr"] * group["weight_decay"])   # also what `masks` of the loop puts back
                 if p.grad is not None:
                     p.add_(p.grad, alpha=-group["lr"])
-                p.add_(self.rule.draw(name, done, p))
+            inside = clipping((full(p) for p in group["params"]), self.rule.radius)
+            for name, p in zip(self.names, group["params"], strict=True):
+                done = int(self.state[p].get("step", 0))
+                p.mul_(inside).add_(self.rule.draw(name, done, p))
                 self.state[p]["step"] = torch.tensor(float(done + 1))
         return loss
+
+
+def clipping(values: Iterable[Tensor], radius: float | None) -> float:
+    """What all tensors, as one vector, are multiplied by so that its norm is at most the radius, a hair inside for what rounding
+    adds; not finite where they are not, since then nothing holds them.  ‖(3, 4)‖ = 5, C = 1: 0.2·127/128."""
+    if radius is None:
+        return 1.0
+    norm = float(torch.stack([v.detach().double().norm().cpu() for v in values]).norm())
+    return 1.0 if norm <= HAIR * radius else HAIR * radius / norm
 
 
 def secret_seed(key: str, seed: int, purpose: str, option: str) -> int:

@@ -50,6 +50,34 @@ def test_the_papers_noise_is_enough_and_renyi_divergence_asks_for_more(epsilon: 
     assert 0.5 * epsilon < noisy.gaussian_epsilon(mu, delta) < renyi < epsilon
 
 
+@pytest.mark.parametrize(("steps", "epsilon", "sigma"), [(1, 1.0, 0.6), (2, 0.0, 1.0), (3, 0.5, 0.8), (6, 2.0, 0.5)])
+def test_clipped_models_equal_the_two_runs_that_are_hardest_to_tell_apart(steps: int, epsilon: float, sigma: float) -> None:
+    """On a line, from ±1: each step sends what one run is likelier to hold to +1, all else to −1; by integration of densities."""
+    z = np.linspace(-1 - 12 * sigma, 1 + 12 * sigma, 400_001)
+    up, down = (np.exp(-((z - c) ** 2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi)) for c in (1, -1))
+    p, q, told = up, down, 1.0
+    for step in range(steps):
+        if step:
+            likelier = p > math.exp(epsilon) * q
+            p, q = (h * up + (1 - h) * down for h in (np.trapezoid(likelier * d, z) for d in (p, q)))
+        told = float(np.trapezoid(np.maximum(p - math.exp(epsilon) * q, 0), z))
+    found = noisy.models_delta(1.0, sigma, steps, epsilon)
+    assert found == pytest.approx(told, rel=1e-4)
+    assert found <= noisy.gaussian_delta(2 / sigma, epsilon) ** steps * (1 + 1e-12)   # the contraction coefficient of the paper
+
+
+def test_noise_of_clipped_models_gives_back_its_epsilon_and_never_more() -> None:
+    """C = ½, σ = 1, ε = 0: 2Φ(½) − 1, and to the power of steps; more steps ask for less noise."""
+    assert noisy.models_delta(0.5, 1.0, 1, 0.0) == pytest.approx(0.3829249225)
+    assert noisy.models_delta(0.5, 1.0, 3, 0.0) == pytest.approx(0.3829249225**3)
+    sigmas = [noisy.models_noise(1.0, 1e-5, 0.02, steps) for steps in (1, 5, 20, 80)]
+    assert sigmas == sorted(sigmas, reverse=True)
+    for epsilon in (0.1, 1.0, 8.0):
+        found = noisy.models_epsilon(0.3, noisy.models_noise(epsilon, 1e-6, 0.3, 7), 7, 1e-6)
+        assert epsilon * (1 - 1e-6) < found <= epsilon
+    assert noisy.models_epsilon(1, 0.0, 5, 1e-5) == noisy.models_epsilon(1, 1e-3, 1, 1e-5) == math.inf
+
+
 @pytest.mark.parametrize("parts", [1, 4])
 def test_noise_gives_back_the_epsilon_it_was_made_for_and_never_more(parts: int) -> None:
     for epsilon in (0.1, 1.0, 8.0):

@@ -12,12 +12,14 @@ import pytest
 import torch
 from byhand import nll
 
+from lethe.certificate.claims import accounted
 from lethe.core.modules import reinitialised
-from lethe.errors import RequestError
-from lethe.maths.noisy import apart, gaussian_epsilon, noise_for, shifted_mu
+from lethe.errors import OutOfRange, RequestError
+from lethe.maths.noisy import apart, gaussian_epsilon, models_noise, noise_for, shifted_mu
 from lethe.methods.general.noisy_tune import clipped, dealt
 from lethe.train.apply import apply, method_of
 from lethe.train.loop import Settings
+from lethe.train.noise import Noisy, secret_seed
 
 BARE: dict[str, Any] = {"epochs": 0, "radius": 0.5, "clip": 0.2, "rate": 0.3, "decay": 1.0, "noisy_steps": 3, "batch_size": 100}
 
@@ -36,8 +38,6 @@ def test_clipping_golden() -> None:
 
 def test_three_steps_by_hand() -> None:
     """Clip, decay, a clipped gradient, noise; the noise is what the seed of the key, the name and the step say."""
-    from lethe.train.noise import Noisy, secret_seed
-
     task = byhand.classification()
     sigma = noise_for(1.0, 1e-5, 0.5, 0.2, 0.3, 1.0, 3)
     everywhere = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in task.original.named_parameters()}
@@ -57,6 +57,39 @@ def test_three_steps_by_hand() -> None:
     many = torch.zeros(4000)
     drawn = Noisy(sigma, 1, {"w": many == 0}, lambda value, p: value).draw("w", 0, many)
     assert float(drawn.std()) == pytest.approx(sigma, rel=0.05)
+
+
+def test_clipped_models_by_hand() -> None:
+    """A plain step, the model clipped, then its noise, of which the last step's is there whole: ‖x_T − ξ_T‖ ≤ C₀."""
+    task, options = byhand.classification(), {**BARE, "clips": "models"}
+    sigma = models_noise(1.0, 1e-5, 0.5, 3)
+    everywhere = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in task.original.named_parameters()}
+    noise = Noisy(sigma, secret_seed("", 0, "noisy_tune", "noise_key"), everywhere, lambda value, p: value)
+    wanted = byhand.trainable(task.original)
+    for step in range(-1, 3):
+        moved = dict(wanted.named_parameters())
+        if step >= 0:
+            gradient = byhand.gradient(wanted, lambda m: nll(m, task.retain))
+            moved = {name: 0.7 * p - 0.3 * gradient[name] for name, p in moved.items()}
+        inside = clipped({name: p.detach() for name, p in moved.items()}, 0.5)
+        assert (norm := float(torch.cat([v.flatten() for v in inside.values()]).norm())) <= 0.5
+        assert step < 1 or norm == pytest.approx(0.5 * 127 / 128)   # under noise every model is clipped
+        with torch.no_grad():
+            for name, p in wanted.named_parameters():
+                p.copy_(inside[name] + (noise.draw(name, step, p) if step >= 0 else 0))
+    byhand.assert_same(task, byhand.run("noisy_tune", task, **options), wanted)
+
+
+def test_epsilon_of_clipped_models_is_computed_again_and_a_forged_one_refused(key: str) -> None:
+    said = byhand.outcome("noisy_tune", byhand.classification(), noise_key=key, clips="models", epsilon=2.0, clip=0.1).guarantee
+    assert float(accounted(said)) == pytest.approx(2.0, rel=1e-3)
+    numbers = said["accountant"]
+    assert numbers["sigma"] < noise_for(2.0, 1e-5, 0.02, 0.1, 1e-3, 0.0, 10)   # less than clipped gradients take
+    assert float(accounted({**said, "accountant": {**numbers, "sigma": numbers["sigma"] / 2}})) > 2.1
+    for forged in ({"clips": "gradients"}, {"parts": 2}, {"law": "shifted Gaussian steps"}):
+        assert accounted({**said, "accountant": {**numbers, **forged}}) is None
+    with pytest.raises(OutOfRange, match="clipped in parts"):
+        byhand.outcome("noisy_tune", byhand.classification(), clips="models", parts=2, clip=0.1)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -2,6 +2,7 @@
 Koloskova, Allouah, Jha, Guerraoui & Koyejo (2025), arXiv:2506.06985; parts: Dolgova & Stich (2026), arXiv:2601.05134.
 
     x_0 = Π_{C₀}(θ_0),   x_{t+1} = (1 − γλ)·x_t − γ·Π_{C₁}(g_t) + ξ_t,   ξ_t ~ N(0, σ²I),   t < T
+    clips = models:  x_{t+1} = Π_{C₀}((1 − γλ)·x_t − γ·g_t) + ξ_t, gradients as they are
     then plain training on R, which reads nothing else, by any schedule
 
 R retain set, θ_0 the original weights, g_t the gradient of a batch of R, Π_C(v) = v·min(1, C/‖v‖). σ is the smallest for which
@@ -17,13 +18,14 @@ Limits:   what is left of θ_0 has norm (1 − γλ)^T·C₀ at most, under nois
           Only the last weights may be shown: neither checkpoints nor what stood between noise and training.
 Fails by: costing accuracy where `epochs` are fewer than a training takes; noise that nothing recovers from (C₀ large, ε small).
 Deviations: σ is exact for Gaussian noise where the paper bounds it by Rényi divergence (about 1.3 times as much). Parts are
-          random coordinates. The paper's other variant, which clips models instead of gradients, is not here.
+          random coordinates. Clipped models: the exact worst case of T such steps in place of a contraction coefficient; not in
+          parts, whose bounds do not add up in that form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -35,15 +37,14 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import generator
 from lethe.core.task import Task
-from lethe.maths.noisy import LAW, noise_for
+from lethe.errors import OutOfRange
+from lethe.maths.noisy import LAW, MODELS, models_noise, noise_for
 from lethe.train.distribute import full
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average.last import Last
 from lethe.train.modifiers.where.all import All
-from lethe.train.noise import Noisy, secret_seed
+from lethe.train.noise import Noisy, clipping, secret_seed
 from lethe.train.norms import measure_running
-
-HAIR = 1 - 2**-7   # what half precision may round up
 
 
 @config
@@ -53,6 +54,7 @@ class NoisyTune:
     epsilon: Positive = 1.0            # ε that is to be certified; larger: less noise                     [paper]
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5   # δ that is to be certified                        [paper]
     radius: Positive = 0.02            # C₀, what is kept of the weights' norm; noise grows with it        [ours, digits; paper 1]
+    clips: Literal["gradients", "models"] = "gradients"   # what is clipped at a noisy step                  [paper, both]
     clip: Positive = 0.1               # C₁, largest gradient norm of a noisy step; noise grows with it    [ours]
     rate: Positive = 1e-3              # γ of noisy steps                                                  [official code]
     decay: NonNegative = 0.0           # λ of noisy steps, γλ ≤ 1; larger: the start fades      [paper; official code 500]
@@ -69,8 +71,8 @@ class NoisyTune:
 
 def clipped(values: Mapping[str, Tensor], radius: float) -> dict[str, Tensor]:
     """Π_C of all tensors as one vector, a hair inside for what rounding adds.  ‖(3, 4)‖ = 5, C = 1: (0.6, 0.8)."""
-    norm = float(torch.stack([v.double().norm() for v in values.values()]).norm())
-    return {name: v * (HAIR * radius / norm) if norm > HAIR * radius else v for name, v in values.items()}
+    inside = clipping(values.values(), radius)
+    return {name: v * inside for name, v in values.items()}
 
 
 def dealt(model: nn.Module, parts: int, seed: int) -> list[dict[str, Tensor]]:
@@ -80,10 +82,24 @@ def dealt(model: nn.Module, parts: int, seed: int) -> list[dict[str, Tensor]]:
     return [{name: hand == k for name, hand in hands.items()} for k in range(parts)]
 
 
-@method(needs={"retain"}, uses={"batch_loss"}, mechanism="noise")
+def possible(cfg: NoisyTune, task: Task) -> None:
+    """Models can't be clipped in parts."""
+    if cfg.clips == "models" and cfg.parts > 1:
+        raise OutOfRange(f"method.parts = {cfg.parts} with method.clips = models: no ε is known for models that are clipped in "
+                         "parts, so nothing was started. Leave parts at 1, or clip gradients.")
+
+
+def noise_of(cfg: NoisyTune) -> float:
+    """σ of each noisy step."""
+    if cfg.clips == "models":
+        return models_noise(cfg.epsilon, cfg.delta, cfg.radius, cfg.noisy_steps)
+    return noise_for(cfg.epsilon, cfg.delta, cfg.radius, cfg.clip, cfg.rate, cfg.decay, cfg.noisy_steps, cfg.parts)
+
+
+@method(needs={"retain"}, uses={"batch_loss"}, mechanism="noise", check=possible)
 def run(cfg: NoisyTune, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
-    sigma = noise_for(cfg.epsilon, cfg.delta, cfg.radius, cfg.clip, cfg.rate, cfg.decay, cfg.noisy_steps, cfg.parts)
+    sigma, models = noise_of(cfg), cfg.clips == "models"
     secret = secret_seed(cfg.noise_key, loop.seed, "noisy_tune", "noise_key")
     terms = {"retain": Term(task.retain, task.batch_loss, coupled=task.coupled)}
     train: dict[str, Any] = {"lr": cfg.lr, "optimiser": cfg.optimiser, "schedule": "onecycle", "batch_size": cfg.batch_size,
@@ -96,9 +112,9 @@ def run(cfg: NoisyTune, task: Task, loop: Loop) -> Outcome:
             begun = clipped({name: p * own[name] for name, p in whole.items()}, cfg.radius / cfg.parts**0.5)
             loop.assign(model, {name: torch.where(own[name], begun[name], p) for name, p in whole.items()})
             before = loop.cost.steps
-            loop.minimise(model, terms, steps=cfg.noisy_steps, lr=cfg.rate, weight_decay=cfg.decay, clip=cfg.clip, masks=own,
-                          optimiser=Noisy(sigma, secret + turn, own, loop.distribution.like), batch_size=cfg.batch_size,
-                          batch_norm="update")
+            loop.minimise(model, terms, steps=cfg.noisy_steps, lr=cfg.rate, weight_decay=cfg.decay,
+                          clip=None if models else cfg.clip, masks=own, batch_size=cfg.batch_size, batch_norm="update",
+                          optimiser=Noisy(sigma, secret + turn, own, loop.distribution.like, cfg.radius if models else None))
             taken += loop.cost.steps - before
             if cfg.between and turn + 1 < cfg.parts:
                 waiting = {name: torch.stack([hand[name] for hand in hands[turn + 1 :]]).any(0) for name in own}
@@ -123,8 +139,8 @@ def guarantee(cfg: NoisyTune, loop: Loop, model: nn.Module, sigma: float, taken:
         void = f"Not certified: the run was cut short after {taken} of {cfg.parts * cfg.noisy_steps} noisy steps."
     elif not cfg.noise_key:
         void = "Not certified: the noise comes from the run's seed, which is no secret. Give method.noise_key."
-    numbers = {"law": LAW, "radius": cfg.radius, "clip": cfg.clip, "rate": cfg.rate, "decay": cfg.decay,
-               "noisy_steps": cfg.noisy_steps, "parts": cfg.parts, "sigma": sigma}
+    numbers = {"law": MODELS if cfg.clips == "models" else LAW, "clips": cfg.clips, "radius": cfg.radius, "clip": cfg.clip,
+               "rate": cfg.rate, "decay": cfg.decay, "noisy_steps": cfg.noisy_steps, "parts": cfg.parts, "sigma": sigma}
     if void:
         return {"level": "none", "void": void, "accountant": numbers}
     running = {id(b) for m in model.modules() if isinstance(m, NORMS) for b in m.buffers(recurse=False)}
