@@ -30,7 +30,7 @@ from lethe.core.passes import drawn
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split
 from lethe.core.visiting import fetched
-from lethe.errors import Diverged
+from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
 from lethe.train.distribute import full
 from lethe.train.modifiers import Choice, resolve
@@ -228,8 +228,8 @@ class Loop(Session):
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
             optimise.optimiser(optimiser, exact, lr, weight_decay, momentum),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
-            clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0,
-            until, batches_per_epoch(terms[over or next(iter(terms))].split, size[over or next(iter(terms))]), exact,
+            clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0, until,
+            batches_per_epoch(terms[over or next(iter(terms))].split, size[over or next(iter(terms))]), exact, self._held(moving),
         ))
         return model
 
@@ -364,6 +364,13 @@ class Loop(Session):
         modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb")]
         known = [len(self.references)] if self.references else []
         return digest([parts, options, shared, modifiers, _named(self.watchdog), *known])
+
+    def _held(self, moving: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        assert self._selection is not None
+        if self._selection.spared and self.settings.distribution != "none":
+            raise RequestError("the modifier where spares what matrices answer to retained data, which is not possible with "
+                               "several processes; nothing was started. Set settings.distribution=none.")
+        return {name: basis for name, basis in self._selection.spared.items() if name in moving}
 
     def _joined(self, masks: Mapping[str, Tensor] | None, moving: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         assert self._selection is not None

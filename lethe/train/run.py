@@ -63,6 +63,7 @@ class Run:
     until: Callable[[nn.Module], bool] | None = None
     between: int = 1        # steps between two times that `until` is asked
     exact: dict[str, nn.Parameter] = field(default_factory=dict)   # what the optimiser steps: see `optimise.masters`
+    spared: Mapping[str, Tensor] = field(default_factory=dict)   # by matrix a basis of inputs: see `where.Selection`
     slow: dict[str, Tensor] = field(default_factory=dict)
 
     def go(self) -> None:
@@ -109,7 +110,7 @@ class Run:
 
     def _prepare(self) -> None:
         loop = self.loop
-        self.frozen = {name: self.params[name].detach().clone() for name in self.masks}
+        self.frozen = {name: self.params[name].detach().clone() for name in {*self.masks, *self.spared}}
         if self.average.keeps:
             self.slow = {name: p.detach().clone() for name, p in self.exact.items()}
         self.orders = {
@@ -265,6 +266,9 @@ class Run:
         with torch.no_grad():   # momentum and weight decay move masked entries; they are put back bit for bit
             for name, mask in self.masks.items():
                 self.exact[name].copy_(torch.where(mask, self.exact[name], self.frozen[name].to(self.exact[name].dtype)))
+            for name, basis in self.spared.items():
+                now, then = self.exact[name], self.frozen[name].to(self.exact[name].dtype)
+                now.copy_(then + spared(now - then, basis))
             for name, p in self.params.items():
                 if p is not self.exact[name]:
                     p.copy_(self.exact[name])
@@ -367,3 +371,8 @@ class Run:
             self.watch.put(tensors, meta)
         loop.resume_from(meta)
         return int(meta["step"])
+
+
+def spared(change: Tensor, basis: Tensor) -> Tensor:
+    """The change of a matrix without its part on some inputs: D(I − U Uᵀ).  [out, in], [in, k] -> [out, in]"""
+    return change - (change @ basis) @ basis.T

@@ -57,7 +57,7 @@ def ascent(loop: Loop) -> Outcome:
 METHODS = [neggrad_plus, ascent]
 OPTIONS = {
     "where": {"all": {}, "names": {"patterns": ["head.*"]}, "lora": {"rank": 2}, "saliency": {}, "magnitude": {"density": 0.3},
-              "sara": {"threshold": 0.1}, "expert": {}},
+              "sara": {"threshold": 0.1}, "expert": {}, "grip": {}},
     "combine": {"sum": {}, "alternate": {}, "surgery": {}, "disruption": {}, "normalised": {"ratio": 0.5}, "pareto": {},
                 "dual_optim": {}, "sift": {"rank": 2}},
     "perturb": {"none": {}, "sam": {}},
@@ -66,7 +66,7 @@ OPTIONS = {
 }
 
 
-ELSEWHERE = {"expert"}   # needs a mixture of experts: test_expert
+ELSEWHERE = {"expert", "grip"}   # need a mixture of experts: test_expert, test_grip
 
 
 @pytest.mark.parametrize("run", METHODS)
@@ -240,7 +240,7 @@ def changed(outcome: Outcome, original: nn.Module) -> dict[str, Tensor]:
     return {name: value != before[name] for name, value in named_tensors(outcome.model).items()}
 
 
-ELSEWHERE = {"expert"}   # needs a mixture of experts: test_expert
+ELSEWHERE = {"expert", "grip"}   # need a mixture of experts: test_expert, test_grip
 
 
 @pytest.mark.parametrize("run", METHODS)
@@ -296,7 +296,7 @@ def test_names_without_a_match_are_refused() -> None:
         Loop(task(), modifiers=Modifiers(where={"name": "names", "patterns": ["layer9.*"]})).start()
 
 
-ELSEWHERE = {"expert"}   # needs a mixture of experts: test_expert
+ELSEWHERE = {"expert", "grip"}   # need a mixture of experts: test_expert, test_grip
 
 
 @pytest.mark.parametrize("run", METHODS)

@@ -31,6 +31,7 @@ class Adds(Protocol):
 class Selection:
     """Parameters that move, by name, and for some of them a boolean mask of the entries that do.
 
+    spared  for some matrices [out, in] an orthonormal basis [in, k]: what they answer to inputs in its span stays
     rest  in words, what a reader might expect to move and does not; mostly empty
     """
 
@@ -38,6 +39,7 @@ class Selection:
     masks: dict[str, Tensor] = field(default_factory=dict)
     kind: Kind = "weights"
     rest: str = ""
+    spared: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Draws(Protocol):

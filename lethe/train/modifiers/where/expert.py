@@ -9,19 +9,15 @@ Experts that see every token (shared ones) are not chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, config
 from lethe.core.mixtures import mixtures
-from lethe.core.modules import evaluating
 from lethe.core.task import Task
 from lethe.errors import RequestError
-from lethe.maths.answers import counted
 from lethe.train.modifiers.where import Draws, Selection
+from lethe.train.routing import require_mixture, router_states
 
 
 @config
@@ -53,29 +49,10 @@ class Expert:
 
 def routed(model: nn.Module, task: Task, loop: Draws, batch_size: int) -> list[Tensor]:
     """Mean routing probability of every expert over the tokens of the forget set, block by block.  -> blocks × [experts]"""
-    blocks = mixtures(model)
-    if not blocks:
-        raise RequestError(f"where=expert moves an expert of a mixture, and {type(model).__name__} is none that was recognised: "
-                           "no module has `experts` with a router beside them. Nothing was started. Leave modifiers.where out.")
+    blocks = require_mixture(model, "expert")
     sums, tokens = [torch.zeros(block.count, dtype=torch.float64) for block in blocks], 0
-    states: dict[int, Tensor] = {}
-
-    def keeping(place: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
-            states[place] = args[0].detach()
-        return keep
-
-    handles = [block.router.register_forward_pre_hook(keeping(place)) for place, block in enumerate(blocks)]
-    try:
-        with evaluating(model):
-            for batch in loop.drawn(task.forget, batch_size, "expert"):
-                task.nll(model, batch)
-                real = counted(batch.length, batch.ids.shape[1]).flatten()
-                tokens += int(real.sum())
-                for place, block in enumerate(blocks):
-                    seen = states[place].flatten(0, -2)[real]
-                    sums[place] += block.probabilities(seen).double().sum(0).cpu()
-    finally:
-        for handle in handles:
-            handle.remove()
+    for states in router_states(model, task, task.forget, loop, batch_size, "expert"):
+        tokens += len(states[0])
+        for total, block, seen in zip(sums, blocks, states, strict=True):
+            total += block.probabilities(seen).double().sum(0).cpu()
     return [row / tokens for row in sums]
