@@ -9,7 +9,7 @@ from typing import Literal
 from lethe.errors import RequestError
 
 DISTRIBUTION = "lethe-unlearning"   # on the public index `lethe` is somebody else's library
-Extra = Literal["lm", "diffusion", "report", "data", "track", "search", "slurm", "ray", "dev"]
+Extra = Literal["lm", "gguf", "diffusion", "report", "data", "track", "search", "slurm", "ray", "dev"]
 
 
 def install(extra: Extra) -> str:

@@ -12,7 +12,7 @@ and Gaussian mechanisms compose to √Σ μ_t² (Dong, Roth & Su 2022, theorem 3
 ±C₁ along one line, so it cannot be improved. Parts of the model that move without noise may be in any state on the way, as long
 as each is clipped when its own noisy steps begin and rests when they are over: they can only change g_t.
 
-Clipped models: x_{t+1} = Π_C(x_t − γ·g_t(x_t)) + ξ_t with no bound on g_t. What two runs can be told apart by after t steps,
+Clipped models: x_{t+1} = Π_C(x_t − γ·g_t(x_t)) + ξ_t with no bound on g_t. What distinguishes two runs after t steps,
 a_t = sup_B P_t(B) − e^ε·Q_t(B), follows from what it was a step before, and a_0 = 1 from any starts:
 
     a_{t+1} = a_t·δ(2C/σ, ln(1 + (e^ε − 1)/a_t)),   δ(μ, ε) as below;   (ε, a_T) is what T steps give

@@ -31,6 +31,7 @@ from lethe.errors import EmptySplit, RequestError
 from lethe.models.deployed import ServedText, address, is_served_text
 from lethe.models.lm.adapter import base_of, fresh, is_adapter
 from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
+from lethe.models.lm.gguf_file import is_gguf, load_gguf
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
 from lethe.models.lm.task import Language
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
@@ -158,13 +159,14 @@ class TextSource:
 
 
 def open_files(files: SavedFiles) -> tuple[Make, Load]:
-    """Language models from `save_pretrained` folders, or behind an address of OpenAI's form; records from .jsonl or .txt.
+    """Language models from `save_pretrained` folders, GGUF files or an address of OpenAI's form; records from .jsonl or .txt.
 
     model.name: of what an address serves; model.attention, model.dtype: of folders
     """
-    folder = files.original if is_served_text(files.unlearned) else files.unlearned
+    folder = next((path for path in (files.unlearned, files.original)
+                   if path and not is_served_text(path) and not is_gguf(path)), None)
     if folder is None:
-        raise RequestError(f"{files.unlearned} gives texts, and no folder holds the model from before, so there is no tokenizer; "
+        raise RequestError(f"{files.unlearned} holds no tokenizer that can be used, and no folder holds the model from before; "
                            "nothing was read. Provide --original FOLDER.")
     tokenizer = load_tokenizer(holding_words(Path(folder)))
     parts: dict[str, Any] = dict(files.parts)
@@ -173,14 +175,14 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
     def load(path: str) -> nn.Module:
         if is_served_text(path):
             return ServedText(address(path), str(files.model.get("name", "")))
-        return parked(load_folder(path, **options))
+        return load_gguf(path) if is_gguf(path) else parked(load_folder(path, **options))
 
     return lambda model: language_model(model, tokenizer, **parts, name="audit of files", **files.data), load
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path is a `save_pretrained` folder of transformers, or the address of a language model that is served."""
-    return is_served_text(path) or (path / "config.json").exists() or is_adapter(path)
+    """Whether a path is a `save_pretrained` folder of transformers, a GGUF file, or the address of a language model."""
+    return is_served_text(path) or is_gguf(path) or (path / "config.json").exists() or is_adapter(path)
 
 
 @family(model=ModelSource, data=TextSource, method="npo", make="language_model", about="behaviour",
