@@ -8,6 +8,7 @@ m of a stem counts its changes from vowels to consonants; y is a consonant at th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 Rule = tuple[str, str, Callable[[str], bool]]   # ending, what replaces it, whether it may of this stem
@@ -17,6 +18,7 @@ IRREGULAR = {"skies": "sky", "dying": "die", "lying": "lie", "tying": "tie", "in
                  "sky", "news", "inning", "outing", "canning", "howe", "proceed", "exceed", "succeed")}
 
 
+@lru_cache(maxsize=2**16)   # texts repeat their words
 def stem(word: str) -> str:
     """The stem of a lower-case word; words of one or two letters stay."""
     if word in IRREGULAR or len(word) <= 2:

@@ -13,6 +13,7 @@ import torch
 from lethe.core.modules import state_fingerprint
 from lethe.core.sequences import encode_prompts
 from lethe.errors import ModelError
+from lethe.models.lm import greedy
 from lethe.models.lm import open as lm
 from lethe.models.lm.folder import read_folder
 
@@ -116,14 +117,19 @@ def test_weights_leave_in_the_type_in_which_they_came(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "rwkv"])
-def test_greedy_is_greedy_whatever_the_folder_proposes(architecture: str, tmp_path: Path) -> None:
-    """Sampling, beams and penalties of generation_config.json do not count. RWKV's cache mixes up a batch, so it goes without."""
+def test_greedy_is_greedy_whatever_the_folder_proposes(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sampling, beams and penalties of generation_config.json do not count, nor which answers are continued together.
+    RWKV's cache mixes up a batch, so it goes without."""
+    monkeypatch.setattr(greedy, "STRIDE", 3)
+    monkeypatch.setattr(greedy, "TOKENS", 60)
     task = lm.language_model(architectures.saved(architecture, tmp_path), forget=architectures.people(4))
     assert task.original.generation_config.num_beams == 3
     prompts = ["What?", *[str(row["prompt"]) for row in architectures.people(4)]]
     tokens = encode_prompts(prompts, task.tokenizer, task.form)
     want = [architectures.argmax(task.original, ids, 8, [2]) for ids in tokens]
-    assert task.generate(task.original, prompts, 8, batch_size=3) == [
+    assert task.generate(task.original, prompts, 8) == [
         text.strip() for text in task.tokenizer.batch_decode(want, skip_special_tokens=True)]
     assert task.original.generation_config.num_beams == 3   # and it leaves with the model as it came
     task.save_model(task.original, tmp_path / "out")

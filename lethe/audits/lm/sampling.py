@@ -34,7 +34,6 @@ from lethe.maths.tofu import rouge_l_recall
 from lethe.pools.subject import Subject
 
 BOUNDS = 4   # that hold together
-BATCH = 256  # answers that are drawn at a time
 
 
 @config
@@ -72,7 +71,7 @@ def measure(cfg: Sampling, subject: Subject, panel: Panel) -> list[Value]:
     asked, truth = open_questions(list(part.column("prompt")), list(part.column("answer")))
     task = LanguageTask.of(subject.task)
     drawn = task.drawn_texts(subject.answering, [one for one in asked for _ in range(cfg.samples)],
-                             generator(panel.seed, "sampling"), cfg.temperature, cfg.new_tokens, BATCH, cfg.top_p)
+                             generator(panel.seed, "sampling"), cfg.temperature, cfg.new_tokens, cfg.top_p)
     answers = [drawn[i : i + cfg.samples] for i in range(0, len(drawn), cfg.samples)]
     recall = np.array([[rouge_l_recall(answer, true) for answer in row] for row, true in zip(answers, truth, strict=True)])
     return values(cfg, recall)

@@ -114,15 +114,13 @@ class LanguageTask(Task):
         """Whether every prompt with its answer stays within `max_length` and the model's positions, so nothing is cut."""
 
     @abstractmethod
-    def generate(
-        self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64, batch_size: int = 32
-    ) -> list[str]:
+    def generate(self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Greedy continuations of the prompts (written in the task's template), up to the end token."""
 
     @abstractmethod
     def drawn_texts(
         self, model: nn.Module, prompts: Sequence[str], rng: torch.Generator, temperature: float = 1.0, max_new_tokens: int = 64,
-        batch_size: int = 32, top_p: float = 1.0,
+        top_p: float = 1.0,
     ) -> list[str]:
         """As `generate`, every token drawn from softmax(logits/T), among the likeliest of mass `top_p`."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,8 @@ from lethe.core.sequences import left_padded
 from lethe.models.lm import decoder
 
 Rescored = Callable[[Tensor, Tensor, Tensor], Tensor]
+STRIDE = 32         # new tokens after which answers that have not ended are put together anew
+TOKENS = 2**14      # tokens of one batch, pads included, whose keys and values are held at a time                        [ours]
 APART = 1e-3   # logits step by step and of one whole pass differ by less, in parts of their spread, where they mean the same
 
 
@@ -28,34 +30,41 @@ def ends_of(model: nn.Module, tokenizer: Any) -> list[int]:
 
 
 def continued(
-    model: nn.Module, prompts: Sequence[list[int]], ends: Sequence[int], pad: int, most: int, limit: int, batch_size: int,
+    model: nn.Module, prompts: Sequence[list[int]], ends: Sequence[int], pad: int, most: int, limit: int,
     rescored: Rescored | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to the first of `ends` (left out) or `most`, and to the model's last position.
 
     rescored  (ids [n, T], mask of the prompts [n, width], logits [n, V]) -> what the next token is the largest of
 
-    Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts. A model that does
-    not pass over pads gets batches of one length, and one whose cache mixes up the batch (RWKV) is asked without it.
+    Batches are sorted by length and padded on the left, so that every prompt ends where its answer starts. After `STRIDE` tokens
+    the answers that have not ended are put together anew, so that few wait for the longest. A model that does not pass over pads
+    gets batches of one length, and one whose cache mixes up the batch (RWKV) is asked without it.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
     configured: Any = GenerationConfig
     settings = configured(do_sample=False, num_beams=1, eos_token_id=list(ends) or None, pad_token_id=pad)
     answers: list[list[int]] = [[] for _ in prompts]
+    stride = most if rescored is not None or isinstance(model, Guard) else STRIDE   # these know where a prompt ends by its batch
     with evaluating(model), _unconfigured(model):
-        cached, pads = _way(model, pad)
-        settings.use_cache = cached
-        for places in _batches(prompts, batch_size, pads):
-            ids, mask = left_padded([prompts[i] for i in places], pad)
-            width = ids.shape[1]
-            settings.max_new_tokens = max(1, min(most, limit - width))
-            steps: Any = LogitsProcessorList([] if rescored is None else [_step(rescored, mask.to(device_of(model)))])
-            made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
-                                             generation_config=settings, logits_processor=steps)
-            for i, row in zip(places, made[:, width:].tolist(), strict=True):
-                stop = next((at for at, token in enumerate(row) if token in ends), len(row))
-                answers[i] = row[:stop]
+        settings.use_cache, pads = _way(model, pad)
+        going = list(range(len(prompts)))
+        for done in range(0, most, stride):
+            asked, still = {i: [*prompts[i], *answers[i]] for i in going}, []
+            for places in _batches(asked, min(stride, most - done), pads):
+                ids, mask = left_padded([asked[i] for i in places], pad)
+                width = ids.shape[1]
+                settings.max_new_tokens = max(1, min(stride, most - done, limit - width))
+                steps: Any = LogitsProcessorList([] if rescored is None else [_step(rescored, mask.to(device_of(model)))])
+                made = cast(Any, model).generate(ids.to(device_of(model)), attention_mask=mask.to(device_of(model)),
+                                                 generation_config=settings, logits_processor=steps)
+                for i, row in zip(places, made[:, width:].tolist(), strict=True):
+                    stop = next((at for at, token in enumerate(row) if token in ends), len(row))
+                    answers[i] += row[:stop]
+                    if stop == len(row) and len(asked[i]) + stop < limit:
+                        still.append(i)
+            going = still
     return answers
 
 
@@ -96,12 +105,16 @@ def guided_by(other: nn.Module, scale: float, likely: float) -> Rescored:
     return scores
 
 
-def _batches(prompts: Sequence[list[int]], size: int, pads: bool) -> Iterator[list[int]]:
-    """Positions of prompts that are continued together; of one length unless `pads`."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for group in [order] if pads else [list(group) for _, group in groupby(order, key=lambda i: len(prompts[i]))]:
-        for start in range(0, len(group), size):
+def _batches(prompts: Mapping[int, list[int]], more: int, pads: bool) -> Iterator[list[int]]:
+    """Keys of prompts that are continued together by `more` tokens, within `TOKENS`; of one length unless `pads`."""
+    order = sorted(prompts, key=lambda i: len(prompts[i]))
+    for group in [order] if pads else [list(some) for _, some in groupby(order, key=lambda i: len(prompts[i]))]:
+        start = 0
+        while start < len(group):
+            widths = enumerate((len(prompts[i]) + more for i in group[start:]), 1)
+            size = max(1, sum(1 for _ in takewhile(lambda one: one[0] * one[1] <= TOKENS, widths)))
             yield group[start : start + size]
+            start += size
 
 
 def _way(model: nn.Module, pad: int) -> tuple[bool, bool]:

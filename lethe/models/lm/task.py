@@ -275,30 +275,28 @@ class Language(LanguageTask):
         longest = max((len(h) + len(t) for h, t in zip(heads, tails, strict=True)), default=0)
         return longest <= min(self.form.max_length, self._limit)
 
-    def generate(
-        self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64, batch_size: int = 32
-    ) -> list[str]:
+    def generate(self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Greedy continuations of the prompts (written in the task's template), up to the end token.
 
         What a folder's generation_config proposes (sampling, beams, penalties) does not count, but for its end tokens.
         """
-        return self._continued(model, prompts, max_new_tokens, batch_size)
+        return self._continued(model, prompts, max_new_tokens)
 
     def drawn_texts(
         self, model: nn.Module, prompts: Sequence[str], rng: torch.Generator, temperature: float = 1.0, max_new_tokens: int = 64,
-        batch_size: int = 32, top_p: float = 1.0,
+        top_p: float = 1.0,
     ) -> list[str]:
         """As `generate`, every token drawn from softmax(logits/T), among the likeliest of mass `top_p`."""
-        return self._continued(model, prompts, max_new_tokens, batch_size, gumbel(rng, temperature, top_p), temperature, top_p)
+        return self._continued(model, prompts, max_new_tokens, gumbel(rng, temperature, top_p), temperature, top_p)
 
     def guided(
         self, model: nn.Module, other: nn.Module, prompts: Sequence[str], scale: float, likely: float, max_new_tokens: int = 64
     ) -> list[str]:
         """Greedy continuations by log p_model + scale · (log p_other − log p_model), among tokens that `other` finds likely."""
         with evaluating(other):
-            return self._continued(model, prompts, max_new_tokens, 32, guided_by(other, scale, likely))
+            return self._continued(model, prompts, max_new_tokens, guided_by(other, scale, likely))
 
-    def _continued(self, model: nn.Module, prompts: Sequence[str], most: int, batch_size: int,
+    def _continued(self, model: nn.Module, prompts: Sequence[str], most: int,
                    rescored: Rescored | None = None, temperature: float = 0.0, top_p: float = 1.0) -> list[str]:
         if isinstance(model, ServedText):
             heads = encode_prompts(prompts, self.tokenizer, self.form)
@@ -306,7 +304,7 @@ class Language(LanguageTask):
             return [text.strip() for text in model.texts(words, most, temperature, top_p)]
         made = continued(model, encode_prompts(prompts, self.tokenizer, self.form),
                          [*self._ends, *ends_of(model, self.tokenizer)], pad_id(self.tokenizer), most, self._limit,
-                         batch_size, rescored)
+                         rescored)
         return [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
