@@ -62,7 +62,7 @@ def run(name: str, overrides: Sequence[str], options: Options, place: Path | Non
         written = set()
         for found in crew.done(units):
             mine = held.setdefault((found.problem, found.method), [])
-            mine.append(found)
+            mine.append(found.beside(made[found.problem, found.seed]))
             if len(mine) == seeds[found.problem, found.method]:
                 title, some = f"{name}: {found.problem}", sorted(mine, key=lambda one: one.seed)
                 known = measured.read(found.method, place)

@@ -17,7 +17,7 @@ import torch
 from lethe.core.config import build
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LetheError, NeedsUnmet
-from lethe.results.schema import Results, Row
+from lethe.results.schema import Cost, Results, Row
 from lethe.work.execute import carry_out
 from lethe.work.job import resolve
 from lethe.work.open import read
@@ -63,6 +63,7 @@ class Finding:
     """What a unit found.
 
     values, untouched, retrained  metric -> value: of the method, of the original, mean of the retrained models
+    cost, retraining              what the method took, and one of the retrained models in the mean
     ending, why                   how it ended otherwise than the method meant
     able                          of a unit without a method: those that the problem can serve
     """
@@ -75,9 +76,17 @@ class Finding:
     retrained: Mapping[str, float] = field(default_factory=dict)
     ending: Ending | None = None
     why: str = ""
+    cost: Cost = field(default_factory=Cost)
+    retraining: Cost = field(default_factory=Cost)
     able: tuple[str, ...] = ()
     commit: str = "unknown"
     absent: str = ""   # why the problem cannot be measured here: its data are not there
+
+
+    def beside(self, bare: Finding) -> Finding:
+        """Itself with the time as a share of a retraining as `bare` measured it, the unit that trained the retrained models."""
+        share = self.cost.of(bare.retraining)
+        return self if share is None else replace(self, values={**self.values, "time": share})
 
 
 def measure(unit: Unit, setting: Setting) -> Finding:
@@ -120,14 +129,15 @@ def _found(found: Finding, results: Results) -> Finding:
     rows: dict[str, list[Row]] = {"original": [], "retrained": [], "method": []}
     for row in case.subjects:
         rows[row.role].append(row)
-    values = {role: dict(_values(some, case.references.seconds_each)) for role, some in rows.items()}
+    values = {role: dict(_values(some)) for role, some in rows.items()}
     if (share := _cost(results, rows["method"])) is not None:
         values["method"]["cost"] = share
     found = replace(found, values=values["method"], untouched=values["original"], retrained=values["retrained"],
-                    commit=str(results.versions.get("git", "unknown")))
+                    retraining=case.retraining, commit=str(results.versions.get("git", "unknown")))
     if not found.method:
         return found
     row = rows["method"][0]
+    found = replace(found, cost=row.cost)
     if row.unchanged:
         return replace(found, ending="unchanged", why=row.error or "")
     if row.error:
@@ -148,7 +158,7 @@ def _cost(results: Results, rows: Sequence[Row]) -> float | None:
     return max((passes.examples or 0) / examples, (passes.steps or 0) / steps)
 
 
-def _values(rows: Iterable[Row], retraining: float | None) -> Iterator[tuple[str, float]]:
+def _values(rows: Iterable[Row]) -> Iterator[tuple[str, float]]:
     """The mean of every value over rows; answers are 1 for yes, 0 for no, and missing where they cannot be given."""
     held: dict[str, list[float | None]] = {}
     for row in rows:
@@ -162,8 +172,6 @@ def _values(rows: Iterable[Row], retraining: float | None) -> Iterator[tuple[str
             held.setdefault("points lost", []).append(None if lost is None else 100 * lost)
             margin = row.answers.useful.margin
             held.setdefault("margin", []).append(None if margin is None else 100 * margin)
-        if row.cost.seconds is not None and retraining:
-            held.setdefault("time", []).append(row.cost.seconds / retraining)
     for metric, values in held.items():
         known = [value for value in values if value is not None and math.isfinite(value)]
         if known:

@@ -8,7 +8,7 @@ trained again, one without it or with a damaged one is, and several processes ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -125,9 +125,9 @@ def make(work: Work, member: Member) -> None:
     """Train one member and keep it, unless another process has done so since."""
     if member.kept(work.folder) is not None:
         return
-    began = time.perf_counter()
+    clock = Clock(work.device)
     _, model = train_one(work.task, member.split, member.seed, work.device)
-    keep(work, member, named_tensors(model), time.perf_counter() - began)
+    keep(work, member, named_tensors(model), clock.facts(1))
 
 
 def make_all(work: Work) -> None:
@@ -139,6 +139,20 @@ def make_all(work: Work) -> None:
             units.done()
 
 
-def keep(work: Work, member: Member, tensors: dict[str, Tensor], seconds: float) -> None:
-    """Write a trained member, whole or not at all. `seconds`: the wall time that it took."""
-    save_tensors(member.file(work.folder), tensors, {"seconds": seconds, "seed": member.seed})
+class Clock:
+    """What a training took until it is asked: wall time and, where the processor does the work, its own, which no other work
+    on the machine adds to."""
+
+    def __init__(self, device: str) -> None:
+        self._counts = torch.device(device).type == "cpu"
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def facts(self, models: int) -> dict[str, float | None]:
+        """For each of `models` that were trained together."""
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return {"seconds": wall / models, "cpu_seconds": cpu / models if self._counts else None}
+
+
+def keep(work: Work, member: Member, tensors: dict[str, Tensor], took: Mapping[str, float | None]) -> None:
+    """Write a trained member, whole or not at all. took: as `Clock` has it."""
+    save_tensors(member.file(work.folder), tensors, {**took, "seed": member.seed})

@@ -37,12 +37,14 @@ class Pool:
     """Retrained models in eval mode, in the order of their seeds.
 
     seconds   wall seconds that each model took where it was trained (together: an equal share)
+    cpu_seconds  the processor's; None where that is not known (an accelerator, a cache of an older version)
     strategy  how those that were missing were trained; "cache" when none was
     reason    why this way, in words with numbers
     """
 
     models: list[nn.Module]
     seconds: list[float]
+    cpu_seconds: list[float | None]
     strategy: str
     reason: str
     trained: int
@@ -111,12 +113,13 @@ def train_pool(
         name, reason = "cache", f"all {count} models were in the cache"
         if missing:
             name, reason = train(Work(task, missing, device, folder, listener, stop or Stop(), title), strategy, count)
-        models, seconds = [], []
+        models, facts = [], []
         for member in members:   # one after the other: large ones go into files as they come
-            tensors, facts = load_tensors(member.file(folder))
+            tensors, own = load_tensors(member.file(folder))
             models.append(parked(filled(task.build(derive(member.seed, "retrain")), tensors)))
-            seconds.append(facts["seconds"])
-        return Pool(models, seconds, name, reason, len(missing))
+            facts.append(own)
+        return Pool(models, [own["seconds"] for own in facts], [own.get("cpu_seconds") for own in facts], name, reason,
+                    len(missing))
 
 
 def train(work: Work, strategy: str, count: int) -> tuple[str, str]:

@@ -49,6 +49,7 @@ class Subject:
     procedure: Procedure | None = None   # how it was made, where known: shadow models are unlearned in the same way
     kind: Kind = "weights"           # as the method reports it
     served: Guard | None = None
+    cpu_seconds: float | None = None   # the processor's time of making it, where known
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
     _bare: Subject | None = field(default=None, repr=False)   # itself without the guard, once features were needed
 

@@ -16,7 +16,7 @@ from lethe.core.words import number, spaced
 from lethe.report.words import SEVERITY, listed
 from lethe.results.answered import answered
 from lethe.results.answers import Answers, Decisive, Forgotten, Indistinguishable, Useful
-from lethe.results.schema import Fall, Hiding, Measurement, Results, Row, Scenario, Yardstick
+from lethe.results.schema import Cost, Fall, Hiding, Measurement, Results, Row, Scenario, Yardstick
 
 NAMES = {"original": "original (untouched)", "retrained": "retrained (reference)"}
 PICTURED = tuple(("erasure", metric) for metric in (   # of an image generator: UA, IRA, CRA first
@@ -143,10 +143,15 @@ class Line:
         return seeds + (bad[0].conclusion.text or bad[0].error or "")
 
     @property
+    def cost(self) -> Cost:
+        """Mean times over the seeds; each null where that of no seed is known."""
+        return Cost(seconds=_mean([row.cost.seconds for row in self.members]),
+                    cpu_seconds=_mean([row.cost.cpu_seconds for row in self.members]))
+
+    @property
     def seconds(self) -> float | None:
-        """Mean time over the seeds."""
-        measured = [row.cost.seconds for row in self.members if row.cost.seconds is not None]
-        return sum(measured) / len(measured) if measured else None
+        """Mean wall time over the seeds."""
+        return self.cost.seconds
 
     @property
     def notes(self) -> list[str]:
@@ -265,13 +270,16 @@ def _case(scenario: Scenario) -> Case:
     lines = [Line(label, role, tuple(members), _cells(members),
                   tuple(told for row in members if (told := answered(row, scenario)) is not None))
              for (role, label), members in groups.items()]
-    retraining = next((line.seconds for line in lines if line.role == "retrained" and line.seconds), None)
-    retraining = retraining or scenario.references.seconds_each
-    if retraining:
-        lines = [replace(line, ratio=None if line.seconds is None else line.seconds / retraining) for line in lines]
+    whole = next((line.cost for line in lines if line.role == "retrained" and line.seconds), scenario.retraining)
+    lines = [replace(line, ratio=line.cost.of(whole)) for line in lines]
     place = {"original": 0, "retrained": 1, "method": 2}
     lines.sort(key=lambda line: (place[line.role], line.verdict == FAILED, line.order))
     return Case(scenario, tuple(lines), columns)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _margin(item: Measurement) -> str:

@@ -61,5 +61,11 @@ def count_looks_and_front(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "schema": 5}
 
 
+def time_by_the_processor(data: Mapping[str, Any]) -> dict[str, Any]:
+    """5 -> 6: references say what the processor took; of older ones that is not known, and costs are shares of wall time."""
+    return {**data, "schema": 6}
+
+
 MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (name_what_rows_are, name_the_correction,
-                                                                            name_what_unseen_means, count_looks_and_front)
+                                                                            name_what_unseen_means, count_looks_and_front,
+                                                                            time_by_the_processor)

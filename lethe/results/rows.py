@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", method: str = "", variant: int = 1,
-        seed: int | None = None, run: Outcome | None = None, seconds: float | None = None, error: str | None = None,
+        seed: int | None = None, run: Outcome | None = None, cost: schema.Cost = schema.Cost(), error: str | None = None,
         defect: bool = False, log: str | None = None, samples: Sequence[Mapping[str, Any]] = (), score: str = "score",
         margin: float = LARGE, references: int = 0) -> schema.Row:
     """One model: its answers, its conclusion, whether it hides, and every value.
 
     name     names the row within its scenario             label   what rows that differ only in their seed share (default: name)
-    run      what the method returned                      seconds time of a model without one (a retrained model)
+    run      what the method returned                      cost    of a model without one (a retrained model)
     score    what the family's score is called             margin  the largest loss of it that does not matter
     references  how many retrained models there are to compare with
     error    why there is no model; `defect`: not by a LetheError; `log`: the file that holds its traceback
@@ -43,7 +43,7 @@ def row(name: str, role: Role, items: Sequence[Evidence], *, label: str = "", me
     return schema.Row(
         name=name, label=label or name, method=method, variant=variant, seed=seed, role=role, kind=kind,
         config=plain(run.config) if run else {},
-        cost=schema.Cost(**plain(run.cost)) if run else schema.Cost(seconds=seconds),
+        cost=schema.Cost(**plain(run.cost)) if run else cost,
         notes=tuple(run.notes) if run else (), error=error, defect=defect, log=log,
         fall=schema.Fall(**plain(run.fall)) if run and run.fall else None, unchanged=run.unchanged if run else False,
         guarantee=plain(run.guarantee) if run else {}, conclusion=ending,

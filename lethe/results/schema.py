@@ -121,6 +121,13 @@ class Cost(Record):
     examples: int | None = Field(default=None, description="Examples sent forward with gradients.")
     peak_memory_mb: Number = Field(default=None, description="Peak memory, in MB.")
 
+    def of(self, whole: Cost) -> float | None:
+        """This time as a share of `whole`: of the processor where both are known, since other work on the machine does not add
+        to it, else wall time; None where one is not known."""
+        if self.cpu_seconds and whole.cpu_seconds:
+            return self.cpu_seconds / whole.cpu_seconds
+        return self.seconds / whole.seconds if self.seconds is not None and whole.seconds else None
+
 
 class Conclusion(Record):
     """The conclusion from the evidence on one model."""
@@ -292,6 +299,11 @@ class Scenario(Record):
                                      "watchdog scored on some.")
 
     @property
+    def retraining(self) -> Cost:
+        """What one of the references took to train, in the mean."""
+        return Cost(seconds=self.references.seconds_each, cpu_seconds=self.references.cpu_seconds_each)
+
+    @property
     def defects(self) -> list[str]:
         """What failed for a reason that is not an error on purpose: rows and audits, by name."""
         return [row.name for row in self.subjects if row.defect] + [one.title for one in self.not_tested if one.defect]
@@ -300,7 +312,7 @@ class Scenario(Record):
 class Results(Record):
     """A run: how it was made, and its scenarios."""
 
-    schema_version: Literal[5] = Field(default=5, alias="schema", description="Version of this schema.")
+    schema_version: Literal[6] = Field(default=6, alias="schema", description="Version of this schema.")
     id: str = Field(description="Names the run: a hash of the effective request.")
     title: str = Field(default="", description="The title of the page.")
     created: str = Field(default="", description="When the run ended (ISO 8601).")

@@ -13,6 +13,7 @@ class References(Record):
     count: int = Field(default=0, description="How many there are.")
     strategy: str = Field(default="", description="How they were trained: one after the other, by processes, vectorised.")
     seconds_each: Number = Field(default=None, description="Time of one retraining; null where none was done.")
+    cpu_seconds_each: Number = Field(default=None, description="The same in time of the processor; null on an accelerator.")
     reason: str = Field(default="", description="Where they come from, or why there are none.")
     neighbours: int = Field(default=0, description="Noisy copies of the original, used where there are no references.")
 

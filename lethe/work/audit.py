@@ -28,7 +28,7 @@ from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Subject
 from lethe.results.answered import margin_of
 from lethe.results.rows import access, alarms, descent, doubt, power, row
-from lethe.results.schema import Blind, NotTested, Row, Scenario
+from lethe.results.schema import Blind, Cost, NotTested, Row, Scenario
 from lethe.results.yardstick import References
 from lethe.work.failures import Failure, failure
 from lethe.work.forget import Made
@@ -59,10 +59,15 @@ class Yardstick:
     @property
     def record(self) -> References:
         """The record of it in the results."""
-        seconds = self.pool.seconds if self.pool else []
+        wall, cpu = (self.pool.seconds, self.pool.cpu_seconds) if self.pool else ([], [])
         return References(count=len(self.references), strategy=self.pool.strategy if self.pool else "",
-                          seconds_each=sum(seconds) / len(seconds) if seconds else None, reason=self.reason,
+                          seconds_each=_mean(wall), cpu_seconds_each=_mean(cpu), reason=self.reason,
                           neighbours=len(self.neighbours))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retrained: Retrained, *, name: str = "",
@@ -101,7 +106,8 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
     margin = margin_of(job.judging.max_loss, sizes)
     told = partial(row, score=task.score_name, margin=margin, references=len(yardstick.references))
     rows = [told("original", "original", evidence["original"])] if task.has("original") else []
-    rows += [told(s.name, "retrained", evidence[s.name], seconds=s.seconds) for s in yardstick.fresh]
+    rows += [told(s.name, "retrained", evidence[s.name], cost=Cost(seconds=s.seconds, cpu_seconds=s.cpu_seconds))
+             for s in yardstick.fresh]
     rows += [_row(told, one, evidence.get(one.name, []), _samples(task, one, refused)) for one in made]
     return Scenario(
         name=name, request=words, family=task.family, score_name=task.score_name,
@@ -158,7 +164,7 @@ def _yardstick(job: Job, task: Task, options: Options, retrained: Retrained) -> 
         references = [Subject(f"reference {i}", model, task, seconds, procedure=RETRAIN)
                       for i, (model, seconds) in enumerate(zip(pool.models, pool.seconds, strict=True))]
         reason = pool.reason
-        fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN)]
+        fresh = [Subject("retrained", one.models[0], task, one.seconds[0], procedure=RETRAIN, cpu_seconds=one.cpu_seconds[0])]
     shadows = shadows_of(job, task, options)
     weak = [] if references else neighbours(task, job.judging.neighbours, derive(job.settings.seed, "neighbours"),
                                             job.settings.device)

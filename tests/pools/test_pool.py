@@ -92,7 +92,8 @@ def test_a_second_call_trains_nothing(way: str, tmp_path: Path, monkeypatch: pyt
     again = train_pool(task, count=3, strategy=way, cache=tmp_path)
     assert (again.trained, again.strategy) == (0, "cache")
     assert difference(first, again) == 0
-    assert again.seconds == first.seconds
+    assert again.seconds == first.seconds and again.cpu_seconds == first.cpu_seconds
+    assert all(cpu is not None and cpu > 0 for cpu in first.cpu_seconds)
 
 
 def test_what_determines_a_model_is_in_its_key(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def test_what_version_1_wrote_is_read_and_names_become_fields() -> None:
             assert item.detail == old["detail"]
 
 
+def test_a_share_of_a_retraining_is_of_the_processor_where_it_is_known() -> None:
+    """Other work on the machine stretches wall time of one and not of the other; a device has no time of the processor."""
+    alone, beside_others = schema.Cost(seconds=2.0, cpu_seconds=2.0), schema.Cost(seconds=9.0, cpu_seconds=1.0)
+    assert beside_others.of(alone) == 0.5
+    assert beside_others.of(schema.Cost(seconds=18.0)) == 0.5
+    assert schema.Cost().of(alone) is None and alone.of(schema.Cost()) is None
+
+
 def test_what_is_written_is_read_back_equal() -> None:
     for found in (schema.load(VERSION1), schema.read(results())):
         text = schema.to_json(found)

@@ -5,7 +5,6 @@ On a CPU every core stacks its share of the models.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 from lethe.pools import measure
 from lethe.pools.contract import Backend, Unsuitable
-from lethe.pools.member import Work, keep
+from lethe.pools.member import Clock, Work, keep
 from lethe.pools.stack import Stack, why_no_vmap
 from lethe.pools.workers import in_processes, why_no_processes, workers_for
 from lethe.train.stop import Stop
@@ -52,11 +51,11 @@ def dealt(work: Work) -> list[Work]:
 def together(work: Work) -> None:
     """Train and keep all members of this work."""
     stack = stacked(work)
-    began = time.perf_counter()
+    clock = Clock(work.device)
     trained = stack.train(work.stop)
-    seconds = (time.perf_counter() - began) / len(work.members)
+    took = clock.facts(len(work.members))
     for member, tensors in zip(work.members, trained, strict=True):
-        keep(work, member, tensors, seconds)
+        keep(work, member, tensors, took)
 
 
 def tried(work: Work) -> float:
