@@ -35,6 +35,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "frozen": ("mim_mu", {"target": "empty", "eta": 0.0, "protect": "none", **ALIKE}),
     "sdd": ("sdd", ALIKE),
     "esd": ("esd", {"lr": 3e-4, "steps": 100, "batch_size": 16, "sampler_steps": 20, "start_guidance": 1.0}),
+    "mace": ("mace", {"anchor": "square", "lamb": 1.0, "preserve": 1.0, "fuse_preserve": 1.0, "ends": False, "lr": 3e-3,
+                      "batch_size": 8, "watchdog": False}),
 }
 MANY = 64   # pictures a prompt where a share is held to 0.05: standard errors 0.012 to 0.015 instead of 0.02 to 0.03
 pytestmark = pytest.mark.slow
@@ -130,6 +132,35 @@ def test_a_frozen_target_keeps_more_than_a_moving_one(table: dict[str, list[dict
     kept = {name: mean(rows, "kept_accuracy") for name, rows in table.items()}
     assert kept["mim_mu"] >= kept["esd"] > kept["sdd"]
     assert mean(table["mim_mu"], "kept_other_accuracy") > mean(table["sdd"], "kept_other_accuracy")
+
+
+def test_mace_erases_and_keeps_what_it_was_told_of(
+    table: dict[str, list[dict[str, float]]], original: dict[str, float]
+) -> None:
+    """0.96 erased, kept shapes 0.94 of 0.96 and kept colours 0.89 of 0.89 (3 seeds); outside prompts lose up to 0.2 by one seed,
+    and the concept's own colours half."""
+    rows = table["mace"]
+    assert mean(rows, "unlearning_accuracy") >= 0.85
+    for metric in ("kept_accuracy", "kept_other_accuracy"):
+        assert mean(rows, metric) >= original[metric] - 0.08, metric
+        assert mean(rows, metric) > mean(table["esd"], metric), metric
+
+
+def test_trce_needs_the_word_where_end_tokens_do_not_carry_the_prompt(task: Task) -> None:
+    """The encoder here is not trained: aligning the first end token, as published, erases 0.09; the word too 0.78, of kept shapes
+    0.94 stay."""
+    short: dict[str, Any] = {"anchor": "square", "epochs": 0.1, "trajectories": 2, "sampler_steps": 2, "start_guidance": 1.0,
+                             "progress": False}
+    ends, word = (seen(task, forget(task, "trce", word=weight, **short).model) for weight in (0.0, 1.0))
+    assert ends["unlearning_accuracy"] < 0.3 and word["unlearning_accuracy"] > 0.6 and word["kept_accuracy"] > 0.85
+
+
+def test_looking_away_loses_the_neighbours_first(task: Task, original: dict[str, float]) -> None:
+    """An honest negative: Forget-Me-Not erased at no rate that left anything. Of cross-attention at 3e-4 0.33 erased, kept shapes
+    0.76; of everything at 1e-4 0.25 and 0.11; without the end tokens at 1e-3 nothing else than the concept is drawn."""
+    found = seen(task, forget(task, "forget_me_not", variant="x", lr=3e-4, batch_size=8, watchdog=False, progress=False).model)
+    lost = original["kept_accuracy"] - found["kept_accuracy"]
+    assert found["unlearning_accuracy"] < 0.6 and lost > 0.1
 
 
 def test_preserved_prompts_help_uce(task: Task) -> None:

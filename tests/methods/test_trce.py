@@ -18,11 +18,11 @@ def test_golden_contrast() -> None:
 
 
 def test_four_tokens_and_their_weights() -> None:
-    """Start, first end, last, last word; of six tokens with the first end at 3 two are padding, at 2 three."""
+    """Start, first end, last, last word, which goes to the last; of six tokens with the first end at 3 two are padding."""
     states = torch.arange(12.0).view(2, 6, 1)
     old, new = Words(states[:1], torch.tensor([3])), Words(states[1:], torch.tensor([2]))
     k, g, weight = tokens_of([old], [new], (1.0, 2.0, 3.0, 4.0))
-    assert k.flatten().tolist() == [0, 3, 5, 2] and g.flatten().tolist() == [6, 8, 11, 7] and weight.tolist() == [1, 2, 6, 4]
+    assert k.flatten().tolist() == [0, 3, 5, 2] and g.flatten().tolist() == [6, 8, 11, 11] and weight.tolist() == [1, 2, 6, 4]
 
 
 def closed(task: byhand.Diffusion, mu: float, lamb: float) -> byhand.Any:

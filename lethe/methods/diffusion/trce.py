@@ -7,20 +7,22 @@ of every trajectory the same way. Chen, Yuan, Guo, Chen, Li, Wang, Xu & Zhang (2
         cross-attention
 
 k the n prompts with the concept, g their harmless twins (an anchor in the concept's place, or without its words); in 1 their
-states
-at four tokens of weight α: start, first end, last end (times the number of padding tokens), last word; c the states of prompts
-          to
-keep and of the empty one. ε_0 the original, ε_1 the model after stage 1 (both frozen); x_t the first half of the original's
-trajectories for k, x' of those without a prompt.
+states at four tokens of weight α: start, first end, last end (times the number of padding tokens), and the last word, which goes
+to the last token of g; c the states of prompts to keep and of the empty one. ε_0 the original, ε_1 the model after stage 1 (both
+frozen); x_t the first half of the original's trajectories for k, x' of those without a prompt.
 Needs:    original, and prompts; no pictures.     Updates: to_k and to_v by stage 1; attn1 and attn2.to_q by stage 2.
 Cost:     one solve; two sets of full samplings and five frozen forwards per visited point, once; three forward/backwards per
           step.
 Limits:   stage 2 stands still where ε_θ is nearer to ε⁺ than to ε⁻ by m; μ → ∞ leaves what is to be kept as it is.
-Fails by: α on the word alone: end tokens carry the concept as well (audit: `paraphrase` of prompts; `erasure`).
+Fails by: an encoder whose end tokens do not carry the prompt, such as one that was not trained: then α of the first end alone
+          changes nothing, and α of the word is what erases; α on the word alone where they do (audit: `paraphrase` of prompts;
+          `erasure`). The contrast of stage 2 changes its sign where ε_θ is halfway from ε⁻ to ε⁺, which for large s says
+          which of the two guidances is longer, not which prediction ε_θ is near to: some points have nothing to do, others are
+          pushed far beyond ε_0(g); with s = 0 it ends halfway to ε_0(g).
 Deviations: the moments E c cᵀ come from the prompts to keep, not from 30,000 captions, so λ is not 0; the last word is found
-          by the end token, not by counting blanks. The official loop never clears its gradients, and stores x after a step
-          with t before it; both are mended here, and ε⁺, ε⁻ computed once. Its β = 1 before the contrast is what μ_2 weighs
-          against.
+          by the end token, not by counting blanks. The official code multiplies the moments by μ twice, so that its 0.02 is
+          our 0.0004; its loop never clears its gradients, and stores x after a step with t before it: both are mended here, and
+          ε⁺, ε⁻ computed once. Its β = 1 before the contrast is what μ_2 weighs against.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def tokens_of(old: list[Words], new: list[Words], weights: tuple[float, float, f
     for one, other in zip(old, new, strict=True):
         length = one.states.shape[1]
         for i, (end, twin) in enumerate(zip(one.end.tolist(), other.end.tolist(), strict=True)):
-            places = ((0, 0), (end, twin), (length - 1, length - 1), (max(end - 1, 0), max(twin - 1, 0)))
+            places = ((0, 0), (end, twin), (length - 1, length - 1), (max(end - 1, 0), length - 1))
             for (here, there), weight, times in zip(places, weights, (1, 1, length - 1 - end, 1), strict=True):
                 triple = (one.states[i, here], other.states[i, there], torch.tensor(weight * times))
                 for rows, value in zip(found, triple, strict=True):
