@@ -7,6 +7,7 @@ same value of `across`, not at equal steps, which mean something else to each of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,11 +138,10 @@ def finding(suite: str, found: Sequence[Curve], level: float = 0.9) -> str:
 
 def _levels(across: str, others: Sequence[str], found: Sequence[Curve]) -> str:
     ways = directions(others)
-    heads = [f"{spaced(metric)} at {level:g}" for metric in others for level in LEVELS]
-    rows = [f"| `{curve.method}` | " + " | ".join(_cell(curve.at(across, level, metric)) for metric in others for level in LEVELS)
-            for curve in found]
-    told = ", ".join(f"{spaced(metric)}: {way} is better" for metric, way in ways.items())
-    return (f"\nAt equal {spaced(across)} ({told})\n\n| method | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}\n"
+    heads = " | ".join(f"{spaced(metric)} ({way} is better)" for metric, way in ways.items())
+    rows = [f"| {level:g} | `{curve.method}` | " + " | ".join(_cell(curve.at(across, level, metric)) for metric in others)
+            for level in LEVELS for curve in found]
+    return (f"\nAt equal {spaced(across)}\n\n| {spaced(across)} | method | {heads} |\n|---|---|{'---|' * len(others)}\n"
             + "".join(f"{row} |\n" for row in rows))
 
 
@@ -177,8 +177,11 @@ def figure(suite: str, found: Sequence[Curve]) -> str:
     asked = read(suite)
     others = [metric for metric in asked.keep if metric != asked.across]
     ways, styles = directions(asked.keep), looks(curve.method for curve in found)
-    drawn = Figure(figsize=(4.6 * len(others), 4.2), layout="constrained")
-    for axes, metric in zip(drawn.subplots(1, len(others), squeeze=False)[0], others, strict=True):
+    beside = min(2, len(others))
+    high = math.ceil(len(others) / beside)
+    drawn = Figure(figsize=(4.6 * beside, 0.4 + 3.8 * high), layout="constrained")
+    panels = drawn.subplots(high, beside, squeeze=False).flat
+    for metric, axes in zip(others, panels, strict=False):
         for curve in found:
             look = styles[curve.method]
             points = [point for point in curve.points if metric in point.mean]
@@ -191,6 +194,8 @@ def figure(suite: str, found: Sequence[Curve]) -> str:
             axes.plot([start[asked.across]], [start[metric]], "X", color=ORIGINAL, markersize=9, label="original", zorder=4)
         axes.set_xlabel(f"{spaced(asked.across)} ({DIRECTION[ways[asked.across]]})")
         axes.set_ylabel(f"{spaced(metric)} ({DIRECTION[ways[metric]]})")
+    for axes in panels:   # those that are left: an odd number of metrics leaves one
+        axes.remove()
     drawn.axes[0].legend(frameon=False, fontsize=9)
     title = finding(suite, found)
     drawn.suptitle(title, fontsize=11, fontweight="bold")

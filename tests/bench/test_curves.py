@@ -11,6 +11,7 @@ from lethe.bench.suite import read
 from lethe.results import measured
 from lethe.results.measured import Measured, Number
 
+ROOT = Path(__file__).resolve().parents[2]
 # unlearning accuracy and what was spared, by dose; the original stands at .1 and .9
 FOUND = {"mim_mu": [(0.5, 0.9), (0.8, 0.9), (0.9, 0.9)], "esd": [(0.7, 0.8), (0.9, 0.6), (0.95, 0.4)]}
 
@@ -22,6 +23,13 @@ def place(folder: Path) -> Path:
                    for metric, mean, untouched in zip(("unlearning_accuracy", "spared"), pair, (0.1, 0.9), strict=True)]
         measured.write(Measured(schema=1, name=name, numbers=tuple(numbers)), folder)
     return folder
+
+
+def test_the_page_and_its_figure_are_current() -> None:
+    found, page = curves.curves("erasing"), Path("docs") / "erasing.md"
+    remedy = f"run: python -m lethe bench erasing --page {page}"
+    assert (ROOT / page).read_text() == curves.page_text("erasing", page, found), remedy
+    assert f'aria-label="{curves.finding("erasing", found)}"' in (ROOT / page).with_suffix(".svg").read_text()
 
 
 def test_methods_are_compared_where_their_curves_pass_the_same_value(tmp_path: Path) -> None:
@@ -37,6 +45,6 @@ def test_methods_are_compared_where_their_curves_pass_the_same_value(tmp_path: P
 def test_the_page_and_its_figure_show_every_method(tmp_path: Path) -> None:
     page, figure = curves.curves_page("erasing", tmp_path / "erasing.md", place(tmp_path))
     text, drawn = page.read_text(), figure.read_text()
-    assert "| `esd` | 0.70 ± 0.10 | 0.60 ± 0.10 | 0.40 ± 0.10 |" in text and f"]({figure.name})" in text
+    assert "| 0.9 | `esd` | 0.60 ± 0.10 |" in text and "| 0.95 | `mim_mu` | – |" in text and f"]({figure.name})" in text
     assert "| untouched | – | 0.10 | 0.90 |" in text
     assert all(name in drawn for name in ("mim_mu", "esd", "original", "unlearning accuracy (higher is better)"))
