@@ -26,10 +26,11 @@ def test_a_map_times_the_values_is_what_the_layer_says(kind: str, tmp_path: Path
     task = text_to_image(load_pipeline(tmp_path), "a red disk", ["a red cross"], ["a red disk"], per_prompt=2, steps=2)
     text = task.text(task.tokens(["a red disk", "a blue cross"]))
     x, t = torch.randn(2, *task.shape, generator=torch.Generator().manual_seed(0)), torch.tensor([500, 20])
-    name, layer = list(task._denoiser.crossings(task.original).items())[-1]
+    name = list(task._denoiser.crossings(task.original))[-1]
+    layer: Any = task.original.get_submodule(name)
     said: dict[str, Any] = {}
     handles = [layer.register_forward_hook(lambda _, __, out: said.update(out=out)),
-               layer.to_v.register_forward_hook(lambda _, __, out: said.update(values=out))]   # type: ignore[operator]
+               layer.to_v.register_forward_hook(lambda _, __, out: said.update(values=out))]
     plain = task.predict_noise(task.original, x, t, text)
     noise, maps = task.attention_maps(task.original, x, t, text)
     for handle in handles:
@@ -38,7 +39,7 @@ def test_a_map_times_the_values_is_what_the_layer_says(kind: str, tmp_path: Path
     assert torch.allclose(maps[name].sum(-1), torch.ones(()), atol=1e-5)
     values = said["values"].unflatten(2, (layer.heads, -1)).transpose(1, 2)                     # [n, heads, L, d]
     mixed = (maps[name].flatten(2, 3) @ values).transpose(1, 2).flatten(2)
-    assert torch.allclose(layer.to_out[0](mixed), said["out"], atol=1e-5)   # type: ignore[index,operator]
+    assert torch.allclose(layer.to_out[0](mixed), said["out"], atol=1e-5)
     assert not layer._forward_pre_hooks
 
 
