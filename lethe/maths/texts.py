@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from lethe.maths.tofu import common_subsequence, words
 
+WORDS = re.compile(r"\w+")
 SELF = re.compile(r"\b(?:i|i'm|i've|my|me|as an ai)\b", re.IGNORECASE)
 LACK = re.compile(
     r"n't\b|\b(?:not?|never|unable|sorry|lack\w*|missing|beyond|outside|out of|unaware|unknown|clueless|blank|stumped"
@@ -37,3 +39,11 @@ def refuses(text: str) -> bool:
 def first_answer(text: str) -> str:
     """A generated answer up to the first blank line or the next "Question:": what comes after is not part of it."""
     return re.split(r"\n\s*\n|Question:", text.lstrip("\n"))[0].strip()
+
+
+def grams(text: str, count: int) -> Iterator[tuple[str, ...]]:
+    """The sequences of `count` words of a text; all of its words where it has fewer."""
+    words = tuple(word.casefold() for word in WORDS.findall(text))
+    for start in range(max(1, len(words) - count + 1)):
+        if words:
+            yield words[start : start + count]

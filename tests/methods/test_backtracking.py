@@ -15,7 +15,8 @@ from lethe.core.guard import as_served
 from lethe.core.language_guard import prompts_of
 from lethe.core.seeds import generator
 from lethe.errors import RequestError
-from lethe.methods.guard.backtracking import Suppressing, digest, grams
+from lethe.maths.texts import grams
+from lethe.methods.guard.backtracking import Suppressing, digest
 
 
 def test_golden_numbers() -> None:

@@ -23,6 +23,11 @@ def asked_and_answered(split: Split, method: str) -> tuple[list[str], list[str]]
     return list(split.column("prompt")), list(split.column("answer"))
 
 
+def said(split: Split) -> list[str]:
+    """What the records of a split say: their answers, or their texts."""
+    return [str(text) for text in split.column("answer" if "answer" in split.meta else "text")]
+
+
 class LanguageTask(Task):
     """Columns: `ids`, `labels` [n, T] (−100 on the prompt) and `length` [n]. A answer tokens, V vocabulary, L blocks, d width.
 

@@ -20,8 +20,7 @@ Deviations: phrases are kept as salted hashes of 63 bits, so that the guard's fi
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -30,15 +29,14 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, config
-from lethe.core.families.language import LanguageTask
+from lethe.core.families.language import LanguageTask, said
 from lethe.core.language_guard import RULED_OUT, LanguageGuard, Prompt, Said, only
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.split import Split
 from lethe.errors import RequestError
+from lethe.maths.texts import WORDS, grams
 from lethe.train.loop import Loop
 
-WORDS = re.compile(r"\w+")
 TOKENIZER = "tokenizer.json"
 
 
@@ -55,14 +53,6 @@ def digest(words: Iterable[str], salt: str) -> int:
     """A phrase as a number of 63 bits; equal for equal words without case."""
     text = " ".join(word.casefold() for word in words)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=bytes.fromhex(salt)).digest()) >> 1
-
-
-def grams(text: str, count: int) -> Iterator[tuple[str, ...]]:
-    """The sequences of `count` words of a text; all of its words where it has fewer."""
-    words = tuple(word.casefold() for word in WORDS.findall(text))
-    for start in range(max(1, len(words) - count + 1)):
-        if words:
-            yield words[start : start + count]
 
 
 class Suppressing(LanguageGuard):
@@ -156,11 +146,6 @@ def _ends(settings: Any) -> list[int]:
     """Tokens that end an answer."""
     found = settings.eos_token_id
     return [] if found is None else [found] if isinstance(found, int) else list(found)
-
-
-def said(split: Split) -> list[str]:
-    """What the records of a split say: their answers, or their texts."""
-    return [str(text) for text in split.column("answer" if "answer" in split.meta else "text")]
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"tokenizer"}, mechanism="guard")
