@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,3 +56,21 @@ def mixtures(model: nn.Module) -> list[Mixture]:
         if len(routers) == 1:
             found.append(Mixture(name, routers[0], experts, count))
     return found
+
+
+@contextmanager
+def arriving(blocks: Sequence[Mixture]) -> Iterator[dict[int, Tensor]]:
+    """Inside, what the router of each block was given last, by the block's place."""
+    states: dict[int, Tensor] = {}
+
+    def keeping(place: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
+            states[place] = args[0].detach()
+        return keep
+
+    handles = [block.router.register_forward_pre_hook(keeping(place)) for place, block in enumerate(blocks)]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()

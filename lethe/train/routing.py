@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from lethe.core.mixtures import Mixture, mixtures
+from lethe.core.mixtures import Mixture, arriving, mixtures
 from lethe.core.modules import evaluating
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -28,20 +27,9 @@ def require_mixture(model: nn.Module, member: str) -> list[Mixture]:
 def router_states(model: nn.Module, task: Task, split: Split, loop: Draws, batch_size: int, purpose: str
                   ) -> Iterator[list[Tensor]]:
     """For each batch of a split what every router reads at its tokens, pads left out.  -> blocks × [tokens, d]"""
-    blocks, states = mixtures(model), dict[int, Tensor]()
-
-    def keeping(place: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
-            states[place] = args[0].detach()
-        return keep
-
-    handles = [block.router.register_forward_pre_hook(keeping(place)) for place, block in enumerate(blocks)]
-    try:
-        with evaluating(model):
-            for batch in loop.drawn(split, batch_size, purpose):
-                task.nll(model, batch)
-                real = counted(batch.length, batch.ids.shape[1]).flatten()
-                yield [states[place].flatten(0, -2)[real] for place in range(len(blocks))]
-    finally:
-        for handle in handles:
-            handle.remove()
+    blocks = mixtures(model)
+    with arriving(blocks) as states, evaluating(model):
+        for batch in loop.drawn(split, batch_size, purpose):
+            task.nll(model, batch)
+            real = counted(batch.length, batch.ids.shape[1]).flatten()
+            yield [states[place].flatten(0, -2)[real] for place in range(len(blocks))]

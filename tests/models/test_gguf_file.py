@@ -82,7 +82,7 @@ def test_a_gguf_file_is_audited_as_the_model_that_it_holds(tmp_path: Path) -> No
 
 def test_without_its_reader_or_a_tokenizer_a_gguf_file_is_refused_in_a_sentence(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.utils.is_gguf_available", lambda *_: False)
+    monkeypatch.setattr("transformers.utils.import_utils.is_gguf_available", lambda *_: False)
     file, given = tmp_path / "m.gguf", placed(tiny.lm(), tmp_path)
     file.write_bytes(b"GGUF" + bytes(100))
     assert _recognised(file) == "lm"

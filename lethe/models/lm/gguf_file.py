@@ -27,7 +27,7 @@ def is_gguf(path: str | Path) -> bool:
 def load_gguf(path: str | Path) -> nn.Module:
     """The causal language model in a GGUF file, in float32; ModelError for what cannot be read or is not whole."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import is_gguf_available
+    from transformers.utils.import_utils import is_gguf_available
 
     file = Path(path)
     if not file.is_file():
