@@ -186,7 +186,7 @@ class Loop(Session):
         self, model: nn.Module, terms: Mapping[str, Term], *,
         epochs: float | None = None, steps: int | None = None, over: str | None = None, batch_size: int = 64,
         optimiser: Optimiser | Noisy = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9,
-        clip: float | None = None, schedule: Schedule = "constant", warmup: int = 0,
+        clip: float | None = None, schedule: Schedule = "constant", warmup: int = 0, asked_every: int | None = None,
         masks: Mapping[str, Tensor] | None = None,
         penalty: Callable[[nn.Module, float], Tensor] | None = None,
         combine: Member | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
@@ -202,7 +202,7 @@ class Loop(Session):
         batch_norm  frozen: running statistics are used and kept; update: training mode for the layers that move, unless a term
                     has one example; None: as the settings say
         augment     whether batches are drawn as in training
-        until       asked after every pass over term `over`, in eval mode: whether the call ends there
+        until       asked every `asked_every` steps (None: after a pass over `over`), in eval mode: whether the call ends there
         """
         size = {name: min(term.batch_size or batch_size, len(term.split)) for name, term in terms.items()}
         total = step_count(terms, size, over, epochs, steps)
@@ -229,7 +229,7 @@ class Loop(Session):
             optimise.optimiser(optimiser, exact, lr, weight_decay, momentum),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
             clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0, until,
-            batches_per_epoch(terms[over or next(iter(terms))].split, size[over or next(iter(terms))]), exact, self._held(moving),
+            asked_every or _one_pass(terms, size, over or next(iter(terms))), exact, self._held(moving),
         ))
         return model
 
@@ -380,6 +380,11 @@ class Loop(Session):
             if name in moving:
                 joined[name] = mask & joined[name] if name in joined else mask
         return {name: self.distribution.like(mask, moving[name]) for name, mask in joined.items()}
+
+
+def _one_pass(terms: Mapping[str, Term], size: Mapping[str, int], over: str) -> int:
+    """Steps of a pass over the split of a term."""
+    return batches_per_epoch(terms[over].split, size[over])
 
 
 def _named(modifier: Any) -> list[Any]:

@@ -8,15 +8,17 @@ and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
     examples leave   λ_b = 0, the last block λ = h          the head stays, the body starts afresh
 
 R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`blocks` in core.modules), s share,
-c rate, d depth, h head. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for
-b of the recipe. Running statistics of batch norm are those of R under the mean. Fresh weights are what the recipe starts from: of
-a model that was tuned, its pre-trained start. `scratch` is the same short training with nothing kept.
+c rate, d depth (½; with layer norm ¾), h head. c is 2 (with SGD, whose peak rate is near what it can bear, ½); where the loss
+on R is above that of the mixture after an eighth of the steps, it is too high: it is divided by 4, and what is left of s begins
+again from the mixture. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b
+of the recipe. Running statistics of batch norm are those of R under the mean. Fresh weights are what the recipe starts from: of a
+model that was tuned, its pre-trained start. `scratch` is the same short training with nothing kept.
 Needs:    retain, recipe, original; forget where keep = auto, for its labels.     Updates: everything.
 Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
           keep = none, s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate.
 Fails by: a shared part that remembers: a class kept half of the blocks deep, or memorised examples in a kept body, can be found.
-          A rate that the recipe's optimiser cannot bear at twice its peak.
+          A recipe so short that every step of it counts: a third of 100 steps teaches less than all of them.
 Deviations: none; the form is our own. The start is fresh, so `where` modifiers and the watchdog's comparison do not apply.
 """
 
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -35,12 +38,16 @@ from lethe.core.modules import blocks
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
-from lethe.core.task import Task, recipe_options
+from lethe.core.split import Split
+from lethe.core.task import Recipe, Task, recipe_options
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average.swa import Swa
 from lethe.train.norms import measure_running
 from lethe.train.order import batches_per_epoch
 
+SAMPLE = 512          # retained examples by which a rate is judged                          [ours]
+TRIAL, LOWER, TRIES = 1 / 8, 4.0, 4   # share of the steps after which it is; what it is divided by; rates in all   [ours, MNIST]
+RATES = {"sgd": 0.5}  # c where the recipe has this optimiser; others 2                      [ours, digits, CIFAR-10]
 Kept = Literal["class", "examples", "none"]
 
 
@@ -49,7 +56,7 @@ class Scratch:
     """Options of the short training from scratch."""
 
     share: Positive = 0.3              # s, share of the recipe's passes                        [ours, as renew]
-    rate: Positive = 2.0               # c, learning rate relative to the recipe's peak         [ours, as renew]
+    rate: Positive | None = None       # c, learning rate relative to the recipe's peak; null: as renew   [ours, as renew]
     average_after: Fraction = 0.6      # share of the steps after which the mean begins         [ours, as renew]
 
 
@@ -60,8 +67,8 @@ class Renew:
     keep: Literal["auto", "class", "examples", "none"] = "auto"   # what stays; auto: by whether a class leaves [ours, digits]
     share_class: Positive = 0.275      # s where a class leaves, share of the recipe's passes   [ours, digits CNN; 0.3 to try]
     share_examples: Positive = 0.3     # s where examples leave                                 [ours, digits MLP]
-    rate: Positive = 2.0               # c, learning rate relative to the recipe's peak         [ours, digits]
-    depth: Positive = 0.5              # d, share of the blocks of which something stays        [ours, digits CNN]
+    rate: Positive | None = None       # c, learning rate beside the recipe's peak; null: 2, with sgd 0.5    [ours, digits, MNIST]
+    depth: Positive | None = None      # d, share of blocks that keep something; null: ½, transformers ¾   [ours, digits CNN, ViT]
     head: Fraction = 1.0               # h, what stays of the last block where examples leave   [ours, digits MLP]
     average_after: Fraction = 0.6      # share of the steps after which the mean begins         [ours, digits]
 
@@ -78,9 +85,36 @@ def kept_shares(keep: Kept, count: int, depth: float, head: float) -> list[float
     return [0.0] * (count - 1) + [head]
 
 
+def rates(recipe: Recipe) -> list[float]:
+    """c, from the usual one down. rates(Recipe(optimiser="sgd")) == [0.5, 0.125, 0.03125, 0.0078125]"""
+    return [RATES.get(recipe.optimiser, 2.0) / LOWER**k for k in range(TRIES)]
+
+
+def measure(model: nn.Module, task: Task, loop: Loop, split: Split) -> None:
+    """Running statistics of batch norm are those of a split under these weights; not of one example, which has no variance."""
+    if len(split) > 1:
+        measure_running(model, task.nll, loop.drawn(split, equal_size(len(split), 256), "renew"))
+
+
+def level(model: nn.Module, task: Task, loop: Loop, split: Split) -> float:
+    """Mean training loss on a split, under running statistics of its own."""
+    measure(model, task, loop, split)
+    return loop.mean_nll(model, split, "renew")
+
+
+def worse(model: nn.Module, *, task: Task, loop: Loop, split: Split, than: float, at: int) -> bool:
+    """Whether the loss is no number or above `than`, at one step of the run; not asked at others."""
+    return loop.cost.steps == at and not level(model, task, loop, split) <= than
+
+
 def equal_size(n: int, size: int) -> int:
     """The batch size that spreads a small last batch over the others. equal_size(900, 64) == 60: 15 batches and no rest."""
     return math.ceil(n / math.ceil(n / size))
+
+
+def usual_depth(model: nn.Module) -> float:
+    """d: of a network with layer norm, a transformer, ¾: with half of it fresh, a third of its training is too short."""
+    return 0.75 if any(isinstance(module, nn.LayerNorm) for module in model.modules()) else 0.5
 
 
 def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
@@ -88,23 +122,33 @@ def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
     groups, start = blocks(model), dict(fresh.named_parameters())
     own = dict(model.named_parameters())
     with torch.no_grad():
-        for names, share in zip(groups, kept_shares(keep, len(groups), cfg.depth, cfg.head), strict=True):
+        for names, share in zip(groups, kept_shares(keep, len(groups), cfg.depth or usual_depth(model), cfg.head), strict=True):
             for name in names:
                 own[name].lerp_(start[name].to(own[name]), 1 - share)
 
 
-def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float, average_after: float) -> str:
+def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float | None, average_after: float) -> str:
     """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took."""
     loop.start(model)
     recipe, n = task.recipe, len(task.retain)
     size = equal_size(n, recipe.batch_size)
-    steps = max(1, math.floor(share * recipe.epochs * batches_per_epoch(task.retain, size)))
-    options = recipe_options(replace(recipe, lr=rate * recipe.lr, batch_size=size, schedule="constant"))
-    loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=steps,
-                  average=Swa(min(math.floor(average_after * steps), steps - 1)))
-    if n > 1:   # one example has no variance: it was trained without batch statistics
-        measure_running(model, task.nll, loop.drawn(task.retain, equal_size(n, 256), "renew"))
-    return f"{steps} steps of {size} examples"
+    steps = left = max(1, math.floor(share * recipe.epochs * batches_per_epoch(task.retain, size)))
+    some = task.retain.subset(torch.randperm(n, generator=loop.generator("renew"))[:SAMPLE], "retain")
+    start = {name: value.clone() for name, value in loop.tensors(model).items()}
+    tried, before = [rate] if rate else rates(recipe), level(model, task, loop, some)
+    for c in tried:
+        trial, began = math.ceil(TRIAL * left), loop.cost.steps
+        options = recipe_options(replace(recipe, lr=c * recipe.lr, batch_size=size, schedule="constant"))
+        too_high = partial(worse, task=task, loop=loop, split=some, than=before, at=began + trial)
+        loop.restored(model, start)
+        loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=left,
+                      average=Swa(min(math.floor(average_after * left), left - 1)),
+                      until=None if c == tried[-1] else too_high, asked_every=trial)
+        if c == tried[-1] or left == trial or loop.cost.steps != began + trial:
+            break
+        left -= trial
+    measure(model, task, loop, task.retain)
+    return f"{steps} steps of {size} examples at {c:g} of the recipe's rate"
 
 
 @method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="exact")
