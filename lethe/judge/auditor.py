@@ -9,7 +9,7 @@ original's neighbours (`lethe.judge.neighbours`) are measured instead, as a weak
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ def examine(
     if detects and (sees := power(panel_of, original, references, audits, values, family_of(found, references), seed)):
         detects(sees)
     return decided({subject.name: items for subject, items in found.items()}, original.name,
-                   [r.name for r in references])
+                   [r.name for r in references], {s.name for s in subjects if s.heir})
 
 
 def family_of(found: Mapping[Subject, Sequence[Evidence]], references: Sequence[Subject]) -> Family:
@@ -126,10 +126,11 @@ def distinct(name: str, controls: Iterable[str], taken: Iterable[str] = ()) -> s
     return next(one for one in chain([free], (f"{free} ({k})" for k in count(2))) if one not in others)
 
 
-def decided(found: Mapping[str, Sequence[Evidence]], original: str, references: Sequence[str] = ()) -> dict[str, list[Evidence]]:
+def decided(found: Mapping[str, Sequence[Evidence]], original: str, references: Sequence[str] = (),
+            heirs: Collection[str] = ()) -> dict[str, list[Evidence]]:
     """The evidence decided as one test of each model, calibrated on the references, and controlled by the original.
 
-    A reference is judged by the others alone.
+    A reference is judged by the others alone. heirs: models that are known to come from the original.
     """
     every = [item for items in found.values() for item in items]
 
@@ -139,7 +140,7 @@ def decided(found: Mapping[str, Sequence[Evidence]], original: str, references: 
     common = family()
     judged = {name: corrected(items, family(name) if name in references else common) for name, items in found.items()}
     outside = {(e.audit, e.metric): e.verdict == OUTSIDE for e in judged.get(original, []) if e.p is not None}
-    return {name: controlled(items, outside) for name, items in judged.items()}
+    return {name: controlled(items, outside, name in heirs or name == original) for name, items in judged.items()}
 
 
 def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: Refused | None,

@@ -179,15 +179,16 @@ def corrected(items: Sequence[Evidence], family: Family) -> list[Evidence]:
     return [e if e.p is None else _decided(e, family) for e in items]
 
 
-def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool]) -> list[Evidence]:
+def controlled(items: list[Evidence], outside: Mapping[tuple[str, str], bool], heir: bool = False) -> list[Evidence]:
     """Not enough power: 'inside' counts for forgetting only where the positive control, the original, was detected.
 
     And no direction where utility differs as well: a model that never saw the data, trained shorter or longer than the
     references, lies outside in losses, residuals and margins too. There a direction is left to tests that do not move with
-    training, and towards the original to values that have gone half of the way to it.
+    training, and towards the original to values that have gone half of the way to it. An heir of the original has seen the data.
     outside  (audit, metric) -> whether the original is outside
     """
-    result, otherwise = [], any(e.tier == "utility" and e.verdict == OUTSIDE and e.kind == RETRAINED for e in items)
+    result = []
+    otherwise = not heir and any(e.tier == "utility" and e.verdict == OUTSIDE and e.kind == RETRAINED for e in items)
     for e in items:
         control = outside.get((e.audit, e.metric)) if e.p is not None else None
         powerless = e.tier == "forgetting" and e.verdict == INSIDE and (not control or bool(e.detail.get("undecided")))

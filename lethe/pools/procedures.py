@@ -6,4 +6,4 @@ from lethe.pools.member import train_one
 from lethe.pools.subject import Procedure
 
 NOTHING = Procedure("nothing", lambda task, seed: task.original)
-RETRAIN = Procedure("retrain", lambda task, seed: train_one(task, task.retain, seed)[1], retrains=True)
+RETRAIN = Procedure("retrain", lambda task, seed: train_one(task, task.retain, seed)[1], retrains=True, heir=False)

@@ -29,6 +29,7 @@ class Procedure:
     run: Callable[[Task, int], nn.Module]
     retrains: bool = False
     weights: bool = True   # whether the result has the tensors of the original, so that it can be kept as such
+    heir: bool = True      # whether it starts from what the original knows
 
 
 @dataclass(eq=False)
@@ -50,6 +51,7 @@ class Subject:
     kind: Kind = "weights"           # as the method reports it
     served: Guard | None = None
     cpu_seconds: float | None = None   # the processor's time of making it, where known
+    heir: bool = False                 # known to come from the original: no training of another length explains what it shows
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
     _bare: Subject | None = field(default=None, repr=False)   # itself without the guard, once features were needed
 

@@ -206,7 +206,7 @@ def _subjects(task: Task, made: Sequence[Made]) -> list[Subject]:
         if one.outcome and not one.failure:
             groups.setdefault(one.label or one.name, []).append(
                 Subject(one.name, one.outcome.answering, task, one.outcome.cost.seconds, procedure=one.procedure,
-                        kind=one.outcome.kind))
+                        kind=one.outcome.kind, heir=one.heir or (one.procedure is not None and one.procedure.heir)))
     for group in groups.values():
         for subject in group:
             subject.siblings = [other for other in group if other is not subject]

@@ -84,7 +84,9 @@ def audit_files(files: Files, depth: Depth = "standard", audits: Sequence[Any] =
     written, outcome = plain(files), Outcome(unlearned, method="unlearned", task=task)
     plan = AuditPlan(depth=depth, references=len(retrained), shadows=0, audits=tuple(audits))
     job = of_task(task, [], plan, seed=seed, config=written)
-    case = scenario(job, task, [Made(Path(files.unlearned).stem, outcome)], options, Retrained(job, options, provided=retrained),
+    near = origins.kin.get(files.unlearned)
+    made = Made(Path(files.unlearned).stem, outcome, heir=near is not None and near.close)
+    case = scenario(job, task, [made], options, Retrained(job, options, provided=retrained),
                     words=f"forget {len(task.forget)} examples of {files.forget}", known=origins.doubts, kin=origins.kin)
     return report_of(job, [case], f"Audit of {files.unlearned}", options, time.perf_counter() - began,
                      digest([written, depth, task.fingerprint]))

@@ -30,6 +30,7 @@ class Made:
 
     name, label, method, variant, seed  as in `Run`; a model from elsewhere has no method and no seed
     procedure                           how it can be made again, where that is known
+    heir                                of a model from elsewhere: whether its weights show that it comes from the original
     """
 
     name: str
@@ -40,6 +41,7 @@ class Made:
     variant: int = 1
     seed: int | None = None
     procedure: Procedure | None = None
+    heir: bool = False
 
 
 @dataclass(frozen=True)

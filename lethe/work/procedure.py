@@ -55,4 +55,4 @@ def repeated(record: Method, cfg: object, settings: Settings, seams: Modifiers =
         return perform(task, record, cfg, replace(unlimited, seed=seed), seams, asked, watchdog).answering
 
     key = digest([record.name, cfg, replace(unlimited, seed=0), asked, watchdog])
-    return Procedure(key, again, weights=weights)
+    return Procedure(key, again, weights=weights, heir=record.mechanism != "exact")

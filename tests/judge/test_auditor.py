@@ -63,14 +63,15 @@ def one(metric: str, value: float, others: list[float], **options: object) -> Ev
 Said = dict[str, float]
 
 
-def exam(model: Said, original: Said, references: list[Said], near: Sequence[Said] = (), **options: object
-         ) -> dict[str, list[Evidence]]:
+def exam(model: Said, original: Said, references: list[Said], near: Sequence[Said] = (), heir: bool = False,
+         **options: object) -> dict[str, list[Evidence]]:
     """Evidence when models say these numbers; `near` are the original's neighbours."""
     task = tiny.classification()
     SAID.clear()
     SAID.update({"model": model, "original": original, **{f"r{i}": said for i, said in enumerate(references)},
                  **{f"n{i}": said for i, said in enumerate(near)}})
     subjects = {name: Subject(name, torch.nn.Identity(), task) for name in SAID}
+    subjects["model"].heir = heir
     pool = [subjects[f"r{i}"] for i in range(len(references))]
     neighbours = [subjects[f"n{i}"] for i in range(len(near))]
     return examine(task, [subjects["model"]], subjects["original"], pool, [(measure, Numbers())], neighbours=neighbours,

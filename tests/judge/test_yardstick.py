@@ -194,6 +194,8 @@ def test_where_utility_differs_another_training_explains_what_moves_with_it(skil
     found = exam(low, {**dict.fromkeys(names, 0.9), "skill": 0.11}, [dict.fromkeys(names, x) for x in SPREAD])
     assert forgotten(found["model"]).answer == answer and hiding(found["model"]).verdict == hidden
     assert forgotten(found["original"]).answer == "no"
+    heir = exam(low, {**dict.fromkeys(names, 0.9), "skill": 0.11}, [dict.fromkeys(names, x) for x in SPREAD], heir=True)
+    assert forgotten(heir["model"]).answer == ("no" if any(value > 0.2 for value in said.values()) else "yes")
     text = conclude(found["model"]).text
     assert text.startswith("Differs from retrained") == (skill < 0.1 and (answer == "cannot be judged" or "moving" in said))
 
