@@ -132,10 +132,11 @@ def _rungs(job: Job, task: Task) -> list[Rung]:
 
 def affordable(rungs: Sequence[Rung], within: float) -> list[Rung]:
     """The set of rungs that fits into the budget and is the likeliest to hold one that passes: a knapsack."""
-    room = math.floor(FINE * min(within, sum(rung.cost for rung in rungs)) + 1e-6)
+    weights = {rung.run.name: math.ceil(FINE * rung.cost - 1e-6) for rung in rungs}
+    room = min(math.floor(FINE * within + 1e-6), sum(weights.values()))
     best: list[tuple[float, tuple[Rung, ...]]] = [(0.0, ())] * (room + 1)
     for rung, worth in _discounted(rungs):
-        weight = math.ceil(FINE * rung.cost - 1e-6)
+        weight = weights[rung.run.name]
         for left in range(room, weight - 1, -1):
             value, others = best[left - weight]
             if value + worth > best[left][0]:
