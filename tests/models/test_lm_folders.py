@@ -13,7 +13,7 @@ import torch
 from lethe.core.modules import state_fingerprint
 from lethe.core.sequences import encode_prompts
 from lethe.errors import ModelError
-from lethe.models.lm import greedy
+from lethe.models.lm import decoder, greedy
 from lethe.models.lm import open as lm
 from lethe.models.lm.folder import read_folder
 
@@ -134,3 +134,18 @@ def test_greedy_is_greedy_whatever_the_folder_proposes(
     assert task.original.generation_config.num_beams == 3   # and it leaves with the model as it came
     task.save_model(task.original, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["repetition_penalty"] == 1.9
+
+
+@pytest.mark.parametrize(("architecture", "own"), [
+    ("cohere", {}), ("granite", {"logits_scaling": 4.0}), ("gemma2", {"final_logit_softcapping": 0.1})])
+def test_reading_out_the_last_states_gives_the_logits(architecture: str, own: dict[str, float], tmp_path: Path) -> None:
+    """What stands behind the head counts: of Cohere they were off by 1.2, as the lens and the patching of states saw them."""
+    task = lm.language_model(architectures.saved(architecture, tmp_path), forget=architectures.people(4))
+    for key, value in own.items():
+        setattr(task.original.config, key, value)
+    batch = task.forget.batch([0, 1])
+    keep = torch.zeros_like(batch.ids, dtype=torch.bool)
+    keep[:, 1:6] = True
+    with torch.no_grad():
+        states, want = decoder.hidden_all(task.original, batch.ids, keep)[-1], decoder.logits_at(task.original, batch.ids, keep)
+        torch.testing.assert_close(decoder.read_out(task.original, states), want, rtol=0, atol=1e-5)

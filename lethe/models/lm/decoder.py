@@ -135,9 +135,13 @@ def final_norm(model: nn.Module) -> nn.Module:
 
 
 def read_out(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Logits of hidden states as if the model ended there: final norm, then the head.  [..., d] -> [..., V]"""
+    """Logits of hidden states as if the model ended there: final norm, the head, and what some do to its logits: Cohere and
+    Granite scale them, Gemma 2 bounds them.  [..., d] -> [..., V]"""
     logits: Tensor = head(model)(final_norm(model)(hidden))
-    return logits
+    settings = shape(model)
+    logits = logits * (getattr(settings, "logit_scale", None) or 1.0) / (getattr(settings, "logits_scaling", None) or 1.0)
+    bound = getattr(settings, "final_logit_softcapping", None)
+    return logits if bound is None else bound * torch.tanh(logits / bound)
 
 
 @contextmanager
