@@ -36,7 +36,7 @@ LONG = {"epochs", "steps", "models", "shadows", "pairs", "count", "rounds", "pro
 FEW = 12   # examples: enough for the audits that want ten unseen ones
 MEMBERS: dict[str, dict[str, Any]] = {"where.names": {"patterns": ("*",)}}   # where a modifier has options without a default
 
-ONLY = {"where.expert": ("mixture",)}   # modifiers of one kind of network
+ONLY = {"where.expert": ("mixture",), "where.grip": ("mixture",)}   # modifiers of one kind of network
 
 
 class Case(NamedTuple):

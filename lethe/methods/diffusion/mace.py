@@ -140,7 +140,9 @@ def run(cfg: MACE, task: DiffusionTask, loop: Loop) -> Outcome:
         changes.append(trained(cfg, task, loop, edit, pictures, one))
     with torch.no_grad():
         for name, p in edit.weights.items():
-            p.copy_(melted(p.double(), before[name], [each[name] for each in changes], moments, cfg.fuse_preserve * c, cfg.lamb))
+            here = [moment.to(p.device) for moment in moments]
+            p.copy_(melted(p.double(), before[name], [each[name].to(p.device) for each in changes], here,
+                           cfg.fuse_preserve * c.to(p.device), cfg.lamb))
     return loop.finish(edit.model)
 
 

@@ -71,8 +71,7 @@ def given(at: Sequence[str], sizes: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-@method(needs={"forget?", "original", "retain?"}, uses={"down_projections", "layer_count", "token_logp"}, mechanism="noise",
-        instead={"forget": "at", "retain": "at"})
+@method(needs={"forget", "original", "retain"}, uses={"down_projections", "layer_count", "token_logp"}, mechanism="noise")
 def run(cfg: Needle, task: LanguageTask, loop: Loop) -> Outcome:
     model = loop.start()
     names = [layer_of(task, layer) for layer in range(task.layer_count)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lethe.core.concepts import Concept, concepts_of, without
 from lethe.core.families.diffusion import Attended, DiffusionTask, PictureJudge, Role, Words
-from lethe.core.guard import Guard
+from lethe.core.guard import Guard, bare
 from lethe.core.modules import has_convolutions
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split, require_columns
@@ -111,7 +111,7 @@ class Diffusion(DiffusionTask):
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the output of the network's middle over positions.  -> [n, d]"""
         caught: list[Tensor] = []
-        handle = self._denoiser.middle(model).register_forward_hook(lambda _, args, out: caught.append(out))
+        handle = self._denoiser.middle(bare(model)).register_forward_hook(lambda _, args, out: caught.append(out))
         try:
             self.outputs(model, batch)
         finally:
