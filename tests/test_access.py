@@ -20,7 +20,7 @@ from lethe.train.loop import Loop, Settings
 FAMILIES = ("classification", "regression")
 METHODS = {name: entry for name, entry in catalogue.entries("methods").items() if name != "auto"}   # auto runs the others
 MORE = {"aru": {"bound": 2.0}, "amun": {"attack_steps": 20}}   # else no example is carried over a boundary
-FOLDERS = {"s3t", "shard_lora", "sisa", "exact_head"}   # they do without by a folder that was written before; tested by themselves
+FOLDERS = {"s3t", "shard_lora", "sisa", "exact_head"}   # they do without by a folder written before; tested by themselves
 OPTIONAL = [pytest.param(name, family, need.rstrip("?"), id=f"{name}-{family}-{need.rstrip('?')}")
             for name, entry in METHODS.items() for family in (*FAMILIES, "lm") for need in entry.needs
             if entry.fits(family) and need.endswith("?")
