@@ -31,6 +31,7 @@ from lethe.train.loop import Loop, Term
 State = dict[str, Tensor]
 Stages = dict[tuple[int, int, int], State]   # (shard, sequence, stage from 1) -> tensors
 BASE = "base.safetensors"
+ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that do not affect the training
 
 
 class InParts(Protocol):
@@ -99,6 +100,11 @@ def opened(folder: Path, method: str, task: Task) -> Sliced:
             at = (about["shard"], about["sequence"], int(stage.removeprefix("stage-")))
             stages.setdefault(at, {})[rest] = value
     return Sliced(found, base, stages)
+
+
+def of_training(cfg: Any) -> dict[str, Any]:
+    """The options that determine a training: all but those that are about a deletion."""
+    return {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
 
 
 def planned(method: str, config: Mapping[str, Any], records: Split, sequences: list[list[int]], seed: int, details: dict[str, Any]

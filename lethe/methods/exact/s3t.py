@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lethe.core.config import Count, Positive, config, plain
+from lethe.core.config import Count, Positive, config
 from lethe.core.families.headed import HeadedTask
 from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
@@ -48,6 +48,7 @@ from lethe.exact.sliced import (
     agreed,
     deleted,
     guaranteed,
+    of_training,
     opened,
     outcome_of,
     parts,
@@ -62,8 +63,6 @@ from lethe.exact.sliced import (
 from lethe.exact.slicing import groups, sequences
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
-
-ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that do not affect the training
 
 
 @config
@@ -128,8 +127,8 @@ def train(cfg: S3T, task: HeadedTask, loop: Loop, records: Split, base: nn.Modul
         raise ModelError(f"{type(base).__name__} has no linear or convolution layer before its head, so there is nothing to "
                          "adapt; nothing was trained. Use method: sisa, or exact_head.")
     details = {"head": head, "groups": groups(layers, cfg.slices), "given": given}
-    options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
-    plan = planned("s3t", options, records, sequences(cfg.slices, cfg.budget, cfg.order, cfg.probabilities), loop.seed, details)
+    orders = sequences(cfg.slices, cfg.budget, cfg.order, cfg.probabilities)
+    plan = planned("s3t", of_training(cfg), records, orders, loop.seed, details)
     made = Sliced(plan, state_of(base), {})
     for shard in range(cfg.shards):
         train_shard(cfg, made, shard, records, base, task, loop, "train")

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.adaptable import unadapted
-from lethe.core.config import Count, NonNegative, Positive, config, plain
+from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.parked import parked_copy
@@ -42,6 +42,7 @@ from lethe.exact.sliced import (
     agreed,
     deleted,
     guaranteed,
+    of_training,
     opened,
     outcome_of,
     parts,
@@ -53,11 +54,9 @@ from lethe.exact.sliced import (
 )
 from lethe.exact.slicing import groups, sequences
 from lethe.train.loop import Loop
-from lethe.train.modifiers.where.lora import Lora, inject, settings_for, write_adapter
+from lethe.train.modifiers.where.lora import A, B, Lora, adapted_layers, inject, settings_for, write_adapter
 from lethe.train.modifiers.where.names import Names
 
-ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that do not affect the training
-A, B = "lora_A.default.weight", "lora_B.default.weight"   # PEFT's names of the two factors
 BASE = "base_model_name_or_path"
 
 
@@ -108,8 +107,7 @@ def train(cfg: ShardLora, task: LanguageTask, loop: Loop, records: Split, base: 
         raise RequestError(f"method.slices = {cfg.slices}, but the model has {len(layers)} layers to adapt, one group of them "
                            "for each slice; nothing was trained. Lower it.")
     details = {"layers": layers, "groups": groups(layers, cfg.slices), "facts": facts, "given": given}
-    options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
-    made = Sliced(planned("shard_lora", options, records, sequences(cfg.slices, cfg.budget), loop.seed, details), {}, {})
+    made = Sliced(planned("shard_lora", of_training(cfg), records, sequences(cfg.slices, cfg.budget), loop.seed, details), {}, {})
     for shard in range(cfg.shards):
         train_shard(cfg, made, shard, records, working, task, loop, "train")
     return made
@@ -120,7 +118,7 @@ def adapted(cfg: ShardLora, base: nn.Module, task: LanguageTask, loop: Loop, lay
     """A copy of the base with adapters of rank r, and the layers that have one: those given, or all that the family names."""
     model = unadapted(parked_copy(base))
     found = Lora(rank=cfg.rank, alpha=cfg.alpha, targets=tuple(layers)).select(model, task, loop)
-    return model.to(loop.settings.device), [name.removesuffix(f".{A}") for name in found.params if name.endswith(A)]
+    return model.to(loop.settings.device), adapted_layers(found.params)
 
 
 def train_shard(cfg: ShardLora, state: Sliced, shard: int, records: Split, working: nn.Module, task: LanguageTask, loop: Loop,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lethe.core.config import Count, config, plain
+from lethe.core.config import Count, config
 from lethe.core.families.fitted import FittedTask
 from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.core.outcome import Outcome
@@ -31,11 +31,9 @@ from lethe.core.split import Split, concat
 from lethe.core.training import TRUSTED
 from lethe.exact import manifest
 from lethe.exact.manifest import Manifest
-from lethe.exact.sliced import agreed, outcome_of, parts, planned, require_deletable, union
+from lethe.exact.sliced import agreed, of_training, outcome_of, parts, planned, require_deletable, union
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.loop import Loop, Settings
-
-ABOUT_A_DELETION = ("trained",)   # options that do not affect the training
 
 
 @config
@@ -70,8 +68,7 @@ class Shards:
 def train(cfg: Sharded, task: FittedTask, loop: Loop, records: Split, base: nn.Module | None = None, given: bool = False
           ) -> Shards:
     """Fit every shard on its records."""
-    options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
-    plan = planned("sharded", options, records, [[0]], loop.seed, {})
+    plan = planned("sharded", of_training(cfg), records, [[0]], loop.seed, {})
     return Shards(plan, tuple(fitted(plan, shard, records, task, loop) for shard in range(cfg.shards)), task.joined)
 
 

@@ -38,6 +38,7 @@ from lethe.exact.sliced import (
     Sliced,
     agreed,
     guaranteed,
+    of_training,
     opened,
     outcome_of,
     parts,
@@ -50,8 +51,6 @@ from lethe.exact.sliced import (
 )
 from lethe.exact.slicing import prefix
 from lethe.train.loop import Loop
-
-ABOUT_A_DELETION = ("trained", "public_base")   # options that do not affect the training
 
 
 @config
@@ -75,8 +74,7 @@ def train(cfg: SISA, task: HeadedTask, loop: Loop, records: Split, base: nn.Modu
     head, some = task.head, records.batch([0, len(records) - 1])
     require_last(base, head, lambda model: task.outputs(model, some))
     details = {"head": head, "recipe": plain(task.recipe), "given": given}
-    options = {key: value for key, value in plain(cfg).items() if key not in ABOUT_A_DELETION}
-    made = Sliced(planned("sisa", options, records, [list(range(cfg.slices))], loop.seed, details), state_of(base), {})
+    made = Sliced(planned("sisa", of_training(cfg), records, [list(range(cfg.slices))], loop.seed, details), state_of(base), {})
     for shard in range(cfg.shards):
         train_shard(made, made.manifest, shard, 0, records, base, task, loop, "train")
     return made

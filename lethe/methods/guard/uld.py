@@ -40,9 +40,7 @@ from lethe.maths.answers import mean_over
 from lethe.maths.losses import uniform_tokens
 from lethe.train.inner import charge, within
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.where.lora import Lora
-
-A, B = "lora_A.default.weight", "lora_B.default.weight"   # PEFT's names of the two factors
+from lethe.train.modifiers.where.lora import A, B, Lora, adapted_layers
 
 
 @config
@@ -166,7 +164,7 @@ def run(cfg: ULD, task: LanguageTask, loop: Loop) -> Outcome:
                  weight_decay=cfg.weight_decay, clip=cfg.clip)
     charge(loop, own)
     factors = own.tensors(assistant)
-    layers = [name.removesuffix(f".{A}") for name in factors if name.endswith(A)]
+    layers = adapted_layers(factors)
     parts = {f"{part}{i}": factors[f"{layer}.{key}"] for i, layer in enumerate(layers) for part, key in (("a", A), ("b", B))}
     loop.note(f"an assistant of {count} of {task.layer_count} blocks answers beside the model, and what it says is subtracted; "
               "nothing was removed, and the assistant knows the forgotten data")

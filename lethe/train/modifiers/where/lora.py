@@ -27,6 +27,8 @@ from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.modifiers.where import Draws, Selection
 
+A, B = "lora_A.default.weight", "lora_B.default.weight"   # PEFT's names of the two factors
+
 
 @config
 class Lora:
@@ -75,6 +77,11 @@ class Lora:
     def _settings(self, model: nn.Module, task: Task, layers: Sequence[str]) -> Any:
         """PEFT's configuration of adapters on these layers."""
         return settings_for(model, layers, self.rank, self.alpha, task.adapter_facts(), self.dropout)
+
+
+def adapted_layers(names: Iterable[str]) -> list[str]:
+    """The layers with an adapter, of the names of a model's tensors."""
+    return [name.removesuffix(f".{A}") for name in names if name.endswith(A)]
 
 
 def settings_for(model: nn.Module, layers: Sequence[str], rank: int, alpha: float, facts: Mapping[str, Any], dropout: float = 0.0
