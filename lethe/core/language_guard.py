@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lethe.core.families.language import LanguageTask
 from lethe.core.guard import Parts
-from lethe.core.modules import device_of
+from lethe.core.modules import device_of, hooked
 from lethe.core.sequences import IGNORED, left_padded
 from lethe.core.split import Split
 from lethe.errors import RequestError
@@ -185,11 +185,8 @@ def hidden_states(model: nn.Module, prompts: Sequence[Prompt], layer: int) -> li
 def read_by(model: nn.Module, layer: str, ids: Tensor) -> Tensor:
     """What a layer reads in one pass over these tokens.  [n, T] -> [n, T, d]"""
     found: list[Tensor] = []
-    handle = model.get_submodule(layer).register_forward_pre_hook(lambda _, args: found.append(args[0]))
-    try:
+    with hooked(model.get_submodule(layer).register_forward_pre_hook(lambda _, args: found.append(args[0]))):
         model(input_ids=ids, use_cache=False)
-    finally:
-        handle.remove()
     return found[-1]
 
 

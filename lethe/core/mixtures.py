@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lethe.core.modules import hooked
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -69,8 +71,5 @@ def arriving(blocks: Sequence[Mixture]) -> Iterator[dict[int, Tensor]]:
         return keep
 
     handles = [block.router.register_forward_pre_hook(keeping(place)) for place, block in enumerate(blocks)]
-    try:
+    with hooked(*handles):
         yield states
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lethe.core.parked import parked, parked_copy
 from lethe.errors import ModelError, NotFinite, OutOfRange
@@ -25,6 +26,16 @@ def copied(model: nn.Module, trainable: bool) -> nn.Module:
     if not trainable:
         twin.requires_grad_(False)
     return twin
+
+
+@contextmanager
+def hooked(*handles: RemovableHandle) -> Iterator[None]:
+    """Inside, these hooks stand; behind it, whatever happens, they are gone."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def given(model: nn.Module) -> nn.Module:

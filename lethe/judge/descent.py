@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.guard import bare
-from lethe.core.modules import device_of, evaluating
+from lethe.core.modules import device_of, evaluating, hooked
 from lethe.core.passes import drawn, sample
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
@@ -116,13 +116,9 @@ def hidden(task: Task, model: nn.Module, names: Sequence[str], seed: int = 0) ->
             held[name].append(channels.flatten(0, -2).float().cpu())
 
     handles = [modules[name].register_forward_hook(lambda _, __, out, name=name: keep(name, out)) for name in present]
-    try:
-        with evaluating(inside):
-            for batch in drawn(task, examined(task, seed), 100, ("descent",), device=device_of(inside)):
-                task.outputs(inside, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(*handles), evaluating(inside):
+        for batch in drawn(task, examined(task, seed), 100, ("descent",), device=device_of(inside)):
+            task.outputs(inside, batch)
     whole = {name: torch.cat(parts) for name, parts in held.items() if parts}
     return {name: x[np.linspace(0, len(x) - 1, min(ROWS, len(x))).astype(int)].numpy() for name, x in whole.items()}
 

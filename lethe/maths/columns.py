@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lethe.core.modules import hooked
 from lethe.core.split import Batch
 
 
@@ -28,11 +29,8 @@ def multiplied(writers: Sequence[nn.Module], change: Callable[[int, Tensor], Ten
     """Inside, what enters each layer, [n, T, inner], is replaced by `change(layer, m)`."""
     handles = [writer.register_forward_pre_hook(lambda _, args, layer=layer: (change(layer, args[0]), *args[1:]))
                for layer, writer in enumerate(writers)]
-    try:
+    with hooked(*handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def attribution(writers: Sequence[nn.Module], batches: Iterable[Batch], logp: Callable[[Batch], Tensor]) -> Tensor:

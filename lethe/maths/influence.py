@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lethe.core.modules import evaluating
+from lethe.core.modules import evaluating, hooked
 from lethe.core.seeds import generator
 from lethe.core.split import Batch
 from lethe.maths.importance import Loss, gradient_sum
@@ -132,14 +132,12 @@ def traces(model: nn.Module, batch: Batch, scalar: Loss) -> dict[str, Seen]:
     before = {p: p.requires_grad for module in layers.values() for p in module.parameters()}
     handles = [module.register_forward_hook(hook(name)) for name, module in layers.items()]
     try:
-        with evaluating(model), torch.enable_grad():
+        with hooked(*handles), evaluating(model), torch.enable_grad():
             for p in before:
                 p.requires_grad_(True)
             total = scalar(model, batch).sum()
             deltas = torch.autograd.grad(total, [output for _, _, output in caught.values()])
     finally:
-        for handle in handles:
-            handle.remove()
         for p, state in before.items():
             p.requires_grad_(state)
     return {name: seen(module, a, delta) for (name, (module, a, _)), delta in zip(caught.items(), deltas, strict=True)}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.modules import copied
+from lethe.core.modules import copied, hooked
 
 NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
        -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -140,8 +140,5 @@ def recorded(model: nn.Module, rows: int) -> Iterator[dict[nn.Module, Tensor]]:
             seen[module] = (x if have is None else torch.cat([have, x]))[:rows]
 
     handles = [m.register_forward_pre_hook(keep) for m in model.modules() if isinstance(m, nn.Linear)]
-    try:
+    with hooked(*handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

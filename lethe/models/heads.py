@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lethe.core.config import build, config
 from lethe.core.families.headed import HeadedTask
 from lethe.core.inputs import Way, asked, way_of
-from lethe.core.modules import copied, evaluating, has_convolutions
+from lethe.core.modules import copied, evaluating, has_convolutions, hooked
 from lethe.core.split import SEVERAL, Batch, Split, input_columns, pixels
 from lethe.core.task import Recipe, Task
 from lethe.data import transform
@@ -122,12 +122,9 @@ class HeadTask(InItsForm, HeadedTask):
 
     def _watched(self, model: nn.Module, batch: Batch, head: nn.Module | None) -> tuple[Tensor, Tensor | None]:
         caught: list[Tensor] = []
-        handle = None if head is None else head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
-        try:
+        handles = [] if head is None else [head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))]
+        with hooked(*handles):
             outputs = self.outputs(model, batch)
-        finally:
-            if handle is not None:
-                handle.remove()
         return outputs, caught[-1].flatten(1) if caught else None
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import build, config
-from lethe.core.modules import evaluating, seeded
+from lethe.core.modules import evaluating, hooked, seeded
 from lethe.core.seeds import generator
 from lethe.core.split import Split, concat, pixels
 from lethe.data.context import Context
@@ -43,11 +43,8 @@ class Reader:
         """Logits [n, K] and what enters the last linear layer [n, d]."""
         caught: list[Tensor] = []
         handle = self._last.register_forward_pre_hook(lambda _, args: caught.append(args[0].flatten(1)))
-        try:
-            with evaluating(self.model):
-                logits = torch.cat([self.model.to(samples.device)(part) for part in samples.split(1024)])
-        finally:
-            handle.remove()
+        with hooked(handle), evaluating(self.model):
+            logits = torch.cat([self.model.to(samples.device)(part) for part in samples.split(1024)])
         return logits.float(), torch.cat(caught).float()
 
     def require_classes(self, splits: Mapping[str, Split], some: Tensor, where: str) -> None:

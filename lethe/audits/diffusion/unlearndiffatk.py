@@ -37,7 +37,7 @@ from torch import Tensor
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.evidence import Value
 from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import copied, device_of, evaluating
+from lethe.core.modules import copied, device_of, evaluating, hooked
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Batch, Split
@@ -197,12 +197,9 @@ def prefixed_text(task: DiffusionTask, tokens: Tensor, prefix: Tensor, vectors: 
     def replace(module: torch.nn.Module, args: Any, out: Tensor) -> Tensor:
         return torch.cat([out[:, :1], vectors.expand(len(out), -1, -1).to(out), out[:, 1 + k :]], 1)
 
-    handle = encoder.get_input_embeddings().register_forward_hook(replace)
-    try:
+    with hooked(encoder.get_input_embeddings().register_forward_hook(replace)):
         states: Tensor = encoder(unique.to(device_of(encoder)))[0]   # the encoder stays where the task has it
         return states.to(tokens.device)[place]
-    finally:
-        handle.remove()
 
 
 def project(u: Tensor) -> Tensor:

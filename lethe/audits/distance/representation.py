@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, config
 from lethe.core.evidence import Value
-from lethe.core.modules import evaluating
+from lethe.core.modules import evaluating, hooked
 from lethe.core.passes import drawn
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
@@ -169,12 +169,8 @@ def _layer_grams(cfg: Representation, subject: Subject, split: Split) -> dict[st
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
     handles = [model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: outputs[name].append(out.cpu()))
                for name in names]
-    try:
-        with evaluating(model):
-            for batch in drawn(subject.task, split, subject.batch_size, ("grams", split.name), device=subject.device):
-                subject.task.outputs(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(*handles), evaluating(model):
+        for batch in drawn(subject.task, split, subject.batch_size, ("grams", split.name), device=subject.device):
+            subject.task.outputs(model, batch)
     whole = {name: torch.cat(parts) for name, parts in outputs.items() if parts}
     return {name: unit_gram(x) for name, x in whole.items() if len(x) == len(split)}

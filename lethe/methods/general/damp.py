@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lethe.core.alike import whole_classes
 from lethe.core.config import Count, config
-from lethe.core.modules import evaluating
+from lethe.core.modules import evaluating, hooked
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import numpy_generator
@@ -94,16 +94,12 @@ def layer_inputs(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) or (isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1):
             catch(name, module)
-    try:
-        with evaluating(model):
-            for batch in batches:
-                task.outputs(model, batch)
-                for name, calls in seen.items():   # a layer that is called twice is seen as the mean of its calls
-                    found.setdefault(name, []).append(torch.stack(calls).mean(0))
-                seen.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(*handles), evaluating(model):
+        for batch in batches:
+            task.outputs(model, batch)
+            for name, calls in seen.items():   # a layer that is called twice is seen as the mean of its calls
+                found.setdefault(name, []).append(torch.stack(calls).mean(0))
+            seen.clear()
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask, asked_and_answered
 from lethe.core.language_guard import LanguageGuard, Prompt, hidden_states, layer_of, prompts_of, require_enough
+from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.maths.conformal import threshold
@@ -98,11 +99,8 @@ def corrupting(embedding: nn.Module, where: Tensor, noise: Tensor, strength: flo
         out[:, : added.shape[1], : added.shape[2]] += added.to(out.dtype)
         return out
 
-    handle = embedding.register_forward_hook(change)
-    try:
+    with hooked(embedding.register_forward_hook(change)):
         yield
-    finally:
-        handle.remove()
 
 
 def features(model: nn.Module, layer: int, prompts: Sequence[Prompt]) -> Tensor:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from lethe.core.config import Count, Fraction, NonNegative, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.guard import Parts
+from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.errors import RequestError
@@ -64,11 +65,8 @@ def behind(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> Iterato
     """Inside, what every self-attention says is changed by (name, output)."""
     handles = [module.register_forward_hook(lambda _, __, out, name=name: change(name, out))
                for name, module in attentions(model).items()]
-    try:
+    with hooked(*handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def attentions(model: nn.Module) -> dict[str, nn.Module]:

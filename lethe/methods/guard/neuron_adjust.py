@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lethe.core.config import Natural, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.language_guard import LanguageGuard, Prompt, layer_of, read_by
+from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
 from lethe.core.passes import plain
 from lethe.core.registry import method
@@ -101,11 +102,8 @@ class Adjusted(LanguageGuard):
             x[..., self.chosen] = new.to(x.dtype)
             return (x, *args[1:])
 
-        handle = self.model.get_submodule(self.matrix).register_forward_pre_hook(change)
-        try:
+        with hooked(self.model.get_submodule(self.matrix).register_forward_pre_hook(change)):
             yield
-        finally:
-            handle.remove()
 
 
 @method(needs={"forget", "retain", "original"}, uses={"down_projections", "layer_count"}, mechanism="guard")

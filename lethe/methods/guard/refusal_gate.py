@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from lethe.core.config import Count, Fraction, Natural, config
 from lethe.core.families.language import LanguageTask, asked_and_answered
 from lethe.core.language_guard import Gate, Prompt, answer_tokens, hidden_states, layer_of, padded, prompts_of, require_enough
+from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.maths.conformal import threshold
@@ -72,13 +73,9 @@ def gradients(model: nn.Module, name: str, prompts: Sequence[Prompt]) -> Tensor:
 
     found = []
     for ids, last in padded(model, prompts):
-        handle = model.get_submodule(name).register_forward_hook(keep)
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                logits = model(input_ids=ids.clone(), use_cache=False).logits[torch.arange(len(ids)), last]
-                delta, = torch.autograd.grad(logits.float().logsumexp(-1).sum(), held["out"])
-        finally:
-            handle.remove()
+        with hooked(model.get_submodule(name).register_forward_hook(keep)), torch.inference_mode(False), torch.enable_grad():
+            logits = model(input_ids=ids.clone(), use_cache=False).logits[torch.arange(len(ids)), last]
+            delta, = torch.autograd.grad(logits.float().logsumexp(-1).sum(), held["out"])
         found.append(torch.einsum("nto,nti->noi", delta, held["key"]).flatten(1).float())
     return torch.cat(found)
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
+from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -87,11 +88,8 @@ def caught(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor,
         return keep
 
     handles = [module.register_forward_hook(keeping(name)) for name, module in modules.items()]
-    try:
+    with hooked(*handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def linear(model: nn.Module, weights: Sequence[str]) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lethe.core.modules import device_of, evaluating
+from lethe.core.modules import device_of, evaluating, hooked
 
 
 @dataclass(eq=False)
@@ -34,11 +34,8 @@ class Judge:
         """What enters the last linear layer.  [n, C, H, W] -> [n, d]"""
         last = [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
         caught: list[Tensor] = []
-        handle = last.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
-        try:
+        with hooked(last.register_forward_pre_hook(lambda _, args: caught.append(args[0]))):
             self._asked(pixels)
-        finally:
-            handle.remove()
         return torch.cat(caught).flatten(1).float().cpu()
 
     def _asked(self, pixels: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lethe.core.modules import hooked
+
 
 @contextmanager
 def recorded(layers: Mapping[str, nn.Module], side: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
@@ -31,11 +33,8 @@ def recorded(layers: Mapping[str, nn.Module], side: tuple[int, int]) -> Iterator
         return note
 
     handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
-    try:
+    with hooked(*handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def probabilities(layer: Any, x: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:

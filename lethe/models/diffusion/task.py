@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lethe.core.concepts import Concept, concepts_of, without
 from lethe.core.families.diffusion import Attended, DiffusionTask, PictureJudge, Role, Words
 from lethe.core.guard import Guard, bare
-from lethe.core.modules import has_convolutions
+from lethe.core.modules import has_convolutions, hooked
 from lethe.core.seeds import generator
 from lethe.core.split import Batch, Split, require_columns
 from lethe.core.task import Recipe
@@ -111,11 +111,8 @@ class Diffusion(DiffusionTask):
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the output of the network's middle over positions.  -> [n, d]"""
         caught: list[Tensor] = []
-        handle = self._denoiser.middle(bare(model)).register_forward_hook(lambda _, args, out: caught.append(out))
-        try:
+        with hooked(self._denoiser.middle(bare(model)).register_forward_hook(lambda _, args, out: caught.append(out))):
             self.outputs(model, batch)
-        finally:
-            handle.remove()
         out = caught[-1][-1] if isinstance(caught[-1], tuple) else caught[-1]   # joint blocks return (text, picture)
         return out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.families.image_to_image import ImageToImageTask
-from lethe.core.modules import device_of, evaluating
+from lethe.core.modules import device_of, evaluating, hooked
 from lethe.core.passes import drawn
 from lethe.core.split import Batch, Split, pixels, require_columns
 from lethe.core.task import Recipe
@@ -111,12 +111,9 @@ class ImageToImage(InItsForm, ImageToImageTask):
         """nll, score (closeness), signal = −nll, features [n, d] where the model has its encoder."""
         caught: list[Any] = []
         found = dict(model.named_modules()).get(self._encoder)
-        handle = found.register_forward_hook(lambda _, __, out: caught.append(out)) if found is not None else None
-        try:
+        handles = [] if found is None else [found.register_forward_hook(lambda _, __, out: caught.append(out))]
+        with hooked(*handles):
             apart = self._apart(self.outputs(model, batch), pixels(batch.image), batch)
-        finally:
-            if handle is not None:
-                handle.remove()
         nll = apart.square().sum((1, 2, 3))
         error = (apart.abs() * self._weight(batch).sqrt()).sum((1, 2, 3))
         inner = {"features": averaged(tensors(caught[-1])).float()} if caught else {}

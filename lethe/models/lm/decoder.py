@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lethe.core.adaptable import fold
 from lethe.core.guard import Guard, bare
 from lethe.core.language_guard import LanguageGuard, shape
+from lethe.core.modules import hooked
 from lethe.core.parked import parked_copy
 from lethe.errors import ModelError, OutOfRange
 
@@ -59,11 +60,8 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor) -> Tensor:
             return (args[0][keep].unsqueeze(0),)
         return None
 
-    handle = head(model).register_forward_pre_hook(pick)
-    try:
+    with hooked(head(model).register_forward_pre_hook(pick)):
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    finally:
-        handle.remove()
     return logits[0] if seen else logits[keep]
 
 
@@ -103,13 +101,11 @@ def hidden_after(model: nn.Module, ids: Tensor, layer: int) -> Tensor:
             raise _Enough(hidden)
         caught.append(hidden)
 
-    handle = module.register_forward_hook(stop)
-    try:
-        model(input_ids=ids, use_cache=False)
-    except _Enough as enough:
-        return enough.hidden
-    finally:
-        handle.remove()
+    with hooked(module.register_forward_hook(stop)):
+        try:
+            model(input_ids=ids, use_cache=False)
+        except _Enough as enough:
+            return enough.hidden
     return caught[0]
 
 
@@ -117,11 +113,8 @@ def hidden_all(model: nn.Module, ids: Tensor, keep: Tensor) -> Tensor:
     """The residual stream after every block at the K positions where `keep` [n, T] is true.  -> [L, K, d]"""
     states: list[Tensor] = []
     handles = [block.register_forward_hook(lambda _, __, out: states.append(_stream(out)[keep])) for block in blocks(model)]
-    try:
+    with hooked(*handles):
         model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     return torch.stack(states)
 
 
@@ -155,11 +148,8 @@ def rewriting(model: nn.Module, rewrite: Callable[[int, Tensor], Tensor], layers
             return (new, *out[1:]) if isinstance(out, tuple) else new
 
         handles.append(stack[layer].register_forward_hook(hook))
-    try:
+    with hooked(*handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def require_alike(model: nn.Module, other: nn.Module, what: str) -> None:
