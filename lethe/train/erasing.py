@@ -3,7 +3,7 @@ pictures of what takes its place, points on sampling trajectories, and what is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -19,6 +19,8 @@ from lethe.errors import RequestError
 from lethe.train.loop import Loop
 from lethe.train.modifiers.where.names import Names
 
+ADDED = "added"     # what a method lets stand in the model while it is trained
+
 
 def moved(task: DiffusionTask, variant: Literal["x", "keys", "strict", "u", "all"]) -> Names:
     """The weights that a variant moves: cross-attention, its keys and values, all but cross-attention, or everything."""
@@ -27,6 +29,14 @@ def moved(task: DiffusionTask, variant: Literal["x", "keys", "strict", "u", "all
     if variant == "u":
         return Names(("*",), without=task.layers("cross"))
     return Names(task.layers("cross" if variant == "x" else "keys"))
+
+
+def joined(loop: Loop, model: nn.Module, made: Iterable[nn.Module]) -> frozenset[str]:
+    """Small modules stand in the model as `ADDED` from now on, and move; the names of their parameters."""
+    model.add_module(ADDED, nn.ModuleList(made).to(loop.device))
+    names = [f"{ADDED}.{name}" for name, _ in model.get_submodule(ADDED).named_parameters()]
+    loop.include(model, *names)
+    return frozenset(names)
 
 
 def rests(task: DiffusionTask, prompts: Sequence[str], anchor: str) -> list[str]:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from lethe.core.concepts import Concept
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
@@ -39,13 +40,12 @@ from lethe.core.split import Batch, Split
 from lethe.errors import RequestError
 from lethe.maths.attention import resized, shown_at
 from lethe.maths.linear_edit import map_of_moments
-from lethe.train.erasing import answered, looked_at, one_anchor, rests
+from lethe.train.erasing import ADDED, answered, joined, looked_at, one_anchor, rests
 from lethe.train.loop import Loop, Term
 from lethe.train.projections import Projections
 
 SHOWN = 0.1          # of a look from which a place shows the concept              [as Receler]
 MIDDLE = 0.3         # share of the noise levels at which M is taken: the likeliest t      [ours]
-RANKS = "adapters"   # what stands in the model while it is trained
 
 
 @config
@@ -192,9 +192,7 @@ def trained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(loop.seed, "mace", concept.concept))
         made = {name: LowRank(layer, cfg.rank) for name, layer in layers.items() if isinstance(layer, nn.Linear)}
-    model.add_module(RANKS, nn.ModuleList(made.values()).to(loop.device))
-    moves = frozenset(f"{RANKS}.{name}" for name, _ in model.get_submodule(RANKS).named_parameters())
-    loop.include(model, *moves)
+    moves = joined(loop, model, made.values())
 
     def prepare(batch: Batch, rng: torch.Generator) -> Batch:
         t = torch.multinomial(chances, len(batch), replacement=True, generator=rng)
@@ -207,7 +205,7 @@ def trained(
     with beside({name: (layers[name], low) for name, low in made.items()}):
         loop.minimise(model, {"forget": Term(pictures, loss, moves=moves, prepare=prepare)}, lr=cfg.lr, steps=cfg.steps,
                       batch_size=cfg.batch_size, optimiser="adamw", weight_decay=0.01)
-    delattr(model, RANKS)
+    delattr(model, ADDED)
     return {name: (low.up.weight.double() @ low.down.weight.double()).detach() for name, low in made.items()}
 
 
@@ -218,8 +216,5 @@ def beside(pairs: Mapping[str, tuple[nn.Module, LowRank]]) -> Iterator[None]:
         return lambda _, args, out: out + low(args[0])
 
     handles = [layer.register_forward_hook(hook(low)) for layer, low in pairs.values()]
-    try:
+    with hooked(*handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -34,17 +34,18 @@ from torch.nn import functional as F
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.guard import Parts
+from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.attention import resized, shown_at
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import answered, esd_target, moved, visited
+from lethe.train.erasing import ADDED, answered, esd_target, joined, moved, visited
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import Apply, Ask
 
-ERASERS, SLOTS = "erasers", "attack"     # what stands in the model while it is trained
+SLOTS = "attack"     # what stands in the model, beside the erasers, while it is trained
 
 
 @config
@@ -91,11 +92,8 @@ def behind(model: nn.Module, erasers: Mapping[str, Eraser], said: dict[str, Tens
         return add
 
     handles = [model.get_submodule(name).register_forward_hook(hook(name, eraser)) for name, eraser in erasers.items()]
-    try:
+    with hooked(*handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Erased(Parts):
@@ -165,12 +163,12 @@ class Rounds:
 def run(cfg: Receler, task: DiffusionTask, loop: Loop) -> Outcome:
     points, rows, device = targeted(cfg, task, loop), task.words(task.tokens([""]))[0].states.shape[1], loop.settings.device
     model = loop.start(where=moved(task, "keys"))
-    erasers, scale = added(cfg, task, loop, model), cfg.lr / cfg.attack_lr
+    erasers, scale = erasers_for(cfg, loop, model), cfg.lr / cfg.attack_lr
+    own = joined(loop, model, erasers.values())
     text = task.text(task.tokens([""]))
     slots = torch.rand(len(task.concepts), cfg.slots, text.shape[2], generator=loop.generator("receler", "attack"))
     model.register_parameter(SLOTS, nn.Parameter(slots.to(device) * scale))   # Adam's step does not feel the scale
     loop.include(model, SLOTS)
-    own = frozenset(f"{ERASERS}.{name}" for name, _ in model.get_submodule(ERASERS).named_parameters())
     said: dict[str, Tensor] = {}
     batches: list[Batch] = []
 
@@ -196,20 +194,17 @@ def run(cfg: Receler, task: DiffusionTask, loop: Loop) -> Outcome:
         loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, optimiser="adam",
                       combine=Rounds(cfg.attack_steps))
     parts = {f"{part}_{i}": tensor for i, one in enumerate(erasers.values()) for part, tensor in _parts(one).items()}
-    for name in (SLOTS, ERASERS):
+    for name in (SLOTS, ADDED):
         delattr(model, name)
     return loop.finish(model, guard=lambda m: Erased(m, layers=list(erasers), **parts))
 
 
-def added(cfg: Receler, task: DiffusionTask, loop: Loop, model: nn.Module) -> dict[str, Eraser]:
-    """An eraser for every layer of cross-attention, part of the model from now on, and moving."""
+def erasers_for(cfg: Receler, loop: Loop, model: nn.Module) -> dict[str, Eraser]:
+    """An eraser for every layer of cross-attention, by its name."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(loop.seed, "receler"))
-        made = {name.removesuffix(".to_out.0"): Eraser(layer.out_features, cfg.rank) for name, layer in model.named_modules()
+        return {name.removesuffix(".to_out.0"): Eraser(layer.out_features, cfg.rank) for name, layer in model.named_modules()
                 if name.endswith("attn2.to_out.0") and isinstance(layer, nn.Linear)}
-    model.add_module(ERASERS, nn.ModuleList(made.values()).to(loop.settings.device))
-    loop.include(model, *(f"{ERASERS}.{name}" for name, _ in model.get_submodule(ERASERS).named_parameters()))
-    return made
 
 
 def targeted(cfg: Receler, task: DiffusionTask, loop: Loop) -> Split:
