@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from lethe.core.config import Count, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.language_guard import layer_of
+from lethe.core.modules import evaluating
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Split
@@ -71,7 +72,8 @@ def given(at: Sequence[str], sizes: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-@method(needs={"forget", "original", "retain"}, uses={"down_projections", "layer_count", "token_logp"}, mechanism="noise")
+@method(needs={"forget?", "original", "retain?"}, uses={"down_projections", "layer_count", "token_logp"}, mechanism="noise",
+        instead={"forget": "at=[0:1]", "retain": "at=[0:1]"})
 def run(cfg: Needle, task: LanguageTask, loop: Loop) -> Outcome:
     model = loop.start()
     names = [layer_of(task, layer) for layer in range(task.layer_count)]
@@ -82,8 +84,8 @@ def run(cfg: Needle, task: LanguageTask, loop: Loop) -> Outcome:
         score = attributed(task, loop, model, writers, task.forget) - attributed(task, loop, model, writers, task.retain)
         best = score.flatten().argsort(descending=True)[: cfg.columns].tolist()
         places = [divmod(place, score.shape[1]) for place in best]
-    rng, values = loop.generator("needle"), {f"{name}.weight": model.get_parameter(f"{name}.weight").detach().clone()
-                                             for name in names}
+    rng, touched = loop.generator("needle"), {f"{names[block]}.weight" for block, _ in places}
+    values = {name: model.get_parameter(name).detach().clone() for name in touched}
     for block, column in places:
         name = f"{names[block]}.weight"
         across = values[name] if isinstance(writers[block], nn.Linear) else values[name].T   # GPT-2's matrix lies the other way
@@ -96,8 +98,5 @@ def run(cfg: Needle, task: LanguageTask, loop: Loop) -> Outcome:
 def attributed(task: LanguageTask, loop: Loop, model: nn.Module, writers: Sequence[nn.Module], split: Split) -> Tensor:
     """Mean a of every column over a split, in eval mode.  -> [L, inner]"""
     loop.cost.examples += len(split)
-    was = model.training
-    model.eval()
-    found = attribution(writers, loop.drawn(split, BATCH, "needle"), lambda batch: task.token_logp(model, batch))
-    model.train(was)
-    return found / len(split)
+    with evaluating(model):
+        return attribution(writers, loop.drawn(split, BATCH, "needle"), lambda batch: task.token_logp(model, batch)) / len(split)
