@@ -134,8 +134,7 @@ class Section:
     @property
     def retraining(self) -> float | None:
         """Seconds of one retraining."""
-        line = self.answer.recommended.line
-        return None if line is None or not line.ratio or line.seconds is None else line.seconds / line.ratio
+        return self.case.retraining.seconds
 
 
 def save(results: Results, path: str | Path) -> Path:

@@ -214,6 +214,12 @@ class Case:
         return self.scenario.name
 
     @property
+    def retraining(self) -> Cost:
+        """What one retraining took: that of the fresh retrained model, else of the references in the mean."""
+        fresh = next((line.cost for line in self.lines if line.role == "retrained" and line.seconds), None)
+        return fresh or self.scenario.retraining
+
+    @property
     def references(self) -> int:
         """How many retrained models form the yardstick."""
         return self.scenario.references.count
@@ -270,11 +276,10 @@ def _case(scenario: Scenario) -> Case:
     lines = [Line(label, role, tuple(members), _cells(members),
                   tuple(told for row in members if (told := answered(row, scenario)) is not None))
              for (role, label), members in groups.items()]
-    whole = next((line.cost for line in lines if line.role == "retrained" and line.seconds), scenario.retraining)
-    lines = [replace(line, ratio=line.cost.of(whole)) for line in lines]
     place = {"original": 0, "retrained": 1, "method": 2}
     lines.sort(key=lambda line: (place[line.role], line.verdict == FAILED, line.order))
-    return Case(scenario, tuple(lines), columns)
+    case = Case(scenario, tuple(lines), columns)
+    return replace(case, lines=tuple(replace(line, ratio=line.cost.of(case.retraining)) for line in lines))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
