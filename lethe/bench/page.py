@@ -14,7 +14,8 @@ DISTANCES = ("js_forget", "r2_forget")        # from retrained models on what wa
 SCORES = ("forget_accuracy", "r2_forget")
 NEAR, FAR = 10.0, 50.0   # per cent of the original's distance: most that is left where no test can judge, and where tests can
 ENDINGS = {"failed": "Failed", "unchanged": "Returned the original unchanged, and said so",
-           "ended": "Ended by the watchdog at the last sound point", "cannot run": "Cannot run there"}
+           "ended": "Ended by the watchdog at the last sound point", "cannot run": "Cannot run there",
+           "unsure": "Returned as it ended, and the watchdog said that it cannot tell whether too much was lost"}
 
 HEAD = """# What every method does on data that it was not tuned on
 
@@ -27,7 +28,8 @@ left (0 %: like a retrained model, 100 %: as far away as the original), and 0.6 
 against retrained models (below 0: better than they are). **Bold**: every test of every run says forgotten, at most
 {far:.0f} % is left, and no more was lost than the margin; two records are too few to test, there at most {near:.0f} % is
 left. † some runs did not end as the method meant: the watchdog returned an earlier model, or nothing changed, or it failed;
-the reasons stand below. – not for such a task, or not measured.
+the reasons stand below. ‡ the watchdog said of some runs that the unseen data are too few to tell whether more than the margin
+was lost. – not for such a task, or not measured.
 """
 
 
@@ -87,11 +89,16 @@ class Cell:
     @property
     def short(self) -> str:
         """The cell of the first table."""
-        mark = "†" if self.reasons else ""
         if self.failed:
             return f"{self.reasons[0].kind} †" if self.reasons else "–"
         text = f"{_percent(self.left)} · {fixed(self.mean('points lost'), 1)}"
-        return (f"**{text}**" if self.good else text) + (f" {mark}" if mark else "")
+        return (f"**{text}**" if self.good else text) + (self.marks and f" {self.marks}")
+
+    @property
+    def marks(self) -> str:
+        """† some runs ended otherwise than the method meant; ‡ of some the watchdog could not tell."""
+        kinds = {one.kind for one in self.reasons}
+        return "†" * bool(kinds - {"unsure"}) + "‡" * ("unsure" in kinds)
 
 
 def cells(suite: str, place: Path | None = None) -> dict[str, list[Cell]]:
@@ -141,7 +148,7 @@ def _row(cell: Cell, score: str) -> str:
     share = cell.mean("forgotten")
     told = "not testable" if "forgotten" not in cell.numbers else "–" if share is None else f"{100 * share:.0f} %"
     lost = fixed(cell.mean("points lost"), 1) + (f" ± {fixed(spread, 1)}" if spread is not None else "")
-    return (f"| `{cell.method}`{' †' if cell.reasons else ''} | {fixed(cell.mean(score), 2)} | {_percent(cell.left)} | {lost} "
+    return (f"| `{cell.method}`{cell.marks and ' ' + cell.marks} | {fixed(cell.mean(score), 2)} | {_percent(cell.left)} | {lost} "
             f"| {told} | {'yes' if cell.useful else 'no'} | {_times(cell.mean('time'))} |\n")
 
 

@@ -18,6 +18,7 @@ from lethe.core.config import build
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LetheError, NeedsUnmet
 from lethe.results.schema import Cost, Results, Row
+from lethe.train.watchdog import UNSURE
 from lethe.work.execute import carry_out
 from lethe.work.job import resolve
 from lethe.work.open import read
@@ -25,7 +26,7 @@ from lethe.work.options import Options
 from lethe.work.request import Request
 
 FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "margin", "time", "cost")   # beside the metrics of audits
-Ending = Literal["failed", "ended", "unchanged", "cannot run"]
+Ending = Literal["failed", "ended", "unchanged", "cannot run", "unsure"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Finding:
 
     values, untouched, retrained  metric -> value: of the method, of the original, mean of the retrained models
     cost, retraining              what the method took, and one of the retrained models in the mean
-    ending, why                   how it ended otherwise than the method meant
+    ending, why                   how it ended otherwise than the method meant, or as it meant and nobody can tell whether soundly
     able                          of a unit without a method: those that the problem can serve
     """
 
@@ -144,7 +145,8 @@ def _found(found: Finding, results: Results) -> Finding:
         return replace(found, ending="failed", why=row.error)
     if row.fall is not None:
         return replace(found, ending="ended", why=next((note for note in row.notes if "watchdog" in note), row.conclusion.text))
-    return found
+    unsure = next((note for note in row.notes if note.startswith(UNSURE)), "")
+    return replace(found, ending="unsure", why=unsure) if unsure else found
 
 
 def _cost(results: Results, rows: Sequence[Row]) -> float | None:

@@ -46,6 +46,7 @@ class Method:
     doc: str
     instead: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Any, Any], None] | None = None   # (cfg, task) -> raises what can be known before any work
+    judged: bool = True   # by the watchdog
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def family(*, model: type, data: type, method: str = "finetune", make: str = "",
 
 
 def method(*, needs: Iterable[str], uses: Iterable[str], mechanism: Mechanism, instead: Mapping[str, str] | None = None,
-           check: Callable[[Any, Any], None] | None = None) -> Callable[[Callable[..., Any]], Method]:
+           check: Callable[[Any, Any], None] | None = None, judged: bool | None = None
+           ) -> Callable[[Callable[..., Any]], Method]:
     """Register `run(cfg: Config, task, loop) -> Outcome`.
 
     needs     what the Task hands out: forget, retain, holdout, test, original, recipe; a '?' makes it optional
@@ -144,11 +146,13 @@ def method(*, needs: Iterable[str], uses: Iterable[str], mechanism: Mechanism, i
     mechanism what drives the forgetting: one of MECHANISMS
     instead   optional needs that can be left out only when options are set: {"retain": "scale=1"}; several: "a=1 b=2"
     check     (cfg, task): raises what is wrong with the options, before any work
+    judged    whether the watchdog judges what it ends with; None: all but exact methods, for what retraining loses is no fault
     """
 
     def wrap(run: Callable[..., Any]) -> Method:
         name, cfg, doc = _identity(run)
-        return Method(name, cfg, run, frozenset(needs), frozenset(uses), mechanism, doc, instead or {}, check)
+        return Method(name, cfg, run, frozenset(needs), frozenset(uses), mechanism, doc, instead or {}, check,
+                      mechanism != "exact" if judged is None else judged)
 
     return wrap
 

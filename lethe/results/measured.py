@@ -38,9 +38,10 @@ class Reason(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     problem: str = Field(description="Suite and scenario, e.g. 'digits: one class'.")
-    kind: Literal["failed", "ended", "unchanged", "cannot run"] = Field(
+    kind: Literal["failed", "ended", "unchanged", "cannot run", "unsure"] = Field(
         description="failed: an error; ended: by the watchdog, at the last sound point; unchanged: nothing was; cannot run: the "
-                    "problem lacks what the method needs.")
+                    "problem lacks what the method needs; unsure: the method's own end, but the watchdog could not tell whether "
+                    "too much was lost.")
     seeds: tuple[int, ...] = Field(description="The seeds of the originals whose runs ended so.")
     text: str = Field(description="The reason of the first of them, in the words of the run.")
 

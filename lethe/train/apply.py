@@ -63,7 +63,7 @@ def perform(
 ) -> Outcome:
     """`apply` for a method that the task is known to serve (see `require`). modifiers: the seams as requested."""
     view = task.granted(record.needs, record.uses)
-    watch = watching(watchdog, record.mechanism, task)
+    watch = watching(watchdog, record, task)
     watched = task.granted(NEEDS) if watch else view
     made_of = "" if folder is None else identity_of(task, record.name, cfg, modifiers)
     loop = Loop(view, settings, seams, watch, folder, progress, record.name, stop, watched, made_of,

@@ -7,7 +7,8 @@ Scores of all families lie between 0 and 1; a point is a hundredth. The differen
 m is the largest difference seen (1 where all are 0), so that a small sample without any difference is not taken for certainty.
 before is the original's score. Where retrained models are known and more than the floor was lost, it is their mean, if that is
 less: what retraining costs as well is no fault, and of no method is asked to be better than the model that it began with.
-A sample is doubled until the floor lies two errors away, or as many as may be asked for are reached.
+A sample is doubled until the floor lies two errors away, or as many as may be asked for are reached: all there are, where
+something was lost.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Found:
         """Whether more than `floor` was lost, beyond the error of the sample."""
         return not self.loss - self.error <= floor   # NaN is over
 
+    def doubtful(self, floor: float) -> bool:
+        """Whether it may be more than `floor`, which the sample is too small to tell."""
+        return not self.over(floor) and self.loss + self.error > floor
+
 
 class Gauge:
     """The original's and the retrained models' scores on samples of parts of the data, as far as they were asked for."""
@@ -56,7 +61,7 @@ class Gauge:
         """parts: shuffled samples, by name. precision: of forward passes, as the run has it. references: retrained models."""
         self.task, self.parts, self.device, self.precision = task, parts, device, precision
         self.references = references
-        self.most = max(map(len, parts.values()), default=0)   # examples of a part that are asked for
+        self.most = max(map(len, parts.values()), default=0)   # examples of a part that are asked for while nothing is lost
         self.looked = torch.empty(0, dtype=torch.float64)   # what the last comparison found of its model
         self.known: dict[str, Tensor] = {}   # of the model that is settled next: scores by part, as far as they are known
         self.asked = 0   # examples put to a model so far
@@ -82,14 +87,15 @@ class Gauge:
         return replace(other, retrained=True) if other.loss < found.loss else found
 
     def _settled(self, model: nn.Module, part: str, floor: float, known: Callable[[str, int], Tensor]) -> Found:
-        whole, n = min(len(self.parts[part]), self.most), 0
+        n = 0
         now = self.known.get(part, torch.empty(0, dtype=torch.float64))
         while True:
-            n = min(whole, 2 * n or LEAST)
+            n = min(len(self.parts[part]), 2 * n or LEAST)
             if len(now) < n:
                 now = torch.cat([now, self._scores(model, part, len(now), n)])
             found = self._found(part, known(part, n), now[:n])
-            if n == whole or abs(found.loss - floor) >= 2 * found.error:
+            enough = n >= self.most and found.loss <= 0
+            if n == len(self.parts[part]) or enough or abs(found.loss - floor) >= 2 * found.error:
                 return found
 
     def ask_original(self, part: str, n: int) -> None:

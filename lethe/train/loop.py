@@ -301,7 +301,7 @@ class Loop(Session):
             return None
         watch = self._watching(self.watchdog)
         fall = watch.judge(model, self.cost.steps, self.broken, self.cost.examples)
-        for said in (watch.conspicuous(model) if fall is None else in_words(fall), watch.allowed):
+        for said in (watch.conspicuous(model) if fall is None else in_words(fall), watch.allowed, watch.doubt):
             if said:
                 self.note(said)
         return fall

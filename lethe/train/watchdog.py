@@ -7,9 +7,9 @@
 
 A method is left to do what it does: looks on the way change nothing, they only keep the last sound point. What the method ends
 with is judged by a larger sample; beyond the floor (and the error of the sample) the run ends at the last sound point, and
-the outcome says so (`Outcome.fall`). Weights that are not finite end the run at once, or, soon after its start, lower the
-learning rate (`step_size`). Where a method damages the model in order to repair it, or tries edits that it takes back
-(`Loop.damage`), nothing is looked at until it is done.
+the outcome says so (`Outcome.fall`); what the sample is too small to tell is noted. Weights that are not finite end the run at
+once, or, soon after its start, lower the learning rate (`step_size`). Where a method damages the model in order to repair it, or
+tries edits that it takes back (`Loop.damage`), nothing is looked at until it is done.
 
 It looks at the forget side, too: predictions outside the range of all targets are no forgetting. A large loss there is noted, no
 more: retrained models are as sure of other answers (30 nats on memorised wrong labels of digits, single examples 65), so a loss
@@ -18,8 +18,8 @@ does not tell a ruined model, and the original, which has forgotten nothing, is 
 It costs at most a tenth of the training, counted in forward passes, of which a step takes three by example: 3 % on the way and
 7 % at the end. Three things cost more: runs on forgotten data alone, whose only protection it is, and which keep some looks and
 the whole sample however short they are (a look at 64 examples, 512 at the end); runs on fewer than 760 examples, for the first
-sample is 64; and what is asked once something was lost (retained data, retrained models, points before). A small model is
-asked about the whole sample in any case: that takes no time (`FREE`).
+sample is 64; and what is asked once something was lost (the whole sample, retained data, retrained models, points before). A
+small model is asked about all data in any case: that takes no time (`FREE`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lethe.core.modules import named_tensors
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Fall
 from lethe.core.parked import put, release
-from lethe.core.registry import Mechanism
+from lethe.core.registry import Method
 from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -55,11 +55,13 @@ POINTS = (1.0, 3.0)   # ... and any other                                       
 BUDGET = 0.09     # examples looked at on the way per example trained on: 3 % of the time, a look being a third of a step
 JUDGED = 0.21     # the same of the final judgement, the original's answers included: 7 %
 FREE = 10**9      # weights times examples that are judged in any case: about a second of one core           [ours]
+SAMPLE = 512      # most examples of a part that are scored, of a model that is not small                    [ours]
 ENOUGH = 100      # unseen examples that are enough without retained ones                                   [ours]
 KEPT, ROOM = 8, 2**28   # sound points that are kept, while they are few bytes: the last may have been sound by a small sample
 REFERENCES = 4   # retrained models that are asked, of those that are known: their mean is known to half of what seeds do [ours]
 FEWEST = 16       # forgotten examples whose loss is looked at: what is meant is no matter of points          [ours]
 SWOLLEN = 1e3     # times its size that no matrix grows to by forgetting                                     [ours]
+UNSURE = "the watchdog cannot tell"   # how the note begins that says so
 FEW = 4           # looks that a call without retained data gets in any case: nothing but the watchdog holds it
 
 
@@ -70,7 +72,8 @@ class Watchdog:
     loss: Positive | None = None     # points; null: 1 for less than 1 % of the data, else 3 (ours) [tested in test_watchdog]
     forget_loss: Positive = 50.0     # nats, mean loss on F above which a note says so (ours) [tested in test_watchdog]
     beyond: Positive = 1.0           # regression: how far predictions leave the targets' range (ours) [tested in test_watchdog]
-    examples: Count = 512            # most examples of a part that are scored (ours) [tested in test_watchdog]
+    examples: Count | None = None    # most examples of a part that are scored; null: 512, of a small model what a second
+                                     # allows (ours) [tested in test_watchdog]
     checks: Count = 10               # looks during a call of the loop, while they cost 3 % of it (ours) [tested in test_watchdog]
     tries: Natural = 3               # times that a rate is lowered that breaks weights (ours) [tested in test_stepsize]
 
@@ -98,13 +101,15 @@ class Watch:
         if not (task.has("retain") or task.has("holdout")):
             raise NeedsUnmet("the watchdog reads retained (or holdout) data, and the task has neither, so a ruined model would "
                              "go unnoticed. Provide retain data, or run without a watchdog.")
+        self.weights = sum(p.numel() for p in task.original.parameters())
+        self.most = most = watchdog.examples or max(SAMPLE, FREE // max(1, self.weights))
         rng = generator(seed, "guard")
-        parts = {role: shuffled(split, watchdog.examples, rng) for role, split in judged_on(task).items()}
+        parts = {role: shuffled(split, most, rng) for role, split in judged_on(task).items()}
         self.parts = list(parts)   # unseen data first
         if task.has("forget"):
             parts["forget"] = shuffled(task.forget, LEAST, rng)
         if task.has("retain") and "retain" not in parts:   # asked where the unseen data cannot tell
-            parts["retain"] = shuffled(task.retain, watchdog.examples, rng)
+            parts["retain"] = shuffled(task.retain, most, rng)
         self.gauge = Gauge(task, parts, device, precision, references[:REFERENCES])
         self.points = watchdog.loss or POINTS[not small(task)]
         self.moving: Mapping[str, Tensor] = {}
@@ -112,8 +117,8 @@ class Watch:
         self.looked_at: Point | None = None   # the point that the gauge has looked at last, if it was sound
         self.first: dict[str, Tensor] = {}
         self.alone = True   # no call has drawn retained data so far
-        self.weights = sum(p.numel() for p in task.original.parameters())
         self.allowed = ""   # a note where retraining was compared with, not the original
+        self.doubt = ""     # a note where the sample is too small to tell whether more than the floor was lost
 
     # -- on the way ------------------------------------------------------------------------------------------------
 
@@ -176,7 +181,7 @@ class Watch:
     def affordable(self, examples: int) -> int:
         """Examples of a part that the final judgement of a run over so many examples may ask for: a multiple of `LEAST`."""
         if self.alone:
-            return self.watchdog.examples
+            return self.most
         paid = max(JUDGED * examples - FEWEST, FREE / max(1, self.weights))
         return LEAST * max(1, int(paid / (2 * len(self.parts) * LEAST)))   # the model's and the original's answers
 
@@ -186,7 +191,8 @@ class Watch:
         broken    weights were not finite before, so the model is already put back
         examples  that the run was trained on
         """
-        self.allowed, self.gauge.most = "", self.affordable(examples)
+        self.allowed = self.doubt = ""
+        self.gauge.most = self.affordable(examples)
         self.gauge.known = {self.parts[0]: self.gauge.looked} if self._is_the_last_point(model) else {}
         fall = Fall("weights", "share that is finite", None, 1.0, 1.0, step) if broken or not self.finite(
             named_tensors(model)) else self._fault(model, step)
@@ -197,7 +203,7 @@ class Watch:
         while self.sound and self._fault(model, self.sound[-1].step) is not None:   # sound by a small sample only
             self.sound.pop()
             self.restore(model)
-        self.allowed = told
+        self.allowed, self.doubt = told, ""
         return Fall(fall.part, fall.metric, fall.value, fall.original, fall.floor, step, self.sound[-1].step if self.sound else 0)
 
     def _is_the_last_point(self, model: nn.Module) -> bool:
@@ -234,6 +240,8 @@ class Watch:
         for found in self._losses(model):
             if found.retrained:
                 self.allowed = self._beside(found)
+            if found.doubtful(self.floor) and not self.doubt:
+                self.doubt = self._unsure(found)
             if found.over(self.floor):
                 return Fall("holdout" if found.part == "holdout" else "retain", self.task.score_name, found.now,
                             self.gauge.original(found.part, found.n) if found.retrained else found.before,
@@ -257,6 +265,14 @@ class Watch:
         return (f"the watchdog compared with retraining, not with the original: {self.task.score_name} on {data} data is "
                 f"{number(found.now)}, {number(found.before)} of retrained models (mean of {count}), "
                 f"{number(self.gauge.original(found.part, found.n))} of the original")
+
+    def _unsure(self, found: Found) -> str:
+        """That more than the floor may have been lost."""
+        data = "unseen" if found.part == "holdout" else "retained"
+        than = "retrained models" if found.retrained else "the original"
+        return (f"{UNSURE} whether more than {number(self.points)} points were lost: {number(100 * found.loss)} ± "
+                f"{number(100 * found.error)} of {self.task.score_name} beside {than}, by {found.n} {data} examples. More "
+                "holdout data would tell")
 
     def conspicuous(self, model: nn.Module) -> str:
         """A note where the loss on forgotten data is above `forget_loss`, the original's and retrained models'; else nothing."""
@@ -326,14 +342,12 @@ def small(task: Task) -> bool:
     return len(task.forget) < SMALL * (len(task.forget) + len(task.retain))
 
 
-def watching(asked: Watchdog | bool | None, mechanism: Mechanism, task: Task) -> Watchdog | None:
-    """The watchdog of a method's run: the one asked for, or the usual one where there are data to score on. None for exact
-    methods: what retraining loses is no fault."""
-    if asked is False or mechanism == "exact":
+def watching(asked: Watchdog | bool | None, record: Method, task: Task) -> Watchdog | None:
+    """The watchdog of a method's run: the one asked for, or the usual one where there are data to score on."""
+    if asked is False or not record.judged:
         return None
     usual = Watchdog() if task.has("retain") or task.has("holdout") else None
     return asked if isinstance(asked, Watchdog) else usual
-
 
 
 def in_words(fall: Fall) -> str:

@@ -104,7 +104,7 @@ def expected(task: Task, runs: Sequence[Run], watchdog: Watchdog | bool | None) 
     Only the run itself knows what a method took; where this is wrong, the run trains the shadows that are missing.
     """
     unseen = task.has("holdout") and any(
-        {"holdout", "holdout?"} & run.record.needs or watching(watchdog, run.record.mechanism, task) for run in runs)
+        {"holdout", "holdout?"} & run.record.needs or watching(watchdog, run.record, task) for run in runs)
     return judged(task, unseen, any(run.method == "auto" for run in runs))
 
 

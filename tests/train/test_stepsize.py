@@ -10,6 +10,7 @@ import torch
 from tiny import TASKS
 
 import lethe
+from lethe.core import catalogue
 from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.core.split import Batch
 from lethe.errors import NeedsUnmet
@@ -91,7 +92,8 @@ def test_a_run_that_was_killed_after_lowering_ends_in_the_same_bits(tmp_path: Pa
 
 def test_the_usual_guard_is_on_where_there_are_data_and_can_be_turned_off() -> None:
     lonely = Classification(TASK.copy_of_original(), {"forget": TASK.forget})
-    assert watching(None, "ascent", TASK) == Watchdog() and watching(None, "ascent", lonely) is None
+    ascent = catalogue.load("methods", "gradient_ascent")
+    assert watching(None, ascent, TASK) == Watchdog() and watching(None, ascent, lonely) is None
     safe = lethe.forget(TASK, "gradient_ascent", lr=1e30, clip=None, progress=False)
     with pytest.raises(lethe.errors.Diverged):
         lethe.forget(TASK, "gradient_ascent", lr=1e30, clip=None, progress=False, watchdog=False)

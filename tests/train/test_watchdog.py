@@ -187,7 +187,7 @@ def test_unseen_data_are_looked_at_where_they_are_and_only_of_classes_that_stay(
     parts = Watch(Watchdog(), task, "cpu", 0).gauge.parts
     assert gone not in parts["holdout"].columns["y"].tolist() and len(parts["holdout"]) > 0
     lonely = Classification(whole.copy_of_original(), {"forget": whole.forget})
-    assert watching(None, "ascent", lonely) is None
+    assert watching(None, catalogue.load("methods", "gradient_ascent"), lonely) is None
     with pytest.raises(NeedsUnmet, match="watchdog"):
         Loop(lonely, watchdog=Watchdog()).start()
 
@@ -245,6 +245,35 @@ def test_the_sample_grows_until_the_answer_is_clear_and_error_is_allowed_for() -
     assert (same.loss, same.n, same.error) == (0.0, 256, 1 / 256), "a hundred examples cannot tell 0 from one point"
     assert len(gauge.before["retain"]) == 256
     assert Watch(Watchdog(examples=50), task, "cpu", 0).gauge.settle(ruined, "holdout", 0.03).n == 50
+    gauge.most = 2 * LEAST   # what the run pays for; where something was lost, all there is
+    assert gauge.settle(task.original, "retain", 0.01).n == 2 * LEAST
+    with torch.no_grad():
+        ruined.fc.weight.copy_(torch.tensor([[2.0, 0.0], [9.0, 9.0]]))
+    lossy = gauge.settle(ruined, "retain", 0.01)
+    assert lossy.loss > 0 and lossy.n > 2 * LEAST
+
+
+def test_what_a_sample_is_too_small_to_tell_is_said_and_more_data_tell() -> None:
+    """The model is wrong of 6 % of unseen data where 6 may be lost: 60 of them cannot tell, with 9 or 2 it is clear."""
+    def said(n: int, points: float) -> list[str]:
+        loop = Loop(blobs(300, 60, n), watchdog=Watchdog(loss=points))
+        model = loop.start()
+        loop.assign(model, {"fc.weight": torch.tensor([[2.0, 0.0], [9.0, 9.0]])})
+        return [note for note in loop.finish(model).notes if note.startswith("the watchdog")]
+
+    assert [note[:32] for note in said(120, 6.0)] == ["the watchdog cannot tell whether"]
+    assert "± " in said(120, 6.0)[0] and "holdout data" in said(120, 6.0)[0]
+    assert not said(2000, 9.0) and "ended the run" in said(2000, 2.0)[0]
+
+
+def test_a_short_training_from_scratch_is_judged_as_no_other_exact_method() -> None:
+    task = tiny.classification()
+    short = lethe.forget(task, "scratch", share=0.02, progress=False)
+    assert short.fall is not None and short.unchanged and "void" in short.guarantee
+    full = lethe.forget(task, "retrain", progress=False)
+    assert full.fall is None
+    assert {name for name in catalogue.entries("methods")
+            if (one := catalogue.load("methods", name)).judged != (one.mechanism != "exact")} == {"scratch"}
 
 
 def test_looks_cost_little_of_the_training_and_a_call_on_forgotten_data_alone_gets_some() -> None:

@@ -151,7 +151,7 @@ def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float 
     return f"{steps} steps of {size} examples at {c:g} of the recipe's rate"
 
 
-@method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="exact")
+@method(needs={"retain", "recipe"}, uses={"build", "nll"}, mechanism="exact", judged=True)
 def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
     """Scratch: train again from fresh weights on retained data, by a shorter schedule than the recipe's.
     Ours, 2026. The row that every cheap method with a recipe has to beat: what it reaches, any method reaches that keeps nothing.
@@ -160,7 +160,8 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
 
     R retain set, s share, c rate. Batches are equal, running statistics of batch norm those of R under the mean.
     Needs:    retain, recipe.     Updates: everything.     Cost: s of a retraining.
-    Limits:   s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate.
+    Limits:   s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate. The watchdog judges it, as no other exact
+              method: what a shorter schedule loses is not what retraining loses.
     Fails by: a model that has not learned as much as the recipe teaches; that it never read the forget set is certain, and that
               a test can distinguish it from models of the whole recipe says nothing of memory.
     Deviations: none; the form is our own.
