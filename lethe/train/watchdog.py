@@ -72,8 +72,7 @@ class Watchdog:
     loss: Positive | None = None     # points; null: 1 for less than 1 % of the data, else 3 (ours) [tested in test_watchdog]
     forget_loss: Positive = 50.0     # nats, mean loss on F above which a note says so (ours) [tested in test_watchdog]
     beyond: Positive = 1.0           # regression: how far predictions leave the targets' range (ours) [tested in test_watchdog]
-    examples: Count | None = None    # most examples of a part that are scored; null: 512, of a small model what a second
-                                     # allows (ours) [tested in test_watchdog]
+    examples: Count | None = None    # most scored of a part; null: 512, small models more (ours) [tested in test_watchdog]
     checks: Count = 10               # looks during a call of the loop, while they cost 3 % of it (ours) [tested in test_watchdog]
     tries: Natural = 3               # times that a rate is lowered that breaks weights (ours) [tested in test_stepsize]
 

@@ -14,7 +14,7 @@ import yaml
 
 from lethe.core.catalogue import Entry, entries, record
 from lethe.core.config import build, digest, plain
-from lethe.core.files import new_folder, write_text
+from lethe.core.files import new_folder, sweep, write_text
 from lethe.core.seeds import derive
 from lethe.core.split import Split, concat
 from lethe.errors import NeedsUnmet, OutputExists, RequestError, unknown_name
@@ -48,6 +48,7 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     records = _records(opened)
     task = opened.task(base, {"retain": records}, "training")
     assert job.cache is not None
+    sweep(job.cache, everything=True)
     key = digest([identified(plan)[0].job.hash, plain(cfg), task.fingerprint])
     folder = job.cache / "exact" / key
     loop = Loop(task, job.settings, folder=folder, listener=options.listener, title=name, stop=options.stop, identity=key)

@@ -57,7 +57,7 @@ class EAP:
     trajectory: Literal["cached", "current"] = "cached"   # z from the original, once; from the edited model  [ours]
     trajectories: Count = 20           # cached trajectories, over all prompts                      [ours]
     sampler_steps: Count = 50          # steps of a trajectory                                      [official code]
-    start_guidance: NonNegative = 3.0  # guidance of the trajectories; 1 for tiny models            [official code]
+    start_guidance: NonNegative = 3.0  # guidance of these; 1 for tiny models [only with lr=0.001]  [official code]
 
 
 @config
@@ -66,7 +66,7 @@ class AGE(EAP):
 
     lamb: NonNegative = 1.0            # λ, weight of what is preserved                             [paper]
     top: Count = 5                     # candidates that a mixture is made of, those with the largest g   [official code]
-    adversary: Literal["code", "paper"] = "code"   # π maximises the last term alone, or the distance of the aim, too [both]
+    adversary: Literal["code", "paper"] = "code"   # π feels the aim [only with lr=0.001 weights_lr=1.0 steps=8] [both]
 
 
 def chances(weights: Tensor, temperature: float, top: int | None = None) -> Tensor:

@@ -35,6 +35,7 @@ from lethe.errors import RequestError
 from lethe.maths.answers import answered
 from lethe.maths.texts import WORDS, grams
 from lethe.train.loop import Loop
+from lethe.train.optimise import Optimiser
 from lethe.train.tuning import Tuned, tuned
 
 
@@ -48,12 +49,13 @@ class FTPO(Tuned):
     hold: NonNegative = 0.4           # λ_1, of logits that are not compared [only with lr=0.01]    [official code]
     hold_compared: NonNegative = 0.25   # λ_2, of those that are [only with lr=0.01 grace=0.01]     [official code .05, paper .25]
     grace: NonNegative = 1.0          # τ, free change of those [only with lr=0.01]                 [official code]
-    alpha: NonNegative = 0.0          # weight of the retain loss                                   [paper: none]
+    alpha: NonNegative = 0.0          # weight of the retain loss [only with lr=0.01]               [paper: none]
     lr: Positive = 1e-6               # AdamW, of 7 B weights; tiny models need more                [official code]
     epochs: Positive = 1.0            # passes over F                                               [official code]
     batch_size: Count = 16            # answers per step                                            [official code]
+    optimiser: Optimiser = "adamw"    # update rule [only with lr=0.01]                             [official code]
     clip: Positive | None = None      # largest gradient norm; null: none [only with lr=0.01]       [ours: none]
-    enough: Fraction | None = None    # ends after a pass that left this share of F's tokens unsaid [only with lr=0.01]  [MASC]
+    enough: Fraction | None = None    # ends after a pass that left this share of F's tokens [only with lr=0.01 epochs=3]  [MASC]
 
 
 def preferred(z: Tensor, before: Tensor, rejected: Tensor, chosen: Tensor, cfg: FTPO) -> Tensor:

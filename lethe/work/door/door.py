@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 
+from lethe.core.files import sweep
 from lethe.errors import LetheError, RequestError, unknown_name
 from lethe.work.door import checks
 from lethe.work.open import Plan
@@ -73,7 +74,10 @@ def survey(plan: Plan) -> list[Finding]:
 
 
 def attend(plan: Plan) -> None:
-    """Say the warnings; raise the errors, the first where one was raised by what it tells of."""
+    """Say the warnings; raise the errors, the first where one was raised by what it tells of. What commands that died have left
+    half written in the cache goes."""
+    assert plan.job.cache is not None
+    sweep(plan.job.cache, everything=True)
     found = survey(plan)
     if (refusal := refused(found)) is not None:
         raise refusal
