@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from forked import lethe
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,15 +33,6 @@ class Net(torch.nn.Module):
 def make(inputs=6, classes=4):
     return Net(inputs, classes)
 '''
-
-
-def lethe(*arguments: str | Path, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line and check its exit status."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-m", "lethe", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-                          env=environment, check=False)
-    assert done.returncode == status, done.stderr[-3000:]
-    return done
 
 
 def without_lethe(code: str, cwd: Path) -> str:
@@ -95,9 +86,9 @@ def test_arrays_and_a_state_dict(net: Path) -> None:
     path = request(net, family="classification", model=MODEL, recipe=RECIPE, forget={"label": 3},
                    audit={"references": 3, "shadows": 0},
                    data={"kind": "npz", "path": "train.npz", "holdout": "holdout.npz"}, method="neggrad_plus")
-    plan = json.loads(lethe("run", path, "--dry-run", "--json", cwd=net).stdout)
+    plan = json.loads(lethe(net, "run", path, "--dry-run", "--json", status=0).stdout)
     assert not plan["trains_original"] and not (net / "runs").exists()
-    results = json.loads(lethe("run", path, "--json", cwd=net).stdout)
+    results = json.loads(lethe(net, "run", path, "--json", status=0).stdout)
     rows = {row["name"]: row for row in results["scenarios"][0]["subjects"]}
     assert {"original", "retrained", "neggrad_plus"} <= rows.keys()
     assert rows["original"]["conclusion"]["verdict"] == "outside"
@@ -106,15 +97,15 @@ def test_arrays_and_a_state_dict(net: Path) -> None:
             f"m.load_state_dict(s.load_file({str(saved)!r})); print('ok')")
     assert without_lethe(code, net) == "ok"
     assert (net / "net.safetensors").read_bytes() == before
-    again = lethe("run", path, cwd=net)
+    again = lethe(net, "run", path, status=0)
     assert "finished run" in again.stderr and "neggrad_plus" in again.stdout
     run = only(net, "runs/*/results.json").parent
     page = (run / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page
-    assert "neggrad_plus" in lethe("report", run, cwd=net).stdout
-    assert json.loads(lethe("results", "--json", cwd=net).stdout)
-    assert "intact" in lethe("results", "--verify", cwd=net).stdout
-    audit = json.loads(lethe("audit", run, "--depth", "quick", "--json", cwd=net).stdout)
+    assert "neggrad_plus" in lethe(net, "report", run, status=0).stdout
+    assert json.loads(lethe(net, "results", "--json", status=0).stdout)
+    assert "intact" in lethe(net, "results", "--verify", status=0).stdout
+    audit = json.loads(lethe(net, "audit", run, "--depth", "quick", "--json", status=0).stdout)
     assert audit["scenarios"][0]["subjects"]
 
 
@@ -124,15 +115,15 @@ def test_exit_statuses_tell_the_truth(net: Path) -> None:
     path = request(net, family="classification", model=MODEL, data={"kind": "npz", "path": "train.npz", "holdout": 0.2},
                    forget={"label": 3}, audit={"references": 0, "depth": "quick"}, method={"name": "gradient_ascent", "lr": 1e38},
                    watchdog=False, accept=["provenance"])
-    failed = lethe("run", path, cwd=net, status=3)
+    failed = lethe(net, "run", path, status=3)
     assert "gradient_ascent" in failed.stdout
-    refused = lethe("run", path, "method.lr=-1", cwd=net, status=2)
+    refused = lethe(net, "run", path, "method.lr=-1", status=2)
     assert "OutOfRange" in refused.stderr and "Traceback" not in refused.stderr
-    assert "forget.label" not in lethe("run", path, "forget={label: 9}", cwd=net, status=2).stdout
-    lethe("run", "missing.yaml", cwd=net, status=2)
-    lethe("describe", "nothing_like_it", cwd=net, status=2)
-    lethe("rum", cwd=net, status=2)
-    known = json.loads(lethe("results", "--json", cwd=net).stdout)
+    assert "forget.label" not in lethe(net, "run", path, "forget={label: 9}", status=2).stdout
+    lethe(net, "run", "missing.yaml", status=2)
+    lethe(net, "describe", "nothing_like_it", status=2)
+    lethe(net, "rum", status=2)
+    known = json.loads(lethe(net, "results", "--json", status=0).stdout)
     assert {run["status"] for run in known} == {"finished"}, "what is refused before work starts leaves no entry"
 
 
@@ -147,7 +138,7 @@ def test_a_table_with_a_column_query(net: Path) -> None:
     path = request(net, family="classification", model={"code": "net.py:make"}, recipe=RECIPE, method="retrain",
                    data={"kind": "table", "path": "people.csv", "label": "label", "features": list("abcdef"), "holdout": 0.2},
                    forget={"query": "region == 'north' and a > 0"}, audit={"references": 0, "depth": "quick"})
-    results = json.loads(lethe("run", path, "--json", cwd=net).stdout)
+    results = json.loads(lethe(net, "run", path, "--json", status=0).stdout)
     assert results["scenarios"][0]["subjects"][0]["conclusion"]["verdict"] == "no yardstick"
     assert only(net, "runs/*/models/*/model.safetensors").exists()
 
@@ -164,9 +155,9 @@ def test_an_image_folder(net: Path) -> None:
     path = request(net, family="classification", model={"code": "net.py:make", "options": {"inputs": 64, "classes": 3}},
                    recipe=RECIPE, data={"kind": "images", "path": "pictures", "holdout": 0.25}, method="neggrad_plus",
                    forget={"text": "cats"}, audit={"references": 0, "depth": "quick"})
-    described = json.loads(lethe("run", path, "--dry-run", "--json", cwd=net, status=0).stdout)
+    described = json.loads(lethe(net, "run", path, "--dry-run", "--json", status=0).stdout)
     assert described["scenarios"]["request"]["sizes"]["forget"] > 0
-    lethe("run", path, "--json", cwd=net)
+    lethe(net, "run", path, "--json", status=0)
     assert only(net, "runs/*/models/*/model.safetensors").exists()
 
 
@@ -183,7 +174,7 @@ def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
     path = request(tmp_path, family="lm", model={"folder": "model", "base": "model"}, recipe={"epochs": 1, "lr": 1e-3},
                    data={"forget": "forget.jsonl", "retain": "retain.jsonl", "id": "id", "others": {"kin": "retain.jsonl"}},
                    method={"name": "npo", "lr": 1e-3, "epochs": 2}, audit={"depth": "quick", "references": 3})
-    case = json.loads(lethe("run", path, "--json", cwd=tmp_path).stdout)["scenarios"][0]
+    case = json.loads(lethe(tmp_path, "run", path, "--json", status=0).stdout)["scenarios"][0]
     assert case["references"]["count"] == 3 and case["sizes"]["kin"] == case["sizes"]["retain"]
     assert all(sample["kind"] == "text" for sample in case["subjects"][-1]["samples"])
     saved = only(tmp_path, "runs/*/models/*/config.json").parent
@@ -201,8 +192,8 @@ def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
     path = request(tmp_path, family="diffusion", model={"folder": "pipeline"}, method="uce",
                    data={"concept": "disk", "prompts": ["a red disk"], "keep": ["a red square"], "per_prompt": 2, "steps": 2,
                          "guidance": 1.0},
-                   audit={"depth": "quick", "references": 0, "neighbours": 2})
-    lethe("run", path, "--json", cwd=tmp_path)
+                   audit={"depth": "quick", "references": 0, "neighbours": 0})
+    lethe(tmp_path, "run", path, "--json", status=0)
     saved = only(tmp_path, "runs/*/models/*/model_index.json").parent
     code = (f"from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained({str(saved)!r}); "
             "print(p('a red disk', num_inference_steps=1, output_type='np').images.shape[0])")
@@ -217,5 +208,5 @@ def test_the_trained_original_is_found_again_by_another_process(net: Path) -> No
                    data={"kind": "npz", "path": "train.npz", "holdout": 0.2}, forget={"label": 3},
                    audit={"references": 0, "depth": "quick"})
     for method in ("finetune", "gradient_ascent"):
-        lethe("run", path, f"method={method}", "--json", cwd=net)
+        lethe(net, "run", path, f"method={method}", "--json", status=0)
     assert only(net, "runs/.cache/original/*.safetensors").exists()

@@ -6,14 +6,11 @@ The default suite takes a few operations of each kind; `make test-slow` takes al
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import resource
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,11 +20,11 @@ from typing import Any
 
 import pytest
 import small_world
+from forked import Ended, started
 from injection import Injection, Kind
 
 from lethe.certificate.verify import FAILED, check
 from lethe.certificate.weights import weights_hash
-from lethe.cli.main import main
 from lethe.core import catalogue
 from lethe.ledger import Ledger
 from lethe.results.policy import load
@@ -45,51 +42,8 @@ LADDER = "run request.yaml --until forgotten --within 1.4 --no-page"
 CALIBRATE = "calibrate request.yaml --requests 5 --within 0.3 --output runs/policy.json"
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended, and what it said. status: below zero, the signal that killed it."""
-
-    status: int
-    said: str
-
-
-def started(folder: Path, command: str, prepare: Callable[[], None] = lambda: None) -> tuple[int, Path]:
-    """A command line in a forked process, in which `prepare` is called first: (process, file of what it says)."""
-    said = folder / f"said-{time.monotonic_ns()}.txt"
-    process = os.fork()
-    if process:
-        return process, said
-    status = 70
-    try:
-        out = os.open(said, os.O_CREAT | os.O_WRONLY)
-        os.dup2(out, 1), os.dup2(out, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        os.chdir(folder)
-        sys.argv = ["lethe", *command.split()]
-        prepare()
-        main()
-        status = 0
-    except SystemExit as ending:
-        status = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        status = 1
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(status)
-
-
-def ended(process: int, said: Path) -> Ended:
-    _, status = os.waitpid(process, 0)
-    text = said.read_text() if said.exists() else ""
-    said.unlink(missing_ok=True)
-    return Ended(os.waitstatus_to_exitcode(status), text)
-
-
 def command(folder: Path, text: str, prepare: Callable[[], None] = lambda: None) -> Ended:
-    return ended(*started(folder, text, prepare))
+    return started(folder, *text.split(), prepare=prepare).ended()
 
 
 @dataclass(frozen=True)
@@ -122,14 +76,11 @@ class World:
 
 @cache
 def imported() -> None:
-    """Everything that a command imports while it works, once for all forks: that is most of its time."""
+    """What these commands import besides, once for all forks."""
     from lethe.work.job import resolve
     from lethe.work.options import Options
     from lethe.work.request import read
 
-    for name in ("matplotlib.figure", "matplotlib.backends.backend_svg", "lethe.report.page", "lethe.work.verify", "scipy.stats",
-                 "jinja2.compiler", "rich.table", "typer._adapters"):
-        importlib.import_module(name)
     with TemporaryDirectory() as place:
         resolve(read(small_world.build(Path(place))), Options())
     catalogue.load("methods", "random_label")
@@ -305,8 +256,8 @@ def test_a_certificate_disturbed_at_any_of_its_operations(a_certificate: World, 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_on_one_run_at_once(a_run: World, count: int, tmp_path: Path) -> None:
     place = a_run.fresh(tmp_path / "shared")
-    several = [started(place, a_run.text) for _ in range(count)]
-    for one in [ended(*process) for process in several]:
+    several = [started(place, *a_run.text.split()) for _ in range(count)]
+    for one in [process.ended() for process in several]:
         assert one.status == 0, one.said
     assert a_run.state(place) == a_run.whole
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -60,10 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def lethe_(folder: Path, *arguments: object, status: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "lethe", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONWARNINGS": "ignore"}, check=False)
-    assert done.returncode == status, done.stderr[-3000:]
-    return done.stdout + done.stderr
+    return forked.lethe(folder, *arguments, status=status).said
 
 
 def test_a_forest_on_a_table_from_two_ids_to_a_certificate(folder: Path) -> None:

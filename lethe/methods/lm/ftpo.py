@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Fraction, NonNegative, Positive, config
+from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Positive, config
 from lethe.core.families.language import LanguageTask, said
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -35,7 +35,6 @@ from lethe.errors import RequestError
 from lethe.maths.answers import answered
 from lethe.maths.texts import WORDS, grams
 from lethe.train.loop import Loop
-from lethe.train.optimise import Optimiser
 from lethe.train.tuning import Tuned, tuned
 
 
