@@ -16,17 +16,24 @@ runs 1 with fewer models.
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
+from xml.etree.ElementTree import Element, parse
 
 import numpy as np
 import torch
@@ -59,11 +66,13 @@ REQUESTS: dict[str, tuple[Where, float, str]] = {
     "class": (where(label=3), 0.05, "forget digit 3, 5 % wrong labels"),
     "random": (where(count=60), 0.15, "forget 60 random examples, 15 % wrong labels"),
 }
+FOLDER = "LETHE_EVIDENCE_MODELS"   # names the folder of trained models to other processes
 ENOUGH = 0.95   # share of verdicts on fresh retrained models that must not be 'outside'
 
 
-def digits(forget: Where, wrong: float, epochs: int = 60, seed: int = 0, model: str = "mlp", **options: object) -> Task:
-    """1000 digits to train on (an MLP 64-128-128-10), 797 as holdout, a share of all labels wrong."""
+def digits(forget: Where, wrong: float, epochs: int = 60, seed: int = 0, model: str = "mlp", rows: int = 1000, **options: object
+           ) -> Task:
+    """So many digits to train on (an MLP 64-128-128-10), the others of 1797 as holdout, a share of all labels wrong."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -74,7 +83,7 @@ def digits(forget: Where, wrong: float, epochs: int = 60, seed: int = 0, model: 
     def fresh(number: int) -> torch.nn.Module:
         return build(model, **options)
 
-    return problem(x, mislabelled(y, wrong, rng), forget, fresh, epochs, seed)
+    return problem(x, mislabelled(y, wrong, rng), forget, fresh, epochs, seed, rows)
 
 
 def clusters(forget: Where, wrong: float, epochs: int = 60, seed: int = 0) -> Task:
@@ -101,13 +110,13 @@ def mislabelled(y: torch.Tensor, share: float, rng: torch.Generator) -> torch.Te
     return wrong
 
 
-def problem(x: torch.Tensor, y: torch.Tensor, forget: Where, fresh: Callable[[int], torch.nn.Module], epochs: int, seed: int
-            ) -> Task:
-    """The first 1000 rows to train on, the rest as holdout; the original is trained here."""
-    train, holdout = Split({"x": x[:1000], "y": y[:1000]}, "train"), Split({"x": x[1000:], "y": y[1000:]}, "holdout")
+def problem(x: torch.Tensor, y: torch.Tensor, forget: Where, fresh: Callable[[int], torch.nn.Module], epochs: int, seed: int,
+            rows: int = 1000) -> Task:
+    """The first rows to train on, the rest as holdout; the original is trained here."""
+    train, holdout = Split({"x": x[:rows], "y": y[:rows]}, "train"), Split({"x": x[rows:], "y": y[rows:]}, "holdout")
     recipe = Recipe(epochs=epochs, lr=2e-3, batch_size=64, schedule="onecycle")
     whole = Classification(fresh(0), {"retain": train, "holdout": holdout}, recipe, fresh)
-    original = train_pool(whole, count=1, seed=99 + seed, strategy="serial").models[0]
+    original = train_pool(whole, count=1, seed=99 + seed, strategy="serial", cache=models_kept()).models[0]
     out, kept = divide(train, forget)
     return Classification(original, {"forget": out, "retain": kept, "holdout": holdout}, recipe, fresh)
 
@@ -150,16 +159,30 @@ def bench(kind: str, references: int = 16, fresh: int = 4, shadows: int = 16, ep
     liars = [Subject(f.name, f.make(task, 1), task, procedure=f.procedure, kind=f.kind) for f in FAKES if kind in f.suits]
     leaking = [Subject(f.name, f.make(task, 1), task) for f in LEAKS if leaks]   # as a file that somebody hands over
     found = examine(task, [*models[references:], *liars, *leaking], Subject("original", task.original, task, procedure=NOTHING),
-                    models[:references], chosen, shadows=Shadows(task, shadows) if shadows else None)
+                    models[:references], chosen, shadows=shadow_models(task, shadows) if shadows else None)
     return Bench(kind, task, found, [m.name for m in models[references:]], [s.name for s in liars], [s.name for s in leaking],
                  [audit.name for audit, _ in chosen], time.perf_counter() - began, skipped)
 
 
 def retrained(task: Task, count: int) -> list[Subject]:
     """Models that never saw the forget set."""
-    pool = train_pool(task, count=count, seed=1, strategy="auto")
+    pool = train_pool(task, count=count, seed=1, strategy="auto", cache=models_kept())
     return [Subject(f"retrained {i}", m, task, s, procedure=RETRAIN)
             for i, (m, s) in enumerate(zip(pool.models, pool.seconds, strict=True))]
+
+
+def shadow_models(task: Task, count: int) -> Shadows:
+    """Shadow models of this task, kept with the others."""
+    return Shadows(task, count, cache=models_kept())
+
+
+@cache
+def models_kept() -> Path:
+    """A folder in which every model is kept until the end, so that no point trains what another one, in whatever process, has."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = mkdtemp(prefix="lethe-evidence-")
+        atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
+    return Path(os.environ[FOLDER])
 
 
 def standard(task: Task, references: int, shadows: int) -> tuple[list[tuple[Audit, Any]], dict[str, str]]:
@@ -183,15 +206,15 @@ class Alarms:
 
 def alarms(data: str, kind: str, fresh: int = 25, references: int = 8, shadows: int = 16) -> Alarms:
     """Two yardsticks of `references` models for one request on one data set, and the same fresh models beside both."""
-    torch.set_num_threads(1)
     forget, wrong, words = REQUESTS[kind]
     task = DATA[data](forget, wrong)
-    models, pool = retrained(task, 2 * references + fresh), Shadows(task, shadows) if shadows else None
+    models, pool = retrained(task, 2 * references + fresh), shadow_models(task, shadows) if shadows else None
     chosen, _ = standard(task, references, shadows)
     original, by, outside, powerless = Subject("original", task.original, task, procedure=NOTHING), [], 0, False
+    shared: dict[Hashable, Any] = {}   # what does not depend on the yardstick is measured once
     for yardstick in range(2):
         beside = models[yardstick * references:][:references]
-        found = examine(task, models[2 * references:], original, beside, chosen, shadows=pool)
+        found = examine(task, models[2 * references:], original, beside, chosen, shadows=pool, shared=shared)
         powerless |= conclude(found["original"]).verdict != OUTSIDE
         for model in models[2 * references:]:
             outside += conclude(found[model.name]).verdict == OUTSIDE
@@ -273,29 +296,32 @@ def false_yardsticks_are_refused(task: Task | None = None) -> dict[str, Any]:
     return result
 
 
-def stated_doses_are_true(workers: int = 2) -> dict[str, Any]:
+@cache
+def crew(workers: int = 2) -> ProcessPoolExecutor:
+    """Processes that each work on a problem of its own, one thread each; started once for all points."""
+    models_kept()   # they use the same
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def stated_doses_are_true() -> dict[str, Any]:
     """Models trained with a part of the forget set left in are detected as often as the mixtures of answers say: no dose differs
     by more than chance allows (Fisher's exact test, doses and problems corrected)."""
     from scipy.stats import fisher_exact
 
     result: dict[str, Any] = {"passed": True, "doses": {}}
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        found = [(data, pool.submit(dosed, data)) for data in DATA]
-        for data, job in found:
-            smallest, rows = job.result()
-            seen = "not even half is seen" if smallest is None else f"{smallest:.0%} is seen"
-            print(f"\n{data}, {REQUESTS['random'][2]}: the report says that {seen} (in {OFTEN:.0%} of mixtures)")
-            for share, detected, of, real, trained in rows:
-                p = fisher_exact([[detected, of - detected], [real, trained - real]]).pvalue
-                print(f"    {share:.0%} left in: {detected} of {of} mixtures, {real} of {trained} trained models")
-                result["passed"] &= bool(p > 0.05 / (len(rows) * len(found)))
-            result["doses"][data] = rows
+    for data, (smallest, rows) in zip(DATA, crew().map(dosed, DATA), strict=True):
+        seen = "not even half is seen" if smallest is None else f"{smallest:.0%} is seen"
+        print(f"\n{data}, {REQUESTS['random'][2]}: the report says that {seen} (in {OFTEN:.0%} of mixtures)")
+        for share, detected, of, real, trained in rows:
+            p = fisher_exact([[detected, of - detected], [real, trained - real]]).pvalue
+            print(f"    {share:.0%} left in: {detected} of {of} mixtures, {real} of {trained} trained models")
+            result["passed"] &= bool(p > 0.05 / (len(rows) * len(DATA)))
+        result["doses"][data] = rows
     return result
 
 
 def dosed(data: str, trained: int = 6, references: int = 8) -> tuple[float | None, list[tuple[float, int, int, int, int]]]:
     """(the smallest dose that is said to be seen; dose, mixtures detected, of, trained models detected, of)."""
-    torch.set_num_threads(1)
     task = DATA[data](*REQUESTS["random"][:2])
     models, chosen = retrained(task, references), asked(standard(task, references, 0)[0])
     told: list[Power] = []
@@ -310,11 +336,10 @@ def dosed(data: str, trained: int = 6, references: int = 8) -> tuple[float | Non
     return told[0].smallest, [(d.share, d.detected, d.of, real(d.share), trained) for d in told[0].doses]
 
 
-def retrained_models_pass(workers: int = 2, **sizes: Any) -> dict[str, Any]:
-    """False alarms on both data sets for both requests, `workers` problems at a time."""
+def retrained_models_pass(**sizes: Any) -> dict[str, Any]:
+    """False alarms on both data sets for both requests."""
     problems = [(data, kind) for data in DATA for kind in REQUESTS]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        found = [job.result() for job in [pool.submit(alarms, data, kind, **sizes) for data, kind in problems]]
+    found = [job.result() for job in [crew().submit(alarms, data, kind, **sizes) for data, kind in problems]]
     for one in found:
         print(f"\n{one.problem}: {one.outside} of {one.of} called outside", *one.by, sep="\n    ")
     outside, count = sum(one.outside for one in found), sum(one.of for one in found)
@@ -328,11 +353,10 @@ def retrained_models_pass(workers: int = 2, **sizes: Any) -> dict[str, Any]:
             "of": count, "problems": {one.problem: one.outside for one in found}}
 
 
-def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64, workers: int = 2) -> dict[str, Any]:
+def one_threshold_sees_nothing(targets: int = 5, shadows: int = 64) -> dict[str, Any]:
     """Mean AUC over targets of the population attack and of U-LiRA: untouched, cheap methods, retraining."""
     methods = ("finetune", "random_label", "neggrad_plus")
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        every = list(pool.map(attacked, range(targets), [shadows] * targets, [methods] * targets))
+    every = list(crew().map(attacked, range(targets), [shadows] * targets, [methods] * targets))
     rows: dict[str, dict[str, list[float]]] = {}
     for found in every:
         for (name, attack), value in found.items():
@@ -352,8 +376,7 @@ def attacked(target: int, shadows: int, methods: Sequence[str]) -> dict[tuple[st
     """(model, attack) -> its AUC on one draw of forget set, data and models."""
     from lethe.audits.membership.ulira import ratios
 
-    torch.set_num_threads(1)
-    task = digits(where(count=60, seed=target), 0.15, seed=target)
+    task = digits(where(count=60, seed=target), 0.15, seed=target, rows=500)
     pool = Shadows(task, shadows, target)
     subjects = [Subject("nothing", task.original, task, procedure=NOTHING),
                 Subject("retrain", train_one(task, task.retain, 7 + target)[1], task, procedure=RETRAIN)]
@@ -401,23 +424,38 @@ KNOWN = {
 
 def known_answers() -> dict[str, Any]:
     """Each is a test; it passes, fails, or is skipped with its reason (real data that are not here)."""
-    here = Path(__file__).parent
     result: dict[str, Any] = {"passed": True, "answers": {}}
     print()
+    cases = tested([*KNOWN.values()])
     for what, test in KNOWN.items():
-        done = subprocess.run([sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-rs", "--no-header", str(here / test)],
-                              capture_output=True, text=True, cwd=here.parent)
-        last = next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "")
-        result["answers"][what] = last
-        result["passed"] &= done.returncode == 0
-        print(f"{'✓' if done.returncode == 0 else '✗'} {what}: {last.split(' in ')[0]}", flush=True)
+        file, _, name = test.partition("::")
+        mine = [one for one in cases if one.get("classname", "").endswith(file.removesuffix(".py").replace("/", "."))
+                and name in ("", one.get("name", "").split("[")[0])]
+        said = Counter(one[0].tag if len(one) else "passed" for one in mine)   # else: skipped, failure, error
+        reason = next((f" ({one[0].get('message')})" for one in mine if len(one)), "")
+        good = bool(mine) and not said["failure"] + said["error"]
+        line = ", ".join(f"{count} {how}" for how, count in said.items()) + reason or "did not run"
+        result["answers"][what] = line
+        result["passed"] &= good
+        print(f"{'✓' if good else '✗'} {what}: {line}"[:200])
     return result
+
+
+def tested(tests: Sequence[str]) -> list[Element]:
+    """The test cases of one run of pytest, as it writes them for other programs."""
+    here = Path(__file__).parent
+    with TemporaryDirectory() as place:
+        written = Path(place) / "cases.xml"
+        done = subprocess.run([sys.executable, "-m", "pytest", "-o", "addopts=", "-q", f"--junitxml={written}",
+                               *(str(here / test) for test in tests)], capture_output=True, text=True, cwd=here.parent)
+        if not written.exists():
+            print(done.stdout[-2000:], done.stderr[-2000:])
+            return []
+        return list(parse(written).iter("testcase"))
 
 
 def forged_certificates_are_refused() -> dict[str, Any]:
     """Every forgery of a certificate that was issued; and that one itself, and all older ones, hold."""
-    import tempfile
-
     from forgeries import FORGERIES, OF_A_THEOREM, forged
 
     from lethe.certificate.verify import FAILED, check
@@ -427,7 +465,7 @@ def forged_certificates_are_refused() -> dict[str, Any]:
     result: dict[str, Any] = {"passed": True, "lines": {}}
     print()
     for change, (part, words) in {**FORGERIES, **OF_A_THEOREM}.items():
-        with tempfile.TemporaryDirectory() as place:
+        with TemporaryDirectory() as place:
             found = check(forged(newest if change in FORGERIES else certified, Path(place) / "forged", change))
         line = next((one.text for one in found if (one.part, one.state) == (part, FAILED) and words in one.text), None)
         result["lines"][change.__name__] = line
@@ -459,6 +497,9 @@ def main() -> int:
         began = time.perf_counter()
         results[name] = point()
         print(f"\n{'✓' if results[name]['passed'] else '✗'} {name} ({time.perf_counter() - began:.0f} s)", flush=True)
+    crew().shutdown()
+    spent = sum(one.ru_utime + one.ru_stime for one in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+    print(f"\n{spent / 60:.1f} min of the processor")
     place = Path("runs") / "evidence.json"
     place.parent.mkdir(exist_ok=True)
     place.write_text(json.dumps(results, indent=1))

@@ -90,6 +90,11 @@ class Audit:
     doc: str
     trains: Callable[[Any, Any, int, str], Any] | None = None   # (cfg, shadows, seed, depth) -> pools.pool.Wanted of its own
 
+    @property
+    def compares(self) -> bool:
+        """Whether what it measures of a model depends on retrained ones, which others may be."""
+        return any(need.rstrip("?") in ("reference", "references") for need in self.needs)
+
 
 @dataclass(frozen=True)
 class Family:

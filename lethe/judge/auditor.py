@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from itertools import chain, count
 from typing import Any, NamedTuple
 
+from lethe.core.config import digest
 from lethe.core.events import Listener, Said, Units, silent
 from lethe.core.evidence import OUTSIDE, Evidence, Value
 from lethe.core.families import provided
@@ -53,6 +54,7 @@ def examine(
     refused: Refused | None = None, stop: Stop | None = None,
     detects: Callable[[Power], None] | None = None,
     known: Known | None = None,
+    shared: dict[Hashable, Any] | None = None,
 ) -> dict[str, list[Evidence]]:
     """Evidence for every subject by its name; the original and the references are examined too. No two may share a name.
 
@@ -62,9 +64,11 @@ def examine(
     refused     called with (audit, subject, error) when an audit fails on one model; the others go on. None: what is not a
                 LetheError ends the examination
     stop        ends it before the next audit of the next model      known   what was measured before; what is now is added
+    shared      what examinations beside other references made and measured of the same models that does not depend on references
+                (`Panel.once`); what is now is added
     detects     called with the smallest part of the forget set left in that these tests would have seen (`lethe.judge.power`)
     """
-    shared: dict[Hashable, Any] = {}
+    published: dict[Hashable, Any] = {} if shared is None else shared
     token = stop or Stop()
     weak = [] if references else list(neighbours)
     everyone = _apart([*([original] if task.has("original") else []), *references, *subjects])
@@ -73,7 +77,7 @@ def examine(
 
     def panel_of(subject: Subject) -> Panel:
         others = [r for r in references if r is not subject]
-        return Panel(task, original, others, depth, seed, shared, len(others) < len(references), shadows)
+        return Panel(task, original, others, depth, seed, published, len(others) < len(references), shadows)
 
     alike = not (task.has("forget") and task.has("holdout")) or panel_of(original).beside().alike
     with Units(listener, "audits", len(audits) * len([*everyone, *weak])) as units:
@@ -152,7 +156,7 @@ def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: R
     lacking = "procedure" in audit.needs and subject.procedure is None
     values: list[Value] = []
     try:
-        values = [] if lacking else audit.measure(cfg, subject, panel)
+        values = [] if lacking else _asked(audit, cfg, subject, panel)
     except Exception as error:   # any: one audit never ends the others
         if refused is None and not isinstance(error, LetheError):
             raise
@@ -162,6 +166,14 @@ def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: R
     if known is not None:
         known[audit.name, subject] = found
     return found
+
+
+def _asked(audit: Audit, cfg: Any, subject: Subject, panel: Panel) -> list[Value]:
+    """What it measures of a model: once, where that does not depend on the references."""
+    def measure() -> list[Value]:
+        return list(audit.measure(cfg, subject, panel))
+
+    return measure() if audit.compares else panel.once(("measured", audit.name, digest(cfg), subject), measure)
 
 
 def applicable(audit: Audit, task: Task, references: int, depth: str, shadows: int = 0) -> str:

@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lethe.core.modules import evaluating, freeze_batch_norm
 from lethe.core.passes import drawn, rows
-from lethe.core.seeds import derive, generator, numpy_generator
+from lethe.core.seeds import derive, generator, numpy_generator, reseed
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.judge.panel import Panel
@@ -42,11 +42,11 @@ class Attack:
 
 @dataclass(frozen=True)
 class Curve:
-    """scores [T, n₂] of F₂ at the checkpoints; flops of one step, forward and backward, as torch counts them."""
+    """scores [T, n₂] of F₂ at the checkpoints; flops of one step, forward and backward, as torch counts them (0: not asked)."""
 
     steps: tuple[int, ...]
     scores: np.ndarray
-    flops: int
+    flops: int = 0
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -79,11 +79,11 @@ def halves(panel: Panel) -> tuple[Split, Split]:
 
 def relearned(attack: Attack, subject: Subject, panel: Panel) -> Curve:
     """The curve of F₁, made once per model."""
-    return panel.once(("relearn", subject, attack), lambda: learned(attack, subject, panel, halves(panel)[0]))
+    return panel.once(("relearn", subject, attack), lambda: learned(attack, subject, panel, halves(panel)[0], True))
 
 
-def learned(attack: Attack, subject: Subject, panel: Panel, split: Split) -> Curve:
-    """Scores on F₂ at each checkpoint while a copy learns a split."""
+def learned(attack: Attack, subject: Subject, panel: Panel, split: Split, counted: bool = False) -> Curve:
+    """Scores on F₂ at each checkpoint while a copy learns a split; counted: with the work of a step."""
     task, tested = panel.task, halves(panel)[1]
     model = subject.copy().to(subject.device)
     params = _moving(attack, model, panel)
@@ -95,17 +95,14 @@ def learned(attack: Attack, subject: Subject, panel: Panel, split: Split) -> Cur
             found.append(_scores(model, tested, subject, panel))
         if step == attack.steps:
             break
-        torch.manual_seed(derive(panel.seed, "relearn", step))   # dropout
+        reseed(derive(panel.seed, "relearn", step), subject.device)   # dropout
         model.train()
         freeze_batch_norm(model)
         batch = task.draw(split.batch(order.draw(step)), generator(panel.seed, "relearn", step), False).to(subject.device)
         adam.zero_grad()
-        if step:
+        with FlopCounterMode(display=False) if counted and not step else nullcontext() as counter:
             task.nll(model, batch).mean().backward()
-        else:
-            with FlopCounterMode(display=False) as counter:
-                task.nll(model, batch).mean().backward()
-            flops = counter.get_total_flops()
+        flops = flops if counter is None else counter.get_total_flops()
         adam.step()
     return Curve(tuple(points), np.stack(found), flops)
 

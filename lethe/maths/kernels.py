@@ -6,7 +6,7 @@
     leave-one-out from M = (K_DD + σ²)⁻¹, a = My:  μ_{−i}(x_i) = y_i − a_i/M_ii,  Σ_{−i}(x_i) = 1/M_ii − σ²
     leave-set-out:  μ_{−S}(S) = y_S − M_SS⁻¹ a_S,   Σ_{−S}(S) = M_SS⁻¹ − σ²
 
-Targets y [n, C], C outputs that share the kernel; of classes centred one-hot rows (`targets`). Pure numpy, float64, Cholesky.
+Targets y [n, C], C outputs that share the kernel; of classes centred one-hot rows (`targets`). Float64, Cholesky.
 A Gaussian process stands for the randomness of training, not for the network at hand: rank with it, do not certify with it.
 Features of a network that was trained with S know S already and make it look less distinguishable than it was.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -90,8 +91,17 @@ class Posterior:
     y: np.ndarray        # [n, C]
     kernel: Kernel
     noise: float         # σ²
-    inverse: np.ndarray  # M [n, n]
+    root: np.ndarray     # lower Cholesky factor of K_DD + σ² [n, n]
     weights: np.ndarray  # a [n, C]
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """M, for questions about all records: six times the work of the factor.  [n, n]"""
+        return _solved(self.root, np.eye(len(self.x)))
+
+    def columns(self, s: np.ndarray) -> np.ndarray:
+        """The columns of M of the records s (positions).  [n, m]"""
+        return _solved(self.root, np.eye(len(self.x))[:, s])
 
     def mean(self, q: np.ndarray) -> np.ndarray:
         """μ_D(q).  [m, C]"""
@@ -108,7 +118,7 @@ class Posterior:
 
     def without(self, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance at the records s (positions) of the process without all of them.  [m, C], [m, m]"""
-        block = np.linalg.inv(self.inverse[np.ix_(s, s)])
+        block = np.linalg.inv(self.columns(s)[s])
         return self.y[s] - block @ self.weights[s], block - self.noise * np.eye(len(s))
 
     def added(self, q: np.ndarray, s: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,9 +132,15 @@ def posterior(x: np.ndarray, y: np.ndarray, kernel: Kernel, noise: float = 1e-2)
     """Fit; σ² = noise · mean of the kernel's diagonal.  [n, d], [n, C]"""
     gram = kernel(x, x)
     level = noise * float(np.diag(gram).mean())
-    root = np.linalg.inv(np.linalg.cholesky(gram + level * np.eye(len(gram))))
-    inverse = root.T @ root
-    return Posterior(x, y, kernel, level, inverse, inverse @ y)
+    root = np.linalg.cholesky(gram + level * np.eye(len(gram)))
+    return Posterior(x, y, kernel, level, root, _solved(root, y))
+
+
+def _solved(root: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(LLᵀ)⁻¹ right.  [n, n] lower, [n, m] -> [n, m]"""
+    from scipy.linalg import cho_solve
+
+    return np.asarray(cho_solve((root, True), right, check_finite=False))
 
 
 def fitted(x: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
@@ -143,12 +159,13 @@ def gaussian_kl(mean: np.ndarray, cov: np.ndarray, other: np.ndarray, other_cov:
     return float(0.5 * (mean.shape[1] * (logs - len(cov) + (ratio**2).sum()) + (shift**2).sum()))
 
 
-def lood_mean(fit: Posterior) -> np.ndarray:
-    """‖μ_D(x_i) − μ_{−i}(x_i)‖ for every record at itself: how much its presence shows.  [n]
+def lood_mean(fit: Posterior, s: np.ndarray | None = None) -> np.ndarray:
+    """‖μ_D(x_i) − μ_{−i}(x_i)‖ for every record, or those of s, at itself: how much its presence shows.  [n] or [m]
 
     μ_D(x_i) = y_i − σ²a_i, so the difference is (1/M_ii − σ²)·a_i.
     """
-    return np.asarray(np.linalg.norm(fit.weights, axis=1) * (1 / np.diag(fit.inverse) - fit.noise))
+    own, weights = (fit.inverse, fit.weights) if s is None else (fit.columns(s)[s], fit.weights[s])
+    return np.asarray(np.linalg.norm(weights, axis=1) * (1 / np.diag(own) - fit.noise))
 
 
 def lood_kl(fit: Posterior) -> np.ndarray:
@@ -168,7 +185,7 @@ def hidden_by_others(fit: Posterior, s: np.ndarray) -> np.ndarray:
 
     Two equal records have tiny single and large joint LOOD: deleting only one of them deletes nothing.
     """
-    ratio: np.ndarray = lood_set(fit, s) / np.maximum(lood_mean(fit)[s], 1e-12)
+    ratio: np.ndarray = lood_set(fit, s) / np.maximum(lood_mean(fit, s), 1e-12)
     return ratio
 
 

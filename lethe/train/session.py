@@ -16,7 +16,7 @@ from lethe.core.events import Listener, Warned, fan_out, silent
 from lethe.core.modules import filled, named_tensors
 from lethe.core.operations import frozen, handed_out, unlimited
 from lethe.core.outcome import Cost
-from lethe.core.seeds import derive
+from lethe.core.seeds import derive, reseed
 from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.core.visiting import sent_home
@@ -108,10 +108,7 @@ class Session:
 
     def reseed(self, *purpose: object) -> None:
         """Set torch's own generators, from which dropout draws."""
-        seed = derive(self.seed, *purpose)
-        torch.default_generator.manual_seed(seed)   # torch.manual_seed walks every back end: 10 times slower
-        if torch.device(self.settings.device).type == "cuda":
-            torch.cuda.manual_seed(seed)
+        reseed(derive(self.seed, *purpose), self.settings.device)
 
     def elapsed(self) -> float:
         """Seconds of work on this run so far, those before a resume included."""

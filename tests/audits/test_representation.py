@@ -13,7 +13,7 @@ from lethe.data.select import Where
 from lethe.pools.subject import Subject
 
 representation = load("audits", "representation")
-from lethe.audits.distance.representation import aligned_distance, centred, cka, reference_cka, rotation  # noqa: E402
+from lethe.audits.distance.representation import alignment, centred, cka, reference_cka, rotation  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
@@ -46,8 +46,8 @@ def test_cka_ignores_rotation_scale_and_shift_and_is_near_zero_for_independent_r
 def test_rotation_is_found_and_a_rotated_model_is_no_other_model():
     q, seen, x = turned(5), RNG.normal(size=(40, 5)), RNG.normal(size=(9, 5))
     assert rotation(seen, seen @ q) == pytest.approx(q)
-    assert aligned_distance(x, 2 * x @ q + 1, seen, 2 * seen @ q + 1) == pytest.approx(np.zeros(9), abs=1e-9)
-    assert aligned_distance(x, -x @ q, seen, seen @ q).min() > 0.3          # right on R, opposite on F
+    assert alignment(seen, 2 * seen @ q + 1)(x, 2 * x @ q + 1) == pytest.approx(np.zeros(9), abs=1e-9)
+    assert alignment(seen, seen @ q)(x, -x @ q).min() > 0.3          # right on R, opposite on F
 
 
 def test_controls_a_silenced_class_looks_inside_as_before():

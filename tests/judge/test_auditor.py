@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
 
+from lethe.core.catalogue import entries
 from lethe.core.config import config
 from lethe.core.evidence import INSIDE, NO_POWER, NO_YARDSTICK, OUTSIDE, SHOWN, Evidence, Value, Yardstick
 from lethe.core.registry import Metric, audit
@@ -308,3 +312,27 @@ def test_ensembles_are_disjoint_and_equal_in_size():
     assert [m.name for m in ours] == ["m", "m0", "m1", "m2"] and theirs == pool[:4]
     ours, theirs = Panel(task, alone, pool[1:], retrained=True).ensembles(pool[0], 4)
     assert ours[0] is pool[0] and len({id(m) for m in [*ours, *theirs]}) == 8
+
+
+def test_what_no_reference_moves_is_measured_once_for_two_yardsticks() -> None:
+    task, shared, asked = tiny.classification(), {}, []
+
+    def measure(cfg: Numbers, subject: Subject, panel: Panel) -> list[Value]:
+        asked.append(subject.name)
+        return [Value("known", 0.5)]
+
+    alone = audit(metrics={"known": Metric("memory")}, uses=set(), blind="everything")(measure)
+    beside = replace(alone, name="beside", needs=frozenset({"references?"}))
+    assert (alone.compares, beside.compares) == (False, True)
+    original, model, *pool = (Subject(name, torch.nn.Identity(), task) for name in ("original", "model", "a", "b", "c", "d"))
+    for yardstick in (pool[:2], pool[2:]):
+        examine(task, [model], original, yardstick, [(alone, Numbers()), (beside, Numbers())], shared=shared)
+    assert Counter(asked) == {"original": 3, "model": 3, **dict.fromkeys("abcd", 2)}
+
+
+def test_every_audit_that_reads_references_declares_it() -> None:
+    """What does not is measured once for all yardsticks."""
+    for name, entry in entries("audits").items():
+        reads = re.search(r"\bpanel\.(references|ensembles|retrained)\b", Path(entry.path).read_text())
+        declared = {need.rstrip("?") for need in entry.needs} & {"reference", "references"}
+        assert declared or not reads, f"{name} reads {reads and reads[0]} and needs no references"

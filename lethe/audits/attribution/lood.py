@@ -66,7 +66,7 @@ def measure(cfg: LOOD, subject: Subject, panel: Panel) -> list[Value]:
     x = np.concatenate([subject.features(forget), subject.features(retain)])
     fit = fitted(x, joint_targets(*(part.columns["y"].numpy() for part in (forget, retain))), cfg.noise)
     own = np.arange(len(forget))
-    joint, single, doubled = lood_set(fit, own), lood_mean(fit)[own], twins(x[own], x[len(own):], fit.kernel)
+    joint, single, doubled = lood_set(fit, own), lood_mean(fit, own), twins(x[own], x[len(own):], fit.kernel)
     top = np.argsort(-joint, kind="stable")[: cfg.named]
     detail = {"show most": [str(i) for i in forget.ids[top]], "twins": [str(i) for i in forget.ids[doubled][: cfg.named]]}
     joined = mean_value("lood_forget", joint)

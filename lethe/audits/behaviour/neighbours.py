@@ -42,7 +42,7 @@ class Neighbours:
                                     "utility"),
     },
     uses={"observe", "features"},
-    needs={"forget", "retain"},
+    needs={"forget", "retain", "references?"},
     depth="standard",
     blind="It looks at neighbours by one model's features and at classes; other groups of people need a column that names them.",
 )

@@ -19,6 +19,7 @@ Limits:   linear: what a non-linear probe could still read is not compared. With
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -88,8 +89,8 @@ def rotation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return q
 
 
-def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray, seen_there: np.ndarray) -> np.ndarray:
-    """‖h·Q − h_j‖ over the size of h_j, Q fitted on the retained examples.  [n, d], [n, e], [m, d], [m, e] -> [n]
+def alignment(seen_here: np.ndarray, seen_there: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """‖h·Q − h_j‖ over the size of h_j, Q fitted on the retained examples.  [m, d], [m, e] -> ([n, d], [n, e] -> [n])
 
     Both sides centred and scaled by the retained examples, so that a factor between the models does not count.
     """
@@ -99,7 +100,10 @@ def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray,
         return standard
 
     turn = rotation(scaled(seen_here, seen_here), scaled(seen_there, seen_there))
-    distance: np.ndarray = np.linalg.norm(scaled(here, seen_here) @ turn - scaled(there, seen_there), axis=1)
+
+    def distance(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+        return np.asarray(np.linalg.norm(scaled(here, seen_here) @ turn - scaled(there, seen_there), axis=1))
+
     return distance
 
 
@@ -125,9 +129,10 @@ def aligned_distance(here: np.ndarray, there: np.ndarray, seen_here: np.ndarray,
 def measure(cfg: Representation, subject: Subject, panel: Panel) -> list[Value]:
     forget, retain = panel.part(panel.task.forget, cfg.limit), panel.part(panel.task.retain, cfg.retain_limit)
     here, known = subject.features(forget), subject.features(retain)
-    rows = np.mean([aligned_distance(here, r.features(forget), known, r.features(retain)) for r in panel.references], 0)
+    distances = [alignment(known, r.features(retain)) for r in panel.references]   # of which each fits a rotation
+    rows = np.mean([far(here, r.features(forget)) for far, r in zip(distances, panel.references, strict=True)], 0)
     values = [mean_value("feature_distance_forget", rows),
-              excess_value("feature_distance_excess", rows, _placebo(cfg, subject, panel, known, retain))]
+              excess_value("feature_distance_excess", rows, _placebo(cfg, subject, panel, distances))]
     if len(forget) >= 4:
         heads = [cka(torch.from_numpy(here), torch.from_numpy(r.features(forget))) for r in panel.references]
         values.append(Value("cka_head_forget", float(np.mean(heads)), n=len(forget)))
@@ -146,15 +151,15 @@ def measure(cfg: Representation, subject: Subject, panel: Panel) -> list[Value]:
     return values
 
 
-def _placebo(cfg: Representation, subject: Subject, panel: Panel, known: np.ndarray, retain: Split) -> np.ndarray:
+def _placebo(cfg: Representation, subject: Subject, panel: Panel,
+             distances: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]) -> np.ndarray:
     """The same distances on unseen rows; none where there are none."""
     if not panel.task.has("holdout"):
         return np.zeros(0)
     split = panel.part(panel.task.holdout, cfg.limit)
     rows, here = panel.placebo(split), subject.features(split)
-    distances: np.ndarray = np.mean([aligned_distance(here[rows], r.features(split)[rows], known, r.features(retain))
-                                     for r in panel.references], 0)
-    return distances
+    return np.asarray(np.mean([far(here[rows], r.features(split)[rows])
+                               for far, r in zip(distances, panel.references, strict=True)], 0))
 
 
 def _grams(cfg: Representation, subject: Subject, split: Split, panel: Panel) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class Samples:
                                 tier="utility"),
     },
     uses={"imagine", "latents", "read", "read_features", "undesired"},
-    needs={"forget", "retain", "original", "undesired"},
+    needs={"forget", "retain", "original", "undesired", "references?"},
     blind="The classifier knows its classes alone: a sample that it calls desired may still show what was to go, half of it, or "
           "nothing; and the noise that would draw it may be found by search (audit of inversion: none yet).",
 )

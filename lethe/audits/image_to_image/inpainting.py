@@ -66,7 +66,7 @@ class Drawn(NamedTuple):
         "retain_frechet": Metric("Fréchet distance of completed and true retained pictures", (0.0, math.inf), "lower", "utility"),
     },
     uses={"divergence", "outputs", "read", "read_features"},
-    needs={"forget", "retain"},
+    needs={"forget", "retain", "references?"},
     blind="A classifier reads a completed picture by its visible part, too, so it may still recognise what the model no longer "
           "draws; and hidden codes are not looked at (audit: probe, relearn).",
 )

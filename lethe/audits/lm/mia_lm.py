@@ -72,7 +72,7 @@ class MIALM:
         "min_k_tpr_at_*": Metric("TPR of Min-K % at 1, 5 or 10 % FPR", better="lower"),
     },
     uses={"nll", "token_logp"},
-    needs={"forget", "holdout"},
+    needs={"forget", "holdout", "references?"},
     blind="Only the wording that was trained on: what a paraphrase or another prompt would bring out is not seen.",
 )
 def measure(cfg: MIALM, subject: Subject, panel: Panel) -> list[Value]:

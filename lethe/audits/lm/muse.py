@@ -89,7 +89,7 @@ def _trend(x: np.ndarray, utilities: Sequence[float]) -> Trend:
         "knowmem_retain": Metric("ROUGE-L F1 of answers on retained facts, mean", better="higher", tier="utility"),
     },
     uses={"generate", "tokenizer"},
-    needs={"forget"},
+    needs={"forget", "references?"},
     depth="deep",
     blind="Greedy answers only: what other prompts, sampling or relearning bring out is not seen.",
 )

@@ -49,7 +49,7 @@ class RESTOR:
                                     "higher", asks="the original and retrained models that know less"),
     },
     uses={"encode", "nll", "token_logp"},
-    needs={"facts.corrupted_answer"},
+    needs={"facts.corrupted_answer", "references?"},
     depth="standard",
     blind="Facts that no question asks for, and other wordings of those that are asked.",
 )

@@ -95,7 +95,7 @@ def two_sided(right: int, guesses: int, canaries: int, delta: float = 0.0) -> tu
                                  "lower"),
     },
     uses={"observe", "relabel"},
-    needs={"retain", "holdout", "recipe", "shadows", "procedure"},
+    needs={"retain", "holdout", "recipe", "shadows", "procedure", "references?"},
     depth="deep",
     blind="It examines the procedure on canaries, not this model on its forget set; traces that the membership signal does not "
           "show are invisible to it.",

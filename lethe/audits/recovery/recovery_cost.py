@@ -53,7 +53,7 @@ class RecoveryCost:
                                            asks="a language model", aspect="recovery"),
     },
     uses={"nll", "observe", "weights"},
-    needs={"forget", "original"},
+    needs={"forget", "original", "references?"},
     depth="standard",
     blind="It prices one way of relearning with a fixed rate; a better attacker pays less.",
 )

@@ -111,7 +111,7 @@ def _nll(task: Task, model: nn.Module, batch: Batch, x: Tensor) -> Tensor:
                                  better="lower", aspect="recovery", asks="retrained models"),
     },
     uses={"inputs", "labels", "nll", "outputs"},
-    needs={"forget"},
+    needs={"forget", "references?"},
     depth="deep",
     blind="It looks close to the forgotten examples as they were; what needs a larger change of the input is not found.",
 )
