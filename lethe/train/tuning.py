@@ -9,7 +9,7 @@ from torch import nn
 
 from lethe.core.config import Count, Fraction, NonNegative, Optimiser, Parity, Positive, config
 from lethe.core.outcome import Outcome
-from lethe.core.split import Split
+from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.train.loop import Loop
 from lethe.train.parity import term
@@ -66,3 +66,11 @@ def unsaid(cfg: Tuned, forget: Split, loop: Loop) -> Callable[[nn.Module], bool]
         return True
 
     return ended
+
+
+def retold(task: Task, loop: Loop, split: Split) -> Callable[[Batch], Batch]:
+    """The same examples with the answers that `task.relabel` draws, e.g. refusals; once, so that what the original says about
+    them is one table."""
+    drawn = task.relabel(split.batch(range(len(split))), loop.generator("refusals", split.name))
+    taught = Split(drawn.columns, f"{split.name}-refused", split.ids, padding=split.padding)
+    return lambda batch: taught.batch(batch.index.cpu()).to(batch.ids.device)

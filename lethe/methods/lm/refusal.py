@@ -10,7 +10,6 @@ given the prompt, p_0 the original's, ℓ̄ mean negative log-probability of an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +18,12 @@ from lethe.core.config import NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.split import Batch, Split
+from lethe.core.split import Batch
 from lethe.maths.answers import mean_over
 from lethe.maths.losses import preference_loss
 from lethe.train.loop import Loop
 from lethe.train.terms import Loss
-from lethe.train.tuning import Tuned, tuned
+from lethe.train.tuning import Tuned, retold, tuned
 
 
 @config
@@ -102,7 +101,7 @@ def idk_dpo(cfg: IdkDPO, task: LanguageTask, loop: Loop) -> Outcome:
     Limits:   at θ_0 the forget term is (2/β)·ln 2. Without the refusal's ratio it is NPO.
     Fails by: refusing what was to be kept, the more the fewer and the more alike the refusals are.
     """
-    refusals = _refusals(task, loop, task.forget)
+    refusals = retold(task, loop, task.forget)
     chosen0 = loop.reference("idk-refusal", lambda m, b: task.sequence_logp(m, refusals(b)), task.forget)
     rejected0 = loop.reference("idk-answer", task.sequence_logp, task.forget)
 
@@ -126,7 +125,7 @@ def idk_ap(cfg: IdkAP, task: LanguageTask, loop: Loop) -> Outcome:
     Limits:   r has no original: where the answer is far likelier than the refusal it is 0, and R is left alone.
     Fails by: R's answers drift freely as long as they stay likelier than a refusal.
     """
-    refused = _refusals(task, loop, task.retain) if cfg.alpha else None
+    refused = retold(task, loop, task.retain) if cfg.alpha else None
 
     def preserve(m: nn.Module, b: Batch) -> Tensor:
         assert refused is not None
@@ -152,7 +151,7 @@ def jens_un(cfg: JensUn, task: LanguageTask, loop: Loop) -> Outcome:
               large steps leave the original before r holds them back.
     Deviations: the official code's variant with an end token ("No idea<eot>"); its default repeats the words without one.
     """
-    refusals = _refusals(task, loop, task.forget)
+    refusals = retold(task, loop, task.forget)
 
     def teach(m: nn.Module, b: Batch) -> Tensor:
         logits, refused = task.outputs(m, b), refusals(b)
@@ -172,16 +171,9 @@ def jens_un(cfg: JensUn, task: LanguageTask, loop: Loop) -> Outcome:
     return tuned(cfg, task, loop, teach, stay, cfg.gamma)
 
 
-def _refusals(task: LanguageTask, loop: Loop, split: Split) -> Callable[[Batch], Batch]:
-    """The same examples with their refusal as answer; drawn once, so that what the original says about it is one table."""
-    drawn = task.relabel(split.batch(range(len(split))), loop.generator("refusals", split.name))
-    taught = Split(drawn.columns, f"{split.name}-refused", split.ids, padding=split.padding)
-    return lambda batch: taught.batch(batch.index.cpu()).to(batch.ids.device)
-
-
 def _refusing(task: LanguageTask, loop: Loop) -> Loss:
     """ℓ̄ of the refusals of F."""
-    refusals = _refusals(task, loop, task.forget)
+    refusals = retold(task, loop, task.forget)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         refused = refusals(batch)
