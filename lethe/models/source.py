@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,18 @@ def refuse_pickle(folder: Path) -> None:
                             "there and call save_pretrained(folder, safe_serialization=True).")
 
 
-def copy_with(source: Source, network: nn.Module, folder: Path) -> None:
-    """The source folder in `folder`, with what moved in `network` replaced."""
+def copy_with(source: Source, network: nn.Module, folder: Path, beside: Mapping[Source, nn.Module] | None = None) -> None:
+    """The source folder in `folder`, with what moved in `network` replaced, and in the parts `beside` it."""
+    parts = {source: network, **(beside or {})}
+    loaded = {part: [(file, dict(_tensors(file))) for file in part.weights] for part in parts}
+    shutil.copytree(source.folder, folder, dirs_exist_ok=True, ignore=lambda where, names: _left_out(parts, Path(where), names))
+    for part, module in parts.items():
+        _replace(part, module, loaded[part], folder)
+
+
+def _replace(source: Source, network: nn.Module, loaded: list[tuple[Path, dict[str, Tensor]]], folder: Path) -> None:
+    """Write the weights of one part: what moved, and what stays as the files have it."""
     place, state = source.folder / source.network, network.state_dict()
-    loaded = [(file, dict(_tensors(file))) for file in source.weights]
-    shutil.copytree(source.folder, folder, dirs_exist_ok=True, ignore=lambda where, names: _left_out(source, Path(where), names))
     if {name for _, tensors in loaded for name in tensors} != set(state):   # names of an older diffusers, renamed when loading
         cast_to = source.dtypes()
         kept: Any = network
@@ -156,9 +163,9 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, handle.get_tensor(name)
 
 
-def _left_out(source: Source, where: Path, names: list[str]) -> set[str]:
-    """What of a folder is not copied: the network's weights, whole pipelines in one file, histories."""
+def _left_out(parts: Iterable[Source], where: Path, names: list[str]) -> set[str]:
+    """What of a folder is not copied: the weights of these parts, whole pipelines in one file, histories."""
     out = {name for name in names if name in NOT_PART}
-    if where in (source.folder, source.folder / source.network):
+    if any(where in (source.folder, source.folder / source.network) for source in parts):
         out |= {name for name in names if name.endswith(OTHER_WEIGHTS)}
     return out

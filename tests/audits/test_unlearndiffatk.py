@@ -7,8 +7,9 @@ import torch
 from panels import values
 from remembering import coloured, hidden, listening
 
-from lethe.audits.diffusion.unlearndiffatk import divided, measure, prefixed, prefixed_text, project, table
+from lethe.audits.diffusion.unlearndiffatk import divided, measure, prefixed_text, project, table
 from lethe.pools.subject import Subject
+from lethe.train.vectors import prefixed
 
 QUICK = {"tokens": 1, "rounds": 3, "steps": 25, "lr": 0.1, "batch_size": 8, "per_prompt": 6, "looks": 32}
 
@@ -26,9 +27,9 @@ def test_prefixed_rows_keep_their_length_and_their_end() -> None:
 def test_embeddings_that_are_given_say_what_their_tokens_say() -> None:
     task = coloured()
     tokens, prefix = task.tokens(task.prompts["forget"]), torch.tensor([3, 40])
-    vectors = table(task)[prefix].clone().requires_grad_(True)
-    said = prefixed_text(task, tokens, prefix, vectors)
-    assert torch.allclose(said, prefixed_text(task, tokens, prefix), atol=1e-5)
+    vectors = table(task, task.original)[prefix].clone().requires_grad_(True)
+    said = prefixed_text(task, task.original, tokens, prefix, vectors)
+    assert torch.allclose(said, prefixed_text(task, task.original, tokens, prefix), atol=1e-5)
     said.square().sum().backward()
     assert vectors.grad is not None and vectors.grad.abs().sum() > 0
     assert not task.pipeline.text_encoder.get_input_embeddings()._forward_hooks

@@ -67,8 +67,8 @@ def measure(cfg: Completion, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
     split = panel.part(task.forget, cfg.pictures)
     images, noise = split.columns["image"], noises(split.columns["image"], panel.seed)
-    states = task.text(split.columns["tokens"])
-    prompts = {"caption": states, "empty": task.text(task.tokens([""])).expand_as(states)}
+    states = task.text(split.columns["tokens"], subject.model)
+    prompts = {"caption": states, "empty": task.text(task.tokens([""]), subject.model).expand_as(states)}
 
     def hits(strength: float, text: Tensor, known: Tensor | None = None) -> np.ndarray:
         drawn = continued(task, subject, images, noise, text, strength, known)
@@ -102,7 +102,7 @@ def continued(
     steps = max(2, round(strength * task.steps))
     times = torch.linspace(first, 0, steps).round().long().unique().flip(0).tolist()
     bound = 1.0 if task.pipeline.vae is None else None
-    empty = task.text(task.tokens([""])).to(subject.device)
+    empty = task.text(task.tokens([""]), subject.model).to(subject.device)
 
     def at(t: int) -> tuple[Tensor, Tensor]:
         return task.levels(torch.tensor([t]), like) if t >= 0 else (torch.ones(()), torch.zeros(()))

@@ -110,8 +110,8 @@ def attacked(cfg: MIADiffusion, subject: Subject, batch: Batch) -> dict[str, Ten
     """The scores of one batch.  -> {attack: [n]}"""
     task = DiffusionTask.of(subject.task)
     x, last = batch.image, len(task.alphas_cumprod) - 1
-    text = task.text(batch.tokens)
-    empty = task.text(task.tokens([""]).to(x.device)).expand_as(text)
+    text = task.text(batch.tokens, subject.model)
+    empty = task.text(task.tokens([""]).to(x.device), subject.model).expand_as(text)
 
     def predict(x_t: Tensor, t: int, states: Tensor = text) -> Tensor:
         return task.predict_noise(subject.model, x_t, torch.full((len(x_t),), t, device=x.device), states)

@@ -83,7 +83,7 @@ def known(cfg: PointwiseMI, task: DiffusionTask, subject: Subject, split: Split,
     """½ ∫ ‖ε − ε̂‖² dα of every picture under its prompt of each group.  -> [groups, n]"""
     device = subject.device
     model = subject.model.to(device)
-    texts = [task.text(task.tokens(prompts)) for prompts in groups]
+    texts = [task.text(task.tokens(prompts), model).detach() for prompts in groups]
 
     def ask(x_t: Tensor, t: Tensor, part: slice) -> Tensor:
         return torch.stack([task.predict_noise(model, x_t, t, text[part].to(device)) for text in texts])

@@ -36,8 +36,8 @@ from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import copied, device_of, evaluating, hooked
+from lethe.core.families.diffusion import DiffusionTask, own_encoder
+from lethe.core.modules import copied, evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Batch, Split
@@ -45,6 +45,7 @@ from lethe.errors import NeedsUnmet
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
+from lethe.train.vectors import prefixed, with_vectors
 
 
 @config
@@ -80,13 +81,13 @@ def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     attacked, tested = divided(task, panel.seed)
     model = copied(subject.model, trainable=False).to(subject.device)
     tokens = task.tokens([prompt for prompt in tested for _ in range(cfg.per_prompt)])
-    plain = shown(task, model, task.text(tokens), panel.seed)
+    plain = shown(task, model, task.text(tokens, model), panel.seed)
     best, tried = search(cfg, task, model, attacked, panel.seed, subject.device)
-    rows = numpy_generator(panel.seed, "unlearndiffatk random").integers(0, len(table(task)), (cfg.rounds, cfg.tokens))
+    rows = numpy_generator(panel.seed, "unlearndiffatk random").integers(0, len(table(task, model)), (cfg.rounds, cfg.tokens))
     chance = min(torch.from_numpy(rows), key=lambda row: explained(cfg, task, model, attacked, row, panel.seed, subject.device))
 
     def hits(prefix: Tensor) -> np.ndarray:
-        either: np.ndarray = np.maximum(plain, shown(task, model, prefixed_text(task, tokens, prefix), panel.seed))
+        either: np.ndarray = np.maximum(plain, shown(task, model, prefixed_text(task, model, tokens, prefix), panel.seed))
         return either
 
     words = task.pipeline.tokenizer.convert_ids_to_tokens(best.tolist())
@@ -118,7 +119,7 @@ def divided(task: DiffusionTask, seed: int) -> tuple[Split, list[str]]:
 def search(cfg: UnlearnDiffAtk, task: DiffusionTask, model: torch.nn.Module, pictures: Split, seed: int, device: str
            ) -> tuple[Tensor, list[float]]:
     """The tokens of the candidate with the least loss, and every candidate's loss.  -> [k], [rounds]"""
-    embeddings = table(task)
+    embeddings = table(task, model)
     rng = generator(seed, "unlearndiffatk")
     u = project(torch.rand(cfg.tokens, len(embeddings), generator=rng)).requires_grad_(True)
     adam = torch.optim.AdamW([u], lr=cfg.lr, weight_decay=cfg.weight_decay)
@@ -129,7 +130,7 @@ def search(cfg: UnlearnDiffAtk, task: DiffusionTask, model: torch.nn.Module, pic
             batch = task.draw(batch, rng, False).to(device)
             drawn = torch.multinomial(u.detach(), 1, generator=rng).squeeze(1)
             vectors = embeddings[drawn].clone().requires_grad_(True)
-            loss = explains(task, model, batch, prefixed_text(task, batch.tokens, drawn, vectors)).mean()
+            loss = explains(task, model, batch, prefixed_text(task, model, batch.tokens, drawn, vectors)).mean()
             (gradient,) = torch.autograd.grad(loss, vectors)
             u.grad = (gradient @ embeddings.T).clamp(-1, 1)   # straight through the draw
             adam.step()
@@ -154,7 +155,7 @@ def explained(
     batch = pictures.batch(torch.randint(0, len(pictures), (cfg.looks,), generator=rng))
     batch = task.draw(batch, rng, False).to(device)
     with evaluating(model):
-        return float(explains(task, model, batch, prefixed_text(task, batch.tokens, tokens)).mean())
+        return float(explains(task, model, batch, prefixed_text(task, model, batch.tokens, tokens)).mean())
 
 
 def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) -> np.ndarray:
@@ -166,40 +167,24 @@ def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) 
 # -- tokens and their embeddings ---------------------------------------------------------------------------------------
 
 
-def table(task: DiffusionTask) -> Tensor:
+def encoder_of(task: DiffusionTask, model: torch.nn.Module) -> Any:
+    """What reads the model's prompts: its own text encoder, or the pipeline's."""
+    return own_encoder(model) or task.pipeline.text_encoder
+
+
+def table(task: DiffusionTask, model: torch.nn.Module) -> Tensor:
     """The text encoder's token embeddings.  -> [V, d]"""
-    weight: Tensor = task.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    weight: Tensor = encoder_of(task, model).get_input_embeddings().weight.detach()
     return weight
 
 
-def prefixed(tokens: Tensor, prefix: Tensor, end: int) -> Tensor:
-    """Token ids with `prefix` after the start token, cut to the old length; a row that lost its end token ends with it.
-
-    [start, 7, end, end] with (4, 5): [start, 4, 5, end].  [n, L], [k] -> [n, L]
-    """
-    rows = torch.cat([tokens[:, :1], prefix.to(tokens).expand(len(tokens), -1), tokens[:, 1:]], 1)[:, : tokens.shape[1]]
-    cut = (rows[:, 1 + len(prefix) :] != end).all(1)
-    rows[cut, -1] = end
-    return rows
-
-
-def prefixed_text(task: DiffusionTask, tokens: Tensor, prefix: Tensor, vectors: Tensor | None = None) -> Tensor:
+def prefixed_text(
+    task: DiffusionTask, model: torch.nn.Module, tokens: Tensor, prefix: Tensor, vectors: Tensor | None = None
+) -> Tensor:
     """Text states of the prompts behind the prefix; with `vectors` [k, d] these stand for its embeddings, with gradient.
-
-    A forward hook on the embedding layer, because CLIPTextModel takes no embeddings.  [n, L], [k] -> [n, L, d]
-    """
+    [n, L], [k] -> [n, L, d]"""
     rows = prefixed(tokens, prefix, task.pipeline.tokenizer.eos_token_id)
-    if vectors is None:
-        return task.text(rows)
-    unique, place = rows.unique(dim=0, return_inverse=True)
-    encoder, k = task.pipeline.text_encoder, len(prefix)
-
-    def replace(module: torch.nn.Module, args: Any, out: Tensor) -> Tensor:
-        return torch.cat([out[:, :1], vectors.expand(len(out), -1, -1).to(out), out[:, 1 + k :]], 1)
-
-    with hooked(encoder.get_input_embeddings().register_forward_hook(replace)):
-        states: Tensor = encoder(unique.to(device_of(encoder)))[0]   # the encoder stays where the task has it
-        return states.to(tokens.device)[place]
+    return task.text(rows, model) if vectors is None else with_vectors(encoder_of(task, model), rows, vectors)
 
 
 def project(u: Tensor) -> Tensor:

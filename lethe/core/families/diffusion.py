@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import Concept, names, rest
+from lethe.core.guard import bare
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
 
 Role = Literal["cross", "keys"]   # layers in which a picture and its prompt meet; of them the keys and values
+OWN = "own_text_encoder"          # in a network: the encoder that its prompts are read with, in the place of the pipeline's first
+
+
+def own_encoder(model: nn.Module | None) -> nn.Module | None:
+    """The text encoder that a network brings, because it was changed, too; None: the pipeline's reads its prompts."""
+    found: nn.Module | None = None if model is None else getattr(bare(model), OWN, None)
+    return found
 
 
 class Words(NamedTuple):
@@ -147,9 +155,13 @@ class DiffusionTask(Task):
         """Token ids, cut or padded to the tokenizer's length.  -> [n, L]"""
 
     @abstractmethod
-    def text(self, tokens: Tensor) -> Tensor:
+    def text(self, tokens: Tensor, model: nn.Module | None = None) -> Tensor:
         """The condition: all that the network reads for token ids, one row a token and one or more below for each vector that it
-        reads beside them (pooled text, mask, class).  [n, L] -> [n, rows, d]"""
+        reads beside them (pooled text, mask, class).  [n, L] -> [n, rows, d]
+
+        model  whose prompts they are, None: the original; one that brings a text encoder (`own_encoder`) reads them with it, with
+               gradients
+        """
 
     @abstractmethod
     def words(self, tokens: Tensor) -> list[Words]:

@@ -7,19 +7,20 @@ any other tensor. Token ids of all encoders stand side by side in one row [n, L]
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pkgutil
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import places
-from lethe.core.families.diffusion import Role, Words
+from lethe.core.families.diffusion import Role, Words, own_encoder
 from lethe.errors import ModelError
 from lethe.models.diffusion.noise import Noise
 
@@ -37,6 +38,7 @@ class Denoiser(ABC):
     networks  classes of diffusers that it asks
     roles     patterns of the parameters with a role; a role that is missing does not exist in this network
     lacks     operations of the family that mean nothing here, and why in `without`
+    alone     whether all that the network reads of a prompt are the states of one encoder, pipeline.text_encoder
     distilled whether the strength of guidance is an input of the network, which then has no use for an empty prompt
     """
 
@@ -45,6 +47,7 @@ class Denoiser(ABC):
     lacks: ClassVar[frozenset[str]] = frozenset()
     without: ClassVar[str] = ""
     distilled: bool = False
+    alone: ClassVar[bool] = False
 
     def __init__(self, parts: Pipeline) -> None:
         self.parts, self.config = parts, settings(parts.network)
@@ -73,6 +76,13 @@ class Denoiser(ABC):
     @abstractmethod
     def condition(self, tokens: Tensor) -> Tensor:
         """What the network reads for token ids.  [n, L] -> [n, rows, d]"""
+
+    def reading_with(self, encoder: nn.Module) -> Self:
+        """The same, with this text encoder in the place of the first."""
+        twin = copy.copy(self)
+        twin.parts = copy.copy(self.parts)
+        twin.parts.text_encoder = encoder
+        return twin
 
     def words(self, network: nn.Module, tokens: Tensor, states: Tensor) -> list[Words]:
         """What the layers of `projections` read of a condition, a sequence of tokens for each encoder that they read."""
@@ -220,8 +230,12 @@ class Conditions:
         self.denoiser, self.limit = denoiser, limit
         self._kept: dict[tuple[int, ...], Tensor] = {}
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """[n, L] -> [n, rows, d]"""
+    def __call__(self, tokens: Tensor, network: nn.Module | None = None) -> Tensor:
+        """[n, L] -> [n, rows, d]; of a network with an encoder of its own they are made anew, with gradients."""
+        own = own_encoder(network)
+        if own is not None:
+            unique, place = tokens.unique(dim=0, return_inverse=True)
+            return self.denoiser.reading_with(own).condition(unique).to(tokens.device)[place]
         rows = [tuple(row) for row in tokens.tolist()]
         new = list(dict.fromkeys(row for row in rows if row not in self._kept))
         if new:

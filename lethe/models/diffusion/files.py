@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lethe.core.families.diffusion import OWN, own_encoder
 from lethe.core.user_files import understood
 from lethe.errors import ModelError, NotFinite
 from lethe.models.diffusion.denoiser import denoiser_of
@@ -83,12 +85,26 @@ def _put_together(parts: dict[str, Any], index: Mapping[str, Any], source: Sourc
 
 
 def save_pipeline(pipeline: Pipeline, folder: Path) -> None:
-    """Write a folder that loads without Lethe: the one that it came in with what moved replaced, or a new one."""
+    """Write a folder that loads without Lethe: the one that it came in with what moved replaced, or a new one. A text encoder
+    that the network brings is the folder's."""
+    own = own_encoder(pipeline.network)
+    if own is None:
+        _write(pipeline, folder, {})
+        return
+    delattr(pipeline.network, OWN)
+    try:
+        source = pipeline.source
+        _write(replace(pipeline, text_encoder=own), folder, {encoder_of(source): own} if isinstance(source, Source) else {})
+    finally:
+        pipeline.network.add_module(OWN, own)
+
+
+def _write(pipeline: Pipeline, folder: Path, beside: Mapping[Source, torch.nn.Module]) -> None:
     if isinstance(pipeline.source, OneFile):
         pipeline.source.write(pipeline.network, folder)
         return
     if pipeline.source is not None:
-        copy_with(pipeline.source, pipeline.network, folder)
+        copy_with(pipeline.source, pipeline.network, folder, beside)
         return
     diffusers = require_diffusers()
     if pipeline.vae is not None and not pipeline.others and pipeline.kind in ("", "StableDiffusionPipeline"):
@@ -103,6 +119,31 @@ def save_pipeline(pipeline: Pipeline, folder: Path) -> None:
     for name, part in named.items():
         if part is not None:
             part.save_pretrained(folder / name)
+
+
+def encoder_of(source: Source) -> Source:
+    """The first text encoder of a folder."""
+    return replace(source, network="text_encoder", variant=_fitting(source.folder / "text_encoder", source.variant))
+
+
+def read_again(folder: Path, before: Pipeline) -> torch.nn.Module:
+    """The network that `save_pipeline` wrote, with the folder's text encoder where it is another than before."""
+    found = load_pipeline(folder)
+    if found.text_encoder is not None and before.text_encoder is not None:
+        then, now = before.text_encoder.state_dict(), found.text_encoder.state_dict()
+        if any(not torch.equal(value, then[name].to(value.device)) for name, value in now.items()):
+            found.network.add_module(OWN, found.text_encoder)
+    return found.network
+
+
+def widths(source: Source | OneFile, network: torch.nn.Module) -> dict[str, torch.dtype]:
+    """The precision in which every tensor of a network goes out, those of an encoder that it brings, too."""
+    found, own = source.dtypes(), own_encoder(network)
+    if own is not None and isinstance(source, Source):
+        held = encoder_of(source).dtypes()
+        other = next(iter(held.values())) if len(set(held.values())) == 1 else torch.float32
+        found |= {f"{OWN}.{name}": held.get(name, other) for name in own.state_dict()}
+    return found
 
 
 def save_lora(pipeline: Pipeline, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:

@@ -24,7 +24,7 @@ from lethe.data.context import Context
 from lethe.errors import NotFinite, RequestError, WrongColumn, nearest
 from lethe.models.diffusion.clip_judge import Clip, load_clip
 from lethe.models.diffusion.denoiser import denoiser_of
-from lethe.models.diffusion.files import load_one_file, load_pipeline
+from lethe.models.diffusion.files import load_one_file, load_pipeline, read_again
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.reading import require_read
@@ -252,7 +252,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     def load(folder: Path) -> nn.Module:
         if source.file and source.folder:
             return load_one_file(folder / Path(source.file).name, source.folder).network
-        return load_pipeline(folder).network
+        return read_again(folder, parts)
 
     def opened(concepts: tuple[Concept, ...], prompts: Mapping[str, list[str]], splits: dict[str, Split], facts: dict[str, Any],
                again: Callable[[Any], Opened] | None = None) -> Opened:

@@ -39,7 +39,7 @@ class Sampler:
         text = text.to(device)
         guided = guidance != 1.0 and not self.denoiser.distilled
         if guided:
-            empty = self.text(self.denoiser.tokens([""]).to(device)).expand_as(text)
+            empty = self.text(self.denoiser.tokens([""]).to(device), network).expand_as(text)
             text = torch.cat([empty, text])
 
         def said(x: Tensor, t: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import Concept, concepts_of, without
-from lethe.core.families.diffusion import Attended, DiffusionTask, PictureJudge, Role, Words
+from lethe.core.families.diffusion import Attended, DiffusionTask, PictureJudge, Role, Words, own_encoder
 from lethe.core.guard import Guard, bare
 from lethe.core.modules import has_convolutions, hooked
 from lethe.core.seeds import generator
@@ -27,8 +27,9 @@ from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
 from lethe.models.diffusion.clip_judge import Clip, ClipJudge
 from lethe.models.diffusion.denoiser import denoiser_of
-from lethe.models.diffusion.files import save_lora, save_pipeline
+from lethe.models.diffusion.files import save_lora, save_pipeline, widths
 from lethe.models.diffusion.maps import recorded
+from lethe.models.diffusion.one_file import OneFile
 from lethe.models.diffusion.original_judge import OriginalJudge
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.sampling import Sampler
@@ -93,16 +94,16 @@ class Diffusion(DiffusionTask):
         """Mean squared error of the model's prediction at the batch's t and noise; of a relabelled batch, its distance to what
         the same model says for the anchor, which gets no gradient.  -> [n]"""
         x_t = self.noised(batch)
-        prediction = self._denoiser.predict(model, x_t, batch.t, self.text(batch.tokens))
+        prediction = self._denoiser.predict(model, x_t, batch.t, self.text(batch.tokens, model))
         if "taught" not in batch.columns:
             return losses.squared_distance(prediction, self._target(batch))
         with torch.no_grad():
-            other = self._denoiser.predict(model, x_t, batch.t, self.text(batch.taught))
+            other = self._denoiser.predict(model, x_t, batch.t, self.text(batch.taught, model))
         return losses.squared_distance(prediction, other)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The predicted noise at the batch's t and noise.  -> [n, C, H, W]"""
-        return self.predict_noise(model, self.noised(batch), batch.t, self.text(batch.tokens))
+        return self.predict_noise(model, self.noised(batch), batch.t, self.text(batch.tokens, model))
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
         """Mean squared difference of predicted noises: the KL of the denoising Gaussians up to a factor.  -> [n]"""
@@ -184,12 +185,11 @@ class Diffusion(DiffusionTask):
 
     def deliverable(self, model: nn.Module) -> nn.Module:
         """The model rounded to the precision of the files that it goes out in, in place."""
-        source = self._parts.source
-        widths = {} if source is None else source.dtypes()
+        known = {} if self._parts.source is None else widths(self._parts.source, model)
         with torch.no_grad():
             for name, value in model.state_dict().items():
-                if name in widths and widths[name] != value.dtype:
-                    value.copy_(value.to(widths[name]))
+                if name in known and known[name] != value.dtype:
+                    value.copy_(value.to(known[name]))
         return model
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
@@ -217,7 +217,11 @@ class Diffusion(DiffusionTask):
             return False
 
     def has(self, what: str) -> bool:
-        """Besides splits, original and recipe: "prompts", "convolutions", and a "judge" that can see the concept, for audits."""
+        """Besides splits, original and recipe: "prompts", "convolutions", a "judge" that can see the concept, for audits, and
+        "encoder": that all text comes from one encoder of CLIP; "deliverable encoder": and that the pipeline goes out with it."""
+        if what in ("encoder", "deliverable encoder"):
+            known = self._denoiser.alone and getattr(self._parts.tokenizer, "bos_token_id", None) is not None
+            return known and not (isinstance(self._parts.source, OneFile) and what.startswith("deliverable"))
         if what == "judge":
             return self.judge is not None and bool(self.concepts) and len(self.known()) == len(self.concepts)
         if what == "convolutions":
@@ -245,7 +249,8 @@ class Diffusion(DiffusionTask):
 
     @property
     def pipeline(self) -> Pipeline:
-        return dataclasses.replace(self._parts, network=self.model)
+        own = own_encoder(self.model)   # of an original that an earlier run made
+        return dataclasses.replace(self._parts, network=self.model, text_encoder=own or self._parts.text_encoder)
 
     # -- what only diffusion models have -----------------------------------------------------------------------------
 
@@ -253,9 +258,10 @@ class Diffusion(DiffusionTask):
         """Token ids of all text encoders side by side, each cut or padded to its length.  -> [n, L]"""
         return self._denoiser.tokens(prompts)
 
-    def text(self, tokens: Tensor) -> Tensor:
-        """The condition: all that the network reads for token ids, each distinct row encoded once.  [n, L] -> [n, rows, d]"""
-        return self._sampler.text(tokens)
+    def text(self, tokens: Tensor, model: nn.Module | None = None) -> Tensor:
+        """The condition: all that the network reads for token ids, each distinct row encoded once; of a model (None: the
+        original) with a text encoder of its own by that, with gradients.  [n, L] -> [n, rows, d]"""
+        return self._sampler.text(tokens, self._grant.everything()[0] if model is None else model)
 
     def words(self, tokens: Tensor) -> list[Words]:
         """What the layers of `attention_projections` read, once for each text encoder that they read."""
@@ -321,7 +327,7 @@ class Diffusion(DiffusionTask):
     ) -> Tensor:
         """Pictures for prompts; equal seeds give equal starting noise for every model.  -> [n, 3, H, W] in [−1, 1]"""
         read = model.admitted(prompts) if isinstance(model, Guard) else prompts
-        drawn = self.draw_from(model, self.text(self.tokens(read)), seed, steps, guidance)
+        drawn = self.draw_from(model, self.text(self.tokens(read), model), seed, steps, guidance)
         together = max(1, DECODED // (3 * self._parts.factor**2 * drawn[0, 0].numel()))
         return torch.cat([self.decode(some) for some in torch.split(drawn, together)])
 

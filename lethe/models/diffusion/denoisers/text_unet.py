@@ -17,6 +17,7 @@ class TextUNet(Denoiser):
     """ε(x_t, t, states of the text encoder's last layer)."""
 
     networks = ("UNet2DConditionModel",)
+    alone = True
 
     @classmethod
     def fits(cls, network: nn.Module) -> bool:
