@@ -93,22 +93,27 @@ def taken(task: DiffusionTask, prompts: Sequence[str], count: int) -> Tensor:
 
 
 def walked(
-    task: DiffusionTask, model: nn.Module, tokens: Tensor, seed: int, steps: int, guidance: float
+    task: DiffusionTask, model: nn.Module, tokens: Tensor, seed: int, steps: int, guidance: float, text: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The points that a sampler asks the model at: timesteps [n] and x_t [n, …], of one step after the other."""
-    tokens = tokens.to(device_of(model))
-    for t, x in task.denoise(model, task.text(tokens), seed, steps, guidance):
+    """The points that a sampler asks the model at: timesteps [n] and x_t [n, …], of one step after the other.
+
+    text  states in the place of those of the tokens
+    """
+    states = task.text(tokens.to(device_of(model))) if text is None else text
+    for t, x in task.denoise(model, states, seed, steps, guidance):
         if t >= 0:
             yield torch.full((len(x),), t, device=x.device), x
 
 
 def visited(
-    task: DiffusionTask, model: nn.Module, tokens: Tensor, seed: int, steps: int, guidance: float, **beside: Tensor
+    task: DiffusionTask, model: nn.Module, tokens: Tensor, seed: int, steps: int, guidance: float,
+    text: Tensor | None = None, **beside: Tensor
 ) -> Split:
-    """Every point of a model's trajectories: columns image (x_t), t, tokens and those `beside`, one row a trajectory."""
+    """Every point of a model's trajectories: columns image (x_t), t, tokens and those `beside`, one row a trajectory. text:
+    states in the place of those of the tokens."""
     rows: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
-        for when, x in walked(task, model, tokens, seed, steps, guidance):
+        for when, x in walked(task, model, tokens, seed, steps, guidance, text):
             rows.append((x.cpu(), when.cpu(), tokens, *beside.values()))
     names = ("image", "t", "tokens", *beside)
     return Split(dict(zip(names, map(torch.cat, zip(*rows, strict=True)), strict=True)), "trajectories")
