@@ -50,11 +50,12 @@ def ladder(evidence: Evidence, words: Words | None = None) -> list[dict[str, Any
 
 
 def record(evidence: Evidence, words: Words) -> dict[str, Any]:
-    """C0."""
-    data = evidence["data"]
+    """C0. Only of records it says that the model was trained on them: a concept or a behaviour is shown by examples."""
+    data, say = evidence["data"], words["C0"]
+    given = evidence["audit"].get("objective", "records") == "records" or "examples" not in say   # there since wording 4
     return {"claimed": True, "evidence": {"forgotten": data["forgotten"], "training": data["training"]},
-            "statement": words["C0"]["statement"].format(forgotten=data["forgotten"]["count"],
-                                                         training=data["training"]["count"])}
+            "statement": say["statement" if given else "examples"].format(forgotten=data["forgotten"]["count"],
+                                                                          training=data["training"]["count"])}
 
 
 def execution(evidence: Evidence, words: Words) -> dict[str, Any]:

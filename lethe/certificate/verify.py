@@ -47,8 +47,9 @@ def check(folder: Path, trusted: Path | None = None, model: Path | None = None, 
     record   the id of a record that must be among the forgotten ones, with the proof that the issuer made of it (`opening`)
     """
     if not (folder / "certificate.json").exists():
-        raise RequestError(f"{folder} holds no certificate.json, so there is nothing to check. "
-                           "Provide the folder of a certificate.")
+        beside = folder.parent / "certificates" / folder.name   # where `lethe certify` puts that of a run
+        raise RequestError(f"{folder} holds no certificate.json, so there is nothing to check. " + (
+            f"The certificate of this run is {beside}." if beside.is_dir() else "Provide the folder of a certificate."))
     for given in (trusted, model, ledger, proof):
         if given is not None and not given.exists():
             raise RequestError(f"{given} does not exist, so nothing was checked. Correct the path, or leave it out.")
@@ -177,7 +178,7 @@ def _records(folder: Path, certificate: Mapping[str, Any]) -> Check:
             wrong.append(f"{made['count']} {name} records, {signed[name]['count']} were signed")
         elif made["root"] != signed[name]["root"]:
             wrong.append(f"the {name} records are not those of the signed root")
-    return _check("records.txt", wrong, f"training minus {len(forget)} forgotten records is the retained set of {len(retain)}")
+    return _check("records.txt", wrong, f"all without the {len(forget)} forgotten records are the retained set of {len(retain)}")
 
 
 def _record(folder: Path, name: str, proof: Path) -> Check:
@@ -201,7 +202,7 @@ def _proofs(folder: Path, certificate: Mapping[str, Any]) -> Check:
     wanted = min(records.PROVED, certificate["data"]["forgotten"]["count"])
     if len(proofs) != wanted:
         wrong.append(f"{len(proofs)} proofs, {wanted} were made")
-    return _check("proofs.json", wrong, f"{len(proofs)} forgotten records: in the training records, not in the retained ones")
+    return _check("proofs.json", wrong, f"{len(proofs)} forgotten records: among all of them, not among the retained ones")
 
 
 def _log(folder: Path, certificate: Mapping[str, Any]) -> Check:

@@ -53,6 +53,7 @@ def certify(run: Path, key: Path, output: Path | None, method: str | None, scena
 def verify(folder: Path, trusted: Path | None, model: Path | None, ledger: Path | None, run: Path | None, options: Options | None,
            as_json: bool, record: str | None = None, proof: Path | None = None) -> bool:
     """Check a certificate and print every check; whether nothing failed."""
+    folder = folder.parent if folder.name == "certificate.json" else folder
     found = check(folder, trusted, model, ledger, record, proof)
     if options is not None:
         if run is None:

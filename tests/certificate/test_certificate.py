@@ -52,6 +52,16 @@ def test_it_never_says_more_than_it_can(name: str) -> None:
         assert claim["does_not_say"].split("'")[0] in shown.replace("&#39;", "'") or not claim["claimed"]
 
 
+@pytest.mark.parametrize("objective", ["records", "concept", "behaviour"])
+def test_only_records_are_said_to_be_of_the_training_data(objective: str) -> None:
+    """Prompts of a concept were drawn or thought of, texts that show a behaviour were provided: no model need have read them."""
+    evidence = base()
+    evidence["audit"]["objective"] = objective
+    said = ladder(fixed(evidence))[0]["statement"]
+    assert ("training records" in said) == (objective == "records") and ("not said" in said) == (objective != "records")
+    assert "training records" in ladder(fixed(evidence), texts(3))[0]["statement"]   # as it was signed before
+
+
 @pytest.mark.parametrize(("name", "claimed", "words"), [
     ("exact", "C0 C1 C2 C4", {"C2": "on the retained records alone", "C3": "no theorem"}),
     ("certified", "C0 C1 C3", {"C3": "ε 1.0 and δ 0.0001", "C2": "starts from the model"}),

@@ -21,6 +21,7 @@ WORDINGS = {   # what certificates were signed with: a better word is a new vers
     1: "c09eed5dd496f2dc63b8770c04985e0ff073d0f00c393a370d9e043a37fb809d",
     2: "d0d53d94e44746934547b067d3e1f5abd145740abc219767d70c596bc843237e",
     3: "ade06faac04cb5b7da94a885be4c39c3ab3ca0ed34faf66c6afcfa0ae517b302",
+    4: "805643b7cdbae15afb8f70fcd6e62deb8060d0c3805b0f116c1061567f67259d",
 }
 
 
