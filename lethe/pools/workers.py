@@ -12,7 +12,8 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -86,29 +87,39 @@ def _dealt(jobs: Sequence[Callable[[], T]], lines: list[Connection], done: Calla
     results: dict[int, T] = {}
     busy = dict(zip(lines, range(len(jobs)), strict=False))
     for line, job in busy.items():
-        line.send(job)
+        with answering(f"a worker died before job {job + 1} of {len(jobs)}"):
+            line.send(job)
     upcoming = iter(range(len(busy), len(jobs)))
     while busy:
         if patience is not None:
             stop.check()
         for line in [line for line in wait(list(busy), patience) if isinstance(line, Connection)]:
             job = busy.pop(line)
-            try:
+            died = f"a worker died while on job {job + 1} of {len(jobs)}"
+            with answering(died):
                 good, value = line.recv()
-            except EOFError:
-                raise WorkerDied(f"a worker died while on job {job + 1} of {len(jobs)} (out of memory, or killed); "
-                                 "finished jobs are kept where there is a cache. Repeat the command.") from None
             if not good:
                 raise value
             results[job] = value
             done()
             following = None if stop.is_set else next(upcoming, None)
-            line.send(following)
+            with answering(died):
+                line.send(following)
             if following is not None:
                 busy[line] = following
     if len(results) < len(jobs):
         stop.check()
     return [results[job] for job in range(len(jobs))]
+
+
+@contextmanager
+def answering(died: str) -> Iterator[None]:
+    """WorkerDied, with these words, where the process at the other end of a line is dead: closed, or reset with words unread."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise WorkerDied(f"{died} (out of memory, or killed); what is finished is kept where there is a cache. Repeat the "
+                         "command.") from None
 
 
 def _serve(jobs: Sequence[Callable[[], Any]], line: Connection, others: Sequence[Connection]) -> None:
@@ -124,7 +135,7 @@ def _serve(jobs: Sequence[Callable[[], Any]], line: Connection, others: Sequence
             except Exception as error:
                 answer = (False, portable(error))
             line.send(answer)
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, ConnectionError, KeyboardInterrupt):   # a parent that was killed resets the line
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from lethe.errors import Diverged, RequestError, UnknownName, WorkerDied
 from lethe.models.classification.task import Classification
 from lethe.models.zoo.mlp import MLP
 from lethe.models.zoo.small_cnn import SmallCNN
-from lethe.pools import backends, measure, pool, strategy
+from lethe.pools import backends, measure, pool, strategy, workers
 from lethe.pools.backends import vmap
 from lethe.pools.backends.processes import Processes
 from lethe.pools.contract import Backend
@@ -32,6 +33,7 @@ from lethe.pools.pool import Pool, train_pool
 from lethe.pools.stack import Stack, why_no_vmap
 from lethe.pools.workers import in_processes, why_no_processes
 from lethe.train.loop import Loop, Settings
+from lethe.train.stop import Stop
 
 
 def mlp_task(**recipe: object) -> Task:
@@ -264,6 +266,20 @@ def test_an_error_in_a_worker_arrives_as_itself() -> None:
 def test_a_worker_that_is_killed_is_reported() -> None:
     with pytest.raises(WorkerDied, match="job 1 of 1"):
         in_processes([lambda: os.kill(os.getpid(), signal.SIGKILL)], 1)
+
+
+def test_the_end_of_a_process_with_words_unread_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed one resets the line: a worker then ends, and its parent says so (a broken pipe would pass for one of stdout)."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for serves in (True, False):
+        ours, theirs = multiprocessing.Pipe()
+        theirs.send("unread")
+        ours.close()
+        if serves:
+            workers._serve([], theirs, [])
+        else:
+            with pytest.raises(WorkerDied, match="before job 1 of 1"):
+                workers._dealt([list], [theirs], lambda: None, Stop(), None)
 
 
 def test_jobs_keep_their_order() -> None:

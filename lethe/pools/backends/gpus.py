@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from lethe.core.events import Units
-from lethe.errors import WorkerDied
 from lethe.pools.contract import Backend
 from lethe.pools.member import Work
 from lethe.pools.parcel import Share, packed, shares, why_not_packed
+from lethe.pools.workers import answering
 
 
 class Gpus(Backend):
@@ -68,11 +68,8 @@ def _followed(work: Work, lines: list[Connection], units: Units) -> None:
     open_lines = list(lines)
     while open_lines:
         for line in [line for line in wait(open_lines) if isinstance(line, Connection)]:
-            try:
+            with answering(f"the process of a device died after {units.step} of {len(work.members)} models"):
                 answer = line.recv()
-            except EOFError:
-                raise WorkerDied(f"the process of a device died after {units.step} of {len(work.members)} models (out of memory, "
-                                 "or killed); finished models are kept where there is a cache. Repeat the command.") from None
             if isinstance(answer, Exception):
                 raise answer
             if answer:
@@ -87,5 +84,5 @@ def _serve(parcel: bytes, line: Connection) -> None:
     share: Share = pickle.loads(parcel)
     if torch.device(share.work.device).type == "cuda":
         torch.cuda.set_device(share.work.device)
-    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+    with contextlib.suppress(ConnectionError, KeyboardInterrupt):
         line.send(replace(share, work=replace(share.work, listener=lambda event: line.send(True)))())
