@@ -69,23 +69,29 @@ def _strict(cls: type[T], name: str) -> type[T]:
 
 
 NAMED = "__option_name__"
+ABSENT = ("missing", "missing_argument")   # how pydantic calls what is not there
 
 
 def _refused(record: str, error: pydantic.ValidationError) -> OutOfRange:
-    """The first fault of a record in words: the value, and what to write instead."""
-    first = error.errors()[0]
+    """The faults of a record in words: what is missing, and the first value with what to write instead."""
+    missing = [str(one["loc"][0]) for one in error.errors() if one["type"] in ABSENT]
+    wrong = [one for one in error.errors() if one["type"] not in ABSENT]
+    words = [f"{record} needs {name!r}, which is missing. Provide {record}.{name}." for name in missing]
+    return OutOfRange(" ".join([*words, *([_wrong(record, wrong)] if wrong else [])]))
+
+
+def _wrong(record: str, errors: Sequence[pydantic_core.ErrorDetails]) -> str:
+    """The first value that a field does not take, and what to write instead."""
+    first = errors[0]
     where = ".".join(str(p) for i, p in enumerate(first["loc"]) if i == 0 or isinstance(p, int))   # no type tags
-    if first["type"] in ("missing", "missing_argument"):
-        return OutOfRange(f"{record} needs {where!r}, which is missing. Provide {record}.{where}.")
-    of_field = [one for one in error.errors() if one["loc"][0] == first["loc"][0]]
+    of_field = [one for one in errors if one["loc"][0] == first["loc"][0]]
     value = reprlib.repr(first.get("input"))
     choices = [choice for one in of_field for choice in _choices(one)]
     if choices:
         other = [_must(one["msg"]) for one in of_field if not _choices(one)]
         free = f", or {other[0].replace('must be ', '' if 'must be a' in other[0] else 'a value ')}" if other else ""
-        return OutOfRange(f"{record}.{where} = {value}: choose {_either(choices)}{free}"
-                          f"{nearest(str(first.get('input')), choices)}.")
-    return OutOfRange(f"{record}.{where} = {value}: {' or '.join(dict.fromkeys(_must(one['msg']) for one in of_field))}.")
+        return f"{record}.{where} = {value}: choose {_either(choices)}{free}{nearest(str(first.get('input')), choices)}."
+    return f"{record}.{where} = {value}: {' or '.join(dict.fromkeys(_must(one['msg']) for one in of_field))}."
 
 
 def _choices(error: pydantic_core.ErrorDetails) -> list[str]:

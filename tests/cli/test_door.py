@@ -163,6 +163,17 @@ def test_a_refusal_stands_under_what_was_refused(name: str, changes: dict[str, A
     assert status == 2 and (last["name"], last["level"]) == (name, "error"), last
 
 
+def test_names_in_another_column_are_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "train.npz", x=np.zeros((4, 64), np.float32), y=np.arange(4), name=np.array(["a", "b", "c", "d"]))
+    (tmp_path / "my_net.py").write_text(CODE)
+    asked = request(tmp_path, data={"kind": "npz", "path": "train.npz"}, forget={"ids": ["b", "d"]},
+                    model={"code": "my_net.py:make"})
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = called(monkeypatch, capsys, "check-model", asked)
+    assert status == 2 and "column 'name'" in out and "data.ids = name" in out and "{column: {name: […]}}" in out, out
+
+
 @pytest.mark.parametrize("close", ["dictionary", "single"])
 def test_other_outputs_come_in_and_go_out(close: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,8 @@ class Sample:
 
 @pytest.mark.parametrize(("options", "error", "message"), [
     ({}, OutOfRange, "data needs 'path', which is missing. Provide data.path."),
+    ({"layout": "lst"}, OutOfRange, "data needs 'path', which is missing. Provide data.path. data.layout = 'lst': choose first "
+                                    "or last (did you mean last?)."),
     ({"path": "x", "sise": 2}, UnknownKey, "'sise' is not an option of data (did you mean size?). "
                                            "Options: path, size, alpha, layout."),
     ({"path": "x", "size": 0}, OutOfRange, "data.size = 0: must be greater than or equal to 1."),

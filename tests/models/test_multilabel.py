@@ -16,12 +16,13 @@ from tiny import trained
 
 import lethe
 from lethe.core import catalogue
-from lethe.core.split import concat
+from lethe.core.split import Split, concat
 from lethe.core.task import Task
 from lethe.errors import DataError, OutputShape
 from lethe.models.multilabel.task import bernoulli_kl, binary_cross_entropy
 from lethe.models.zoo.mlp import MLP
 from lethe.train.apply import fitting
+from lethe.work.door.checks.score import chance
 
 
 def data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,6 +43,12 @@ def test_formulas_by_hand() -> None:
     z, y = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[1, 1]], dtype=torch.uint8)
     assert binary_cross_entropy(z, y).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)   # σ(ln 3) = 3/4
     assert bernoulli_kl(z[:, :1], z[:, 1:]).item() == pytest.approx(0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
+
+
+def test_chance_is_each_label_as_it_mostly_is_whatever_the_type_of_the_labels(task: Task) -> None:
+    y = torch.tensor([[1, 0, 1], [1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    for kind in (torch.uint8, torch.int64, torch.float32):   # a file of ones and zeros may hold any
+        assert chance(task, Split({"x": torch.zeros(4, 6), "y": y.to(kind)}, "train")) == pytest.approx((3 + 3 + 2) / 12)
 
 
 def test_accuracy_is_the_mean_over_labels(task: Task) -> None:

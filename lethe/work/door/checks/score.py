@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lethe.core.families.classification import ClassificationTask
 from lethe.core.families.headed import HeadedTask
+from lethe.core.families.multilabel import MultilabelTask
 from lethe.core.modules import device_of, evaluating
 from lethe.core.passes import columns, plain, sample
 from lethe.core.seeds import derive, numpy_generator
@@ -110,7 +111,7 @@ def chance(task: HeadedTask, split: Split) -> float:
     y = split.columns["y"]
     if isinstance(task, ClassificationTask):
         return float(y.bincount().max()) / len(y)
-    if not y.is_floating_point():   # several labels: each as it mostly is
+    if isinstance(task, MultilabelTask):   # each label as it mostly is
         shares = y.double().mean(0)
         return float(torch.maximum(shares, 1 - shares).mean())
     y = y.double().reshape(len(y), -1)
@@ -186,7 +187,7 @@ def _chance(task: HeadedTask, some: Split, usual: Seen) -> Iterator[Finding]:
         shares = shares[shares > 0]
         if float(usual.loss.mean()) < 0.98 * float(-(shares * shares.log()).sum()):
             return
-    elif not y.is_floating_point():   # the same of rare labels
+    elif isinstance(task, MultilabelTask):   # the same of rare labels
         p = y.double().mean(0).clamp(1e-9, 1 - 1e-9)
         if float(usual.loss.mean()) < 0.98 * float(-(p * p.log() + (1 - p) * (1 - p).log()).mean()):
             return
