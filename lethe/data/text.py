@@ -91,6 +91,24 @@ def apart(splits: Mapping[str, Split]) -> dict[str, Split]:
     return out
 
 
+def divided(train: Split, forget: Split) -> tuple[Split, Split]:
+    """(forget, retain) parts of a training set: what equals a record to forget, whatever its id, and the rest.
+
+    DataError for a record to forget that does not stand there; EmptySplit where nothing stays.
+    """
+    wanted = dict(zip(forget.contents(), forget.ids.astype(str), strict=True))
+    found = train.contents()
+    known = set(found)
+    if absent := [name for content, name in wanted.items() if content not in known]:
+        raise DataError(f"{len(absent)} of {len(wanted)} records to forget ({', '.join(absent[:3])}) stand nowhere in the "
+                        "training data with equal text, so the model was not trained on them as they are written; nothing was "
+                        "started. Correct them or the training data, or name what stays, in place of all of it: data.retain.")
+    mask = np.array([content in wanted for content in found])
+    if mask.all():
+        raise EmptySplit("the records to forget are all of the training data, so nothing would be retained. Forget fewer.")
+    return train.subset(mask, "forget"), train.subset(~mask, "retain")
+
+
 def require_apart(splits: Mapping[str, Split]) -> None:
     """SplitsOverlap when forget and retain hold a record of equal content."""
     if not {"forget", "retain"} <= splits.keys():
@@ -135,7 +153,8 @@ def _require_columns(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], n
         for column in wanted:
             if column not in row:
                 raise WrongColumn(f"{place_of(rows, place, name)} has no column {column!r}{nearest(column, row)}, so it "
-                                  f"has no text. Its columns: {', '.join(row)}. Name yours: prompt=, answer= or text=.")
+                                  f"has no text. Its columns: {', '.join(row)}. Name yours, one name for all files: the options "
+                                  "prompt and answer, or text (of data, in a request).")
 
 
 def _names(rows: Sequence[Mapping[str, Any]], form: Format, name: str) -> list[str]:

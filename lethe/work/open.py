@@ -255,6 +255,9 @@ def _others(opened: Opened) -> dict[str, Split]:
 
 
 def _draft(plan: Plan, case: Case) -> dict[str, Split]:
+    if case.selection is not None and not selects(case.selection) and {"train", "forget"} <= plan.opened.splits.keys():
+        raise RequestError(f"forget: {str(case.selection)[:60]} and the data (data.forget) both say what goes, so it is not "
+                           "clear which is meant; nothing was started. Leave one of them out.")
     if case.wish is None:
         return parts(plan.openings[case.name], case.selection)
     allowed = plan.allowed[case.name]

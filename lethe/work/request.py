@@ -212,6 +212,10 @@ def _check(request: Request) -> None:
         if case is not None and not isinstance(case, Mapping):
             raise RequestError(f"scenario {name!r} is {str(case)[:40]!r}, which says nothing of what to forget; nothing was "
                                f"started. Write scenarios: {{{name}: {{forget: {{label: 3}}}}}}.")
+    for selection in request.cases.values():
+        if selection is not None and not isinstance(selection, Mapping):
+            raise RequestError(f"forget: {str(selection)[:60]} does not say by what records are chosen, so nothing was started. "
+                               f"{_chosen(selection, request.family)}")
     for found, options in request.asked:
         if found is None:
             _check_options("method all", options, [], "name the methods to give them options")
@@ -224,6 +228,18 @@ def _check(request: Request) -> None:
         _check_options(f"method {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
     for found, options in request.asked_audits:
         _check_options(f"audit {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
+
+
+def _chosen(selection: Any, family: str) -> str:
+    """What to write in place of a selection that is no mapping: a file, names of records, words."""
+    options = {option.name for option in entries("families")[family].sections["data"].options}
+    if "forget" in options and isinstance(selection, str) and (Path(selection).suffix or exists(Path(selection))):
+        return f"A file of records to forget is named in the data: data: {{train: …, forget: {selection}}}."
+    if "concept" in options:
+        return f"Write forget: {{concept: {selection}}}."
+    names = selection if isinstance(selection, (list, tuple)) else [selection]
+    shown = ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
+    return f"Write forget: {{ids: [{shown}]}}, {{label: …}}, {{fraction: 0.1}}, {{query: …}}; lethe describe forget lists all."
 
 
 def _grid(asked: dict[str, Any]) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def request(world: Path, **changes: object) -> dict[str, object]:
     return {"family": "lm", "model": {"folder": "base", "adapter": "tenant"}, "data": {"train": "people.jsonl"}, "seed": 0,
             "forget": {"query": "person < 6"}, "method": NPO, "watchdog": False, "output": "out",
-            "audit": {"audits": ["scores"], "depth": "quick", "references": 0}, **changes}
+            "audit": {"audits": ["scores"], "depth": "quick", "references": 0}, "accept": ["predictions"], **changes}
 
 
 def by_peft(world: Path, adapter: Path) -> torch.Tensor:

@@ -7,6 +7,7 @@ No code of a folder is run and nothing is downloaded. What cannot be trusted is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -264,7 +265,17 @@ def _require_whole(folder: Path, made: str, model: nn.Module, report: Mapping[st
                          "which would be drawn at random; nothing was started. "
                          f"It was saved as {made}; provide the folder of the whole …ForCausalLM model.")
     spare = sorted(map(str, report["unexpected_keys"]))
+    forms = {_form(name) for name, _ in model.named_parameters()}
+    if more := [name for name in spare if _form(name) in forms]:
+        raise ModelError(f"{folder} holds weights of more blocks than its config.json has ({', '.join(more[:3])}): "
+                         f"{len(more)} of them would be lost, and what remains was not trained so. Provide the config.json of "
+                         "these weights.")
     if spare and not made.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForImageTextToText")):
         raise ModelError(f"{folder} was saved as {made}, whose {', '.join(spare[:3])} a {type(model).__name__} does not have: "
                          "they would be lost, and what remains was not trained to write text. Provide the folder of a "
                          "…ForCausalLM model.")
+
+
+def _form(name: str) -> str:
+    """The name of a weight without the numbers of its block and expert."""
+    return re.sub(r"\d+", "#", name)

@@ -19,14 +19,14 @@ from lethe.core.modules import given
 from lethe.core.parked import parked
 from lethe.core.registry import family
 from lethe.core.sequences import Format
-from lethe.core.split import Split
+from lethe.core.split import Split, concat
 from lethe.core.task import Recipe
 from lethe.core.user_files import lines_of
 from lethe.data.context import Context
 from lethe.data.paths import under_root
 from lethe.data.records import read_rows
 from lethe.data.select import Where, divide
-from lethe.data.text import apart, marked, require_apart, tokenised
+from lethe.data.text import apart, divided, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
 from lethe.models.deployed import ServedText, address, is_served_text
 from lethe.models.lm.adapter import base_of, fresh, is_adapter
@@ -134,11 +134,11 @@ class ModelSource:
 
 @config(name="data")
 class TextSource:
-    """`data:` of a language-model request. The forget selection divides `train`; or provide `forget` and `retain`."""
+    """`data:` of a language-model request. The forget selection, or `forget`, divides `train`; or `forget` and `retain`."""
 
     train: str | tuple[str, ...] | None = None   # .jsonl, .json, .csv, .tsv, .txt (also .gz), .parquet, data set; a list: several
-    forget: str | None = None
-    retain: str | None = None
+    forget: str | None = None                   # of train: what equals one of these records; without train a part of its own
+    retain: str | None = None                   # beside forget without train
     holdout: Any = None                         # a file, or a selection from `train` that is kept out of training
     test: Any = None                            # the same
     select: Any = None                          # what of `train` is trained on; default: all but holdout and test
@@ -196,6 +196,9 @@ def open_request(sections: Sections, context: Context) -> Opened:
     if (source.folder is None) == (source.tiny is None):
         raise RequestError("model: set either folder (a local save_pretrained folder) or tiny (a small Llama trained "
                            "here); nothing was started.")
+    if data.train is not None and data.retain is not None:
+        raise RequestError("data.train and data.retain are both given, so it is not clear what stays; nothing was started. Write "
+                           "train, of which forget: or data.forget says what goes, or data.forget and data.retain.")
     form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})
     named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
     files = {key: [row for one in ((value,) if isinstance(value, str) else value)
@@ -212,9 +215,15 @@ def open_request(sections: Sections, context: Context) -> Opened:
         columns = (data.prompt, data.answer, data.text)
         texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
         tokenizer, found = train_tokenizer(texts, sizes.vocabulary), None
-    splits = apart({key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()})
+    splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
+    chosen = splits.pop("forget") if {"train", "forget"} <= splits.keys() else None   # some of train: they keep its ids
+    splits = apart(splits)
     if "train" in splits:
         splits = _selected(splits, data)
+    if chosen is not None:
+        splits["forget"], splits["retain"] = divided(splits["train"], chosen)
+    if found is None and "train" not in splits:   # the recipe trains the small Llama on all of it
+        splits["train"] = concat([splits[role] for role in ("retain", "forget") if role in splits], "train")
     recipe = sections.recipe
     refusals = lines_of(under_root(context.data_root, data.refusals), "data.refusals").splitlines() if data.refusals else []
 
