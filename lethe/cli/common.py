@@ -156,8 +156,18 @@ def fail(text: str) -> None:
     raise LetheError(text)
 
 
-def required(words: Sequence[str] | None, max_loss: float | None) -> None:
-    """OutOfRange, before any work, for words that --require does not know and a loss that no model has."""
+def written_as(option: str, path: Path, kinds: Sequence[str] = (".html", ".json", ".csv")) -> None:
+    """OutOfRange, before any work, for a file whose ending is of no kind that is written: it may be somebody's model or code."""
+    if path.suffix not in kinds or path.is_dir():
+        raise OutOfRange(f"{option} {path} does not end in {' or '.join(kinds)}, so nothing was written. Name a file of one of "
+                         "these kinds.")
+
+
+def required(words: Sequence[str] | None, max_loss: float | None, output: Path | None = None) -> None:
+    """OutOfRange, before any work, for words that --require does not know, a loss that no model has, and an output that is
+    neither page nor data."""
+    if output is not None:
+        written_as("--output", output)
     for word in words or ():
         if word not in REQUIRED:
             raise OutOfRange(f"--require {word} is not an answer{nearest(word, REQUIRED)}, so nothing was started. "

@@ -86,11 +86,22 @@ def _family(answers: list[str], yes: bool) -> str:
     told = next((one for one in answers if one.startswith("family=")), "")
     if told:
         answers.remove(told)
-    family = told.removeprefix("family=") or ("classification" if yes else str(typer.prompt(
-        f"Family ({', '.join(known)})", default="classification")))
+    family = told.removeprefix("family=") or ("classification" if yes else str(
+        _asked(f"Family ({', '.join(known)})", "classification")))
     if family not in known:
         raise unknown_name("family", family, known)
     return family
+
+
+def _asked(text: str, usual: str | None) -> Any:
+    """The answer that is typed; RequestError where nobody can type one."""
+    try:
+        return typer.prompt(text, default=usual, show_default=bool(usual))
+    except typer.Abort as ended:
+        if isinstance(ended.__context__, EOFError):
+            raise RequestError(f"lethe init asks ({text.partition(' (')[0]}), and its input has ended, so nothing was written. "
+                               "Answer in a terminal, or on the command line: lethe init --yes KEY=VALUE …") from None
+        raise
 
 
 def questions(family: str) -> list[Question]:
@@ -120,7 +131,6 @@ def _answer(question: Question, yes: bool) -> list[str]:
     if yes and question.usual is None:
         raise RequestError(f"{question.key} is needed ({question.text}) and has no usual value, so nothing was written. Give "
                            f"{question.key}=….")
-    value: Any = question.usual if yes else typer.prompt(question.text, default=question.usual, show_default=bool(question.usual))
-    value = str(value).strip()
+    value = str(question.usual if yes else _asked(question.text, question.usual)).strip()
     names = {"zoo": entries("zoo"), "sources": entries("sources")}.get(question.kind, {})
     return [f"{question.instead if value in names else question.key}={value}"] if value else []

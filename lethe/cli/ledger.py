@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import get_args
 
+from lethe.cli.common import written_as
 from lethe.core.catalogue import entries
 from lethe.core.evidence import Ending
 from lethe.core.files import write_text
@@ -19,6 +20,8 @@ from lethe.results.folder import LEDGER
 def show_results(output: Path, method: str | None, family: str | None, verdict: str | None, export: Path | None, verify: bool,
                  head: str | None, as_json: bool) -> None:
     """List, filter, export or verify the ledger beside the run folders."""
+    if export is not None:
+        written_as("--export", export, (".csv", ".json"))
     filters: Filters = {"method": method, "family": family, "verdict": verdict}
     path = output / LEDGER
     ledger = Ledger(path) if path.exists() else None

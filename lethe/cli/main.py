@@ -89,7 +89,7 @@ def main() -> None:
         if hasattr(error, "format_message"):   # usage errors of the command line itself
             place = getattr(error, "ctx", None)
             command = f" {place.info_name}" if place is not None and place.parent is not None else ""
-            _die(f"{error.format_message()} See lethe{command} --help.", 2)
+            _die(f"{error.format_message().rstrip('.')}. See lethe{command} --help.", 2)
         raise
 
 

@@ -19,8 +19,10 @@ COLUMNS = ("scenario", "purpose", "member", "state", "file")
 def trained(request: Request, options: Options, take: Take, scenario: str | None, what: str, strategy: str, list_only: bool,
             as_json: bool) -> str:
     """Train the share (not with `list_only`), and report the models: as JSON, as a table when listed, else in a line."""
+    from lethe.pools.backends import known
     from lethe.work.pool import places, train
 
+    known(strategy)
     found = places(request, options, scenario, what, original=not list_only)
     made = 0 if list_only else train(found, take, strategy, options)
     mine = take.among(found)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lethe.cli.common import Json, Working, fail, working
+from lethe.cli.common import Json, Working, fail, working, written_as
 from lethe.errors import OutOfRange, nearest
 
 FORMATS = ("text", "md", "latex", "json")
@@ -31,6 +31,8 @@ def report(target: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
     if form not in FORMATS:
         raise OutOfRange(f"--format {form} is not a format{nearest(form, FORMATS)}, so nothing was read. "
                          f"Write one of: {', '.join(FORMATS)}.")
+    if output is not None:
+        written_as("--output", output)
     found = load(_existing(target))
     if output:
         found.save(output)

@@ -139,7 +139,7 @@ def audit(common: Working,
     from lethe.cli import audit as command
     from lethe.report.report import without_figures, without_page
 
-    required(require, max_loss)
+    required(require, max_loss, output)
     if (missing := without_page() or without_figures()) and not common.quiet:
         print(missing, file=sys.stderr)
     if forget is not None:

@@ -80,14 +80,10 @@ class Policy(Record):
 
 def load(path: str | Path) -> Policy:
     """A policy from its file. RequestError where it is none, or was edited."""
-    path = Path(path)
+    path = regular(Path(path), "the policy (lethe calibrate REQUEST makes one)", RequestError)
     try:
-        regular(path, "the policy", RequestError)
         data = json.loads(path.read_text(encoding="utf-8"))
         found = Policy.model_validate({key: value for key, value in data.items() if key not in ("id", "expires")})
-    except FileNotFoundError:
-        raise RequestError(f"{path} does not exist, so there is no policy to run by; nothing was started. Make one: lethe "
-                           "calibrate REQUEST.") from None
     except (ValueError, AttributeError, ValidationError) as error:
         raise RequestError(f"{path} holds no policy ({str(error).splitlines()[0][:120]}), so nothing was started. Make one: "
                            "lethe calibrate REQUEST.") from None

@@ -206,16 +206,7 @@ def _check(request: Request) -> None:
     if request.family not in families:
         raise RequestError(f"family {request.family!r} is not known{nearest(request.family, families)}, so nothing was started. "
                            f"Families: {', '.join(families)}.")
-    if "" in request.scenarios:
-        raise RequestError("a scenario without a name could not be told from the whole request; nothing was started. Name it.")
-    for name, case in request.scenarios.items():
-        if case is not None and not isinstance(case, Mapping):
-            raise RequestError(f"scenario {name!r} is {str(case)[:40]!r}, which says nothing of what to forget; nothing was "
-                               f"started. Write scenarios: {{{name}: {{forget: {{label: 3}}}}}}.")
-    for selection in request.cases.values():
-        if selection is not None and not isinstance(selection, Mapping):
-            raise RequestError(f"forget: {str(selection)[:60]} does not say by what records are chosen, so nothing was started. "
-                               f"{_chosen(selection, request.family)}")
+    _check_selections(request)
     for found, options in request.asked:
         if found is None:
             _check_options("method all", options, [], "name the methods to give them options")
@@ -228,6 +219,27 @@ def _check(request: Request) -> None:
         _check_options(f"method {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
     for found, options in request.asked_audits:
         _check_options(f"audit {found.name}", options, [o.name for o in found.options], f"lethe describe {found.name}")
+
+
+def _check_selections(request: Request) -> None:
+    """Every scenario says what it forgets, and nothing else does."""
+    if "" in request.scenarios:
+        raise RequestError("a scenario without a name could not be told from the whole request; nothing was started. Name it.")
+    for name, case in request.scenarios.items():
+        if case is not None and not isinstance(case, Mapping):
+            raise RequestError(f"scenario {name!r} is {str(case)[:40]!r}, which says nothing of what to forget; nothing was "
+                               f"started. Write scenarios: {{{name}: {{forget: {{label: 3}}}}}}.")
+        if other := next((key for key in case or {} if key != "forget"), None):
+            raise UnknownKey(f"scenario {name!r} has {other!r}, and a scenario says only what it forgets, so it would have no "
+                             f"effect; nothing was started. Write scenarios: {{{name}: {{forget: …}}}}, and beside them what all "
+                             "share.")
+    if request.scenarios and request.forget is not None:
+        raise RequestError("forget: and scenarios: both say what to forget, and scenarios have their own, so it is not clear "
+                           "which is meant; nothing was started. Leave forget out, or make it a scenario of its own.")
+    for selection in request.cases.values():
+        if selection is not None and not isinstance(selection, Mapping):
+            raise RequestError(f"forget: {str(selection)[:60]} does not say by what records are chosen, so nothing was started. "
+                               f"{_chosen(selection, request.family)}")
 
 
 def _chosen(selection: Any, family: str) -> str:

@@ -15,7 +15,7 @@ from lethe.cli import describe
 from lethe.cli.main import app
 from lethe.core.catalogue import KINDS, SEAMS, entries
 from lethe.core.source_text import HOUSE, Option
-from lethe.errors import RequestError, UnknownName
+from lethe.errors import OutOfRange, RequestError, UnknownName
 
 
 def told(*words: str) -> str:
@@ -129,6 +129,12 @@ def test_a_need_that_nothing_has_proposes_the_nearest() -> None:
 def test_a_filter_of_results_that_nothing_has_proposes_the_nearest(option: str, wrong: str, near: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["results", "--output", str(tmp_path), option, wrong])
     assert isinstance(found.exception, UnknownName) and f"did you mean {near}?" in str(found.exception)
+
+
+@pytest.mark.parametrize("words", ["results --export", "report runs/a --output", "audit runs/a --output"])
+def test_what_is_no_page_or_table_is_not_written_over(words: str, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, [*words.split(), str(tmp_path / "net.py")])
+    assert isinstance(found.exception, OutOfRange) and "net.py does not end in" in str(found.exception), found.exception
 
 
 def test_every_text_is_written_and_read_as_utf_8_whatever_the_locale() -> None:

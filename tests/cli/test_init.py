@@ -23,6 +23,7 @@ def test_usual_answers_and_given_ones_make_a_request_that_nothing_speaks_against
     written = read_yaml(Path("request.yaml"), "request")
     assert written["model"] == {"zoo": "mlp"} and written["recipe"]["epochs"] == 2 and written["data"]["kind"] == "digits"
     for words, error, said in ((["--yes"], OutputExists, "not overwritten"),
+                               (["--output", "b.yaml"], RequestError, "its input has ended, so nothing was written"),
                                (["--yes", "family=lm", "--output", "b.yaml"], RequestError, "model.folder is needed"),
                                (["--yes", "family=lmm", "--output", "b.yaml"], UnknownName, "did you mean lm"),
                                (["--yes", "metod=salun", "--output", "b.yaml"], RequestError, "did you mean method"),

@@ -52,6 +52,8 @@ def test_equal_requests_have_equal_hashes_wherever_the_output_goes() -> None:
         (["audit.depth=abyss"], RequestError, ["audit.depth = 'abyss'", "choose quick, standard or deep"]),
         (["audit.references=-1"], OutOfRange, ["references", "-1"]),
         (["seeds"], RequestError, ["key=value"]),
+        (["scenarios={a: {forget: {label: 4}}}"], RequestError, ["forget: and scenarios: both", "Leave forget out"]),
+        (["forget=null", "scenarios={a: {forget: {label: 4}, method: salun}}"], UnknownKey, ["'a' has 'method'", "no effect"]),
         (["family=lm", "method=retrain", "model="], LetheError, ["model"]),
     ],
 )
