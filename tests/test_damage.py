@@ -85,6 +85,16 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_partial(tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+@pytest.mark.parametrize(("place", "why"), [("net.py", "File exists"), ("net.py/runs", "Not a directory"),
+                                            ("/proc/runs", "No such file")])
+def test_a_file_in_the_place_of_the_output_is_said_in_words(place: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("mine")
+    for make in (files.make_folder, files.private_folder):
+        with pytest.raises(errors.NotWritten, match=rf"{place} cannot be made a folder \({why}.*Name another"):
+            make(tmp_path / place)
+    assert (tmp_path / "net.py").read_text() == "mine"
+
+
 def test_a_full_disk_leaves_no_output_folder(tmp_path: Path) -> None:
     with pytest.raises(errors.DiskFull, match="unlearned"), files.new_folder(tmp_path / "unlearned") as place:
         (place / "lethe.json").write_text("{}")

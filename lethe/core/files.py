@@ -134,9 +134,18 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it, to last."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
     with space(path):
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
         for one in reversed(missing):
             sync(one.parent)
+
+
+def _make(path: Path, mode: int = 0o777) -> None:
+    """Make a folder; NotWritten where a file is in its way, or the system makes none there."""
+    try:
+        path.mkdir(mode, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise NotWritten(f"{path} cannot be made a folder ({os.strerror(error.errno or 0)}), so nothing was written to it. Name "
+                         "another folder, or move away what is in its place.") from error
 
 
 def move(source: Path, target: Path) -> None:
@@ -180,7 +189,7 @@ def refuse_pickle(path: Path, instead: str, allowed: bool, permit: str = "set al
 def private_folder(path: Path) -> Path:
     """A folder that only the user may enter; made when it does not exist."""
     with space(path):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(path, 0o700)
     return path
 
 
