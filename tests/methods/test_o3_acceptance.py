@@ -2,6 +2,9 @@
 
 What reproduces: what was forgotten stays so, what is retained does not notice, and more of it stays than with ascent on adapters.
 What does not: that λ keeps later requests from undoing earlier ones, and that other words for a known question are recognised.
+Nor do TOFU's authors, seen once (a Llama of four blocks, width 128, detector not trained): with ten questions of one author as
+request, AUROC of their paraphrases before 80 questions about others is 0.73, 0.85, 0.92, and the gate opens for nine in ten of
+those others, since held-out questions of the same author are as far from each other as from them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ z⁰_k without them, x̃ the prompt with a share of its tokens replaced; μ_k, �
 weights of a linear one-class machine on d(F). S has mean m_1 on F, and mean m_2, deviation τ, on prompts of F that were held out;
 s_0 = (m_1 + m_2)/2, G(s) = ½Φ((s − m_1)/τ) + ½Φ((s − m_2)/τ).
 Needs:    forget, original; prompts (no plain text), two or more.     Updates: nothing; the outcome is a guard, which holds the
-          adapters. No retained data.
+          adapters. No retained data. Leave the records of earlier requests out of those retained: what the guard still does
+          to them looks like damage to the watchdog.
 Cost:     training of adapters on F, of the detector at the first request; each prompt is read once more when it is asked.
 Limits:   w = 0 is the original, bit for bit. What one request forgot the next cannot undo, where the detector knows them apart.
           loading=last, as the official code: A_t, B_t begin as those before and alone are loaded, by the largest w.
