@@ -54,6 +54,7 @@ class Outcome:
     model   the weights
     served  the guard that answers instead of the model (kind "guard"); None: the model itself answers
     kind    weights (changed), adapter (can be taken off again) or guard (at inference; the weights still know)
+    trained  options with which the model was trained that it deletes from, where it brought them: they count, not the request's
     guarantee  what the method itself proves, for the certificate: {} or {level: exact | certified, basis, assumptions, …}
     fall    why the watchdog did not return what the method ended with; None: it did
     unchanged  the weights are bit for bit the original's, of a method that changes weights: nothing was done
@@ -67,6 +68,7 @@ class Outcome:
     kind: Kind = "weights"
     cost: Cost = field(default_factory=Cost)
     config: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)   # warnings a reader must see: stopped early, floor reached
     guarantee: dict[str, Any] = field(default_factory=dict)
     search: list[dict[str, Any]] = field(default_factory=list)

@@ -37,6 +37,11 @@ ABOUT_A_DELETION = ("trained", "retrain_dead", "public_base")   # options that d
 class InParts(Protocol):
     """A model in parts that can be written as a folder."""
 
+    @property
+    def manifest(self) -> Manifest:
+        """What it was made of, and how."""
+        ...
+
     def save(self, folder: Path, model: nn.Module, write: Callable[[nn.Module, Path], None]) -> None:
         """Write all of it into an empty folder; `write` puts the served model there."""
 
@@ -219,6 +224,7 @@ def outcome_of(loop: Loop, left: InParts, model: nn.Module, folder: str, kind: s
     if folder:
         loop.notes.append(f"{folder} still holds {kind} that have read the deleted records: delete it once this version serves")
     outcome = loop.finish(model)
+    outcome.trained = dict(left.manifest.config)
 
     def export(made: Outcome, place: Path) -> None:
         assert made.task is not None

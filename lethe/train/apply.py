@@ -81,7 +81,8 @@ def perform(
     if outcome.guarantee and (outcome.unchanged or outcome.fall):
         outcome.guarantee = {"void": "the watchdog returned another model than the one that the method proves something about"}
     outcome.unseen_used |= view.used("holdout") or watched.used("holdout")
-    outcome.config = {"name": record.name, **plain(cfg), **plain({"settings": settings, "modifiers": modifiers})}
+    outcome.config = {"name": record.name, **plain(cfg), **outcome.trained,
+                      **plain({"settings": settings, "modifiers": modifiers})}
     for candidate in outcome.search:
         if candidate["chosen"]:
             outcome.config["chosen"] = {"name": candidate["method"], **candidate["settings"], **candidate["modifiers"]}

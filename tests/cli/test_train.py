@@ -41,6 +41,7 @@ def test_train_delete_and_delete_again(tmp_path: Path, monkeypatch: pytest.Monke
     found = json.loads(done.stdout)
     row = found["scenarios"][0]["subjects"][-1]
     assert row["guarantee"]["level"] == "exact" and row["cost"]["steps"] == 0
+    assert {name: row["config"][name] for name in CONTENT["method"]} == CONTENT["method"]   # not the defaults
     place = Path("runs") / found["id"] / "models" / "s3t"
     again = ["run", "model/request.yaml", f"forget={{ids: ['{one}']}}", f"method.trained={place}",
              f"model.weights={place}/model.safetensors", "--json"]

@@ -109,6 +109,8 @@ def test_a_deletion_from_the_folder_by_the_public_call(tmp_path: Path) -> None:
         outcome = lethe.forget(before, "shard_lora", trained=str(tmp_path / "model"), public_base=public, retrain_dead=public,
                                progress=False)
         told = outcome.guarantee
+        shown = {name: outcome.config[name] for name in SMALL}
+        assert shown == {**SMALL, "shards": 2, "epochs": 1}   # as it was trained, although the request names none of them
         assert (told["level"], told["shards_retrained"], told["shards_out_of_service"]) == (
             ("exact", 1, 0) if public else ("none", 0, 1))
         first = before.forget.batch([0])
