@@ -49,12 +49,10 @@ def examine(
     audits: Sequence[tuple[Audit, Any]],
     depth: str = "standard", seed: int = 0, listener: Listener = silent, shadows: Shadows | None = None,
     *,
-    margins: Mapping[str, float] | None = None,
-    neighbours: Sequence[Subject] = (),
+    margins: Mapping[str, float] | None = None, neighbours: Sequence[Subject] = (),
     refused: Refused | None = None, stop: Stop | None = None,
     detects: Callable[[Power], None] | None = None,
-    known: Known | None = None,
-    shared: dict[Hashable, Any] | None = None,
+    known: Known | None = None, shared: dict[Hashable, Any] | None = None,
 ) -> dict[str, list[Evidence]]:
     """Evidence for every subject by its name; the original and the references are examined too. No two may share a name.
 
@@ -64,8 +62,7 @@ def examine(
     refused     called with (audit, subject, error) when an audit fails on one model; the others go on. None: what is not a
                 LetheError ends the examination
     stop        ends it before the next audit of the next model      known   what was measured before; what is now is added
-    shared      what examinations beside other references made and measured of the same models that does not depend on references
-                (`Panel.once`); what is now is added
+    shared      what examinations beside other references made (`Panel.once`) or measured without them; what is now is added
     detects     called with the smallest part of the forget set left in that these tests would have seen (`lethe.judge.power`)
     """
     published: dict[Hashable, Any] = {} if shared is None else shared

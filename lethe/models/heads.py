@@ -27,6 +27,7 @@ from lethe.data.load import load_parts
 from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongColumn, nearest
 from lethe.models.answer import AUTO, Place, picked
 from lethe.models.deployed import deployed, is_deployed
+from lethe.models.lm.adapter import attached, is_adapter, merged
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.weights import Form, InItsForm, halved
 
@@ -274,7 +275,8 @@ class ModelSource:
 
 def from_files(files: SavedFiles, source: type[Any], task: Callable[[nn.Module, dict[str, Split], Any, dict[str, Any]], Task],
                labels: bool = True) -> tuple[Make, Load]:
-    """Models in safetensors or .npz, put into what `model.zoo` or `model.code` makes, or deployed; data files of any kind.
+    """Models in safetensors or .npz, put into what `model.zoo` or `model.code` makes, or deployed; data files of any kind. A LoRA
+    adapter is added to the weights of `model.weights`, its base.
 
     source  the family's config of `model:`, a `ModelSource`       task  (model, splits, source, facts) -> the family's task
     labels  whether the data must have them
@@ -293,6 +295,13 @@ def from_files(files: SavedFiles, source: type[Any], task: Callable[[nn.Module, 
     def load(path: str) -> nn.Module:
         if is_deployed(path):
             return deployed(path, files.allow_pickle)
+        if is_adapter(Path(path)):
+            if not cfg.weights:
+                raise RequestError(f"{path} is a LoRA adapter, and its base is not named, so there is no model; nothing was "
+                                   "audited. Provide model.weights=FILE, the weights that it was trained on.")
+            base = load_classifier(zoo=cfg.zoo, code=cfg.code, options=cfg.options, prefix=cfg.prefix, weights=cfg.weights,
+                                   allow_pickle=files.allow_pickle)
+            return merged(attached(base, Path(path))[0])
         inner = Path(path) / "model.safetensors"
         return load_classifier(zoo=cfg.zoo, code=cfg.code, options=cfg.options, prefix=cfg.prefix,
                                weights=inner if inner.exists() else path, allow_pickle=files.allow_pickle)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import lm_architectures as architectures
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -15,10 +16,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from lethe.cli.main import app
+from lethe.core.catalogue import load
 from lethe.core.outcome import Outcome
 from lethe.errors import ModelError, NotWritten, RequestError
+from lethe.models.classification import open as classifiers
 from lethe.models.lm import open as lm
 from lethe.models.lm.task import Language
+from lethe.models.opened import SavedFiles
 from lethe.train.loop import Loop, Modifiers, Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")   # PEFT asks transformers so
@@ -128,3 +132,28 @@ def test_adapters_that_cannot_be_given_back_are_refused(world: Path, tmp_path: P
         save_file(load_file(world / "tenant" / "adapter_model.safetensors"), tmp_path / "adapter_model.safetensors")
         with pytest.raises(ModelError, match=words):
             lm.language_model(tmp_path, forget=architectures.people(6))
+
+
+def test_adapters_on_a_classifier_are_audited_from_files(tmp_path: Path) -> None:
+    """They are read as PEFT answers with them, and merged: names, head and layers are those of the classifier."""
+    torch.manual_seed(0)
+    make = load("zoo", "mlp")
+    base = make(hidden=[4], inputs=6, classes=3)
+    save_file(base.state_dict(), tmp_path / "base.safetensors")
+    names = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    tuned = get_peft_model(make(hidden=[4], inputs=6, classes=3), LoraConfig(r=2, target_modules=names, init_lora_weights=False))
+    tuned.base_model.model.load_state_dict(base.state_dict(), strict=False)
+    for name in names:
+        tuned.base_model.model.get_submodule(name).base_layer.load_state_dict(base.get_submodule(name).state_dict())
+    tuned.save_pretrained(tmp_path / "tenant")
+    x = torch.randn(8, 6)
+    np.savez(tmp_path / "forget.npz", x=x.numpy(), y=np.zeros(8, dtype=int))
+    how = {"zoo": "mlp", "options": {"hidden": [4], "inputs": 6, "classes": 3}}
+    tenant, parts = str(tmp_path / "tenant"), {"forget": str(tmp_path / "forget.npz")}
+    assert classifiers.is_saved(Path(tenant)) and not lm.is_saved(Path(tenant))
+    read = classifiers.open_files(SavedFiles(tenant, parts, {**how, "weights": str(tmp_path / "base.safetensors")}, {}))[1]
+    with torch.no_grad():
+        assert torch.allclose(read(tenant)(x), tuned(x), atol=1e-6) and not torch.allclose(read(tenant)(x), base(x), atol=1e-2)
+    assert read(tenant).state_dict().keys() == base.state_dict().keys()
+    with pytest.raises(RequestError, match=r"Provide model\.weights=FILE"):
+        classifiers.open_files(SavedFiles(tenant, parts, how, {}))[1](tenant)

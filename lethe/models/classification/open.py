@@ -23,6 +23,7 @@ from lethe.models.answer import AUTO, Place, Returns
 from lethe.models.classification.task import Classification, ClassifierSource
 from lethe.models.deployed import is_deployed
 from lethe.models.heads import divided, from_files, opened, reader, saved_family
+from lethe.models.lm.adapter import is_adapter, names_base
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.weights import PICKLED
 
@@ -83,8 +84,10 @@ def _labelled(split: Split, y: Tensor) -> Split:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path is a file of weights, a folder with one that was saved of a classifier, or a deployed model."""
-    return is_deployed(path) or path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
+    """Whether a path is a file of weights, a folder with one that was saved of a classifier, a LoRA adapter on a model of the
+    user's, or a deployed model."""
+    return (is_deployed(path) or path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
+            or (is_adapter(path) and not names_base(path)))
 
 
 @family(model=ClassifierSource, data=Data, make="classification", files=open_files, recognises=is_saved)

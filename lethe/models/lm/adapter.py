@@ -87,6 +87,22 @@ def attached(base: nn.Module, folder: Path) -> tuple[nn.Module, dict[str, torch.
     return model, types
 
 
+def merged(model: nn.Module) -> nn.Module:
+    """The model with its adapters added to the weights that they stand on, and no longer there."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+    return model
+
+
+def names_base(folder: Path) -> bool:
+    """Whether an adapter's file names its base, as those of pre-trained models do."""
+    return bool(settings_of(folder).get("base_model_name_or_path"))
+
+
 def fresh(base: nn.Module, folder: Path, seed: int) -> nn.Module:
     """The base with an adapter of the same shape that was never trained: what a recipe starts from."""
     from peft import LoraConfig, inject_adapter_in_model

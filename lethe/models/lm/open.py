@@ -29,7 +29,7 @@ from lethe.data.select import Where, divide
 from lethe.data.text import apart, divided, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
 from lethe.models.deployed import ServedText, address, is_served_text
-from lethe.models.lm.adapter import base_of, fresh, is_adapter
+from lethe.models.lm.adapter import base_of, fresh, is_adapter, names_base
 from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
 from lethe.models.lm.gguf_file import is_gguf, load_gguf
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
@@ -182,7 +182,8 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
 
 def is_saved(path: Path) -> bool:
     """Whether a path is a `save_pretrained` folder of transformers, a GGUF file, or the address of a language model."""
-    return is_served_text(path) or is_gguf(path) or (path / "config.json").exists() or is_adapter(path)
+    return is_served_text(path) or is_gguf(path) or (path / "config.json").exists() or (
+        is_adapter(path) and names_base(path))
 
 
 @family(model=ModelSource, data=TextSource, method="npo", make="language_model", about="behaviour",
