@@ -29,7 +29,8 @@ against retrained models (below 0: better than they are). **Bold**: every test o
 {far:.0f} % is left, and no more was lost than the margin; two records are too few to test, there at most {near:.0f} % is
 left. † some runs did not end as the method meant: the watchdog returned an earlier model, or nothing changed, or it failed;
 the reasons stand below. ‡ the watchdog said of some runs that the unseen data are too few to tell whether more than the margin
-was lost. – not for such a task, or not measured.
+was lost. "At least": the lower end of the interval of what was lost, in the mean of the runs. – not for such a task, or not
+measured.
 """
 
 
@@ -148,6 +149,8 @@ def _row(cell: Cell, score: str) -> str:
     share = cell.mean("forgotten")
     told = "not testable" if "forgotten" not in cell.numbers else "–" if share is None else f"{100 * share:.0f} %"
     lost = fixed(cell.mean("points lost"), 1) + (f" ± {fixed(spread, 1)}" if spread is not None else "")
+    if not cell.useful and (least := cell.mean("lost at least")) is not None:
+        lost += f", at least {fixed(least, 1)}"
     return (f"| `{cell.method}`{cell.marks and ' ' + cell.marks} | {fixed(cell.mean(score), 2)} | {_percent(cell.left)} | {lost} "
             f"| {told} | {'yes' if cell.useful else 'no'} | {_times(cell.mean('time'))} |\n")
 

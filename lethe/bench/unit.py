@@ -25,7 +25,7 @@ from lethe.work.open import read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
-FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "margin", "time", "cost")   # beside the metrics of audits
+FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "lost at least", "margin", "time", "cost")   # beside metrics
 Ending = Literal["failed", "ended", "unchanged", "cannot run", "unsure"]
 
 
@@ -170,10 +170,9 @@ def _values(rows: Iterable[Row]) -> Iterator[tuple[str, float]]:
             for name in ("forgotten", "useful", "indistinguishable"):
                 reply = getattr(row.answers, name).answer
                 held.setdefault(name, []).append(None if reply == "cannot be judged" else float(reply == "yes"))
-            lost = row.answers.useful.lost
-            held.setdefault("points lost", []).append(None if lost is None else 100 * lost)
-            margin = row.answers.useful.margin
-            held.setdefault("margin", []).append(None if margin is None else 100 * margin)
+            useful = row.answers.useful
+            for name, share in (("points lost", useful.lost), ("lost at least", useful.low), ("margin", useful.margin)):
+                held.setdefault(name, []).append(None if share is None else 100 * share)
     for metric, values in held.items():
         known = [value for value in values if value is not None and math.isfinite(value)]
         if known:
