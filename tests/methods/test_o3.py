@@ -119,8 +119,8 @@ def test_a_step_of_the_detector_by_hand() -> None:
 def requests() -> tuple[LanguageTask, LanguageTask]:
     """People are forgotten first, then twelve sums."""
     task = skills.task()
-    return task, task.replaced(None, forget=task.retain.subset(range(12), "forget"),
-                               retain=task.retain.subset(range(12, 24), "retain"))
+    parts = {"forget": task.retain.subset(range(12), "forget"), "retain": task.retain.subset(range(12, 24), "retain")}
+    return task, LanguageTask.of(task.replaced(None, **parts))
 
 
 def test_a_second_request_keeps_the_first(tmp_path: Path) -> None:
