@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 
 from lethe.core.config import build
+from lethe.core.outcome import UNSURE
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LetheError, NeedsUnmet
 from lethe.results.schema import Cost, Results, Row
-from lethe.train.watchdog import UNSURE
 from lethe.work.execute import carry_out
 from lethe.work.job import resolve
 from lethe.work.open import read

@@ -28,6 +28,9 @@ class Cost:
     peak_memory_mb: float = 0.0
 
 
+UNSURE = "the watchdog cannot tell"   # how a note begins that says that the sample was too small
+
+
 @dataclass(frozen=True)
 class Fall:
     """Why the watchdog did not return the model that a method ended with.

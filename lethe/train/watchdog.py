@@ -38,7 +38,7 @@ from lethe.core.config import Count, Natural, Positive, config
 from lethe.core.guard import bare
 from lethe.core.modules import named_tensors
 from lethe.core.operations import unlimited
-from lethe.core.outcome import Fall
+from lethe.core.outcome import UNSURE, Fall
 from lethe.core.parked import put, release
 from lethe.core.registry import Method
 from lethe.core.seeds import generator
@@ -61,7 +61,6 @@ KEPT, ROOM = 8, 2**28   # sound points that are kept, while they are few bytes: 
 REFERENCES = 4   # retrained models that are asked, of those that are known: their mean is known to half of what seeds do [ours]
 FEWEST = 16       # forgotten examples whose loss is looked at: what is meant is no matter of points          [ours]
 SWOLLEN = 1e3     # times its size that no matrix grows to by forgetting                                     [ours]
-UNSURE = "the watchdog cannot tell"   # how the note begins that says so
 FEW = 4           # looks that a call without retained data gets in any case: nothing but the watchdog holds it
 
 
