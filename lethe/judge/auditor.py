@@ -44,14 +44,11 @@ class Measured(NamedTuple):
 
 
 def examine(
-    task: Task,
-    subjects: Sequence[Subject], original: Subject, references: Sequence[Subject],
+    task: Task, subjects: Sequence[Subject], original: Subject, references: Sequence[Subject],
     audits: Sequence[tuple[Audit, Any]],
-    depth: str = "standard", seed: int = 0, listener: Listener = silent, shadows: Shadows | None = None,
-    *,
+    depth: str = "standard", seed: int = 0, listener: Listener = silent, shadows: Shadows | None = None, *,
     margins: Mapping[str, float] | None = None, neighbours: Sequence[Subject] = (),
-    refused: Refused | None = None, stop: Stop | None = None,
-    detects: Callable[[Power], None] | None = None,
+    refused: Refused | None = None, stop: Stop | None = None, detects: Callable[[Power], None] | None = None,
     known: Known | None = None, shared: dict[Hashable, Any] | None = None,
 ) -> dict[str, list[Evidence]]:
     """Evidence for every subject by its name; the original and the references are examined too. No two may share a name.
