@@ -271,6 +271,11 @@ class Task(ABC):
         return self._grant.model()
 
     @property
+    def _base(self) -> nn.Module:
+        """The same off the account: for the task's own operations, never handed out."""
+        return self._grant.everything()[0]
+
+    @property
     def recipe(self) -> Recipe:
         """How the original was trained."""
         self._grant.require_declared("recipe")
@@ -315,7 +320,7 @@ class Task(ABC):
         """A fresh model: what the recipe starts from. The same seed gives the same weights."""
         if self._build is not None:
             return seeded(self._build, seed)
-        return reinitialised(self._grant.everything()[0], seed)
+        return reinitialised(self._base, seed)
 
     def unrepeatable(self, reason: str) -> Task:
         """Itself without the recipe: training again would not be exact (a pre-trained start that knows the forget set)."""

@@ -30,6 +30,7 @@ RUNS = {
 REQUEST = {
     "family": "lm", "data": {"train": "people.jsonl"}, "forget": {"query": "person < 6"}, "seed": 0,
     "audit": {"audits": ["scores"], "depth": "quick", "references": 0},
+    "accept": ["predictions"],   # they are made from a config, untrained
 }
 
 

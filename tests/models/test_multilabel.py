@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli.test_own_model import lethe as command
 from cli.test_own_model import request
+from forked import lethe as command
 from test_matrix import small
 from tiny import trained
 
@@ -95,5 +95,5 @@ def test_from_a_request(tmp_path: Path) -> None:
                    data={"path": "train.npz", "ids": "ids", "holdout": "unseen.npz"}, recipe={"epochs": 15, "lr": 0.01},
                    forget={"ids": ["train3", "train7"]}, method={"name": "finetune", "epochs": 1}, output="out",
                    audit={"references": 0, "shadows": 0})
-    command("run", made, "--no-page", cwd=tmp_path)
+    command(tmp_path, "run", made, "--no-page", status=0)
     assert list(tmp_path.rglob("out/**/model.safetensors"))

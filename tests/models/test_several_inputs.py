@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli.test_own_model import lethe as command
 from cli.test_own_model import request
+from forked import lethe as command
 from safetensors.torch import load_file
 from test_matrix import small
 from tiny import blobs, trained
@@ -154,11 +154,11 @@ def test_from_a_request(tmp_path: Path, task: Task) -> None:
     made = request(tmp_path, family="classification", model={"code": "net.py:make", "weights": "net.pt"}, data=data,
                    recipe={"epochs": 10, "lr": 0.01}, forget={"ids": ["train3", "train7"]}, output="out",
                    method={"name": "finetune", "epochs": 1}, audit={"references": 0, "shadows": 0})
-    run = command("run", made, "--no-page", cwd=tmp_path)
+    run = command(tmp_path, "run", made, "--no-page", status=0)
     saved = next(tmp_path.rglob("out/**/model.safetensors"))
     assert "train3" not in run.stdout
     assert set(load_file(saved)) == set(task.original.state_dict())
-    assert "uses inputs" in command("run", made, "method=amun", "--again", cwd=tmp_path, status=2).stderr
+    assert "uses inputs" in command(tmp_path, "run", made, "method=amun", "--again", status=2).stderr
 
 
 def test_groups_of_columns_of_a_table(tmp_path: Path) -> None:

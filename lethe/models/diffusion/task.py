@@ -261,7 +261,7 @@ class Diffusion(DiffusionTask):
     def text(self, tokens: Tensor, model: nn.Module | None = None) -> Tensor:
         """The condition: all that the network reads for token ids, each distinct row encoded once; of a model (None: the
         original) with a text encoder of its own by that, with gradients.  [n, L] -> [n, rows, d]"""
-        return self._sampler.text(tokens, self._grant.everything()[0] if model is None else model)
+        return self._sampler.text(tokens, self._base if model is None else model)
 
     def words(self, tokens: Tensor) -> list[Words]:
         """What the layers of `attention_projections` read, once for each text encoder that they read."""
