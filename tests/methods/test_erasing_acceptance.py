@@ -277,9 +277,11 @@ def by_a_word(task: Any, model: torch.nn.Module, seed: int, steps: int = 80) -> 
     return float(unlearndiffatk.shown(task, model, text(task.tokens(asked), task.named_tokens(asked)), seed).mean())
 
 
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="erased 0.81, 0.73, 0.84 of three models, kept 0.62, outside "
+                                                              "0.72: it neither erases enough nor spares more than esd")
 def test_stereo_withstands_a_word_that_is_searched_on_pictures(task: Task, table: Table) -> None:
-    """Of one model 0.94 erased, and 0.24 comes back (2 searches), of esd 0.55, of the original 0.91. Kept shapes 0.67, outside
-    0.83: no better than esd."""
+    """Of one other model 0.94 was erased, and 0.24 came back (2 searches), of esd 0.55, of the original 0.91; the dose that gave
+    it does not do so on three seeds."""
     rows, _ = table["stereo"], table["esd"]
     assert mean(rows, "unlearning_accuracy") >= 0.9
     shown = {row: fmean(by_a_word(task, model, seed) for model in table.models[row] for seed in (0, 1))
