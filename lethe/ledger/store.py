@@ -118,7 +118,7 @@ class Store:
                 raise StorageError(f"no connection to the ledger {self.where} ({reason}), so nothing was read or "
                                    "written. Check that the server runs.") from error
             raise self._damaged(error) from error
-        except (UnicodeError, sa.exc.SQLAlchemyError) as error:
+        except (UnicodeError, TypeError, sa.exc.SQLAlchemyError) as error:   # a TypeError: words in a column of numbers
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> StorageError:
