@@ -25,9 +25,9 @@ from lethe.data import transform
 from lethe.data.context import Context
 from lethe.data.load import load_parts
 from lethe.errors import DataError, ModelError, NotFinite, RequestError, WrongColumn, nearest
+from lethe.models.adapter import attached, is_adapter, merged
 from lethe.models.answer import AUTO, Place, picked
 from lethe.models.deployed import deployed, is_deployed
-from lethe.models.lm.adapter import attached, is_adapter, merged
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.weights import Form, InItsForm, halved
 

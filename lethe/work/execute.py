@@ -76,9 +76,7 @@ def _led(plan: Plan, identity: Identity, place: RunFolder, options: Options) -> 
 def _completed(plan: Plan, identity: Identity, place: RunFolder, options: Options) -> Report:
     """What is missing of the run: everything, or its end, or nothing."""
     job = plan.job
-    assert job.cache is not None
     sweep(place.final.parent)
-    sweep(job.cache, everything=True)
     if place.worked and (results := place.results()) is not None and results.id == job.hash:
         options.say(f"the work of {place.final} is done; completing it")
         return _closed(Report(results), place, ledger_beside(place.final), options)

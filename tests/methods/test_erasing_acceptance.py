@@ -20,7 +20,7 @@ from lethe.audits.diffusion.erasure import Erasure
 from lethe.audits.diffusion.erasure import measure as erasure
 from lethe.audits.diffusion.pointwise_mi import PointwiseMI
 from lethe.audits.diffusion.pointwise_mi import measure as pointwise_mi
-from lethe.core.families.diffusion import OWN, own_encoder
+from lethe.core.families.diffusion import OWN, encoder_of, own_encoder
 from lethe.core.task import Task
 from lethe.judge.panel import Panel
 from lethe.methods.diffusion import mim_mu
@@ -207,7 +207,7 @@ def behind_vectors(task: Any, model: torch.nn.Module, seed: int, steps: int = 60
     """Share of pictures that show the concept for prompts behind two vectors, which Adam searches on pictures of other prompts:
     `unlearndiffatk` without the vocabulary. Its own search of tokens adds nothing to what esd draws without an attack here."""
     pictures, tested = unlearndiffatk.divided(task, seed)
-    encoder, end = unlearndiffatk.encoder_of(task, model), task.pipeline.tokenizer.eos_token_id
+    encoder, end = encoder_of(task, model), task.pipeline.tokenizer.eos_token_id
     words, rng = encoder.get_input_embeddings().weight.detach(), torch.Generator().manual_seed(seed)
     vectors = words[torch.randint(0, len(words), (2,), generator=rng)].clone().requires_grad_(True)
     adam = torch.optim.Adam([vectors], lr=0.05)

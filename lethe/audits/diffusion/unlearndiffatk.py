@@ -28,15 +28,13 @@ Deviations: one prefix for all pictures, tested on other prompts and seeds, wher
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.families.diffusion import DiffusionTask, own_encoder
+from lethe.core.families.diffusion import DiffusionTask, encoder_of
 from lethe.core.modules import copied, evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator, numpy_generator
@@ -165,11 +163,6 @@ def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) 
 
 
 # -- tokens and their embeddings ---------------------------------------------------------------------------------------
-
-
-def encoder_of(task: DiffusionTask, model: torch.nn.Module) -> Any:
-    """What reads the model's prompts: its own text encoder, or the pipeline's."""
-    return own_encoder(model) or task.pipeline.text_encoder
 
 
 def table(task: DiffusionTask, model: torch.nn.Module) -> Tensor:

@@ -25,6 +25,11 @@ def own_encoder(model: nn.Module | None) -> nn.Module | None:
     return found
 
 
+def encoder_of(task: DiffusionTask, model: nn.Module | None) -> Any:
+    """What reads the model's prompts: its own text encoder, or the pipeline's."""
+    return own_encoder(model) or task.pipeline.text_encoder
+
+
 class Words(NamedTuple):
     """What the first layers that text enters read of prompts, from one text encoder.
 

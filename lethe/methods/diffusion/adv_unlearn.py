@@ -25,13 +25,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
-from lethe.core.families.diffusion import OWN, DiffusionTask, own_encoder
+from lethe.core.families.diffusion import OWN, DiffusionTask, encoder_of, own_encoder
 from lethe.core.modules import copied
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -101,7 +101,7 @@ class Attack:
 
     def __init__(self, cfg: AdvUnlearn, task: DiffusionTask, loop: Loop, model: nn.Module, points: Split) -> None:
         self.cfg, self.task, self.loop, self.model, self.points = cfg, task, loop, model, points
-        self.encoder: Any = own_encoder(model) or task.pipeline.text_encoder
+        self.encoder = encoder_of(task, model)
         self.end: int = task.pipeline.tokenizer.eos_token_id
         self.taking: Combine = combining(cfg)
         self.vectors: Tensor | None = None

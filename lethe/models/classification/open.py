@@ -19,11 +19,11 @@ from lethe.core.store import with_columns
 from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.load import Data
+from lethe.models.adapter import is_adapter, names_base
 from lethe.models.answer import AUTO, Place, Returns
 from lethe.models.classification.task import Classification, ClassifierSource
 from lethe.models.deployed import is_deployed
 from lethe.models.heads import divided, from_files, opened, reader, saved_family
-from lethe.models.lm.adapter import is_adapter, names_base
 from lethe.models.opened import Load, Make, Opened, SavedFiles, Sections
 from lethe.models.weights import PICKLED
 

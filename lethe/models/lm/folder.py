@@ -22,7 +22,7 @@ from lethe.core.guard import Guard
 from lethe.core.modules import evaluating
 from lethe.core.user_files import reason, text_of, understood
 from lethe.errors import ModelError, PickleRefused
-from lethe.models.lm import adapter as lora
+from lethe.models import adapter as lora
 from lethe.models.lm import decoder
 from lethe.models.lm.small import Attention
 from lethe.models.weights import halved

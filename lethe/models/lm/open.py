@@ -28,8 +28,8 @@ from lethe.data.records import read_rows
 from lethe.data.select import Where, divide
 from lethe.data.text import apart, divided, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
+from lethe.models.adapter import base_of, fresh, is_adapter, names_base
 from lethe.models.deployed import ServedText, address, is_served_text
-from lethe.models.lm.adapter import base_of, fresh, is_adapter, names_base
 from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
 from lethe.models.lm.gguf_file import is_gguf, load_gguf
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer

@@ -38,8 +38,8 @@ from lethe.core.task import Recipe
 from lethe.errors import DataError, LabelOutOfRange, ModelError, RequestError
 from lethe.maths import losses
 from lethe.maths.answers import counted
+from lethe.models import adapter as lora
 from lethe.models.deployed import ServedText
-from lethe.models.lm import adapter as lora
 from lethe.models.lm import decoder
 from lethe.models.lm.answers import answer_lengths, answer_mask, padded, predicting, targets
 from lethe.models.lm.folder import Precision, in_types, load_folder
