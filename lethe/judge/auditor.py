@@ -156,6 +156,7 @@ def _measured(audit: Audit, cfg: Any, subject: Subject, panel: Panel, refused: R
             raise
         if refused is not None:
             refused(audit.name, subject.name, error)
+        known = None   # what fails is told of again
     found = Measured({value.metric: value for value in values}, time.perf_counter() - began)
     if known is not None:
         known[audit.name, subject] = found

@@ -44,9 +44,10 @@ def spent(ladder: Ladder, references: int) -> str:
     """What the search did cost."""
     tried = [rung for rung in ladder.rungs if rung.cost is not None]
     judging = "" if ladder.judging_seconds is None else f", and {duration(ladder.judging_seconds)} of judging"
-    return (f"The search took {number(ladder.spent)} of a retraining (allowed: {number(ladder.within)}) on {len(tried)} "
-            f"{'method' if len(tried) == 1 else 'methods'}{judging}. The {references} retrained models of the yardstick are not "
-            "counted: they are paid for once and judge every request on these data.")
+    count = f"{len(tried)} {'method' if len(tried) == 1 else 'methods'}"
+    return (f"The search took {number(ladder.spent)} of a retraining's steps or examples, whichever is more (allowed: "
+            f"{number(ladder.within)}), on {count}{judging}. The {references} retrained models of the yardstick are not counted: "
+            "they are paid for once and judge every request on these data.")
 
 
 def rows(ladder: Ladder) -> Sequence[tuple[str, ...]]:

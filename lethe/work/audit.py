@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 from lethe.core.alike import beside
 from lethe.core.config import plain
 from lethe.core.evidence import Evidence
+from lethe.core.outcome import Outcome
 from lethe.core.registry import Audit
 from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.view import audited, reserved
-from lethe.judge.auditor import Refused, applicable, distinct, examine
+from lethe.judge.auditor import Known, Refused, applicable, distinct, examine
 from lethe.judge.descent import Kinship
 from lethe.judge.neighbours import neighbours
 from lethe.judge.power import Power
@@ -70,24 +71,57 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
+@dataclass(eq=False)
+class Sitting:
+    """A task before its judges: with what models are compared, and what was measured so far. Where one model after the other is
+    judged, each costs its own audits alone.
+
+    task    with what audits may use       unlike  doubts whether the recipe makes the like of the original
+    heard   the models that were judged    known, shared  as in `examine`
+    """
+
+    task: Task
+    yardstick: Yardstick
+    unlike: list[Doubt]
+    original: Subject
+    heard: list[tuple[Outcome, Subject]] = field(default_factory=list)
+    known: Known = field(default_factory=dict)
+    shared: dict[Hashable, Any] = field(default_factory=dict)
+
+    def subject(self, one: Made, outcome: Outcome) -> Subject:
+        """A model under examination: the same one whenever it is asked for."""
+        found = next((subject for seen, subject in self.heard if seen is outcome), None)
+        if found is None:
+            found = Subject(one.name, outcome.answering, self.task, outcome.cost.seconds, procedure=one.procedure,
+                            kind=outcome.kind, heir=one.heir or (one.procedure is not None and one.procedure.heir))
+            self.heard.append((outcome, found))
+        return found
+
+
+def sitting(job: Job, task: Task, options: Options, retrained: Retrained, unseen_used: bool, searched: bool) -> Sitting:
+    """The task and its yardstick, before any model of a run is judged."""
+    task = judged(task, unseen_used, searched)
+    yardstick = _yardstick(job, task, options, retrained)
+    unlike = _reproduction(task, yardstick.control, options, job.settings.device) if yardstick.control else []
+    return Sitting(task, yardstick, unlike, Subject("original", task.model, task, procedure=NOTHING))
+
+
 def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retrained: Retrained, *, name: str = "",
-             words: str = "", failures: Path | None = None, known: Sequence[Doubt] = (), searched: bool = False,
+             words: str = "", failures: Path | None = None, known: Sequence[Doubt] = (), court: Sitting | None = None,
              kin: Mapping[str, Kinship] | None = None) -> Scenario:
     """Audit the models of one task.
 
     words      the request in words
     failures   where tracebacks of audits go       known      doubts about the yardstick that stand before anything is audited
     kin        how near models handed over are to the original, by path
-    searched   the models were chosen by a part of the data, which does not judge again
+    court      that judged other models of this task before, and goes on
     """
     done = [one.outcome for one in made if one.outcome]
-    task = judged(task, searched or any(outcome.unseen_used for outcome in done),
-                  searched or any(outcome.search for outcome in done))
-    yardstick = _yardstick(job, task, options, retrained)
-    unlike = _reproduction(task, yardstick.control, options, job.settings.device) if yardstick.control else []
-    original = Subject("original", task.model, task, procedure=NOTHING)
+    court = court or sitting(job, task, options, retrained, any(outcome.unseen_used for outcome in done),
+                             any(outcome.search for outcome in done))
+    task, yardstick, original = court.task, court.yardstick, court.original
     made = _apart(made, [original, *yardstick.references, Subject("retrained", task.model, task)])
-    subjects = [*yardstick.fresh, *_subjects(task, made)]
+    subjects = [*yardstick.fresh, *_subjects(court, made)]
     for subject in [original, *yardstick.references, *subjects]:
         subject.device = job.settings.device
     chosen, skipped = _audits(job, task, yardstick)
@@ -97,7 +131,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
     seen: list[Power] = []
     evidence = examine(task, subjects, original, yardstick.references, chosen, job.judging.depth, job.settings.seed,
                        options.listener, yardstick.shadows, margins=job.judging.margins, neighbours=yardstick.neighbours,
-                       refused=refused, stop=options.stop, detects=seen.append)
+                       refused=refused, stop=options.stop, detects=seen.append, known=court.known, shared=court.shared)
     held = {subject.name: evidence[subject.name] for subject in yardstick.references}
     found = doubts(held, evidence.get("original", [])) if retrained.provided else []   # what was trained here has not seen forget
     skipped += _unanswered(chosen, [evidence[subject.name] for subject in subjects],
@@ -115,7 +149,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
         references=yardstick.record, subjects=tuple(rows), not_tested=tuple(skipped),
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(outside), power=power(next(iter(seen), None)), descent=descent(kin or {}),
-        doubts=tuple(doubt(one) for one in [*known, *unlike, *found]),
+        doubts=tuple(doubt(one) for one in [*known, *court.unlike, *found]),
         objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided)),
         max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
@@ -199,14 +233,12 @@ def shadows_of(job: Job, task: Task, options: Options) -> Shadows | None:
                    options.listener, options.stop)
 
 
-def _subjects(task: Task, made: Sequence[Made]) -> list[Subject]:
+def _subjects(court: Sitting, made: Sequence[Made]) -> list[Subject]:
     """The runs that ended well; those that differ only in their seed are siblings."""
     groups: dict[str, list[Subject]] = {}
     for one in made:
         if one.outcome and not one.failure:
-            groups.setdefault(one.label or one.name, []).append(
-                Subject(one.name, one.outcome.answering, task, one.outcome.cost.seconds, procedure=one.procedure,
-                        kind=one.outcome.kind, heir=one.heir or (one.procedure is not None and one.procedure.heir)))
+            groups.setdefault(one.label or one.name, []).append(court.subject(one, one.outcome))
     for group in groups.values():
         for subject in group:
             subject.siblings = [other for other in group if other is not subject]

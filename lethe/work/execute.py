@@ -25,7 +25,7 @@ from lethe.report.answer import lopsided
 from lethe.report.report import Report, load, without_figures, without_page
 from lethe.results import schema
 from lethe.results.frame import frame
-from lethe.work.audit import scenario
+from lethe.work.audit import scenario, sitting
 from lethe.work.climb import climb, concluded
 from lethe.work.commit import commit
 from lethe.work.door.door import attend, refused, survey
@@ -139,8 +139,9 @@ def _climbed(plan: Plan, scene: Scene, yardstick: Retrained, places: Places, pla
              ) -> schema.Scenario:
     """A scenario whose methods are tried one after the other until one is as requested."""
     job, ladder = plan.job, plan.ladders[scene.name]
+    court = sitting(job, scene.task, options, yardstick, unseen_used=True, searched=True)   # the search saw a part of the data
     final = partial(scenario, job, scene.task, options=options, retrained=yardstick, name=scene.name, words=scene.words,
-                    failures=place.failures, searched=True)
+                    failures=place.failures, court=court)
     return concluded(climb(job, scene.task, ladder, yardstick, options, places, final), places)
 
 

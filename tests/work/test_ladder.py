@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from small_world import build
 
 from lethe.core import catalogue
 from lethe.errors import LetheError
+from lethe.judge import auditor
 from lethe.report.ladder import told
 from lethe.results.ladder import Ladder
 from lethe.results.measured import Measured, Number, write
@@ -85,8 +87,16 @@ def test_a_model_that_the_final_audit_refutes_ends_no_climb(tmp_path: Path, monk
                 update={"answer": "no"})})}) if row.role == "method" and row.method != "retrain" and row.answers else row
             for row in case.subjects)})
 
+    asked: Counter[tuple[str, Any]] = Counter()
+
+    def counted(audit: Any, cfg: Any, subject: Any, panel: Any, ask: Any = auditor._asked) -> Any:
+        asked[audit.name, subject] += 1
+        return ask(audit, cfg, subject, panel)
+
     monkeypatch.setattr("lethe.work.execute.scenario", refuting)
+    monkeypatch.setattr(auditor, "_asked", counted)
     found, case, _ = climbed(tmp_path, "until=forgotten", "within=2")
+    assert set(asked.values()) == {1}   # a model that comes later costs its own audits alone
     refuted = [rung for rung in found.rungs if rung.ended == "refuted"]
     assert refuted and all(rung.forgotten == "yes" and rung.why.startswith("forgotten: no") for rung in refuted)
     assert found.met and found.delivered == "retrain" and found.looks == len(refuted) + 1
