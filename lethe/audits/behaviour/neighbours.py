@@ -20,8 +20,8 @@ from lethe.core.config import Count, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.judge.measured import mean_value
-from lethe.judge.near import nearest_first
 from lethe.judge.panel import Panel
+from lethe.maths.near import nearest_first
 from lethe.pools.subject import Subject
 
 

@@ -36,9 +36,9 @@ from lethe.core.config import Count, Fraction, Natural, Positive, config
 from lethe.core.evidence import Value
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
-from lethe.judge.near import nearest_first
 from lethe.judge.panel import Panel
 from lethe.judge.relearning import Attack, checkpoints, halves, learned, relearn_time, relearned
+from lethe.maths.near import nearest_first
 from lethe.pools.subject import Subject
 
 LOOKED_AT = 2000   # retained examples among which related ones are sought
