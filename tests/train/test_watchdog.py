@@ -307,7 +307,7 @@ MOST = 200   # steps of one run here: some methods take a thousand by default, a
 def watched(name: str, watchdog: bool | None, task: Task) -> Outcome | str:
     """A run with defaults, of `MOST` steps at most; or why there is none."""
     record = catalogue.load("methods", name)
-    steps = {f.name: f.default for f in dataclasses.fields(record.config) if f.name in ("steps", "inner_steps")}
+    steps = {f.name: f.default for f in dataclasses.fields(record.config) if f.name in ("steps", "inner_steps", "attack_steps")}
     share = max(1, math.prod(steps.values()) // MOST) if all(isinstance(n, int) and n for n in steps.values()) else 1
     cut = {"steps": max(2, steps["steps"] // share)} if "steps" in steps and share > 1 else {}
     try:
