@@ -265,6 +265,11 @@ def _spoilt(part: str, place: Path) -> None:
     _changed(next((place / part).glob("*.safetensors")), _nan)
 
 
+def _resized(config: Path) -> None:
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "block_out_channels": [2 * size for size in said["block_out_channels"]]}))
+
+
 def _halved(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -275,7 +280,8 @@ DAMAGE: list[tuple[Callable[[Path], object], type[Exception], str]] = [
     *[(partial(_spoilt, part), NotFinite, f"{part} holds NaN") for part in ("unet", "vae", "text_encoder")],
     (lambda p: _changed(p / "vae" / f"{WEIGHTS}.safetensors", lambda t: t.pop("encoder.conv_in.bias")), ModelError,
      "lack 1 of the tensors"),
-    (lambda p: _halved(p / "text_encoder" / "model.safetensors"), ModelError, "cut off while it was copied"),
+    (lambda p: _halved(p / "text_encoder" / "model.safetensors"), ModelError, "may be cut off"),
+    (lambda p: _resized(p / "unet" / "config.json"), ModelError, "belong to other weights"),
     (lambda p: _halved(p / "unet" / "config.json"), ModelError, "cannot be read as JSON"),
     (lambda p: _halved(p / "tokenizer" / "tokenizer.json"), ModelError, "cannot be read as a part of a pipeline"),
 ]

@@ -198,7 +198,7 @@ def _reads_text(unet: Path) -> bool:
 
 def _sound_part(place: Path, named: str, variant: str) -> Any:
     """One part of a pipeline; an error for what cannot be read, is not whole or holds NaN."""
-    remedy = "It may have been cut off while it was copied: copy it again."
+    remedy = "A file may be cut off, or config.json belong to other weights: copy the folder again, whole."
     with understood(place, "a part of a pipeline", remedy, ModelError):
         part = _part(place, named, variant)
     _require_finite(place, part)
