@@ -456,21 +456,22 @@ def tested(tests: Sequence[str]) -> list[Element]:
 
 def forged_certificates_are_refused() -> dict[str, Any]:
     """Every forgery of a certificate that was issued; and that one itself, and all older ones, hold."""
-    from forgeries import FORGERIES, OF_A_THEOREM, forged
+    from forgeries import FORGERIES, OF_A_THEOREM, OF_CLIPPED_MODELS, forged
 
     from lethe.certificate.verify import FAILED, check
 
     issued = sorted((Path(__file__).parent / "certificate" / "issued").iterdir())
-    newest, certified = issued[-1], issued[0].with_name("certified")
+    folder = {place.name: place for place in issued}
+    cases = ((issued[-1], FORGERIES), (folder["certified"], OF_A_THEOREM), (folder["clipped"], OF_CLIPPED_MODELS))
     result: dict[str, Any] = {"passed": True, "lines": {}}
     print()
-    for change, (part, words) in {**FORGERIES, **OF_A_THEOREM}.items():
+    for bundle, change, (part, words) in [(place, change, line) for place, each in cases for change, line in each.items()]:
         with TemporaryDirectory() as place:
-            found = check(forged(newest if change in FORGERIES else certified, Path(place) / "forged", change))
+            found = check(forged(bundle, Path(place) / "forged", change))
         line = next((one.text for one in found if (one.part, one.state) == (part, FAILED) and words in one.text), None)
-        result["lines"][change.__name__] = line
+        result["lines"][f"{bundle.name}: {change.__name__}"] = line
         result["passed"] &= line is not None
-        print(f"{'✓' if line else '✗'} {change.__name__.replace('_', ' ')}: {part}: {line or 'not refused'}"[:200])
+        print(f"{'✓' if line else '✗'} {bundle.name}: {change.__name__.replace('_', ' ')}: {part}: {line or 'not refused'}"[:200])
     for old in issued:
         good = not [one for one in check(old) if one.state == FAILED]
         result["passed"] &= good

@@ -257,20 +257,58 @@ def more_noise(f: Forger) -> None:
     f.evidence["guarantee"]["accountant"]["radius"] = f.certificate["claims"][3]["evidence"]["accountant"]["radius"] = "0.001"
 
 
-def another_law(f: Forger) -> None:
-    """The noise of clipped gradients, accounted for as if models had been clipped: a smaller ε, which its numbers give."""
+def _restated(f: Forger, **numbers: str | int) -> None:
+    """Other numbers under ε, and the ε that follows from them, wherever either stands."""
     claim, evidence = f.certificate["claims"][3], f.evidence["guarantee"]
     said = claim["evidence"]["epsilon"]
-    for numbers in (evidence["accountant"], claim["evidence"]["accountant"]):
-        numbers.update(law="clipped models", clips="models")
-    evidence["epsilon"] = claim["evidence"]["epsilon"] = less = accounted(evidence)
-    claim["statement"] = claim["statement"].replace(f"ε {said}", f"ε {less}")
+    for place in (evidence["accountant"], claim["evidence"]["accountant"]):
+        place.update(numbers)
+    evidence["epsilon"] = claim["evidence"]["epsilon"] = found = accounted(evidence)
+    claim["statement"] = claim["statement"].replace(f"ε {said}", f"ε {found}")
+
+
+def another_law(f: Forger) -> None:
+    """The noise of clipped gradients, accounted for as if models had been clipped: a smaller ε, which its numbers give."""
+    _restated(f, law="clipped models", clips="models")
+
+
+def tighter_models(f: Forger) -> None:
+    """Models are said to have been clipped to less than they were: a smaller ε, which the numbers give."""
+    _restated(f, radius="0.01")
+
+
+def louder_noise(f: Forger) -> None:
+    """Twice the noise that the configured ε takes, and the ε that it would give."""
+    _restated(f, sigma=str(2 * float(f.evidence["guarantee"]["accountant"]["sigma"])))
+
+
+def more_steps(f: Forger) -> None:
+    _restated(f, noisy_steps=40)
+
+
+def unclipped_models(f: Forger) -> None:
+    """The noise of clipped models, accounted for as if gradients had been clipped."""
+    _restated(f, law="shifted Gaussian steps", clips="gradients", clip="0.0001")
+
+
+def louder_noise_alone(f: Forger) -> None:
+    for place in (f.evidence["guarantee"]["accountant"], f.certificate["claims"][3]["evidence"]["accountant"]):
+        place["sigma"] = "1.0"
 
 
 OF_A_THEOREM: dict[Callable[[Forger], None], tuple[str, str]] = {   # of a certificate that claims C3
     less_epsilon: ("claims", "C3 does not follow"),
     another_law: ("request.json", "clips is not in the configuration, and ε was computed with models"),
     more_noise: ("request.json", "radius is 0.02 in the configuration"),
+    louder_noise: ("request.json", "epsilon is 1.0 in the configuration"),
+}
+OF_CLIPPED_MODELS: dict[Callable[[Forger], None], tuple[str, str]] = {   # of one whose ε rests on clipped models
+    less_epsilon: ("claims", "C3 does not follow"),
+    louder_noise_alone: ("claims", "C3 does not follow"),
+    louder_noise: ("request.json", "epsilon is 1.0 in the configuration"),
+    tighter_models: ("request.json", "radius is 0.02 in the configuration"),
+    more_steps: ("request.json", "noisy_steps is 10 in the configuration"),
+    unclipped_models: ("request.json", "clips is models in the configuration"),
 }
 FORGERIES: dict[Callable[[Forger], None], tuple[str, str]] = {   # change -> (line that must fail, words in it)
     another_model: ("claims", "C1 is about"),

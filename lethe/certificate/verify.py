@@ -218,9 +218,11 @@ def _configuration(folder: Path) -> Check:
     wrong = []
     if procedure_hash(config["method"]) != evidence["procedure"]["sha256"]:
         wrong.append(f"the configuration of {evidence['procedure']['name']} is not the one that the evidence names")
-    accounts = evidence["guarantee"].get("accountant", {})
-    wrong += [f"{key} is {config['method'].get(key, 'not')} in the configuration, and ε was computed with {value}"
-              for key, value in accounts.items() if key not in ("law", "sigma") and config["method"].get(key) != value]
+    stated, method = evidence["guarantee"], config["method"]
+    wrong += [f"{key} is {method.get(key, 'not')} in the configuration, and ε was computed with {value}"
+              for key, value in stated.get("accountant", {}).items() if key not in ("law", "sigma") and method.get(key) != value]
+    wrong += [f"{key} is {method[key]} in the configuration, which the noise was drawn for, and {stated[key]} is stated"
+              for key in ("epsilon", "delta") if key in method and key in stated and float(stated[key]) < float(method[key])]
     return _check("request.json", wrong, "the configuration has the hash that stands in C1")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Issued
-from forgeries import FORGERIES, OF_A_THEOREM, Forger, forged
+from forgeries import FORGERIES, OF_A_THEOREM, OF_CLIPPED_MODELS, Forger, forged
 
 from lethe.certificate.canonical import sha256
 from lethe.certificate.shape import FREE, faults, plain
@@ -32,10 +32,11 @@ def test_every_forgery_is_refused_in_a_line(issued: Issued, tmp_path: Path, chan
     assert part in failed and words in failed[part], failed
 
 
-@pytest.mark.parametrize("change", OF_A_THEOREM, ids=lambda change: change.__name__)
-def test_the_epsilon_of_a_certificate_is_computed_again(tmp_path: Path, change: Callable[[Forger], None]) -> None:
-    part, words = OF_A_THEOREM[change]
-    old = Path(__file__).parent / "issued" / "certified"
+@pytest.mark.parametrize(("bundle", "change"), [*(("certified", change) for change in OF_A_THEOREM),
+                                                *(("clipped", change) for change in OF_CLIPPED_MODELS)])
+def test_the_epsilon_of_a_certificate_is_computed_again(tmp_path: Path, bundle: str, change: Callable[[Forger], None]) -> None:
+    part, words = (OF_A_THEOREM if bundle == "certified" else OF_CLIPPED_MODELS)[change]
+    old = Path(__file__).parent / "issued" / bundle
     failed = {one.part: one.text for one in check(forged(old, tmp_path / "forged", change)) if one.state == FAILED}
     assert part in failed and words in failed[part], failed
 
