@@ -2,38 +2,47 @@
 
 The problems of such a suite are doses, from the least to the most: the same originals, every method run a little, more, and much.
 Each dose is a point of the method's curve, the untouched original its beginning. Methods are compared where their curves pass the
-same value of `across`, not at equal steps, which mean something else to each of them.
+same value of `across`, not at equal steps, which mean something else to each of them. What is run at one dose alone, such as a
+retraining, has no curve: it is a control, which stands beside the others where it is. Doses may come in groups ('object: more'),
+each a page of its own within the page.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from lethe.bench.page import fixed
-from lethe.bench.suite import expectation, read
+from lethe.bench.grid import drawn
+from lethe.bench.page import ENDINGS, cells, endings, fixed
+from lethe.bench.suite import Suite, expectation, read
 from lethe.core.catalogue import entries
 from lethe.core.evidence import Better
 from lethe.core.files import write_text
-from lethe.core.words import spaced
+from lethe.core.words import heading, spaced
 from lethe.results import measured
 from lethe.results.measured import Number
 
-LEVELS = (0.8, 0.9, 0.95)   # of `across`, at which the curves are read
-
 HEAD = """# {title}
 
-Rebuilt by `lethe bench {suite}` (measures) and `lethe bench {suite} --page {page}` (writes this page and the figure).
+Rebuilt by `lethe bench {suite}` (measures) and `lethe bench {suite} --page {page}` (writes {makes}).
 {about}
+{lead}
+How to read a cell of the first table: the value where the curve of the method passes that {across}, on the straight line
+between two doses, and the standard deviation over {seeds} originals, read off in the same way; – where no dose gets there.
+{legend}"""
 
+FACTS = {"cost": "steps or examples of the method, whichever is more, in trainings of the original",
+         "seconds": "processor time of the method", "memory": "peak of the process until the method ended, in MB",
+         "artefact": "MB of what the method hands over: an adapter or a guard alone, else the whole model"}
+
+LEAD = """
 ![{finding}]({figure})
 
 **{finding}**
-
-How to read a cell of the first table: the value where the curve of the method passes that {across}, on the straight line
-between two doses, and the standard deviation over {seeds} originals, read off in the same way; – where no dose gets there.
 """
 
 
@@ -54,14 +63,22 @@ class Curve:
     points: tuple[Point, ...]
     seeds: int
 
+    @property
+    def control(self) -> bool:
+        """Whether it is a point, no curve."""
+        return len(self.points) < 3
+
     def at(self, across: str, level: float, metric: str) -> tuple[float, float] | None:
         """(mean, sd) of a metric where the curve first passes this level; None where it never does.
 
         (.1, .9), (.7, .8), (.9, .6) at .8: half of the way from .8 to .6, so .7.
         """
-        for before, after in zip(self.points, self.points[1:], strict=False):
+        if self.control:
+            return None
+        points = [point for point in self.points if metric in point.mean]
+        for before, after in pairwise(points):
             low, high = before.mean[across], after.mean[across]
-            if low <= level <= high and high > low and metric in before.mean and metric in after.mean:
+            if low <= level <= high and high > low:
                 share = (level - low) / (high - low)
                 mean, sd = (one[0] + share * (one[1] - one[0]) for one in (
                     (before.mean[metric], after.mean[metric]), (before.sd.get(metric, 0.0), after.sd.get(metric, 0.0))))
@@ -69,58 +86,90 @@ class Curve:
         return None
 
 
-def curves(suite: str, place: Path | None = None) -> list[Curve]:
-    """The curve of every method that was measured, in the order of the suite's methods."""
-    asked, doses = read(suite), list(read(suite).requests)
-    methods = dict.fromkeys(str(one["name"]) for _, request in asked.problems() for one in request.methods)
+def curves(suite: str, place: Path | None = None, group: str = "") -> list[Curve]:
+    """The curve of every method that was measured, in the order of the suite's methods; of the doses of one group."""
+    asked = read(suite)
+    doses = asked.groups()[group]
+    methods = dict.fromkeys(str(one["name"]) for problem, request in asked.problems() if problem in doses.values()
+                            for one in request.methods)
     return [curve for name in methods if (curve := _curve(name, suite, doses, asked.keep, asked.across, place)) is not None]
 
 
-def _curve(name: str, suite: str, doses: Sequence[str], keep: Sequence[str], across: str, place: Path | None) -> Curve | None:
+def _curve(name: str, suite: str, doses: Mapping[str, str], keep: Sequence[str], across: str, place: Path | None) -> Curve | None:
     known = measured.read(name, place).numbers
-    points, first, seeds = [], None, 0
-    for dose in doses:
-        mine = {one.metric: one for one in known if one.problem == f"{suite}: {dose}" and one.metric in keep and one.seeds}
+    points, first, seeds = [], Point("original", {}, {}), 0
+    for dose, problem in doses.items():
+        mine = {one.metric: one for one in known if one.problem == f"{suite}: {problem}" and one.metric in keep and one.seeds}
         if across not in mine:
             continue
-        first, seeds = first or _untouched(mine), max(seeds, mine[across].seeds)
+        first, seeds = replace(first, mean={**_untouched(mine), **first.mean}), max(seeds, mine[across].seeds)
         points.append(Point(dose, {metric: one.mean for metric, one in mine.items() if one.mean is not None},
                             {metric: one.sd or 0.0 for metric, one in mine.items()}))
-    return Curve(name, (first, *points), seeds) if first is not None else None
+    return Curve(name, (first, *points), seeds) if points else None
 
 
-def _untouched(numbers: Mapping[str, Number]) -> Point:
-    return Point("original", {metric: one.untouched for metric, one in numbers.items() if one.untouched is not None}, {})
+def _untouched(numbers: Mapping[str, Number]) -> dict[str, float]:
+    return {metric: one.untouched for metric, one in numbers.items() if one.untouched is not None}
 
 
-def directions(metrics: Sequence[str]) -> dict[str, Better]:
-    """Which way of each metric is better, as the audits declare it; higher for what is to be as in retrained models."""
-    lower = {metric for entry in entries("audits").values() for metric, told in entry.facts.get("metrics", {}).items()
-             if isinstance(told, Mapping) and told.get("better") == "lower"}
+def directions(metrics: Sequence[str], less: Sequence[str] = ()) -> dict[str, Better]:
+    """Which way of each metric is better, as the audits declare it; else lower for those in `less`, and higher for what is to be
+    as in retrained models."""
+    lower = {metric for metric, told in _told().items() if told.get("better") == "lower"} | set(less)
     return {metric: "lower" if metric in lower else "higher" for metric in metrics}
 
 
+def _told() -> dict[str, Mapping[str, Any]]:
+    """What the audits declare of every metric."""
+    return {metric: told for entry in entries("audits").values() for metric, told in entry.facts.get("metrics", {}).items()
+            if isinstance(told, Mapping)}
+
+
 def curves_page(suite: str, page: Path, place: Path | None = None) -> list[Path]:
-    """Write the page and, beside it, the figure as SVG. The page depends on the suite and on `measured/` alone."""
+    """Write the page and, where it shows no pictures, beside it the figure as SVG: from the suite and `measured/` alone."""
     from lethe.report.figure import drawing
 
-    drawn = page.with_suffix(".svg")
-    found = curves(suite, place)
-    write_text(page, page_text(suite, page, found))
+    write_text(page, page_text(suite, page, place))
+    if read(suite).pictures:
+        return [page]
+    shown = page.with_suffix(".svg")
     with drawing():
-        write_text(drawn, figure(suite, found))
-    return [page, drawn]
+        write_text(shown, figure(suite, curves(suite, place)))
+    return [page, shown]
 
 
-def page_text(suite: str, page: Path, found: Sequence[Curve]) -> str:
+def page_text(suite: str, page: Path, place: Path | None = None) -> str:
     """The page as Markdown."""
     asked = read(suite)
-    others = [metric for metric in asked.keep if metric != asked.across]
-    title = f"What erasing costs what was never named, at equal {spaced(asked.across)}"
-    head = HEAD.format(title=title, suite=suite, page=page.as_posix() if not page.is_absolute() else f"docs/{page.name}",
-                       about=expectation(suite), finding=finding(suite, found), figure=page.with_suffix(".svg").name,
-                       across=spaced(asked.across), seeds=max((curve.seeds for curve in found), default=0))
-    return head + _levels(asked.across, others, found) + _doses(asked.keep, found)
+    by = {group: curves(suite, place, group) for group in asked.groups()}
+    lead = "" if asked.pictures else LEAD.format(finding=finding(suite, by[""]), figure=page.with_suffix(".svg").name)
+    head = HEAD.format(title=f"{asked.title}, at equal {spaced(asked.across)}", suite=suite, about=expectation(suite), lead=lead,
+                       page=page.as_posix() if not page.is_absolute() else f"docs/{page.name}", across=spaced(asked.across),
+                       seeds=max((curve.seeds for found in by.values() for curve in found), default=0),
+                       legend=_legend(asked) if asked.tables else "", makes="this page" if asked.pictures else
+                       "this page and the figure")
+    return head + "".join(_group(suite, asked, group, found, place) for group, found in by.items() if found)
+
+
+def _legend(asked: Suite) -> str:
+    """What every column counts, in the words of its audit."""
+    words = {**{metric: told["args"][0] for metric, told in _told().items() if told.get("args")}, **FACTS}
+    lines = "".join(f"- {spaced(metric)}: {words[metric]}\n" for metric in asked.keep if metric in words)
+    return ("Before the methods stand the controls, at the accuracy that they have: the untouched original, and what has one "
+            f"dose alone.\n\n{lines}")
+
+
+def _group(suite: str, asked: Suite, group: str, found: Sequence[Curve], place: Path | None) -> str:
+    """The tables of one group, its pictures, and how runs ended otherwise than their methods meant."""
+    head = f"\n## {heading(group)}\n\n**{finding(suite, found)}**\n" if group else ""
+    if asked.pictures:
+        head += f"\n![the same prompts and noise for every method, at its largest dose](../measured/{drawn(suite, group)})\n"
+    others = tuple(metric for metric in asked.keep if metric != asked.across)
+    tables = "".join(_levels(asked, title, metrics, found) for title, metrics in (asked.tables or {"": others}).items())
+    some = [cell for problem, all_cells in cells(suite, place).items() if problem in asked.groups()[group].values()
+            for cell in all_cells]
+    why = "".join(endings(kind, title, some) for kind, title in ENDINGS.items()) if asked.pictures else ""
+    return head + tables + _doses(asked.keep, found) + why
 
 
 def finding(suite: str, found: Sequence[Curve], level: float = 0.9) -> str:
@@ -130,33 +179,34 @@ def finding(suite: str, found: Sequence[Curve], level: float = 0.9) -> str:
     at = {curve.method: value[0] for curve in found if (value := curve.at(asked.across, level, metric)) is not None}
     if not at:
         return f"No method reaches {spaced(asked.across)} {fixed(level, 2)}"
-    lower = directions([metric])[metric] == "lower"
+    lower = directions([metric], asked.lower)[metric] == "lower"
     order = sorted(at, key=lambda name: at[name] if lower else -at[name])
     told = ", ".join(f"{name} {fixed(at[name], 2)}" for name in order)
     return f"{spaced(metric)} at {spaced(asked.across)} {fixed(level, 2)}: {told}".capitalize()
 
 
-def _levels(across: str, others: Sequence[str], found: Sequence[Curve]) -> str:
-    ways = directions(others)
+def _levels(asked: Suite, title: str, others: Sequence[str], found: Sequence[Curve]) -> str:
+    ways, across = directions(others, asked.lower), asked.across
     heads = " | ".join(f"{spaced(metric)} ({way} is better)" for metric, way in ways.items())
-    rows = [f"| {level:g} | `{curve.method}` | " + " | ".join(_cell(curve.at(across, level, metric)) for metric in others)
-            for level in LEVELS for curve in found]
-    return (f"\nAt equal {spaced(across)}\n\n| {spaced(across)} | method | {heads} |\n|---|---|{'---|' * len(others)}\n"
-            + "".join(f"{row} |\n" for row in rows))
+    start = Curve("untouched", found[0].points[:1], 0)
+    rows = [f"| {fixed(point.mean.get(across), 2)} | {curve.method} | " + " | ".join(_at(point, metric) for metric in others)
+            for curve in (start, *found) if asked.tables and curve.control for point in curve.points[-1:]]
+    rows += [f"| {level:g} | `{curve.method}` | " + " | ".join(_cell(curve.at(across, level, metric)) for metric in others)
+             for level in asked.levels for curve in found if not curve.control]
+    return (f"\nAt equal {spaced(across)}{title and ': '}{title}\n\n| {spaced(across)} | method | {heads} |\n"
+            f"|---|---|{'---|' * len(others)}\n" + "".join(f"{row} |\n" for row in rows))
 
 
 def _doses(keep: Sequence[str], found: Sequence[Curve]) -> str:
-    rows = [f"| `{curve.method}` | {point.dose} | " + " | ".join(
-        _cell((point.mean[metric], point.sd.get(metric, 0.0)) if metric in point.mean else None) for metric in keep)
-        for curve in found for point in curve.points[1:]]
-    first = "".join(f"| untouched | – | {' | '.join(_cell(_only(curve.points[0].mean.get(metric))) for metric in keep)} |\n"
-                    for curve in found[:1])
+    rows = [f"| `{curve.method}` | {point.dose} | {' | '.join(_at(point, metric) for metric in keep)}"
+            for curve in found for point in curve.points[1:]]
+    first = "".join(f"| untouched | – | {' | '.join(_at(curve.points[0], metric) for metric in keep)} |\n" for curve in found[:1])
     return (f"\nEvery dose, mean ± standard deviation over originals\n\n| method | dose | {' | '.join(map(spaced, keep))} |\n"
             f"|---|---|{'---|' * len(keep)}\n{first}" + "".join(f"{row} |\n" for row in rows))
 
 
-def _only(value: float | None) -> tuple[float, None] | None:
-    return None if value is None else (value, None)
+def _at(point: Point, metric: str) -> str:
+    return _cell((point.mean[metric], point.sd.get(metric)) if metric in point.mean else None)
 
 
 def _cell(value: tuple[float, float | None] | None) -> str:
@@ -176,7 +226,7 @@ def figure(suite: str, found: Sequence[Curve]) -> str:
 
     asked = read(suite)
     others = [metric for metric in asked.keep if metric != asked.across]
-    ways, styles = directions(asked.keep), looks(curve.method for curve in found)
+    ways, styles = directions(asked.keep, asked.lower), looks(curve.method for curve in found)
     beside = min(2, len(others))
     high = math.ceil(len(others) / beside)
     drawn = Figure(figsize=(4.6 * beside, 0.4 + 3.8 * high), layout="constrained")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def _problem(problem: str, some: list[Cell]) -> str:
     said = "" if control is None else (f"{score.replace('_', ' ')}: original {fixed(control.untouched, 2)}, retrained "
                                        f"{fixed(control.retrained, 2)}. Time: of one retraining.\n")
     rows = "".join(_row(cell, score) for cell in some)
-    why = "".join(_endings(kind, title, some) for kind, title in ENDINGS.items())
+    why = "".join(endings(kind, title, some) for kind, title in ENDINGS.items())
     return (f"\n## {problem[0].upper()}{problem[1:]}\n{said}\n| method | {score.replace('_', ' ')} | distance left | points lost "
             f"| forgotten | within the margin | time |\n|---|---|---|---|---|---|---|\n{rows}{why}")
 
@@ -155,7 +155,7 @@ def _row(cell: Cell, score: str) -> str:
             f"| {told} | {'yes' if cell.useful else 'no'} | {_times(cell.mean('time'))} |\n")
 
 
-def _endings(kind: str, title: str, some: list[Cell]) -> str:
+def endings(kind: str, title: str, some: Sequence[Cell]) -> str:
     """Who ended so, in how many runs; the first reason in the words of the run."""
     mine = [(cell.method, one) for cell in sorted(some, key=lambda cell: cell.method) for one in cell.reasons if one.kind == kind]
     if not mine:

@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lethe.bench.grid import grids
 from lethe.bench.suite import HERE, Suite, read
 from lethe.bench.summary import numbers, reasons
 from lethe.bench.unit import FACTS, Finding, Setting, Unit, measure
@@ -49,18 +50,20 @@ def run(name: str, overrides: Sequence[str], options: Options, place: Path | Non
     require_reported(suite)
     bare = [Unit(problem, request) for problem, request in suite.problems(overrides)]
     command = shlex.join(["lethe", "bench", name, *(one for one in overrides if not one.startswith("output="))])
-    setting = Setting(options.data_root or HERE, options.command, options.again, options.allow_pickle, options.cache)
+    setting = Setting(options.data_root or HERE, options.command, options.again, options.allow_pickle, options.cache,
+                      "artefact" in suite.keep)
     with Crew(setting, options, workers) as crew:
         made = {(found.problem, found.seed): found for found in crew.done(bare)}
         absent = {found.problem: found.absent for found in made.values() if found.absent}
         for problem, why in absent.items():
             options.warn(f"{name}: {problem} is left out: {why}")
         _require_found(suite, [found for found in made.values() if not found.absent])
-        units = _units([unit for unit in bare if unit.problem not in absent], made)
-        seeds = Counter((unit.problem, unit.asked) for unit in units)
+        units = _units([unit for unit in bare if unit.problem not in absent], made, suite.together)
+        seeds = Counter((unit.problem, name) for unit in units for name in unit.asked)
         held: dict[tuple[str, str], list[Finding]] = {}
-        written = set()
+        written, drew = set(), []
         for found in crew.done(units):
+            drew.append(found)
             mine = held.setdefault((found.problem, found.method), [])
             mine.append(found.beside(made[found.problem, found.seed]))
             if len(mine) == seeds[found.problem, found.method]:
@@ -68,15 +71,20 @@ def run(name: str, overrides: Sequence[str], options: Options, place: Path | Non
                 known = measured.read(found.method, place)
                 written.add(measured.write(measured.replaced(
                     known, title, numbers(title, some, suite.keep, command), reasons(title, some)), place))
+    if suite.pictures and not any(one.startswith("method") for one in overrides):   # of some methods alone it would be no grid
+        written.update(grids(name, suite, drew, place or measured.folder()))
     return Ran(sorted(written), absent)
 
 
-def _units(bare: Sequence[Unit], made: dict[tuple[str, int], Finding]) -> list[Unit]:
-    """Every method of every problem and seed: methods outside, problems in the order of the suite inside."""
-    asked = [(unit, method) for unit in bare for method in _methods(unit, made[unit.problem, unit.request.seed])]
-    order = list(dict.fromkeys(str(method["name"]) for _, method in asked))
-    return [Unit(unit.problem, unit.request, method)
-            for unit, method in sorted(asked, key=lambda one: order.index(str(one[1]["name"])))]
+def _units(bare: Sequence[Unit], made: dict[tuple[str, int], Finding], together: bool) -> list[Unit]:
+    """Every method of every problem and seed: methods outside, problems in the order of the suite inside; or all of them
+    together, seed by seed."""
+    chosen = [replace(unit, methods=tuple(_methods(unit, made[unit.problem, unit.request.seed]))) for unit in bare]
+    if together:
+        return sorted((unit for unit in chosen if unit.methods), key=lambda unit: unit.request.seed)
+    asked = [replace(unit, methods=(method,)) for unit in chosen for method in unit.methods]
+    order = list(dict.fromkeys(unit.asked for unit in asked))
+    return sorted(asked, key=lambda unit: order.index(unit.asked))
 
 
 def _methods(unit: Unit, made: Finding) -> list[dict[str, Any]]:
@@ -129,9 +137,9 @@ class Crew:
             for number, unit in enumerate(units, 1):
                 self.options.stop.check()
                 self._say(number, units, unit)
-                yield measure(unit, self.setting)
+                yield from measure(unit, self.setting)
             return
-        waiting: dict[Future[Finding], Unit] = {self.pool.submit(measure, unit, self.setting): unit for unit in units}
+        waiting: dict[Future[list[Finding]], Unit] = {self.pool.submit(measure, unit, self.setting): unit for unit in units}
         number = 0
         while waiting:
             self.options.stop.check()
@@ -140,7 +148,7 @@ class Crew:
                 number, unit = number + 1, waiting.pop(future)
                 self._say(number, units, unit)
                 try:
-                    yield future.result()
+                    yield from future.result()
                 except BrokenProcessPool:
                     raise WorkerDied(f"a process died during {unit.name} (out of memory, or killed), so the suite is not "
                                      "complete. Repeat the command: finished units are not repeated.") from None

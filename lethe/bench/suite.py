@@ -7,7 +7,7 @@ are found in `suites` where no other folder of data sets is named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,20 @@ class Suite:
     requests: Mapping[str, Any]            # name of the problem -> request, as for lethe run
     seeds: tuple[int, ...] = (0, 1, 2)     # each trains its own original and references
     across: str = ""                       # a kept metric: the requests are doses, least first, and the page is of curves
+    title: str = ""                        # of such a page
+    levels: tuple[float, ...] = (0.8, 0.9, 0.95)                # of `across`, at which its curves are read
+    tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # heading -> kept metrics; none: all in one table
+    lower: tuple[str, ...] = ()            # kept metrics of which less is better, beside those of which their audits say it
+    together: bool = False                 # all methods of a problem in one run, which audits its original once
+    pictures: bool = False                 # keep the pictures of every method, and show them instead of the curves
+
+    def groups(self) -> dict[str, dict[str, str]]:
+        """Dose -> problem of what is compared with each other: 'object: more' is the dose 'more' of 'object'."""
+        found: dict[str, dict[str, str]] = {}
+        for problem in self.requests:
+            group, _, dose = problem.rpartition(": ")
+            found.setdefault(group, {})[dose] = problem
+        return found
 
     def problems(self, overrides: Sequence[str] = ()) -> Iterator[tuple[str, Request]]:
         """(problem, request) for every problem and seed; `overrides` as on the command line.

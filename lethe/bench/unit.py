@@ -1,4 +1,5 @@
-"""One unit of a benchmark: one method on one original, as a user runs it. Whole in itself, so any process may do it.
+"""One unit of a benchmark: one method on one original, as a user runs it, or several that share the audits of the original. Whole
+in itself, so any process may do it.
 
 Its values are those of the evidence, and what every row has (`FACTS`). A method that fails is a finding like any other.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,37 +16,41 @@ from typing import Any, Literal
 import torch
 
 from lethe.core.config import build
+from lethe.core.guard import FOLDER as GUARD
+from lethe.core.names import folder_name
 from lethe.core.outcome import UNSURE
 from lethe.core.task import Recipe
 from lethe.errors import DataError, LetheError, NeedsUnmet
-from lethe.results.schema import Cost, Results, Row
+from lethe.results.folder import models_folder
+from lethe.results.schema import Cost, Results, Row, Sample
 from lethe.work.execute import carry_out
 from lethe.work.job import resolve
 from lethe.work.open import read
 from lethe.work.options import Options
 from lethe.work.request import Request
 
-FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "lost at least", "margin", "time", "cost")   # beside metrics
+FACTS = ("forgotten", "useful", "indistinguishable", "points lost", "lost at least", "margin", "time", "cost", "seconds",
+         "memory", "artefact")   # beside metrics
 Ending = Literal["failed", "ended", "unchanged", "cannot run", "unsure"]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is to be done. method: with its options; None: only the original and the retrained models."""
+    """What is to be done. methods: with their options; none: only the original and the retrained models."""
 
     problem: str
     request: Request
-    method: Mapping[str, Any] | None = None
+    methods: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def asked(self) -> str:
-        """The method's name; empty without one."""
-        return str(self.method["name"]) if self.method else ""
+    def asked(self) -> tuple[str, ...]:
+        """The names of the methods."""
+        return tuple(str(method["name"]) for method in self.methods)
 
     @property
     def name(self) -> str:
         """For the terminal."""
-        return f"{self.problem}, seed {self.request.seed}: {self.asked or 'original and retrained models'}"
+        return f"{self.problem}, seed {self.request.seed}: {', '.join(self.asked) or 'original and retrained models'}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Setting:
     again: bool = False
     allow_pickle: bool = False
     cache: Path | None = None
+    export: bool = False   # also save what a method makes, to know how large it is
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Finding:
     cost, retraining              what the method took, and one of the retrained models in the mean
     ending, why                   how it ended otherwise than the method meant, or as it meant and nobody can tell whether soundly
     able                          of a unit without a method: those that the problem can serve
+    samples                       pictures for a person to look at, chosen by seed
     """
 
     problem: str
@@ -80,6 +87,7 @@ class Finding:
     cost: Cost = field(default_factory=Cost)
     retraining: Cost = field(default_factory=Cost)
     able: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
     commit: str = "unknown"
     absent: str = ""   # why the problem cannot be measured here: its data are not there
 
@@ -90,8 +98,8 @@ class Finding:
         return self if share is None else replace(self, values={**self.values, "time": share})
 
 
-def measure(unit: Unit, setting: Setting) -> Finding:
-    """Carry out a unit on one thread; a finished one is read from its run folder."""
+def measure(unit: Unit, setting: Setting) -> list[Finding]:
+    """Carry out a unit on one thread; a finished one is read from its run folder. One finding a method, or that without any."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -100,22 +108,33 @@ def measure(unit: Unit, setting: Setting) -> Finding:
         torch.set_num_threads(threads)
 
 
-def _measured(unit: Unit, setting: Setting) -> Finding:
-    request = replace(unit.request, method=(unit.method,) if unit.method else ())
-    options = Options(setting.data_root, setting.command, setting.again, allow_pickle=setting.allow_pickle, cache=setting.cache,
-                      page=False)
-    found = Finding(unit.problem, request.seed, unit.asked)
+def _measured(unit: Unit, setting: Setting) -> list[Finding]:
+    request = replace(unit.request, method=unit.methods)
+    options = Options(setting.data_root, setting.command, setting.again, setting.export, setting.allow_pickle,
+                      cache=setting.cache, page=False)
+    bare = Finding(unit.problem, request.seed)
     try:
         report = carry_out(request, options)
-        able = () if unit.method else _able(unit.request, options)
+        able = () if unit.methods else _able(unit.request, options)
     except LetheError as error:
-        if unit.method:   # what it needs, or what its check before work says
-            return replace(found, ending="cannot run", why=str(error))
+        if unit.methods:   # what one of them needs, or what its check before work says
+            return [replace(bare, method=name, ending="cannot run", why=str(error)) for name in unit.asked]
         if isinstance(error, (DataError, NeedsUnmet)):
-            return replace(found, absent=str(error))
+            return [replace(bare, absent=str(error))]
         raise
     assert report is not None, "units run alone"
-    return replace(_found(found, report.results), able=able)
+    results = report.results
+    bare = replace(_bare(bare, results), able=able)
+    kept = models_folder(Path(request.output) / results.id, results.scenarios[0].name) if setting.export else None
+    made = [row for row in results.scenarios[0].subjects if row.role == "method"]
+    return [_found(replace(bare, method=name), results, row, kept) for name, row in zip(unit.asked, made, strict=True)] or [bare]
+
+
+def artefact(place: Path, row: Row) -> float | None:
+    """Megabytes of what a method saved: a guard without the weights that it leaves alone, else everything; None: nothing."""
+    files = [path for path in (place / folder_name(row.name)).rglob("*")
+             if path.is_file() and (row.kind != "guard" or GUARD in path.parts)]
+    return sum(path.stat().st_size for path in files) / 1e6 if files else None
 
 
 def _able(request: Request, options: Options) -> tuple[str, ...]:
@@ -125,20 +144,20 @@ def _able(request: Request, options: Options) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run.method for run in runs))
 
 
-def _found(found: Finding, results: Results) -> Finding:
+def _bare(found: Finding, results: Results) -> Finding:
+    """What stands in the results beside methods: the original and the retrained models."""
     case = results.scenarios[0]
-    rows: dict[str, list[Row]] = {"original": [], "retrained": [], "method": []}
-    for row in case.subjects:
-        rows[row.role].append(row)
-    values = {role: dict(_values(some)) for role, some in rows.items()}
-    if (share := _cost(results, rows["method"])) is not None:
-        values["method"]["cost"] = share
-    found = replace(found, values=values["method"], untouched=values["original"], retrained=values["retrained"],
-                    retraining=case.retraining, commit=str(results.versions.get("git", "unknown")))
-    if not found.method:
-        return found
-    row = rows["method"][0]
-    found = replace(found, cost=row.cost)
+    before, after = ([row for row in case.subjects if row.role == role] for role in ("original", "retrained"))
+    return replace(found, untouched=dict(_values(before)), retrained=dict(_values(after)), retraining=case.retraining,
+                   commit=str(results.versions.get("git", "unknown")))
+
+
+def _found(found: Finding, results: Results, row: Row, kept: Path | None) -> Finding:
+    """What a row says of its method. kept: where models were saved, if they were."""
+    facts = {"cost": _cost(results, row), "seconds": row.cost.cpu_seconds, "memory": row.cost.peak_memory_mb,
+             "artefact": None if kept is None else artefact(kept, row)}
+    values = {**dict(_values([row])), **{name: value for name, value in facts.items() if value is not None}}
+    found = replace(found, values=values, cost=row.cost, samples=row.samples)
     if row.unchanged:
         return replace(found, ending="unchanged", why=row.error or "")
     if row.error:
@@ -149,13 +168,13 @@ def _found(found: Finding, results: Results) -> Finding:
     return replace(found, ending="unsure", why=unsure) if unsure else found
 
 
-def _cost(results: Results, rows: Sequence[Row]) -> float | None:
+def _cost(results: Results, row: Row) -> float | None:
     """Steps or examples of a run in retrainings, whichever is more; None without a recipe of epochs and batches."""
     recipe, sizes = results.config.get("recipe") or {}, results.scenarios[0].sizes
     plan = build(Recipe, recipe) if recipe and not recipe.get("code") else None
-    if plan is None or not rows or not sizes.get("retain"):
+    if plan is None or not sizes.get("retain"):
         return None
-    passes = rows[0].cost
+    passes = row.cost
     examples, steps = plan.epochs * sizes["retain"], plan.epochs * math.ceil(sizes["retain"] / plan.batch_size)
     return max((passes.examples or 0) / examples, (passes.steps or 0) / steps)
 

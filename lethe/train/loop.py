@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -33,6 +31,7 @@ from lethe.core.visiting import fetched
 from lethe.errors import Diverged, RequestError
 from lethe.train import optimise, table
 from lethe.train.distribute import full
+from lethe.train.memory import peak_memory_mb
 from lethe.train.modifiers import Choice, resolve
 from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.average.last import Last
@@ -49,7 +48,7 @@ from lethe.train.settings import Settings
 from lethe.train.terms import Loss, Modifiers, Term, require_movable, step_count
 from lethe.train.watchdog import Watch, Watchdog, in_words
 
-__all__ = ["Loop", "Modifiers", "Settings", "Term", "peak_memory_mb"]
+__all__ = ["Loop", "Modifiers", "Settings", "Term"]
 
 
 class Loop(Session):
@@ -389,11 +388,3 @@ def _one_pass(terms: Mapping[str, Term], size: Mapping[str, int], over: str) -> 
 
 def _named(modifier: Any) -> list[Any]:
     return [type(modifier).__name__, plain(modifier)]
-
-
-def peak_memory_mb() -> float:
-    """Peak memory of this process (or of the GPU) in MB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -17,6 +17,7 @@ from lethe.core.task import Task
 from lethe.errors import CheckpointCorrupted, LetheError, WorkerDied
 from lethe.pools.subject import Procedure
 from lethe.train.apply import NOTHING, perform
+from lethe.train.memory import forget_peak
 from lethe.train.watchdog import in_words
 from lethe.work.failures import Failure, failure
 from lethe.work.job import Job, Run
@@ -78,6 +79,7 @@ def _run(job: Job, task: Task, run: Run, options: Options, places: Places, refer
                        work, options.listener, options.stop, references)
 
     try:
+        forget_peak()
         try:
             outcome = performed()
         except CheckpointCorrupted as error:   # a damaged file costs the steps that it held, nothing else

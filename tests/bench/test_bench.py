@@ -74,6 +74,23 @@ def test_numbers_are_means_over_originals_at_the_defaults(tiny: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tiny.glob("runs/*/results.json")} == times
 
 
+def test_methods_together_find_the_same_bits_and_their_own_sizes(tiny: Path) -> None:
+    found = {}
+    for together in ("false", "true"):
+        text = TINY.replace("points lost]", f"artefact, memory]\ntogether: {together}")
+        (tiny / "tiny.yaml").write_text(text)
+        place = tiny / f"measured {together}"
+        place.mkdir()
+        run("tiny", [f"output={tiny / together}", "seeds=[0]"], Options(), place)
+        found[together] = {name: {one.metric: one.mean for one in read(name, place).numbers}
+                           for name in ("finetune", "gradient_ascent")}
+        assert len(list((tiny / together).glob("*/results.json"))) == (2 if together == "true" else 4)
+    for name, values in found["true"].items():
+        assert values["holdout_accuracy"] == found["false"][name]["holdout_accuracy"]
+        assert values["artefact"] == found["false"][name]["artefact"] == pytest.approx(0.006, abs=0.003)   # 1,210 numbers
+        assert values["memory"] > 50
+
+
 def test_a_row_that_fails_is_a_row(tiny: Path) -> None:
     run("tiny", [f"output={tiny / 'runs'}", "seeds=[0]"], Options(), tiny / "measured")
     found = read("delete", tiny / "measured")
