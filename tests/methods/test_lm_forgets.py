@@ -25,6 +25,7 @@ FORGETS: list[tuple[str, dict[str, Any]]] = [
     ("lat", {"lr": 3e-3, "epochs": 40, "alpha": 3.0, "inner_steps": 6, "radius": 0.5}),
     ("agt_ao", {"lr": 3e-3, "epochs": 60, "alpha": 5.0, "radius": 0.05, "warmup": 5.0, "clip": 1.0, "batch_size": 32}),
     ("mcu", {"layer": 1, "components": 8, "coefficient": 6.0, "alpha": 3.0, "lr": 1e-2, "steps": 150, "batch_size": 8}),
+    ("mdu", {"lr": 1e-3, "epochs": 40, "alpha": 3.0}),
     ("mudman", {"lr": 0.2, "steps": 100, "retain_lr": 0.3}),
     ("tar", {"lr": 1e-3, "steps": 60, "inner_steps": 4, "every": 2, "rates": (1e-3,), "scale": 0.3, "alpha": 3.0}),
 ]
