@@ -23,9 +23,16 @@ NAMES = {   # of a Llama in transformers -> in GGUF
 }
 
 
-def written(model: Any, tokenizer: Any, path: Path, without: str = "") -> Path:
-    """The Llama as llama.cpp has it: names of its own, rows of queries and keys in its order of the rotation."""
-    gguf, shape = pytest.importorskip("gguf"), model.config
+def reader() -> Any:
+    return pytest.importorskip("gguf", reason="the package gguf is not installed: pip install 'lethe-unlearning[gguf]'")
+
+
+def written(model: Any, tokenizer: Any, path: Path, without: str = "", kind: str = "") -> Path:
+    """The Llama as llama.cpp has it: names of its own, rows of queries and keys in its order of the rotation.
+
+    kind  what the package's own quantiser makes of matrices, e.g. Q8_0
+    """
+    gguf, shape = reader(), model.config
     file = gguf.GGUFWriter(str(path), "llama")
     for name, value in {"context_length": shape.max_position_embeddings, "embedding_length": shape.hidden_size,
                         "block_count": shape.num_hidden_layers, "feed_forward_length": shape.intermediate_size,
@@ -43,7 +50,9 @@ def written(model: Any, tokenizer: Any, path: Path, without: str = "") -> Path:
             heads = shape.num_attention_heads if "attn_q" in own else shape.num_key_value_heads
             rows = rows.view(heads, 2, -1, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
         if own != without:
-            file.add_tensor(own, rows.contiguous().numpy())
+            as_kind = gguf.GGMLQuantizationType[kind] if kind and rows.dim() > 1 else None
+            data = rows.contiguous().numpy()
+            file.add_tensor(own, data if as_kind is None else gguf.quants.quantize(data, as_kind), raw_dtype=as_kind)
     for step in (file.write_header_to_file, file.write_kv_data_to_file, file.write_tensors_to_file, file.close):
         step()
     return path
@@ -80,6 +89,25 @@ def test_a_gguf_file_is_audited_as_the_model_that_it_holds(tmp_path: Path) -> No
         load_gguf(lacking)
 
 
+def test_a_quantised_file_is_audited_as_the_values_that_it_stands_for(tmp_path: Path) -> None:
+    """Q8_0: blocks of 32 whole numbers and a scale of 16 bits, so no weight is off by more than half a step."""
+    task = tiny.lm()
+    file = written(task.original, task.tokenizer, tmp_path / "small.gguf", kind="Q8_0")
+    kinds = {str(tensor.name): tensor.tensor_type.name for tensor in reader().GGUFReader(str(file)).tensors}
+    assert kinds["blk.0.ffn_down.weight"] == kinds["token_embd.weight"] == "Q8_0" and kinds["output_norm.weight"] == "F32"
+    whole, read = task.original.state_dict(), load_gguf(file).state_dict()
+    down = "model.layers.0.mlp.down_proj.weight"
+    blocks, found = whole[down].view(-1, 32), read[down].view(-1, 32)
+    assert not torch.equal(blocks, found)
+    step = blocks.abs().amax(1, keepdim=True) / 127
+    assert ((blocks - found).abs() <= 0.75 * step).all()   # half of it, and what rounding the scale adds to 127 steps
+    given = placed(task, tmp_path)
+    original, small = audit_files(Files(unlearned=str(file), **given), "quick", ["scores"]).rows()
+    for metric in ("forget_loss", "retain_loss"):
+        before, after = original.measured(metric).value, small.measured(metric).value
+        assert after == pytest.approx(before, rel=0.1) and after != pytest.approx(before, rel=1e-5)
+
+
 def test_without_its_reader_or_a_tokenizer_a_gguf_file_is_refused_in_a_sentence(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.utils.import_utils.is_gguf_available", lambda *_: False)
@@ -95,7 +123,7 @@ def test_without_its_reader_or_a_tokenizer_a_gguf_file_is_refused_in_a_sentence(
 
 
 def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
+    reader()
     file = tmp_path / "m.gguf"
     file.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(LetheError, match=r"m\.gguf"):
