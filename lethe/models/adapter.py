@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from lethe.errors import ModelError, PickleRefused
 from lethe.models.weights import HALF
 
 WEIGHT = re.compile(r"(\.base_layer)?\.weight$")
+CAUSAL = ("ForCausalLM", "LMHeadModel")   # endings of the names of such models in transformers
 SETTINGS, WEIGHTS, FIRST = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 
 
@@ -98,9 +100,23 @@ def merged(model: nn.Module) -> nn.Module:
     return model
 
 
-def names_base(folder: Path) -> bool:
-    """Whether an adapter's file names its base, as those of pre-trained models do."""
-    return bool(settings_of(folder).get("base_model_name_or_path"))
+def is_of_language(folder: Path) -> bool | None:
+    """Whether an adapter's base is a causal language model: as the adapter's file says, else as the base that it names does.
+
+    One that names no base is a model's of the user's own. None: the base is not here, or does not say what it is.
+    """
+    said = settings_of(folder)
+    if kind := said.get("task_type"):
+        return bool(kind == "CAUSAL_LM")
+    if not (named := said.get("base_model_name_or_path")):
+        return False
+    for place in (Path(str(named)), folder / str(named)):
+        with suppress(OSError, ValueError, AttributeError):
+            if made := json.loads((place / "config.json").read_text(encoding="utf-8")).get("architectures"):
+                return str(made[0]).endswith(CAUSAL)
+        if (place / "lethe.json").exists():   # saved here, and of no language model, whose folders are transformers' own
+            return False
+    return None
 
 
 def fresh(base: nn.Module, folder: Path, seed: int) -> nn.Module:

@@ -4,6 +4,7 @@ do not give back what was audited are refused."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import lm_architectures as architectures
@@ -19,11 +20,13 @@ from lethe.cli.main import app
 from lethe.core.catalogue import load
 from lethe.core.outcome import Outcome
 from lethe.errors import ModelError, NotWritten, RequestError
+from lethe.models.adapter import is_of_language
 from lethe.models.classification import open as classifiers
 from lethe.models.lm import open as lm
 from lethe.models.lm.task import Language
 from lethe.models.opened import SavedFiles
 from lethe.train.loop import Loop, Modifiers, Settings
+from lethe.work.files import _recognised
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")   # PEFT asks transformers so
 NPO = {"name": "npo", "epochs": 2, "lr": 1e-2}
@@ -132,6 +135,34 @@ def test_adapters_that_cannot_be_given_back_are_refused(world: Path, tmp_path: P
         save_file(load_file(world / "tenant" / "adapter_model.safetensors"), tmp_path / "adapter_model.safetensors")
         with pytest.raises(ModelError, match=words):
             lm.language_model(tmp_path, forget=architectures.people(6))
+
+
+@pytest.mark.parametrize(("says", "language"), [
+    ({"base_model_name_or_path": None}, False), ({"base_model_name_or_path": "", "task_type": "CAUSAL_LM"}, True),
+    ({"base_model_name_or_path": "../vision"}, False), ({"base_model_name_or_path": "../causal"}, True),
+    ({"base_model_name_or_path": "../old"}, True), ({"base_model_name_or_path": "../ours"}, False),
+    ({"base_model_name_or_path": "org/name", "task_type": "SEQ_CLS"}, False), ({"base_model_name_or_path": "org/name"}, None),
+    ({"base_model_name_or_path": "../mute"}, None)])
+def test_an_adapter_is_of_the_family_of_its_base(
+        world: Path, tmp_path: Path, says: dict[str, str], language: bool | None) -> None:
+    """Told by the adapter's task, else by the base that it names; else nobody guesses."""
+    architectures = {"vision": "ViTForImageClassification", "causal": "Qwen3ForCausalLM", "old": "GPT2LMHeadModel", "mute": None}
+    for name, made in architectures.items():
+        about = {"model_type": "vit"} if made is None else {"architectures": [made]}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(about))
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "lethe.json").write_text('{"family": "classification"}')
+    tenant = Path(shutil.copytree(world / "tenant", tmp_path / "tenant"))
+    said = json.loads((tenant / "adapter_config.json").read_text()) | {"task_type": None}
+    (tenant / "adapter_config.json").write_text(json.dumps(said | says))
+    assert is_of_language(tenant) is language
+    assert (lm.is_saved(tenant), classifiers.is_saved(tenant)) == (language is not False, language is not True)
+    if language is None:
+        with pytest.raises(RequestError, match=r"could be a model of classification or lm.*family="):
+            _recognised(tenant)
+    else:
+        assert _recognised(tenant) == ("lm" if language else "classification")
 
 
 def test_adapters_on_a_classifier_are_audited_from_files(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lethe.core.store import with_columns
 from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.data.load import Data
-from lethe.models.adapter import is_adapter, names_base
+from lethe.models.adapter import is_adapter, is_of_language
 from lethe.models.answer import AUTO, Place, Returns
 from lethe.models.classification.task import Classification, ClassifierSource
 from lethe.models.deployed import is_deployed
@@ -87,7 +87,7 @@ def is_saved(path: Path) -> bool:
     """Whether a path is a file of weights, a folder with one that was saved of a classifier, a LoRA adapter on a model of the
     user's, or a deployed model."""
     return (is_deployed(path) or path.suffix in (".safetensors", ".npz", *PICKLED) or saved_family(path) == Classification.family
-            or (is_adapter(path) and not names_base(path)))
+            or (is_adapter(path) and not is_of_language(path)))
 
 
 @family(model=ClassifierSource, data=Data, make="classification", files=open_files, recognises=is_saved)

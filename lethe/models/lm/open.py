@@ -28,7 +28,7 @@ from lethe.data.records import read_rows
 from lethe.data.select import Where, divide
 from lethe.data.text import apart, divided, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
-from lethe.models.adapter import base_of, fresh, is_adapter, names_base
+from lethe.models.adapter import base_of, fresh, is_adapter, is_of_language
 from lethe.models.deployed import ServedText, address, is_served_text
 from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
 from lethe.models.lm.gguf_file import is_gguf, load_gguf
@@ -183,7 +183,7 @@ def open_files(files: SavedFiles) -> tuple[Make, Load]:
 def is_saved(path: Path) -> bool:
     """Whether a path is a `save_pretrained` folder of transformers, a GGUF file, or the address of a language model."""
     return is_served_text(path) or is_gguf(path) or (path / "config.json").exists() or (
-        is_adapter(path) and names_base(path))
+        is_adapter(path) and is_of_language(path) is not False)
 
 
 @family(model=ModelSource, data=TextSource, method="npo", make="language_model", about="behaviour",
