@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import byhand
 import pytest
@@ -13,6 +14,7 @@ from lethe.api import forget
 from lethe.errors import RequestError
 from lethe.methods.diffusion.uce import UCE, uce_map
 from lethe.train.loop import Loop
+from lethe.train.modifiers.where.lora import adapted_layers
 from lethe.train.projections import Projections
 
 
@@ -54,6 +56,27 @@ def test_only_keys_and_values_move_and_no_pictures_are_needed() -> None:
     same = forget(task, UCE(erase_scale=0.0, preserve_scale=0.0), progress=False)
     for name, p in same.model.named_parameters():
         assert torch.allclose(p, before[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["uce", "rece", "speed"])
+def test_an_adapter_holds_an_edit_as_far_as_its_rank_goes(method: str) -> None:
+    task = TASKS["diffusion"]()
+    whole = dict(forget(task, method, progress=False, watchdog=False).model.named_parameters())
+
+    def beside(rank: int) -> tuple[float, str]:
+        """How far the adapters are from the edit, as a share of it, at most; and what is said of it."""
+        where = {"where": {"name": "lora", "rank": rank, "alpha": 3.0}}
+        outcome, far = forget(task, method, progress=False, watchdog=False, modifiers=where), []
+        assert outcome.kind == "adapter"
+        for name in adapted_layers(dict(outcome.model.named_parameters())):
+            edit = whole[f"{name}.weight"].detach() - task.original.get_parameter(f"{name}.weight")
+            layer: Any = outcome.model.get_submodule(name)
+            far.append(float((layer.get_delta_weight("default").detach() - edit).norm() / edit.norm()))
+        return max(far), outcome.notes[0]
+
+    (enough, quiet), (little, told) = beside(32), beside(1)
+    assert enough < 1e-5 and "beyond" not in quiet
+    assert little > 0.01 and f"{100 * little:.1f} % is beyond its adapter" in told
 
 
 def test_token_policies_pick_their_states() -> None:

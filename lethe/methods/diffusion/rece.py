@@ -19,8 +19,6 @@ Deviations: the official code solves in float32 once per layer and keeps the rou
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import Tensor
 
@@ -68,8 +66,7 @@ def check(cfg: RECE, task: DiffusionTask) -> None:
 @method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
         mechanism="closed form", check=check)
 def run(cfg: RECE, task: DiffusionTask, loop: Loop) -> Outcome:
-    edit = Projections.of(task, loop)
-    began = time.perf_counter()
+    edit = Projections.of(task, loop, adapters=True)
     forget, keep = task.prompts["forget"], ["", *task.prompts.get("keep", [])]
     guides = edit.guides(cfg.guide)
     kept, (concept, guide) = edit.every(keep).double(), [states.double() for states in edit.states(forget, guides, "all")]
@@ -91,6 +88,6 @@ def run(cfg: RECE, task: DiffusionTask, loop: Loop) -> Outcome:
             whole = whole @ map_of_moments(a * crossed @ back.T, a * back @ own @ back.T, held, cfg.lamb)
     edit.multiply(whole)
     told = ", ".join(f"{ratio:.2g}" for ratio in lengths) or "none"
-    loop.notes.append(f"{len(edit.weights)} projections edited in closed form in {time.perf_counter() - began:.2f} s; the states "
-                      f"that would bring the concept back were at most so long, in lengths of its own: {told}")
+    loop.notes.append(f"{edit.told}; the states that would bring the concept back were at most so long, in lengths of its own: "
+                      f"{told}")
     return loop.finish(edit.model)

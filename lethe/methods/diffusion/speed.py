@@ -23,7 +23,6 @@ Deviations: U in place of P gives symmetric solves; augmented states are compare
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import torch
@@ -97,8 +96,7 @@ def check(cfg: SPEED, task: DiffusionTask) -> None:
 @method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
         mechanism="closed form", check=check)
 def run(cfg: SPEED, task: DiffusionTask, loop: Loop) -> Outcome:
-    edit = Projections.of(task, loop, ENDINGS[cfg.layers])
-    began = time.perf_counter()
+    edit = Projections.of(task, loop, ENDINGS[cfg.layers], adapters=True)
     forget, keep = task.prompts["forget"], task.prompts.get("keep", [])
     c, anchor = (x.cpu().double() for x in edit.states(forget, edit.guides(cfg.guide), cfg.tokens))
     crossed, own = anchor.T @ c / len(forget), c.T @ c / len(forget)
@@ -113,10 +111,8 @@ def run(cfg: SPEED, task: DiffusionTask, loop: Loop) -> Outcome:
         null = null_space(moments, cfg.threshold)
         left.append(null.shape[1])
         change = w @ speed_edit(crossed, own, null, held, cfg.retain_scale, cfg.lamb)
-        with torch.no_grad():
-            p.copy_((w + change).to(p))
-    loop.notes.append(f"{len(left)} projections edited in closed form in {time.perf_counter() - began:.2f} s, in null spaces of "
-                      f"{min(left)} to {max(left)} of {len(own)} dimensions")
+        edit.write(name, w + change)
+    loop.notes.append(f"{edit.told}, in null spaces of {min(left)} to {max(left)} of {len(own)} dimensions")
     return loop.finish(edit.model)
 
 

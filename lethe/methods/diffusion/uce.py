@@ -18,8 +18,6 @@ Deviations: the right factor does not depend on the layer, so it is solved once 
 
 from __future__ import annotations
 
-import time
-
 from lethe.core.config import NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
@@ -51,12 +49,11 @@ def check(cfg: UCE, task: DiffusionTask) -> None:
 @method(needs={"original"}, uses={"attention_projections", "concepts", "prompts", "rest", "tokens", "words"},
         mechanism="closed form", check=check)
 def run(cfg: UCE, task: DiffusionTask, loop: Loop) -> Outcome:
-    edit = Projections.of(task, loop)
-    began = time.perf_counter()
+    edit = Projections.of(task, loop, adapters=True)
     forget = task.prompts["forget"]
     erase, guide = edit.states(forget, edit.guides(cfg.guide), cfg.tokens)
     keep = task.prompts.get("keep", []) if cfg.preserve else []
     kept = edit.states(keep, keep, cfg.tokens)[0] if keep else erase[:0]
     edit.multiply(uce_map(erase, guide, kept, cfg.erase_scale, cfg.preserve_scale, cfg.lamb))
-    loop.notes.append(f"{len(edit.weights)} projections edited in closed form in {time.perf_counter() - began:.2f} s")
+    loop.notes.append(edit.told)
     return loop.finish(edit.model)
