@@ -32,7 +32,7 @@ UP = Context(prec=4, rounding=ROUND_CEILING)
 BESIDE: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {   # what a mean over the forget set does not show -> the tests of it
     "weakest record or group": lambda test: "worst" in test["metric"] or "group" in test["metric"] or test["audit"] == "records",
     "neighbours": lambda test: "neighbour" in test["metric"] or "neighbour" in test["audit"],
-    "sampled leakage": lambda test: test["audit"] == "sampling",
+    "sampled leakage": lambda test: test["audit"] in ("sampling", "traces"),
     "pair before and after": lambda test: test["audit"] in ("differencing", "guidance"),
     "cost to recover": lambda test: test["metric"] == "ain" or "recovery_cost" in test["metric"] or test["audit"] == "cost",
 }

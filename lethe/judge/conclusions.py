@@ -99,10 +99,14 @@ def _weaker(forgetting: list[Evidence]) -> str:
 
 
 def _powerless(forgetting: list[Evidence]) -> str:
-    """Why even the original is inside: the tests have no power, or the retrained models have seen the forget set."""
+    """Why nothing is decided: the model lies between, or even the original is inside: the tests have no power, or the retrained
+    models have seen the forget set."""
     if forgetting and all(e.original is None for e in forgetting):
         return ("Not enough power: without the untouched original nothing shows that these tests would detect the data. "
                 "Provide the original.")
+    if between := [e.metric for e in forgetting if e.original_outside]:   # beside one to three retrained models
+        return (f"Not enough power: {named(between)}, by which the untouched original was detected, leaves open whether this "
+                "model is nearer to it or to a retrained one. Provide more retrained models; eight make a band.")
     first = "Not enough power: no test of forgetting distinguished even the untouched original from retrained models. "
     if not forgetting:
         return first.strip()
