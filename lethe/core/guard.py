@@ -6,6 +6,7 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +35,11 @@ class Guard(nn.Module, ABC):
     def admitted(self, prompts: Sequence[str]) -> list[str]:
         """The prompts as the model inside reads them: a blacklist replaces what it refuses. Asked when pictures are drawn."""
         return list(prompts)
+
+    def reading(self, encoder: nn.Module) -> AbstractContextManager[list[Tensor]] | None:
+        """Inside, the pipeline's text encoder reads prompts as the guard lets it, and each of its passes appends which of them it
+        read otherwise, [n] bool; None: as it always does. Asked when prompts are encoded for the model."""
+        return None
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -79,6 +79,14 @@ def with_anchors(task: DiffusionTask, split: Split, anchor: str) -> Split:
     return Split({**split.columns, "anchor": torch.stack([known[caption] for caption in said])}, split.name)
 
 
+def whole_words(task: DiffusionTask) -> list[str]:
+    """The pieces of the vocabulary that end a word, of letters and digits alone, in order."""
+    tokens = sorted(task.pipeline.tokenizer.get_vocab())
+    marked = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
+    words = marked or [token.lstrip("Ġ▁") for token in tokens if token.startswith(("Ġ", "▁"))]
+    return [word for word in words if word.isalnum()]
+
+
 def looked_at(task: DiffusionTask, split: Split, ends: bool) -> Split:
     """The split with a column `looked_at`: which tokens of its captions spell the concepts, or end them.  [n, L] bool"""
     said = task.captions(split)

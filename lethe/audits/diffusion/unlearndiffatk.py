@@ -34,7 +34,7 @@ from torch import Tensor
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.evidence import Value
-from lethe.core.families.diffusion import DiffusionTask, encoder_of
+from lethe.core.families.diffusion import DiffusionTask, encoder_of, read_behind
 from lethe.core.modules import copied, evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator, numpy_generator
@@ -177,7 +177,11 @@ def prefixed_text(
     """Text states of the prompts behind the prefix; with `vectors` [k, d] these stand for its embeddings, with gradient.
     [n, L], [k] -> [n, L, d]"""
     rows = prefixed(tokens, prefix, task.pipeline.tokenizer.eos_token_id)
-    return task.text(rows, model) if vectors is None else with_vectors(encoder_of(task, model), rows, vectors)
+    if vectors is None:
+        return task.text(rows, model)
+    encoder = encoder_of(task, model)
+    with read_behind(model, encoder):
+        return with_vectors(encoder, rows, vectors)
 
 
 def project(u: Tensor) -> Tensor:

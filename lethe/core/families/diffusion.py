@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import Concept, names, rest
-from lethe.core.guard import bare
+from lethe.core.guard import Guard, bare
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import NeedsUnmet
@@ -28,6 +29,11 @@ def own_encoder(model: nn.Module | None) -> nn.Module | None:
 def encoder_of(task: DiffusionTask, model: nn.Module | None) -> Any:
     """What reads the model's prompts: its own text encoder, or the pipeline's."""
     return own_encoder(model) or task.pipeline.text_encoder
+
+
+def read_behind(model: nn.Module | None, encoder: nn.Module) -> AbstractContextManager[list[Tensor] | None]:
+    """Inside, a text encoder reads prompts as the guard around the network lets it; None: as it always does."""
+    return (model.reading(encoder) if isinstance(model, Guard) else None) or nullcontext()
 
 
 class Words(NamedTuple):

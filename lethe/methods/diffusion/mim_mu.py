@@ -60,6 +60,7 @@ from lethe.errors import RequestError
 from lethe.maths.information import noise_levels, surprises
 from lethe.maths.linear_edit import off_space, shrinking, uce_map
 from lethe.maths.losses import squared_distance
+from lethe.train.erasing import whole_words
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.average.ema import Ema
@@ -225,10 +226,7 @@ class Edits:
 
 def vocabulary(cfg: MiMMU, task: DiffusionTask, rests: Sequence[str], loop: Loop) -> list[str]:
     """"r + piece" and "piece" for pieces of the vocabulary that end a word; none of them names the concept."""
-    tokens = sorted(task.pipeline.tokenizer.get_vocab())
-    marked = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
-    words = marked or [token.lstrip("Ġ▁") for token in tokens if token.startswith(("Ġ", "▁"))]
-    pieces = [word for word in words if word.isalnum() and not task.names(word) and not names(word, cfg.leave_out)]
+    pieces = [word for word in whole_words(task) if not task.names(word) and not names(word, cfg.leave_out)]
     order = torch.randperm(len(pieces), generator=loop.generator("mim_mu", "vocabulary"))[: cfg.pieces].tolist()
     chosen = [pieces[i] for i in sorted(order)]
     return list(dict.fromkeys([*chosen, *(f"{rest} {piece}".strip() for rest in rests for piece in chosen)]))

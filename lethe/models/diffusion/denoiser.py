@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import places
-from lethe.core.families.diffusion import Role, Words, own_encoder
+from lethe.core.families.diffusion import Role, Words, own_encoder, read_behind
 from lethe.errors import ModelError
 from lethe.models.diffusion.noise import Noise
 
@@ -231,11 +231,24 @@ class Conditions:
         self._kept: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, tokens: Tensor, network: nn.Module | None = None) -> Tensor:
-        """[n, L] -> [n, rows, d]; of a network with an encoder of its own they are made anew, with gradients."""
-        own = own_encoder(network)
-        if own is not None:
-            unique, place = tokens.unique(dim=0, return_inverse=True)
-            return self.denoiser.reading_with(own).condition(unique).to(tokens.device)[place]
+        """[n, L] -> [n, rows, d]; of a network with an encoder of its own they are made anew, with gradients, and so are those
+        that its guard reads otherwise."""
+        own, first = own_encoder(network), self.denoiser.parts.text_encoder
+        usual = self._known(tokens) if own is None else self._made(tokens, own)
+        if own is None and first is None:
+            return usual
+        with read_behind(network, own or first) as otherwise:
+            if otherwise is None:
+                return usual
+            made = self._made(tokens, own or first)
+        changed = torch.cat(otherwise)[tokens.unique(dim=0, return_inverse=True)[1].to(otherwise[0].device)]
+        return torch.where(changed.view(-1, 1, 1).to(usual.device), made, usual)   # all others to the bit
+
+    def _made(self, tokens: Tensor, encoder: nn.Module) -> Tensor:
+        unique, place = tokens.unique(dim=0, return_inverse=True)
+        return self.denoiser.reading_with(encoder).condition(unique).to(tokens.device)[place]
+
+    def _known(self, tokens: Tensor) -> Tensor:
         rows = [tuple(row) for row in tokens.tolist()]
         new = list(dict.fromkeys(row for row in rows if row not in self._kept))
         if new:
