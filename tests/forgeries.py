@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lethe.certificate import attestation, keys, log, page
 from lethe.certificate.canonical import encode, sha256
 from lethe.certificate.claims import accounted
+from lethe.certificate.gather import procedure_hash
 
 DOCUMENTS = ("evidence.json", "request.json", "log.json", "proofs.json")
 
@@ -296,6 +297,29 @@ def louder_noise_alone(f: Forger) -> None:
         place["sigma"] = "1.0"
 
 
+def _reconfigured(f: Forger, **options: Any) -> None:
+    """The configuration that a run had which was not certified, beside the guarantee of one that was."""
+    f.documents["request.json"]["method"].update(options)
+    claim, said = f.certificate["claims"][1], f.evidence["procedure"]["sha256"]
+    made = procedure_hash(f.documents["request.json"]["method"])
+    f.evidence["procedure"]["sha256"] = claim["evidence"]["configuration"] = made
+    claim["statement"] = claim["statement"].replace(said[:12], made[:12])
+
+
+def noise_of_the_seed(f: Forger) -> None:
+    """Noise that anybody can draw again, and so subtract."""
+    _reconfigured(f, noise_key="")
+
+
+def part_of_the_weights(f: Forger) -> None:
+    """Noise on the head alone; all else is the original's."""
+    _reconfigured(f, modifiers={"where": {"name": "names", "patterns": ["head.*"]}})
+
+
+def cut_short(f: Forger) -> None:
+    f.evidence["procedure"]["cost"]["steps"] = 6
+
+
 OF_A_THEOREM: dict[Callable[[Forger], None], tuple[str, str]] = {   # of a certificate that claims C3
     less_epsilon: ("claims", "C3 does not follow"),
     another_law: ("request.json", "clips is not in the configuration, and ε was computed with models"),
@@ -303,6 +327,9 @@ OF_A_THEOREM: dict[Callable[[Forger], None], tuple[str, str]] = {   # of a certi
     louder_noise: ("request.json", "epsilon is 1.0 in the configuration"),
 }
 OF_CLIPPED_MODELS: dict[Callable[[Forger], None], tuple[str, str]] = {   # of one whose ε rests on clipped models
+    noise_of_the_seed: ("request.json", "no noise_key stands in the configuration"),
+    part_of_the_weights: ("request.json", "the modifier where is names"),
+    cut_short: ("request.json", "6 steps were taken"),
     less_epsilon: ("claims", "C3 does not follow"),
     louder_noise_alone: ("claims", "C3 does not follow"),
     louder_noise: ("request.json", "epsilon is 1.0 in the configuration"),

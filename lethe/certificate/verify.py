@@ -20,6 +20,7 @@ from lethe.certificate.claims import headline, ladder, review
 from lethe.certificate.gather import REPEAT, lineage, procedure_hash
 from lethe.certificate.inventory import possible
 from lethe.certificate.reading import RECORDS, document, whole
+from lethe.certificate.theorem import contradictions
 from lethe.certificate.wording import UNNAMED, texts
 from lethe.errors import LetheError, RequestError, StorageError
 
@@ -218,11 +219,7 @@ def _configuration(folder: Path) -> Check:
     wrong = []
     if procedure_hash(config["method"]) != evidence["procedure"]["sha256"]:
         wrong.append(f"the configuration of {evidence['procedure']['name']} is not the one that the evidence names")
-    stated, method = evidence["guarantee"], config["method"]
-    wrong += [f"{key} is {method.get(key, 'not')} in the configuration, and ε was computed with {value}"
-              for key, value in stated.get("accountant", {}).items() if key not in ("law", "sigma") and method.get(key) != value]
-    wrong += [f"{key} is {method[key]} in the configuration, which the noise was drawn for, and {stated[key]} is stated"
-              for key in ("epsilon", "delta") if key in method and key in stated and float(stated[key]) < float(method[key])]
+    wrong += contradictions(evidence["guarantee"], evidence["procedure"], config["method"])
     return _check("request.json", wrong, "the configuration has the hash that stands in C1")
 
 
