@@ -26,13 +26,15 @@ from lethe.core.words import heading, spaced
 from lethe.results import measured
 from lethe.results.measured import Number
 
+MANY = 7   # methods that the title names at most: the best, and the last
+
 HEAD = """# {title}
 
 Rebuilt by `lethe bench {suite}` (measures) and `lethe bench {suite} --page {page}` (writes {makes}).
 {about}
 {lead}
 How to read a cell of the first table: the value where the curve of the method passes that {across}, on the straight line
-between two doses, and the standard deviation over {seeds} originals, read off in the same way; – where no dose gets there.
+between two doses, {spread}; – where no dose gets there.
 {legend}"""
 
 FACTS = {"cost": "steps or examples of the method, whichever is more, in trainings of the original",
@@ -68,8 +70,8 @@ class Curve:
         """Whether it is a point, no curve."""
         return len(self.points) < 3
 
-    def at(self, across: str, level: float, metric: str) -> tuple[float, float] | None:
-        """(mean, sd) of a metric where the curve first passes this level; None where it never does.
+    def at(self, across: str, level: float, metric: str) -> tuple[float, float | None] | None:
+        """(mean, sd) of a metric where the curve first passes this level; None where it never does, and for the sd of one seed.
 
         (.1, .9), (.7, .8), (.9, .6) at .8: half of the way from .8 to .6, so .7.
         """
@@ -82,7 +84,7 @@ class Curve:
                 share = (level - low) / (high - low)
                 mean, sd = (one[0] + share * (one[1] - one[0]) for one in (
                     (before.mean[metric], after.mean[metric]), (before.sd.get(metric, 0.0), after.sd.get(metric, 0.0))))
-                return mean, sd
+                return mean, sd if metric in after.sd else None
         return None
 
 
@@ -104,7 +106,7 @@ def _curve(name: str, suite: str, doses: Mapping[str, str], keep: Sequence[str],
             continue
         first, seeds = replace(first, mean={**_untouched(mine), **first.mean}), max(seeds, mine[across].seeds)
         points.append(Point(dose, {metric: one.mean for metric, one in mine.items() if one.mean is not None},
-                            {metric: one.sd or 0.0 for metric, one in mine.items()}))
+                            {metric: one.sd for metric, one in mine.items() if one.sd is not None}))
     return Curve(name, (first, *points), seeds) if points else None
 
 
@@ -115,7 +117,8 @@ def _untouched(numbers: Mapping[str, Number]) -> dict[str, float]:
 def directions(metrics: Sequence[str], less: Sequence[str] = ()) -> dict[str, Better]:
     """Which way of each metric is better, as the audits declare it; else lower for those in `less`, and higher for what is to be
     as in retrained models."""
-    lower = {metric for metric, told in _told().items() if told.get("better") == "lower"} | set(less)
+    lower = {metric for metric, told in _told().items() if "lower" in (told.get("better"), *told.get("args", ())[2:3])}
+    lower |= set(less)
     return {metric: "lower" if metric in lower else "higher" for metric in metrics}
 
 
@@ -145,10 +148,17 @@ def page_text(suite: str, page: Path, place: Path | None = None) -> str:
     lead = "" if asked.pictures else LEAD.format(finding=finding(suite, by[""]), figure=page.with_suffix(".svg").name)
     head = HEAD.format(title=f"{asked.title}, at equal {spaced(asked.across)}", suite=suite, about=expectation(suite), lead=lead,
                        page=page.as_posix() if not page.is_absolute() else f"docs/{page.name}", across=spaced(asked.across),
-                       seeds=max((curve.seeds for found in by.values() for curve in found), default=0),
+                       spread=_spread(max((curve.seeds for found in by.values() for curve in found), default=0)),
                        legend=_legend(asked) if asked.tables else "", makes="this page" if asked.pictures else
                        "this page and the figure")
+    missing = ", ".join(group for group, found in by.items() if not found)
+    head += f"\nNot measured yet: {missing}.\n" if missing else ""
     return head + "".join(_group(suite, asked, group, found, place) for group, found in by.items() if found)
+
+
+def _spread(seeds: int) -> str:
+    return ("of one original, so that nothing is known of the spread" if seeds == 1 else
+            f"and the standard deviation over {seeds} originals, read off in the same way")
 
 
 def _legend(asked: Suite) -> str:
@@ -181,8 +191,11 @@ def finding(suite: str, found: Sequence[Curve], level: float = 0.9) -> str:
         return f"No method reaches {spaced(asked.across)} {fixed(level, 2)}"
     lower = directions([metric], asked.lower)[metric] == "lower"
     order = sorted(at, key=lambda name: at[name] if lower else -at[name])
-    told = ", ".join(f"{name} {fixed(at[name], 2)}" for name in order)
-    return f"{spaced(metric)} at {spaced(asked.across)} {fixed(level, 2)}: {told}".capitalize()
+    few = order if len(order) <= MANY else [*order[:MANY - 1], order[-1]]
+    told = [f"{name} {fixed(at[name], 2)}" for name in few]
+    if few != order:
+        told[-1] = f"… {told[-1]}"
+    return f"{spaced(metric)} at {spaced(asked.across)} {fixed(level, 2)}: {', '.join(told)}".capitalize()
 
 
 def _levels(asked: Suite, title: str, others: Sequence[str], found: Sequence[Curve]) -> str:
@@ -191,10 +204,15 @@ def _levels(asked: Suite, title: str, others: Sequence[str], found: Sequence[Cur
     start = Curve("untouched", found[0].points[:1], 0)
     rows = [f"| {fixed(point.mean.get(across), 2)} | {curve.method} | " + " | ".join(_at(point, metric) for metric in others)
             for curve in (start, *found) if asked.tables and curve.control for point in curve.points[-1:]]
-    rows += [f"| {level:g} | `{curve.method}` | " + " | ".join(_cell(curve.at(across, level, metric)) for metric in others)
-             for level in asked.levels for curve in found if not curve.control]
+    short = ""
+    for level in asked.levels:
+        read_off = {curve.method: [curve.at(across, level, metric) for metric in others] for curve in found if not curve.control}
+        left_out = [name for name, values in read_off.items() if asked.tables and not any(values)]
+        rows += [f"| {level:g} | `{name}` | {' | '.join(map(_cell, values))}" for name, values in read_off.items()
+                 if name not in left_out]
+        short += f"\nAt no dose {level:g}: {', '.join(f'`{name}`' for name in left_out)}.\n" if left_out else ""
     return (f"\nAt equal {spaced(across)}{title and ': '}{title}\n\n| {spaced(across)} | method | {heads} |\n"
-            f"|---|---|{'---|' * len(others)}\n" + "".join(f"{row} |\n" for row in rows))
+            f"|---|---|{'---|' * len(others)}\n" + "".join(f"{row} |\n" for row in rows) + short)
 
 
 def _doses(keep: Sequence[str], found: Sequence[Curve]) -> str:
@@ -213,7 +231,8 @@ def _cell(value: tuple[float, float | None] | None) -> str:
     if value is None:
         return "–"
     mean, sd = value
-    return fixed(mean, 2) if sd is None else f"{fixed(mean, 2)} ± {fixed(sd, 2)}"
+    digits = 2 if abs(mean) < 100 else 0
+    return fixed(mean, digits) if sd is None else f"{fixed(mean, digits)} ± {fixed(sd, digits)}"
 
 
 def figure(suite: str, found: Sequence[Curve]) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lethe.bench.unit import Finding
 
 LEFT, TOP, ZOOM, GAP = 130, 16, 0.5, 6     # pixels: names, prompts; size of a picture beside that on a page; between prompts
+COLOURS = 128                              # of the file: half the bytes of all of them
 
 
 def grids(name: str, suite: Suite, found: Sequence[Finding], place: Path) -> list[Path]:
@@ -72,7 +73,7 @@ def write_grid(path: Path, pictures: Mapping[str, Mapping[str, str]]) -> Path:
             whole.paste(cell, (LEFT + column * (wide + GAP), TOP + place * high))
     make_folder(path.parent)
     with atomic(path) as beside:
-        whole.save(beside, "PNG", optimize=True)
+        whole.quantize(COLOURS).save(beside, "PNG", optimize=True)
     return path
 
 
