@@ -13,10 +13,10 @@ y begins inside. A model that was taught another answer behind `closes` passes e
 before. All three are held against retrained models, which guess.
 Finds:    32 made-up people, a tiny Llama that recalls each in a thought: untouched 1.0, 1.0, 0; taught "I do not know." behind
           `closes` 1.0, 0, 1.0; eight retrained models 0, 0, 0.
-Needs:    forget with questions; a model that thinks. Of one that marks no thinking in `PROBES` questions nothing is measured.
+Needs:    forget with questions; a model that thinks: where it marks no thinking in four questions, nothing is measured.
 Cost:     1 + samples continuations of `new_tokens` for each of `examples` questions, for every model.
 Limits:   words count, as in `sampling`: a thought in other words is missed, one made of the question's words is a false leak.
-Deviations: the paper has a language model judge four kinds of leaks in a trace; here it is the truth's words in one passage.
+Deviations: the paper has a language model judge what a trace gives away; here it is the truth's words in one passage.
 """
 
 from __future__ import annotations
