@@ -18,7 +18,10 @@ Fails by: prompts that say the same in other words are far from F in z and pass;
           takes the gate off (audit: `guard`), and its file holds z of the forgotten prompts.
 Deviations: scores of both papers say whether a picture is unlike the training data; here whether a prompt is like the forgotten
           ones, so the bank is F, and R only sets the threshold, which keeps the promise for prompts exchangeable with R. V comes
-          from raw gradients of one matrix, not of all parameters over their Fisher information.
+          from raw gradients of one matrix, not of all parameters over their Fisher information. The score of OrthLoss (Wu et al.
+          2024, arXiv:2405.17816: largest probability plus Σ_v |cos(z, W_v)|) is not offered: it asks whether z leaves the span of
+          the output vectors W_v, and a vocabulary larger than the width spans everything; nor does it serve a model that was not
+          trained by that loss, whose largest probability alone is the better score.
 """
 
 from __future__ import annotations
