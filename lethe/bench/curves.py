@@ -117,15 +117,15 @@ def _untouched(numbers: Mapping[str, Number]) -> dict[str, float]:
 def directions(metrics: Sequence[str], less: Sequence[str] = ()) -> dict[str, Better]:
     """Which way of each metric is better, as the audits declare it; else lower for those in `less`, and higher for what is to be
     as in retrained models."""
-    lower = {metric for metric, told in _told().items() if "lower" in (told.get("better"), *told.get("args", ())[2:3])}
+    lower = {metric for metric, one in declared().items() if "lower" in (one.get("better"), *one.get("args", ())[2:3])}
     lower |= set(less)
     return {metric: "lower" if metric in lower else "higher" for metric in metrics}
 
 
-def _told() -> dict[str, Mapping[str, Any]]:
+def declared() -> dict[str, Mapping[str, Any]]:
     """What the audits declare of every metric."""
-    return {metric: told for entry in entries("audits").values() for metric, told in entry.facts.get("metrics", {}).items()
-            if isinstance(told, Mapping)}
+    return {metric: one for entry in entries("audits").values() for metric, one in entry.facts.get("metrics", {}).items()
+            if isinstance(one, Mapping)}
 
 
 def curves_page(suite: str, page: Path, place: Path | None = None) -> list[Path]:
@@ -163,7 +163,7 @@ def _spread(seeds: int) -> str:
 
 def _legend(asked: Suite) -> str:
     """What every column counts, in the words of its audit."""
-    words = {**{metric: told["args"][0] for metric, told in _told().items() if told.get("args")}, **FACTS}
+    words = {**{metric: one["args"][0] for metric, one in declared().items() if one.get("args")}, **FACTS}
     lines = "".join(f"- {spaced(metric)}: {words[metric]}\n" for metric in asked.keep if metric in words)
     return ("Before the methods stand the controls, at the accuracy that they have: the untouched original, and what has one "
             f"dose alone.\n\n{lines}")

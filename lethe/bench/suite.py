@@ -21,6 +21,17 @@ OWN = ("seeds", "problems")   # overrides that choose of the suite; all others a
 
 
 @config
+class Claim:
+    """What is said of methods, to be checked: the metric of each of them is better than that of another one."""
+
+    says: str                              # in words, for the page
+    problem: str                           # on which it is checked
+    metric: str                            # a kept one
+    methods: tuple[str, ...]
+    than: str                              # the method that they are compared with
+
+
+@config
 class Suite:
     """One benchmark."""
 
@@ -28,7 +39,8 @@ class Suite:
     requests: Mapping[str, Any]            # name of the problem -> request, as for lethe run
     seeds: tuple[int, ...] = (0, 1, 2)     # each trains its own original and references
     across: str = ""                       # a kept metric: the requests are doses, least first, and the page is of curves
-    title: str = ""                        # of such a page
+    title: str = ""                        # of such a page, or of one with claims
+    claims: tuple[Claim, ...] = ()         # to be checked: the page is a table, one row a method
     levels: tuple[float, ...] = (0.8, 0.9, 0.95)                # of `across`, at which its curves are read
     tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # heading -> kept metrics; none: all in one table
     lower: tuple[str, ...] = ()            # kept metrics of which less is better, beside those of which their audits say it

@@ -30,10 +30,11 @@ def written_page(name: str, page: Path, place: Path | None) -> dict[str, Any]:
     from lethe.bench.curves import curves_page
     from lethe.bench.page import measured_page
     from lethe.bench.suite import read
+    from lethe.bench.table import table_page
     from lethe.core.files import write_text
 
     if read(name).across:
         return {"suite": name, "written": [str(path) for path in curves_page(name, page, place)]}
 
-    write_text(page, measured_page(name, place))
+    write_text(page, table_page(name, page, place) if read(name).claims else measured_page(name, place))
     return {"suite": name, "page": str(page)}

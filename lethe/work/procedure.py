@@ -25,7 +25,8 @@ def procedure_of(outcome: Outcome, job: Job, run: Run | None = None) -> Procedur
 
     Of a search: what it chose, not the search.
     """
-    chosen = outcome.config.get("chosen")
+    found = outcome.config.get("chosen")
+    chosen = found if isinstance(found, Mapping) else None   # methods have options of that name
     weights = outcome.kind == "weights"
     if run is not None and chosen is None:
         return repeated(run.record, run.cfg, job.settings, job.seams, job.modifiers, job.watchdog, weights)

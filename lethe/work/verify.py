@@ -74,7 +74,8 @@ def reexecute(run: Path, case: Scenario, row: Row, options: Options) -> tuple[st
     """(hash of the weights before, after): the method once more, from the same original with the same seed."""
     request = _request(run)
     task = _task(request, run, case, options)
-    config = {key: value for key, value in row.config.items() if key not in ("settings", "modifiers", "chosen")}
+    beside = ("settings", "modifiers", *(["chosen"] if row.search else []))   # ftpo has an option called chosen
+    config = {key: value for key, value in row.config.items() if key not in beside}
     record, cfg = method_of(config)
     outcome = apply(task, record, cfg, build(Settings, row.config["settings"]), row.config["modifiers"],
                     resolve(request, options).watchdog)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import tiny
+from torch import nn
 
 from lethe.core import catalogue
 from lethe.core.catalogue import entries
+from lethe.core.outcome import Outcome
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange, RequestError, UnknownKey, UnknownName
 from lethe.train import apply
@@ -20,6 +22,7 @@ from lethe.work.execute import carry_out
 from lethe.work.forget import run_all
 from lethe.work.job import of_task, resolve
 from lethe.work.options import Options
+from lethe.work.procedure import procedure_of
 from lethe.work.request import AuditPlan, Request, parse
 
 
@@ -125,3 +128,9 @@ def test_all_leaves_out_a_method_that_refuses_the_task_and_says_why() -> None:
     named = of_task(task, ["scar"], AuditPlan(audits=("scores",)))
     with pytest.raises(NeedsUnmet, match=r"method\.removal=examples"):   # who asks for it by name has it refused
         named.runs_on(task)
+
+
+def test_an_option_that_is_called_chosen_is_not_what_a_search_chose(tmp_path: Path) -> None:
+    job = resolve(request(tmp_path), Options())
+    ftpo = Outcome(nn.Linear(1, 1), config={"name": "ftpo", "chosen": 4})
+    assert procedure_of(ftpo, job) is not None and procedure_of(ftpo, job, job.runs[0]) is not None

@@ -1,0 +1,139 @@
+"""`lethe bench SUITE --page FILE.md` where the suite has `claims`: one row a method, and which published claims hold. No torch.
+
+A claim says that a metric of some methods is better than another method's, on one problem. It holds for a method where the
+difference of the means over originals is in the claimed direction and beyond two standard errors,
+
+    d = m̄ − m̄',     se = √(s²/n + s'²/n'),     holds: d > 2·se,     does not: d < −2·se,     else these originals cannot tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lethe.bench.curves import declared
+from lethe.bench.page import ENDINGS, Cell, cells, endings, fixed
+from lethe.bench.suite import Claim, Suite, expectation, read
+from lethe.core.catalogue import entries
+from lethe.core.words import spaced
+from lethe.results.measured import Number
+
+FAR = 2.0       # standard errors beyond which a difference is one
+LOG10 = 1.3     # −log10 of 0.05, TOFU's threshold of forget quality
+HELD = 0.9      # share of the original's utility that has to be left
+
+HEAD = """# {title}
+
+Rebuilt by `lethe bench {suite} --data-root DATA` (measures) and `lethe bench {suite} --page {page}` (writes this page).
+{about}
+
+How to read a cell: mean ± standard deviation over {seeds} originals; – where no audit could measure it. **Bold** methods:
+forget quality cannot be told from retraining (p of at least 0.05) and at least {held:.0f} % of the original's utility is left.
+† some runs did not end as the method meant; the reasons stand below the table. Time: of one retraining.
+↑ more is better, ↓ less is, ≈ what is like retrained models is.
+"""
+
+
+def table_page(suite: str, page: Path, place: Path | None = None) -> str:
+    """The page as Markdown; it depends on the suite and the files of `measured/` alone."""
+    asked, found = read(suite), cells(suite, place)
+    seeds = max((one.seeds for some in found.values() for cell in some for one in cell.numbers.values()), default=0)
+    head = HEAD.format(title=asked.title, suite=suite, page=page.as_posix() if not page.is_absolute() else f"docs/{page.name}",
+                       about=expectation(suite), seeds=seeds, held=100 * HELD)
+    by = {problem: {cell.method: cell for cell in some} for problem, some in found.items()}
+    return (head + "".join(_claim(one, by.get(one.problem, {})) for one in asked.claims)
+            + "".join(_problem(problem, some, asked.keep, _absent(asked, problem, some)) for problem, some in found.items()))
+
+
+def verdict(mine: Number | None, theirs: Number | None, lower: bool) -> str:
+    """Whether mine is better: 'yes', 'no', 'cannot be told'; '–' where one was not measured.
+
+    3 ± 1 against 1 ± 1, three originals each: 2 > 2·√(1/3 + 1/3) = 1.63, yes; 2.5 ± 1 against 1 ± 1 cannot be told.
+    """
+    if mine is None or theirs is None or mine.mean is None or theirs.mean is None:
+        return "–"
+    better = (theirs.mean - mine.mean) if lower else (mine.mean - theirs.mean)
+    error = math.sqrt(sum((one.sd or 0.0) ** 2 / one.seeds for one in (mine, theirs)))
+    return "yes" if better > FAR * error else "no" if better < -FAR * error else "cannot be told"
+
+
+def _claim(claim: Claim, some: Mapping[str, Cell]) -> str:
+    """A claim in words, with a row for each of its methods and the one that it is about."""
+    lower = ways().get(claim.metric) == "↓"
+    theirs = _number(some.get(claim.than), claim.metric)
+    found = [(name, verdict(_number(some.get(name), claim.metric), theirs, lower)) for name in claim.methods]
+    counts = ", ".join(f"{words}: {sum(one == words for _, one in found)}" for words in ("yes", "no", "cannot be told", "–")
+                       if any(one == words for _, one in found))
+    rows = "".join(f"| `{name}` | {_cell(_number(some.get(name), claim.metric))} | {one} |\n" for name, one in found)
+    return (f"\n## Claim: {claim.says}\n\"{claim.problem}\": of {len(found)} methods {counts}.\n\n"
+            f"| method | {_head(claim.metric)} | better than `{claim.than}` |\n|---|---|---|\n"
+            f"{rows}| `{claim.than}` | {_cell(theirs)} | |\n")
+
+
+def _absent(asked: Suite, problem: str, some: Sequence[Cell]) -> list[str]:
+    """Methods that the suite names there and that were not measured."""
+    request = next(request for name, request in asked.problems() if name == problem)
+    return [str(one["name"]) for one in request.methods if one["name"] not in {"all", *(cell.method for cell in some)}]
+
+
+def _problem(problem: str, some: Sequence[Cell], keep: Sequence[str], absent: Sequence[str]) -> str:
+    """Controls, then the methods, those that do alike together."""
+    metrics = [metric for metric in keep if any(metric in cell.numbers for cell in some)]
+    known = entries("methods")
+    kind = {cell.method: str(known[cell.method].facts.get("mechanism", "")) if cell.method in known else "" for cell in some}
+    rows = "".join(f"| {name} | | {' | '.join(_control(some, metric, role) for metric in metrics)} |\n"
+                   for name, role in (("untouched", "untouched"), ("retrained", "retrained")))
+    for cell in sorted(some, key=lambda cell: (kind[cell.method], cell.method)):
+        rows += f"| {_named(cell)} | {kind[cell.method]} | {' | '.join(_cell(_number(cell, metric)) for metric in metrics)} |\n"
+    heads = " | ".join(_head(metric) for metric in metrics)
+    why = "".join(endings(words, title, list(some)) for words, title in ENDINGS.items())
+    why += f"\nNot measured: {', '.join(f'`{name}`' for name in absent)}.\n" if absent else ""
+    title = f"{problem[0].upper()}{problem[1:]}"
+    return f"\n## {title}\n\n| method | how | {heads} |\n|---|---|{'---|' * len(metrics)}\n{rows}{why}"
+
+
+def _named(cell: Cell) -> str:
+    name = f"**`{cell.method}`**" if good(cell) else f"`{cell.method}`"
+    return f"{name} {cell.marks}" if cell.marks else name
+
+
+def good(cell: Cell) -> bool:
+    """Whether its forget quality cannot be told from a retrained model's, and its utility is nearly the original's."""
+    quality, kept = (_number(cell, metric) for metric in ("forget_quality_log10", "mu_retain"))
+    return (quality is not None and quality.mean is not None and quality.mean >= -LOG10 and kept is not None
+            and kept.mean is not None and kept.untouched is not None and kept.mean >= HELD * kept.untouched)
+
+
+def _number(cell: Cell | None, metric: str) -> Number | None:
+    return None if cell is None else cell.numbers.get(metric)
+
+
+def _control(some: Sequence[Cell], metric: str, role: str) -> str:
+    value = next((getattr(cell.numbers[metric], role) for cell in some if metric in cell.numbers), None)
+    return "–" if value is None else fixed(value, _digits(value))
+
+
+def _cell(number: Number | None) -> str:
+    if number is None or number.mean is None:
+        return "–"
+    digits = _digits(number.mean)
+    return fixed(number.mean, digits) + ("" if number.sd is None else f" ± {fixed(number.sd, digits)}")
+
+
+def _digits(value: float) -> int:
+    return 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+
+
+def _head(metric: str) -> str:
+    return f"{spaced(metric)} {ways().get(metric, '≈')}"
+
+
+def ways() -> dict[str, str]:
+    """Which way of a metric is better, as the audits declare it; what they hold against retrained models has none."""
+    arrows = {"higher": "↑", "lower": "↓"}
+    found = dict.fromkeys(("time", "cost"), "↓")
+    for metric, one in declared().items():
+        if better := one.get("better", next(iter(one.get("args", ())[2:3]), None)):
+            found[metric] = arrows[better]
+    return found

@@ -1,0 +1,58 @@
+"""The page of a table: one row a method with its controls, and claims that follow from the numbers, not from a hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lethe.bench import suite as suites
+from lethe.bench.table import table_page, verdict
+from lethe.results import measured
+from lethe.results.measured import Measured, Number, Reason
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = """# Three methods. 1 min.
+title: What they do
+keep: [mu_retain, forget_quality_log10, extraction_strength_forget]
+claims:
+  - {says: they keep more, problem: people, metric: mu_retain, methods: [npo, simnpo, rmu], than: gradient_ascent}
+requests: {people: {family: lm, model: {tiny: true}, data: {train: x}, method: [npo, rmu]}}
+"""
+FOUND = {"npo": (0.6, -1.0, 0.1), "simnpo": (0.3, -3.0, 0.2), "gradient_ascent": (0.2, -9.0, 0.0)}   # untouched .65, −3, 1
+
+
+def number(metric: str, mean: float | None, sd: float | None = 0.1, untouched: float = 0.65) -> Number:
+    return Number(problem="short: people", metric=metric, mean=mean, sd=sd, seeds=3, untouched=untouched, retrained=0.5,
+                  command="", commit="")
+
+
+@pytest.mark.parametrize(("mine", "lower", "told"), [
+    ((3.0, 1.0), False, "yes"), ((2.5, 1.0), False, "cannot be told"), ((-1.0, 1.0), False, "no"), ((-1.0, 1.0), True, "yes"),
+    ((None, None), False, "–")])
+def test_a_claim_holds_where_the_difference_is_beyond_two_errors(mine: tuple[float, float], lower: bool, told: str) -> None:
+    assert verdict(number("mu_retain", *mine), number("mu_retain", 1.0, 1.0), lower) == told   # 2·√(1/3 + 1/3) = 1.63
+
+
+def test_a_page_has_a_row_a_method_its_controls_and_what_holds_of_every_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                             ) -> None:
+    (tmp_path / "short.yaml").write_text(SUITE)
+    monkeypatch.setattr(suites, "HERE", tmp_path)
+    for name, means in FOUND.items():
+        rows = [number(metric, mean, untouched=first) for metric, mean, first in
+                zip(suites.read("short").keep, means, (0.65, -3.0, 1.0), strict=True)]
+        ended = [Reason(problem="short: people", kind="failed", seeds=(1,), text="it broke")] if name == "simnpo" else []
+        measured.write(Measured(schema=1, name=name, numbers=tuple(rows), reasons=tuple(ended)), tmp_path)
+    page = table_page("short", Path("docs") / "short.md", tmp_path)
+    assert page.startswith("# What they do\n") and "Three methods." in page
+    assert '"people": of 3 methods yes: 1, cannot be told: 1, –: 1.' in page and "| `npo` | 0.60 ± 0.10 | yes |" in page
+    assert "| untouched | | 0.65 | −3.00 | 1.00 |" in page and "| retrained | | 0.50 | 0.50 | 0.50 |" in page
+    assert "| **`npo`** | ascent | 0.60 ± 0.10 | −1.00 ± 0.10 | 0.10 ± 0.10 |" in page   # p = 0.1, and 92 % of the utility
+    assert "| `simnpo` † | ascent |" in page and "Failed (runs): `simnpo` (1). For instance simnpo: it broke" in page
+    assert "\nNot measured: `rmu`.\n" in page
+    assert "MU retain ↑" in page and "extraction strength forget ≈" in page
+
+
+def test_the_page_is_current() -> None:
+    page = Path("docs") / "language.md"
+    assert (ROOT / page).read_text() == table_page("tofu", page), f"run: python -m lethe bench tofu --page {page}"
