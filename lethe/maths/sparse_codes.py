@@ -13,8 +13,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Kept = Literal["row", "batch"]   # k of each row, or k a row on average
+
+
+def asked(states: Tensor, centre: Tensor, scale: Tensor, reads: Tensor, bias: Tensor) -> Tensor:
+    """E x + β of x = (h − μ)/s.  [..., d], [d], [], [m, d], [m] -> [..., m]
+
+    h = 5, μ = 1, s = 2, E = (3, −1), β = (0, 1): x = 2, (6, −1).
+    """
+    return F.linear((states - centre) / scale, reads, bias)
 
 
 def coded(before: Tensor, k: int, kept: Kept = "row") -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
 from lethe.core.split import Split
 from lethe.core.task import Task
-from lethe.maths.sparse_codes import Kept, coded, geometric_median, unexplained
+from lethe.maths.sparse_codes import Kept, asked, coded, geometric_median, unexplained
 from lethe.train.inner import charge, within
 from lethe.train.loop import Loop, Term
 
@@ -26,10 +26,8 @@ SAMPLE = 4096   # states from which centre and scale are taken                  
 class Coding:
     """Options of a dictionary; methods extend them."""
 
-    latents: Count | None = None    # directions; null: 8 for each dimension                          [card]
-    k: Count | None = None          # of them in a state; null: a twelfth of its dimensions           [official code: 64 of 768]
     aux: NonNegative = 1 / 32       # w, weight of what silent directions say                         [official code]
-    aux_k: Count = 256              # of them in a state                                              [official code]
+    aux_k: Count = 256              # of these in a state                                             [official code]
     silent: Count = 10_000_000      # states without a direction until it counts as silent            [official code]
     lr: Positive = 1e-4             # Adam; tiny models need about 3e-3                               [official code]
     epochs: Positive = 20.0         # passes over the states                                          [official code]
@@ -63,7 +61,7 @@ class Dictionary(nn.Module):
 
     def before(self, states: Tensor) -> Tensor:
         """E x + β.  [n, d] -> [n, m]"""
-        return F.linear((states - self.centre) / self.scale, self.reads, self.bias)
+        return asked(states, self.centre, self.scale, self.reads, self.bias)
 
     def written(self, states: Tensor) -> Tensor:
         """μ + s x̂, the states as their codes have them.  [n, d] -> [n, d]"""
@@ -85,10 +83,8 @@ class Dictionary(nn.Module):
         return found + cfg.aux * unexplained(left.detach(), of_these @ directions)
 
 
-def learned(cfg: Coding, task: Task, loop: Loop, states: Tensor, kept: Kept = "row") -> Dictionary:
-    """A dictionary of these states, in a run of its own within this one.  [n, d] -> Dictionary"""
-    width = states.shape[1]
-    k, latents = cfg.k or max(1, round(width / 12)), cfg.latents or 8 * width
+def learned(cfg: Coding, task: Task, loop: Loop, states: Tensor, latents: int, k: int, kept: Kept = "row") -> Dictionary:
+    """A dictionary of these states with so many directions, k of them in a state, in a run of its own within this one.  [n, d]"""
     rng = loop.generator("sparse codes")
     some = states[torch.randperm(len(states), generator=rng)[:SAMPLE]]
     own = within(loop, task, "dictionary", loop.modifiers)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lethe.maths.sparse_codes import coded, geometric_median, unexplained
+from lethe.maths.sparse_codes import asked, coded, geometric_median, unexplained
+
+
+def test_what_is_asked_of_a_state() -> None:
+    five, one, two = (torch.tensor([x]) for x in (5.0, 1.0, 2.0))
+    assert asked(five, one, two[0], torch.tensor([[3.0], [-1.0]]), torch.tensor([0.0, 1.0])).tolist() == [6, -1]
 
 
 def test_the_largest_of_each_row_or_of_all() -> None:

@@ -50,10 +50,11 @@ def test_sparse_states_are_explained() -> None:
     states = codes @ hidden + 2
     task = byhand.regression()
     loop = Loop(task, Settings(seed=1))
-    cfg = Coding(latents=48, k=4, lr=0.03, epochs=15, warmup=5, batch_size=100, silent=400)
-    found = learned(cfg, task, loop, states)
+    cfg = Coding(lr=0.03, epochs=15, warmup=5, batch_size=100, silent=400)
+    found = learned(cfg, task, loop, states, 48, 4)
     assert 1 - float(unexplained(states, found.written(states))) > 0.85
     assert "48 directions, 4 of them" in loop.notes[0] and loop.cost.steps == 60
     short = dataclasses.replace(cfg, epochs=1)
-    one, again, other = (learned(short, task, Loop(task, Settings(seed=1)), states, kept) for kept in ("row", "row", "batch"))
+    one, again = (learned(short, task, Loop(task, Settings(seed=1)), states, 48, 4) for _ in range(2))
+    other = learned(short, task, Loop(task, Settings(seed=1)), states, 48, 4, "batch")
     assert torch.equal(one.reads, again.reads) and not torch.equal(one.reads, other.reads)
