@@ -38,8 +38,9 @@ between two doses, {spread}; – where no dose gets there.
 {legend}"""
 
 FACTS = {"cost": "steps or examples of the method, whichever is more, in trainings of the original",
-         "seconds": "processor time of the method", "memory": "peak of the process until the method ended, in MB",
-         "artefact": "MB of what the method hands over: an adapter or a guard alone, else the whole model"}
+         "seconds": "processor time of the method",
+         "memory": "peak of the process while the method ran, in MB, with what earlier ones left there",
+         "artefact": "MB of what the method saves: of a guard its own files, else the whole folder"}
 
 LEAD = """
 ![{finding}]({figure})
