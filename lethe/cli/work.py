@@ -266,11 +266,12 @@ def bench(common: Working,
 def _work(common: Working, path: Path, overrides: list[str] | None, dry_run: bool, again: bool, cache: Path | None, export: bool,
           verb: str, page: bool, show_ids: bool, wanted: tuple[list[str] | None, float | None]) -> None:
     required(*wanted)
-    from lethe.work.request import beside_scratch
+    from lethe.work.request import SHORT, beside_scratch
 
-    request = common.request(path, overrides)
-    request = beside_scratch(request) if verb == "compare" else request
-    options = common.options(again=again, export=export, cache=cache, page=page, show_ids=show_ids)
+    asked = common.request(path, overrides)
+    request = beside_scratch(asked) if verb == "compare" else asked
+    options = common.options(again=again, export=export, cache=cache, page=page, show_ids=show_ids,
+                             spared=() if request is asked else (SHORT,))
     from lethe.cli.run import after, status_of
     from lethe.work.execute import carry_out
     from lethe.work.execute import dry_run as planned

@@ -201,7 +201,7 @@ def resolve(request: Request, options: Options) -> Job:
     for entry, given in () if request.until or policy else request.asked:
         for found in everything(request.family) if entry is None else [entry]:
             record: Method = catalogue.record(found)
-            methods.append((record, build(record.config, given), entry is None))
+            methods.append((record, build(record.config, given), entry is None or found.name in options.spared))
     if request.asked and not methods and request.until is None:
         fit = [name for name, entry in catalogue.entries("methods").items() if entry.fits(request.family)]
         raise RequestError(f"method=all leaves out retraining, exact methods and searches, and there are no others for "

@@ -16,6 +16,7 @@ class Options:
     listener   hears everything that happens: runs, pools of models, audits (`lethe.core.events`)
     stop       ends the work after the step or the unit of work (a model, an audit) that is being done
     page       whether a page is written beside the numbers      show_ids  name the forgotten records in what is written
+    spared     methods that nobody asked for: left out where a task cannot serve them
     """
 
     data_root: Path | None = None
@@ -28,6 +29,7 @@ class Options:
     stop: Stop = field(default_factory=Stop)
     page: bool = True
     show_ids: bool = False
+    spared: tuple[str, ...] = ()
 
     def say(self, text: str) -> None:
         """A sentence about what happens next."""

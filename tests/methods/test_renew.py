@@ -25,6 +25,8 @@ from lethe.errors import NeedsUnmet
 from lethe.methods.general.renew import equal_size, kept_shares, rates, usual_depth
 from lethe.models import zoo
 from lethe.models.classification.task import Classification
+from lethe.work.job import resolve
+from lethe.work.options import Options
 from lethe.work.request import beside_scratch, parse
 
 
@@ -99,6 +101,16 @@ def test_scratch_stands_in_every_comparison_with_a_recipe() -> None:
     assert [one["name"] for one in beside_scratch(parse(base)).methods] == ["finetune", "scrub", "scratch"]
     for other in ({"recipe": None}, {"method": "finetune"}, {"method": ["retrain", "scratch"]}, {"method": ["all", "retrain"]}):
         assert beside_scratch(parse({**base, **other})).methods == parse({**base, **other}).methods
+
+
+def test_a_comparison_that_cannot_train_anew_goes_without_scratch() -> None:
+    asked = parse({"family": "classification", "model": {"zoo": "mlp"}, "data": {"kind": "digits"}, "forget": {"label": 3},
+                   "recipe": {"epochs": 1}, "method": ["finetune", "scratch"]})
+    task = classification().unrepeatable("its original is a pre-trained one")
+    left = resolve(asked, Options(spared=("scratch",))).runs_on(task)
+    assert [run.method for run in left] == ["finetune"]
+    with pytest.raises(NeedsUnmet, match="recipe"):
+        resolve(asked, Options()).runs_on(task)
 
 
 def test_running_statistics_are_those_of_the_retained_data() -> None:
