@@ -59,7 +59,7 @@ def test_a_turn_by_hand(trajectory: str) -> None:
     found = byhand.run("eap", task, eta=eta, temperature=tau, variant="x", lr=0.01, steps=1, batch_size=2 * len(pairs),
                        trajectory=trajectory, trajectories=2, sampler_steps=2, start_guidance=1.5)
     assert set(dict(found.named_parameters())) == set(dict(twin.named_parameters()))   # the candidates' weights are gone
-    byhand.assert_same(task, found, wanted, atol=9e-5)   # Adam's first step: rounding decides the sign of a gradient near 0
+    byhand.assert_same(task, found, wanted, adam=True)
 
 
 def test_the_other_side_finds_what_suffers() -> None:
@@ -92,4 +92,4 @@ def test_a_turn_of_age_by_hand() -> None:
 
     found = byhand.run("age", task, eta=eta, temperature=tau, lamb=lamb, top=2, variant="x", lr=0.01, steps=1, batch_size=4,
                        trajectories=2, sampler_steps=2, start_guidance=1.5)
-    byhand.assert_same(task, found, byhand.adam(byhand.trainable(task.original), [objective], lr=0.01, only="attn2"), atol=9e-5)
+    byhand.assert_same(task, found, byhand.adam(byhand.trainable(task.original), [objective], lr=0.01, only="attn2"), adam=True)

@@ -59,8 +59,8 @@ def test_a_concept_falls_more_than_the_rest_and_more_than_at_random() -> None:
         return [float((task.score(task.original, b).mean() - task.score(model, b).mean()).detach())
                 for b in (split.batch(range(len(split))) for split in (task.forget, task.retain))]
 
-    forget, retain = lost(columns=8)
-    places = torch.randperm(192, generator=torch.Generator().manual_seed(0))[:8].tolist()
+    forget, retain = lost(columns=16)
+    places = torch.randperm(192, generator=torch.Generator().manual_seed(0))[:16].tolist()
     at_random = lost(at=tuple(f"{place // 64}:{place % 64}" for place in places))
-    assert forget > 0.15 > 3 * retain and max(map(abs, at_random)) < 0.05
+    assert forget > max(0.1, 2 * retain, 3 * max(at_random))
     assert retain > 0.02   # the negative: others lose, too

@@ -106,7 +106,8 @@ def test_scratch_stands_in_every_comparison_with_a_recipe() -> None:
 def test_a_comparison_that_cannot_train_anew_goes_without_scratch() -> None:
     asked = parse({"family": "classification", "model": {"zoo": "mlp"}, "data": {"kind": "digits"}, "forget": {"label": 3},
                    "recipe": {"epochs": 1}, "method": ["finetune", "scratch"]})
-    task = classification().unrepeatable("its original is a pre-trained one")
+    whole = classification()
+    task = Classification(whole.copy_of_original(), dict(whole.splits), None, whole.build)
     left = resolve(asked, Options(spared=("scratch",))).runs_on(task)
     assert [run.method for run in left] == ["finetune"]
     with pytest.raises(NeedsUnmet, match="recipe"):

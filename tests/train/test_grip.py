@@ -65,7 +65,8 @@ def test_a_step_by_hand(kind: str) -> None:
 def test_routers_choose_alike_and_still_choices_change() -> None:
     """Forty steps that take the forgotten answers away from a mixture that knew them. Of what the original's layers give them,
     the routers choose the same two experts, which free ones do not. The negative: in the whole model about a third of the choices
-    on retained text change all the same, since the layers below move; the paper's 95 % of stability do not reproduce here."""
+    on retained text change all the same, since the layers below move, and no fewer than with free routers on some processors;
+    the paper's 95 % of stability do not reproduce here."""
     task = tiny.mixture("mixtral", taught=True)
     before, real = routing(task.original, task.retain)
     seen: list[torch.Tensor] = []
@@ -93,7 +94,7 @@ def test_routers_choose_alike_and_still_choices_change() -> None:
     batch = task.forget.batch(range(8))
     assert all(float(task.nll(model, batch).mean().detach()) > 2 for model in (free, held))
     assert of_routers(held) < 0.01 < of_routers(free)
-    assert 0.1 < of_all(held) < of_all(free)
+    assert 0.1 < of_all(held) < 0.6 and 0.1 < of_all(free) < 0.6
 
 
 def test_what_cannot_be_held_is_refused() -> None:
