@@ -53,8 +53,10 @@ def verdict(mine: Number | None, theirs: Number | None, lower: bool) -> str:
     """
     if mine is None or theirs is None or mine.mean is None or theirs.mean is None:
         return "–"
+    if mine.sd is None or theirs.sd is None:   # of one original nothing is known of the spread
+        return "cannot be told"
     better = (theirs.mean - mine.mean) if lower else (mine.mean - theirs.mean)
-    error = math.sqrt(sum((one.sd or 0.0) ** 2 / one.seeds for one in (mine, theirs)))
+    error = math.sqrt(mine.sd**2 / mine.seeds + theirs.sd**2 / theirs.seeds)
     return "yes" if better > FAR * error else "no" if better < -FAR * error else "cannot be told"
 
 

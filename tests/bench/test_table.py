@@ -29,7 +29,7 @@ def number(metric: str, mean: float | None, sd: float | None = 0.1, untouched: f
 
 @pytest.mark.parametrize(("mine", "lower", "told"), [
     ((3.0, 1.0), False, "yes"), ((2.5, 1.0), False, "cannot be told"), ((-1.0, 1.0), False, "no"), ((-1.0, 1.0), True, "yes"),
-    ((None, None), False, "–")])
+    ((None, None), False, "–"), ((3.0, None), False, "cannot be told")])
 def test_a_claim_holds_where_the_difference_is_beyond_two_errors(mine: tuple[float, float], lower: bool, told: str) -> None:
     assert verdict(number("mu_retain", *mine), number("mu_retain", 1.0, 1.0), lower) == told   # 2·√(1/3 + 1/3) = 1.63
 
