@@ -30,6 +30,7 @@ def test_golden_and_sylvester() -> None:
 OPTIONS = {"examples": 8, "new_tokens": 12}
 
 
+@pytest.mark.slow
 def test_who_never_learned_guesses() -> None:
     task = tiny.lm()
     known, nothing = (measured("eigenscore", Subject("one", model, task), **OPTIONS)["eigenscore"].value

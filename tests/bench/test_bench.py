@@ -99,6 +99,7 @@ def test_a_row_that_fails_is_a_row(tiny: Path) -> None:
     assert reason.kind == "unchanged" and reason.seeds == (0,) and "nothing changed" in reason.text
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_bits(tiny: Path) -> None:
     found = {}
     for workers in (1, 2):
