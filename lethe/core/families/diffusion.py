@@ -36,6 +36,17 @@ def read_behind(model: nn.Module | None, encoder: nn.Module) -> AbstractContextM
     return (model.reading(encoder) if isinstance(model, Guard) else None) or nullcontext()
 
 
+class AroundNetwork:
+    """What every guard around a network has that draws pictures."""
+
+    model: nn.Module
+
+    @property
+    def config(self) -> Any:
+        """The network's own, as diffusers asks for it."""
+        return self.model.config
+
+
 class Words(NamedTuple):
     """What the first layers that text enters read of prompts, from one text encoder.
 

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, config
-from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Parts
 from lethe.core.modules import device_of, hooked
 from lethe.core.outcome import Outcome
@@ -92,7 +92,7 @@ def share(change: Tensor, states: Tensor, real: Tensor) -> Tensor:
     return part / whole.clamp(min=1e-12)
 
 
-class Deactivated(Parts):
+class Deactivated(AroundNetwork, Parts):
     """A network whose prompts are read without what the concept uses alone.
 
     reads [m, d], bias [m]  of the whole dictionary     says [t, d], latents [t]  the directions of T, and which they are
@@ -110,11 +110,6 @@ class Deactivated(Parts):
     tau: float
     least: float
     end: int
-
-    @property
-    def config(self) -> Any:
-        """The network's own, as diffusers asks for it."""
-        return self.model.config
 
     def forward(self, *given: Any, **options: Any) -> Any:
         return self.model(*given, **options)

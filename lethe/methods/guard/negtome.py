@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, NonNegative, config
-from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Parts
 from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
@@ -74,7 +74,7 @@ def attentions(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] == "attn1"}
 
 
-class Repelled(Parts):
+class Repelled(AroundNetwork, Parts):
     """A network whose tokens are pushed away from those of references.
 
     pictures, noise  [m, C, H, W]     text  [m, L, d] states of their captions     signal  [T] ᾱ
@@ -87,11 +87,6 @@ class Repelled(Parts):
     alpha: float
     threshold: float
     first: int
-
-    @property
-    def config(self) -> Any:
-        """The network's own, as diffusers asks for it."""
-        return self.model.config
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **given: Any) -> Any:
         where = torch.as_tensor(timestep, device=sample.device).flatten()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lethe.core.concepts import Concept, names, rest
 from lethe.core.config import config
-from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Parts
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -35,7 +35,7 @@ class PromptBlacklist:
     also: tuple[str, ...] = ()                   # further listed words [e.g. red]                                 [ours]
 
 
-class Listed(Parts):
+class Listed(AroundNetwork, Parts):
     """Replaces prompts that name a listed concept.
 
     words         wordings, one of a concept after the other     counts  how many each concept has
@@ -46,11 +46,6 @@ class Listed(Parts):
     counts: list[int]
     replacements: list[str]
     draws: str
-
-    @property
-    def config(self) -> Any:
-        """The network's own, as diffusers asks for it."""
-        return self.model.config
 
     def admitted(self, prompts: Sequence[str]) -> list[str]:
         return [self._drawn(prompt) if names(prompt, self.words) else prompt for prompt in prompts]

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
-from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Parts
 from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
@@ -96,15 +96,10 @@ def behind(model: nn.Module, erasers: Mapping[str, Eraser], said: dict[str, Tens
         yield
 
 
-class Erased(Parts):
+class Erased(AroundNetwork, Parts):
     """A network with an eraser behind each of `layers`; their tensors are down_0, down_bias_0, up_0, up_bias_0, …"""
 
     layers: list[str]
-
-    @property
-    def config(self) -> Any:
-        """The network's own, as diffusers asks for it."""
-        return self.model.config
 
     def forward(self, *args: Any, **given: Any) -> Any:
         with behind(self.model, self.erasers(), {}):

@@ -34,7 +34,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Parts
 from lethe.core.modules import evaluating, hooked
 from lethe.core.outcome import Outcome
@@ -88,7 +88,7 @@ def turned(z: Tensor, factor: Tensor, bar: Tensor) -> Tensor:
     return torch.where(z > bar, factor * z, z)
 
 
-class Ablated(Parts):
+class Ablated(AroundNetwork, Parts):
     """A network in which some directions behind a block are turned around.
 
     reads [m, d], bias [m]  of the whole dictionary     says [u, d], latents [u]  directions that any step chooses, and which
@@ -106,11 +106,6 @@ class Ablated(Parts):
     bar: Tensor
     block: str
     k: int
-
-    @property
-    def config(self) -> Any:
-        """The network's own, as diffusers asks for it."""
-        return self.model.config
 
     def forward(self, sample: Tensor, timestep: Tensor, *given: Any, **options: Any) -> Any:
         when = torch.as_tensor(timestep, device=sample.device).expand(len(sample)).to(self.times)

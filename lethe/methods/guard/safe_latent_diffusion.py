@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lethe.core.config import config
-from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Guard
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -59,7 +59,7 @@ def away(cond: Tensor, free: Tensor, unsafe: Tensor, scale: float, limit: float)
     return torch.where(apart < limit, (scale * apart.abs()).clamp(max=1), torch.zeros_like(apart)) * (unsafe - free)
 
 
-class Steered(Guard):
+class Steered(AroundNetwork, Guard):
     """A text-to-image UNet whose predictions for a prompt lead away from what `unsafe` names.
 
     unsafe, empty  text states of the concept's words and of the empty prompt  [L, d]
@@ -75,11 +75,6 @@ class Steered(Guard):
         self.strength = strength
         self._last, self._step = -1.0, 0
         self._momentum: Tensor | None = None
-
-    @property
-    def config(self) -> Any:
-        """The network's own, as diffusers asks for it."""
-        return self.model.config
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **given: Any) -> Any:
         said = self.model(sample, timestep, encoder_hidden_states=encoder_hidden_states, **given)
