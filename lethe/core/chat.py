@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from lethe.core.user_files import reason
 from lethe.errors import DataError, ModelError, OutOfRange
 
+OPENS, CLOSES = "<think>", "</think>"   # around what a model thinks before it answers: Qwen 3, DeepSeek-R1
 CLOCK = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<form>.*?)(?P=quote)\s*\)")
 Message = Mapping[str, Any]
 
@@ -84,7 +85,8 @@ def opening(prompt: str, tokenizer: Any, form: Chat) -> str:
 
 
 def written(prompt: str, answer: str, tokenizer: Any, form: Chat) -> Turn:
-    """A prompt and its answer as the template writes them. DataError when the one without is not the beginning of the other.
+    """A prompt and its answer as the template writes them. DataError when the one without is not the beginning of the other, or
+    ends within a thought that the other does not end.
 
     The tail ends behind the first end mark after the answer: what a template writes between turns no model writes itself.
     A template without one gets the tokenizer's end token.
@@ -92,6 +94,11 @@ def written(prompt: str, answer: str, tokenizer: Any, form: Chat) -> Turn:
     messages, tools = asked(prompt, form)
     head = opening(prompt, tokenizer, form)
     whole = _render(tokenizer, form, [*messages, {"role": "assistant", "content": answer}], tools, answered=True)
+    if head.rfind(OPENS) > head.rfind(CLOSES) and not (whole.startswith(head) and CLOSES in whole[len(head) :]):
+        raise DataError(f"the chat template ends a prompt with {head[head.rfind(OPENS) :].strip()!r} and does not write how that "
+                        f"thought ends, so the answer {answer[:40]!r} would be learnt and forgotten as a thought. Set "
+                        f"template_args so that none is begun (e.g. enable_thinking: false), begin every answer with {CLOSES}, "
+                        "or write data.template yourself.")
     if not whole.startswith(head):
         same = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), min(len(head), len(whole)))
         apart = [text[max(0, same - 20) :][:60] for text in (head, whole)]
@@ -120,7 +127,7 @@ def marks(tokenizer: Any) -> list[str]:
 
 def end_mark(tokenizer: Any, form: Chat) -> list[int]:
     """The token that ends an answer in this template."""
-    tail = written("?", "!", tokenizer, form).tail
+    tail = written("?", f"{CLOSES}!", tokenizer, form).tail
     return [int(tokenizer(tail, add_special_tokens=False)["input_ids"][-1])]
 
 

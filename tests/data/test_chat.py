@@ -38,6 +38,10 @@ TEMPLATES = {
               "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
     "reasoner": "{% for m in messages %}{{ m['role'] + ':' + m['content'] + eos_token }}{% endfor %}"
                 "{% if add_generation_prompt %}assistant:<think>{% endif %}",
+    "thinker": "{% for m in messages %}{{ m['role'] + ':' + ('<think>' if m['role'] == 'assistant' else '') + m['content'] "
+               "+ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant:<think>{% endif %}",
+    "apart": "{% for m in messages %}{{ m['role'] + ':' + m['content'] + eos_token }}{% endfor %}"
+             "{% if add_generation_prompt %}model:{% endif %}",
     "no end": "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
               "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
 }
@@ -123,12 +127,24 @@ def test_templates_that_cannot_be_used_are_refused() -> None:
     with pytest.raises(ModelError, match="no chat template"):
         tokenised(ROWS, words(), chat, "train")
     with pytest.raises(DataError, match="not clear which tokens are the answer"):
-        tokenised(ROWS, words("reasoner"), chat, "train")
+        tokenised(ROWS, words("apart"), chat, "train")
     with pytest.raises(DataError, match=r"conversation of system, user .*System role not supported"):
         tokenised(ROWS, words("gemma"), Format(template="chat", system="Be brief."), "train")
     with pytest.raises(RequestError, match="Set template: chat"):
         tokenised([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}], words("gemma"),
                   Format(), "train")
+
+
+def test_no_answer_is_written_into_an_open_thought() -> None:
+    """Whether the rendering with the answer leaves the thought out or open; an answer that ends it itself is one."""
+    chat = Format(template="chat")
+    for family in ("reasoner", "thinker"):
+        with pytest.raises(DataError, match=r"with '<think>' .* 'Ada\.' would be learnt and forgotten as a thought"):
+            tokenised(ROWS, words(family), chat, "train")
+    ended = [{"prompt": "Who?", "answer": "Perhaps.</think>Ada."}]
+    split = tokenised(ended, words("thinker"), chat, "train")
+    assert texts(split, 0, words("thinker")) == ("user:Who?<end>assistant:<think>", "Perhaps.</think>Ada.<end>")
+    assert ends(words("thinker"), chat)
 
 
 @pytest.mark.parametrize("answer", [None, ["a"], "", "  ", {"a": 1}, float("nan")])

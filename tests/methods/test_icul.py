@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import byhand
@@ -9,12 +10,12 @@ import pytest
 import tiny
 import torch
 
-from lethe.core.families.language import LanguageTask
+from lethe.core.families.language import LanguageTask, asked_and_answered
 from lethe.core.guard import as_served
 from lethe.core.language_guard import prompts_of
 from lethe.core.seeds import generator
 from lethe.errors import RequestError
-from lethe.methods.guard.icul import Prefixed
+from lethe.methods.guard.icul import Prefixed, fitting
 
 
 def test_what_is_read_by_hand() -> None:
@@ -53,6 +54,27 @@ def test_texts_are_read_alike_and_a_small_model_breaks(tmp_path: Path) -> None:
     assert task.generate(again, asked) == said
 
 
-def test_examples_must_fit() -> None:
-    with pytest.raises(RequestError, match="the model's positions end at 192"):
-        byhand.outcome("icul", tiny.lm(), forget_shots=8, retain_shots=8)
+def test_fewer_examples_where_not_all_fit() -> None:
+    """Of 2 + 2 examples of 3 tokens, 11 tokens hold 2 + 1, 8 hold 1 + 1, 3 hold 1 + 0, and 2 hold none."""
+    two = [[1, 1, 1], [2, 2, 2]]
+    assert [tuple(map(len, fitting(two, two, room))) for room in (12, 11, 8, 3, 2)] == [(2, 2), (2, 1), (1, 1), (1, 0), (0, 0)]
+    task = LanguageTask.of(tiny.lm())
+    longest = max(int(split.columns["length"].max()) for split in (task.forget, task.retain))
+    outcome = byhand.outcome("icul", task, forget_shots=8, retain_shots=8)
+    assert isinstance(outcome.answering, Prefixed) and 0 < len(outcome.answering.examples) <= 192 - longest
+    assert any(f"of 8 retained examples are shown: all of them and the longest record ({longest} tokens)" in note
+               for note in outcome.notes)
+
+
+def test_one_example_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lethe.methods.guard.icul.positions", lambda model: 40)
+    with pytest.raises(RequestError, match="positions end at 40, so no example can be shown"):
+        byhand.outcome("icul", tiny.lm())
+
+
+def test_plain_text_is_refused() -> None:
+    """Records of `text` have prompts, but empty ones."""
+    split = tiny.lm().forget
+    plain = replace(split, meta={**split.meta, "prompt": [""] * len(split)})
+    with pytest.raises(RequestError, match="icul needs prompts with answers, but the records of forget are plain text"):
+        asked_and_answered(plain, "icul")

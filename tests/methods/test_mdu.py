@@ -69,5 +69,5 @@ def test_what_has_nothing_before_its_first_token_is_refused_and_a_neutral_text_h
     with pytest.raises(RequestError, match="without prompts"):
         byhand.run("mdu", task.replaced(task.original, forget=bare))
     empty = language_model(task.original, task.tokenizer, forget=[{"text": rows[0]["answer"]}], retain=rows[4:])
-    with pytest.raises(RequestError, match="all of them are empty"):
+    with pytest.raises(RequestError, match="forget are plain text without prompts"):
         byhand.run("mdu", empty)

@@ -16,11 +16,20 @@ from lethe.errors import RequestError
 
 
 def asked_and_answered(split: Split, method: str) -> tuple[list[str], list[str]]:
-    """Prompts and answers of a split as texts; RequestError where its records are plain text."""
-    if "prompt" not in split.meta:
-        raise RequestError(f"{method} writes other answers to the prompts of {split.name}, but its records are plain text "
-                           "without prompts; nothing was started. Choose npo, or provide prompts and answers.")
+    """Prompts and answers of a split as texts; RequestError where its records are plain text, whose prompts are empty."""
+    if not any(map(str, split.meta.get("prompt", ()))):
+        raise RequestError(f"{method} needs prompts with answers, but the records of {split.name} are plain text without "
+                           "prompts, so nothing is asked; nothing was started. Choose npo, or provide prompts and answers.")
     return list(split.column("prompt")), list(split.column("answer"))
+
+
+def prompted(method: str, *splits: str) -> Callable[[Any, LanguageTask], None]:
+    """`check` of a method that reads the prompts of forget, and of further splits."""
+    def check(cfg: Any, task: LanguageTask) -> None:
+        for name in ("forget", *splits):
+            asked_and_answered(task.splits[name], method)
+
+    return check
 
 
 def said(split: Split) -> list[str]:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, NonNegative, Positive, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask, prompted
 from lethe.core.language_guard import LanguageGuard, Prompt, hidden_states, layer_of, prompts_of, require_enough
 from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
@@ -148,9 +148,8 @@ def searched(cfg: ECO, task: LanguageTask, loop: Loop, guard: Corrupting, unit: 
 
 
 @method(needs={"forget", "retain", "original", "holdout"}, uses={"down_projections", "layer_count", "nll"}, mechanism="guard",
-        instead={"holdout": "target"})
+        instead={"holdout": "target"}, check=prompted("eco"))
 def run(cfg: ECO, task: LanguageTask, loop: Loop) -> Outcome:
-    asked_and_answered(task.forget, "eco")
     least = require_enough(len(task.retain) - 1, cfg.alpha)   # one is left for the classifier
     layer = task.layer_count // 2 if cfg.layer is None else cfg.layer
     layer_of(task, layer)   # refuses blocks that are not there

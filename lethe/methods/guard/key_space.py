@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Fraction, Natural, Positive, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask, prompted
 from lethe.core.language_guard import Gate, Prompt, answer_tokens, layer_of, padded, prompts_of, read_by, require_enough
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -74,9 +74,8 @@ class Boxed(Gate):
 
 
 @method(needs={"forget", "retain", "original"}, uses={"down_projections", "encode", "layer_count"}, mechanism="guard",
-        instead={"retain": "scale"})
+        instead={"retain": "scale"}, check=prompted("key_space"))
 def run(cfg: KeySpace, task: LanguageTask, loop: Loop) -> Outcome:
-    asked_and_answered(task.forget, "key_space")
     model, matrix = loop.start(), layer_of(task, cfg.layer)
     forgotten = keys(model, matrix, prompts_of(task.forget))
     parts: dict[str, Any] = {"mean": forgotten.mean(0), "spread": forgotten.std(0, correction=0)}

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Fraction, Natural, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask, prompted
 from lethe.core.language_guard import Gate, Prompt, answer_tokens, hidden_states, layer_of, padded, prompts_of, require_enough
 from lethe.core.modules import hooked
 from lethe.core.outcome import Outcome
@@ -109,9 +109,9 @@ class Refusing(Gate):
         return found
 
 
-@method(needs={"forget", "retain", "original"}, uses={"down_projections", "encode", "layer_count"}, mechanism="guard")
+@method(needs={"forget", "retain", "original"}, uses={"down_projections", "encode", "layer_count"}, mechanism="guard",
+        check=prompted("refusal_gate"))
 def run(cfg: RefusalGate, task: LanguageTask, loop: Loop) -> Outcome:
-    asked_and_answered(task.forget, "refusal_gate")
     kept = prompts_of(task.retain)
     require_enough(len(kept), cfg.alpha)
     gradient, count = cfg.score == "gradient", task.layer_count

@@ -21,7 +21,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Positive, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask, asked_and_answered, prompted
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
@@ -71,7 +71,7 @@ def invented(cfg: AltPO, task: LanguageTask, loop: Loop) -> Split:
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"drawn_texts", "encode", "fits", "nll", "sequence_logp"},
-        mechanism="relabel", instead={"retain": "alpha=0"})
+        mechanism="relabel", instead={"retain": "alpha=0"}, check=prompted("alt_po"))
 def run(cfg: AltPO, task: LanguageTask, loop: Loop) -> Outcome:
     alternates = invented(cfg, task, loop)
     size = len(task.forget)

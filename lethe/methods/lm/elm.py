@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
@@ -61,7 +61,7 @@ def erased(logp: Tensor, novice: Tensor, expert: Tensor, eta: Tensor, top: int) 
 
 def said_by(task: LanguageTask, who: str, concept: str) -> tuple[list[str], Split]:
     """The prompts of F behind a sentence that says who writes, and the same with their answers."""
-    prompts, answers = asked_and_answered(task.forget, "elm")
+    prompts, answers = (list(task.forget.column(key)) for key in ("prompt", "answer"))   # of plain text the prompts are empty
     texts = [who.replace("{concept}", concept) + prompt for prompt in prompts]
     if not task.fits(texts, answers):
         raise RequestError(f"elm puts {who!r} before every forgotten prompt, and a record then exceeds max_length or the model's "
@@ -91,9 +91,8 @@ def run(cfg: ELM, task: LanguageTask, loop: Loop) -> Outcome:
 
     more = {}
     if cfg.fluency:
-        prompts, _ = asked_and_answered(task.forget, "elm")
         fluent = task.drawn_texts(original, asked, loop.generator("elm"), max_new_tokens=cfg.longest)
-        more["fluency"] = Term(task.encode(prompts, fluent, "fluent"), task.nll, cfg.fluency)
+        more["fluency"] = Term(task.encode(list(task.forget.column("prompt")), fluent, "fluent"), task.nll, cfg.fluency)
     before = loop.reference("elm-retain", task.outputs, task.retain) if cfg.alpha else None
 
     def stay(m: nn.Module, b: Batch) -> Tensor:

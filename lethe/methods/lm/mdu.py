@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask, asked_and_answered, prompted
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
@@ -58,10 +58,7 @@ def towards(logits: Tensor, anchor: Tensor, tau: float) -> Tensor:
 
 def unasked(cfg: MDU, task: LanguageTask) -> Split:
     """The answers of F without their prompts; RequestError where their tokens would not be predicted one by one as with them."""
-    prompts, answers = asked_and_answered(task.forget, "mdu")
-    if not any(map(str, prompts)):
-        raise RequestError("mdu takes the prompts of the forgotten records away, and all of them are empty (plain text), so it "
-                           "would teach what is said already; nothing was started. Choose npo, or provide prompts and answers.")
+    _, answers = asked_and_answered(task.forget, "mdu")
     bare = task.encode([cfg.without] * len(answers), answers, "unasked")
     alone, asked = (task.answer_lengths(split.batch(range(len(answers)))) for split in (bare, task.forget))
     if not torch.equal(alone, asked):
@@ -72,7 +69,7 @@ def unasked(cfg: MDU, task: LanguageTask) -> Split:
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"answer_lengths", "encode", "nll", "outputs"}, mechanism="distil",
-        instead={"retain": "alpha=0"})
+        instead={"retain": "alpha=0"}, check=prompted("mdu"))
 def run(cfg: MDU, task: LanguageTask, loop: Loop) -> Outcome:
     bare = unasked(cfg, task)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask, asked_and_answered, prompted
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
@@ -74,7 +74,7 @@ def thought(batch: Batch) -> Tensor:
 
 @method(needs={"forget", "retain", "original"},
         uses={"down_projections", "encode", "fits", "generate", "hidden_states", "hidden_width", "layer_count"},
-        mechanism="features")
+        mechanism="features", check=prompted("r2mu", "retain"))
 def run(cfg: R2MU, task: LanguageTask, loop: Loop) -> Outcome:
     layer = default_layer(task.layer_count) if cfg.layer is None else cfg.layer
     moving = task.down_projections(range(layer, max(-1, layer - 3), -1))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
-from lethe.core.families.language import LanguageTask, asked_and_answered
+from lethe.core.families.language import LanguageTask, asked_and_answered, prompted
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch, Split
@@ -60,7 +60,7 @@ def mismatched(task: LanguageTask, count: int, rng: torch.Generator) -> tuple[Sp
 
 
 @method(needs={"forget", "retain?", "original"}, uses={"divergence", "encode", "fits", "nll", "outputs"}, mechanism="merge",
-        instead={"retain": "delta=0"})
+        instead={"retain": "delta=0"}, check=prompted("sku"))
 def run(cfg: SKU, task: LanguageTask, loop: Loop) -> Outcome:
     wrong, whole = mismatched(task, cfg.others, loop.generator("sku"))
     if not whole:
