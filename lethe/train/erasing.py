@@ -4,19 +4,22 @@ pictures of what takes its place, points on sampling trajectories, and what is t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.concepts import instead
-from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import device_of, evaluating
+from lethe.core.families.diffusion import OWN, DiffusionTask
+from lethe.core.modules import copied, device_of, evaluating
 from lethe.core.passes import columns
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
+from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.loop import Loop
+from lethe.train.modifiers.where import Draws, Selection
 from lethe.train.modifiers.where.names import Names
 
 ADDED = "added"     # what a method lets stand in the model while it is trained
@@ -29,6 +32,18 @@ def moved(task: DiffusionTask, variant: Literal["x", "keys", "strict", "u", "all
     if variant == "u":
         return Names(("*",), without=task.layers("cross"))
     return Names(task.layers("cross" if variant == "x" else "keys"))
+
+
+@dataclass(frozen=True)
+class OwnEncoder:
+    """where: the text encoder, which the network brings from now on; the parameters of it whose names `takes` says."""
+
+    takes: Callable[[str], bool]
+
+    def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
+        encoder = copied(DiffusionTask.of(task).pipeline.text_encoder, trainable=True)
+        model.add_module(OWN, encoder.to(device_of(model)))
+        return Selection({name: p for name, p in model.named_parameters() if name.startswith(f"{OWN}.") and self.takes(name)})
 
 
 def joined(loop: Loop, model: nn.Module, made: Iterable[nn.Module]) -> frozenset[str]:

@@ -24,28 +24,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
-from lethe.core.families.diffusion import OWN, DiffusionTask, encoder_of, own_encoder
-from lethe.core.modules import copied
+from lethe.core.families.diffusion import DiffusionTask, encoder_of, own_encoder
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
-from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import answered, esd_target, moved, taken, visited
+from lethe.train.erasing import OwnEncoder, answered, esd_target, moved, taken, visited
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import Apply, Ask, Combine, Memory
 from lethe.train.modifiers.combine.alternate import Alternate
 from lethe.train.modifiers.combine.sum import Sum
-from lethe.train.modifiers.where import Draws, Selection
 from lethe.train.vectors import prefixed, with_vectors
 
 
@@ -73,24 +70,12 @@ class AdvUnlearn:
     start_guidance: NonNegative = 3.0  # guidance of the trajectories; 1 for tiny models            [official code]
 
 
-@dataclass(frozen=True)
-class TextEncoder:
-    """where: the text encoder, which the network brings from now on; its first `layers`, or all and the last norm."""
-
-    layers: int | None
-
-    def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
-        encoder = copied(DiffusionTask.of(task).pipeline.text_encoder, trainable=True)
-        model.add_module(OWN, encoder.to(next(model.parameters()).device))
-        found = {name: p for name, p in model.named_parameters() if name.startswith(f"{OWN}.") and self.takes(name)}
-        return Selection(found)
-
-    def takes(self, name: str) -> bool:
-        """Whether the parameter of this name moves."""
-        place = re.search(r"\.layers\.(\d+)\.", name)
-        if place is None:
-            return self.layers is None and "final_layer_norm" in name
-        return self.layers is None or int(place[1]) < self.layers
+def among(name: str, layers: int | None) -> bool:
+    """Whether a parameter of the text encoder stands in its first `layers`; null: in any, or in the last norm."""
+    place = re.search(r"\.layers\.(\d+)\.", name)
+    if place is None:
+        return layers is None and "final_layer_norm" in name
+    return layers is None or int(place[1]) < layers
 
 
 class Attack:
@@ -171,7 +156,7 @@ def check(cfg: AdvUnlearn, task: DiffusionTask) -> None:
 @method(needs={"original"}, uses={"denoise", "layers", "pipeline", "predict_noise", "prompts", "text", "tokens"},
         mechanism="distil", check=check)
 def run(cfg: AdvUnlearn, task: DiffusionTask, loop: Loop) -> Outcome:
-    model = loop.start(where=TextEncoder(cfg.layers) if cfg.moves == "text" else moved(task, cfg.moves))
+    model = loop.start(where=OwnEncoder(partial(among, layers=cfg.layers)) if cfg.moves == "text" else moved(task, cfg.moves))
     if (own_encoder(model) is None) == (cfg.moves == "text"):
         raise RequestError("adv_unlearn moves the text encoder, and the modifier where chooses weights of the network; nothing "
                            "was started. Leave where out, or set method.moves=x.")
