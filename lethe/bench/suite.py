@@ -42,6 +42,7 @@ class Suite:
     title: str = ""                        # of such a page, or of one with claims
     claims: tuple[Claim, ...] = ()         # to be checked: the page is a table, one row a method
     levels: tuple[float, ...] = (0.8, 0.9, 0.95)                # of `across`, at which its curves are read
+    courses: tuple[str, ...] = ()          # kept metrics: of requests 'group: dose' the page shows their course, dose by dose
     tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # heading -> kept metrics; none: all in one table
     lower: tuple[str, ...] = ()            # kept metrics of which less is better, beside those of which their audits say it
     together: bool = False                 # all methods of a problem in one run, which audits its original once

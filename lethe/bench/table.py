@@ -42,8 +42,41 @@ def table_page(suite: str, page: Path, place: Path | None = None) -> str:
     head = HEAD.format(title=asked.title, suite=suite, page=page.as_posix() if not page.is_absolute() else f"docs/{page.name}",
                        about=expectation(suite), seeds=seeds, held=100 * HELD)
     by = {problem: {cell.method: cell for cell in some} for problem, some in found.items()}
+    doses = _doses(asked)
+    alone = {problem: some for problem, some in found.items() if not any(problem in group.values() for group in doses.values())}
     return (head + "".join(_claim(one, by.get(one.problem, {})) for one in asked.claims)
-            + "".join(_problem(problem, some, asked.keep, _absent(asked, problem, some)) for problem, some in found.items()))
+            + "".join(_course(metric, doses, found) for metric in asked.courses)
+            + "".join(_problem(problem, some, asked.keep, _absent(asked, problem, some)) for problem, some in alone.items()))
+
+
+def _doses(asked: Suite) -> dict[str, dict[str, str]]:
+    """Group -> dose -> problem, where the page shows courses; else none."""
+    return {group: doses for group, doses in asked.groups().items() if group and asked.courses}
+
+
+def _course(metric: str, groups: Mapping[str, Mapping[str, str]], found: Mapping[str, Sequence[Cell]]) -> str:
+    """One metric dose by dose: the untouched original, then every method of every group; and what is left of the original's at
+    the last dose."""
+    columns = list(dict.fromkeys(dose for doses in groups.values() for dose in doses))
+    by = {(group, dose): {cell.method: cell for cell in found.get(doses.get(dose, ""), ())}
+          for group, doses in groups.items() for dose in columns}
+
+    def row(name: str, numbers: Sequence[Number | None]) -> str:
+        last = next((one for one in reversed(numbers) if one is not None and one.mean is not None), None)
+        share = last.mean / last.untouched if last is not None and last.mean is not None and last.untouched else None
+        return f"| {name} | {' | '.join(map(_cell, numbers))} | {'–' if share is None else f'{100 * share:.0f} %'} |\n"
+
+    rows = ""
+    for group in groups:
+        rows += "".join(row(f"{group} | `{name}`", [_number(by[group, dose].get(name), metric) for dose in columns])
+                        for name in sorted({name for dose in columns for name in by[group, dose]}))
+    if not rows:
+        return ""
+    untouched = [_control([cell for group in groups for cell in by[group, dose].values()], metric, "untouched")
+                 for dose in columns]
+    return (f"\n## {spaced(metric)[0].upper()}{spaced(metric)[1:]}, request after request\n\n| how | method | "
+            f"{' | '.join(columns)} | left of the original's |\n|---|---|{'---|' * len(columns)}---|\n"
+            f"| – | untouched | {' | '.join(untouched)} | |\n{rows}")
 
 
 def verdict(mine: Number | None, theirs: Number | None, lower: bool) -> str:

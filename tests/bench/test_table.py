@@ -53,6 +53,23 @@ def test_a_page_has_a_row_a_method_its_controls_and_what_holds_of_every_claim(tm
     assert "MU retain ↑" in page and "extraction strength forget ≈" in page
 
 
+def test_a_course_stands_dose_by_dose_in_place_of_a_table_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "short.yaml").write_text(SUITE.replace("requests: {people:", "courses: [mu_retain]\nrequests:\n"
+        "  \"at once: 1\": {family: lm, model: {tiny: true}, data: {train: x}, method: npo}\n"
+        "  \"at once: 2\": {family: lm, model: {tiny: true}, data: {train: x}, method: npo}\n"
+        "  \"in turn: 2\": {family: lm, model: {tiny: true}, data: {train: x}, method: npo}\n  people:")[:-2] + "\n")
+    monkeypatch.setattr(suites, "HERE", tmp_path)
+    assert "request after request" not in table_page("short", Path("docs") / "short.md", tmp_path)
+    rows = [number("mu_retain", mean).model_copy(update={"problem": f"short: {problem}"})
+            for problem, mean in (("at once: 1", 0.6), ("at once: 2", 0.52), ("in turn: 2", 0.13))]
+    measured.write(Measured(schema=1, name="npo", numbers=tuple(rows)), tmp_path)
+    page = table_page("short", Path("docs") / "short.md", tmp_path)
+    assert "## MU retain, request after request\n\n| how | method | 1 | 2 | left of the original's |" in page
+    assert "| – | untouched | 0.65 | 0.65 | |\n| at once | `npo` | 0.60 ± 0.10 | 0.52 ± 0.10 | 80 % |" in page
+    assert "| in turn | `npo` | – | 0.13 ± 0.10 | 20 % |" in page
+    assert "## At once" not in page and "## In turn" not in page
+
+
 def test_the_page_is_current() -> None:
     page = Path("docs") / "language.md"
     assert (ROOT / page).read_text() == table_page("tofu", page), f"run: python -m lethe bench tofu --page {page}"

@@ -19,27 +19,23 @@ Deviations: the parts are shares of F by rank; the paper makes F of three groups
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lethe.core.config import Count, Fraction, Positive, build, config
-from lethe.core.modules import copied, evaluating
+from lethe.core.modules import evaluating
 from lethe.core.operations import unlimited
 from lethe.core.outcome import Outcome
-from lethe.core.registry import method
+from lethe.core.registry import Method, method
 from lethe.core.split import concat
 from lethe.core.task import Task
 from lethe.core.view import missing
-from lethe.errors import NeedsUnmet, OutOfRange, RequestError
+from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.pools.choose import selector
-from lethe.train.inner import Named, charge, known, within
+from lethe.train.inner import Named, Turn, charge, known, settled, successive, within
 from lethe.train.loop import Loop, Modifiers, Term
-from lethe.train.modifiers.where import Draws, Selection
-from lethe.train.modifiers.where.all import All
 
 NONE = "none"
 
@@ -57,17 +53,6 @@ class RUM:
     refit_lr: Positive = 1e-2          # SGD, of the refit                                   [ours]
     refit_epochs: Count = 5            # passes of the refit                                 [ours]
     batch_size: Count = 64             # examples per step of the refit                      [ours]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """where: what was selected once, on all of F."""
-
-    names: tuple[str, ...]
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def select(self, model: nn.Module, task: Task, loop: Draws) -> Selection:
-        return Selection({name: model.get_parameter(name) for name in self.names}, dict(self.masks))
 
 
 def parted(scores: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,18 +97,6 @@ def refit(cfg: RUM, task: Task, loop: Loop) -> Tensor:
     return scores
 
 
-def settled(task: Task, loop: Loop) -> Modifiers:
-    """The modifiers with what may move decided; RequestError when that is no part of the model."""
-    where = loop.modifiers.where
-    if where == All():
-        return loop.modifiers
-    chosen = where.select(task.copy_of_original().to(loop.settings.device), unlimited(task), loop)
-    if chosen.kind != "weights":
-        raise RequestError(f"where = {type(where).__name__} makes an {chosen.kind}, from which the next part cannot start; "
-                           "nothing was started. Use where=names, or all.")
-    return replace(loop.modifiers, where=Fixed(tuple(chosen.params), chosen.masks))
-
-
 @method(needs={"forget", "original", "retain?", "holdout?", "recipe?"},
         uses={"divergence", "nll", "outputs"}, mechanism="search",
         instead={"retain": "mid=gradient_ascent high=gradient_ascent"})
@@ -132,30 +105,13 @@ def run(cfg: RUM, task: Task, loop: Loop) -> Outcome:
         raise OutOfRange(f"method.share_low + method.share_high = {cfg.share_low + cfg.share_high:g} is more than all of the "
                          "forget set; nothing was started. Set shares that sum to 1 at most.")
     asked = {name: getattr(cfg, name) for name in ("low", "mid", "high")}
-    wanted = {name: known(name, value) if value != NONE else (None, None) for name, value in asked.items()}
+    wanted: dict[str, tuple[Method | None, Any]] = {
+        name: known(name, value) if value != NONE else (None, None) for name, value in asked.items()}
     for record, _ in wanted.values():
         for need in task.lacks(record.needs) if record else []:
             raise NeedsUnmet(missing(need))
     modifiers = settled(task, loop)
     parts = parted(scored(cfg, task, loop), cfg.share_low, cfg.share_high)
-    splits = [task.forget.subset(part.numpy(), "forget") for part in parts]
-    model, fall = copied(task.original, trainable=False), None
-    for i, (name, (record, options)) in enumerate(wanted.items()):
-        if record is None or not len(splits[i]):
-            continue
-        later = [split for split in splits[i + 1 :] if len(split)]
-        kept = {"retain": concat([task.retain, *later], "retain")} if task.has("retain") else {}
-        step = task.replaced(model, forget=splits[i], **kept)
-        view = step.granted(record.needs, record.uses)
-        own = within(loop, view, name, modifiers, watched=step)
-        made = record.run(options, view, own)
-        if made.kind != "weights":
-            raise RequestError(f"{record.name} returns a model of kind {made.kind!r}, from which the next part cannot start. "
-                               "Name a method that changes weights.")
-        fall = made.fall or fall
-        loop.notes += [f"{name} ({record.name}, {len(splits[i])} examples): {note}" for note in made.notes]
-        charge(loop, own)
-        model = made.model
-    outcome = loop.finish(model)
-    outcome.fall = outcome.fall or fall
-    return outcome
+    turns = [Turn(name, *wanted[name], task.forget.subset(part.numpy(), "forget"))
+             for name, part in zip(wanted, parts, strict=True)]
+    return successive(turns, task, loop, modifiers)
