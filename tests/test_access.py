@@ -22,7 +22,9 @@ FAMILIES = ("classification", "regression")
 METHODS = {name: entry for name, entry in catalogue.entries("methods").items() if name != "auto"}   # auto runs the others
 MORE = {"aru": {"bound": 2.0}, "amun": {"attack_steps": 20}}   # else no example is carried over a boundary
 FOLDERS = {"s3t", "shard_lora", "sisa", "exact_head"}   # they do without by a folder written before; tested by themselves
-OPTIONAL = [pytest.param(name, family, need.rstrip("?"), id=f"{name}-{family}-{need.rstrip('?')}")
+# the default suite asks on the first family that a method fits
+OPTIONAL = [pytest.param(name, family, need.rstrip("?"), id=f"{name}-{family}-{need.rstrip('?')}",
+                         marks=[] if family == next(filter(entry.fits, TASKS)) else [pytest.mark.slow])
             for name, entry in METHODS.items() for family in (*FAMILIES, "lm") for need in entry.needs
             if entry.fits(family) and need.endswith("?")
             and not (name in FOLDERS and need.rstrip("?") in entry.instead)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -38,26 +40,29 @@ TORCH_FREE = ["ledger", "report", "results/schema.py", "results/migrations.py", 
               "core/files.py", "core/places.py", "errors.py", "__init__.py"]
 
 
-def imports(path: Path) -> set[str]:
-    """Full names of the modules that a file imports anywhere."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+class Source(NamedTuple):
+    """What the tests ask of a file."""
+
+    imports: set[str]          # full names of the modules that it imports anywhere
+    at_once: set[str]          # those that are imported when it is
+    lengths: dict[str, int]    # lines of its functions, signature and docstring counted
+
+
+@cache
+def source(path: Path) -> Source:
+    tree, found = ast.parse(path.read_text()), Source(set(), set(), {})
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found.imports.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "lethe" else {node.module}
+            found.imports.update([f"{node.module}.{alias.name}" for alias in node.names] if node.module == "lethe" else
+                                 [node.module])
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.lengths[f"{node.name}:{node.lineno}"] = (node.end_lineno or 0) - node.lineno + 1
+    for node in tree.body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found.at_once.update([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
     return found
-
-
-def top_level_imports(path: Path) -> set[str]:
-    """Modules imported when the file is imported."""
-    tree = ast.parse(path.read_text())
-    tree.body = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
-    return {
-        name
-        for node in tree.body
-        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
-    }
 
 
 def room_of(inner: str) -> str | None:
@@ -71,7 +76,7 @@ def test_arrows_run_down_only(room: str) -> None:
     for path in HOUSE.rglob("*.py"):
         inner = path.relative_to(HOUSE).as_posix()
         if room_of(inner) == room:
-            above = {name for name in imports(path) if name.startswith("lethe.") and name.split(".")[1] not in allowed}
+            above = {name for name in source(path).imports if name.startswith("lethe.") and name.split(".")[1] not in allowed}
             assert not above, f"{inner} imports {above}, which {room} may not"
 
 
@@ -85,8 +90,8 @@ def test_every_room_has_its_row() -> None:
 def test_methods_and_audits_never_meet() -> None:
     for layer, other in (("methods", "audits"), ("audits", "methods")):
         for path in (HOUSE / layer).rglob("*.py"):
-            assert not any(name.startswith(f"lethe.{other}") for name in imports(path)), path
-            siblings = {n for n in imports(path) if n.startswith(f"lethe.{layer}.")}
+            assert not any(name.startswith(f"lethe.{other}") for name in source(path).imports), path
+            siblings = {n for n in source(path).imports if n.startswith(f"lethe.{layer}.")}
             assert not siblings, f"{path.relative_to(HOUSE)} imports its neighbours {siblings}"
 
 
@@ -97,18 +102,18 @@ def test_what_needs_no_torch_does_not_import_it(place: str) -> None:
         heavy -= {"sqlalchemy"}   # its own business, imported when a ledger is opened (test_request checks that)
     paths = (HOUSE / place).rglob("*.py") if (HOUSE / place).is_dir() else [HOUSE / place]
     for path in paths:
-        loaded = {name.split(".")[0] for name in top_level_imports(path)}
+        loaded = {name.split(".")[0] for name in source(path).at_once}
         assert not loaded & heavy, f"{path.relative_to(HOUSE)} imports {loaded & heavy} when it is imported"
 
 
 def test_model_libraries_are_imported_only_where_they_are_needed() -> None:
     for path in HOUSE.rglob("*.py"):
         inner = path.relative_to(HOUSE).as_posix()
-        for name in imports(path):
+        for name in source(path).imports:
             root = name.split(".")[0]
             if root in ("transformers", "diffusers"):
                 assert inner.startswith("models/"), f"{inner} imports {root}"
-        assert not {n.split(".")[0] for n in top_level_imports(path)} & {"transformers", "diffusers", "peft", "pandas"}, inner
+        assert not {n.split(".")[0] for n in source(path).at_once} & {"transformers", "diffusers", "peft", "pandas"}, inner
 
 
 def test_files_stay_short() -> None:
@@ -118,9 +123,6 @@ def test_files_stay_short() -> None:
 
 def test_functions_fit_on_a_screen() -> None:
     """50 lines at most, signature and docstring counted."""
-    long = {}
-    for path in HOUSE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= 50:
-                long[f"{path.relative_to(HOUSE).as_posix()}:{node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+    long = {f"{path.relative_to(HOUSE).as_posix()}:{name}": lines for path in HOUSE.rglob("*.py")
+            for name, lines in source(path).lengths.items() if lines > 50}
     assert not long, f"functions over 50 lines hide an idea that wants a name of its own: {long}"

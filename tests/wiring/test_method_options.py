@@ -28,15 +28,16 @@ SHORT, FEW = 2, 16   # epochs and steps; examples, units and the like: less than
 SHARED = {f.name for f in dataclasses.fields(Tuned)}
 STANDS_FOR_ALL = "idk_nll"   # rows of `train.tuning` hand these options to one function: one of them shows that they count
 
-
-HANDED_ON = {"lr", "epochs", "steps", "batch_size", "weight_decay", "optimiser", "clip"}   # to `Loop.minimise`
+HANDED_ON = {"lr", "epochs", "steps", "batch_size", "weight_decay", "optimiser", "clip"}   # to the one `Loop.minimise`, by name
+SHOW_IT = {"neggrad_plus", STANDS_FOR_ALL}   # that these count there; where the words are missing, a method's own test runs
 
 
 def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
     entry = catalogue.entry("methods", name)
     text = entry.path.read_text()
     shared = key in SHARED and name != STANDS_FOR_ALL and "return tuned(cfg, task, loop" in text
-    handed_on = entry.families == ["lm"] and key in HANDED_ON and f"{key}=cfg.{key}" in text   # about a second a run
+    once = entry.families == ["lm"] or text.count("minimise(") == 1
+    handed_on = once and name not in SHOW_IT and key in HANDED_ON and f"{key}=cfg.{key}" in text
     drawing = entry.path.parent.name == "diffusion" or "task.generate(" in text or "sampler_steps" in text   # these take seconds
     return [pytest.mark.slow] if shared or handed_on or drawing else []
 
@@ -56,6 +57,8 @@ def short(name: str) -> dict[str, Any]:
             cut[field.name] = min(value, type(value)(SHORT))
         elif field.name.endswith("batch_size"):
             cut[field.name] = 5
+        elif last in ("shards", "slices", "budget"):
+            cut[field.name] = min(value, 2)
         elif field.name == "weight_decay":
             cut[field.name] = 0.01   # with 0 adam and adamw are one
         elif isinstance(value, int) and value > FEW:

@@ -72,6 +72,8 @@ def others(annotation: Any, value: Any, comment: str = "") -> list[Any]:
     if get_origin(annotation) is tuple:
         named = [(text,) for text in named]
     found = [*named, *_others(annotation, value, comment)]
+    if NOTHING.search(comment) and type(value) is int:   # no other value ends the search
+        found = [value // 2, 10 * value]
     return list(dict.fromkeys(other for other in found if other != value or type(other) is not type(value)))
 
 
