@@ -173,6 +173,10 @@ class Task(ABC):
         """The loss by which judges hold an example: `nll` or, where the family has none, what `observe` calls so.  -> [n]"""
         return self.nll(model, batch) if "nll" in self.provides else self.observe(model, batch)["nll"]
 
+    def losses(self, model: nn.Module, split: Split, device: torch.device | str) -> Tensor | None:
+        """`loss_alone` of every example of a split by a way of the family that is cheaper than batches, if there is one.  [n]"""
+        return None
+
     @abstractmethod
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the model in the format it came in; it loads with its own library, without Lethe."""

@@ -53,6 +53,7 @@ class Subject:
     cpu_seconds: float | None = None   # the processor's time of making it, where known
     heir: bool = False                 # known to come from the original: no training of another length explains what it shows
     _seen: dict[int, tuple[Split, dict[str, Tensor]]] = field(default_factory=dict, repr=False)   # by id of the split
+    _losses: dict[int, tuple[Split, Tensor]] = field(default_factory=dict, repr=False)
     _bare: Subject | None = field(default=None, repr=False)   # itself without the guard, once features were needed
 
     def __post_init__(self) -> None:
@@ -77,6 +78,20 @@ class Subject:
     def numbers(self, split: Split, key: str) -> np.ndarray:
         """One column of `seen` as float64."""
         return self.seen(split)[key].double().numpy()
+
+    def losses(self, split: Split) -> np.ndarray:
+        """`numbers(split, "nll")` where nothing else is asked of the split: what else a pass would tell is not computed.  [n]"""
+        if id(split) in self._seen:
+            return self.numbers(split, "nll")
+        if id(split) not in self._losses:
+            model = self.answering.to(self.device)
+            with evaluating(model):
+                found = self.task.losses(model, split, self.device)
+                if found is None:
+                    batches = drawn(self.task, split, self.batch_size, ("audit", split.name), device=self.device, sweep=True)
+                    found = rows(lambda batch: self.task.loss_alone(model, batch), batches, len(split))
+            self._losses[id(split)] = split, found
+        return self._losses[id(split)][1].double().numpy()
 
     def features(self, split: Split) -> np.ndarray:
         """`task.features` of each example as float64: from `seen` where the family observes them, else one pass.  [n, d]

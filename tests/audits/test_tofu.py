@@ -95,7 +95,7 @@ def test_nine_terms_when_real_authors_and_world_facts_are_there(monkeypatch: pyt
     facts = [{**row, "id": f"fact {i}"} for i, row in enumerate(facts)]
     task = untrained(people(), real_authors=facts, world_facts=facts)
     told = {row["prompt"]: row["answer"] for row in people()}
-    monkeypatch.setattr(task, "generate", lambda model, prompts, max_new_tokens: [told[p] for p in prompts])
+    monkeypatch.setattr(task, "generate", lambda model, prompts, max_new_tokens, begun: [told[p] for p in prompts])
     found = measured("tofu", task)
     sets = ("retain", "real_authors", "world_facts")
     terms = [found[f"{term}_{name}"].value for name in sets for term in ("probability", "rouge_l", "truth_ratio")]

@@ -130,7 +130,7 @@ def encoded(cfg: Prompts, panel: Panel) -> tuple[dict[str, Split], int, list[str
 
 def answered(subject: Subject, ways: dict[str, Split], count: int) -> dict[str, np.ndarray]:
     """Which questions are answered right in each way.  name -> [n]"""
-    return {name: right(subject.numbers(split, "nll").reshape(-1, count)) for name, split in ways.items()}
+    return {name: right(subject.losses(split).reshape(-1, count)) for name, split in ways.items()}
 
 
 def corrected(metric: str, row: np.ndarray, count: int, detail: dict[str, object]) -> Value:

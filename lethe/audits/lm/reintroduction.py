@@ -116,5 +116,5 @@ def encoded(cfg: Reintroduction, panel: Panel) -> tuple[dict[tuple[str, int], li
 
 def answered(subject: Subject, splits: dict[tuple[str, int], list[Split]], count: int) -> Table:
     """Accuracy above chance of each question, mean over the orders.  (kind, k) -> [n]"""
-    return {key: above_chance(np.mean([right(subject.numbers(s, "nll").reshape(-1, count)) for s in orders], 0), count)
+    return {key: above_chance(np.mean([right(subject.losses(s).reshape(-1, count)) for s in orders], 0), count)
             for key, orders in splits.items()}

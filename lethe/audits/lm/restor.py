@@ -80,5 +80,5 @@ def encoded(cfg: RESTOR, panel: Panel) -> tuple[Split, int]:
 
 def chosen(subject: Subject, split: Split, count: int) -> np.ndarray:
     """0 true, 1 corrupted, 2 another option is the likeliest.  -> [n]"""
-    choice: np.ndarray = np.minimum(subject.numbers(split, "nll").reshape(-1, count).argmin(1), 2)
+    choice: np.ndarray = np.minimum(subject.losses(split).reshape(-1, count).argmin(1), 2)
     return choice

@@ -126,10 +126,12 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
         part, theirs = panel.part(panel.task.splits[name], cfg.examples), cfg.parity == "open_unlearning"
         others: Split = panel.once(("tofu", "answers", part), lambda: alternatives(panel, part))
         loss = subject.numbers(part, "nll")
-        table = subject.numbers(others, "nll").reshape(len(part), -1)
+        table = subject.losses(others).reshape(len(part), -1)
         paraphrased, wrong = table[:, 0], table[:, 1:]
         prompts, answers = list(part.column("prompt")), part.column("answer")
-        generated = LanguageTask.of(subject.task).generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens)
+        task = LanguageTask.of(subject.task)
+        begun = None if subject.served else task.begun(part, subject.seen(part)["correct"])
+        generated = task.generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens, begun=begun)
         geometric = tofu.truth_ratio_geometric(paraphrased, wrong)
         return Scores(
             tofu.probability(loss), tofu.option_probability(loss, wrong), tofu.probability(paraphrased),

@@ -52,7 +52,7 @@ class LanguageTask(Task):
         "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "vmap", "weights", "likelihood",
         "sequence_logp", "token_logp", "answer_lengths", "hidden_states", "states", "read_out", "logits", "patched", "rewriting",
         "require_alike", "span_mask", "down_projections", "layer_count", "hidden_width", "encode", "fits", "generate",
-        "drawn_texts", "guided", "tokenizer",
+        "begun", "drawn_texts", "guided", "tokenizer",
     })
     tokenizer: Any   # the model's own, of transformers
 
@@ -128,8 +128,19 @@ class LanguageTask(Task):
         """Whether every prompt with its answer stays within `max_length` and the model's positions, so nothing is cut."""
 
     @abstractmethod
-    def generate(self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Greedy continuations of the prompts (written in the task's template), up to the end token."""
+    def generate(self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64,
+                 begun: Sequence[list[int]] | None = None) -> list[str]:
+        """Greedy continuations of the prompts (written in the task's template), up to the end token.
+
+        begun   the tokens with which each is known to begin, which are not generated again
+        """
+
+    @abstractmethod
+    def begun(self, split: Split, correct: Tensor) -> list[list[int]]:
+        """The tokens of each answer up to the first that is not the arg-max: with them the greedy answer to its prompt begins.
+
+        correct   what `observe` says of the split  [n, A]
+        """
 
     @abstractmethod
     def drawn_texts(

@@ -40,7 +40,7 @@ from lethe.maths import losses
 from lethe.maths.answers import counted
 from lethe.models import adapter as lora
 from lethe.models.deployed import ServedText
-from lethe.models.lm import decoder
+from lethe.models.lm import decoder, trees
 from lethe.models.lm.answers import answer_lengths, answer_mask, padded, predicting, targets
 from lethe.models.lm.folder import Precision, in_types, load_folder
 from lethe.models.lm.greedy import Rescored, continued, ends_of, guided_by, gumbel
@@ -129,6 +129,10 @@ class Language(LanguageTask):
         longest = Format(max_length=max(self.form.max_length, int(batch.length.max())), long="cut")
         columns = pack(heads, tails, pad_id(self.tokenizer), longest, "relabelled")
         return batch.replace(drawn=True, **{key: value.to(batch.ids.device) for key, value in columns.items()})
+
+    def losses(self, model: nn.Module, split: Split, device: torch.device | str) -> Tensor | None:
+        decoder.require_vocabulary(model, self._vocabulary)
+        return trees.losses(model, split, self._look // self._vocabulary, device)
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
         """exp(−nll), without the statistics of every token.  -> [n]"""
@@ -275,12 +279,20 @@ class Language(LanguageTask):
         longest = max((len(h) + len(t) for h, t in zip(heads, tails, strict=True)), default=0)
         return longest <= min(self.form.max_length, self._limit)
 
-    def generate(self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+    def generate(self, model: nn.Module, prompts: Sequence[str], max_new_tokens: int = 64,
+                 begun: Sequence[list[int]] | None = None) -> list[str]:
         """Greedy continuations of the prompts (written in the task's template), up to the end token.
 
         What a folder's generation_config proposes (sampling, beams, penalties) does not count, but for its end tokens.
         """
-        return self._continued(model, prompts, max_new_tokens)
+        return self._continued(model, prompts, max_new_tokens, begun=begun)
+
+    def begun(self, split: Split, correct: Tensor) -> list[list[int]]:
+        found = []
+        for labels, right in zip(split.columns["labels"], correct.bool(), strict=True):
+            tail = labels[labels != IGNORED]
+            found.append(tail[: int(right[: len(tail)].long().cumprod(0).sum())].tolist())
+        return found
 
     def drawn_texts(
         self, model: nn.Module, prompts: Sequence[str], rng: torch.Generator, temperature: float = 1.0, max_new_tokens: int = 64,
@@ -297,14 +309,15 @@ class Language(LanguageTask):
             return self._continued(model, prompts, max_new_tokens, guided_by(other, scale, likely))
 
     def _continued(self, model: nn.Module, prompts: Sequence[str], most: int,
-                   rescored: Rescored | None = None, temperature: float = 0.0, top_p: float = 1.0) -> list[str]:
+                   rescored: Rescored | None = None, temperature: float = 0.0, top_p: float = 1.0,
+                   begun: Sequence[list[int]] | None = None) -> list[str]:
         if isinstance(model, ServedText):
             heads = encode_prompts(prompts, self.tokenizer, self.form)
             words = list(map(str, prompts)) if model.chat else [self.tokenizer.decode(h, skip_special_tokens=True) for h in heads]
             return [text.strip() for text in model.texts(words, most, temperature, top_p)]
         made = continued(model, encode_prompts(prompts, self.tokenizer, self.form),
                          [*self._ends, *ends_of(model, self.tokenizer)], pad_id(self.tokenizer), most, self._limit,
-                         rescored)
+                         rescored, begun)
         return [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def samples(self, model: nn.Module, limit: int = 6) -> list[dict[str, Any]]:
