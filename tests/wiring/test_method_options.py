@@ -38,7 +38,8 @@ def marks(name: str, key: str) -> list[pytest.MarkDecorator]:
     shared = key in SHARED and name != STANDS_FOR_ALL and "return tuned(cfg, task, loop" in text
     once = entry.families == ["lm"] or text.count("minimise(") == 1
     handed_on = once and name not in SHOW_IT and key in HANDED_ON and f"{key}=cfg.{key}" in text
-    drawing = entry.path.parent.name == "diffusion" or "task.generate(" in text or "sampler_steps" in text   # these take seconds
+    drawing = entry.path.parent.name == "diffusion" or any(
+        part in text for part in ("task.generate(", "sampler_steps", "train.critic"))   # these take seconds
     return [pytest.mark.slow] if shared or handed_on or drawing else []
 
 
