@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import tiny
 import torch
-from test_matrix import OPTIONS, small
+from test_matrix import OPTIONS, SMALL, small
 from torch import Tensor
 from wiring.problems import classes
 
@@ -82,10 +82,11 @@ def left_out(case: Case) -> str:
     return ", ".join(task.lacks(needs))
 
 
-def carried_out(case: Case, device: str, task: Task | None = None) -> dict[str, Tensor]:
+def carried_out(case: Case, device: str, task: Task | None = None, most: int = SMALL) -> dict[str, Tensor]:
     """What the case comes to on the device, as tensors on the CPU.
 
     task  in place of the tiny one. Its model stands on the CPU beforehand, as it does when a user opens a file.
+    most  epochs or steps of a method
     """
     task = task or task_of(case.task)
     task.original.cpu()
@@ -93,15 +94,15 @@ def carried_out(case: Case, device: str, task: Task | None = None) -> dict[str, 
         return audited(case.name, task, device)
     if case.kind == "modifier":
         seam = case.name.split(".")[0]
-        return forgotten("finetune" if seam in ("perturb", "average") else "grad_diff", task, device,
+        return forgotten("finetune" if seam in ("perturb", "average") else "grad_diff", task, device, most,
                          {seam: {"name": case.name.split(".")[1], **MEMBERS.get(case.name, {})}})
-    return forgotten(case.name, task, device)
+    return forgotten(case.name, task, device, most)
 
 
-def forgotten(name: str, task: Task, device: str, modifiers: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+def forgotten(name: str, task: Task, device: str, most: int, modifiers: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
     """The weights that a short run of a method leaves."""
     method: Method = catalogue.load("methods", name)
-    cfg = small(method.config, CUT.get(name, OPTIONS.get(name, {})))
+    cfg = small(method.config, CUT.get(name, OPTIONS.get(name, {})), most)
     outcome = apply(task, method, cfg, Settings(seed=5, device=device), modifiers)
     model = outcome.model if outcome.served is None else outcome.served
     return {key: value.detach().cpu() for key, value in model.state_dict().items()}

@@ -49,7 +49,7 @@ class Started:
 def imported() -> None:
     """What a command imports while it works, once for all forks: that is most of its time."""
     for name in ("matplotlib.figure", "matplotlib.backends.backend_svg", "lethe.report.page", "lethe.work.verify", "scipy.stats",
-                 "jinja2.compiler", "rich.table", "typer._adapters", "lethe.work.execute", "lethe.work.files"):
+                 "jinja2.compiler", "rich.table", "typer._adapters", "lethe.work.execute", "lethe.work.files", "torch._dynamo"):
         importlib.import_module(name)
 
 

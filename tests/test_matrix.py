@@ -68,9 +68,9 @@ def task_of(key: str) -> Task:
     return TASKS[key]()
 
 
-def small(config: type, options: dict[str, Any]) -> Any:
+def small(config: type, options: dict[str, Any], most: int = SMALL) -> Any:
     """The config with its lengths cut down."""
-    cut = {f.name: min(f.default, SMALL) for f in dataclasses.fields(config)
+    cut = {f.name: min(f.default, most) for f in dataclasses.fields(config)
            if f.name.split("_")[-1] in LENGTHS and isinstance(f.default, (int, float))}
     return config(**{**cut, **options})
 

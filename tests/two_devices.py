@@ -14,7 +14,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NoReturn
+from functools import cache
+from typing import Any, NamedTuple, NoReturn
 from unittest.mock import patch
 
 import torch
@@ -111,19 +112,34 @@ def _made_here_first(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return made
 
 
+class Known(NamedTuple):
+    """What the schema of an operation says."""
+
+    name: str
+    draws: bool   # it may take a generator
+    alias: bool   # its result may be, or share, an operand
+
+
+@cache
+def known(func: Any) -> Known:
+    schema = func._schema
+    return Known(schema.name, any(one.name == "generator" for one in schema.arguments),
+                 any(one.alias_info is not None for one in (*schema.arguments, *schema.returns)))
+
+
 def carried_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The operation on the values; its results on the device of its operands, or where `device=` says."""
-    far = any(isinstance(one, Far) for one in (*tensors(args), *tensors(kwargs.values())))
-    asked = kwargs.get("device")
+    places = {isinstance(one, Far) for one in (*tensors(args), *tensors(kwargs.values()))}
+    far, asked = True in places, kwargs.get("device")
     if not far and (asked is None or asked.type == "cpu"):
         return func(*args, **kwargs)
-    name = func._schema.name
+    name, draws, alias = known(func)
     there = far if asked is None else asked.type == NAME
     if name == "aten::copy_":
         there = isinstance(args[0], Far)
-    if name not in COPIES:
+    if len(places) > 1 and name not in COPIES:
         refuse_two(func, name, args, kwargs)
-    drawing = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Generator)]
+    drawing = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Generator)] if draws else []
     if there and drawing:
         raise TwoDevices(f"{name}: Expected a 'cuda' device type for generator but found '{drawing[0].device}'")
     if there and name in DRAWS:
@@ -141,7 +157,7 @@ def carried_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if not there:
         return made
     out = moved(made)
-    return return_and_correct_aliasing(func, args, kwargs, out) if far else out
+    return return_and_correct_aliasing(func, args, kwargs, out) if far and alias else out
 
 
 def _listed(place: Any) -> Any:

@@ -87,6 +87,7 @@ def test_class_removal_from_digits():
     assert by_metric(found["original"])["mia_auc"].verdict == NO_POWER   # a class is no matter of membership
 
 
+@pytest.mark.slow   # membership.py: the same of a tiny model, in the tests of each attack
 def test_doing_nothing_is_seen_by_the_attack_per_example_and_not_by_one_threshold():
     task = digits(where(count=60), 0.05)
     fresh, *references = retrained(task, 9)

@@ -6,12 +6,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import tiny
@@ -26,9 +25,6 @@ from lethe.work.execute import carry_out
 from lethe.work.options import Options
 from lethe.work.pool import places
 from lethe.work.request import Request, parse
-
-LETHE = [sys.executable, "-m", "lethe", "pool"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def content(folder: Path, **audit: Any) -> dict[str, Any]:
@@ -83,10 +79,9 @@ def test_shares_have_every_member_once() -> None:
 
 def test_shares_in_two_processes_equal_one_process_and_a_run_trains_nothing(tmp_path: Path) -> None:
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(content(tmp_path)))
-    command = [*LETHE, str(tmp_path / "request.yaml"), "--cache", str(tmp_path / "cache"), "--json"]
-    both = [subprocess.Popen([*command, "--take", f"{share}/2"], env=ENVIRONMENT, stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL) for share in (1, 2)]
-    answers = [json.loads(process.communicate()[0]) for process in both]
+    words = ["pool", tmp_path / "request.yaml", "--cache", tmp_path / "cache", "--json"]
+    both = [forked.started(tmp_path, *words, "--take", f"{share}/2") for share in (1, 2)]
+    answers = [json.loads(one.ended().stdout) for one in both]
     assert [answer["trained"] for answer in answers] == [4, 4]
     asked, alone = request(tmp_path), tmp_path / "alone"
     assert pool(asked, tmp_path)["trained"] == 0
@@ -143,12 +138,13 @@ def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
 def test_a_killed_command_is_repeated(tmp_path: Path, strategy: str) -> None:
     wanted = {**content(tmp_path), "recipe": {"epochs": 60, "lr": 0.01}}
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(wanted))
-    command = [*LETHE, str(tmp_path / "request.yaml"), "--cache", str(tmp_path / "cache"), "--strategy", strategy]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob("cache/pool/*.safetensors")) and process.poll() is None:
+    words = ["pool", tmp_path / "request.yaml", "--cache", tmp_path / "cache", "--strategy", strategy]
+    one = forked.started(tmp_path, *words)
+    while not list(tmp_path.glob("cache/pool/*.safetensors")) and not os.waitid(
+            os.P_PID, one.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(one.process, signal.SIGKILL)
+    assert one.ended().status == -signal.SIGKILL
     time.sleep(1)   # workers end by themselves after the model they are at
     there = len(list(tmp_path.glob("cache/pool/*.safetensors")))
     assert 1 <= there < 8

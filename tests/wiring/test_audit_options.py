@@ -200,7 +200,8 @@ def default(cls: type[Any], key: str) -> Any:
     return next(f.default for f in dataclasses.fields(cls) if f.name == key)
 
 
-OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}")
+DRAWING = {"blind_spots", "unlearndiffatk"}   # they train and draw for seconds; other audits of drawings stand for them
+OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}", marks=[pytest.mark.slow] if name in DRAWING else [])
            for name, entry in catalogue.entries("audits").items() for option in entry.options]
 
 
