@@ -23,6 +23,7 @@ from lethe.errors import RequestError
 ENOUGH = 10      # unseen examples that answer the request: fewer are no comparison      [ours: AUC ± 0.2 at 10]
 SAMPLE = 1000    # forgotten examples whose nearest are sought                           [ours]
 PIECE = 2**24    # distances that are held together
+RANGE = 3        # forgotten targets that can be a range: nothing retained lies between those of one or two by chance   [ours]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,11 @@ def of_classes_that_leave(forget: Split, retain: Split) -> bool:
     return class_labels(forget) is not None and bool(of_a_class_that_leaves(forget, forget, retain).all())
 
 
+def of_a_range_that_leaves(forget: Split, retain: Split) -> bool:
+    """Whether no retained example has a target between the least and the largest of F, so that a range of targets leaves."""
+    return real_targets(forget) is not None and len(forget) >= RANGE and not bool(in_range(retain, forget).any())
+
+
 def whole_classes(forget: Split, retain: Split, method: str) -> Tensor:
     """The labels of F, for a method that removes classes; RequestError where retained examples have one of them.  -> [c]"""
     gone: Tensor = torch.unique(forget.columns["y"])
@@ -88,7 +94,7 @@ def leaving(split: Split, forget: Split | None, retain: Split) -> np.ndarray:
         asked, kept = class_labels(split), class_labels(retain)
         return np.zeros(len(split), dtype=bool) if asked is None or kept is None else ~torch.isin(asked, kept).numpy()
     gone = of_a_class_that_leaves(split, forget, retain)
-    if real_targets(forget) is not None and not in_range(retain, forget).any():
+    if of_a_range_that_leaves(forget, retain):
         gone |= in_range(split, forget)
     for inside, held in _groups(split, forget, retain):
         if not held.any():

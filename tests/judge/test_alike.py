@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import lethe
-from lethe.core.alike import beside, leaving
+from lethe.core.alike import beside, leaving, of_a_range_that_leaves
+from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.models.zoo.mlp import MLP
 from lethe.results.schema import Row, Scenario
@@ -73,3 +75,12 @@ def answer(row: Row) -> str:
     """Whether it forgot."""
     assert row.answers is not None
     return row.answers.forgotten.answer
+
+
+@pytest.mark.parametrize(("forgotten", "leaves"), [([4.1, 4.5, 5.0], True), ([4.1, 4.5], False), ([3.0, 4.5, 5.0], False)])
+def test_a_range_leaves_where_nothing_retained_lies_in_it(forgotten: list[float], leaves: bool) -> None:
+    """Between one or two targets nothing lies by chance: a single record used to be left out of what must stay."""
+    forget, retain, unseen = (Split({"x": torch.zeros(len(y), 1), "y": torch.tensor(y)}, "part")
+                              for y in (forgotten, [1.0, 2.0, 3.5], [2.5, 4.2]))
+    assert of_a_range_that_leaves(forget, retain) == leaves
+    assert leaving(unseen, forget, retain).tolist() == [False, leaves]

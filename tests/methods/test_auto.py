@@ -84,6 +84,9 @@ def test_the_yardstick_is_the_best_that_was_granted() -> None:
         yardstick_of(Auto(yardstick="short"), poor)
     mixed = TASKS["classification"].__wrapped__(Where(index=tuple(range(40))))
     assert "scar" in fitting(mixed) and "scar" not in candidates(mixed, ()), "its own check refuses a forget set of every class"
+    assert "scratch" not in candidates(TASK, (), "short"), "it trains the yardstick"
+    assert candidates(TASK, ("scratch",), "short") == ["scratch"]
+    assert "scratch" in candidates(TASK, (), "unseen")
     assert "renew" in candidates(TASK, ()) and "renew" not in candidates(poor, ())
 
 

@@ -13,14 +13,14 @@ from running import run
 from sklearn.datasets import load_digits
 from test_acceptance_digits import Scores, judged, problem, scores
 from test_acceptance_digits import run as trained_by
-from tiny import classification
+from tiny import classification, regression
 from torch import Tensor, nn
 
 from lethe.core.modules import state_fingerprint
 from lethe.core.seeds import derive
 from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.data.select import divide, where
+from lethe.data.select import Where, divide, where
 from lethe.errors import NeedsUnmet
 from lethe.methods.general.renew import equal_size, kept_shares, rates, usual_depth
 from lethe.models import zoo
@@ -45,6 +45,7 @@ def test_equal_batches() -> None:
 def test_usual_rate_and_depth() -> None:
     assert rates(Recipe()) == [2, 0.5, 0.125, 0.03125] and rates(Recipe(optimiser="sgd"))[0] == 0.5
     assert usual_depth(zoo.build("vit")) == 0.75 and usual_depth(zoo.build("small_cnn", norm="batch")) == 0.5
+    assert [usual_depth(zoo.build("mlp", hidden=hidden)) for hidden in ([8], [8, 8])] == [0.75, 0.5]
 
 
 def by_hand(task: Classification, keep: tuple[float, float], count: int, averaged: int) -> Any:
@@ -72,6 +73,12 @@ def test_a_class_leaves_by_hand() -> None:
 def test_examples_leave_by_hand() -> None:
     task = byhand.classification()
     byhand.assert_same(task, byhand.run("renew", task, share_examples=3.0), by_hand(task, (0.0, 1.0), 3, 2))
+
+
+def test_a_range_of_targets_leaves_as_a_class_does() -> None:
+    """Its own share and what suits a class; some of a range is some examples."""
+    assert any("a class or a range" in note for note in run("renew", regression()).notes)
+    assert any("the last block" in note for note in run("renew", regression(Where(fraction=0.1))).notes)
 
 
 def test_nothing_kept_at_the_recipes_rate_is_training_from_scratch() -> None:

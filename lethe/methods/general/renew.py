@@ -4,15 +4,16 @@ and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
 
     θ_b ← λ_b · θ_0,b + (1 − λ_b) · fresh_b    for the blocks b = 0 … B − 1, from the input
     then s of the recipe's passes over R at c times its peak rate, constant, by its loss;    θ = mean of the last iterates
-    a class leaves   λ_b = max(0, 1 − b/(d·B))              the first blocks stay, the others start afresh
+    a class leaves   λ_b = max(0, 1 − b/(d·B))              the first blocks stay, the others start afresh; or a range
     examples leave   λ_b = 0, the last block λ = h          the head stays, the body starts afresh
 
 R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`blocks` in core.modules), s share,
-c rate, d depth (½; with layer norm ¾), h head. c is 2 (with SGD, whose peak rate is near what it can bear, ½); where the loss
-on R is above that of the mixture after an eighth of the steps, it is too high: it is divided by 4, and what is left of s begins
-again from the mixture. A class leaves where no label of F stands in R (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b
-of the recipe. Running statistics of batch norm are those of R under the mean. Fresh weights are what the recipe starts from: of a
-model that was tuned, its pre-trained start. `scratch` is the same short training with nothing kept.
+c rate, d depth (½; of two blocks or with layer norm ¾), h head. c is 2 (with SGD, whose peak rate is near what it can bear, ½);
+where the loss on R is above that of the mixture after an eighth of the steps, it is too high: it is divided by 4, and what is
+left of s begins again from the mixture. A class leaves where no label of F stands in R, a range where no target of R lies
+between those of F (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b of the recipe. Running statistics of batch norm
+are those of R under the mean. Fresh weights are what the recipe starts from: of a model that was tuned, its pre-trained start.
+`scratch` is the same short training with nothing kept.
 Needs:    retain, recipe, original; forget where keep = auto, for its labels.     Updates: everything.
 Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
@@ -32,7 +33,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lethe.core.alike import of_classes_that_leave
+from lethe.core.alike import of_a_range_that_leaves, of_classes_that_leave
 from lethe.core.config import Fraction, Positive, config
 from lethe.core.modules import blocks
 from lethe.core.outcome import Outcome
@@ -64,11 +65,11 @@ class Scratch:
 class Renew:
     """Options of renewal."""
 
-    keep: Literal["auto", "class", "examples", "none"] = "auto"   # what stays; auto: by whether a class leaves [ours, digits]
+    keep: Literal["auto", "class", "examples", "none"] = "auto"   # what stays; auto: by whether a class or a range leaves  [ours]
     share_class: Positive = 0.275      # s where a class leaves, share of the recipe's passes   [ours, digits CNN; 0.3 to try]
     share_examples: Positive = 0.3     # s where examples leave                                 [ours, digits MLP]
     rate: Positive | None = None       # c, learning rate beside the recipe's peak; null: 2, with sgd 0.5    [ours, digits, MNIST]
-    depth: Positive | None = None      # d, share of blocks that keep something; null: ½, transformers ¾   [ours, digits CNN, ViT]
+    depth: Positive | None = None      # d, share of blocks that keep something; null: ½; 2 blocks, transformers ¾   [ours]
     head: Fraction = 1.0               # h, what stays of the last block where examples leave   [ours, digits MLP]
     average_after: Fraction = 0.6      # share of the steps after which the mean begins         [ours, digits]
 
@@ -113,8 +114,9 @@ def equal_size(n: int, size: int) -> int:
 
 
 def usual_depth(model: nn.Module) -> float:
-    """d: of a network with layer norm, a transformer, ¾: with half of it fresh, a third of its training is too short."""
-    return 0.75 if any(isinstance(module, nn.LayerNorm) for module in model.modules()) else 0.5
+    """d: of two blocks, or with layer norm (a transformer), ¾: with half of it fresh, a third of its training is too short."""
+    few = len(blocks(model)) < 3
+    return 0.75 if few or any(isinstance(module, nn.LayerNorm) for module in model.modules()) else 0.5
 
 
 def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
@@ -177,12 +179,13 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
 @method(needs={"forget?", "retain", "original", "recipe"}, uses={"build", "nll"}, mechanism="tuning",
         instead={"forget": "keep=class"})
 def run(cfg: Renew, task: Task, loop: Loop) -> Outcome:
-    of_class = of_classes_that_leave(task.forget, task.retain) if cfg.keep in ("auto", "none") else cfg.keep == "class"
+    of_class = cfg.keep == "class" if cfg.keep in ("class", "examples") else (
+        of_classes_that_leave(task.forget, task.retain) or of_a_range_that_leaves(task.forget, task.retain))
     keep: Kept = cfg.keep if cfg.keep != "auto" else "class" if of_class else "examples"
     model = task.copy_of_original()
     mixed(model, task.build(derive(loop.seed, "renew")), keep, cfg)
     share = cfg.share_class if of_class else cfg.share_examples
     took = briefly(model, task, loop, share, cfg.rate, cfg.average_after)
-    stays = {"class": "what suits a class that leaves", "examples": "the last block", "none": "nothing"}[keep]
+    stays = {"class": "what suits a class or a range that leaves", "examples": "the last block", "none": "nothing"}[keep]
     loop.notes.append(f"kept of the original: {stays}; {took}")
     return loop.finish(model)

@@ -13,7 +13,8 @@ The likeliest: forgotten and useful in the runs that `lethe bench` has measured 
 others. What can run is what has all that it needs of what was granted. cost: examples sent forward with gradients, in passes over
 the training data. All candidates, and which of them no other beats in all three objectives, stand in `outcome.search`.
 
-yardstick = short      two models trained without the forget set by a third of the recipe's passes: it needs the recipe
+yardstick = short      two models trained without the forget set by a third of the recipe's passes: it needs the recipe; `scratch`
+                       trains them, and is no candidate then unless it is named
 yardstick = unseen     unseen data stand for them, so that those who cannot retrain can choose
 yardstick = retrained  models retrained by the whole recipe. For benchmarks: whoever has these needs no other method
 The search uses a seeded half of the forget set and the half of holdout that methods may learn from, the final audit the others
@@ -120,10 +121,13 @@ def seconds_of(budget: str) -> float:
     return float(match[1]) * UNITS[match[2]] if match else math.inf
 
 
-def candidates(task: Task, requested: tuple[str, ...]) -> list[str]:
-    """Names of the methods to try, in this order: those requested, or all that can run on what was granted, likeliest first."""
+def candidates(task: Task, requested: tuple[str, ...], yardstick: str = "") -> list[str]:
+    """Names of the methods to try, in this order: those requested, or all that can run on what was granted, likeliest first.
+
+    The method that trains the models of a short yardstick is none of them: it is nearest to these, whatever it is worth.
+    """
     if not requested:
-        return likeliest(able(task), task)
+        return likeliest([name for name in able(task) if (name, yardstick) != (SHORT, "short")], task)
     known = fitting(task)
     for name in requested:
         if name not in known:
@@ -303,7 +307,8 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
                          "started. Provide one of them, or name a method.")
     task = loop.task   # the same grant with every operation of the family: it runs methods and scores what they return
     ends = time.perf_counter() + seconds_of(cfg.budget)
-    yardstick, known = yardstick_of(cfg, task), candidates(task, cfg.methods)
+    yardstick = yardstick_of(cfg, task)
+    known = candidates(task, cfg.methods, yardstick)
     names = known if cfg.methods else known[: max(1, cfg.trials // 2)]   # the other half of the trials goes to the better ones
     search = Search(task, loop, Scorer(task, loop.settings.device, beside(yardstick, task, loop)), ends)
     search.carry_out(names, cfg.trials)
