@@ -112,7 +112,7 @@ def found(name: str) -> Entry:
         known = [*(one.name for one in everything), *(one.name.split(".")[1] for one in everything if one.kind == "modifiers"),
                  *SECTIONS, *KINDS, *SEAMS]
         raise unknown_name("name", name, known, "See lethe methods, lethe audits, and lethe describe with families, modifiers, "
-                                                "sources, zoo or sections.")
+                                                "sources, published, zoo or sections.")
     return hits[0]
 
 

@@ -1,4 +1,4 @@
-"""Everything that has a name and a file: methods, audits, families, modifiers, sources of data, models of the zoo.
+"""Everything that has a name and a file: methods, audits, families, modifiers, sources of data, benchmarks, models of the zoo.
 
 One file is the whole registration, and its place determines the kind (`KINDS`); methods that differ by a formula alone share
 one. Files are read, not imported, so a listing costs no torch. Another package adds its own through an entry point of the
@@ -24,7 +24,7 @@ from lethe.core.registry import Audit, Family, Method
 from lethe.core.source_text import HOUSE, Option, Record, Source, decorator, located
 from lethe.errors import NameClash, RequestError, unknown_name
 
-Kind = Literal["methods", "audits", "families", "modifiers", "sources", "zoo"]
+Kind = Literal["methods", "audits", "families", "modifiers", "sources", "published", "zoo"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -123,7 +123,7 @@ def load(kind: Literal["families"], name: str) -> Family: ...
 @overload
 def load(kind: Literal["modifiers"], name: str) -> type: ...
 @overload
-def load(kind: Literal["sources"], name: str) -> ModuleType: ...
+def load(kind: Literal["sources", "published"], name: str) -> ModuleType: ...
 @overload
 def load(kind: Literal["zoo"], name: str) -> Callable[..., Any]: ...
 def load(kind: Kind, name: str) -> Any:
@@ -295,5 +295,6 @@ LAYOUT: dict[Kind, Layout] = {
     "families": Layout("family", "models", "*/open.py", _family),
     "modifiers": Layout("modifier", "train/modifiers", "*/*.py", _modifier),
     "sources": Layout("kind of data", "data/sources", "*.py", _source),
+    "published": Layout("published set", "data/published", "*.py", _source),
     "zoo": Layout("model of the zoo", "models/zoo", "*.py", _model),
 }

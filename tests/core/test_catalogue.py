@@ -71,6 +71,7 @@ FILES: dict[Kind, tuple[str, str, str, str]] = {
     "families": (FAMILY, "models/twin/open.py", "", "twin"),
     "modifiers": (MODIFIER, "train/modifiers/where/twin.py", "", "where.twin"),
     "sources": (SOURCE, "data/sources/twin.py", "", "twin"),
+    "published": (SOURCE, "data/published/twin.py", "", "twin"),
     "zoo": (MODEL.replace("TinyThing", "Twin"), "models/zoo/twin.py", "", "twin"),
 }
 

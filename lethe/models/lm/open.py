@@ -22,9 +22,10 @@ from lethe.core.sequences import Format
 from lethe.core.split import Split, concat
 from lethe.core.task import Recipe
 from lethe.core.user_files import lines_of
+from lethe.data import editions
 from lethe.data.context import Context
 from lethe.data.paths import under_root
-from lethe.data.records import read_rows
+from lethe.data.records import Record, read_rows
 from lethe.data.select import Where, divide
 from lethe.data.text import apart, divided, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
@@ -143,6 +144,7 @@ class TextSource:
     test: Any = None                            # the same
     select: Any = None                          # what of `train` is trained on; default: all but holdout and test
     others: Mapping[str, str] = field(default_factory=dict)   # further splits by name, e.g. real_authors and world_facts of TOFU
+    published: Mapping[str, Any] | None = None  # {kind: lume_set, …}: parts of a published benchmark, lethe describe published
     refusals: str | None = None                 # file with one refusal per line, for methods that relabel
     prompt: str = "prompt"                      # column names, template and limits: see lethe.core.sequences.Format
     answer: str = "answer"
@@ -201,10 +203,8 @@ def open_request(sections: Sections, context: Context) -> Opened:
         raise RequestError("data.train and data.retain are both given, so it is not clear what stays; nothing was started. Write "
                            "train, of which forget: or data.forget says what goes, or data.forget and data.retain.")
     form = build(Format, {f.name: getattr(data, f.name) for f in dataclasses.fields(Format)})
-    named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
-    files = {key: [row for one in ((value,) if isinstance(value, str) else value)
-                   for row in read_rows(under_root(context.data_root, one))]
-             for key, value in {**named, **data.others}.items() if isinstance(value, (str, tuple))}
+    files = _files(data, context)
+    published = _published(data, context, list(files))
     if source.folder is not None:
         folder = under_root(context.data_root, source.folder)
         adapter = under_root(context.data_root, source.adapter) if source.adapter is not None else None
@@ -213,10 +213,12 @@ def open_request(sections: Sections, context: Context) -> Opened:
         given(whole.model)
     else:
         sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
-        columns = (data.prompt, data.answer, data.text)
-        texts = [str(row[c]) for rows in files.values() for row in rows for c in columns if c in row]
+        told = [(files, (data.prompt, data.answer, data.text)), (published, ("prompt", "answer", "text"))]
+        texts = [str(row[c]) for held, columns in told for rows in held.values() for row in rows for c in columns if c in row]
         tokenizer, found = train_tokenizer(texts, sizes.vocabulary), None
     splits = {key: tokenised(rows, tokenizer, form, key) for key, rows in files.items()}
+    usual = dataclasses.replace(form, prompt="prompt", answer="answer", text="text", id=None)
+    splits |= {key: tokenised(rows, tokenizer, usual, key) for key, rows in published.items()}
     chosen = splits.pop("forget") if {"train", "forget"} <= splits.keys() else None   # some of train: they keep its ids
     splits = apart(splits)
     if "train" in splits:
@@ -241,6 +243,23 @@ def open_request(sections: Sections, context: Context) -> Opened:
     below = found.source if found and found.adapter else None
     return Opened(splits, task, lambda folder: parked(load_folder(folder, source.attention, source.dtype, below)),
                   found.model if found else None, recipe, make, exact)
+
+
+def _files(data: TextSource, context: Context) -> dict[str, list[Record]]:
+    """The records of every part that is a file, or several."""
+    named = {key: getattr(data, key) for key in ("train", "forget", "retain", "holdout", "test")}
+    return {key: [row for one in ((value,) if isinstance(value, str) else value)
+                  for row in read_rows(under_root(context.data_root, one))]
+            for key, value in {**named, **data.others}.items() if isinstance(value, (str, tuple))}
+
+
+def _published(data: TextSource, context: Context, given: Sequence[str]) -> dict[str, list[Record]]:
+    """The records of every part of a published benchmark; RequestError for one that a file gives, too."""
+    found = editions.parts(data.published, context) if data.published is not None else {}
+    if twice := sorted(found.keys() & set(given)):
+        raise RequestError(f"data.{twice[0]} and data.published both give {twice[0]}, so it is not clear which is meant; nothing "
+                           "was started. Leave one out.")
+    return found
 
 
 def _maker(source: ModelSource, context: Context, found: LoadedFolder | None, tokenizer: Any
