@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lethe.core.evidence import Value
 from lethe.core.seeds import numpy_generator
 from lethe.core.split import Split
+from lethe.judge.measured import mean_value
 
 
 def open_questions(prompts: list[str], answers: list[str]) -> tuple[list[str], list[str]]:
@@ -74,6 +76,13 @@ def right(loss: np.ndarray) -> np.ndarray:
 def above_chance(share: np.ndarray | float, count: int) -> np.ndarray:
     """(share − 1/m) / (1 − 1/m): 0 for guessing among m options, 1 for knowing."""
     return (np.asarray(share, dtype=float) - 1 / count) / (1 - 1 / count)
+
+
+def corrected(metric: str, row: np.ndarray, count: int, detail: dict[str, object]) -> Value:
+    """Accuracy above chance, with Wilson's interval of the accuracy."""
+    raw = mean_value(metric, row)
+    low, high = (None if end is None else float(above_chance(end, count)) for end in (raw.low, raw.high))
+    return Value(metric, float(above_chance(raw.value, count)), low, high, raw.n, above_chance(row, count), detail)
 
 
 def disjoint(pool: Split, questions: Split, count: int, seed: int = 0) -> list[tuple[str, str]]:

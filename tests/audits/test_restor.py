@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -68,7 +69,25 @@ def test_golden():
 
 
 def test_without_facts_it_is_skipped():
-    assert applicable(restor, tiny.lm(), 4, "standard") == "needs facts.corrupted_answer"
+    assert applicable(restor, tiny.lm(), 4, "standard") == "needs facts"
+
+
+def test_without_the_false_answers_recovery_is_told_and_forgetting_is_not() -> None:
+    """Half of the facts are answered by truth, half by something else; the original knows none, retrained models all."""
+    known = corrupted()
+    rows = [{"id": f"f{i}", "prompt": p, "answer": a, "perturbed_answer": ["x.", "y."]}
+            for i, (p, a) in enumerate(zip(known.forget.column("prompt"), known.forget.column("answer"), strict=True))]
+    task = language_model(known.original, known.tokenizer, rows[:4], rows[4:], others={"facts": rows})
+    half = {row["prompt"] for row in rows[::2]}
+
+    def says(knows: Callable[[str], bool], name: str) -> Scripted:
+        return Scripted(task, lambda p, a: float(a == "y.") + (a == "x.") * (1 if knows(p) else -1), name)
+
+    panel = Panel(task, says(lambda p: False, "original"), [says(lambda p: True, f"r{i}") for i in range(2)])
+    found = {v.metric: v.value for v in restor.measure(restor.config(), says(lambda p: p in half, "half"), panel)}
+    share = sum(row["prompt"] in half for row in rows) / len(rows)
+    assert found == {"restor_clean": pytest.approx(share), "restor_other": pytest.approx(1 - share),
+                     "restor_recovery": pytest.approx(share)}
 
 
 @pytest.mark.slow

@@ -87,12 +87,14 @@ def facts() -> tuple[Subject, list[Subject], Shadows | None]:
     """Questions with wrong answers beside the right ones, and a model that has lost most of what it knew: it loops."""
     known = tiny.lm()
     assert isinstance(known, Language)
-    asked = [{"id": f"q{i}", "prompt": prompt, "answer": answer, "corrupted_answer": f"{answer} rain",
+    asked = [{"id": f"q{i}", "prompt": prompt, "answer": answer, "corrupted_answer": f"{answer} rain", "task": "one",
+              "kind": "completion",
               "perturbed_answer": [f"{word} {answer}" for word in ("figs", "maps")]}
              for i, (prompt, answer) in enumerate((p, a) for split in (known.forget, known.retain)
                                                   for p, a in zip(split.column("prompt"), split.column("answer"), strict=True))]
     loose = [{key: row[key] for key in row if key != "perturbed_answer"} for row in asked]
-    task = language_model(known.original, known.tokenizer, asked[:8], asked[8:], others={"facts": loose})
+    task = language_model(known.original, known.tokenizer, asked[:8], asked[8:], others={"facts": loose, **dict.fromkeys(
+        ("choices_forget", "cloze", "questions"), asked[:16])})
     return Subject("damaged", between(known, known.build(0), share=0.85), task), [], None
 
 

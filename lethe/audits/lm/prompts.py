@@ -34,7 +34,7 @@ from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
-from lethe.judge.questions import above_chance, disjoint, flat, options, right
+from lethe.judge.questions import above_chance, corrected, disjoint, flat, options, right
 from lethe.pools.subject import Subject
 
 TEMPLATES = {
@@ -131,10 +131,3 @@ def encoded(cfg: Prompts, panel: Panel) -> tuple[dict[str, Split], int, list[str
 def answered(subject: Subject, ways: dict[str, Split], count: int) -> dict[str, np.ndarray]:
     """Which questions are answered right in each way.  name -> [n]"""
     return {name: right(subject.losses(split).reshape(-1, count)) for name, split in ways.items()}
-
-
-def corrected(metric: str, row: np.ndarray, count: int, detail: dict[str, object]) -> Value:
-    """Accuracy above chance, with Wilson's interval of the accuracy."""
-    raw = mean_value(metric, row)
-    low, high = (None if end is None else float(above_chance(end, count)) for end in (raw.low, raw.high))
-    return Value(metric, float(above_chance(raw.value, count)), low, high, raw.n, above_chance(row, count), detail)

@@ -7,10 +7,11 @@
 
 x the original, which was trained on the corrupting texts; r the mean of retrained models, which never saw them. Forgetting
 without recovery is the common result: the false answer goes, and nothing takes its place.
-The split `facts` holds questions with the true `answer` and the false `corrupted_answer`; further options are
-`perturbed_answer` where it is there, else true answers to other facts.
+The split `facts` holds questions with the true `answer` and, where it is known, the false `corrupted_answer`; further options are
+`perturbed_answer` where it is there, else true answers to other facts. Without the false ones only clean and other are told.
 Judged is `restor_clean`, against retrained models.
-Needs:    split `facts` with the column corrupted_answer; original and retrained models for recovery and forgetting.
+Needs:    split `facts` (data.published: restor_set); its column corrupted_answer for corrupted and forgetting; original and
+          retrained models for recovery and forgetting.
 Cost:     one forward pass over the options of every fact.
 Deviations: the paper also generates answers after five solved examples; options need no judge.
 """
@@ -49,36 +50,39 @@ class RESTOR:
                                     "higher", asks="the original and retrained models that know less"),
     },
     uses={"encode", "nll", "token_logp"},
-    needs={"facts.corrupted_answer", "references?"},
+    needs={"facts", "references?"},
     depth="standard",
     blind="Facts that no question asks for, and other wordings of those that are asked.",
 )
 def measure(cfg: RESTOR, subject: Subject, panel: Panel) -> list[Value]:
     questions = panel.once(("restor", cfg), lambda: encoded(cfg, panel))
-    choice = chosen(subject, *questions)
-    shares = {name: (choice == place).astype(float) for place, name in enumerate(("clean", "corrupted", "other"))}
+    choice, told = chosen(subject, *questions), "corrupted_answer" in panel.task.splits["facts"].meta
+    shares = {name: (choice == place).astype(float) for place, name in enumerate(("clean", "corrupted", "other"))
+              if told or name != "corrupted"}
     values = [mean_value(f"restor_{name}", row) for name, row in shares.items()]
     if panel.references and panel.task.has("original"):
         before, after = chosen(panel.original, *questions), np.stack([chosen(r, *questions) for r in panel.references])
         for name, place in (("recovery", 0), ("forgetting", 1)):
             start, aim = float((before == place).mean()), float((after == place).mean())
-            if (aim - start) * (1 if place == 0 else -1) > 0:
+            if (told or place == 0) and (aim - start) * (1 if place == 0 else -1) > 0:
                 values.append(Value(f"restor_{name}", (float((choice == place).mean()) - start) / (aim - start), n=len(choice)))
     return values
 
 
-def encoded(cfg: RESTOR, panel: Panel) -> tuple[Split, int]:
-    """Every fact with its options, true and corrupted first; their number."""
+def encoded(cfg: RESTOR, panel: Panel) -> tuple[Split, int, int]:
+    """Every fact with its options, true and corrupted first; how many there are, and how many of them come first."""
     part = panel.part(panel.task.splits["facts"], cfg.examples)
-    false = list(part.column("corrupted_answer"))
-    found = options(part, part, cfg.wrong + 1, panel.seed) or [[answer] for answer in part.column("answer")]
-    rows = [[row[0], claim, *(a for a in row[1:] if a != claim)] for row, claim in zip(found, false, strict=True)]
+    false = list(part.column("corrupted_answer")) if "corrupted_answer" in part.meta else None
+    rows = options(part, part, cfg.wrong + 1, panel.seed) or [[answer] for answer in part.column("answer")]
+    if false is not None:
+        rows = [[row[0], claim, *(a for a in row[1:] if a != claim)] for row, claim in zip(rows, false, strict=True)]
     width = min(len(row) for row in rows)
     pairs = flat(list(part.column("prompt")), [row[:width] for row in rows])
-    return LanguageTask.of(panel.task).encode(*pairs, "facts with options"), width
+    return LanguageTask.of(panel.task).encode(*pairs, "facts with options"), width, 1 if false is None else 2
 
 
-def chosen(subject: Subject, split: Split, count: int) -> np.ndarray:
+def chosen(subject: Subject, split: Split, count: int, first: int) -> np.ndarray:
     """0 true, 1 corrupted, 2 another option is the likeliest.  -> [n]"""
-    choice: np.ndarray = np.minimum(subject.losses(split).reshape(-1, count).argmin(1), 2)
+    best = subject.numbers(split, "nll").reshape(-1, count).argmin(1)
+    choice: np.ndarray = np.where(best < first, best, 2)
     return choice
