@@ -10,7 +10,9 @@ it θ_{k−1} is the original, and what later requests name is retained. Against
 requests one by one cost.
 Needs:    forget, original; what U needs.     Updates: what U updates.     Cost: that of U on every S_k.
 Limits:   one request for all of F is U alone.
-Fails by: nothing guards what earlier requests forgot: U may bring it back while it retains R (audit all of F, as here).
+Fails by: nothing guards what earlier requests forgot: U may bring it back while it retains R (audit all of F, as here). Damage
+          adds up: of four of ten authors of TOFU NPO leaves a utility of 0.64 at once and of 0.25 in turn, where the original
+          has 0.64, gradient ascent 0 both ways; SimNPO holds (`lethe bench tofu`, two originals).
 Deviations: MUSE unlearns four folds by number; which weights may move (`where`) is decided once, on all of F.
 """
 
