@@ -112,7 +112,9 @@ def test_runs_and_changes_weights(name: str, key: str) -> None:
         assert state_fingerprint(outcome.model) != state_fingerprint(task_of(key).original)
 
 
-@again
+@pytest.mark.parametrize(("name", "key"), [   # where a run is resumed to the same bits it is repeated, too
+    pytest.param(*pair.values, id=pair.id, marks=[] if pair.values[1] == "classification" else [pytest.mark.slow])
+    for pair in PAIRS])
 def test_same_seed_same_bits(name: str, key: str) -> None:
     outcome, *_ = first(name, key)
     assert state_fingerprint(run(name, key).model) == state_fingerprint(outcome.model)

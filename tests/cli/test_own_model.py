@@ -183,6 +183,7 @@ def test_a_causal_language_model_folder_with_jsonl(tmp_path: Path) -> None:
     assert without_lethe(code, tmp_path).splitlines()[-1] == "1"
 
 
+@pytest.mark.slow   # tests/models/test_diffusion_files.py: diffusers opens such a folder
 def test_a_stable_diffusion_style_folder_with_a_concept(tmp_path: Path) -> None:
     from lethe.models.diffusion.files import save_pipeline
     from lethe.models.diffusion.small import pipeline

@@ -177,14 +177,17 @@ def test_ends_when_enough_is_no_longer_said(name: str) -> None:
     assert steps[0] <= steps[1] < 40
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("masc", {"lr": 3e-3, "gamma": 0.1}),
-    ("wga", {"lr": 1e-3}), ("satimp", {"lr": 1e-3, "beta1": 1.0, "gamma": 1.0}),
-    ("ce_u", {"lr": 1e-3, "alpha": 1.0, "gamma": 0.3}), ("me_gd", {"lr": 1e-3, "gamma": 0.3}),
-    ("palu", {"lr": 1e-3, "gamma": 0.3}), ("undial", {"lr": 1e-3, "alpha": 1.0, "gamma": 0.3})])
-def test_forgets_and_keeps(name: str, options: dict[str, float]) -> None:
+FORGETTING = {"masc": {"lr": 3e-3, "gamma": 0.1}, "wga": {"lr": 1e-3}, "satimp": {"lr": 1e-3, "beta1": 1.0, "gamma": 1.0},
+              "ce_u": {"lr": 1e-3, "alpha": 1.0, "gamma": 0.3}, "me_gd": {"lr": 1e-3, "gamma": 0.3},
+              "palu": {"lr": 1e-3, "gamma": 0.3}, "undial": {"lr": 1e-3, "alpha": 1.0, "gamma": 0.3}}
+
+
+# two by default: each formula has golden numbers and a step by hand above
+@pytest.mark.parametrize("name", [name if name in ("wga", "undial") else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in FORGETTING])
+def test_forgets_and_keeps(name: str) -> None:
     task = tiny.lm()
-    outcome = lethe.forget(task, name, **{"epochs": 40, **options}, progress=False)
+    outcome = lethe.forget(task, name, **{"epochs": 40, **FORGETTING[name]}, progress=False)
     with torch.no_grad():
         after = {key: float(task.observe(outcome.model, split.batch(range(len(split))))["score"].mean())
                  for key, split in task.splits.items()}

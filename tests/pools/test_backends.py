@@ -99,6 +99,7 @@ def test_an_error_on_a_device_arrives_as_itself(tmp_path: Path) -> None:
         over_devices(over(tmp_path, 1, lr=1e30, optimiser="sgd"), ["cpu"])
 
 
+@pytest.mark.slow   # below, jobs that go on after a kill give the same bits
 def test_jobs_of_the_local_cluster_give_the_same_bits_in_chunks(tmp_path: Path) -> None:
     heard: list[Event] = []
     submitted(replace(over(tmp_path, 2, epochs=1), listener=heard.append), "local", at_once=1)
