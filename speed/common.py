@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,8 +96,14 @@ def compared(
         "name": name, "what": what, "ratio": ratio, "spread": [min(ratios), max(ratios)], "repeats": len(ratios),
         "reference": against, "at_least": at_least, "at_most": at_most, "met": met,
         "values": {"fast": list(fast), "reference": list(reference)},
-        "command": f"python -m speed.{name.split('.')[0]}", "versions": versions(), **detail,
+        "command": command(), "versions": versions(), **detail,
     }
+
+
+def command() -> str:
+    """How this process was started: the module and its options."""
+    found = getattr(sys.modules["__main__"], "__spec__", None)
+    return " ".join(["python -m", found.name.removesuffix(".__main__") if found else Path(sys.argv[0]).stem, *sys.argv[1:]])
 
 
 def versions() -> dict[str, Any]:

@@ -17,12 +17,14 @@ published with the official code and in OpenUnlearning (arXiv:2506.12618); all e
 parity: open_unlearning stems, and takes the geometric form for everything that R enters, forget quality too; its answers are
 of up to 200 new tokens.
 p-values of forget quality depend on the number of examples: compare with equal n, and read the statistic beside them.
-Cost:     one forward pass over every answer (truth, paraphrase, wrong), sorted by length; greedy generation.
+Cost:     one pass over every answer, where what those of one question share is read once; greedy answers to all questions
+          together, from where they leave the truth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -91,7 +93,7 @@ def measure(cfg: TOFU, subject: Subject, panel: Panel) -> list[Value]:
             Value("forget_quality_log10", float(np.median([f.log10_p for f in found])), n=n),
             Value("forget_quality_statistic", d, max(0.0, d - found[0].margin), min(1.0, d + found[0].margin), n),
         ]
-    names = ["retain", *(name for name in KNOWLEDGE if panel.task.has(f"{name}.perturbed_answer"))]
+    names = named(panel)[1:]
     kept = [scored(cfg, subject, panel, name) for name in names]
     for name, scores in zip(names, kept, strict=True):
         values += [mean(f"probability_{name}", scores.options if name in KNOWLEDGE else scores.probability),
@@ -128,10 +130,7 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
         loss = subject.numbers(part, "nll")
         table = subject.losses(others).reshape(len(part), -1)
         paraphrased, wrong = table[:, 0], table[:, 1:]
-        prompts, answers = list(part.column("prompt")), part.column("answer")
-        task = LanguageTask.of(subject.task)
-        begun = None if subject.served else task.begun(part, subject.seen(part)["correct"])
-        generated = task.generate(subject.answering, prompts, max_new_tokens=cfg.new_tokens, begun=begun)
+        answers, generated = part.column("answer"), said(cfg, subject, panel)[name]
         geometric = tofu.truth_ratio_geometric(paraphrased, wrong)
         return Scores(
             tofu.probability(loss), tofu.option_probability(loss, wrong), tofu.probability(paraphrased),
@@ -140,6 +139,25 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
         )
 
     return panel.once(("tofu", "scores", panel.task.splits[name], cfg, subject), make)
+
+
+def named(panel: Panel) -> list[str]:
+    """The splits that have scores."""
+    return ["forget", "retain", *(name for name in KNOWLEDGE if panel.task.has(f"{name}.perturbed_answer"))]
+
+
+def said(cfg: TOFU, subject: Subject, panel: Panel) -> dict[str, list[str]]:
+    """The greedy answers to the questions of every split, generated together; what the truth begins them with is not."""
+
+    def make() -> dict[str, list[str]]:
+        task, parts = LanguageTask.of(subject.task), [panel.part(panel.task.splits[name], cfg.examples) for name in named(panel)]
+        begun = None if subject.served else [
+            tokens for part in parts for tokens in task.begun(part, subject.seen(part)["correct"])]
+        texts = iter(task.generate(subject.answering, [prompt for part in parts for prompt in part.column("prompt")],
+                                   max_new_tokens=cfg.new_tokens, begun=begun))
+        return {name: list(islice(texts, len(part))) for name, part in zip(named(panel), parts, strict=True)}
+
+    return panel.once(("tofu", "said", cfg, subject), make)
 
 
 def alternatives(panel: Panel, part: Split) -> Split:

@@ -39,14 +39,15 @@ def head(model: nn.Module) -> nn.Module:
     return found
 
 
-def logits_at(model: nn.Module, ids: Tensor, keep: Tensor, **reading: Tensor) -> Tensor:
+def logits_at(model: nn.Module, ids: Tensor, keep: Tensor, **reading: Any) -> Tensor:
     """Logits of the next token at the K positions where `keep` [n, T] is true, in row order.  -> [K, V]
 
     The head sees only these positions: a pre-hook hands it [1, K, d] instead of [n, T, d], so no [n, T, V] tensor ever
     exists, and whatever the architecture does behind its head (soft caps, scales) still happens. An architecture that
     does not call its head with [n, T, d] gets the whole forward pass, and the logits are picked afterwards.
     Sequences are padded on the right and attention is causal, so pads cannot reach what stands before them; without a
-    mask attention takes its fast path. reading: a mask and positions of one's own, of a model that is no guard.
+    mask attention takes its fast path. reading: a mask, positions and
+    keys and values of one's own, of a model that is no guard.
     """
     if isinstance(model, Guard):   # it answers as a whole: nothing inside it is looked at
         prompts = {"asked": keep.int().argmax(1) + 1} if isinstance(model, LanguageGuard) else {}
@@ -61,7 +62,7 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor, **reading: Tensor) ->
         return None
 
     with hooked(head(model).register_forward_pre_hook(pick)):
-        logits: Tensor = model(input_ids=ids, use_cache=False, **reading).logits
+        logits: Tensor = model(input_ids=ids, use_cache="past_key_values" in reading, **reading).logits
     return logits[0] if seen else logits[keep]
 
 

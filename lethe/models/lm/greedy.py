@@ -15,7 +15,7 @@ from lethe.core.guard import Guard, bare
 from lethe.core.language_guard import shape
 from lethe.core.modules import device_of, evaluating
 from lethe.core.sequences import left_padded
-from lethe.models.lm import decoder
+from lethe.models.lm import decoder, repeats
 
 Rescored = Callable[[Tensor, Tensor, Tensor], Tensor]
 STRIDE = 16         # new tokens after which answers that have ended are left out                                           [ours]
@@ -54,11 +54,14 @@ def continued(
              if begun is None or len(answers[i]) == len(begun[i]) < most}
     with evaluating(model), _unconfigured(model):
         settings.use_cache, pads = _way(model, pad)
+        blocks = settings.use_cache and pads and rescored is None and repeats.can(model, pad)
         room = TOKENS if rescored is not None else _room(model)   # what is drawn depends on the batch
         for places in _batches(asked, most, pads, room):
             texts = [asked[i] for i in places]
             caps = [min(most - len(answers[i]), max(1, limit - len(asked[i]))) for i in places]
-            for i, new in zip(places, _together(model, texts, settings, caps, limit, rescored), strict=True):
+            made = (repeats.continued(model, texts, ends, pad, caps, limit) if blocks else
+                    _together(model, texts, settings, caps, limit, rescored))
+            for i, new in zip(places, made, strict=True):
                 answers[i] += until(new, ends)
     return answers
 

@@ -77,7 +77,7 @@ def forest(split: Split) -> list[Tree]:
 
 def losses(model: nn.Module, split: Split, positions: int, device: torch.device | str) -> Tensor | None:
     """Mean negative log-probability of every answer's tokens, about `positions` at a time; None where trees do not do.  -> [n]"""
-    trees = sorted(forest(split), key=lambda tree: len(tree.tokens)) if _takes(model) else []
+    trees = sorted(forest(split), key=lambda tree: len(tree.tokens)) if takes_masks(model) else []
     if not trees:
         return None
     longest = int(split.columns["length"].argmax())
@@ -97,7 +97,7 @@ def _alone(model: nn.Module, split: Split, row: int, device: torch.device | str)
     return float(F.cross_entropy(decoder.logits_at(model, batch.ids, keep).float(), targets(batch, keep)))
 
 
-def _takes(model: nn.Module) -> bool:
+def takes_masks(model: nn.Module) -> bool:
     """Whether a model may be asked with positions and a mask of its own."""
     if isinstance(model, Guard) or getattr(shape(model), "_attn_implementation", "") not in ("sdpa", "eager"):
         return False
