@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.bench.grid import drawn
-from lethe.bench.page import ENDINGS, cells, endings, fixed
+from lethe.bench.page import ENDINGS, cells, endings, fixed, written_as
 from lethe.bench.suite import Suite, expectation, read
 from lethe.core.catalogue import entries
 from lethe.core.evidence import Better
@@ -148,7 +148,7 @@ def page_text(suite: str, page: Path, place: Path | None = None) -> str:
     by = {group: curves(suite, place, group) for group in asked.groups()}
     lead = "" if asked.pictures else LEAD.format(finding=finding(suite, by[""]), figure=page.with_suffix(".svg").name)
     head = HEAD.format(title=f"{asked.title}, at equal {spaced(asked.across)}", suite=suite, about=expectation(suite), lead=lead,
-                       page=page.as_posix() if not page.is_absolute() else f"docs/{page.name}", across=spaced(asked.across),
+                       page=written_as(page), across=spaced(asked.across),
                        spread=_spread(max((curve.seeds for found in by.values() for curve in found), default=0)),
                        legend=_legend(asked) if asked.tables else "", makes="this page" if asked.pictures else
                        "this page and the figure")

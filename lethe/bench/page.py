@@ -17,9 +17,11 @@ ENDINGS = {"failed": "Failed", "unchanged": "Returned the original unchanged, an
            "ended": "Ended by the watchdog at the last sound point", "cannot run": "Cannot run there",
            "unsure": "Returned as it ended, and the watchdog said that it cannot tell whether too much was lost"}
 
-HEAD = """# What every method does on data that it was not tuned on
+TITLE = "What every method does on data that it was not tuned on"
 
-Rebuilt by `lethe bench {suite} --workers 16` (measures) and `lethe bench {suite} --page docs/measured.md` (writes this page).
+HEAD = """# {title}
+
+Rebuilt by `lethe bench {suite} --workers 16` (measures) and `lethe bench {suite} --page {page}` (writes this page).
 Every method ran by its public call with its defaults and the watchdog on, for {seeds} originals of each problem: means over them.
 Problems: {problems}.
 
@@ -30,7 +32,8 @@ against retrained models (below 0: better than they are). **Bold**: every test o
 left. † some runs did not end as the method meant: the watchdog returned an earlier model, or nothing changed, or it failed;
 the reasons stand below. ‡ the watchdog said of some runs that the unseen data are too few to tell whether more than the margin
 was lost. "At least": the lower end of the interval of what was lost, in the mean of the runs. – not for such a task, or not
-measured.
+measured. As retraining: the share of runs that no test tells from retrained models; of retrained models it stands above the
+table. Examples or steps: what was trained on, of one retraining, the larger of the two.
 """
 
 
@@ -109,11 +112,12 @@ def cells(suite: str, place: Path | None = None) -> dict[str, list[Cell]]:
     return {problem: sorted(some, key=lambda one: one.rank) for problem, some in found.items() if some}
 
 
-def measured_page(suite: str, place: Path | None = None) -> str:
+def measured_page(suite: str, page: Path, place: Path | None = None) -> str:
     """The page as Markdown; it depends on the suite and the files of `measured/` alone."""
     found = cells(suite, place)
     seeds = max((one.seeds for some in found.values() for cell in some for one in cell.numbers.values()), default=0)
-    head = HEAD.format(suite=suite, seeds=seeds, near=NEAR, far=FAR, problems=", ".join(found))
+    head = HEAD.format(suite=suite, page=written_as(page), title=read(suite).title or TITLE, seeds=seeds, near=NEAR, far=FAR,
+                       problems=", ".join(found))
     return head + _overview(found) + "".join(_problem(problem, some) for problem, some in found.items())
 
 
@@ -133,26 +137,45 @@ def _overview(found: Mapping[str, list[Cell]]) -> str:
     return f"\n| method | {' | '.join(by)} |\n|---|{'---|' * len(by)}\n{rows}"
 
 
+def written_as(page: Path) -> str:
+    """How the page names its own file: as it was asked for; an absolute path by its name in docs."""
+    return f"docs/{page.name}" if page.is_absolute() else page.as_posix()
+
+
 def _problem(problem: str, some: list[Cell]) -> str:
     score = next((metric for metric in SCORES if any(metric in cell.numbers for cell in some)), SCORES[0])
     control = next((cell.numbers[score] for cell in some if score in cell.numbers), None)
     said = "" if control is None else (f"{score.replace('_', ' ')}: original {fixed(control.untouched, 2)}, retrained "
-                                       f"{fixed(control.retrained, 2)}. Time: of one retraining.\n")
-    rows = "".join(_row(cell, score) for cell in some)
+                                       f"{fixed(control.retrained, 2)}. Time: of one retraining.{_alike(some)}\n")
+    costs = any("cost" in cell.numbers for cell in some)
+    rows = "".join(_row(cell, score, costs) for cell in some)
     why = "".join(endings(kind, title, some) for kind, title in ENDINGS.items())
-    return (f"\n## {problem[0].upper()}{problem[1:]}\n{said}\n| method | {score.replace('_', ' ')} | distance left | points lost "
-            f"| forgotten | within the margin | time |\n|---|---|---|---|---|---|---|\n{rows}{why}")
+    heads = [score.replace("_", " "), "distance left", "points lost", "forgotten", "as retraining", "within the margin",
+             *["examples or steps"] * costs, "time"]
+    table = f"| method | {' | '.join(heads)} |\n|---{'|---' * len(heads)}|\n{rows}"
+    return f"\n## {problem[0].upper()}{problem[1:]}\n{said}\n{table}{why}"
 
 
-def _row(cell: Cell, score: str) -> str:
+def _alike(some: Sequence[Cell]) -> str:
+    """In how many runs no test tells a further retrained model from the others."""
+    found = next((cell.numbers["indistinguishable"] for cell in some if "indistinguishable" in cell.numbers), None)
+    return "" if found is None or found.retrained is None else f" As retraining: retrained {fixed(100 * found.retrained, 0)} %."
+
+
+def _row(cell: Cell, score: str, costs: bool) -> str:
     spread = cell.numbers["points lost"].sd if "points lost" in cell.numbers else None
-    share = cell.mean("forgotten")
-    told = "not testable" if "forgotten" not in cell.numbers else "–" if share is None else f"{100 * share:.0f} %"
     lost = fixed(cell.mean("points lost"), 1) + (f" ± {fixed(spread, 1)}" if spread is not None else "")
     if not cell.useful and (least := cell.mean("lost at least")) is not None:
         lost += f", at least {fixed(least, 1)}"
-    return (f"| `{cell.method}`{cell.marks and ' ' + cell.marks} | {fixed(cell.mean(score), 2)} | {_percent(cell.left)} | {lost} "
-            f"| {told} | {'yes' if cell.useful else 'no'} | {_times(cell.mean('time'))} |\n")
+    told = [fixed(cell.mean(score), 2), _percent(cell.left), lost, _share(cell, "forgotten"), _share(cell, "indistinguishable"),
+            "yes" if cell.useful else "no", *[_times(cell.mean("cost"))] * costs, _times(cell.mean("time"))]
+    return f"| `{cell.method}`{cell.marks and ' ' + cell.marks} | {' | '.join(told)} |\n"
+
+
+def _share(cell: Cell, fact: str) -> str:
+    """Of how many runs it holds."""
+    share = cell.mean(fact)
+    return "not testable" if fact not in cell.numbers else _percent(None if share is None else 100 * share)
 
 
 def endings(kind: str, title: str, some: Sequence[Cell]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lethe.bench.curves import declared
-from lethe.bench.page import ENDINGS, Cell, cells, endings, fixed
+from lethe.bench.page import ENDINGS, Cell, cells, endings, fixed, written_as
 from lethe.bench.suite import Claim, Suite, expectation, read
 from lethe.core.catalogue import entries
 from lethe.core.words import spaced
@@ -39,7 +39,7 @@ def table_page(suite: str, page: Path, place: Path | None = None) -> str:
     """The page as Markdown; it depends on the suite and the files of `measured/` alone."""
     asked, found = read(suite), cells(suite, place)
     seeds = max((one.seeds for some in found.values() for cell in some for one in cell.numbers.values()), default=0)
-    head = HEAD.format(title=asked.title, suite=suite, page=page.as_posix() if not page.is_absolute() else f"docs/{page.name}",
+    head = HEAD.format(title=asked.title, suite=suite, page=written_as(page),
                        about=expectation(suite), seeds=seeds, held=100 * HELD)
     by = {problem: {cell.method: cell for cell in some} for problem, some in found.items()}
     doses = _doses(asked)

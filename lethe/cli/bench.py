@@ -36,5 +36,5 @@ def written_page(name: str, page: Path, place: Path | None) -> dict[str, Any]:
     if read(name).across:
         return {"suite": name, "written": [str(path) for path in curves_page(name, page, place)]}
 
-    write_text(page, table_page(name, page, place) if read(name).claims else measured_page(name, place))
+    write_text(page, table_page(name, page, place) if read(name).claims else measured_page(name, page, place))
     return {"suite": name, "page": str(page)}

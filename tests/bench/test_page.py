@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from lethe.bench.page import Cell, cells, measured_page
 from lethe.core import catalogue
 from lethe.results.measured import Number, Reason
@@ -43,9 +45,9 @@ def test_no_loss_beyond_the_margin_goes_unsaid() -> None:
     assert not silent, f"more than the margin was lost, and the watchdog said nothing: {silent}"
 
 
-def test_the_page_is_current() -> None:
-    page = (ROOT / "docs" / "measured.md").read_text()
-    assert page == measured_page("strangers"), "run: python -m lethe bench strangers --page docs/measured.md"
+@pytest.mark.parametrize(("suite", "page"), [("strangers", Path("docs/measured.md")), ("renew", Path("docs/renewal.md"))])
+def test_the_page_is_current(suite: str, page: Path) -> None:
+    assert (ROOT / page).read_text() == measured_page(suite, page), f"run: python -m lethe bench {suite} --page {page}"
 
 
 def test_the_readme_recommends_what_did_well_on_the_page() -> None:
