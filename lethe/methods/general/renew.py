@@ -19,6 +19,7 @@ Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
           keep = none, s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate.
 Fails by: a shared part that remembers: a class kept half of the blocks deep, or memorised examples in a kept body, can be found.
+          Fully connected layers that stay show a class to a head of their own (head_swap), where convolutions do not.
           A recipe so short that every step of it counts: a third of 100 steps teaches less than all of them.
 Deviations: none; the form is our own. The start is fresh, so `where` modifiers and the watchdog's comparison do not apply.
 """
