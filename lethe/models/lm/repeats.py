@@ -126,9 +126,10 @@ def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
 
 def can(model: nn.Module, pad: int) -> bool:
     """Whether blocks say what one whole pass says: texts of two lengths, and tokens that do not count between others."""
-    windows = [value for key, value in vars(shape(model)).items() if re.search("window(_size)?$|chunk_size$", key)]
-    if not takes_masks(model) or any(windows):   # a window counts what was proposed in vain
+    if not takes_masks(model):
         return False
+    if any(value for key, value in vars(shape(model)).items() if re.search("window(_size)?$|chunk_size$", key)):
+        return False   # a window counts what was proposed in vain
     from transformers.cache_utils import DynamicLayer
 
     size = len(cast(Tensor, decoder.head(bare(model)).weight))
