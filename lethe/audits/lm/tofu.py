@@ -73,7 +73,7 @@ class TOFU:
         "mu_retain": Metric("harmonic mean of the three retain terms", better="higher", tier="utility"),
         "mu_retain_geometric": Metric("the same with R of the mean of losses", better="higher", tier="utility"),
     },
-    uses={"encode", "generate"},
+    uses={"begun", "encode", "generate"},
     needs={"forget", "retain", "forget.perturbed_answer", "retain.perturbed_answer", "references?"},
     depth="standard",
     blind="knowledge that other questions, sampling or relearning would bring out",
