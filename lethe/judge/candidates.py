@@ -4,8 +4,8 @@
     with models j that never saw the forget set   D_forget = mean |p − mean_j p_j| on forget
     without                                       D_forget = distance of the quantiles of p(forget) to those of p_original(U), U
                                                   unseen examples with the same labels; 0 instead where a label leaves altogether
-    D_utility = mean |p − p_original| on the rest of the unseen data; beside models j: mean |p − mean of these and the original|,
-                where a label leaves of these alone
+    D_utility = mean |p − p_original| on the rest of the unseen data; beside models j: mean |p − mean_j p_j|. Where classes leave,
+                the original is one of these for other labels; records with wrong labels change what it says of all data
 """
 
 from __future__ import annotations
@@ -43,18 +43,17 @@ class Scorer:
     def __init__(self, task: Task, device: str = "cpu", beside: Sequence[nn.Module] = ()) -> None:
         self.device, self.view, self.other = device, task.replaced(forget=halves(task.forget)[0]), other(task)
         panel = Panel(self.view, self._subject(task.original), [])
-        removed = panel.removed(self.other)
+        removed, gone = panel.removed(self.other), task.has("retain") and of_classes_that_leave(task.forget, task.retain)
         self.target, self.strange = np.zeros(0), np.zeros(1)
         self.rest = probability(panel.original, self.other)
         self.counts = np.ones(len(self.other), dtype=bool) if beside else ~removed
         if beside:
             self.target = np.mean([probability(self._subject(model), self.view.forget) for model in beside], 0)
             trained = [probability(self._subject(model), self.other) for model in beside]
-            self.rest = np.mean([self.rest, *trained], axis=0)
-            self.rest[removed] = np.mean(trained, axis=0)[removed]
+            known = [self.rest, *trained] if gone else trained
+            self.rest = np.where(removed, np.mean(trained, 0), np.mean(known, 0))
             return
         like = panel.unseen() if task.has("holdout") else np.ones(len(self.other), dtype=bool)
-        gone = task.has("retain") and of_classes_that_leave(task.forget, task.retain)
         if not gone and like.any():
             self.strange = self.rest[like]   # what is predicted for unseen examples like these
 

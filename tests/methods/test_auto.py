@@ -22,7 +22,7 @@ from lethe.core.task import Task
 from lethe.core.view import audited
 from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange
-from lethe.judge.candidates import Scorer, Seen
+from lethe.judge.candidates import Scorer, Seen, probability
 from lethe.judge.selection import final, halves, other
 from lethe.methods.search.auto import Auto, beside, candidates, likeliest, ranged, rounds, seconds_of, yardstick_of
 from lethe.models.classification.task import Classification
@@ -74,6 +74,18 @@ def test_the_scores_of_controls(yardstick: str) -> None:
     assert far(score, TASK.original) > far(score, lethe.forget(TASK, "retrain", seed=9, progress=False).model) + 0.3
     whole = TASK.recipe.epochs * len(TASK.retain)
     assert loop.cost.examples == pytest.approx({"unseen": 0, "short": 0.66, "retrained": 2}[yardstick] * whole, rel=0.1)
+
+
+@pytest.mark.parametrize(("where", "share"), [(Where(label=3), 0.5), (Where(index=tuple(range(40))), 0.0)])
+def test_the_original_is_a_yardstick_of_other_classes_alone(where: Where, share: float) -> None:
+    """Where records leave, what they taught it of unseen data has to go, too."""
+    task = TASKS["classification"].__wrapped__(where)
+    model, alone = task.build(5), Scorer(task)
+    score = Scorer(task, beside=[model])
+    p = probability(score._subject(model), score.other)
+    kept = score.other.columns["y"].numpy() != 3 if share else np.ones(len(p), dtype=bool)
+    assert score.rest[kept] == pytest.approx((share * alone.rest + (1 - share) * p)[kept])
+    assert score.rest[~kept] == pytest.approx(p[~kept])
 
 
 def test_the_yardstick_is_the_best_that_was_granted() -> None:
