@@ -207,7 +207,8 @@ def test_a_gain_that_resampling_does_not_confirm_is_noise() -> None:
 @pytest.mark.parametrize(("scores", "alike", "sure", "chosen"), [
     ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], False, True, "finetune"),             # 0.7 is less than 1 and 0.9
     ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], False, True, "gradient_ascent"),      # 0.8 is less than 0.9: both parts count
-    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], True, True, "gradient_ascent"),       # no farther beyond noise, and cheaper
+    ([(0.5, 0.5), (0.6, 0.2), (0.1, 0.8)], True, True, "gradient_ascent"),       # no farther beyond noise, and cheaper
+    ([(0.5, 0.5), (0.6, 0.1), (0.1, 0.8)], True, True, "finetune"),              # noise or not, 0.9 is a quarter more than 0.7
     ([(0.5, 0.5), (0.6, 0.3), (0.1, 0.7)], True, True, "gradient_ascent"),
     ([(0.1, 0.1), (0.6, 0.1), (0.1, 0.8)], False, False, "nothing"),
 ])

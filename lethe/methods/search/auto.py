@@ -5,9 +5,9 @@ Parzen estimator (Ozaki et al. 2020; Optuna).
     objectives   D_forget, D_utility, cost: all three small.     D = D_forget + D_utility, as `lethe.judge.candidates` has it
     round 0      the untouched model, and at their published settings as many methods as half of the trials allow, likeliest first
     round r      the better half of the methods is left; each gets 2^(r−1) trials more: settings, from r = 2 on modifiers, too
-    choice       of those whose D is not larger than the smallest beyond noise (84 % of resamples of the examples) the cheapest
-                 one; one that was tuned must be nearer than published settings in 95 %: the best of many is best by luck, too.
-                 Where D is not smaller than the untouched model's in 95 %, nothing is changed
+    choice       of those whose D is at most a quarter larger than the smallest, and not beyond noise (84 % of resamples of the
+                 examples), the cheapest one; one that was tuned must be nearer than published settings in 95 %: the best of
+                 many is best by luck, too. Where D is not smaller than the untouched model's in 95 %, nothing is changed
 
 The likeliest: forgotten and useful in the runs that `lethe bench` has measured on requests like this, no mechanism before the
 others. What can run is what has all that it needs of what was granted. cost: examples sent forward with gradients, in passes over
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 SURE = 0.95        # share of resamples in which the choice is nearer than the untouched model: else it is noise   [ours]
 LIKE = 0.84        # share of resamples in which a candidate is nearer, from which another is farther: one sd      [ours]
+NEARLY = 1.25      # distance beside the nearest one's up to which a candidate is as near, where noise allows   [ours, mislabels]
 INDISTINCT = 0.1   # distance of the untouched model below which the search reports that it cannot see             [ours]
 RANGES = {"lr": (0.1, 3.0), "epochs": (0.3, 1.5), "alpha": (0.2, 5.0)}   # multiples of the published value        [ours]
 OTHERS = (0.5, 2.0)                                                      # of any other positive number            [ours]
@@ -244,15 +245,20 @@ class Search:
             trial.error = f"{type(error).__name__}: {error}"
 
     def _consider(self, trial: Trial, seen: Seen, outcome: Outcome) -> None:
-        """Keep the best ranked of those that are not farther than the nearest beyond noise."""
+        """Keep the best ranked of those that are as near as the nearest."""
+        kept = self.kept
         if trial.distance < self.nearest[0]:
             self.nearest = trial.distance, seen
-            kept = self.kept
-            share = SURE if kept is not None and trial.round > 0 == kept[0].round else LIKE
-            if kept is None or trial.rank < kept[0].rank or self.score.nearer(seen, kept[1], share):
+            tuned = kept is not None and trial.round > 0 == kept[0].round
+            if kept is None or trial.rank < kept[0].rank or (self.score.nearer(seen, kept[1], SURE) if tuned
+                                                             else not self._as_near(kept[0], kept[1])):
                 self.kept = trial, seen, outcome
-        elif self.kept is None or (trial.rank < self.kept[0].rank and not self.score.nearer(self.nearest[1], seen, LIKE)):
+        elif kept is None or (trial.rank < kept[0].rank and self._as_near(trial, seen)):
             self.kept = trial, seen, outcome
+
+    def _as_near(self, trial: Trial, seen: Seen) -> bool:
+        """Whether a candidate is as near as the nearest one: hardly farther, and not beyond noise."""
+        return trial.distance <= NEARLY * self.nearest[0] and not self.score.nearer(self.nearest[1], seen, LIKE)
 
     def _tell(self, trial: Trial, asked: optuna.Trial | None = None) -> None:
         """Let Optuna know of a candidate."""
