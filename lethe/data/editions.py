@@ -49,7 +49,7 @@ class Files:
         found = located(self.context, name)
         if found.is_file():
             with gzip.open(found, "rb") if found.suffix == ".gz" else open(found, "rb") as handle:
-                self.seen[name] = self.versions.get(hashlib.sha256(handle.read()).hexdigest(), "")
+                self.seen[name] = self.versions.get(hashlib.file_digest(handle, "sha256").hexdigest(), "")
         return found
 
     def rows(self, name: str) -> list[Record]:
