@@ -50,8 +50,9 @@ class Scorer:
         if beside:
             self.target = np.mean([probability(self._subject(model), self.view.forget) for model in beside], 0)
             trained = [probability(self._subject(model), self.other) for model in beside]
-            known = [self.rest, *trained] if gone else trained
-            self.rest = np.where(removed, np.mean(trained, 0), np.mean(known, 0))
+            alone = np.mean(trained, 0)
+            self.rest = np.mean([self.rest, *trained], axis=0) if gone else alone
+            self.rest[removed] = alone[removed]
             return
         like = panel.unseen() if task.has("holdout") else np.ones(len(self.other), dtype=bool)
         if not gone and like.any():
