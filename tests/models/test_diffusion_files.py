@@ -204,7 +204,8 @@ def held() -> int:
 SHORT: dict[str, Any] = {"steps": 1, "trajectories": 2, "sampler_steps": 2, "batch_size": 2}
 
 
-@pytest.mark.parametrize(("method", "most"), [(ESD(variant="all", **SHORT), 2.01), (ESD(variant="strict", **SHORT), 1.3),
+@pytest.mark.parametrize(("method", "most"), [(ESD(variant="all", **SHORT), 2.01),
+                                              pytest.param(ESD(variant="strict", **SHORT), 1.3, marks=pytest.mark.slow),
                                               (UCE(), 1.3)])
 def test_a_step_holds_two_networks_and_an_edit_of_keys_one(place: Path, method: Any, most: float) -> None:
     """What does not move is the original's own storage; what is compared afterwards is what moved."""
