@@ -39,7 +39,7 @@ class Suite:
     requests: Mapping[str, Any]            # name of the problem -> request, as for lethe run
     seeds: tuple[int, ...] = (0, 1, 2)     # each trains its own original and references
     across: str = ""                       # a kept metric: the requests are doses, least first, and the page is of curves
-    title: str = ""                        # of such a page, or of one with claims
+    title: str = ""                        # of its page
     claims: tuple[Claim, ...] = ()         # to be checked: the page is a table, one row a method
     levels: tuple[float, ...] = (0.8, 0.9, 0.95)                # of `across`, at which its curves are read
     courses: tuple[str, ...] = ()          # kept metrics: of requests 'group: dose' the page shows their course, dose by dose

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 from weakref import WeakSet
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from lethe.core.parked import parked, parked_copy
 from lethe.errors import ModelError, NotFinite, OutOfRange
 
+T = TypeVar("T")
 GIVEN: WeakSet[nn.Module] = WeakSet()   # models that their makers have given up: large ones, opened from a folder
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -74,7 +76,19 @@ def has_convolutions(model: nn.Module) -> bool:
     return any(isinstance(m, nn.Conv2d) and m.kernel_size[0] == m.kernel_size[1] > 1 for m in model.modules())
 
 
-def seeded(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
+@contextmanager
+def put_back(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters may move within, and have the values again that they had, which are given."""
+    kept = [p.detach().clone() for p in params]
+    try:
+        yield kept
+    finally:
+        with torch.no_grad():
+            for p, value in zip(params, kept, strict=True):
+                p.copy_(value)
+
+
+def seeded(build: Callable[[int], T], seed: int) -> T:
     """`build(seed)` with torch's generator at this seed too: the same weights at every call, in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.extras import needs_extra
+from lethe.core.modules import seeded
 from lethe.core.seeds import derive
 from lethe.core.user_files import reason
 from lethe.errors import ModelError, PickleRefused
@@ -125,10 +126,7 @@ def fresh(base: nn.Module, folder: Path, seed: int) -> nn.Module:
 
     settings = LoraConfig.from_pretrained(str(folder))
     settings.inference_mode = False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "adapter"))
-        made: nn.Module = inject_adapter_in_model(settings, base)
-    return made
+    return seeded(lambda _: inject_adapter_in_model(settings, base), derive(seed, "adapter"))
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

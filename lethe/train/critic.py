@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from lethe.core.config import Count, Positive, config
 from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Parts
+from lethe.core.modules import seeded
 from lethe.core.seeds import derive
 from lethe.errors import RequestError
 from lethe.train.inner import charge, within
@@ -83,9 +84,7 @@ def learned(cfg: Criticism, task: DiffusionTask, loop: Loop, critic: Critic, ter
 
 def fresh(cfg: Criticism, task: DiffusionTask, loop: Loop, outputs: int, softness: float | None = None) -> Critic:
     """A critic that has learned nothing."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(loop.seed, "critic"))
-        return Critic(task.shape[0], outputs, cfg.width, softness)
+    return seeded(lambda _: Critic(task.shape[0], outputs, cfg.width, softness), derive(loop.seed, "critic"))
 
 
 class Guided(AroundNetwork, Parts):

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.evidence import Value
 from lethe.core.families.diffusion import DiffusionTask
+from lethe.core.modules import seeded
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive, generator
 from lethe.judge.measured import mean_value
@@ -134,9 +135,7 @@ class Coder(nn.Module):
 
 def fitted(cfg: BlindSpots, features: Tensor, seed: int) -> Coder:
     """The autoencoder trained on these features.  [n, d]"""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "blind_spots"))
-        coder = Coder(features, cfg.latents, cfg.active)
+    coder = seeded(lambda _: Coder(features, cfg.latents, cfg.active), derive(seed, "blind_spots"))
     adam, rng = torch.optim.Adam(coder.parameters(), lr=cfg.lr), generator(seed, "blind_spots order")
     for _ in range(cfg.steps):
         adam.zero_grad()

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lethe.core.concepts import Concept
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import hooked
+from lethe.core.modules import hooked, seeded
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
@@ -189,9 +189,8 @@ def trained(
     """Δ of a concept by name of the projection.  {name: [out, d]}"""
     model, chances = edit.model, likely(len(task.alphas_cumprod))
     layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in edit.weights}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(loop.seed, "mace", concept.concept))
-        made = {name: LowRank(layer, cfg.rank) for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    made = seeded(lambda _: {name: LowRank(layer, cfg.rank) for name, layer in layers.items() if isinstance(layer, nn.Linear)},
+                  derive(loop.seed, "mace", concept.concept))
     moves = joined(loop, model, made.values())
 
     def prepare(batch: Batch, rng: torch.Generator) -> Batch:

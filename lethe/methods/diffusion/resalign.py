@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import evaluating
+from lethe.core.modules import evaluating, put_back
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -101,16 +101,13 @@ class Ahead:
         if not cfg.lamb:
             apply(total)
             return
-        here = [p.detach().clone() for p in params]
-        try:
+        with put_back(params):
             user = torch.optim.Adam(params, lr=rate, foreach=False)
             for k in range(int(count)):
                 for p, g in zip(params, gradients([f"user {k}"]), strict=True):
                     p.grad = g
                 user.step()
             ahead = implicit(gradients(["forget"]), lambda v: curved(params, v, lambda: gradients(["user 0"])), cfg.terms)
-        finally:
-            put(params, here)
         apply([mine + cfg.lamb * g for mine, g in zip(total, ahead, strict=True)])
 
 
@@ -123,13 +120,12 @@ def put(params: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
 
 def curved(params: Sequence[nn.Parameter], v: Gradients, gradient: Callable[[], Gradients]) -> Gradients:
     """H v, by the gradients at ± h v around the parameters, which are then as before."""
-    here, h = [p.detach().clone() for p in params], REACH / float(inner(v, v).sqrt().clamp(min=1e-30))
-    put(params, [p + h * d for p, d in zip(here, v, strict=True)])
-    above = [g.clone() for g in gradient()]
-    put(params, [p - h * d for p, d in zip(here, v, strict=True)])
-    found = [(a - b) / (2 * h) for a, b in zip(above, gradient(), strict=True)]
-    put(params, here)
-    return found
+    h = REACH / float(inner(v, v).sqrt().clamp(min=1e-30))
+    with put_back(params) as here:
+        put(params, [p + h * d for p, d in zip(here, v, strict=True)])
+        above = [g.clone() for g in gradient()]
+        put(params, [p - h * d for p, d in zip(here, v, strict=True)])
+        return [(a - b) / (2 * h) for a, b in zip(above, gradient(), strict=True)]
 
 
 @method(needs={"forget", "retain", "original"}, uses={"layers", "nll", "noised", "outputs", "predict_noise", "text", "tokens"},

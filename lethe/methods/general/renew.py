@@ -14,7 +14,7 @@ left of s begins again from the mixture. A class leaves where no label of F stan
 between those of F (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b of the recipe. Running statistics of batch norm
 are those of R under the mean. Fresh weights are what the recipe starts from: of a model that was tuned, its pre-trained start.
 `scratch` is the same short training with nothing kept.
-Needs:    retain, recipe, original; forget where keep = auto, for its labels.     Updates: everything.
+Needs:    retain, recipe, original; forget where keep = auto, for its targets.     Updates: everything.
 Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
           keep = none, s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate.

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from lethe.core.modules import put_back
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
@@ -63,16 +64,11 @@ class AtWorst:
         if not self.rho:
             return apply(gradients(["retain"]))
         away = moved(gradients(["forget"]), self.rho)
-        kept = [p.detach().clone() for p in self.params]
-        with torch.no_grad():
-            for p, step in zip(self.params, away, strict=True):
-                p.add_(step)
-        try:
-            found = gradients(["retain"])
-        finally:
+        with put_back(self.params):
             with torch.no_grad():
-                for p, value in zip(self.params, kept, strict=True):
-                    p.copy_(value)
+                for p, step in zip(self.params, away, strict=True):
+                    p.add_(step)
+            found = gradients(["retain"])
         apply(found)
 
 

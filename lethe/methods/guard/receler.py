@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from lethe.core.config import Count, Fraction, NonNegative, Positive, config
 from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Parts
-from lethe.core.modules import hooked
+from lethe.core.modules import hooked, seeded
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.seeds import derive
@@ -196,10 +196,9 @@ def run(cfg: Receler, task: DiffusionTask, loop: Loop) -> Outcome:
 
 def erasers_for(cfg: Receler, loop: Loop, model: nn.Module) -> dict[str, Eraser]:
     """An eraser for every layer of cross-attention, by its name."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(loop.seed, "receler"))
-        return {name.removesuffix(".to_out.0"): Eraser(layer.out_features, cfg.rank) for name, layer in model.named_modules()
-                if name.endswith("attn2.to_out.0") and isinstance(layer, nn.Linear)}
+    wide = {name.removesuffix(".to_out.0"): layer.out_features for name, layer in model.named_modules()
+            if name.endswith("attn2.to_out.0") and isinstance(layer, nn.Linear)}
+    return seeded(lambda _: {name: Eraser(width, cfg.rank) for name, width in wide.items()}, derive(loop.seed, "receler"))
 
 
 def targeted(cfg: Receler, task: DiffusionTask, loop: Loop) -> Split:

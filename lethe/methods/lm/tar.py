@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from lethe.core.config import Count, Natural, NonNegative, Positive, config
 from lethe.core.families.language import LanguageTask
+from lethe.core.modules import put_back
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
@@ -75,8 +76,7 @@ class Tampering:
         cfg, params = self.cfg, list(self.params.values())
         total = [g.clone() for g in gradients([name for name in terms if name.startswith("retain")])]
         rate = cfg.rates[int(torch.randint(len(cfg.rates), ()))]   # torch's own generator is seeded for every step
-        here = [p.detach().clone() for p in params]
-        try:
+        with put_back(params):
             adversary = torch.optim.AdamW(params, lr=rate, foreach=False)
             for k in range(1, cfg.inner_steps + 1):
                 for p, g in zip(params, gradients([f"adversary {k}"]), strict=True):
@@ -85,10 +85,6 @@ class Tampering:
                 self._add(total, weight(k, cfg.inner_steps, cfg.every, cfg.scale, cfg.growth), gradients)
             if not cfg.inner_steps:
                 self._add(total, cfg.scale, gradients)
-        finally:
-            with torch.no_grad():
-                for p, old in zip(params, here, strict=True):
-                    p.copy_(old)
         apply(total)
 
     def _add(self, total: list[Tensor], times: float, gradients: Ask) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lethe.core.modules import seeded
 from lethe.core.seeds import derive, generator
 from lethe.data.shapes import COLOURS, SHAPES, shapes
 from lethe.models.diffusion.judge import Judge
@@ -105,9 +106,7 @@ def judge(seed: int = 0, steps: int = 300, side: int = 8) -> Judge:
         split.name: [torch.tensor([v.index(x) for x in split.meta[a]]) for a, v in attributes.items()]
         for split in (train, unseen)
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "judge"))
-        model = SmallCNN(3, side, len(COLOURS) + len(SHAPES))
+    model = seeded(lambda _: SmallCNN(3, side, len(COLOURS) + len(SHAPES)), derive(seed, "judge"))
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
     rng = generator(seed, "judge order")
     for _ in range(steps):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.config import Positive, config
+from lethe.core.modules import put_back
 
 
 @config
@@ -22,13 +23,8 @@ class Sam:
         first = backward()
         norm = torch.stack([g.norm() for g in first]).norm()
         scale = self.rho / norm.clamp(min=1e-12)
-        kept = [p.detach().clone() for p in params]
-        with torch.no_grad():
-            for p, g in zip(params, first, strict=True):
-                p.add_(g * scale)
-        try:
-            return backward()
-        finally:
+        with put_back(params):
             with torch.no_grad():
-                for p, value in zip(params, kept, strict=True):
-                    p.copy_(value)
+                for p, g in zip(params, first, strict=True):
+                    p.add_(g * scale)
+            return backward()

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lethe.core.adaptable import fold, matrices
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.extras import needs_extra
+from lethe.core.modules import seeded
 from lethe.core.outcome import Outcome
 from lethe.core.parked import parked_copy, released
 from lethe.core.seeds import derive
@@ -103,9 +103,7 @@ def inject(settings: Any, model: nn.Module, seed: int) -> None:
     """Put new adapters on a model, in place."""
     from peft import inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):   # PEFT draws the first factor from the global generator
-        torch.manual_seed(seed)
-        inject_adapter_in_model(settings, model)
+    seeded(lambda _: inject_adapter_in_model(settings, model), seed)   # PEFT draws the first factor from the global generator
 
 
 def _misread(settings: Any, model: nn.Module, layers: Sequence[str]) -> list[str]:
