@@ -164,9 +164,9 @@ def train_stage(loop: Loop, task: Task, model: nn.Module, split: Split, seed: in
     recipe  how the family trains; without one, its `nll` is minimised with `options`
     phase  training or retraining: a killed run goes on in a folder named by it and by the purpose
     """
-    if loop.settings.max_steps or loop.settings.max_minutes:
-        raise RequestError("settings.max_steps or max_minutes would end the training of a shard early, and not at the same step "
-                           "when it is repeated; nothing was trained. Leave them out, or set fewer epochs.")
+    if loop.settings.max_steps or loop.settings.max_examples or loop.settings.max_minutes:
+        raise RequestError("settings.max_steps, max_examples or max_minutes would end the training of a shard early, and not at "
+                           "the same step when it is repeated; nothing was trained. Leave them out, or set fewer epochs.")
     name = "-".join(str(part) for part in (phase, *purpose))
     own = Loop(loop.task, replace(loop.settings, seed=derive(seed, *purpose)), loop.modifiers,
                folder=loop.folder / name if loop.folder else None, listener=loop.listener, title=name, stop=loop.stop)

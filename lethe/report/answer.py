@@ -37,7 +37,7 @@ def answer(case: Case) -> Answer:
     found, ladder = recommendation(case), case.scenario.ladder
     policy = case.scenario.policy
     sentences = [*([f"Run {policy.told}."] if policy is not None else []),
-                 *([told(ladder, case.references)] if ladder is not None else []), *_counts(case)]
+                 *([told(ladder, case.references, _useful(case))] if ladder is not None else []), *_counts(case)]
     if case.control("original") == OUTSIDE and case.control("retrained") == INSIDE:
         sentences.append("Check of the tests: they detect the untouched model, as they must, and do not detect a freshly "
                          "retrained one.")
@@ -50,6 +50,13 @@ def answer(case: Case) -> Answer:
         return _pictured(case, seen, found, sentences)
     headline = "By policy; this model was not judged against retrained ones itself." if unjudged else found.text
     return Answer(headline, tuple(sentences), tuple(_warnings(case)), _level(case, found), found)
+
+
+def _useful(case: Case) -> bool:
+    """Whether what a ladder delivered is shown to be useful."""
+    ladder = case.scenario.ladder
+    delivered = [row for line in case.methods for row in line.members if ladder is not None and row.name == ladder.delivered]
+    return all(row.answers is None or row.answers.useful.answer == "yes" for row in delivered)
 
 
 def _pictured(case: Case, seen: Pictures, found: Recommendation, sentences: Sequence[str]) -> Answer:

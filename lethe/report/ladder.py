@@ -8,18 +8,23 @@ from lethe.core.words import number
 from lethe.report.words import duration
 from lethe.results.ladder import Ladder, Rung
 
+SILENT = (" Whether it is useful was not asked: these data do not show it of a retrained model either. More unseen data would, "
+          "or a larger loss that does not matter (audit.max_loss).")
 HEADING = ("", "method", "expected", "cost", "outcome on the search's part of the data")
 
 
-def told(ladder: Ladder, references: int) -> str:
-    """What was delivered and what finding it did cost; or what is not met, and what retraining would cost."""
+def told(ladder: Ladder, references: int, useful: bool = True) -> str:
+    """What was delivered and what finding it did cost; or what is not met, and what retraining would cost.
+
+    useful  whether the unseen data show it of what is delivered
+    """
     if not ladder.met:
         return ladder.why
-    goal = "forgotten and useful" if ladder.until == "forgotten" else "indistinguishable from retraining"
+    goal = f"forgotten{' and useful' if useful else ''}" if ladder.until == "forgotten" else "indistinguishable from retraining"
     exact = any(rung.row == ladder.delivered and rung.mechanism == "exact" for rung in ladder.rungs)
     what = f"{ladder.delivered}, which never read the forgotten data, is delivered" if exact else (
         f"{ladder.delivered} is {goal}, and is delivered")
-    return f"Ladder: {what}. {seen(ladder)} {spent(ladder, references)}"
+    return f"Ladder: {what}.{'' if useful else SILENT} {seen(ladder)} {spent(ladder, references)}"
 
 
 def seen(ladder: Ladder) -> str:

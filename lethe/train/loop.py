@@ -359,7 +359,8 @@ class Loop(Session):
         settings = self.settings
         parts = [[name, size[name], term.every, term.split.fingerprint, "" if callable(term.weight) else term.weight,
                   term.coupled, sorted(term.moves or [])] for name, term in terms.items()]
-        shared = [settings.seed, settings.precision, settings.accumulate, settings.max_steps, settings.max_minutes]
+        shared = [settings.seed, settings.precision, settings.accumulate, settings.max_steps, settings.max_examples,
+                  settings.max_minutes]
         modifiers = [_named(getattr(self.modifiers, seam)) for seam in ("where", "perturb")]
         known = [len(self.references)] if self.references else []
         return digest([parts, options, shared, modifiers, _named(self.watchdog), *known])

@@ -74,7 +74,7 @@ class Run:
         self._begin(step)
         self.saved, self.took = time.monotonic(), 0.0
         with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
-            while not broke and step < self.total and not self._over_budget() and not self._enough(step):
+            while not broke and step < self.total and not self._over_budget(step) and not self._enough(step):
                 self._step(step)
                 if average.keeps:
                     average.update(self.slow, self.exact, step)
@@ -308,17 +308,23 @@ class Run:
                                "was not saved. Lower method.lr, set a clip, or leave the watchdog on, which ends at the "
                                "last sound point.")
 
-    def _over_budget(self) -> bool:
+    def _over_budget(self, step: int) -> bool:
         loop, settings = self.loop, self.loop.settings
         reason = ""
         if settings.max_steps is not None and loop.cost.steps >= settings.max_steps:
             reason = f"budget of {settings.max_steps} steps"
+        elif settings.max_examples is not None and loop.cost.examples + self._due(step) > settings.max_examples:
+            reason = f"budget of {settings.max_examples} examples"
         elif settings.max_minutes is not None and loop.cost.steps and loop.distribution.agree(   # one step in any case
                 loop.elapsed() >= 60 * settings.max_minutes):
             reason = f"budget of {settings.max_minutes:g} minutes"
         if reason and not any(reason in note for note in loop.notes):
             loop.note(f"stopped early by the {reason}")
         return bool(reason)
+
+    def _due(self, step: int) -> int:
+        """How many examples a step draws."""
+        return sum(len(self.orders[name].draw(step // term.every)) for name, term in self.terms.items() if step % term.every == 0)
 
     def _checkpoint(self, step: int, now: bool = False) -> None:
         loop = self.loop

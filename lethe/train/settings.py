@@ -22,6 +22,7 @@ class Settings:
     accumulate: Count = 1              # pieces of a batch: less memory [only with batch_norm=frozen] [changes nothing: same sum]
     distribution: Kind = "none"        # under torchrun [tested in distributed_script]
     max_steps: Count | None = None     # budget over the whole run
+    max_examples: Count | None = None  # the same in examples, sent forward with gradients
     max_minutes: Positive | None = None      # the same in time [tested in test_loop]
     checkpoint_seconds: NonNegative = 30.0   # at most this much work is lost to a kill [tested in test_resume]
     cache_mb: NonNegative = 1024.0     # largest table of the original's answers; above it, it is asked [tested in test_loop]

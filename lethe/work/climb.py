@@ -8,9 +8,10 @@ several one may pass by chance.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lethe.core.names import folder_name
@@ -19,7 +20,7 @@ from lethe.core.registry import Audit
 from lethe.core.task import Task
 from lethe.core.words import number
 from lethe.judge.auditor import Known, applicable, examine
-from lethe.judge.selection import SMALL, sought
+from lethe.judge.selection import SMALL, halves, sought
 from lethe.pools.subject import Subject
 from lethe.report.require import Wanted, lacks
 from lethe.results import ladder as records
@@ -27,6 +28,7 @@ from lethe.results.answered import margin_of, record
 from lethe.results.answers import Answers
 from lethe.results.schema import Row, Scenario
 from lethe.train.rehearsal import shares
+from lethe.train.settings import Settings
 from lethe.work.forget import Made, Places, run_all
 from lethe.work.job import Climb, Job
 from lethe.work.ladder import RETRAINING, Ladder, Rung
@@ -91,7 +93,7 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
     court = judge(job, task, retrained, options)
     control = court.answers("retrained", retrained.pools[1].models[0])
     wanted = _wanted(job.climb, control)
-    blind = _blind(job.climb, control)
+    blind = _blind(job.climb, control) and f"{_blind(job.climb, control)}{_where(task)}"
     made: list[Made] = []
     rungs: list[records.Rung] = []
     case, met, spent = None, "", 0.0
@@ -100,8 +102,9 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
         if why:
             rungs.append(_told(rung, "not tried", why))
             continue
-        one = run_all(job, task, [rung.run], options, Places(places.work, None, places.failures, places.scenario),
-                      retrained.known)[0]
+        rest = job.settings if rung.exact else limited(job.settings, job.climb.within - spent, ladder.whole)
+        one = run_all(replace(job, settings=rest), task, [rung.run], options,
+                      Places(places.work, None, places.failures, places.scenario), retrained.known)[0]
         made.append(one)
         case = None   # does not know of this one yet
         told = _judged(rung, one, court, wanted, ladder.whole)
@@ -109,8 +112,8 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
         if told.ended == "reached":
             case = final(made)
             row = row_of(case, one)
-            lacking = _missing(row.answers, wanted, row.method, row.guarantee) if row.answers else ["it could not be judged"]
-            met = "" if lacking else row.name
+            unclear, lacking = _held(job.climb, row, case)
+            blind, met = blind or unclear, "" if lacking else row.name
             if lacking:
                 told = told.model_copy(update={"ended": "refuted", "why": "; ".join(lacking)})
         rungs.append(told)
@@ -126,6 +129,22 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
 def row_of(case: Scenario, one: Made) -> Row:
     """The row of a model that was judged."""
     return next(row for row in case.subjects if row.role == "method" and row.label == one.label)
+
+
+def _held(asked: Climb, row: Row, case: Scenario) -> tuple[str, list[str]]:
+    """(why no test can tell, or '', what a model lacks) on the data that the search did not see. Usefulness is asked for as far
+    as these show it of a retrained model."""
+    control = next((one.answers for one in case.subjects if one.role == "retrained"), None)
+    if row.answers is None or control is None:
+        return "", ["it could not be judged"]
+    blind, missing = answers_lack(asked, row, control)
+    return blind, [f"no test can tell: {blind}"] if blind and row.method != RETRAINING else missing
+
+
+def _where(task: Task) -> str:
+    """At how much of the forget set the search looks; '' where at all of it."""
+    part, whole = len(halves(task.forget)[0]), len(task.forget)
+    return "" if part == whole else f" (by the {part} of {whole} forgotten examples at which the search looks)"
 
 
 def concluded(climbed: Climbed, places: Places) -> Scenario:
@@ -181,6 +200,14 @@ def _skipped(rung: Rung, met: str, blind: str, wanted: Sequence[Wanted], spent: 
     return ""
 
 
+def limited(settings: Settings, left: float, whole: Cost) -> Settings:
+    """Settings by which a run ends where the rest of the budget is spent, in retrainings: where a method ends by how its model
+    does, it may take more than a rehearsal foretells."""
+    steps, examples = (max(1, math.floor(left * count + 1e-6)) for count in (whole.steps, whole.examples))
+    return replace(settings, max_steps=min(steps, settings.max_steps or steps),
+                   max_examples=min(examples, settings.max_examples or examples))
+
+
 def _judged(rung: Rung, one: Made, court: Judge, wanted: Sequence[Wanted], whole: Cost) -> records.Rung:
     """A rung that was tried: what its model lacks, and what it did cost."""
     outcome = one.outcome
@@ -210,19 +237,30 @@ def _saved(outcome: Outcome, places: Places, name: str) -> None:
         outcome.save(places.models / folder_name(name))
 
 
+def _elsewhere(found: records.Ladder, case: Scenario) -> str:
+    """That the rest of the data tell what the search's part does not; '' where they do not either."""
+    row = next((one.answers for one in case.subjects if one.role == "original"), None)
+    if row is None or (row.forgotten if found.until == "forgotten" else row.indistinguishable).answer != "no":
+        return ""
+    return "; the others do show them, so a method of your choice (method=…, without --until) can be judged by all of them"
+
+
 def _unmet(found: records.Ladder, case: Scenario) -> str:
     """What is not met, and what retraining would cost."""
     tried = [rung for rung in found.rungs if rung.ended in ("refuted", "not reached")]
-    refuted = [rung for rung in tried if rung.ended == "refuted"]
+    refuted, failed = ([rung for rung in found.rungs if rung.ended == end] for end in ("refuted", "failed"))
     if refuted:
         last = refuted[-1]
         which = last.row if len(refuted) == 1 else f"each of {', '.join(rung.row for rung in refuted)}"
         said = f"{which} was so where the search looked, not on data that it did not see: {last.row}: {last.why}"
     elif tried:
         nearest = max(tried, key=lambda rung: (rung.forgotten == "yes", rung.indistinguishable == "yes", rung.cost or 0.0))
-        said = f"of {len(tried)} models none is {found.until}; the nearest is {nearest.row}: {nearest.why}"
+        which = f"of {len(tried)} models none is; the nearest is {nearest.row}" if len(tried) > 1 else f"{nearest.row} is not"
+        said = f"{which}: {nearest.why}"
+    elif failed:
+        said = "; ".join(f"{rung.row} gave no model: {rung.why}" for rung in failed)
     else:
-        said = next((rung.why for rung in found.rungs), "nothing was tried")
+        said = next((rung.why for rung in found.rungs), "nothing was tried") + _elsewhere(found, case)
     each = case.references.seconds_each
     time_ = "" if each is None else f", {number(each)} s here"
     more = number(round((found.spent or 0.0) + 1 + 0.005, 2))

@@ -172,7 +172,7 @@ def _rung(job: Job, task: Task, record: Method, whole: Cost) -> Rung | None:
     """A method as a rung; None where its chance is too small, or it refuses or fails."""
     assert job.climb is not None
     cfg, leaves = record.config(), of_classes_that_leave(task.forget, task.retain)
-    known = odds(record.name, job.climb.until, task.score_name, leaves, exact=_is_exact(record))
+    known = odds(record.name, job.climb.until, task.family, task.score_name, leaves, exact=_is_exact(record))
     if known.chance < LEAST and record.name != RETRAINING:
         return None
     try:

@@ -150,6 +150,14 @@ def test_budget_of_steps_counts_over_calls() -> None:
     assert loop.notes == ["stopped early by the budget of 7 steps"]
 
 
+def test_budget_of_examples_is_never_exceeded() -> None:
+    """Batches of 8 fit three times into 31."""
+    loop = Loop(task(), Settings(max_examples=31))
+    loop.minimise(loop.start(), {"a": Term(loop.task.retain, loop.task.nll)}, lr=1e-3, steps=5, batch_size=8)
+    assert (loop.cost.steps, loop.cost.examples) == (3, 24)
+    assert loop.notes == ["stopped early by the budget of 31 examples"]
+
+
 def test_a_budget_that_is_just_enough_is_not_mentioned() -> None:
     loop = Loop(task(), Settings(max_steps=5))
     ascend(loop, lr=1e-3, steps=5)

@@ -5,22 +5,30 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_world import build
 
+from lethe.bench.suite import read as read_suite
 from lethe.core import catalogue
+from lethe.core.families.classification import ClassificationTask
+from lethe.core.families.regression import RegressionTask
+from lethe.core.outcome import Cost
 from lethe.errors import LetheError
 from lethe.judge import auditor
+from lethe.report.answer import answer
 from lethe.report.ladder import told
+from lethe.report.view import cases
 from lethe.results.ladder import Ladder
 from lethe.results.measured import Measured, Number, write
+from lethe.results.measured import read as read_measured
 from lethe.results.odds import Odds, odds
-from lethe.results.schema import Scenario
+from lethe.results.schema import Results, Scenario
+from lethe.train.settings import Settings
 from lethe.work.audit import scenario
+from lethe.work.climb import limited
 from lethe.work.execute import carry_out, dry_run
 from lethe.work.job import Run
 from lethe.work.ladder import Rung, affordable
@@ -106,6 +114,34 @@ def test_a_model_that_the_final_audit_refutes_ends_no_climb(tmp_path: Path, monk
     assert not found.met and found.why.count("not on data that it did not see") == 1 and not (run / "models").exists()
 
 
+def test_what_is_left_of_the_budget_limits_a_run() -> None:
+    """A third of 60 steps on 900 examples, and no more than the request allows itself."""
+    limits = [limited(Settings(max_steps=own), 1 / 3, Cost(steps=60, examples=900)) for own in (None, 7, 50)]
+    assert [(one.max_steps, one.max_examples) for one in limits] == [(20, 300), (7, 300), (20, 300)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_a_run_ends_where_the_rest_of_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that takes ten times what its rehearsal foretold does not get them: the search stays within what was allowed."""
+    monkeypatch.setattr("lethe.work.ladder.rehearsed", lambda task, record, *rest: Cost(steps=60, examples=900) if record.name ==
+                        "retrain" else Cost(steps=6, examples=90))
+    found, _, _ = climbed(tmp_path, "until=indistinguishable", "within=0.2")
+    tried = [rung for rung in found.rungs if rung.cost is not None]
+    assert tried and found.spent is not None and 0 < found.spent <= 0.2 and {rung.expected for rung in tried} == {0.1}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_usefulness_is_claimed_only_where_the_unseen_data_show_it(tmp_path: Path) -> None:
+    """Of a hundredth of a point no 23 examples can tell: a retrained model does not show it either, so it is not asked."""
+    found, case, _ = climbed(tmp_path, "until=forgotten", "within=1.3", audit={**CLASS["audit"], "max_loss": 0.0001})
+    row = next(row for row in case.subjects if row.name == found.delivered)
+    assert found.met and row.answers.useful.answer != "yes"
+    words = answer(cases(Results.model_construct(scenarios=(case,)))[0]).sentences[0]
+    assert "forgotten and useful" not in words and "Whether it is useful was not asked" in words
+
+
 @pytest.mark.usefixtures("few")
 def test_where_nothing_can_be_found_a_ladder_says_so_and_what_retraining_costs(tmp_path: Path) -> None:
     """Four records of ninety that the model has not learned by heart: no test detects them, so only retraining is sure."""
@@ -169,9 +205,22 @@ def test_odds_count_measured_runs_on_requests_like_this(tmp_path: Path) -> None:
            number("a class", "forget_accuracy", 0.0, 0.0)]
     other = [*(replace_problem(item, "records") for item in one[:3]), number("records", "forget_accuracy", 0.7, 0.8)]
     write(Measured(schema=1, name="m", numbers=(*one, *other)), tmp_path)
-    assert odds("m", "forgotten", "accuracy", True, tmp_path) == Odds(pytest.approx(2.0), 4)
-    assert odds("m", "indistinguishable", "accuracy", False, tmp_path) == Odds(pytest.approx(1.0), 4)
-    assert odds("m", "forgotten", "r2", True, tmp_path) == Odds() and replace(Odds(), runs=0).chance == pytest.approx(0.1)
+    assert odds("m", "forgotten", "classification", "accuracy", True, tmp_path) == Odds(pytest.approx(2.0), 4, 2.2 / 6)
+    assert odds("m", "indistinguishable", "multilabel", "accuracy", False, tmp_path) == Odds(pytest.approx(1.0), 4, 1.2 / 6)
+    elsewhere = odds("m", "forgotten", "regression", "closeness", True, tmp_path)   # 4 of 8 of other kinds, 0.2 of 2 more
+    assert elsewhere == Odds(0, 0, pytest.approx(0.42)) and elsewhere.chance == elsewhere.prior
+    assert odds("unheard of", "forgotten", "classification", "accuracy", True, tmp_path).chance == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("suite", ["renew", "strangers"])
+def test_every_measured_problem_is_like_a_request_of_its_family(suite: str) -> None:
+    """What a family calls its score need not be what the suites keep: the numbers of regressors went unread."""
+    numbers = [number for number in read_measured("renew").numbers if number.metric == "forgotten"]
+    for problem, request in read_suite(suite).problems(["seeds=[0]"]):
+        runs = sum(one.seeds + one.failed for one in numbers if one.problem == f"{suite}: {problem}")
+        score = {family.family: family.score_name for family in (ClassificationTask, RegressionTask)}[request.family]
+        alike = [odds("renew", "forgotten", request.family, score, leaves).runs for leaves in (True, False)]
+        assert max(alike) >= runs, f"{problem}: {runs} runs were measured, and requests like it count {max(alike)}"
 
 
 def replace_problem(number: Number, problem: str) -> Number:

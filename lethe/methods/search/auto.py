@@ -146,7 +146,7 @@ def likeliest(names: list[str], task: Task) -> list[str]:
     """By what was measured on requests like this: the two likeliest of every mechanism before the next two."""
     known = catalogue.entries("methods")
     leaves = task.has("retain") and of_classes_that_leave(task.forget, task.retain)
-    chance = {name: odds(name, "forgotten", task.score_name, leaves, exact=known[name].mechanism == "exact").chance
+    chance = {name: odds(name, "forgotten", task.family, task.score_name, leaves, exact=known[name].mechanism == "exact").chance
               for name in names}
     seen: Counter[str] = Counter()
     tier = {}
