@@ -31,7 +31,7 @@ from lethe.train.settings import Settings
 Kind = Literal["method", "audit", "modifier"]
 TASKS: dict[str, Callable[[], Task]] = {**tiny.TASKS, "pictures": classes, "mixture": tiny.mixture}
 CUT: dict[str, dict[str, Any]] = {"auto": {"trials": 2, "methods": ("finetune", "gradient_ascent")}}   # it is long otherwise
-LONG = {"epochs", "steps", "models", "shadows", "pairs", "count", "rounds", "prompt", "levels", "pictures"}   # of audits, cut
+LONG = {"epochs", "steps", "generations", "models", "shadows", "pairs", "count", "rounds", "prompt", "levels", "pictures"}   # cut
 FEW = 12   # examples: enough for the audits that want ten unseen ones
 MEMBERS: dict[str, dict[str, Any]] = {"where.names": {"patterns": ("*",)}}   # where a modifier has options without a default
 

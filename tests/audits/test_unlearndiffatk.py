@@ -7,7 +7,8 @@ import torch
 from panels import values
 from remembering import coloured, hidden, listening
 
-from lethe.audits.diffusion.unlearndiffatk import divided, measure, prefixed_text, project, table
+from lethe.audits.diffusion.unlearndiffatk import divided, measure, prefixed_text, project
+from lethe.judge.prompting import table
 from lethe.pools.subject import Subject
 from lethe.train.vectors import prefixed
 

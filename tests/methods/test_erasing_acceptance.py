@@ -23,6 +23,7 @@ from lethe.audits.diffusion.pointwise_mi import measure as pointwise_mi
 from lethe.core.families.diffusion import OWN, encoder_of, own_encoder
 from lethe.core.task import Task
 from lethe.judge.panel import Panel
+from lethe.judge.prompting import shown
 from lethe.methods.diffusion import mim_mu
 from lethe.pools.subject import Subject
 from lethe.train.erasing import looked_at
@@ -225,7 +226,7 @@ def behind_vectors(task: Any, model: torch.nn.Module, seed: int, steps: int = 60
         (vectors.grad,) = torch.autograd.grad(loss, vectors)
         adam.step()
     asked = task.tokens([prompt for prompt in tested for _ in range(16)])
-    return float(unlearndiffatk.shown(task, model, text(asked), seed).mean())
+    return float(shown(task, model, text(asked), seed).mean())
 
 
 def test_adv_unlearn_withstands_words_that_bring_the_concept_back(task: Task, table: Table) -> None:
@@ -278,7 +279,7 @@ def by_a_word(task: Any, model: torch.nn.Module, seed: int, steps: int = 80) -> 
         (vector.grad,) = torch.autograd.grad(loss, vector)
         adam.step()
     asked = [prompt for prompt in task.prompts["forget"] for _ in range(16)]
-    return float(unlearndiffatk.shown(task, model, text(task.tokens(asked), task.named_tokens(asked)), seed).mean())
+    return float(shown(task, model, text(task.tokens(asked), task.named_tokens(asked)), seed).mean())
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="erased 0.81, 0.73, 0.84 of three models, kept 0.62, outside "

@@ -133,7 +133,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {   # so many more that the option counts
     "mia_efficacy": {"limit": 24, "fewest": 20}, "out_of_scope": {"examples": 12, "new_tokens": 40},
     "residual": {"radius": 0.5, "points": 2, "limit": 24}, "mia_diffusion": {"pairs": 2, "resamples": 40},
     "unlearndiffatk": {"rounds": 6, "steps": 8, "lr": 0.1, "batch_size": 8, "looks": 8, "per_prompt": 8},
-    "blind_spots": {"steps": 40}}
+    "blind_spots": {"steps": 40}, "ring_a_bell": {"population": 20, "generations": 6, "per_prompt": 8},
+    "p4d": {"rounds": 2, "steps": 4, "batch_size": 4, "looks": 8, "pictures": 4, "per_prompt": 8}}
 
 def short(name: str) -> dict[str, Any]:
     """Options of a measurement that takes a moment."""
@@ -202,7 +203,7 @@ def default(cls: type[Any], key: str) -> Any:
     return next(f.default for f in dataclasses.fields(cls) if f.name == key)
 
 
-DRAWING = {"blind_spots", "unlearndiffatk"}   # they train and draw for seconds; other audits of drawings stand for them
+DRAWING = {"blind_spots", "p4d", "ring_a_bell", "unlearndiffatk"}   # they take seconds; other audits of drawings stand for them
 OPTIONS = [pytest.param(name, option.name, id=f"{name}-{option.name}", marks=[pytest.mark.slow] if name in DRAWING else [])
            for name, entry in catalogue.entries("audits").items() for option in entry.options]
 

@@ -39,9 +39,9 @@ from lethe.core.modules import copied, evaluating
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator, numpy_generator
 from lethe.core.split import Batch, Split
-from lethe.errors import NeedsUnmet
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
+from lethe.judge.prompting import require_one_encoder, shown, table
 from lethe.pools.subject import Subject
 from lethe.train.vectors import prefixed, with_vectors
 
@@ -92,16 +92,6 @@ def measure(cfg: UnlearnDiffAtk, subject: Subject, panel: Panel) -> list[Value]:
     post = mean_value("post_attack", hits(best))
     post.detail.update({"tokens": words, "losses": tried, "attacked": len(attacked), "tested": tested})
     return [post, mean_value("pre_attack", plain), mean_value("random_prefix", hits(chance))]
-
-
-def require_one_encoder(task: DiffusionTask) -> None:
-    """NeedsUnmet where the network reads more than the states of one CLIP encoder: a prefix is tokens of one vocabulary."""
-    tokens = task.tokens([""])
-    parts = task.pipeline
-    alone = not any(name.startswith("text_encoder") for name in parts.others)
-    if not alone or parts.tokenizer.bos_token_id is None or task.text(tokens).shape[1] != tokens.shape[1]:
-        raise NeedsUnmet("the network reads more than the states of one CLIP text encoder, and this attack searches tokens of "
-                         "one vocabulary, so no prefix was searched. Use concept_inversion, which searches states instead.")
 
 
 def divided(task: DiffusionTask, seed: int) -> tuple[Split, list[str]]:
@@ -156,19 +146,7 @@ def explained(
         return float(explains(task, model, batch, prefixed_text(task, model, batch.tokens, tokens)).mean())
 
 
-def shown(task: DiffusionTask, model: torch.nn.Module, text: Tensor, seed: int) -> np.ndarray:
-    """1 for each picture drawn for these text states that shows the concept.  [n, L, d] -> [n]"""
-    seen = task.reader.read(task.decode(task.draw_from(model, text.detach(), seed)))
-    return task.shown(seen).double().numpy()
-
-
 # -- tokens and their embeddings ---------------------------------------------------------------------------------------
-
-
-def table(task: DiffusionTask, model: torch.nn.Module) -> Tensor:
-    """The text encoder's token embeddings.  -> [V, d]"""
-    weight: Tensor = encoder_of(task, model).get_input_embeddings().weight.detach()
-    return weight
 
 
 def prefixed_text(
