@@ -19,11 +19,11 @@ from lethe.core.evidence import INSIDE
 from lethe.core.extras import needs_extra
 from lethe.core.words import heading, spaced
 from lethe.report.colours import ORIGINAL, RETRAINED, Look, looks
+from lethe.report.sketch import Sketch
 from lethe.report.view import Case, Cell, Column, Line
 from lethe.report.words import direction, printable
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STYLE: dict[Any, Any] = {
@@ -41,7 +41,7 @@ class Drawing:
     name: str
     title: str
     caption: str
-    figure: Figure
+    figure: Figure | Sketch
     rows: list[dict[str, Any]]
 
 
@@ -57,8 +57,15 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure, label: str) -> str:
+def svg(figure: Figure | Sketch, label: str) -> str:
     """The figure as inline SVG: scales with the page, has a name for screen readers, and no ids that could collide."""
+    text = figure.svg() if isinstance(figure, Sketch) else _drawn(figure)
+    safe = re.sub(r"[&<>\"']", lambda m: f"&#{ord(m[0])};", printable(label))
+    return text.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
+
+
+def _drawn(figure: Figure) -> str:
+    """What matplotlib draws, as an SVG element without a size."""
     handle = io.StringIO()
     figure.savefig(handle, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = handle.getvalue()
@@ -66,15 +73,14 @@ def svg(figure: Figure, label: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[A-Za-z.]+_\d+(?:\.\d+)?"', "", text)   # groups; markers and clip paths have hashed ids
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    safe = re.sub(r"[&<>\"']", lambda m: f"&#{ord(m[0])};", printable(label))
-    return text.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
 
 
-def png(figure: Figure, dpi: int = 150) -> bytes:
+def png(figure: Figure | Sketch, dpi: int = 150) -> bytes:
     """The figure as PNG."""
     handle = io.BytesIO()
-    figure.savefig(handle, format="png", dpi=dpi, metadata={"Software": None})
+    drawn = figure.figure() if isinstance(figure, Sketch) else figure
+    drawn.savefig(handle, format="png", dpi=dpi, metadata={"Software": None})
     return handle.getvalue()
 
 
@@ -104,13 +110,6 @@ def arms(cell: Cell) -> list[list[float]] | None:
     return [[max(0.0, cell.value - cell.low)], [max(0.0, cell.high - cell.value)]]
 
 
-def bar(axes: Axes, cell: Cell, place: int, look: Look) -> None:
-    """One value with its interval, on a horizontal line."""
-    assert cell.value is not None
-    axes.errorbar([cell.value], [place], xerr=arms(cell), marker=look.marker, color=look.colour, markersize=8,
-                  markeredgecolor="white", markeredgewidth=0.8, elinewidth=1.6, linestyle="none", zorder=3)
-
-
 def axis(column: Column) -> str:
     """What stands beside an axis: the metric and its direction."""
     return f"{printable(spaced(column.metric))} ({direction(column.better, column.retrained)})"
@@ -120,7 +119,7 @@ def finding(case: Case, column: Column) -> str:
     """The title of a figure of one metric: how many methods are like retrained models."""
     name = heading(column.metric)
     judged = [line for line in case.methods if column.key in line.cells]
-    if not column.retrained or column.tier not in ("forgetting", "utility"):
+    if not judged or not column.retrained or column.tier not in ("forgetting", "utility"):
         return name
     if column.tier == "forgetting" and column.powered is False:
         return f"{name} does not detect the untouched model"

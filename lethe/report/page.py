@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -153,7 +153,7 @@ def render(results: Results) -> str:
 
 
 def _sections(results: Results) -> list[Section]:
-    figures = find_spec("matplotlib") is not None   # without it, the page has no figures: rather that than no page
+    figures = find_spec("matplotlib") is not None   # without it, the page lacks the overview: rather that than no page
     with drawing() if figures else nullcontext():
         return [_section(case, place, figures) for place, case in enumerate(cases(results), start=1)]
 
@@ -189,16 +189,14 @@ def _section(case: Case, place: int, figures: bool) -> Section:
     scenario = case.scenario
     gallery = [(line, shown) for line in case.methods if (shown := line.members[0].samples)]
 
-    def drawn(make: Callable[..., Drawing | None], *of: object) -> Figure | None:
-        return _drawn(make(case, *of)) if figures else None
-
     audits: dict[str, list[Metric]] = {}
     for column in case.columns.values():
         audits.setdefault(column.audit, []).append(Metric(
-            column, drawn(strip, column), drawn(scores, column),
+            column, _drawn(strip(case, column)), _drawn(scores(case, column)),
             [(line, line.cells[column.key]) for line in case.lines if column.key in line.cells]))
     return Section(
-        case, place, scenario.name or scenario.request, case_looks(case), answer(case), drawn(tradeoff), audits,
+        case, place, scenario.name or scenario.request, case_looks(case), answer(case),
+        _drawn(tradeoff(case)) if figures else None, audits,
         {entry.audit: entry.text for entry in scenario.blind if entry.text},
         [made for one in (searches(case) if figures else []) if (made := _drawn(one)) is not None], entries(case, case.main),
         gallery,

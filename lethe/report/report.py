@@ -87,10 +87,10 @@ def without_page() -> str:
 
 
 def without_figures() -> str:
-    """Why the page will have no figures; '' where it will, or where there is no page."""
+    """Why the page will lack a figure; '' where it has all, or where there is no page."""
     if find_spec("matplotlib") or without_page():
         return ""
-    return f"the page will have no figures, since matplotlib is not installed: {install('report')}"
+    return f"the page will lack its overview figure, since matplotlib is not installed: {install('report')}"
 
 
 def load(path: str | Path) -> Report:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 from lethe.core.words import number, spaced
-from lethe.report.figure import Drawing, short, titled
+from lethe.report.figure import Drawing, short
+from lethe.report.sketch import DASHED, DOTTED, Part, Scale, Sketch, Stroke, Word, bottom, spanned
 from lethe.report.view import Case, Column, Line
 from lethe.results.schema import Histogram
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-STYLES = {"forget": ("#D55E00", "-", 2.0), "holdout": ("#0072B2", "--", 1.6), "retrained": ("#000000", ":", 1.4)}
+STYLES: dict[str, tuple[str, Sequence[float], float]] = {   # colour, dash, width
+    "forget": ("#D55E00", (), 2.0), "holdout": ("#0072B2", DASHED, 1.6), "retrained": ("#000000", DOTTED, 1.4)}
+PANEL, TALL, LEFT, MOST = 230.0, 84.0, 50.0, 3   # points: a panel with its margin, its height; room for ticks; panels in a row
+KEY = 150.0                                      # points: one entry of the legend
 
 
 def scores(case: Case, column: Column) -> Drawing | None:
@@ -21,36 +24,70 @@ def scores(case: Case, column: Column) -> Drawing | None:
              for item in line.cells[column.key].items[:1] if (histogram := item.histogram) is not None]
     if not drawn:
         return None
-    from matplotlib.figure import Figure
-
-    wide = min(3, len(drawn))
-    high = -(-len(drawn) // wide)
-    figure = Figure(figsize=(3.2 * wide, 0.9 + 1.75 * high), layout="constrained")
-    grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
-    rows = [row for axes, (line, histogram) in zip(grid.flat, drawn, strict=False) for row in _panel(axes, line, histogram)]
-    for axes in list(grid.flat)[len(drawn):]:
-        axes.set_axis_off()
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.supxlabel("score of a record", fontsize=10)
-    figure.supylabel("share of records", fontsize=10)
+    wide = min(MOST, len(drawn))
     title = f"Scores behind {spaced(column.metric)}: where the lines part, forgotten records are detectable"
-    titled(figure, title, 30 * wide)
+    heading = textwrap.wrap(title, 30 * wide)
+    steps = [_shares(histogram) for _, histogram in drawn]
+    edges = [one for _, histogram in drawn for one in _edges(histogram)]
+    tallest = max((share for found in steps for shares in found.values() for share in shares), default=1.0)
+    parts: list[Part] = [Word(5, 15 + 15 * k, text, 12, bold=True) for k, text in enumerate(heading)]
+    top, step = 14 + 15.0 * len(heading), TALL + 40
+    for place, ((line, histogram), found) in enumerate(zip(drawn, steps, strict=True)):
+        left, roof = LEFT + PANEL * (place % wide), top + 14 + step * (place // wide)
+        scale = spanned(edges, left, left + PANEL - 24)
+        parts += _panel(scale, Scale(0, tallest * 1.05 or 1, roof + TALL, roof), line, _edges(histogram), found,
+                        ticks=place % wide == 0, titled=place + wide >= len(drawn))
+    floor = top + step * -(-len(drawn) // wide) + 22
+    for place, (key, told) in enumerate(_counted(drawn).items()):
+        parts += _key(key, told, LEFT + KEY * place, floor)
+    rows = [row for (line, histogram), found in zip(drawn, steps, strict=True) for row in _rows(line, histogram, found)]
     return Drawing(f"{column.audit}-{column.metric}-scores", title, "One panel per model; shares of records per bin.",
-                   figure, rows)
+                   Sketch(max(LEFT + PANEL * wide, LEFT + KEY * len(STYLES)), floor + 14, parts), rows)
 
 
-def _panel(axes: Axes, line: Line, histogram: Histogram) -> list[dict[str, Any]]:
-    """Draw one model; the rows behind its panel."""
-    rows: list[dict[str, Any]] = []
-    edges = [edge for edge in histogram.edges if edge is not None]
+def _panel(scale: Scale, tall: Scale, line: Line, edges: Sequence[float], found: dict[str, list[float]], *, ticks: bool,
+           titled: bool) -> list[Part]:
+    """One model: its name, the lines of its groups of records, and the axes."""
+    parts: list[Part] = [Word(scale.start, tall.end - 5, short(line.label), 10)]
+    for value, told in tall.ticks(3) if ticks else ():
+        parts.append(Word(scale.start - 6, tall(value) + 4, told, 10, "#444444", "end"))
+    for key, shares in found.items():
+        colour, dash, width = STYLES[key]
+        corners = [(scale(x), tall(share)) for share, a, b in zip(shares, edges, edges[1:], strict=False) for x in (a, b)]
+        parts.append(Stroke([(corners[0][0], tall.start), *corners, (corners[-1][0], tall.start)], colour, width, dash))
+    return [*parts, *bottom(scale, tall.start, "score of a record" if titled else "", most=4)]
+
+
+def _key(key: str, told: str, x: float, y: float) -> list[Part]:
+    """An entry of the legend."""
+    colour, dash, width = STYLES[key]
+    return [Stroke([(x, y), (x + 22, y)], colour, width, dash), Word(x + 28, y + 4, told, 10)]
+
+
+def _edges(histogram: Histogram) -> list[float]:
+    return [edge for edge in histogram.edges if edge is not None]
+
+
+def _counts(histogram: Histogram) -> dict[str, list[int]]:
+    """The groups of records that there are, in the order of STYLES."""
     counted = {"forget": histogram.forget, "holdout": histogram.holdout, "retrained": histogram.retrained}
-    for key, (colour, style, width) in STYLES.items():
-        counts = counted[key]
-        if sum(counts):
-            axes.stairs([c / sum(counts) for c in counts], edges, color=colour, linestyle=style, linewidth=width,
-                        label=f"{key} (n = {number(sum(counts))})")
-            rows += [{"row": line.label, "which": key, "from": a, "to": b, "count": c}
-                     for a, b, c in zip(edges, edges[1:], counts, strict=False)]
-    axes.set_title(short(line.label), fontsize=10, fontweight="normal", loc="left")
-    return rows
+    return {key: list(counted[key]) for key in STYLES if sum(counted[key])}
+
+
+def _shares(histogram: Histogram) -> dict[str, list[float]]:
+    return {key: [count / sum(counts) for count in counts] for key, counts in _counts(histogram).items()}
+
+
+def _counted(drawn: Sequence[tuple[Line, Histogram]]) -> dict[str, str]:
+    """The legend: every group of records with its size in the first panel that has it."""
+    told: dict[str, str] = {}
+    for _, histogram in drawn:
+        for key, counts in _counts(histogram).items():
+            told.setdefault(key, f"{key} (n = {number(sum(counts))})")
+    return told
+
+
+def _rows(line: Line, histogram: Histogram, found: dict[str, list[float]]) -> list[dict[str, Any]]:
+    edges, counts = _edges(histogram), _counts(histogram)
+    return [{"row": line.label, "which": key, "from": a, "to": b, "count": count}
+            for key in found for a, b, count in zip(edges, edges[1:], counts[key], strict=False)]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lethe.core.words import number
-from lethe.report.colours import BAND, ORIGINAL, RETRAINED
-from lethe.report.figure import Drawing, axis, bar, case_looks, finding, letters, numbers, short, titled, value_of
+from lethe.report.colours import BAND, ORIGINAL, RETRAINED, Look
+from lethe.report.figure import Drawing, axis, case_looks, finding, letters, numbers, short, value_of
 from lethe.report.pictures import alone
-from lethe.report.view import Case, Column, Line
-from lethe.report.words import BANDS, MANY, sign
+from lethe.report.sketch import DASHED, Box, Mark, Part, Scale, Sketch, Stroke, Word, bottom, spanned
+from lethe.report.view import Case, Cell, Column, Line
+from lethe.report.words import BANDS, MANY, printable, sign
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-WIDE = 7.4   # inches
+WIDE, ROW, LETTER = 533.0, 23.0, 6.7   # points: of the drawing, from row to row, of a letter
+BELOW, BESIDE = 44.0, 64.0             # room for the axis, and for the verdicts
 
 
 def strip(case: Case, column: Column) -> Drawing | None:
@@ -23,55 +22,53 @@ def strip(case: Case, column: Column) -> Drawing | None:
     shown = [line for line in case.lines if value_of(line, column) is not None]
     if not shown:
         return None
-    from matplotlib.figure import Figure
-
-    look, lines, yard = case_looks(case), list(reversed(shown)), column.yardstick
-    labels = [short(line.label) for line in lines] + ([f"{yard.n} {MANY[yard.kind]}"] if yard else [])
-    tall = 1.6 + 0.32 * len(lines)
-    figure = Figure(figsize=(WIDE, tall))
-    # margins by hand, not by the constrained layout: a page of 22 figures takes 3.1 instead of 4.5 s (CPU, n = 2)
-    left = (0.3 + 0.093 * max(letters(label) for label in labels)) / WIDE
-    axes = figure.add_axes((left, 0.62 / tall, 1 - left - 0.95 / WIDE, 1 - 1.02 / tall))
-    _yardstick(axes, column, len(lines))
-    for place, line in enumerate(lines):
-        cell = line.cells[column.key]
-        bar(axes, cell, place, look[line.label])
-        axes.annotate(sign(cell.verdict, cell.side), (1.01, place), xycoords=axes.get_yaxis_transform(), va="center",
-                      fontsize=9, color="#222222")
-    _frame(axes, labels, len(lines) + (0.6 if yard else -0.4))
-    axes.set_xlabel(axis(column) + _size(lines, column))
-    title = finding(case, column)
-    titled(figure, title, 68)
-    _band(axes, column)
-    compared = f"{BANDS[yard.kind]} " if yard else "" if alone(case) else "No retrained models to compare with. "
-    caption = f"{compared}Dashed: the untouched model."
-    return Drawing(f"{column.audit}-{column.metric}", title, caption, figure, [numbers(line, column) for line in shown])
-
-
-def _yardstick(axes: Axes, column: Column, place: int) -> None:
-    """The retrained models' values, and the untouched model as a dashed line; the ends of the band are made to be in view."""
-    if column.yardstick:
-        axes.update_datalim([(end, 0.0) for end in column.band if end is not None])
-        values = [value for value in column.yardstick.values if value is not None]
-        axes.plot(values, [place] * len(values), "D", color=RETRAINED, markersize=4, alpha=0.6)
+    look, yard, title = case_looks(case), column.yardstick, finding(case, column)
+    labels = ([f"{yard.n} {MANY[yard.kind]}"] if yard else []) + [short(line.label) for line in shown]
+    heading = textwrap.wrap(printable(title), 68)[:3]
+    top = 10 + 15.0 * len(heading)
+    floor = top + ROW * len(labels) + 4
+    scale = spanned(_reach(shown, column), 22 + LETTER * max(map(letters, labels)), WIDE - BESIDE)
+    parts: list[Part] = [Word(5, 15 + 15 * k, line, 12, bold=True) for k, line in enumerate(heading)]
+    parts += _band(scale, column, top, floor)
+    for place, label in enumerate(labels):
+        y = top + ROW * (place + 0.5)
+        parts += [Stroke([(scale.start, y), (scale.end, y)], "#eeeeee", 0.8), Word(scale.start - 8, y + 4, label, anchor="end")]
     if column.original is not None:
-        axes.axvline(column.original, color=ORIGINAL, linewidth=1, linestyle="--", zorder=1)
+        parts.append(Stroke([(scale(column.original), top), (scale(column.original), floor)], ORIGINAL, 1, DASHED))
+    if yard:
+        parts += [Mark(scale(value), top + ROW / 2, "D", RETRAINED, 6, 0.6) for value in yard.values if value is not None]
+    for place, line in enumerate(shown, start=len(labels) - len(shown)):
+        parts += _line(scale, line.cells[column.key], top + ROW * (place + 0.5), look[line.label])
+    parts += bottom(scale, floor, axis(column) + _size(shown, column))
+    compared = f"{BANDS[yard.kind]} " if yard else "" if alone(case) else "No retrained models to compare with. "
+    return Drawing(f"{column.audit}-{column.metric}", title, f"{compared}Dashed: the untouched model.",
+                   Sketch(WIDE, floor + BELOW, parts), [numbers(line, column) for line in shown])
 
 
-def _band(axes: Axes, column: Column) -> None:
-    """The band that decides, drawn last: where it has no end it goes to the edge of the drawing."""
-    (low, high), (left, right) = column.band, axes.get_xlim()
-    if low is not None or high is not None:
-        axes.axvspan(left if low is None else low, right if high is None else high, color=BAND, zorder=0, linewidth=0)
-        axes.set_xlim(left, right)
+def _reach(shown: Sequence[Line], column: Column) -> list[float]:
+    """What must be in view: values with their intervals, those of retrained models, the untouched model, the ends of the band."""
+    cells = [line.cells[column.key] for line in shown]
+    ends = [end for cell in cells for end in (cell.value, cell.low, cell.high)]
+    return [one for one in (*ends, *(column.yardstick.values if column.yardstick else ()), *column.band, column.original)
+            if one is not None]
 
 
-def _frame(axes: Axes, labels: Sequence[str], top: float) -> None:
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(-0.6, top)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", color="#eeeeee", zorder=0)
-    axes.set_axisbelow(True)
+def _band(scale: Scale, column: Column, top: float, floor: float) -> list[Part]:
+    """The band that decides: where it has no end it goes to the edge of the drawing."""
+    low, high = column.band
+    if low is None and high is None:
+        return []
+    left, right = scale.start if low is None else scale(low), scale.end if high is None else scale(high)
+    return [Box(left, top, right - left, floor - top, BAND)]
+
+
+def _line(scale: Scale, cell: Cell, y: float, look: Look) -> list[Part]:
+    """A value with its interval, and what it was found to be."""
+    assert cell.value is not None
+    arms = [] if cell.low is None or cell.high is None else [
+        Stroke([(scale(min(cell.low, cell.value)), y), (scale(max(cell.high, cell.value)), y)], look.colour, 1.6)]
+    return [*arms, Mark(scale(cell.value), y, look.marker, look.colour, 9),
+            Word(scale.end + 6, y + 4, sign(cell.verdict, cell.side), 9)]
 
 
 def _size(lines: Sequence[Line], column: Column) -> str:

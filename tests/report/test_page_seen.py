@@ -17,6 +17,7 @@ from lethe.report.colours import BAND, themed
 from lethe.report.figure import drawing, svg
 from lethe.report.page import _style, save
 from lethe.report.recommend import beside
+from lethe.report.sketch import Box, Sketch, Stroke, Word
 from lethe.report.strip import strip
 from lethe.report.table import terminal_table
 from lethe.report.tradeoff import tradeoff
@@ -82,12 +83,19 @@ def test_the_band_drawn_is_the_band_that_decides(low: float | None, high: float 
     with drawing():
         made = [(strip(case, column), column) for column in case.columns.values() if column.yardstick][:3]
         for drawn, column in made:
-            assert drawn is not None and column.band == (low, high)
-            axes = drawn.figure.axes[0]
-            (band,) = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) == BAND]
-            left, right = band.get_extents().transformed(axes.transData.inverted()).intervalx
-            edges = axes.get_xlim()
-            assert (left, right) == pytest.approx((edges[0] if low is None else low, edges[1] if high is None else high))
+            assert drawn is not None and column.band == (low, high) and isinstance(drawn.figure, Sketch)
+            (band,) = [part for part in drawn.figure.parts if isinstance(part, Box) and part.colour == BAND]
+            base = next(part for part in drawn.figure.parts if isinstance(part, Stroke) and part.colour == "#888888")
+            (left, _), (right, _) = base.points
+            ticks = [(part.x, float(part.text.replace("−", "-"))) for part in drawn.figure.parts
+                     if isinstance(part, Word) and part.anchor == "middle" and re.fullmatch(r"−?[\d.]+", part.text)]
+            (x, first), (other, last) = ticks[0], ticks[-1]
+
+            def at(value: float, x: float = x, first: float = first, unit: float = (other - x) / (last - first)) -> float:
+                return x + (value - first) * unit
+
+            ends = (left if low is None else at(low), right if high is None else at(high))
+            assert (band.x, band.x + band.width) == pytest.approx(ends, abs=0.01)
         overview = tradeoff(case)
         assert overview is not None
         for axes in overview.figure.axes[:-1]:
