@@ -96,6 +96,16 @@ def test_head_that_is_called_otherwise_gets_the_whole_pass(task: lm.Language) ->
         torch.testing.assert_close(task.nll(Flat(task.original), batch), task.nll(task.original, batch))
 
 
+def test_what_cannot_be_said_counts_nothing_and_of_equals_the_first_is_likeliest() -> None:
+    logits = torch.tensor([[0.0, -torch.inf, 0.0], [1.0, 3.0, 3.0]])
+    seen = decoder.token_statistics(logits, torch.tensor([0, 2]))
+    half = float(torch.tensor(0.5).log())
+    torch.testing.assert_close(seen["token_mean"][0], torch.tensor(half))   # ½ ln ½ twice; the third has probability 0
+    assert float(seen["token_var"][0]) == 0 and seen["correct"].tolist() == [True, False]
+    for type in (torch.float32, torch.bfloat16):
+        assert decoder.likeliest(logits.to(type)[:, None]).tolist() == [[0], [1]]
+
+
 def test_observe_statistics(task: lm.Language) -> None:
     batch = task.forget.batch(range(6))
     with torch.no_grad():

@@ -12,8 +12,8 @@ import torch
 
 from lethe.core.modules import evaluating
 from lethe.core.sequences import encode_prompts
+from lethe.models.lm import held, repeats
 from lethe.models.lm import open as lm
-from lethe.models.lm import repeats
 
 
 def test_what_followed_before_is_proposed() -> None:
@@ -42,3 +42,23 @@ def test_caches_of_other_kinds_go_one_token_at_a_time(architecture: str, tmp_pat
     task = lm.language_model(architectures.saved(architecture, tmp_path / "model"), forget=architectures.people(4))
     with evaluating(task.original), torch.no_grad():
         assert not repeats.can(task.original, 0)
+
+
+def test_pads_and_what_does_not_count_are_hardly_read_or_held() -> None:
+    task: Any = tiny.lm()
+    model, texts, read = task.build(5).eval(), [[3] * n for n in (40, 4, 5, 39, 6)], []
+    model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].shape), with_kwargs=True)
+    with evaluating(model):
+        going = held.Going(model, texts, 0)
+        assert [tuple(shape) for shape in read] == [(3, 6), (2, 40)]
+        going.read(torch.full((5, 8), 3))
+        going.keep(torch.tensor([1, 8, 1, 1, 1]))
+        going.leave([1, 4])
+        assert going.mask.tolist() == [[True] * 12, [False] * 5 + [True] * 7]
+        for block in ([[3], [5]], [[3] * 40, [3] * 40]):   # in the room, and beyond it
+            logits = going.read(torch.tensor(block))
+            going.keep(torch.tensor([1, 1]))
+            want = [model(input_ids=torch.tensor([row])).logits[0, -1] for row in ([3] * 13, [*[3] * 7, 5])]
+            if len(block[0]) == 1:
+                torch.testing.assert_close(logits[:, 0], torch.stack(want), atol=1e-5, rtol=1e-5)   # float32, other order
+    assert all(layer.keys.shape[2] == going.mask.shape[1] == 53 for layer in going.cache.layers)

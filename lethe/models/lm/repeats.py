@@ -6,23 +6,22 @@
 Models without their knowledge go round in circles until the last token that is allowed; there a block is one pass in place of
 many, and elsewhere a block is one token. The answers are those of one token after the other. What was proposed in vain stays
 among the keys and values, and is masked; answers that have ended leave. Only for models whose cache is plain keys and values
-by position; `can` tries that out.
+by position (`held`); `can` tries that out.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.guard import bare
 from lethe.core.language_guard import shape
-from lethe.core.modules import device_of
-from lethe.core.sequences import left_padded
 from lethe.models.lm import decoder
+from lethe.models.lm.held import Going, plain
 from lethe.models.lm.trees import takes_masks
 
 GRAM = 3        # tokens that have to stand before as they stand last, for what followed to be proposed                  [ours]
@@ -30,70 +29,29 @@ BLOCK = (4, 32)   # tokens of a block: the first, and the most, to which it doub
 APART = 1e-3    # logits of blocks and of one whole pass differ by less, in parts of their spread, where they mean the same
 
 
-class Going:
-    """Texts that a model goes on with: their keys and values, and which of them count."""
-
-    def __init__(self, model: nn.Module, texts: Sequence[list[int]], pad: int) -> None:
-        from transformers import DynamicCache
-
-        self.model, self.device = model, device_of(model)
-        self.cache: Any = DynamicCache(config=cast(Any, bare(model)).config)
-        ids, self.mask = (x.to(self.device) for x in left_padded(texts, pad))
-        self.count = self.mask.sum(1)
-        self.width = 0
-        last = torch.zeros_like(ids, dtype=torch.bool)
-        last[:, -1] = True
-        places = (self.mask.cumsum(1) - 1).clamp(min=0)
-        self.first = self._logits(ids, last, places).argmax(-1)   # the token behind each text  [n]
-
-    def read(self, block: Tensor) -> Tensor:
-        """Logits behind each token of a block that comes next.  [n, b] -> [n, b, V]"""
-        self.mask = torch.cat([self.mask, torch.ones_like(block)], 1)
-        places = self.count.unsqueeze(1) + torch.arange(block.shape[1], device=self.device)
-        logits: Tensor = self._logits(block, torch.ones_like(block, dtype=torch.bool), places)
-        return logits.view(*block.shape, -1)
-
-    def keep(self, accepted: Tensor) -> None:
-        """So many tokens of the last block count.  [n]"""
-        self.mask[:, -self.width :] = torch.arange(self.width, device=self.device) < accepted.unsqueeze(1)
-        self.count = self.count + accepted
-
-    def leave(self, still: Tensor) -> None:
-        """Only these rows go on."""
-        self.mask, self.count = self.mask[still], self.count[still]
-        self.cache.batch_select_indices(still)
-
-    def _logits(self, ids: Tensor, keep: Tensor, places: Tensor) -> Tensor:
-        self.width = ids.shape[1]
-        return decoder.logits_at(self.model, ids, keep, attention_mask=self.mask, position_ids=places, past_key_values=self.cache)
-
-
 def continued(model: nn.Module, texts: Sequence[list[int]], ends: Sequence[int], pad: int, caps: Sequence[int], limit: int
               ) -> list[list[int]]:
     """What follows each text, up to an end (it may stand among the tokens) or `caps` tokens.
 
-    limit   keys and values that a model takes: before there are more, with those that do not count, texts are read anew
+    limit   keys and values that a model takes: before there are more, those that do not count leave
     """
     made: list[list[int]] = [[] for _ in texts]
-    rows = list(range(len(texts)))
-    while rows:
-        going, size = Going(model, [[*texts[k], *made[k]] for k in rows], pad), BLOCK[0]
-        said = going.first.unsqueeze(1).tolist()
-        while rows:
-            for k, new in zip(rows, said, strict=True):
-                made[k] = until_end([*made[k], *new], ends)[: caps[k]]
-            still = [at for at, k in enumerate(rows) if len(made[k]) < caps[k] and made[k][-1] not in ends]
-            done, rows = len(rows) - len(still), [rows[at] for at in still]
-            if not rows or going.mask.shape[1] >= limit:
-                break
-            if done:
-                going.leave(torch.tensor(still, device=going.device))
-            ahead = [proposed(made[k], min(size, limit - going.mask.shape[1]) - 1) for k in rows]
-            if 2 * sum(map(bool, ahead)) < len(rows):
-                ahead = [[] for _ in rows]   # many would be read in vain
-            said, kept = _passed(going, [made[k][-1] for k in rows], ahead)
-            size = min(2 * size, BLOCK[1]) if kept >= 0.5 else BLOCK[0]
-    return made
+    rows, going, size = list(range(len(texts))), Going(model, texts, pad), BLOCK[0]
+    said = going.first.unsqueeze(1).tolist()
+    while True:
+        for k, new in zip(rows, said, strict=True):
+            made[k] = until_end([*made[k], *new], ends)[: caps[k]]
+        still = [at for at, k in enumerate(rows) if len(made[k]) < caps[k] and made[k][-1] not in ends]
+        if not still:
+            return made
+        if len(still) < len(rows) or going.mask.shape[1] >= limit:
+            rows = [rows[at] for at in still]
+            going.leave(still)
+        ahead = [proposed(made[k], min(size, limit - going.mask.shape[1]) - 1) for k in rows]
+        if 2 * sum(map(bool, ahead)) < len(rows):
+            ahead = [[] for _ in rows]   # many would be read in vain
+        said, kept = _passed(going, [made[k][-1] for k in rows], ahead)
+        size = min(2 * size, BLOCK[1]) if kept >= 0.5 else BLOCK[0]
 
 
 def _passed(going: Going, last: Sequence[int], ahead: Sequence[list[int]]) -> tuple[list[list[int]], float]:
@@ -101,7 +59,7 @@ def _passed(going: Going, last: Sequence[int], ahead: Sequence[list[int]]) -> tu
     width = 1 + max(map(len, ahead))
     block = torch.tensor([[one, *more, *[one] * (width - 1 - len(more))] for one, more in zip(last, ahead, strict=True)],
                          device=going.device)
-    guessed = going.read(block).argmax(-1)
+    guessed = decoder.likeliest(going.read(block))
     accepted = 1 + (guessed[:, :-1] == block[:, 1:]).long().cumprod(1).sum(1)
     going.keep(accepted)
     counts = accepted.tolist()
@@ -130,21 +88,24 @@ def can(model: nn.Module, pad: int) -> bool:
         return False
     if any(value for key, value in vars(shape(model)).items() if re.search("window(_size)?$|chunk_size$", key)):
         return False   # a window counts what was proposed in vain
-    from transformers.cache_utils import DynamicLayer
-
     size = len(cast(Tensor, decoder.head(bare(model)).weight))
     texts = [[token % size for token in some] for some in (range(3, 10), range(10, 13))]
-    going = Going(model, texts, pad)
-    if not all(type(layer) is DynamicLayer and layer.is_initialized for layer in going.cache.layers):
+    if not plain(model, texts[0]):
         return False
-    blocks = [[[token % size for token in row] for row in rows] for rows in (((5, 4, 9), (7, 8, 6)), ((3, 9), (4, 9)))]
-    found = [going.read(torch.tensor(blocks[0], device=going.device))]
-    going.keep(torch.tensor([1, 2], device=going.device))
-    found.append(going.read(torch.tensor(blocks[1], device=going.device)))
-    for row, (text, count) in enumerate(zip(texts, (1, 2), strict=True)):
-        whole = [*text, *blocks[0][row][:count], *blocks[1][row]]
+    going = Going(model, texts, pad)
+    said = [[*text] for text in texts]
+    found: list[list[Tensor]] = [[], []]
+    for block, counts in (((5, 4, 9), (7, 8, 6)), (1, 2)), (((3, 9), (4, 9)), (2, 2)), (((8, 3), (6, 5)), (2, 2)):
+        tokens = torch.tensor(block, device=going.device) % size
+        logits = going.read(tokens).float()
+        going.keep(torch.tensor(counts, device=going.device))
+        if counts == (2, 2):
+            going.leave([0, 1])
+        for row, count in enumerate(counts):
+            said[row] += tokens[row, :count].tolist()
+            found[row].append(logits[row, :count])
+    for text, whole, parts in zip(texts, said, found, strict=True):
         want = model(input_ids=torch.tensor([whole], device=going.device), use_cache=False).logits[0, len(text) :].float()
-        have = torch.cat([found[0][row, :count], found[1][row]]).float()
-        if not (have - want).abs().max() < APART * want.std():
+        if not (torch.cat(parts) - want).abs().max() < APART * want.std():
             return False
     return True
