@@ -123,11 +123,13 @@ def one_retraining(job: Job, task: Task) -> Cost:
 
 
 def _rungs(job: Job, task: Task) -> list[Rung]:
-    """Every method that fits and has a chance, with its cost and its chance."""
+    """Every method that fits and has a chance, with its cost and its chance. What trains by a share of the recipe is rehearsed on
+    all data: of fewer the share is rounded to other steps, and 0.31 for 0.30 would be beyond a budget of 0.3."""
     small = shrunk(task, job.settings.seed)
     able = [record for name in alone(task) if _accepts(task, record := catalogue.load("methods", name))]
-    whole = one_retraining(job, small)
-    return [rung for record in able if (rung := _rung(job, small, record, whole)) is not None]
+    parts = {"recipe": (task, one_retraining(job, task)), "": (small, one_retraining(job, small))}
+    return [rung for record in able
+            if (rung := _rung(job, *parts["recipe" if "recipe" in record.needs else ""], record)) is not None]
 
 
 def affordable(rungs: Sequence[Rung], within: float) -> list[Rung]:
@@ -168,7 +170,7 @@ def _kind(rung: Rung) -> str:
     return f"{rung.run.record.mechanism}{' by the recipe' if 'recipe' in rung.run.record.needs else ''}"
 
 
-def _rung(job: Job, task: Task, record: Method, whole: Cost) -> Rung | None:
+def _rung(job: Job, task: Task, whole: Cost, record: Method) -> Rung | None:
     """A method as a rung; None where its chance is too small, or it refuses or fails."""
     assert job.climb is not None
     cfg, leaves = record.config(), of_classes_that_leave(task.forget, task.retain)

@@ -176,6 +176,17 @@ def test_a_dry_run_shows_the_ladder_that_would_be_climbed(tmp_path: Path) -> Non
     assert shown["beyond the budget"] == "retrain, at 1" and shown["one retraining"].startswith("60 steps")
 
 
+@pytest.mark.usefixtures("few")
+def test_what_trains_by_a_share_of_the_recipe_is_rehearsed_on_all_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 30 examples 0.3 of a retraining would be rounded up to a third, beyond a budget that it fits into."""
+    request = read(build(tmp_path, output=str(tmp_path / "runs"), **CLASS), ["until=forgotten", "within=0.35"])
+    costs = []
+    for limit in (2000, 50):
+        monkeypatch.setattr("lethe.train.rehearsal.LIMIT", limit)
+        costs.append(dry_run(request, Options())["scenarios"]["request"]["ladder"]["renew"]["cost"])
+    assert costs[0] == costs[1] <= 0.3
+
+
 def rung(name: str, cost: float, passed: float, runs: int) -> Rung:
     record = catalogue.load("methods", name)
     return Rung(Run(record, record.config(), name, name, 1, 0), cost, Odds(passed, runs), name == "retrain")
