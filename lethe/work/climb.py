@@ -153,7 +153,7 @@ def concluded(climbed: Climbed, places: Places) -> Scenario:
     chosen = next((one for one in climbed.made if found.met and row_of(case, one).name == found.delivered), None)
     if chosen is not None and chosen.outcome is not None and places.models:
         _saved(chosen.outcome, places, chosen.name)
-    return case.model_copy(update={"ladder": found.model_copy(update={"why": "" if found.met else _unmet(found, case)})})
+    return case.model_copy(update={"ladder": found.model_copy(update={"why": "" if found.met else unmet(found, case)})})
 
 
 def _wanted(asked: Climb, control: Answers) -> tuple[Wanted, ...]:
@@ -245,7 +245,7 @@ def _elsewhere(found: records.Ladder, case: Scenario) -> str:
     return "; the others do show them, so a method of your choice (method=…, without --until) can be judged by all of them"
 
 
-def _unmet(found: records.Ladder, case: Scenario) -> str:
+def unmet(found: records.Ladder, case: Scenario) -> str:
     """What is not met, and what retraining would cost."""
     tried = [rung for rung in found.rungs if rung.ended in ("refuted", "not reached")]
     refuted, failed = ([rung for rung in found.rungs if rung.ended == end] for end in ("refuted", "failed"))

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,14 +22,15 @@ from lethe.judge import auditor
 from lethe.report.answer import answer
 from lethe.report.ladder import told
 from lethe.report.view import cases
-from lethe.results.ladder import Ladder
+from lethe.results.ladder import Ended, Ladder
+from lethe.results.ladder import Rung as Step
 from lethe.results.measured import Measured, Number, write
 from lethe.results.measured import read as read_measured
 from lethe.results.odds import Odds, odds
 from lethe.results.schema import Results, Scenario
 from lethe.train.settings import Settings
 from lethe.work.audit import scenario
-from lethe.work.climb import limited
+from lethe.work.climb import limited, unmet
 from lethe.work.execute import carry_out, dry_run
 from lethe.work.job import Run
 from lethe.work.ladder import Rung, affordable
@@ -140,6 +142,20 @@ def test_usefulness_is_claimed_only_where_the_unseen_data_show_it(tmp_path: Path
     assert found.met and row.answers.useful.answer != "yes"
     words = answer(cases(Results.model_construct(scenarios=(case,)))[0]).sentences[0]
     assert "forgotten and useful" not in words and "Whether it is useful was not asked" in words
+
+
+@pytest.mark.parametrize(("ended", "why", "original", "words"), [
+    ("not tried", "no test can tell: nothing to find", "no", "nothing to find; the others do show them, so"),
+    ("not tried", "no test can tell: nothing to find", "cannot be judged", "no test can tell: nothing to find. Retraining"),
+    ("failed", "it fell", "no", "a retraining: a gave no model: it fell. Retraining"),
+    ("not reached", "useful: no", "no", "a retraining: a is not: useful: no. Retraining"),
+])
+def test_what_is_not_met_is_said_of_a_method_or_of_the_data(ended: Ended, why: str, original: str, words: str) -> None:
+    answers: Any = SimpleNamespace(forgotten=SimpleNamespace(answer=original))
+    case: Any = SimpleNamespace(subjects=[SimpleNamespace(role="original", answers=answers)],
+                                references=SimpleNamespace(seconds_each=None))
+    rung = Step(row="a", method="a", expected=0.1, chance=0.5, ended=ended, why=why)
+    assert words in unmet(Ladder(until="forgotten", within=0.3, rungs=(rung,), steps=1, examples=1), case)
 
 
 @pytest.mark.usefixtures("few")
