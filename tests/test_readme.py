@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import answers  # noqa: E402
+import until  # noqa: E402
 from readme import BLOCK, NUMBERS, steady  # noqa: E402
 
 from lethe.core.files import csv_text  # noqa: E402
@@ -33,3 +34,10 @@ def test_the_figure_of_the_readme_is_that_of_the_measured_numbers() -> None:
     assert answers.CSV.read_text("utf-8") == csv_text(lines), "run: python tools/answers.py"
     assert answers.headline(lines, answers.retrained("strangers")).replace(" ", "") in "".join(
         answers.SVG.read_text("utf-8").split())
+
+
+def test_the_page_of_ladders_is_that_of_the_measured_numbers() -> None:
+    kept = json.loads(until.NUMBERS.read_text("utf-8"))
+    assert kept["commit"] and until.PAGE.read_text("utf-8") == until.page(kept["rows"]), "run: python tools/until.py"
+    beyond = [row for row in kept["rows"] if row.get("cost", 0.0) > row.get("within", 0.0) + 1e-9]
+    assert not beyond, f"more was spent than was allowed: {beyond}"
