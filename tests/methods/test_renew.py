@@ -39,7 +39,7 @@ def test_shares_of_what_stays() -> None:
 
 
 def test_equal_batches() -> None:
-    assert [equal_size(n, 64) for n in (900, 896, 64, 65, 3)] == [60, 64, 64, 33, 3]
+    assert [equal_size(n, 64) for n in (900, 896, 64, 65, 129, 3, 1)] == [60, 64, 64, 65, 65, 3, 1]
 
 
 def test_usual_rate_and_depth() -> None:

@@ -11,8 +11,8 @@ R retain set, θ_0 the original weights, fresh those of a new model, B the numbe
 c rate, d depth (½; of two blocks or with layer norm ¾), h head. c is 2 (with SGD, whose peak rate is near what it can bear, ½);
 where the loss on R is above that of the mixture after an eighth of the steps, it is too high: it is divided by 4, and what is
 left of s begins again from the mixture. A class leaves where no label of F stands in R, a range where no target of R lies
-between those of F (keep = auto). Batches are equal: ⌈n/⌈n/b⌉⌉ examples for b of the recipe. Running statistics of batch norm
-are those of R under the mean. Fresh weights are what the recipe starts from: of a model that was tuned, its pre-trained start.
+between those of F (keep = auto). Batches are equal, as many as by the recipe. Running statistics of batch norm are those of R
+under the mean. Fresh weights are what the recipe starts from: of a model that was tuned, its pre-trained start.
 `scratch` is the same short training with nothing kept.
 Needs:    retain, recipe, original; forget where keep = auto, for its targets.     Updates: everything.
 Cost:     s of a retraining.
@@ -110,8 +110,9 @@ def worse(model: nn.Module, *, task: Task, loop: Loop, split: Split, than: float
 
 
 def equal_size(n: int, size: int) -> int:
-    """The batch size that spreads a small last batch over the others. equal_size(900, 64) == 60: 15 batches and no rest."""
-    return math.ceil(n / math.ceil(n / size))
+    """The batch size that spreads a small last batch over the others. equal_size(900, 64) == 60: 15 batches and no rest. A rest
+    of one joins another batch by the recipe, too (`train.order`): else a pass would have more steps than the recipe's."""
+    return math.ceil(n / max(1, n // size + (n % size > 1)))
 
 
 def usual_depth(model: nn.Module) -> float:
