@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lethe.core import catalogue
@@ -93,16 +93,24 @@ def ladder(job: Job, task: Task) -> Ladder:
     """The ladder of a task. OutOfRange where the budget allows not even the cheapest method."""
     assert job.climb is not None
     require_climbable(job, task)
-    found = _rungs(job, task)
+    unplanned: dict[str, str] = {}
+    found = _rungs(job, task, unplanned)
     chosen = affordable(_best(found), job.climb.within)
     last = next(rung for rung in found if rung.sure)
     if not chosen:
         least = min(_best(found), key=lambda rung: rung.cost)
         raise OutOfRange(f"--within {job.climb.within:g}: no method that may pass costs so little. The cheapest is "
                          f"{least.run.method}, expected at {least.cost:.2g} of a retraining; nothing was started. Allow more, "
-                         f"e.g. --within {max(0.3, math.ceil(100 * least.cost) / 100):g}.")
+                         f"e.g. --within {max(0.3, math.ceil(100 * least.cost) / 100):g}.{_untold(found, unplanned)}")
     return Ladder(tuple(sorted(chosen, key=lambda rung: (rung.cost, -rung.chance, rung.run.name))), one_retraining(job, task),
                   None if last in chosen else last)
+
+
+def _untold(found: Sequence[Rung], unplanned: Mapping[str, str]) -> str:
+    """Why there is no method but retraining; '' where there is one."""
+    told = [f" {name} fits, but what it costs cannot be told beforehand ({why}); choose it yourself: method={name}."
+            for name, why in unplanned.items()]
+    return "" if any(not rung.sure for rung in found) else "".join(told)
 
 
 def candidates(job: Job, task: Task) -> list[Rung]:
@@ -122,14 +130,18 @@ def one_retraining(job: Job, task: Task) -> Cost:
     return rehearsed(task, record, record.config(), job.settings)
 
 
-def _rungs(job: Job, task: Task) -> list[Rung]:
+def _rungs(job: Job, task: Task, unplanned: dict[str, str] | None = None) -> list[Rung]:
     """Every method that fits and has a chance, with its cost and its chance. What trains by a share of the recipe is rehearsed on
-    all data: of fewer the share is rounded to other steps, and 0.31 for 0.30 would be beyond a budget of 0.3."""
+    all data: of fewer the share is rounded to other steps, and 0.31 for 0.30 would be beyond a budget of 0.3.
+
+    unplanned  takes the methods that cannot be rehearsed, and why
+    """
     small = shrunk(task, job.settings.seed)
     able = [record for name in alone(task) if _accepts(task, record := catalogue.load("methods", name))]
     parts = {"recipe": (task, one_retraining(job, task)), "": (small, one_retraining(job, small))}
     return [rung for record in able
-            if (rung := _rung(job, *parts["recipe" if "recipe" in record.needs else ""], record)) is not None]
+            if (rung := _rung(job, *parts["recipe" if "recipe" in record.needs else ""], record,
+                              {} if unplanned is None else unplanned)) is not None]
 
 
 def affordable(rungs: Sequence[Rung], within: float) -> list[Rung]:
@@ -170,7 +182,7 @@ def _kind(rung: Rung) -> str:
     return f"{rung.run.record.mechanism}{' by the recipe' if 'recipe' in rung.run.record.needs else ''}"
 
 
-def _rung(job: Job, task: Task, whole: Cost, record: Method) -> Rung | None:
+def _rung(job: Job, task: Task, whole: Cost, record: Method, unplanned: dict[str, str]) -> Rung | None:
     """A method as a rung; None where its chance is too small, or it refuses or fails."""
     assert job.climb is not None
     cfg, leaves = record.config(), of_classes_that_leave(task.forget, task.retain)
@@ -179,7 +191,8 @@ def _rung(job: Job, task: Task, whole: Cost, record: Method) -> Rung | None:
         return None
     try:
         cost = shares(rehearsed(task, record, cfg, job.settings, job.seams), whole)
-    except Exception:   # any: what cannot be rehearsed cannot be planned, and the others can
+    except Exception as error:   # any: what cannot be rehearsed cannot be planned, and the others can
+        unplanned[record.name] = str(error).split(", so nothing was")[0]
         return None
     run = Run(record, cfg, record.name, record.name, 1, job.settings.seed)
     return Rung(run, cost, known, _is_exact(record))

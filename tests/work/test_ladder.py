@@ -185,6 +185,18 @@ def test_what_a_ladder_cannot_do_is_said_before_anything_is_trained(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("few")
+def test_what_cannot_be_rehearsed_is_named_where_nothing_else_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_retraining(task: Any, record: Any, *rest: Any) -> Cost:
+        if record.name != "retrain":
+            raise LetheError("it draws nothing yet, so nothing was started.")
+        return Cost(steps=60, examples=900)
+
+    monkeypatch.setattr("lethe.work.ladder.rehearsed", only_retraining)
+    with pytest.raises(LetheError, match=r"The cheapest is retrain.* renew fits, but .*\(it draws nothing yet\).*method=renew"):
+        dry_run(read(build(tmp_path, output=str(tmp_path / "runs"), **CLASS), ["until=forgotten"]), Options())
+
+
+@pytest.mark.usefixtures("few")
 def test_a_dry_run_shows_the_ladder_that_would_be_climbed(tmp_path: Path) -> None:
     request = read(build(tmp_path, output=str(tmp_path / "runs"), **CLASS), ["until=forgotten", "within=0.4"])
     shown = dry_run(request, Options())["scenarios"]["request"]
