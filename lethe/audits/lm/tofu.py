@@ -19,7 +19,7 @@ of up to 200 new tokens.
 p-values of forget quality depend on the number of examples: compare with equal n, and read the statistic beside them.
 Cost:     one pass over every answer, where what those of one question share is read once; greedy answers to all questions
           together, from where they leave the truth.
-          With `extraction` and `mia_lm` 2.6 to 2.7 × sooner than a plain formulation of OpenUnlearning (`speed/panel.py`).
+          With `extraction` and `mia_lm` 3.3 to 3.4 × sooner than a plain formulation of OpenUnlearning (`speed/panel.py`).
 """
 
 from __future__ import annotations
