@@ -150,19 +150,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--methods", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    if not on_gpu(asked.device):
+        torch.set_num_threads(1)
     with TemporaryDirectory() as place:
         fresh = tasks(asked.size, Path(place) / "pipe")
-        for name, options in OURS.items():
+        for name in asked.methods:
             rows: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
             for k in range(asked.repeats + 1):   # the first loads what the process lacks
                 task = next(fresh)
                 plain = Plain(task, asked.device, BATCH)
                 found = spent(getattr(plain, name), asked.device)
                 del plain, task
-                own = dict(options)
+                own = dict(OURS[name])
                 mine, task = own.pop("method", name), next(fresh)
                 ours = spent(lambda task=task, mine=mine, own=own: forget(
                     task, mine, settings=Settings(device=asked.device), progress=False, **own), asked.device)
