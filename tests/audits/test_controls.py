@@ -76,6 +76,7 @@ def retrained(task: Task, count: int) -> list[Subject]:
     return [Subject(f"r{i}", m, task, s) for i, (m, s) in enumerate(zip(found.models, found.seconds, strict=True))]
 
 
+@pytest.mark.slow   # the tiny model above shows it, too
 def test_class_removal_from_digits():
     task = digits(where(label=3), 0.0, 15, model="small_cnn")
     fresh, *references = retrained(task, 9)

@@ -10,6 +10,7 @@ import tiny
 
 from lethe.core import catalogue
 from lethe.core.evidence import Value
+from lethe.core.registry import Audit
 from lethe.core.seeds import generator
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -22,6 +23,7 @@ from lethe.pools.shadows import Shadows
 from lethe.pools.subject import Procedure, Subject
 
 SHORT = {"relearn": {"steps": 2, "few": 1}, "quantise": {"calibration": 16}}   # options that make a long audit short
+CHEAP = ("classification", "regression")   # families of cheap shadow models
 UNTOUCHED = Procedure("nothing", lambda task, seed: task.original)
 
 
@@ -35,17 +37,26 @@ def equally_named(task: Task) -> Task:
 
 
 def measured(task: Task, family: str) -> Iterator[tuple[str, list[Value]]]:
-    """Every audit on one disturbed model beside two others; shadow models where they are cheap."""
-    shadows = Shadows(task, 4, seed=0, strategy="serial") if family in ("classification", "regression") else None
+    """Every audit on one disturbed model beside two others; shadow models where they are cheap. One that fits several families is
+    carried out on the first that has what it needs."""
+    shadows = Shadows(task, 4, seed=0, strategy="serial") if family in CHEAP else None
     models = (perturbed(task.original, 0.05 * k, generator(k)) for k in range(4))
     original, *others = (Subject(f"m{k}", model, task, procedure=UNTOUCHED) for k, model in enumerate(models))
     panel = Panel(task, original, others[1:], shadows=shadows)
-    depth = "quick" if family == "diffusion" else "standard"   # longer ones draw pictures for half a minute
     for name in catalogue.entries("audits"):
         audit = catalogue.load("audits", name)
-        if not applicable(audit, task, ENOUGH, depth, 4 if shadows else 0):
+        if home(audit) == family:
             panel.depth = "deep" if name == "mia_lm" else "standard"   # deep: its gradient norms were mixed up
             yield name, audit.measure(audit.config(**SHORT.get(name, {})), others[0], panel)
+
+
+def home(audit: Audit) -> str:
+    """The first family on whose tiny task the audit can be carried out; '' where there is none."""
+    for family, task in tiny.TASKS.items():
+        depth = "quick" if family == "diffusion" else "standard"   # longer ones draw pictures for half a minute
+        if not applicable(audit, task(), ENOUGH, depth, 4 if family in CHEAP else 0):
+            return family
+    return ""
 
 
 @pytest.mark.parametrize("family", sorted(tiny.TASKS))
@@ -61,7 +72,7 @@ def test_every_audit_measures_the_same_on_equally_named_splits(family: str):
             if a.per_sample is not None:
                 np.testing.assert_array_equal(a.per_sample, b.per_sample, f"{name}: {a.metric}")
         count += len(well)
-    assert count > 20
+    assert count
 
 
 def test_the_gradient_attack_finds_an_untouched_language_model():
