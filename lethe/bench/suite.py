@@ -60,6 +60,7 @@ class Suite:
         """(problem, request) for every problem and seed; `overrides` as on the command line.
 
         `seeds=[0]` and `problems=[one class]` are the suite's; `seed=` is refused: every request has the seed of its original.
+        `method=[npo]` selects: a name stands for what the problem says of that method, if it does, with all of its options.
         """
         for one in overrides:
             if one.startswith("seed="):
@@ -73,8 +74,24 @@ class Suite:
             if name not in self.requests:
                 raise unknown_name("problem", name, self.requests, "They stand in the suite.")
         for problem in names:
+            request, others = selected(self.requests[problem], rest)
             for seed in seeds:
-                yield problem, parse(self.requests[problem], [*rest, f"seed={seed}"])
+                yield problem, parse(request, [*others, f"seed={seed}"])
+
+
+def selected(request: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """The request with the methods that `method=[…]` names, as the request itself has them; the overrides that are left."""
+    mine = [one for one in overrides if one.startswith("method=")]
+    if not mine:
+        return request, list(overrides)
+    asked = parse_yaml(mine[-1].removeprefix("method="), "method")
+    own, named = (found if isinstance(found, list) else [found] for found in (request.get("method", []), asked))
+    known: dict[str, list[Any]] = {}
+    for one in own:
+        known.setdefault(one["name"] if isinstance(one, Mapping) else one, []).append(one)
+    chosen = [entry for one in named for entry in (known.get(one, [one]) if isinstance(one, str) else [one])]
+    alone = len(chosen) == 1 and not isinstance(asked, list)
+    return {**request, "method": chosen[0] if alone else chosen}, [one for one in overrides if one not in mine]
 
 
 def suites() -> dict[str, Path]:

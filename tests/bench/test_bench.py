@@ -38,6 +38,15 @@ def test_a_suite_opens_with_its_cost_and_every_request_is_valid(name: str) -> No
     assert [request.seed for _, request in found.problems(["seeds=[7]"])] == [7] * len(found.requests)
 
 
+def test_a_method_that_is_named_keeps_the_options_that_the_suite_gives_it() -> None:
+    own = {"method": ["icul", {"name": "tar", "steps": 40}, {"name": "npo", "lr": 1.0}, {"name": "npo", "lr": 2.0}]}
+    for asked, want in {"[tar, icul]": [own["method"][1], "icul"], "tar": own["method"][1], "npo": own["method"][2:],
+                        "[sku, {name: tar, steps: 1}]": ["sku", {"name": "tar", "steps": 1}], "all": "all"}.items():
+        assert suites.selected(own, [f"method={asked}", "method.lr=3"]) == ({"method": want}, ["method.lr=3"])
+    (_, request), *_ = suites.read("tofu").problems(["problems=[an author]", "method=[tar]"])
+    assert request.methods == [{"name": "tar", "lr": 3.0e-4, "batch_size": 4, "steps": 40}]
+
+
 def test_an_unknown_suite_proposes_the_nearest() -> None:
     with pytest.raises(RequestError, match="digits"):
         suites.read("digit")
