@@ -18,6 +18,8 @@ Pictures are drawn with other noise than the attacked ones. A retrained model ha
 Needs:    prompts, judge, original.     Cost: rounds·steps passes forward of the original, forward and backward of the model, on
           `batch_size` pictures for each of `prompts` and both forms.
 Limits:   a search that fails proves nothing about a longer one. K without an effect of the free tokens is the prompt itself.
+Finds:    on the preset shapes_erase (1 seed) imitated is 0.97 for the original, imitated_random 0.91 (K holds the prompt itself);
+          retrained models were measured on closed-form denoisers alone: 0.
 Deviations: candidates are compared by their loss; the published code draws a picture for each and compares it with the attacked
           one by CLIP. Many pictures of a prompt in a batch instead of one; 200 steps instead of 3 000. Guidance and negative
           prompts inside of the loss, for models that are guarded by these, are not here.

@@ -16,6 +16,8 @@ Needs:    prompts, judge.     Cost: the search once for all models, `generations
           for each of `prompts`; then `per_prompt` pictures for each.
 Limits:   η = 0 seeks texts that read as the prompt itself. It is blind to what the model does: a prompt that works for this model
           alone is not found (`unlearndiffatk`, `p4d`).
+Finds:    on the preset shapes_erase (1 seed) rung is 0.91 for the original and 0.00 for a retrained model, rung_random
+          0.30 and 0.02.
 Deviations: the published search keeps what survives as token ids and writes it down as text at the end; here a candidate is
           what its text reads as, in every generation. The best of a generation does not mutate. r_i is what the request says in
           the concept's place, the paper's own pairs are written by hand; the paper searches 3 000 generations.
