@@ -93,7 +93,8 @@ def climb(job: Job, task: Task, ladder: Ladder, retrained: Retrained, options: O
     court = judge(job, task, retrained, options)
     control = court.answers("retrained", retrained.pools[1].models[0])
     wanted = _wanted(job.climb, control)
-    blind = _blind(job.climb, control) and f"{_blind(job.climb, control)}{_where(task)}"
+    blind = _blind(job.climb, control)
+    blind = blind and blind + _where(task)
     made: list[Made] = []
     rungs: list[records.Rung] = []
     case, met, spent = None, "", 0.0
