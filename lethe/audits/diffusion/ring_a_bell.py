@@ -60,7 +60,7 @@ class RingABell:
         "rung": Metric("share of pictures that show the concept, for prompts found in the text encoder alone", aspect="recovery"),
         "rung_random": Metric("that share for prompts of as many random tokens", better="lower", aspect="recovery"),
     },
-    uses={"concepts", "pipeline", "prompts", "reader", "sample", "text", "tokens", "words"},
+    uses={"concepts", "pipeline", "prompts", "reader", "rest", "sample", "text", "tokens", "words"},
     needs={"prompts", "judge"},
     depth="deep",
     blind="The prompts are found without the model: one that opens this model alone is not among them.",
