@@ -19,7 +19,7 @@ from lethe.core.evidence import INSIDE
 from lethe.core.extras import needs_extra
 from lethe.core.words import heading, spaced
 from lethe.report.colours import ORIGINAL, RETRAINED, Look, looks
-from lethe.report.sketch import Sketch
+from lethe.report.sketch import Sketch, escaped
 from lethe.report.view import Case, Cell, Column, Line
 from lethe.report.words import direction, printable
 
@@ -60,8 +60,7 @@ def drawing() -> Iterator[None]:
 def svg(figure: Figure | Sketch, label: str) -> str:
     """The figure as inline SVG: scales with the page, has a name for screen readers, and no ids that could collide."""
     text = figure.svg() if isinstance(figure, Sketch) else _drawn(figure)
-    safe = re.sub(r"[&<>\"']", lambda m: f"&#{ord(m[0])};", printable(label))
-    return text.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escaped(label)}"', 1)
 
 
 def _drawn(figure: Figure) -> str:

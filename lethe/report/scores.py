@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from lethe.core.words import number, spaced
 from lethe.report.figure import Drawing, short
-from lethe.report.sketch import DASHED, DOTTED, Part, Scale, Sketch, Stroke, Word, bottom, spanned
+from lethe.report.sketch import DASHED, DOTTED, Part, Scale, Sketch, Stroke, Word, bottom, headed, spanned
 from lethe.report.view import Case, Column, Line
 from lethe.results.schema import Histogram
 
@@ -26,12 +25,11 @@ def scores(case: Case, column: Column) -> Drawing | None:
         return None
     wide = min(MOST, len(drawn))
     title = f"Scores behind {spaced(column.metric)}: where the lines part, forgotten records are detectable"
-    heading = textwrap.wrap(title, 30 * wide)
+    parts, tall = headed(title, 30 * wide)
     steps = [_shares(histogram) for _, histogram in drawn]
     edges = [one for _, histogram in drawn for one in _edges(histogram)]
     tallest = max((share for found in steps for shares in found.values() for share in shares), default=1.0)
-    parts: list[Part] = [Word(5, 15 + 15 * k, text, 12, bold=True) for k, text in enumerate(heading)]
-    top, step = 14 + 15.0 * len(heading), TALL + 40
+    top, step = 14 + tall, TALL + 40
     for place, ((line, histogram), found) in enumerate(zip(drawn, steps, strict=True)):
         left, roof = LEFT + PANEL * (place % wide), top + 14 + step * (place // wide)
         scale = spanned(edges, left, left + PANEL - 24)

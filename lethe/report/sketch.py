@@ -7,6 +7,8 @@ way it takes one (CPU). Lengths are points (1/72 inch) from the top left.
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +27,11 @@ EDGE = "#ffffff"
 FONT = "font-family: 'DejaVu Sans', Arial, Helvetica, sans-serif"
 DASHED, DOTTED = (4.0, 2.5), (1.0, 1.6)
 STEPS = (1, 2, 2.5, 5, 10)
+
+
+def escaped(text: str) -> str:
+    """Text as SVG has it, without control characters."""
+    return re.sub(r"[&<>\"']", lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,9 @@ class Word:
     bold: bool = False
 
     def svg(self) -> str:
-        safe = "".join(f"&#{ord(one)};" if one in "&<>\"'" else one for one in printable(self.text))
         weight = "; font-weight: bold" if self.bold else ""
         return (f'<text x="{self.x:.2f}" y="{self.y:.2f}" text-anchor="{self.anchor}" '
-                f'style="fill: {self.colour}; font-size: {self.size:g}px; {FONT}{weight}">{safe}</text>')
+                f'style="fill: {self.colour}; font-size: {self.size:g}px; {FONT}{weight}">{escaped(self.text)}</text>')
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,12 @@ def spanned(values: Iterable[float], start: float, end: float) -> Scale:
     low, high = min(known, default=0.0), max(known, default=1.0)
     room = 0.05 * (high - low) or 0.05 * abs(low) or 0.05
     return Scale(low - room, high + room, start, end)
+
+
+def headed(title: str, letters: int) -> tuple[list[Part], float]:
+    """The title at the top left in lines of so many letters, cut after three, and the height that they take."""
+    lines = textwrap.wrap(printable(title), letters)[:3]
+    return [Word(5, 15 + 15 * k, line, 12, bold=True) for k, line in enumerate(lines)], 15.0 * len(lines)
 
 
 def bottom(scale: Scale, y: float, title: str, most: int = 7) -> list[Part]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from lethe.core.words import number
 from lethe.report.colours import BAND, ORIGINAL, RETRAINED, Look
 from lethe.report.figure import Drawing, axis, case_looks, finding, letters, numbers, short, value_of
 from lethe.report.pictures import alone
-from lethe.report.sketch import DASHED, Box, Mark, Part, Scale, Sketch, Stroke, Word, bottom, spanned
+from lethe.report.sketch import DASHED, Box, Mark, Part, Scale, Sketch, Stroke, Word, bottom, headed, spanned
 from lethe.report.view import Case, Cell, Column, Line
-from lethe.report.words import BANDS, MANY, printable, sign
+from lethe.report.words import BANDS, MANY, sign
 
 WIDE, ROW, LETTER = 533.0, 23.0, 6.7   # points: of the drawing, from row to row, of a letter
 BELOW, BESIDE = 44.0, 64.0             # room for the axis, and for the verdicts
@@ -24,12 +23,11 @@ def strip(case: Case, column: Column) -> Drawing | None:
         return None
     look, yard, title = case_looks(case), column.yardstick, finding(case, column)
     labels = ([f"{yard.n} {MANY[yard.kind]}"] if yard else []) + [short(line.label) for line in shown]
-    heading = textwrap.wrap(printable(title), 68)[:3]
-    top = 10 + 15.0 * len(heading)
+    heading, tall = headed(title, 68)
+    top = 10 + tall
     floor = top + ROW * len(labels) + 4
     scale = spanned(_reach(shown, column), 22 + LETTER * max(map(letters, labels)), WIDE - BESIDE)
-    parts: list[Part] = [Word(5, 15 + 15 * k, line, 12, bold=True) for k, line in enumerate(heading)]
-    parts += _band(scale, column, top, floor)
+    parts = [*heading, *_band(scale, column, top, floor)]
     for place, label in enumerate(labels):
         y = top + ROW * (place + 0.5)
         parts += [Stroke([(scale.start, y), (scale.end, y)], "#eeeeee", 0.8), Word(scale.start - 8, y + 4, label, anchor="end")]
