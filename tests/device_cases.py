@@ -30,8 +30,10 @@ from lethe.train.settings import Settings
 
 Kind = Literal["method", "audit", "modifier"]
 TASKS: dict[str, Callable[[], Task]] = {**tiny.TASKS, "pictures": classes, "mixture": tiny.mixture}
-CUT: dict[str, dict[str, Any]] = {"auto": {"trials": 2, "methods": ("finetune", "gradient_ascent")}}   # it is long otherwise
-LONG = {"epochs", "steps", "generations", "models", "shadows", "pairs", "count", "rounds", "prompt", "levels", "pictures"}   # cut
+CUT: dict[str, dict[str, Any]] = {"auto": {"trials": 2, "methods": ("finetune", "gradient_ascent")},   # they are long otherwise
+                                  "p4d": {"batch_size": 4}, "unlearndiffatk": {"batch_size": 4}}
+LONG = {"epochs", "steps", "generations", "models", "shadows", "pairs", "count", "rounds", "prompt", "prompts", "levels",
+        "pictures", "looks"}   # cut
 FEW = 12   # examples: enough for the audits that want ten unseen ones
 MEMBERS: dict[str, dict[str, Any]] = {"where.names": {"patterns": ("*",)}}   # where a modifier has options without a default
 
@@ -114,7 +116,7 @@ def audited(name: str, task: Task, device: str) -> dict[str, Tensor]:
     subject, panel = bench(task, device)
     cut = {f.name: min(f.default, 4) for f in dataclasses.fields(audit.config)
            if f.name.split("_")[-1] in LONG and isinstance(f.default, int)}
-    values = audit.measure(build(audit.config, cut), subject, panel)
+    values = audit.measure(build(audit.config, {**cut, **CUT.get(name, {})}), subject, panel)
     return {value.metric: torch.tensor([value.value], dtype=torch.float64) for value in values}
 
 

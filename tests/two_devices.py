@@ -15,12 +15,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode, get_alias_info, return_and_correct_aliasing
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretended"
@@ -87,6 +87,10 @@ class Far(Tensor):
 class Pretended(TorchDispatchMode):
     """Sees operations whose operands are all on the CPU: those that make something on the device."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False   # nothing is compiled here, and the guard costs as much as a small operation
+
     def __enter__(self) -> Pretended:
         self.patches = ExitStack()
         for name in ("tensor", "as_tensor"):   # of lists: torch would fill memory of the device before any mode sees it
@@ -117,19 +121,24 @@ class Known(NamedTuple):
 
     name: str
     draws: bool   # it may take a generator
-    alias: bool   # its result may be, or share, an operand
+    alias: Literal["", "first", "other"]   # its result is new, is its first operand, or shares an operand in another way
 
 
 @cache
 def known(func: Any) -> Known:
     schema = func._schema
+    shares = any(one.alias_info is not None for one in (*schema.arguments, *schema.returns))
+    first = shares and len(schema.returns) == 1 and schema.arguments[0].alias_info is not None and (
+        schema.arguments[0].alias_info.is_write and not get_alias_info(func).is_inplace_view_op)
     return Known(schema.name, any(one.name == "generator" for one in schema.arguments),
-                 any(one.alias_info is not None for one in (*schema.arguments, *schema.returns)))
+                 "first" if first else "other" if shares else "")
 
 
 def carried_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The operation on the values; its results on the device of its operands, or where `device=` says."""
-    places = {isinstance(one, Far) for one in (*tensors(args), *tensors(kwargs.values()))}
+    places: set[bool] = set()
+    values = [near(one, places) for one in args]
+    given = {key: near(value, places) for key, value in kwargs.items()} if kwargs else kwargs
     far, asked = True in places, kwargs.get("device")
     if not far and (asked is None or asked.type == "cpu"):
         return func(*args, **kwargs)
@@ -144,18 +153,18 @@ def carried_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         raise TwoDevices(f"{name}: Expected a 'cuda' device type for generator but found '{drawing[0].device}'")
     if there and name in DRAWS:
         raise TwoDevices(f"{name} draws on the device, so other numbers than the CPU for one seed: draw on the CPU and move them")
-    given = {key: near(value) for key, value in kwargs.items()}
     if asked is not None:
         given["device"] = torch.device("cpu")
-    values = [near(one) for one in args]
     if name == "aten::histc" and not values[0].is_floating_point():   # CUDA counts integers, the CPU does not
         made = func(values[0].float(), *values[1:], **given).to(values[0].dtype)
     else:
         made = func(*values, **given)
-    if name == "aten::_to_copy" and made is near(args[0]):
+    if name == "aten::_to_copy" and made is values[0]:
         made = made.clone()
     if not there:
         return made
+    if far and alias == "first":
+        return args[0]
     out = moved(made)
     return return_and_correct_aliasing(func, args, kwargs, out) if far and alias else out
 
@@ -175,16 +184,23 @@ def tensors(values: Any) -> Iterator[Tensor]:
             yield from (one for one in value if isinstance(one, Tensor))
 
 
-def near(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(near(one) for one in value)
-    return value.near if isinstance(value, Far) else value
+def near(value: Any, places: set[bool]) -> Any:
+    """The value on the CPU; `places` is told of each tensor whether it lay on the device."""
+    kind = type(value)
+    if kind is Far:
+        places.add(True)
+        return value.near
+    if kind is list or kind is tuple:
+        return kind([near(one, places) for one in value])
+    if kind is Tensor or isinstance(value, Tensor):
+        places.add(False)
+    return value
 
 
 def moved(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(moved(one) for one in value)
-    return Far(value) if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return Far(value)
+    return type(value)(moved(one) for one in value) if isinstance(value, (list, tuple)) else value
 
 
 def refuse_two(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

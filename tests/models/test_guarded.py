@@ -73,6 +73,7 @@ def test_a_blacklist_of_prompts_is_asked_by_what_draws() -> None:
     refused, empty, other = (task.sample(cast(Any, guard), [prompt], seed=3) for prompt in ("a red disk", "", "a red cross"))
     bare = [task.sample(guard.model, [prompt], seed=3) for prompt in ("a red disk", "", "a red cross")]
     assert torch.equal(refused, empty) and torch.equal(other, bare[2]) and not torch.equal(refused, bare[0])
+    guard.word = "a"   # in every prompt: the tiny network says too little of one shape for the judge to see that it is gone
     report = lethe.audit(task, Outcome(guard, method="blacklist", task=task), references=0, shadows=0,
                          audits=["erasure"], progress=False)
     case = report.results.scenarios[0]

@@ -93,13 +93,17 @@ class Diffusion(DiffusionTask):
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean squared error of the model's prediction at the batch's t and noise; of a relabelled batch, its distance to what
         the same model says for the anchor, which gets no gradient.  -> [n]"""
-        x_t = self.noised(batch)
-        prediction = self._denoiser.predict(model, x_t, batch.t, self.text(batch.tokens, model))
+        return self._error(model, batch, self._said(model, batch))
+
+    def _said(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._denoiser.predict(model, self.noised(batch), batch.t, self.text(batch.tokens, model))
+
+    def _error(self, model: nn.Module, batch: Batch, said: Tensor) -> Tensor:
         if "taught" not in batch.columns:
-            return losses.squared_distance(prediction, self._target(batch))
+            return losses.squared_distance(said, self._target(batch))
         with torch.no_grad():
-            other = self._denoiser.predict(model, x_t, batch.t, self.text(batch.taught, model))
-        return losses.squared_distance(prediction, other)
+            other = self._denoiser.predict(model, self.noised(batch), batch.t, self.text(batch.taught, model))
+        return losses.squared_distance(said, other)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The predicted noise at the batch's t and noise.  -> [n, C, H, W]"""
@@ -111,11 +115,15 @@ class Diffusion(DiffusionTask):
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the output of the network's middle over positions.  -> [n, d]"""
+        return self._said_and_middle(model, batch)[1]
+
+    def _said_and_middle(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the model says, and what `features` reads of the same pass."""
         caught: list[Tensor] = []
         with hooked(self._denoiser.middle(bare(model)).register_forward_hook(lambda _, args, out: caught.append(out))):
-            self.outputs(model, batch)
+            said = self._said(model, batch)
         out = caught[-1][-1] if isinstance(caught[-1], tuple) else caught[-1]   # joint blocks return (text, picture)
-        return out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
+        return said, out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
 
     def relabel(self, batch: Batch, rng: torch.Generator, include_true: bool = False) -> Batch:
         """The same pictures and captions, and beside them a prompt: `nll` teaches what the model says for it. The anchor, or the
@@ -146,10 +154,12 @@ class Diffusion(DiffusionTask):
             t = torch.full((len(batch),), self._noise.at((look + 0.5) / LOOKS), device=batch.image.device)
             noise = torch.randn(batch.image.shape[1:], generator=rng).to(batch.image).expand_as(batch.image)
             placed = batch.replace(t=t, noise=noise)
-            errors.append(self.nll(model, placed))
-            sizes.append(self._target(placed).square().flatten(1).mean(1))
             if look == LOOKS // 2:
-                features = self.features(model, placed)
+                said, features = self._said_and_middle(model, placed)
+            else:
+                said = self._said(model, placed)
+            errors.append(self._error(model, placed, said))
+            sizes.append(self._target(placed).square().flatten(1).mean(1))
         nll, size = torch.stack(errors, 1), torch.stack(sizes, 1)
         assert features is not None
         return {
