@@ -44,6 +44,7 @@ def test_equal_batches() -> None:
 
 def test_usual_rate_and_depth() -> None:
     assert rates(Recipe()) == [2, 0.5, 0.125, 0.03125] and rates(Recipe(optimiser="sgd"))[0] == 0.5
+    assert rates(Recipe(), fast=True)[:2] == [8, 2] and rates(Recipe(optimiser="sgd"), fast=True)[0] == 1
     assert usual_depth(zoo.build("vit")) == 0.75 and usual_depth(zoo.build("small_cnn", norm="batch")) == 0.5
     assert [usual_depth(zoo.build("mlp", hidden=hidden)) for hidden in ([8], [8, 8])] == [0.75, 0.5]
 
@@ -97,9 +98,36 @@ def test_scratch_keeps_nothing_and_is_exact() -> None:
     task = byhand.classification()
     one = byhand.run("scratch", task, share=1.0, rate=1.0, average_after=1.0)
     byhand.assert_same(task, one, by_hand_from_scratch(task))
-    found = run("scratch", classification())
+    found = run("scratch", classification(), rate=2.0, warm_up=0.0)
     assert found.guarantee["level"] == "exact"
     assert state_fingerprint(found.model) == state_fingerprint(run("renew", classification(), keep="none", share_class=0.3).model)
+
+
+def test_scratch_warms_up_by_hand() -> None:
+    """Four full-batch steps of SGD: half of its rate in the first, then the whole of it; the last two averaged."""
+    task = byhand.classification(removed=True)
+    start = task.build(derive(0, "renew"))
+    steps = [lambda m, at=at: at * nll(m, task.retain) for at in (0.5, 1, 1, 1)]
+    points = [byhand.stepped(start, steps[:count], lr=byhand.LR / 2, momentum=0.0) for count in (3, 4)]
+    with torch.no_grad():
+        for name, p in points[0].named_parameters():
+            p.copy_((p + points[1].get_parameter(name)) / 2)
+    byhand.assert_same(task, byhand.run("scratch", task, share=4.0, rate=0.5, warm_up=0.5), points[0])
+
+
+def test_scratch_is_slower_with_layer_norm() -> None:
+    """Eight times the recipe's rate without it, twice with it; the note says so."""
+    def noted(norm: nn.Module) -> str:
+        def build(seed: int) -> nn.Module:
+            torch.manual_seed(seed)
+            return nn.Sequential(nn.Linear(2, 4), norm, nn.Linear(4, 3))
+
+        x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+        splits = {role: Split({"x": x, "y": (x[:, 0] > 0).long()}, role) for role in ("forget", "retain")}
+        recipe = Recipe(epochs=20, lr=1e-3, batch_size=20, optimiser="adamw")
+        return run("scratch", Classification(build(0), splits, recipe, build)).notes[0]
+
+    assert "at 8 of the recipe's rate" in noted(nn.Identity()) and "at 2 of the recipe's rate" in noted(nn.LayerNorm(4))
 
 
 def test_scratch_stands_in_every_comparison_with_a_recipe() -> None:

@@ -13,7 +13,7 @@ where the loss on R is above that of the mixture after an eighth of the steps, i
 left of s begins again from the mixture. A class leaves where no label of F stands in R, a range where no target of R lies
 between those of F (keep = auto). Batches are equal, as many as by the recipe. Running statistics of batch norm are those of R
 under the mean. Fresh weights are what the recipe starts from: of a model that was tuned, its pre-trained start.
-`scratch` is the same short training with nothing kept.
+`scratch` keeps nothing, and may go faster for it.
 Needs:    retain, recipe, original; forget where keep = auto, for its targets.     Updates: everything.
 Cost:     s of a retraining.
 Limits:   keep = none is the same short schedule from scratch, to stand beside it: what it gains is gained by what is kept.
@@ -50,6 +50,7 @@ from lethe.train.order import batches_per_epoch
 SAMPLE = 512          # retained examples by which a rate is judged                          [ours]
 TRIAL, LOWER, TRIES = 1 / 8, 4.0, 4   # share of the steps after which it is; what it is divided by; rates in all   [ours, MNIST]
 RATES = {"sgd": 0.5}  # c where the recipe has this optimiser; others 2                      [ours, digits, CIFAR-10]
+FAST = {"sgd": 1.0}   # c of `scratch`, likewise; others 8; with layer norm as above         [ours, MNIST, CIFAR-10, digits]
 Kept = Literal["class", "examples", "none"]
 
 
@@ -58,7 +59,8 @@ class Scratch:
     """Options of the short training from scratch."""
 
     share: Positive = 0.3              # s, share of the recipe's passes                        [ours, as renew]
-    rate: Positive | None = None       # c, learning rate relative to the recipe's peak; null: as renew   [ours, as renew]
+    rate: Positive | None = None       # c, learning rate beside the recipe's peak; null: 8, sgd 1; layer norm 2, ½   [ours]
+    warm_up: Fraction = 0.1            # w, share of the steps in which the rate rises to it    [ours, MNIST, CIFAR-10]
     average_after: Fraction = 0.6      # share of the steps after which the mean begins         [ours, as renew]
 
 
@@ -87,9 +89,10 @@ def kept_shares(keep: Kept, count: int, depth: float, head: float) -> list[float
     return [0.0] * (count - 1) + [head]
 
 
-def rates(recipe: Recipe) -> list[float]:
+def rates(recipe: Recipe, fast: bool = False) -> list[float]:
     """c, from the usual one down. rates(Recipe(optimiser="sgd")) == [0.5, 0.125, 0.03125, 0.0078125]"""
-    return [RATES.get(recipe.optimiser, 2.0) / LOWER**k for k in range(TRIES)]
+    first = FAST.get(recipe.optimiser, 8.0) if fast else RATES.get(recipe.optimiser, 2.0)
+    return [first / LOWER**k for k in range(TRIES)]
 
 
 def measure(model: nn.Module, task: Task, loop: Loop, split: Split) -> None:
@@ -117,8 +120,12 @@ def equal_size(n: int, size: int) -> int:
 
 def usual_depth(model: nn.Module) -> float:
     """d: of two blocks, or with layer norm (a transformer), ¾: with half of it fresh, a third of its training is too short."""
-    few = len(blocks(model)) < 3
-    return 0.75 if few or any(isinstance(module, nn.LayerNorm) for module in model.modules()) else 0.5
+    return 0.75 if len(blocks(model)) < 3 or has_layer_norm(model) else 0.5
+
+
+def has_layer_norm(model: nn.Module) -> bool:
+    """Whether it is normalised as transformers are, by any library's layer."""
+    return any(type(module).__name__.endswith(("LayerNorm", "RMSNorm")) for module in model.modules())
 
 
 def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
@@ -131,22 +138,26 @@ def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
                 own[name].lerp_(start[name].to(own[name]), 1 - share)
 
 
-def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float | None, average_after: float) -> str:
-    """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took."""
+def briefly(model: nn.Module, task: Task, loop: Loop, share: float, tried: list[float], average_after: float, warm_up: float = 0.0
+            ) -> str:
+    """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took.
+
+    tried   rates beside the recipe's, each after the one before it was too high
+    """
     loop.start(model)
     recipe, n = task.recipe, len(task.retain)
     size = equal_size(n, recipe.batch_size)
     steps = left = max(1, math.floor(share * recipe.epochs * batches_per_epoch(task.retain, size)))
     some = task.retain.subset(torch.randperm(n, generator=loop.generator("renew"))[:SAMPLE], "retain")
     start = {name: value.clone() for name, value in loop.tensors(model).items()}
-    tried, before = [rate] if rate else rates(recipe), level(model, task, loop, some)
+    before = level(model, task, loop, some)
     for c in tried:
-        trial, began = math.ceil(TRIAL * left), loop.cost.steps
+        trial, began = min(left, math.ceil((warm_up + TRIAL) * left)), loop.cost.steps
         options = recipe_options(replace(recipe, lr=c * recipe.lr, batch_size=size, schedule="constant"))
         too_high = partial(worse, task=task, loop=loop, split=some, than=before, at=began + trial)
         loop.restored(model, start)
         loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=left,
-                      average=Swa(min(math.floor(average_after * left), left - 1)),
+                      warmup=math.ceil(warm_up * left), average=Swa(min(math.floor(average_after * left), left - 1)),
                       until=None if c == tried[-1] else too_high, asked_every=trial)
         if c == tried[-1] or left == trial or loop.cost.steps != began + trial:
             break
@@ -162,16 +173,20 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
 
         θ ← fresh;    then s of the recipe's passes over R at c times its peak rate, constant;    θ = mean of the last iterates
 
-    R retain set, s share, c rate. Batches are equal, running statistics of batch norm those of R under the mean.
+    R retain set, s share, c rate, reached in a share w of the steps: a mean of iterates bears a higher rate than a recipe that
+    returns its last one. Where the loss on R is above that of fresh weights an eighth of the steps later, c is divided by 4, as
+    in `renew`. Batches are equal, running statistics of batch norm those of R under the mean.
     Needs:    retain, recipe.     Updates: everything.     Cost: s of a retraining.
-    Limits:   s = 1, c = 1 and average_after = 1 is `retrain` with a constant rate. The watchdog judges it, as no other exact
-              method: what a shorter schedule loses is not what retraining loses.
+    Limits:   s = 1, c = 1, w = 0 and average_after = 1 is `retrain` with a constant rate. The watchdog judges it, as no other
+              exact method: what a shorter schedule loses is not what retraining loses.
     Fails by: a model that has not learned as much as the recipe teaches; that it never read the forget set is certain, and that
               a test can distinguish it from models of the whole recipe says nothing of memory.
     Deviations: none; the form is our own.
     """
     model = task.build(derive(loop.seed, "renew"))
-    loop.notes.append(f"nothing kept of the original: {briefly(model, task, loop, cfg.share, cfg.rate, cfg.average_after)}")
+    tried = [cfg.rate] if cfg.rate else rates(task.recipe, fast=not has_layer_norm(model))
+    took = briefly(model, task, loop, cfg.share, tried, cfg.average_after, cfg.warm_up)
+    loop.notes.append(f"nothing kept of the original: {took}")
     outcome = loop.finish(model)
     outcome.guarantee = {"level": "exact",
                          "basis": "trained from a fresh model on the retained records alone, by a shorter schedule"}
@@ -187,7 +202,7 @@ def run(cfg: Renew, task: Task, loop: Loop) -> Outcome:
     model = task.copy_of_original()
     mixed(model, task.build(derive(loop.seed, "renew")), keep, cfg)
     share = cfg.share_class if of_class else cfg.share_examples
-    took = briefly(model, task, loop, share, cfg.rate, cfg.average_after)
+    took = briefly(model, task, loop, share, [cfg.rate] if cfg.rate else rates(task.recipe), cfg.average_after)
     stays = {"class": "what suits a class or a range that leaves", "examples": "the last block", "none": "nothing"}[keep]
     loop.notes.append(f"kept of the original: {stays}; {took}")
     return loop.finish(model)
