@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -185,17 +186,18 @@ class Loop(Session):
         self, model: nn.Module, terms: Mapping[str, Term], *,
         epochs: float | None = None, steps: int | None = None, over: str | None = None, batch_size: int = 64,
         optimiser: Optimiser | Noisy = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9,
-        clip: float | None = None, schedule: Schedule = "constant", warmup: int = 0, asked_every: int | None = None,
-        masks: Mapping[str, Tensor] | None = None,
-        penalty: Callable[[nn.Module, float], Tensor] | None = None,
+        beta1: float = 0.9, clip: float | None = None, clip_value: float | None = None, schedule: Schedule = "constant",
+        warmup: int = 0, asked_every: int | None = None, rates: Mapping[str, float] = MappingProxyType({}),
+        masks: Mapping[str, Tensor] | None = None, penalty: Callable[[nn.Module, float], Tensor] | None = None,
         combine: Member | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
         batch_norm: BatchNorm | None = None, augment: bool = False, until: Callable[[nn.Module], bool] | None = None,
     ) -> nn.Module:
         """Minimise Σ weight·mean(loss) over the selected parameters of `model`, in place; returns it.
 
         epochs      passes over the split of term `over` (default: the first term); or provide `steps`
-        masks       boolean [shape of θ] by parameter name: entries outside stay bit-identical, whatever momentum and
-                    weight decay want; joined with the masks of the `where` modifier
+        clip        largest norm of the gradient; clip_value: largest magnitude of its entries
+        rates       shares of lr by parameter name, 1 for others: for two players, each at its own pace
+        masks       boolean [shape of θ] by name: entries outside stay bit-identical, momentum or not; joined with `where`'s
         penalty     (model, share done) -> scalar, added to the group of the first term
         average     which point is returned, when the `average` modifier is left at "last"
         batch_norm  frozen: running statistics are used and kept; update: training mode for the layers that move, unless a term
@@ -210,26 +212,25 @@ class Loop(Session):
         require_movable(terms, moving)
         combined = self.modifiers.combine or resolve("combine", combine)
         if takes_steps(combined, list(terms)):
-            optimiser, momentum, clip = self._plain_steps(combined)
+            optimiser, momentum, clip, clip_value = self._plain_steps(combined)
         weighed = self.modifiers.weigh or resolve("weigh", weigh)
         averaged = resolve("average", average) if self.modifiers.average == Last() else self.modifiers.average
         alone = self._alone(terms)
         norms = batch_norm or self._norms(model, alone)
         plan = self._plan(terms, size, [
-            total, lr, optimiser.named if isinstance(optimiser, Noisy) else optimiser, weight_decay, momentum, schedule, warmup,
-            clip, norms, augment, sorted(moving), _named(combined), _named(weighed), _named(averaged),
-        ])
+            total, lr, optimiser.named if isinstance(optimiser, Noisy) else optimiser, weight_decay, momentum, beta1, schedule,
+            warmup, sorted(rates.items()), clip, clip_value, norms, augment, sorted(moving),
+            *map(_named, (combined, weighed, averaged))])
         watch = None if self._fresh else self._watch   # a fresh model has nothing to fall from
         if self._loaded(model, call, plan, watch) or self.broken:
             return model
         exact = optimise.masters(moving)
         self._carry_out(Run(
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
-            optimise.optimiser(optimiser, exact, lr, weight_decay, momentum),
+            optimise.optimiser(optimiser, exact, lr, weight_decay, momentum, beta1, rates),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
-            clip, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0, until,
-            asked_every or _one_pass(terms, size, over or next(iter(terms))), exact, self._held(moving),
-        ))
+            clip, clip_value, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0, until,
+            asked_every or _one_pass(terms, size, over or next(iter(terms))), exact, self._held(moving)))
         return model
 
     def finish(self, model: nn.Module, guard: Callable[[nn.Module], Guard] | None = None) -> Outcome:
@@ -273,10 +274,10 @@ class Loop(Session):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _plain_steps(self, member: Member) -> tuple[Optimiser, float, None]:
-        """What steps as `member` says, and no other way: an optimiser, its momentum, and no clip."""
+    def _plain_steps(self, member: Member) -> tuple[Optimiser, float, None, None]:
+        """What steps as `member` says, and no other way: an optimiser, its momentum, and no clips."""
         self._once(f"combine: {type(member).__name__} takes the steps, so optimiser, momentum and clip do not count")
-        return "sgd", 0.0, None
+        return "sgd", 0.0, None, None
 
     def _once(self, words: str) -> None:
         """Note what several calls would say alike."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
@@ -17,20 +18,27 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def optimiser(
-    name: Optimiser | Noisy, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float
+    name: Optimiser | Noisy, params: Mapping[str, nn.Parameter], lr: float, weight_decay: float, momentum: float,
+    beta1: float = 0.9, rates: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """An optimiser over named parameters. Fused: 9 ms against 22 ms for the loop form (AdamW, 10.5 M parameters)."""
+    """An optimiser over named parameters. Fused: 9 ms against 22 ms for the loop form (AdamW, 10.5 M parameters).
+
+    rates  by name the share of the learning rate, held as `share` by the groups of equal shares; 1 for the others
+    """
     if isinstance(name, Noisy):
         return name.over(params, lr, weight_decay)
-    tensors = list(params.values())
-    fused = all(type(p) in (nn.Parameter, Tensor) and p.is_floating_point() for p in tensors)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for key, p in params.items():
+        groups.setdefault(rates.get(key, 1.0), []).append(p)
+    tensors = [{"params": same, "share": share} for share, same in groups.items()]
+    fused = all(type(p) in (nn.Parameter, Tensor) and p.is_floating_point() for p in params.values())
     options: dict[str, Any] = {"fused": True} if fused else {"foreach": False}
     if name == "sgd":
         return torch.optim.SGD(tensors, lr=lr, momentum=momentum, weight_decay=weight_decay, **options)
     if name == "adam":
-        return torch.optim.Adam(tensors, lr=lr, weight_decay=weight_decay, **options)
+        return torch.optim.Adam(tensors, lr=lr, betas=(beta1, 0.999), weight_decay=weight_decay, **options)
     if name == "adamw":
-        return torch.optim.AdamW(tensors, lr=lr, weight_decay=weight_decay, **options)
+        return torch.optim.AdamW(tensors, lr=lr, betas=(beta1, 0.999), weight_decay=weight_decay, **options)
     raise unknown_name("optimiser", name, get_args(Optimiser))
 
 
@@ -56,10 +64,10 @@ def factor(schedule: Schedule, step: int, total: int, warmup: int = 0) -> float:
     raise unknown_name("schedule", schedule, get_args(Schedule))
 
 
-def state_tensors(opt: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+def state_tensors(opt: torch.optim.Optimizer, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The optimiser's state as `name/key` tensors."""
     flat = {}
-    for name, p in zip(names, opt.param_groups[0]["params"], strict=True):
+    for name, p in params.items():
         for key, value in opt.state.get(p, {}).items():
             if value is not None:
                 flat[f"{name}/{key}"] = torch.as_tensor(value)
@@ -67,14 +75,15 @@ def state_tensors(opt: torch.optim.Optimizer, names: list[str]) -> dict[str, Ten
 
 
 def load_state(
-    opt: torch.optim.Optimizer, names: list[str], flat: Mapping[str, Tensor], laid: Callable[[Tensor, Tensor], Tensor]
+    opt: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], flat: Mapping[str, Tensor],
+    laid: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
     """Put `state_tensors` back; `laid(value, parameter)` brings a value to the parameter's device and layout."""
     by_name: dict[str, dict[str, Tensor]] = {}
     for path, value in flat.items():
         name, key = path.rsplit("/", 1)
         by_name.setdefault(name, {})[key] = value
-    for name, p in zip(names, opt.param_groups[0]["params"], strict=True):
+    for name, p in params.items():
         for key, value in by_name.get(name, {}).items():
             if key != "step" and value.shape != p.shape:
                 raise CheckpointCorrupted(f"optimiser state {name}/{key} has shape {tuple(value.shape)}, its parameter "

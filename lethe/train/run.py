@@ -50,6 +50,7 @@ class Run:
     optimiser: torch.optim.Optimizer
     rate: Callable[[int], float]
     clip: float | None
+    clip_value: float | None
     penalty: Callable[[nn.Module, float], Tensor] | None
     augment: bool
     batch_norm: BatchNorm
@@ -183,7 +184,7 @@ class Run:
             return
         rate = self._rate(step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         params = list(self.params.values())
 
         def gradients(names: Sequence[str]) -> list[Tensor]:
@@ -258,6 +259,8 @@ class Run:
         for (name, p), g in zip(self.exact.items(), grads, strict=True):
             p.grad = None if name not in self.touched else (g * self.masks[name] if name in self.masks else g).to(p.dtype)
         self.touched = set()   # what no term moved since the last step stays, momentum or not
+        if self.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(list(self.exact.values()), self.clip_value)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(list(self.exact.values()), self.clip)
         self.optimiser.step()
@@ -337,7 +340,7 @@ class Run:
             return
         began = time.monotonic()
         state = {f"model/{k}": v for k, v in loop.tensors(self.model).items()}
-        state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, list(self.params)).items()}
+        state |= {f"opt/{k}": full(v) for k, v in optimise.state_tensors(self.optimiser, self.exact).items()}
         state |= {f"exact/{k}": full(v.detach()) for k, v in self.exact.items() if v is not self.params[k]}
         state |= {f"slow/{k}": full(v) for k, v in self.slow.items()}
         state |= {f"memory/{k}": full(v) for k, v in self.memory.items()}
@@ -364,7 +367,7 @@ class Run:
             return loop.distribution.like(value.to(as_.device), as_)
 
         loop.restored(self.model, part("model/"))
-        optimise.load_state(self.optimiser, list(self.params), part("opt/"), laid)
+        optimise.load_state(self.optimiser, self.exact, part("opt/"), laid)
         with torch.no_grad():
             for name, value in part("exact/").items():
                 self.exact[name].copy_(laid(value, self.exact[name]))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lethe.core.split import Split
 from lethe.errors import RequestError
-from lethe.methods.diffusion.sfd import SFD, distilled, prompts
+from lethe.methods.diffusion.sfd import SFD, averaged, distilled, prompts
 
 
 def test_golden_numbers() -> None:
@@ -29,6 +29,13 @@ def test_nothing_is_to_be_learnt_where_both_networks_agree() -> None:
     real = torch.randn(2, 3)
     distilled(real, real, x, 1.2).sum().backward()
     assert x.grad is not None and not x.grad.any()
+
+
+def test_the_average_reaches_back_over_a_share_of_the_turns() -> None:
+    """0.2 · 50000 = 10000 turns, 1 − 1/10000, as published; 0.5 · 4 = 2 turns, 1 − 1/2; 0.5 · 2 is one turn, the last point."""
+    assert averaged(SFD()) == {"name": "ema", "decay": pytest.approx(0.9999)}
+    assert averaged(SFD(horizon=0.5, steps=4)) == {"name": "ema", "decay": 0.5}
+    assert averaged(SFD(horizon=0.5, steps=2)) == averaged(SFD(horizon=0.0)) == "last"
 
 
 def test_prompts_stand_beside_what_takes_their_place() -> None:
@@ -51,7 +58,7 @@ def test_nothing_to_keep_is_said_before_it_starts() -> None:
 
 def test_a_turn_by_hand() -> None:
     """Adam's first step of ψ on pictures of the generator, one of the generator against ψ, and one of ψ on its new pictures."""
-    task, alpha, weight, lr = byhand.diffusion(), 1.2, 0.5, 0.01
+    task, alpha, weight, lr, beta1 = byhand.diffusion(), 1.2, 0.5, 0.01, 0.3
     cfg = SFD(anchor="square", batch_size=6)
     split = prompts(cfg, task)
 
@@ -81,18 +88,19 @@ def test_a_turn_by_hand() -> None:
         losses = distilled(f(task.original, x_t, t, safe), f(fake, x_t, t, text), x, alpha)
         return losses[:6].mean() + weight * losses[6:].mean()
 
-    def clipped(m: byhand.Any, objective: byhand.Objective) -> byhand.Any:
+    def clipped(m: byhand.Any, objective: byhand.Objective, rate: float) -> byhand.Any:
         twin = byhand.trainable(m)
         for key, g in byhand.gradient(twin, objective).items():
             twin.get_parameter(key).grad = g
-        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
-        torch.optim.Adam(twin.parameters(), lr=lr, foreach=False).step()
+        torch.nn.utils.clip_grad_value_(twin.parameters(), 1.0)
+        torch.optim.Adam(twin.parameters(), lr=rate, betas=(beta1, 0.999), foreach=False).step()
         return twin
 
-    fake = clipped(task.original, lambda m: learn(m, task.original))
-    generator = clipped(task.original, lambda m: teach(m, fake))
-    wanted = clipped(fake, lambda m: learn(m, generator, call=1))
-    options = {"anchor": "square", "alpha": alpha, "forget_weight": weight, "lr": lr, "steps": 1, "batch_size": 6}
+    fake = clipped(task.original, lambda m: learn(m, task.original), 2 * lr)
+    generator = clipped(task.original, lambda m: teach(m, fake), lr)
+    wanted = clipped(fake, lambda m: learn(m, generator, call=1), 3 * lr)
+    options = {"anchor": "square", "alpha": alpha, "forget_weight": weight, "lr": lr, "fake_lr": 2 * lr, "beta1": beta1,
+               "settle_lr": 3 * lr, "steps": 1, "batch_size": 6}
     byhand.assert_same(task, byhand.run("sfd", task, settle_steps=0, **options), fake, adam=True)
     found = byhand.run("sfd", task, settle_steps=1, **options)
     assert set(dict(found.named_parameters())) == set(dict(wanted.named_parameters()))   # the generator is gone

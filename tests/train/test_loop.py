@@ -18,6 +18,7 @@ from lethe.core.modules import named_tensors, state_fingerprint
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import Diverged, OutOfRange, RequestError
+from lethe.train import optimise
 from lethe.train.loop import Loop, Modifiers, Settings, Term
 from lethe.train.order import Order
 from lethe.train.settings import accelerator
@@ -82,6 +83,43 @@ def test_a_step_by_hand() -> None:
                   penalty=lambda m, share: 0.01 * weights_sum(m))
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(p, q - 0.1 * q.grad, atol=1e-6)
+
+
+def test_adam_by_hand_with_shares_of_the_rate() -> None:
+    """Two steps of Adam, β₁ = 0: θ ← θ − r·lr·g/(√v̂ + ε), g cut at ±c, v̂ = (β₂v + (1 − β₂)g²)/(1 − β₂ᵗ), r of one parameter ¼."""
+    work, cut, lr = task(), 0.05, 0.01
+    loop = Loop(work)
+    model, twin = loop.start(), work.copy_of_original()
+    slower = next(name for name, _ in twin.named_parameters())
+    moments = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
+    order, was_cut = Order(work.retain, 8, 0, 0, "retain"), False
+    for step in (0, 1):
+        twin.zero_grad()
+        work.nll(twin, work.retain.batch(order.draw(step))).mean().backward()
+        with torch.no_grad():
+            for name, p in twin.named_parameters():
+                was_cut |= bool((p.grad.abs() > cut).any())
+                g = p.grad.clamp(-cut, cut)
+                moments[name] = 0.999 * moments[name] + 0.001 * g.square()
+                p -= (0.25 if name == slower else 1.0) * lr * g / ((moments[name] / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+    loop.minimise(model, {"retain": Term(work.retain, work.nll)}, lr=lr, steps=2, batch_size=8, optimiser="adam", beta1=0.0,
+                  clip_value=cut, rates={slower: 0.25})
+    assert was_cut
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_the_state_of_an_optimiser_is_known_by_name_whatever_its_groups() -> None:
+    params = {name: nn.Parameter(torch.randn(size)) for name, size in (("a", 2), ("b", 3), ("c", 4))}
+    made = [optimise.optimiser("adam", params, 0.1, 0.0, 0.9, rates={"b": 0.5}) for _ in range(2)]   # groups a, c and b
+    assert [group["share"] for group in made[0].param_groups] == [1.0, 0.5]
+    for p in params.values():
+        p.grad = torch.randn(p.shape)
+    made[0].step()
+    optimise.load_state(made[1], params, optimise.state_tensors(made[0], params), lambda value, p: value)
+    for p in params.values():
+        assert made[0].state[p].keys() == made[1].state[p].keys()
+        assert all(torch.equal(made[0].state[p][key], made[1].state[p][key]) for key in made[0].state[p])
 
 
 def weights_sum(model: nn.Module) -> Tensor:
