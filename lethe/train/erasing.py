@@ -1,9 +1,10 @@
 """What erasers of text-to-image models have in common: the weights that a variant moves, prompts without the concept,
-pictures of what takes its place, points on sampling trajectories, and what is to be said there."""
+pictures of what takes its place, points on sampling trajectories, what is to be said there, and the steps of a user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from lethe.core.concepts import instead
 from lethe.core.families.diffusion import OWN, DiffusionTask
-from lethe.core.modules import copied, device_of, evaluating
+from lethe.core.modules import copied, device_of, evaluating, put_back
 from lethe.core.passes import columns
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.core.task import Task
 from lethe.errors import RequestError
 from lethe.train.loop import Loop
+from lethe.train.modifiers.combine import Ask
 from lethe.train.modifiers.where import Draws, Selection
 from lethe.train.modifiers.where.names import Names
 
@@ -164,3 +166,36 @@ def esd_target(cond: Tensor, uncond: Tensor, eta: float, base: Tensor | None = N
     cond 3, uncond 1, η 1: 1 − (3 − 1) = −1; in the convention of ESD's later code (η_code = 2): 3 − 2 · (3 − 1) = −1.
     """
     return (uncond if base is None else base) - eta * (cond - uncond)
+
+
+def esd_points(task: DiffusionTask, loop: Loop, purpose: str, eta: float, count: int, steps: int, guidance: float) -> Split:
+    """Points of `count` trajectories of the original for the prompts with the concept, and ESD's aim there: the columns of
+    `visited`, and `target`."""
+    original, tokens = task.original.to(loop.device), taken(task, task.prompts["forget"], count)
+    points = visited(task, original, tokens, derive(loop.seed, purpose), steps, guidance)
+    empty = task.text(task.tokens([""]).to(loop.device))
+
+    def targets(batch: Batch) -> dict[str, Tensor]:
+        cond, free = (task.predict_noise(original, batch.image, batch.t, text)
+                      for text in (task.text(batch.tokens), empty.expand(len(batch), -1, -1)))
+        return {"target": esd_target(cond, free, eta)}
+
+    return answered(loop, points, original, targets)
+
+
+@contextmanager
+def fine_tuned(
+    params: Sequence[nn.Parameter], user: torch.optim.Optimizer, gradients: Ask, terms: Iterable[str], clip: float | None = None
+) -> Iterator[None]:
+    """Inside, the parameters are where a user's steps lead, one along the gradient of each term; then as before.
+
+    clip  largest norm of a gradient; None: any
+    """
+    with put_back(params):
+        for term in terms:
+            for p, g in zip(params, gradients([term]), strict=True):
+                p.grad = g
+            if clip is not None:
+                nn.utils.clip_grad_norm_(params, clip, foreach=False)
+            user.step()
+        yield

@@ -28,10 +28,9 @@ from lethe.core.config import Count, Natural, NonNegative, Positive, config
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import answered, esd_target, moved, taken, visited
+from lethe.train.erasing import esd_points, moved
 from lethe.train.loop import Loop, Term
 
 
@@ -89,15 +88,7 @@ def run(cfg: RACE, task: DiffusionTask, loop: Loop) -> Outcome:
 
 def targeted(cfg: RACE, task: DiffusionTask, loop: Loop) -> Split:
     """Points of the original's trajectories, the noise that each began at, and what is to be said there."""
-    original = task.original.to(loop.settings.device)
-    tokens = taken(task, task.prompts["forget"], cfg.trajectories)
-    points = visited(task, original, tokens, derive(loop.seed, "race"), cfg.sampler_steps, cfg.start_guidance)
-    empty, image = task.text(task.tokens([""]).to(loop.settings.device)), points.columns["image"]
-
-    def targets(batch: Batch) -> dict[str, Tensor]:
-        cond, free = (task.predict_noise(original, batch.image, batch.t, text)
-                      for text in (task.text(batch.tokens), empty.expand(len(batch), -1, -1)))
-        return {"target": esd_target(cond, free, cfg.eta)}
-
-    start = image[: len(tokens)].repeat(len(image) // len(tokens), *[1] * (image.dim() - 1))   # the first step's x_t is x_T
-    return answered(loop, Split({**points.columns, "start": start}, points.name), original, targets)
+    points = esd_points(task, loop, "race", cfg.eta, cfg.trajectories, cfg.sampler_steps, cfg.start_guidance)
+    image, count = points.columns["image"], cfg.trajectories
+    start = image[:count].repeat(len(image) // count, *[1] * (image.dim() - 1))   # the first step's x_t is x_T
+    return Split({**points.columns, "start": start}, points.name)

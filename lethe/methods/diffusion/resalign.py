@@ -39,7 +39,7 @@ from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.losses import squared_distance
-from lethe.train.erasing import esd_target, moved
+from lethe.train.erasing import esd_target, fine_tuned, moved
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, inner
 
@@ -101,12 +101,8 @@ class Ahead:
         if not cfg.lamb:
             apply(total)
             return
-        with put_back(params):
-            user = torch.optim.Adam(params, lr=rate, foreach=False)
-            for k in range(int(count)):
-                for p, g in zip(params, gradients([f"user {k}"]), strict=True):
-                    p.grad = g
-                user.step()
+        user = torch.optim.Adam(params, lr=rate, foreach=False)
+        with fine_tuned(params, user, gradients, [f"user {k}" for k in range(int(count))]):
             ahead = implicit(gradients(["forget"]), lambda v: curved(params, v, lambda: gradients(["user 0"])), cfg.terms)
         apply([mine + cfg.lamb * g for mine, g in zip(total, ahead, strict=True)])
 
