@@ -52,6 +52,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "saeuron": ("saeuron", {
         "block": "mid_block.attentions.0", "k": 4, "percentile": 99.5, "lr": 3e-3, "epochs": 3, "warmup": 50, "silent": 20000,
         "batch_size": 512, "trajectories": 48, "sampler_steps": 20, "start_guidance": 1.0}),
+    "sfd": ("sfd", {"anchor": "square", "alpha": 1.0, "forget_weight": 0.3, "lr": 1e-4, "fake_lr": 3e-4, "steps": 300,
+                    "horizon": 0.1, "settle_steps": 400, "settle_lr": 1e-3, "batch_size": 16}),
 }
 MANY = 64   # pictures a prompt where a share is held to 0.05: standard errors 0.012 to 0.015 instead of 0.02 to 0.03
 pytestmark = pytest.mark.slow
@@ -310,3 +312,20 @@ def test_saeuron_erases_and_keeps(table: Table, original: dict[str, float]) -> N
     assert mean(rows, "unlearning_accuracy") >= 0.9
     for metric in ("forget_other_accuracy", "kept_accuracy", "kept_other_accuracy", "outside_accuracy"):
         assert mean(rows, metric) >= original[metric] - 0.05, metric
+
+
+def test_sfd_erases_the_shape_and_keeps_colours(table: Table, original: dict[str, float]) -> None:
+    """0.95, 0.89 and 1.00 erased (3 seeds), the concept's colours 0.97, 0.97 and 0.94, kept colours 0.97, 0.98 and 0.97."""
+    rows = table["sfd"]
+    assert mean(rows, "unlearning_accuracy") >= 0.85
+    for metric in ("forget_other_accuracy", "kept_other_accuracy"):
+        assert mean(rows, metric) >= original[metric] - 0.05, metric
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="kept shapes 0.90, 0.92, 0.69, outside prompts 0.84, 0.82, 0.62 (3 "
+                                                              "seeds): two players swing, and other shapes turn into squares")
+def test_sfd_erases_all_and_keeps_shapes(table: Table, original: dict[str, float]) -> None:
+    rows = table["sfd"]
+    assert mean(rows, "kept_accuracy") >= 0.85
+    assert mean(rows, "unlearning_accuracy") >= 0.98
+    assert mean(rows, "outside_accuracy") >= original["outside_accuracy"] - 0.05
