@@ -149,14 +149,19 @@ class Bench:
 
 
 @cache
-def bench(kind: str, references: int = 16, fresh: int = 4, shadows: int = 16, epochs: int = 60, leaks: bool = True) -> Bench:
-    """Train, fake and examine, on the digits."""
+def bench(kind: str, references: int = 16, fresh: int = 4, shadows: int = 16, epochs: int = 60, leaks: bool = True,
+          files: tuple[str, ...] = ()) -> Bench:
+    """Train, fake and examine, on the digits.
+
+    files  fakes that are handed over as leaks are, as a file: how they were made is not told, so no shadow models are made so
+    """
     began = time.perf_counter()
     forget, wrong, _ = REQUESTS[kind]
     task = digits(forget, wrong, epochs)
     models = retrained(task, references + fresh)
     chosen, skipped = standard(task, references, shadows)
-    liars = [Subject(f.name, f.make(task, 1), task, procedure=f.procedure, kind=f.kind) for f in FAKES if kind in f.suits]
+    liars = [Subject(f.name, f.make(task, 1), task, procedure=None if f.name in files else f.procedure, kind=f.kind)
+             for f in FAKES if kind in f.suits]
     leaking = [Subject(f.name, f.make(task, 1), task) for f in LEAKS if leaks]   # as a file that somebody hands over
     found = examine(task, [*models[references:], *liars, *leaking], Subject("original", task.original, task, procedure=NOTHING),
                     models[:references], chosen, shadows=shadow_models(task, shadows) if shadows else None)
