@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from lethe.cli.main import main
+from lethe.core import catalogue
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,13 @@ class Started:
 def imported() -> None:
     """What a command imports while it works, once for all forks: that is most of its time."""
     for name in ("matplotlib.figure", "matplotlib.backends.backend_svg", "lethe.report.page", "lethe.work.verify", "scipy.stats",
-                 "jinja2.compiler", "rich.table", "typer._adapters", "lethe.work.execute", "lethe.work.files", "torch._dynamo"):
+                 "jinja2.compiler", "rich.table", "typer._adapters", "lethe.work.execute", "lethe.work.files", "torch._dynamo",
+                 "rich.console", "sqlalchemy.dialects.sqlite"):
         importlib.import_module(name)
+    for kind in catalogue.KINDS:   # a command reads what every file declares, and imports each audit
+        for one in catalogue.entries(kind).values():
+            if kind in ("methods", "audits", "modifiers"):
+                importlib.import_module(one.module)
 
 
 def started(folder: Path, *words: object, prepare: Callable[[], None] = lambda: None) -> Started:
