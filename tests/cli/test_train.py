@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from forked import lethe
 from typer.testing import CliRunner
 
 from lethe.cli.main import app
@@ -67,18 +66,14 @@ def test_what_the_next_line_says_works_on_the_command_line_without_a_flag(tmp_pa
     (tmp_path / "net.py").write_text(net)
     (tmp_path / "request.yaml").write_text(yaml.safe_dump({**CONTENT, "model": {"code": "net.py:make"}, "accept": ["score"]}))
 
-    def lethe(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "lethe", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    told = json.loads(lethe("train", "request.yaml", "--output", "model", "--json").stdout)
+    told = json.loads(lethe(tmp_path, "train", "request.yaml", "--output", "model", "--json").stdout)
     assert "--allow-code" not in told["next"]
     (tmp_path / "net.py").unlink()   # it lies beside the new request
-    found = lethe(*shlex.split(told["next"].replace("ids: […]", "index: [0]"))[1:], "--dry-run")
-    assert found.returncode == 0, found.stderr
+    lethe(tmp_path, *shlex.split(told["next"].replace("ids: […]", "index: [0]"))[1:], "--dry-run", status=0)
     asked = yaml.safe_load((tmp_path / "model" / "request.yaml").read_text())
     (tmp_path / "model" / "request.yaml").write_text(
         yaml.safe_dump({**asked, "model": {**asked["model"], "code": "lethe.models.exact:factory"}}))
-    assert "CodeRefused" in lethe("run", "model/request.yaml", "forget={index: [0]}", "--dry-run").stderr
+    assert "CodeRefused" in lethe(tmp_path, "run", "model/request.yaml", "forget={index: [0]}", "--dry-run").stderr
 
 
 def test_code_that_imports_what_lies_beside_it_stays_there(tmp_path: Path) -> None:
