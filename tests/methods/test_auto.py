@@ -18,6 +18,7 @@ from lethe.core import catalogue
 from lethe.core.modules import state_fingerprint
 from lethe.core.outcome import Outcome
 from lethe.core.registry import Method
+from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.view import audited
 from lethe.data.select import Where
@@ -74,6 +75,13 @@ def test_the_scores_of_controls(yardstick: str) -> None:
     assert far(score, TASK.original) > far(score, lethe.forget(TASK, "retrain", seed=9, progress=False).model) + 0.3
     whole = TASK.recipe.epochs * len(TASK.retain)
     assert loop.cost.examples == pytest.approx({"unseen": 0, "short": 0.66, "retrained": 2}[yardstick] * whole, rel=0.1)
+
+
+def test_a_short_yardstick_is_trained_at_the_rate_of_renew() -> None:
+    """At a faster one its models are better than those of the recipe, and farther from them."""
+    found = beside("short", TASK, Loop(TASK, Settings()))[0]
+    alike = running.run("scratch", TASK, derive(0, "auto yardstick", 0), share=0.33, rate=2.0, warm_up=0.0)
+    assert state_fingerprint(found) == state_fingerprint(alike.model)
 
 
 @pytest.mark.parametrize(("where", "share"), [(Where(label=3), 0.5), (Where(index=tuple(range(40))), 0.0)])

@@ -98,7 +98,7 @@ def test_scratch_keeps_nothing_and_is_exact() -> None:
     task = byhand.classification()
     one = byhand.run("scratch", task, share=1.0, rate=1.0, average_after=1.0)
     byhand.assert_same(task, one, by_hand_from_scratch(task))
-    found = run("scratch", classification(), rate=2.0, warm_up=0.0)
+    found = run("scratch", classification(), fast=False, warm_up=0.0)
     assert found.guarantee["level"] == "exact"
     assert state_fingerprint(found.model) == state_fingerprint(run("renew", classification(), keep="none", share_class=0.3).model)
 

@@ -68,6 +68,7 @@ OTHERS = (0.5, 2.0)                                                      # of an
 OPEN = ("perturb", "average")   # seams that any method leaves open                                               [ours]
 PLAIN = ("none", "last")        # their members that change nothing
 SHORT, MODELS, SHARE = "scratch", 2, 0.33   # how the yardstick is trained, how many models, of how much a recipe  [ours]
+ALIKE = {"share": SHARE, "fast": False, "warm_up": 0.0}   # a faster training is less like the recipe's     [ours]
 UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -292,7 +293,7 @@ def beside(yardstick: str, task: Task, loop: Loop) -> list[nn.Module]:
     if yardstick == "unseen":
         return []
     record = catalogue.load("methods", SHORT if yardstick == "short" else "retrain")
-    asked: Any = build(record.config, {"share": SHARE} if yardstick == "short" else {})
+    asked: Any = build(record.config, ALIKE if yardstick == "short" else {})
     models = []
     for place in range(MODELS):
         settings = replace(loop.settings, seed=derive(loop.seed, "auto yardstick", place), max_minutes=None)
