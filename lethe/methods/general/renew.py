@@ -182,8 +182,8 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
               exact method: what a shorter schedule loses is not what retraining loses.
     Fails by: a model that has not learned as much as the recipe teaches; that it never read the forget set is certain, and that
               a test can distinguish it from models of the whole recipe says nothing of memory. At the fast rate it is better on
-              unseen data and easier to distinguish: of three runs on a class of digits none is like retraining, one with fast=false;
-              of three on records learned by heart two are told from retraining by tests of forgetting, with fast=false none.
+              unseen data and easier to distinguish: of three runs on a class of digits none is like retraining, one with
+              fast=false; of three on records learned by heart tests of forgetting tell two, with fast=false none.
     Deviations: none; the form is our own.
     """
     model = task.build(derive(loop.seed, "renew"))
