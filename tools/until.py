@@ -1,7 +1,7 @@
 """Write what `lethe run --until` came to on the presets: measured/until/presets.json, and docs/until.md from it.
 
     lethe run presets/NAME.yaml --until forgotten --within 0.3 seed=S output=RUNS/forgotten/NAME/S --no-page    for each
-    python tools/until.py [RUNS [REVISION]]      without RUNS: the page alone; REVISION: where that of the runs is none of main
+    python tools/until.py [RUNS [OLD=NEW …]]     without RUNS: the page alone; NEW: the revision of main that runs of OLD are of
 
 Where a preset is refused, the file `stderr.txt` of its seed says why. `tests/test_readme.py` compares page and numbers.
 """
@@ -31,16 +31,18 @@ model. Presets that do not stand here were not measured.
 """
 
 
-def rows(runs: Path) -> Iterator[dict[str, Any]]:
-    """One row for every scenario of every run; of a refused one what it said."""
+def rows(runs: Path, renamed: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """One row for every scenario of every run; of a refused one what it said. renamed: revision -> what it is called in main."""
     for place in sorted(runs.glob("*/*/*")):
         until, preset, seed = place.parts[-3:]
         about = {"until": until, "preset": preset, "seed": int(seed)}
         done = sorted(place.glob("*/results.json"))
         if not done and (place / "stderr.txt").exists():
             yield {**about, "scenario": "", "refused": (place / "stderr.txt").read_text("utf-8").strip().splitlines()[-1]}
-        for case in json.loads(done[-1].read_text("utf-8"))["scenarios"] if done else []:
-            yield {**about, "scenario": case["name"], **_found(case)}
+        found = json.loads(done[-1].read_text("utf-8")) if done else {"scenarios": []}
+        for case in found["scenarios"]:
+            revision = found["versions"]["git"]
+            yield {**about, "scenario": case["name"], **_found(case), "commit": renamed.get(revision, revision)}
 
 
 def _found(case: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,19 +102,14 @@ def _cell(text: str) -> str:
     return text.replace("|", "/").replace("\n", " ")
 
 
-def main(runs: Path | None = None, revision: str = "") -> None:
+def main(runs: Path | None = None, *renamed: str) -> None:
     """Write numbers, where runs are named, and page."""
     if runs is not None:
         NUMBERS.parent.mkdir(exist_ok=True)
-        kept = {"schema": 1, "name": "until", "commit": revision or _commit(runs), "rows": list(rows(runs))}
-        NUMBERS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        found = list(rows(runs, dict(one.split("=", 1) for one in renamed)))
+        text = json.dumps({"schema": 2, "name": "until", "rows": found}, indent=1, ensure_ascii=False)
+        NUMBERS.write_text(text + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(NUMBERS.read_text("utf-8"))["rows"]), encoding="utf-8")
-
-
-def _commit(runs: Path) -> str:
-    """The revisions of the runs."""
-    files = runs.glob("*/*/*/*/results.json")
-    return ", ".join(sorted({json.loads(path.read_text("utf-8"))["versions"].get("git", "") for path in files}))
 
 
 if __name__ == "__main__":
