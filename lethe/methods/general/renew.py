@@ -183,7 +183,9 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
     Fails by: a model that has not learned as much as the recipe teaches; that it never read the forget set is certain, and that
               a test can distinguish it from models of the whole recipe says nothing of memory. At the fast rate it is better on
               unseen data and easier to distinguish: of three runs on a class of digits none is like retraining, one with
-              fast=false; of three on records learned by heart tests of forgetting tell two, with fast=false none.
+              fast=false; of three on records learned by heart tests of forgetting tell two, with fast=false none. A recipe whose
+              own rate is the highest it bears (Adam at 0.01, batch norm, 600 pictures of CIFAR-10): the watchdog gives the
+              original back, in three runs of three, with fast=false in two.
     Deviations: none; the form is our own.
     """
     model = task.build(derive(loop.seed, "renew"))
