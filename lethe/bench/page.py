@@ -115,9 +115,10 @@ def cells(suite: str, place: Path | None = None) -> dict[str, list[Cell]]:
 def measured_page(suite: str, page: Path, place: Path | None = None) -> str:
     """The page as Markdown; it depends on the suite and the files of `measured/` alone."""
     found = cells(suite, place)
-    seeds = max((one.seeds for some in found.values() for cell in some for one in cell.numbers.values()), default=0)
+    each = {problem: max(one.seeds for cell in some for one in cell.numbers.values()) for problem, some in found.items()}
+    seeds = max(each.values(), default=0)
     head = HEAD.format(suite=suite, page=written_as(page), title=read(suite).title or TITLE, seeds=seeds, near=NEAR, far=FAR,
-                       problems=", ".join(found))
+                       problems=", ".join(name + (f" ({n} of them)" if n < seeds else "") for name, n in each.items()))
     return head + _overview(found) + "".join(_problem(problem, some) for problem, some in found.items())
 
 

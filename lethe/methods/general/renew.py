@@ -185,7 +185,8 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
               unseen data and easier to distinguish: of three runs on a class of digits none is like retraining, one with
               fast=false; of three on records learned by heart tests of forgetting tell two, with fast=false none. A recipe whose
               own rate is the highest it bears (Adam at 0.01, batch norm, 600 pictures of CIFAR-10): the watchdog gives the
-              original back, in three runs of three, with fast=false in two.
+              original back, in three runs of three, with fast=false in two. So it did for 99 steps on 2,700 pictures of CIFAR-10,
+              too few at any rate (accuracy on ten classes 0.31, at four times the recipe's 0.37, at twice 0.38; recipe 0.50).
     Deviations: none; the form is our own.
     """
     model = task.build(derive(loop.seed, "renew"))
