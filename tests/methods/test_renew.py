@@ -22,7 +22,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import Where, divide, where
 from lethe.errors import NeedsUnmet
-from lethe.methods.general.renew import equal_size, kept_shares, rates, usual_depth
+from lethe.methods.general.renew import equal_size, kept_shares, rates, steps_within, usual_depth
 from lethe.models import zoo
 from lethe.models.classification.task import Classification
 from lethe.work.job import resolve
@@ -40,6 +40,21 @@ def test_shares_of_what_stays() -> None:
 
 def test_equal_batches() -> None:
     assert [equal_size(n, 64) for n in (900, 896, 64, 65, 129, 3, 1)] == [60, 64, 64, 65, 65, 3, 1]
+
+
+def test_no_more_examples_are_drawn_than_the_share() -> None:
+    """A ladder with this budget would leave the method out for half an example."""
+    split = Split({"x": torch.arange(39.0)}, "retain")
+    assert [steps_within(passes, split, 10) for passes in (1.5, 1, 0.58 * 50, 0.01)] == [5, 4, 29 * 4, 1]
+    x = torch.randn(42, 2, generator=torch.Generator().manual_seed(0))
+    whole = Split({"x": x, "y": (x[:, 0] > 0).long()}, "train")
+
+    def build(seed: int) -> nn.Module:
+        return nn.Linear(2, 2)
+
+    task = Classification(build(0), {"forget": whole.subset(range(3), "forget"), "retain": whole.subset(range(3, 42), "retain")},
+                          Recipe(epochs=5, lr=1e-3, batch_size=10), build)
+    assert run("scratch", task).cost.examples <= 0.3 * 5 * 39
 
 
 def test_usual_rate_and_depth() -> None:

@@ -124,6 +124,15 @@ def usual_depth(model: nn.Module) -> float:
     return 0.75 if len(blocks(model)) < 3 or has_layer_norm(model) else 0.5
 
 
+def steps_within(passes: float, split: Split, size: int) -> int:
+    """Steps that draw no more examples than so many passes; the last batch of a pass is smaller than those before it.
+
+    39 examples in batches of 10, 1½ passes: 4 + 1 steps, for 6 would draw 59 of 58.5.
+    """
+    whole = math.floor(passes + 1e-9)
+    return max(1, whole * batches_per_epoch(split, size) + math.floor((passes + 1e-9 - whole) * len(split) / size))
+
+
 def has_layer_norm(model: nn.Module) -> bool:
     """Whether it is normalised as transformers are, by any library's layer."""
     return any(type(module).__name__.endswith(("LayerNorm", "RMSNorm")) for module in model.modules())
@@ -148,7 +157,7 @@ def briefly(model: nn.Module, task: Task, loop: Loop, share: float, tried: list[
     loop.start(model)
     recipe, n = task.recipe, len(task.retain)
     size = equal_size(n, recipe.batch_size)
-    steps = left = max(1, math.floor(share * recipe.epochs * batches_per_epoch(task.retain, size)))
+    steps = left = steps_within(share * recipe.epochs, task.retain, size)
     some = task.retain.subset(torch.randperm(n, generator=loop.generator("renew"))[:SAMPLE], "retain")
     start = {name: value.clone() for name, value in loop.tensors(model).items()}
     before = level(model, task, loop, some)
