@@ -24,8 +24,8 @@ Deviations: read from the official code (its `esd_meta.py`): the five terms and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -41,7 +41,7 @@ from lethe.errors import RequestError
 from lethe.maths.losses import squared_distance
 from lethe.train.erasing import esd_points, fine_tuned, moved
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Memory
+from lethe.train.modifiers.combine import Apply, Ask, Recalling
 
 CLIP = 1.0   # largest norm of a step's gradient, and of a user's                                        [official code]
 
@@ -70,7 +70,7 @@ class MetaUnlearning:
 
 
 @dataclass(frozen=True)
-class Ahead:
+class Ahead(Recalling):
     """combine: the gradients here, less those after a user's steps.
 
     now, then  names of the terms that are asked before a user's steps and after them
@@ -79,13 +79,8 @@ class Ahead:
     cfg: MetaUnlearning
     now: Sequence[str]
     then: Sequence[str]
-    params: Mapping[str, nn.Parameter] | None = None
-
-    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
-        return replace(self, params=params)
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        assert self.params is not None
         cfg, params = self.cfg, list(self.params.values())
         total = [g.clone() for g in gradients(self.now)]
         if self.then:

@@ -24,8 +24,8 @@ Deviations: the official code moves a LoRA of all attention, draws three of fift
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -41,7 +41,7 @@ from lethe.core.split import Batch
 from lethe.maths.losses import squared_distance
 from lethe.train.erasing import esd_target, fine_tuned, moved
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, inner
+from lethe.train.modifiers.combine import Apply, Ask, Gradients, Recalling, inner
 
 REACH = 1e-2   # h·‖v‖, the length of a difference                                                       [ours]
 
@@ -82,17 +82,12 @@ def implicit(g: Gradients, product: Callable[[Gradients], Gradients], terms: int
 
 
 @dataclass(frozen=True)
-class Ahead:
+class Ahead(Recalling):
     """combine: the steps of a user, the gradient there, back, and the gradients here."""
 
     cfg: ResAlign
-    params: Mapping[str, nn.Parameter] | None = None
-
-    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
-        return replace(self, params=params)
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        assert self.params is not None
         cfg, params = self.cfg, list(self.params.values())
         count, rate = (choices[int(torch.randint(len(choices), ()))] for choices in (cfg.users, cfg.rates))   # seeded every step
         total = [(1 - cfg.lamb) * g for g in gradients(["forget"])]

@@ -21,8 +21,8 @@ Deviations: (derived) the official code adds ((1 − cos)/2)^γ of detached grad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.losses import npo_loss
 from lethe.train.loop import Loop
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, inner
+from lethe.train.modifiers.combine import Apply, Ask, Gradients, Recalling, inner
 from lethe.train.order import batches_per_epoch
 from lethe.train.tuning import Tuned, tuned
 
@@ -73,7 +73,7 @@ def less_conflict(own: Gradients, others: Gradients, gamma: float) -> Gradients:
 
 
 @dataclass(frozen=True)
-class Gated:
+class Gated(Recalling):
     """combine: says when the adversary attacks, and takes conflicts out.
 
     attacks  [0]: whether the forget term is under attack
@@ -82,13 +82,8 @@ class Gated:
     cfg: AGTAO
     warmup: int
     attacks: list[bool]
-    memory: Memory | None = None
-
-    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
-        return replace(self, memory=memory)
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        assert self.memory is not None
         memory, step = self.memory, int(self.memory.get("step", torch.tensor(0)))
         self.attacks[0] = step > self.warmup and bool(memory["norm"] < self.cfg.gate * memory["norm at the gate"])
         try:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from lethe.errors import ModelError, RequestError
 from lethe.maths.answers import after_the_first, counted, mean_over
 from lethe.maths.subspace import dominant, without
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, inner
+from lethe.train.modifiers.combine import Apply, Ask, Gradients, Memory, Recalling, inner
 
 MANY = 4096   # tokens that components are taken of                                            [ours]
 
@@ -104,19 +104,13 @@ def linear(model: nn.Module, weights: Sequence[str]) -> dict[str, nn.Module]:
 
 
 @dataclass(frozen=True)
-class Collapse:
+class Collapse(Recalling):
     """combine: the forget step of one length without the components, then the retain step. Rate 1 of SGD."""
 
     cfg: CIR
     components: Callable[[], Memory]   # at the weights as they are: `first of W`, `last of W`, a basis for either dimension
-    params: Mapping[str, nn.Parameter] | None = None
-    memory: Memory | None = None
-
-    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
-        return replace(self, params=params, memory=memory)
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        assert self.params is not None and self.memory is not None
         memory, step = self.memory, int(self.memory.get("step", torch.tensor(0)))
         if step % self.cfg.refresh == 0:
             memory |= self.components()
@@ -126,7 +120,6 @@ class Collapse:
             apply([self.cfg.retain_lr * g for g in gradients(["retain"])])
 
     def _forget(self, found: Gradients, memory: Memory) -> Gradients:
-        assert self.params is not None
         left = [without(without(g.float(), memory[f"last of {name}"]).T, memory[f"first of {name}"]).T
                 if f"last of {name}" in memory else torch.zeros_like(g) for name, g in zip(self.params, found, strict=True)]
         length = inner(left, left).sqrt().clamp(min=1e-30)

@@ -20,8 +20,8 @@ Deviations: ‖g‖ is taken after the mask, so η is the step's length; the off
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -34,7 +34,7 @@ from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.answers import answered, mean_over
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Gradients, Memory, inner
+from lethe.train.modifiers.combine import Apply, Ask, Gradients, Recalling, inner
 
 Unlearn = Literal["entropy", "ascent", "logit"]
 
@@ -73,7 +73,7 @@ def logit_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Meta:
+class Meta(Recalling):
     """combine: the steps of the docstring, as one gradient for SGD with rate 1.
 
     relearns  [0]: whether the forget term computes the adversary's loss
@@ -85,14 +85,8 @@ class Meta:
     relearn_lr: float
     momentum: float
     fork: int
-    params: Mapping[str, nn.Parameter] | None = None
-    memory: Memory | None = None
-
-    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
-        return replace(self, params=params, memory=memory)
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        assert self.params is not None and self.memory is not None
         memory, step = self.memory, int(self.memory.get("step", torch.tensor(0)))
         if step % self.fork == 0:
             memory |= {f"adversary/{name}": p.detach().clone() for name, p in self.params.items()}
@@ -109,7 +103,6 @@ class Meta:
 
     def _of_adversary(self, gradients: Ask) -> Gradients:
         """∇L_u at the adversary, which then takes its own step; θ is as it was."""
-        assert self.params is not None and self.memory is not None
         here = {name: p.detach().clone() for name, p in self.params.items()}
         try:
             with torch.no_grad():

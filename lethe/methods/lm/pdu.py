@@ -17,8 +17,8 @@ Deviations: means per example, then over examples. Without `epsilon` the bound i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.answers import mean_over
 from lethe.train.loop import Loop
-from lethe.train.modifiers.combine import Apply, Ask, Memory
+from lethe.train.modifiers.combine import Apply, Ask, Recalling
 from lethe.train.order import batches_per_epoch
 from lethe.train.tuning import Tuned, tuned
 
@@ -57,7 +57,7 @@ def margin_loss(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Dual:
+class Dual(Recalling):
     """combine: the retained gradient times λ, which then moves by how far the retained loss is above its bound.
 
     seen   losses of the retained batch, as its term computed them since the last look
@@ -70,13 +70,8 @@ class Dual:
     bound: float
     rate: float
     wait: int
-    memory: Memory | None = None
-
-    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Dual:
-        return replace(self, memory=memory)
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        assert self.memory is not None
         weight = float(self.memory.setdefault("weight", torch.tensor(self.start, dtype=torch.float64)))
         done = int(self.memory.setdefault("steps", torch.tensor(0)))
         forget = gradients(["forget"])

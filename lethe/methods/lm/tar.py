@@ -20,8 +20,8 @@ Deviations: the official code starts from a model with random-mapped states, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.maths.answers import mean_over
 from lethe.train.loop import Loop, Term
-from lethe.train.modifiers.combine import Apply, Ask, Combine, Memory
+from lethe.train.modifiers.combine import Apply, Ask, Recalling
 
 
 @config
@@ -62,17 +62,12 @@ def weight(k: int, count: int, every: int, scale: float, growth: float) -> float
 
 
 @dataclass(frozen=True)
-class Tampering:
+class Tampering(Recalling):
     """combine: the adversary's steps, the gradients on its way, and back."""
 
     cfg: TAR
-    params: Mapping[str, nn.Parameter] | None = None
-
-    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
-        return replace(self, params=params)
 
     def step(self, terms: Sequence[str], gradients: Ask, apply: Apply) -> None:
-        assert self.params is not None
         cfg, params = self.cfg, list(self.params.values())
         total = [g.clone() for g in gradients([name for name in terms if name.startswith("retain")])]
         rate = cfg.rates[int(torch.randint(len(cfg.rates), ()))]   # torch's own generator is seeded for every step

@@ -14,7 +14,8 @@ of its own says `takes_steps = True`: what it applies to several terms is then s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,17 @@ class Remembers(Protocol):
     def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Combine:
         """What takes the steps of one run over these parameters; all that it keeps is in `memory`."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalling:
+    """A `Remembers` that takes the steps itself: a record with a `step` that, within a run, knows these two."""
+
+    params: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
+
+    def recalling(self, params: Mapping[str, nn.Parameter], memory: Memory) -> Self:
+        return replace(self, params=params, memory=memory)
 
 
 Member = Combine | Remembers   # what a run is given: it takes the steps, or says what takes them
