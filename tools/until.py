@@ -41,7 +41,7 @@ def rows(runs: Path, renamed: Mapping[str, str]) -> Iterator[dict[str, Any]]:
             yield {**about, "scenario": "", "refused": (place / "stderr.txt").read_text("utf-8").strip().splitlines()[-1]}
         found = json.loads(done[-1].read_text("utf-8")) if done else {"scenarios": []}
         for case in found["scenarios"]:
-            revision = found["versions"]["git"]
+            revision = found["versions"].get("git", "")
             yield {**about, "scenario": case["name"], **_found(case), "commit": renamed.get(revision, revision)}
 
 

@@ -129,8 +129,9 @@ def steps_within(passes: float, split: Split, size: int) -> int:
 
     39 examples in batches of 10, 1½ passes: 4 + 1 steps, for 6 would draw 59 of 58.5.
     """
-    whole = math.floor(passes + 1e-9)
-    return max(1, whole * batches_per_epoch(split, size) + math.floor((passes + 1e-9 - whole) * len(split) / size))
+    passes += 1e-9   # 0.58 · 50 is not quite 29
+    whole = math.floor(passes)
+    return max(1, whole * batches_per_epoch(split, size) + math.floor((passes - whole) * len(split) / size))
 
 
 def has_layer_norm(model: nn.Module) -> bool:
@@ -148,19 +149,16 @@ def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
                 own[name].lerp_(start[name].to(own[name]), 1 - share)
 
 
-def briefly(model: nn.Module, task: Task, loop: Loop, share: float, tried: list[float], average_after: float, warm_up: float = 0.0
-            ) -> str:
-    """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took.
-
-    tried   rates beside the recipe's, each after the one before it was too high
-    """
+def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float | None, average_after: float,
+            warm_up: float = 0.0, fast: bool = False) -> str:
+    """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took."""
     loop.start(model)
     recipe, n = task.recipe, len(task.retain)
     size = equal_size(n, recipe.batch_size)
     steps = left = steps_within(share * recipe.epochs, task.retain, size)
     some = task.retain.subset(torch.randperm(n, generator=loop.generator("renew"))[:SAMPLE], "retain")
     start = {name: value.clone() for name, value in loop.tensors(model).items()}
-    before = level(model, task, loop, some)
+    tried, before = [rate] if rate else rates(recipe, fast and not has_layer_norm(model)), level(model, task, loop, some)
     for c in tried:
         trial, began = min(left, math.ceil((warm_up + TRIAL) * left)), loop.cost.steps
         options = recipe_options(replace(recipe, lr=c * recipe.lr, batch_size=size, schedule="constant"))
@@ -199,8 +197,7 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
     Deviations: none; the form is our own.
     """
     model = task.build(derive(loop.seed, "renew"))
-    tried = [cfg.rate] if cfg.rate else rates(task.recipe, fast=cfg.fast and not has_layer_norm(model))
-    took = briefly(model, task, loop, cfg.share, tried, cfg.average_after, cfg.warm_up)
+    took = briefly(model, task, loop, cfg.share, cfg.rate, cfg.average_after, cfg.warm_up, cfg.fast)
     loop.notes.append(f"nothing kept of the original: {took}")
     outcome = loop.finish(model)
     outcome.guarantee = {"level": "exact",
@@ -217,7 +214,7 @@ def run(cfg: Renew, task: Task, loop: Loop) -> Outcome:
     model = task.copy_of_original()
     mixed(model, task.build(derive(loop.seed, "renew")), keep, cfg)
     share = cfg.share_class if of_class else cfg.share_examples
-    took = briefly(model, task, loop, share, [cfg.rate] if cfg.rate else rates(task.recipe), cfg.average_after)
+    took = briefly(model, task, loop, share, cfg.rate, cfg.average_after)
     stays = {"class": "what suits a class or a range that leaves", "examples": "the last block", "none": "nothing"}[keep]
     loop.notes.append(f"kept of the original: {stays}; {took}")
     return loop.finish(model)
