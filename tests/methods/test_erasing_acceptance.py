@@ -52,6 +52,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "saeuron": ("saeuron", {
         "block": "mid_block.attentions.0", "k": 4, "percentile": 99.5, "lr": 3e-3, "epochs": 3, "warmup": 50, "silent": 20000,
         "batch_size": 512, "trajectories": 48, "sampler_steps": 20, "start_guidance": 1.0}),
+    "nasa": ("nasa", {"watchdog": False}), "nasa shared": ("nasa", {"takes": "shared", "alpha": 2.0}),
     "sfd": ("sfd", {"anchor": "square", "alpha": 1.0, "forget_weight": 0.3, "lr": 1e-4, "fake_lr": 3e-4, "steps": 300,
                     "horizon": 0.1, "settle_steps": 400, "settle_lr": 1e-3, "batch_size": 16}),
 }
@@ -312,6 +313,18 @@ def test_saeuron_erases_and_keeps(table: Table, original: dict[str, float]) -> N
     assert mean(rows, "unlearning_accuracy") >= 0.9
     for metric in ("forget_other_accuracy", "kept_accuracy", "kept_other_accuracy", "outside_accuracy"):
         assert mean(rows, metric) >= original[metric] - 0.05, metric
+
+
+def test_nasa_takes_what_prompts_share_with_the_concept(table: Table) -> None:
+    """0.98, 0.91 and 0.97 erased of 3 originals, kept shapes 0.85, 0.65 and 0.90 (n=64, 60); here of the first."""
+    rows = table["nasa shared"]
+    assert mean(rows, "unlearning_accuracy") >= 0.9 and mean(rows, "kept_accuracy") >= 0.75
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="erased 0.38, 0.30 and 0.28 of 3 originals with α = ½, "
+                   "and with α = 1 kept shapes 0.62, 0.50 and 0.55")
+def test_nasa_erases_as_published(table: Table) -> None:
+    assert mean(table["nasa"], "unlearning_accuracy") >= 0.8
 
 
 def test_sfd_erases_the_shape_and_keeps_colours(table: Table, original: dict[str, float]) -> None:
