@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
@@ -17,7 +17,7 @@ import typer
 
 from lethe.cli.presets import request_file
 from lethe.core import trust, user_files
-from lethe.errors import LetheError, OutOfRange, nearest
+from lethe.errors import LetheError, OutOfRange, RequestError, nearest
 
 if TYPE_CHECKING:
     from lethe.core.events import Listener
@@ -154,6 +154,20 @@ def command() -> str:
 def fail(text: str) -> None:
     """End with an error on purpose."""
     raise LetheError(text)
+
+
+def acting(verb: str, action: str, given: Mapping[str, Any], needs: Collection[str], takes: Collection[str]) -> None:
+    """RequestError where an action of a command lacks what it needs, or has an option that would be without effect.
+
+    given  by name; in capitals what is an argument
+    """
+    for name, value in given.items():
+        word = name if name.isupper() else f"--{name}"
+        if value is None and name in needs:
+            raise RequestError(f"lethe {verb} {action} needs {word}; nothing was done. See lethe {verb} --help.")
+        if value and name not in takes:
+            raise RequestError(f"lethe {verb} {action} takes no {word}, so it would be without effect; nothing was done. See "
+                               f"lethe {verb} --help.")
 
 
 def written_as(option: str, path: Path, kinds: Sequence[str] = (".html", ".json", ".csv")) -> None:

@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from lethe.cli.common import Working, show, working
-from lethe.errors import RequestError
+from lethe.cli.common import Working, acting, show, working
 
 Action = Literal["add", "remove", "compose", "list"]
-OPTIONS: dict[Action, frozenset[str]] = {"add": frozenset({"model", "concept", "synonym"}), "remove": frozenset({"concept"}),
-                                         "compose": frozenset({"model", "output", "without"}), "list": frozenset()}
-NEEDED: dict[Action, tuple[str, ...]] = {"add": ("model", "concept"), "remove": ("concept",), "compose": ("model", "output"),
+OPTIONS: dict[Action, frozenset[str]] = {"add": frozenset({"MODEL", "concept", "synonym"}), "remove": frozenset({"concept"}),
+                                         "compose": frozenset({"MODEL", "output", "without"}), "list": frozenset()}
+NEEDED: dict[Action, tuple[str, ...]] = {"add": ("MODEL", "concept"), "remove": ("concept",), "compose": ("MODEL", "output"),
                                          "list": ()}
 
 
@@ -34,13 +33,8 @@ def concepts(common: Working, action: Annotated[Action, typer.Argument(help="Wha
     lethe concepts remove takedown --concept "Van Gogh"
     lethe concepts list takedown
     """
-    given = {"model": model, "concept": concept, "synonym": synonym, "without": without, "output": output}
-    for name, value in given.items():
-        if value is None and name in NEEDED[action]:
-            raise RequestError(f"lethe concepts {action} needs {_written(name)}; nothing was done. See lethe concepts --help.")
-        if value and name not in OPTIONS[action]:
-            raise RequestError(f"lethe concepts {action} takes no {_written(name)}, so it would be without effect; nothing was "
-                               "done. See lethe concepts --help.")
+    given = {"MODEL": model, "concept": concept, "synonym": synonym, "without": without, "output": output}
+    acting("concepts", action, given, NEEDED[action], OPTIONS[action])
     from lethe.models.diffusion import takedown
 
     if action == "add":
@@ -61,7 +55,3 @@ def concepts(common: Working, action: Annotated[Action, typer.Argument(help="Wha
         print(f"{concept} is {said}." if action == "remove" else "\n".join(
             [*(f"{one.concept.concept}  {one.file.name}  {one.file.stat().st_size} bytes" for one in rows),
              f"{len(rows)} concept{'' if len(rows) == 1 else 's'} {said}."]))
-
-
-def _written(name: str) -> str:
-    return "MODEL" if name == "model" else f"--{name}"

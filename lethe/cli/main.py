@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from lethe.cli import clean, concepts, describe, init, records, work
+from lethe.cli import clean, concepts, describe, init, records, watermark, work
 from lethe.cli.common import with_paths
 from lethe.core import trust
 from lethe.core.extras import own_version
@@ -53,7 +53,8 @@ def _help(text: str) -> str:
 
 for one in (init.init, work.run, work.calibrate, work.compare, work.check_model, work.audit, records.report, describe.methods,
             describe.audits, work.train, work.protect, work.pool, work.triage, describe.describe, work.bench, records.results,
-            records.schema, records.certify, records.verify, clean.clean, concepts.concepts, records.new, records.check):
+            records.schema, records.certify, records.verify, clean.clean, concepts.concepts, watermark.watermark, records.new,
+            records.check):
     app.command(one.__name__.replace("_", "-"), help=_help(one.__doc__ or ""))(with_paths(one))
 
 

@@ -65,10 +65,14 @@ class Pipeline:
         """What the network sees to pixels, clamped to [−1, 1]."""
         if self.vae is None:
             return x.clamp(-1, 1)
-        shift, scale = self._scales()
         with torch.no_grad():
-            pixels: Tensor = self.vae.decode((x / scale.to(x) + shift.to(x)).to(_place(self.vae))).sample
+            pixels: Tensor = self.vae.decode(self.unscaled(x).to(_place(self.vae))).sample
         return pixels.to(x.device).clamp(-1, 1)
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """What the network sees as the VAE's own latents."""
+        shift, scale = self._scales()
+        return x / scale.to(x) + shift.to(x)
 
     @property
     def factor(self) -> int:
