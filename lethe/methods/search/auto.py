@@ -9,7 +9,7 @@ Parzen estimator (Ozaki et al. 2020; Optuna).
                  examples), the cheapest one; one that was tuned must be nearer than published settings in 95 %: the best of
                  many is best by luck, too. Where D is not smaller than the untouched model's in 95 %, nothing is changed
 
-The likeliest: forgotten and useful in the runs that `lethe bench` has measured on requests like this, no mechanism before the
+The likeliest: as retrained models in the runs that `lethe bench` has measured on requests like this, no mechanism before the
 others. What can run is what has all that it needs of what was granted. cost: examples sent forward with gradients, in passes over
 the training data. All candidates, and which of them no other beats in all three objectives, stand in `outcome.search`.
 
@@ -67,7 +67,7 @@ RANGES = {"lr": (0.1, 3.0), "epochs": (0.3, 1.5), "alpha": (0.2, 5.0)}   # multi
 OTHERS = (0.5, 2.0)                                                      # of any other positive number            [ours]
 OPEN = ("perturb", "average")   # seams that any method leaves open                                               [ours]
 PLAIN = ("none", "last")        # their members that change nothing
-SHORT, MODELS, SHARE = "scratch", 2, 0.33   # how the yardstick is trained, how many models, of how much a recipe  [ours]
+SHORT, MODELS, SHARE = "scratch", 2, 0.5    # how the yardstick is trained, how many models, of how much a recipe  [ours]
 ALIKE = {"share": SHARE, "fast": False, "warm_up": 0.0}   # a faster training is less like the recipe's     [ours]
 UNITS = {"s": 1, "min": 60, "h": 3600}
 
@@ -147,8 +147,7 @@ def likeliest(names: list[str], task: Task) -> list[str]:
     """By what was measured on requests like this: the two likeliest of every mechanism before the next two."""
     known = catalogue.entries("methods")
     leaves = task.has("retain") and of_classes_that_leave(task.forget, task.retain)
-    chance = {name: odds(name, "forgotten", task.family, task.score_name, leaves, exact=known[name].mechanism == "exact").chance
-              for name in names}
+    chance = {name: odds(name, "indistinguishable", task.family, task.score_name, leaves).chance for name in names}
     seen: Counter[str] = Counter()
     tier = {}
     for name in sorted(names, key=lambda one: (-chance[one], one)):
