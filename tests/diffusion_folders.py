@@ -122,14 +122,16 @@ def flux(folder: Path) -> None:
                  tokenizer_2=pieces, transformer=network).save_pretrained(folder)
 
 
-def pixart(folder: Path) -> None:
+def pixart(folder: Path, sized: bool = False) -> None:
+    """sized: told the size of the picture, as the models of 1,024 pixels are."""
     from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 
     encoder, words = t5()
     torch.manual_seed(3)
-    network = PixArtTransformer2DModel(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
-                                       cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=WIDTH,
-                                       use_additional_conditions=False)
+    heads = 3 if sized else 2   # thirds of the width are of height, width and their ratio
+    network = PixArtTransformer2DModel(num_attention_heads=heads, attention_head_dim=8, in_channels=4, out_channels=8,
+                                       num_layers=2, cross_attention_dim=8 * heads, sample_size=8, patch_size=2,
+                                       caption_channels=WIDTH, use_additional_conditions=sized)
     PixArtAlphaPipeline(tokenizer=words, text_encoder=encoder, vae=vae(), transformer=network,
                         scheduler=DPMSolverMultistepScheduler()).save_pretrained(folder)
 

@@ -47,12 +47,13 @@ class Scorer:
         self.target, self.strange = np.zeros(0), np.zeros(1)
         self.rest = probability(panel.original, self.other)
         self.counts = np.ones(len(self.other), dtype=bool) if beside else ~removed
+        self.among: list[Seen] = []   # of the models beside, each as seen by the others
         if beside:
-            self.target = np.mean([probability(self._subject(model), self.view.forget) for model in beside], 0)
-            trained = [probability(self._subject(model), self.other) for model in beside]
-            alone = np.mean(trained, 0)
-            self.rest = np.mean([self.rest, *trained], axis=0) if gone else alone
-            self.rest[removed] = alone[removed]
+            said = [[probability(self._subject(model), split) for split in (self.view.forget, self.other)] for model in beside]
+            own = self.rest if gone else None
+            self.target, self.rest = between(said, own, removed)
+            self.among = [self._apart(one, between(said[:at] + said[at + 1:], own, removed))
+                          for at, one in enumerate(said) if len(said) > 1]
             return
         like = panel.unseen() if task.has("holdout") else np.ones(len(self.other), dtype=bool)
         if not gone and like.any():
@@ -62,7 +63,12 @@ class Scorer:
         """What one model says, example by example."""
         subject = self._subject(model)
         forget, rest = (probability(subject, split) for split in (self.view.forget, self.other))
-        return Seen(np.abs(forget - self.target) if len(self.target) else forget, np.abs(rest - self.rest)[self.counts])
+        return self._apart((forget, rest), (self.target, self.rest))
+
+    def _apart(self, said: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Seen:
+        """What one model says of (forget, rest) beside what others say."""
+        (forget, rest), (target, elsewhere) = said, others
+        return Seen(np.abs(forget - target) if len(target) else forget, np.abs(rest - elsewhere)[self.counts])
 
     def distances(self, seen: Seen) -> tuple[float, float]:
         """(D_forget, D_utility)."""
@@ -82,6 +88,14 @@ class Scorer:
 
     def _subject(self, model: nn.Module) -> Subject:
         return Subject("candidate", model, self.view, device=self.device)
+
+
+def between(said: Sequence[Sequence[np.ndarray]], own: np.ndarray | None, removed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What models say of (forget, rest) in the mean; of what is not removed with the original's own as one of them."""
+    forget, rest = (np.mean(rows, 0) for rows in zip(*said, strict=True))
+    if own is not None:
+        rest = np.where(removed, rest, (own + len(said) * rest) / (1 + len(said)))
+    return forget, rest
 
 
 def probability(subject: Subject, split: Split) -> np.ndarray:

@@ -25,13 +25,14 @@ from lethe.data.select import Where
 from lethe.errors import NeedsUnmet, OutOfRange
 from lethe.judge.candidates import Scorer, Seen, probability
 from lethe.judge.selection import final, halves, other
-from lethe.methods.search.auto import Auto, beside, candidates, likeliest, ranged, rounds, seconds_of, yardstick_of
+from lethe.methods.search.auto import ALIKE, Auto, beside, candidates, likeliest, ranged, rounds, seconds_of, yardstick_of
 from lethe.models.classification.task import Classification
 from lethe.report.search import front
 from lethe.report.view import cases
 from lethe.results.odds import Odds
 from lethe.train.apply import apply, fitting
 from lethe.train.loop import Loop, Settings
+from lethe.train.watchdog import Watchdog
 
 TASK = TASKS["classification"]()
 FEW = ("finetune", "random_label", "ssd")
@@ -71,17 +72,43 @@ def far(score: Scorer, model: nn.Module) -> float:
 def test_the_scores_of_controls(yardstick: str) -> None:
     """The untouched model must be far, a retrained one near."""
     loop = Loop(TASK, Settings())
-    score = Scorer(TASK, beside=beside(yardstick, TASK, loop))
+    score = Scorer(TASK, beside=[one.answering for one in beside(yardstick, TASK, loop)[0]])
     assert far(score, TASK.original) > far(score, lethe.forget(TASK, "retrain", seed=9, progress=False).model) + 0.3
     whole = TASK.recipe.epochs * len(TASK.retain)
-    assert loop.cost.examples == pytest.approx({"unseen": 0, "short": 0.66, "retrained": 2}[yardstick] * whole, rel=0.1)
+    assert loop.cost.examples == pytest.approx({"unseen": 0, "short": 1, "retrained": 2}[yardstick] * whole, rel=0.1)
 
 
 def test_a_short_yardstick_is_trained_at_the_rate_of_renew() -> None:
     """At a faster one its models are better than those of the recipe, and farther from them."""
-    found = beside("short", TASK, Loop(TASK, Settings()))[0]
-    alike = running.run("scratch", TASK, derive(0, "auto yardstick", 0), share=0.33, rate=2.0, warm_up=0.0)
-    assert state_fingerprint(found) == state_fingerprint(alike.model)
+    (first, _), sound = beside("short", TASK, Loop(TASK, Settings()))
+    alike = running.run("scratch", TASK, derive(0, "auto yardstick", 0), share=0.5, rate=2.0, warm_up=0.0)
+    assert sound and state_fingerprint(first.model) == state_fingerprint(alike.model)
+
+
+def test_a_model_of_the_yardstick_is_seen_by_the_others_alone() -> None:
+    """Of two each by the other: the mean of both would make it look nearer than any other model can be."""
+    one, two = TASK.build(5), TASK.build(6)
+    score, beside_two = Scorer(TASK, beside=[one, two]), Scorer(TASK, beside=[two])
+    for name in ("forget", "utility"):
+        assert getattr(score.among[0], name) == pytest.approx(getattr(beside_two.seen(one), name))
+    assert Scorer(TASK, beside=[one]).among == [] == Scorer(TASK).among
+
+
+def test_a_model_of_the_yardstick_is_a_candidate_where_the_watchdog_would_deliver_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there already; not of the methods that were asked for, and not a model that has learned too little."""
+    def searched(**asked: object) -> tuple[list[str], str]:
+        outcome = lethe.forget(TASK, "auto", trials=1, progress=False, **asked)
+        return [row["method"] for row in outcome.search], outcome.notes[0]
+
+    monkeypatch.setattr("lethe.methods.search.auto.NEARLY", 100)   # the cheapest of all that are near
+    tried, why = searched()
+    assert tried[:2] == ["nothing", "scratch"] and why.startswith("auto chose scratch (") and "of which it is one" in why
+    tried, why = searched(methods=FEW)
+    assert tried == ["nothing", "finetune"] and "of which it is one" not in why
+    monkeypatch.setitem(ALIKE, "rate", 1e-9)
+    assert "scratch" not in searched()[0]
+    (first, _), sound = beside("short", TASK, Loop(TASK, Settings(), watchdog=Watchdog()))
+    assert not sound and first.fall is None, "the yardstick itself is what it was"
 
 
 @pytest.mark.parametrize(("where", "share"), [(Where(label=3), 0.5), (Where(index=tuple(range(40))), 0.0)])

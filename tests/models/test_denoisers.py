@@ -13,8 +13,9 @@ import diffusers
 import pytest
 import torch
 import yaml
-from diffusion_folders import FOLDERS, ddim, stable
+from diffusion_folders import FOLDERS, ddim, pixart, stable
 from PIL import Image
+from test_guarded import Toy
 from typer.testing import CliRunner
 
 from lethe.cli.main import app
@@ -83,6 +84,14 @@ def test_it_draws_what_diffusers_draws(kind: str) -> None:
         return
     ours = (task.sample(task.original, [prompt], seed=3, steps=3, guidance=guidance) + 1) / 2
     assert torch.allclose(ours, by_diffusers(kind, folder(kind), prompt, guidance).float(), atol=2e-4)
+
+
+def test_a_model_that_is_told_the_size_of_the_picture_is_told_behind_a_guard_too(tmp_path: Path) -> None:
+    pixart(tmp_path / "sized", sized=True)
+    task = opened("pixart", tmp_path / "sized")
+    x, t = torch.randn(1, 4, 8, 8, generator=generator(0, "sized")), torch.tensor([7])
+    text = task.text(task.tokens(["a red disk"]))
+    assert torch.equal(task.predict_noise(Toy(task.original), x, t, text), task.predict_noise(task.original, x, t, text))
 
 
 def test_audits_noise_a_flow_by_its_own_levels(monkeypatch: pytest.MonkeyPatch) -> None:

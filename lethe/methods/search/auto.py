@@ -13,8 +13,9 @@ The likeliest: as retrained models in the runs that `lethe bench` has measured o
 others. What can run is what has all that it needs of what was granted. cost: examples sent forward with gradients, in passes over
 the training data. All candidates, and which of them no other beats in all three objectives, stand in `outcome.search`.
 
-yardstick = short      two models trained without the forget set by a third of the recipe's passes: it needs the recipe; `scratch`
-                       trains them, and is no candidate then unless it is named
+yardstick = short      two models trained without the forget set by half of the recipe's passes: it needs the recipe. `scratch`
+                       trains them, and is no candidate then unless it is named; but the first of them is one, seen by the
+                       other alone: it never read the forget set, and costs nothing more
 yardstick = unseen     unseen data stand for them, so that those who cannot retrain can choose
 yardstick = retrained  models retrained by the whole recipe. For benchmarks: whoever has these needs no other method
 The search uses a seeded half of the forget set and the half of holdout that methods may learn from, the final audit the others
@@ -37,8 +38,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-
 from lethe.core import catalogue
 from lethe.core.alike import of_classes_that_leave
 from lethe.core.config import Count, build, config, plain
@@ -55,6 +54,7 @@ from lethe.results.odds import odds
 from lethe.train.apply import accepts, all_methods, apply, fitting
 from lethe.train.inner import charge
 from lethe.train.loop import Loop
+from lethe.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import optuna
@@ -101,11 +101,6 @@ class Trial:
     @property
     def distance(self) -> float:
         return self.forgetting + self.utility
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """What is preferred of two that are as near: published settings, then what costs less."""
-        return self.round > 0, self.cost
 
     @property
     def named(self) -> str:
@@ -203,7 +198,17 @@ class Search:
         self.size = len(task.forget) + (len(task.retain) if task.has("retain") else 0)
         self.nearest: tuple[float, Seen] = math.inf, self.start
         self.kept: tuple[Trial, Seen, Outcome] | None = None
+        self.paid: Trial | None = None   # a model of the yardstick, which is there already
         self._tell(self.trials[0])
+
+    def enter(self, outcome: Outcome, seen: Seen, settings: dict[str, Any]) -> None:
+        """A model of the yardstick is a candidate at published settings."""
+        trial = Trial(len(self.trials), 0, SHORT, settings, {}, *self.score.distances(seen), outcome.cost.examples / self.size,
+                      outcome.cost.seconds)
+        self.paid = trial
+        self.trials.append(trial)
+        self._consider(trial, seen, outcome)
+        self._tell(trial)
 
     def best(self, name: str) -> float:
         return min((trial.distance for trial in self.trials if trial.method == name), default=math.inf)
@@ -250,11 +255,15 @@ class Search:
         if trial.distance < self.nearest[0]:
             self.nearest = trial.distance, seen
             tuned = kept is not None and trial.round > 0 == kept[0].round
-            if kept is None or trial.rank < kept[0].rank or (self.score.nearer(seen, kept[1], SURE) if tuned
+            if kept is None or self._rank(trial) < self._rank(kept[0]) or (self.score.nearer(seen, kept[1], SURE) if tuned
                                                              else not self._as_near(kept[0], kept[1])):
                 self.kept = trial, seen, outcome
-        elif kept is None or (trial.rank < kept[0].rank and self._as_near(trial, seen)):
+        elif kept is None or (self._rank(trial) < self._rank(kept[0]) and self._as_near(trial, seen)):
             self.kept = trial, seen, outcome
+
+    def _rank(self, trial: Trial) -> tuple[bool, float]:
+        """What is preferred of two that are as near: published settings, then what costs less from here on."""
+        return trial.round > 0, 0.0 if trial is self.paid else trial.cost
 
     def _as_near(self, trial: Trial, seen: Seen) -> bool:
         """Whether a candidate is as near as the nearest one: hardly farther, and not beyond noise."""
@@ -287,19 +296,23 @@ def yardstick_of(cfg: Auto, task: Task) -> str:
     return cfg.yardstick if cfg.yardstick != "auto" else "short" if able else "unseen"
 
 
-def beside(yardstick: str, task: Task, loop: Loop) -> list[nn.Module]:
-    """The models of a yardstick, trained without the forget set; their cost is that of the search."""
+def beside(yardstick: str, task: Task, loop: Loop) -> tuple[list[Outcome], bool]:
+    """The models of a yardstick, trained without the forget set, whose cost is that of the search; and whether the watchdog of
+    the run would deliver the first one."""
     if yardstick == "unseen":
-        return []
+        return [], False
     record = catalogue.load("methods", SHORT if yardstick == "short" else "retrain")
     asked: Any = build(record.config, ALIKE if yardstick == "short" else {})
-    models = []
-    for place in range(MODELS):
+
+    def trained(place: int, watchdog: Watchdog | Literal[False]) -> Outcome:
         settings = replace(loop.settings, seed=derive(loop.seed, "auto yardstick", place), max_minutes=None)
-        outcome = apply(task, record, asked, settings, watchdog=False, progress=loop.listener, stop=loop.stop)
+        outcome = apply(task, record, asked, settings, watchdog=watchdog, progress=loop.listener, stop=loop.stop)
         charge(loop, outcome)
-        models.append(outcome.answering)
-    return models
+        return outcome
+
+    first = trained(0, loop.watchdog or False)
+    sound = first.fall is None
+    return [first if sound else trained(0, False), *(trained(place, False) for place in range(1, MODELS))], sound
 
 
 @method(needs={"forget", "original", "retain?", "holdout?", "recipe?", "test?"}, uses=set(), mechanism="search")
@@ -316,7 +329,10 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     yardstick = yardstick_of(cfg, task)
     known = candidates(task, cfg.methods, yardstick)
     names = known if cfg.methods else known[: max(1, cfg.trials // 2)]   # the other half of the trials goes to the better ones
-    search = Search(task, loop, Scorer(task, loop.settings.device, beside(yardstick, task, loop)), ends)
+    made, sound = beside(yardstick, task, loop)
+    search = Search(task, loop, Scorer(task, loop.settings.device, [one.answering for one in made]), ends)
+    if yardstick == "short" and sound and not cfg.methods:
+        search.enter(made[0], search.score.among[0], ALIKE)
     search.carry_out(names, cfg.trials)
     notes = [] if len(names) == len(known) else [f"{len(names)} of {len(known)} methods were tried; more trials try more of them"]
     return _outcome(search, yardstick, notes)
@@ -332,7 +348,7 @@ def _outcome(search: Search, yardstick: str, notes: list[str]) -> Outcome:
     winner, front = kept[0] if kept else trials[0], search.front()
     for trial in trials:
         trial.front = trial.number in front
-    findings = [explained(trials, winner, yardstick)]
+    findings = [explained(trials, winner, yardstick, winner is search.paid)]
     if nearest is not None and kept is None:
         findings.append(f"{nearest.method} had distance {nearest.distance:.3f}, not less than the untouched model's beyond "
                         "noise, so nothing was changed")
@@ -360,14 +376,14 @@ def line(trial: Trial, chosen: bool) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
 
 
-def explained(trials: list[Trial], winner: Trial, yardstick: str) -> str:
-    """Why this one, in a sentence or two."""
+def explained(trials: list[Trial], winner: Trial, yardstick: str, own: bool = False) -> str:
+    """Why this one, in a sentence or two. own: it is a model of the yardstick."""
     words = {"unseen": "by unseen data alone", "short": f"beside {MODELS} models trained without the data by "
              f"{number(SHARE)} of the recipe", "retrained": "beside retrained models: a benchmark"}[yardstick]
     tried = [trial for trial in trials[1:] if math.isfinite(trial.distance)]
     text = (f"auto chose {winner.named if winner.number else 'no change'} of {len(trials) - 1} trials by distance "
             f"{winner.distance:.3f} (forgetting {winner.forgetting:.3f}, utility {winner.utility:.3f}), untouched "
-            f"{trials[0].distance:.3f}, {words}")
+            f"{trials[0].distance:.3f}, {words}{', of which it is one' if own else ''}")
     published = min((trial for trial in tried if trial.round == 0), key=lambda trial: trial.distance, default=None)
     nearest = min(tried, key=lambda trial: trial.distance, default=None)
     if winner.number and nearest is not None and nearest is not winner:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.families.diffusion import Words
+from lethe.core.guard import bare
 from lethe.errors import ModelError
 from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, unpacked
 
@@ -39,7 +40,7 @@ class PixArt(Denoiser):
     def predict(self, network: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor, strength: float = 1.0) -> Tensor:
         states, mask = unpacked(condition, self.length)
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
-        if getattr(network, "use_additional_conditions", False):
+        if getattr(bare(network), "use_additional_conditions", False):
             height, width = (side * self.parts.factor for side in x_t.shape[2:])
             added = {"resolution": torch.tensor([[height, width]]).to(x_t).expand(len(x_t), -1),
                      "aspect_ratio": torch.tensor([[height / width]]).to(x_t).expand(len(x_t), -1)}
