@@ -29,7 +29,7 @@ Deviations: read from the official code; of the paper itself the abstract and a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -167,7 +167,8 @@ def run(cfg: Minimalist, task: DiffusionTask, loop: Loop) -> Outcome:
     terms = {"erase": Term(asked(task, prompts, anchors, cfg.batch_size), loss, moves=moves)}
     if cfg.beta:
         terms["keep"] = Term(asked(task, kept, kept, cfg.batch_size), loss, cfg.beta, moves=moves)
-    with hooked(*(gate.hook(layers[name][0]) for name, gate in gates.items())), by_steps(model):
+    lean = by_steps(model) if cfg.sampler_steps > 1 else nullcontext()   # of a single step nothing would be saved
+    with hooked(*(gate.hook(layers[name][0]) for name, gate in gates.items())), lean:
         loop.minimise(model, terms, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size, optimiser="adamw", weight_decay=0.01)
     delattr(model, ADDED)
     out = sum(int((gate.lamb < 0).sum()) for gate in gates.values())
