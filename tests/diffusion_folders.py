@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
 
+from lethe.models.diffusion.files import load_pipeline
+from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.small import tokenizer
+from lethe.models.diffusion.task import Diffusion
 
 WIDTH = 16    # of every text encoder
 
@@ -202,3 +207,11 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "stable": stable, "inpainting": inpainting, "sdxl": sdxl, "sd3": sd3, "flux": flux, "pixart": pixart, "dit": dit,
     "classes": plain(4), "unconditional": plain(None),
 }
+
+
+@cache
+def opened(kind: str, steps: int = 2) -> Diffusion:
+    """A tiny folder of this kind as a task: "disk" is to go, without guidance."""
+    folder = Path(mkdtemp()) / kind
+    FOLDERS[kind](folder)
+    return text_to_image(load_pipeline(folder), "disk", ["a red cross"], ["a red disk"], steps=steps, guidance=1.0)

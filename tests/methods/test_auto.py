@@ -80,7 +80,7 @@ def test_the_scores_of_controls(yardstick: str) -> None:
 
 def test_a_short_yardstick_is_trained_at_the_rate_of_renew() -> None:
     """At a faster one its models are better than those of the recipe, and farther from them."""
-    (first, _), sound = beside("short", TASK, Loop(TASK, Settings()))
+    (first, _), sound = beside("short", TASK, Loop(TASK, Settings()), offered=True)
     alike = running.run("scratch", TASK, derive(0, "auto yardstick", 0), share=0.5, rate=2.0, warm_up=0.0)
     assert sound and state_fingerprint(first.model) == state_fingerprint(alike.model)
 
@@ -107,7 +107,7 @@ def test_a_model_of_the_yardstick_is_a_candidate_where_the_watchdog_would_delive
     assert tried == ["nothing", "finetune"] and "of which it is one" not in why
     monkeypatch.setitem(ALIKE, "rate", 1e-9)
     assert "scratch" not in searched()[0]
-    (first, _), sound = beside("short", TASK, Loop(TASK, Settings(), watchdog=Watchdog()))
+    (first, _), sound = beside("short", TASK, Loop(TASK, Settings(), watchdog=Watchdog()), offered=True)
     assert not sound and first.fall is None, "the yardstick itself is what it was"
 
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import byhand
 import pytest
 import torch
 from byhand import said
-from diffusion_folders import FOLDERS
+from diffusion_folders import opened
 
 from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.diffusion.gem import double_blocks, hinge, is_flow
-from lethe.models.diffusion.files import load_pipeline
-from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.task import Diffusion
-
-
-@cache
-def flow() -> Diffusion:
-    folder = Path(mkdtemp()) / "sd3"
-    FOLDERS["sd3"](folder)
-    return text_to_image(load_pipeline(folder), "disk", ["a red cross"], ["a red disk"], steps=3, guidance=1.0)
 
 
 def test_golden_hinge() -> None:
@@ -35,7 +23,7 @@ def test_golden_hinge() -> None:
 
 
 def test_adapters_go_to_queries_and_keys_of_blocks_that_hear_text() -> None:
-    names = {name.split(".", 2)[2] for name in double_blocks(flow().original)}
+    names = {name.split(".", 2)[2] for name in double_blocks(opened("sd3", 3).original)}
     assert names == {f"attn.{one}" for one in ("to_q", "to_k", "add_q_proj", "add_k_proj")} | (
         {name for name in names if name.startswith("attn2")})
     with pytest.raises(RequestError, match="has none"):
@@ -45,7 +33,7 @@ def test_adapters_go_to_queries_and_keys_of_blocks_that_hear_text() -> None:
 @pytest.mark.parametrize("kind", ["unet", "flow"])
 def test_a_step_by_hand(kind: str) -> None:
     """Adapters are 0 at first, so the first step goes towards the anchor alone; of a flow by what the network itself says."""
-    task = byhand.diffusion() if kind == "unet" else flow()
+    task = byhand.diffusion() if kind == "unet" else opened("sd3", 3)
     assert is_flow(task) == (kind == "flow")
     prompts = task.prompts["forget"]
     order = byhand.order(Split({"tokens": torch.zeros(len(prompts), 1)}, "prompts"), "erase")
@@ -80,4 +68,4 @@ def spoken(task: Diffusion, model: Any, x: torch.Tensor, t: torch.Tensor, text: 
 
 def test_a_flow_that_stops_at_noise_is_refused() -> None:
     with pytest.raises(RequestError, match="pure noise"):
-        byhand.run("gem", flow(), sampler_steps=1)
+        byhand.run("gem", opened("sd3", 3), sampler_steps=1)

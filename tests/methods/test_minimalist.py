@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import byhand
 import pytest
 import torch
-from diffusion_folders import FOLDERS
+from diffusion_folders import opened
 from torch import nn
 
 from lethe.core.modules import hooked
 from lethe.core.split import Split
 from lethe.errors import RequestError
 from lethe.methods.diffusion.minimalist import Gate, by_steps, concrete, layers_of
-from lethe.models.diffusion.files import load_pipeline
-from lethe.models.diffusion.open import text_to_image
-from lethe.models.diffusion.task import Diffusion
-
-
-@cache
-def opened(kind: str) -> Diffusion:
-    folder = Path(mkdtemp()) / kind
-    FOLDERS[kind](folder)
-    return text_to_image(load_pipeline(folder), "disk", ["a red cross"], ["a red disk"], steps=2, guidance=1.0)
 
 
 def test_golden_numbers() -> None:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import byhand
 import pytest
 import torch
-from diffusion_folders import FOLDERS
+from diffusion_folders import opened
 from torch import Tensor
 
 from lethe.core.guard import as_served
 from lethe.errors import RequestError
 from lethe.methods.guard.nasa import Averted, freed, turned
-from lethe.models.diffusion.files import load_pipeline
-from lethe.models.diffusion.open import text_to_image
-from lethe.models.diffusion.task import Diffusion
-
-
-@cache
-def opened(kind: str) -> Diffusion:
-    folder = Path(mkdtemp()) / kind
-    FOLDERS[kind](folder)
-    return text_to_image(load_pipeline(folder), "disk", ["a red cross"], ["a red disk"], steps=2, guidance=1.0)
 
 
 def test_golden_numbers() -> None:

@@ -9,8 +9,8 @@ G(ε, c) what the sampler ends with that starts from the noise ε, G_0 that of t
 multiplied by m, F prompts with the concept, a the same with an anchor in its place, or the empty prompt, K kept prompts, β ≥ 0.
 Units are channels inside a feed-forward layer (ff), what modulates the text stream (norm), or heads of attention (heads).
 Needs:    original, and prompts; no pictures.     Updates: λ, and in the end the weights behind a unit that is left out: to 0.
-Cost:     a step: two samplings by the original, two with gradients, each sampler step worked out again on the way back, so that
-          memory holds one step and the points of the trajectories.
+Cost:     a step: two samplings by the original, two with gradients; of several sampler steps each is worked out again on the way
+          back, so that memory holds one step and the points of the trajectories.
 Limits:   where no λ falls below 0 the weights are the original's, bit for bit.
 Fails by: leaving out what other prompts need. On the UNet of the preset shapes_erase, defaults, watchdog off (3 originals, 64
           pictures with the concept, 60 of kept prompts and 60 outside): share without the concept 0.56, 0.92 and 0.70 (originals

@@ -201,9 +201,9 @@ class Search:
         self.paid: Trial | None = None   # a model of the yardstick, which is there already
         self._tell(self.trials[0])
 
-    def enter(self, outcome: Outcome, seen: Seen, settings: dict[str, Any]) -> None:
-        """A model of the yardstick is a candidate at published settings."""
-        trial = Trial(len(self.trials), 0, SHORT, settings, {}, *self.score.distances(seen), outcome.cost.examples / self.size,
+    def enter(self, outcome: Outcome, seen: Seen) -> None:
+        """A model of a short yardstick is a candidate, as at published settings."""
+        trial = Trial(len(self.trials), 0, SHORT, ALIKE, {}, *self.score.distances(seen), outcome.cost.examples / self.size,
                       outcome.cost.seconds)
         self.paid = trial
         self.trials.append(trial)
@@ -296,9 +296,9 @@ def yardstick_of(cfg: Auto, task: Task) -> str:
     return cfg.yardstick if cfg.yardstick != "auto" else "short" if able else "unseen"
 
 
-def beside(yardstick: str, task: Task, loop: Loop) -> tuple[list[Outcome], bool]:
-    """The models of a yardstick, trained without the forget set, whose cost is that of the search; and whether the watchdog of
-    the run would deliver the first one."""
+def beside(yardstick: str, task: Task, loop: Loop, offered: bool = False) -> tuple[list[Outcome], bool]:
+    """The models of a yardstick, trained without the forget set, whose cost is that of the search; and whether the first one may
+    be delivered: where it is offered, the watchdog of the run judges it."""
     if yardstick == "unseen":
         return [], False
     record = catalogue.load("methods", SHORT if yardstick == "short" else "retrain")
@@ -310,9 +310,9 @@ def beside(yardstick: str, task: Task, loop: Loop) -> tuple[list[Outcome], bool]
         charge(loop, outcome)
         return outcome
 
-    first = trained(0, loop.watchdog or False)
-    sound = first.fall is None
-    return [first if sound else trained(0, False), *(trained(place, False) for place in range(1, MODELS))], sound
+    first = trained(0, (offered and loop.watchdog) or False)
+    others = [trained(place, False) for place in range(1, MODELS)]
+    return [first if first.fall is None else trained(0, False), *others], offered and first.fall is None
 
 
 @method(needs={"forget", "original", "retain?", "holdout?", "recipe?", "test?"}, uses=set(), mechanism="search")
@@ -329,10 +329,10 @@ def run(cfg: Auto, task: Task, loop: Loop) -> Outcome:
     yardstick = yardstick_of(cfg, task)
     known = candidates(task, cfg.methods, yardstick)
     names = known if cfg.methods else known[: max(1, cfg.trials // 2)]   # the other half of the trials goes to the better ones
-    made, sound = beside(yardstick, task, loop)
+    made, sound = beside(yardstick, task, loop, offered=yardstick == "short" and not cfg.methods)
     search = Search(task, loop, Scorer(task, loop.settings.device, [one.answering for one in made]), ends)
-    if yardstick == "short" and sound and not cfg.methods:
-        search.enter(made[0], search.score.among[0], ALIKE)
+    if sound:
+        search.enter(made[0], search.score.among[0])
     search.carry_out(names, cfg.trials)
     notes = [] if len(names) == len(known) else [f"{len(names)} of {len(known)} methods were tried; more trials try more of them"]
     return _outcome(search, yardstick, notes)
