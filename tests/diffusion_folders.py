@@ -20,15 +20,18 @@ from lethe.models.diffusion.task import Diffusion
 WIDTH = 16    # of every text encoder
 
 
-def clip(seed: int = 0, projection: bool = False, length: int = 8) -> tuple[Any, Any]:
-    """A CLIP text encoder and its tokenizer."""
+def clip(seed: int = 0, projection: int = 0, length: int = 8, width: int = WIDTH) -> tuple[Any, Any]:
+    """A CLIP text encoder and its tokenizer.
+
+    projection  width of the pooled text; 0: the encoder has none
+    """
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     words = tokenizer(length=length)
     config = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(words), hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=length, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id, projection_dim=WIDTH,
+        pad_token_id=words.pad_token_id, projection_dim=projection or WIDTH,
     )
     torch.manual_seed(seed)
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config), words
@@ -93,9 +96,9 @@ def sdxl(folder: Path) -> None:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     one, words = clip(0)
-    two, others = clip(1, projection=True)
-    network = unet(cross_attention_dim=2 * WIDTH, addition_embed_type="text_time", addition_time_embed_dim=4,
-                   projection_class_embeddings_input_dim=6 * 4 + WIDTH, transformer_layers_per_block=1)
+    two, others = clip(1, projection=52, width=24)   # as in real ones no two widths are alike, and pooled text fills two rows
+    network = unet(cross_attention_dim=WIDTH + 24, addition_embed_type="text_time", addition_time_embed_dim=4,
+                   projection_class_embeddings_input_dim=6 * 4 + 52, transformer_layers_per_block=1)
     StableDiffusionXLPipeline(vae=vae(), text_encoder=one, text_encoder_2=two, tokenizer=words, tokenizer_2=others, unet=network,
                               scheduler=EulerDiscreteScheduler()).save_pretrained(folder)
 
@@ -103,12 +106,11 @@ def sdxl(folder: Path) -> None:
 def sd3(folder: Path) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    (one, words), (two, others), (three, pieces) = clip(0, projection=True), clip(1, projection=True), t5(2 * WIDTH)
+    (one, words), (two, others), (three, pieces) = clip(0, projection=16), clip(1, projection=24, width=24), t5(48)
     torch.manual_seed(3)
     network = SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2,
-                                    attention_head_dim=8, num_attention_heads=2, joint_attention_dim=2 * WIDTH,
-                                    caption_projection_dim=16,
-                                    pooled_projection_dim=2 * WIDTH, pos_embed_max_size=8)
+                                    attention_head_dim=8, num_attention_heads=2, joint_attention_dim=48,
+                                    caption_projection_dim=16, pooled_projection_dim=16 + 24, pos_embed_max_size=8)
     StableDiffusion3Pipeline(transformer=network, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(shift_factor=0.1),
                              text_encoder=one, tokenizer=words, text_encoder_2=two, tokenizer_2=others, text_encoder_3=three,
                              tokenizer_3=pieces).save_pretrained(folder)
@@ -117,10 +119,10 @@ def sd3(folder: Path) -> None:
 def flux(folder: Path) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-    (one, words), (two, pieces) = clip(0), t5()
+    (one, words), (two, pieces) = clip(0, width=24), t5()
     torch.manual_seed(3)
     network = FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-                                     num_attention_heads=2, joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH,
+                                     num_attention_heads=2, joint_attention_dim=WIDTH, pooled_projection_dim=24,
                                      axes_dims_rope=(4, 4, 8), guidance_embeds=True)
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     FluxPipeline(scheduler=scheduler, vae=vae(shift_factor=0.1), text_encoder=one, tokenizer=words, text_encoder_2=two,

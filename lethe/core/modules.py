@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -98,7 +98,7 @@ def seeded(build: Callable[[int], T], seed: int) -> T:
 def reinitialised(model: nn.Module, seed: int) -> nn.Module:
     """A copy with freshly drawn weights, on the CPU, so that a seed means the same weights on every device.
 
-    Raises ModelError when a parameter belongs to a module without `reset_parameters` or `_init_weights` of a parent:
+    Raises ModelError when a parameter belongs to a module without `reset_parameters`, of a class that cannot draw itself:
     keeping its trained values would make "retrained" untrue (the SSD repository's retrain baseline has this fault).
     """
     twin = copied(model, trainable=True).cpu()
@@ -106,18 +106,20 @@ def reinitialised(model: nn.Module, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         if hasattr(twin, "_init_weights") and hasattr(twin, "config"):  # transformers: the class knows its scheme
             return type(twin)(twin.config).train()
-        missed = []
-        for name, module in twin.named_modules():
-            own = [key for key, _ in module.named_parameters(recurse=False)]
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-            elif own:
-                missed += [f"{name}.{key}".lstrip(".") for key in own]
+        missed = [f"{name}.{key}".lstrip(".") for name, module in twin.named_modules() if not hasattr(module, "reset_parameters")
+                  for key, _ in module.named_parameters(recurse=False)]
+        if missed and hasattr(twin, "from_config"):   # diffusers: the class draws what no layer of it would
+            kind: Any = type(twin)
+            fresh: nn.Module = kind.from_config(twin.config)
+            return fresh.train()
         if missed:
             raise ModelError(
                 f"parameters {', '.join(missed[:5])} belong to modules without reset_parameters(), so a model rebuilt from "
                 "scratch would keep their trained values. Pass `build=`, a function that returns a fresh model."
             )
+        for module in twin.modules():
+            draw: Any = getattr(module, "reset_parameters", lambda: None)
+            draw()
     return twin
 
 

@@ -146,8 +146,9 @@ def bound_of(task: DiffusionTask) -> float:
 
 
 def require_noise(name: str, task: DiffusionTask) -> None:
-    """RequestError for networks that say something else than the noise."""
+    """RequestError for networks that are no UNets, or say something else than the noise."""
     says, kind = task.pipeline.scheduler.config.get("prediction_type", "epsilon"), type(task.original).__name__
     if says != "epsilon" or kind != "UNet2DConditionModel":
-        raise RequestError(f"{name} moves the noise that a UNet predicts, and this is a {kind} that predicts {says!r}, of which "
-                           "the rule would make something else; nothing was started. Choose another method, e.g. esd.")
+        found = kind if kind != "UNet2DConditionModel" else f"{kind} that predicts {says!r}"
+        raise RequestError(f"{name} moves the noise that a UNet predicts, and this is a {found}, of which the rule would make "
+                           "something else; nothing was started. Choose another method, e.g. esd.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import byhand
 import torch
 from byhand import kl, soft
+from diffusion_folders import opened
 from running import run
 from tiny import classification
 from torch import Tensor, nn
 
-from lethe.core.modules import reinitialised
+from lethe.core.modules import reinitialised, state_fingerprint
 from lethe.core.seeds import derive
 from lethe.methods.general.bad_teacher import forget_weight
 
@@ -29,7 +30,6 @@ def test_it_is_ignorant_of_forget_and_knows_retain() -> None:
 
 
 def test_labels_are_not_read() -> None:
-    from lethe.core.modules import state_fingerprint
     from lethe.core.split import Split
     from lethe.models.classification.task import Classification
 
@@ -52,3 +52,14 @@ def test_two_steps_by_hand() -> None:
 
     found = byhand.run("bad_teacher", task, retain_share=1.0, temperature=temperature, epochs=2)
     byhand.assert_same(task, found, byhand.steps(task, [objective, objective]))
+
+
+def test_networks_of_diffusers_that_hold_parameters_of_their_own_are_drawn_afresh() -> None:
+    """PixArt's shifts and scales belong to no layer that could draw them again; its class does."""
+    task = opened("pixart")
+    one, two, other = (reinitialised(task.original, seed) for seed in (0, 0, 1))
+    assert state_fingerprint(one) == state_fingerprint(two) and one.training
+    for name, p in one.named_parameters():
+        assert not torch.equal(p, task.original.get_parameter(name)) or name.endswith("bias") or "norm" in name, name
+    assert not torch.equal(one.get_parameter("scale_shift_table"), other.get_parameter("scale_shift_table"))
+    assert run("bad_teacher", task, epochs=1).model is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 import byhand
 import pytest
 import torch
+from diffusion_folders import opened
 
 from lethe.core.guard import as_served
 from lethe.core.seeds import generator
@@ -69,3 +70,21 @@ def test_without_strength_pictures_are_the_original_s(off: dict[str, float]) -> 
     guard = byhand.outcome("negtome", task, **{"share": 1.0, **off}).answering
     drawn, plain = (task.sample(model, ["a red disk"], seed=1, steps=2) for model in (guard, task.original))
     assert torch.equal(drawn, plain)
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "inpainting"])
+def test_networks_that_read_more_than_text_states_show_references_as_the_task_does(kind: str) -> None:
+    """References are asked with their own pooled text and the size of the picture, or with a mask beside them."""
+    task = opened(kind)
+    guard = byhand.outcome("negtome", task, references=2, share=0.5, threshold=0.3, alpha=0.7).answering
+    assert isinstance(guard, Repelled)
+    x, t = torch.randn(3, *task.shape, generator=generator(0, kind)), torch.tensor(900)
+    level = task.alphas_cumprod[900]
+    shown = level.sqrt() * guard.pictures + (1 - level).sqrt() * guard.noise
+    seen: list[torch.Tensor] = []
+    handle = next(iter(attentions(guard.model).values())).register_forward_hook(lambda _, __, out: seen.append(out))
+    with torch.no_grad():
+        said = task.predict_noise(guard, x, t.expand(3), task.text(task.tokens(["a blue cross"] * 3)))
+        task.predict_noise(guard.model, shown, t.expand(2), guard.text)
+    handle.remove()
+    assert [len(out) for out in seen] == [2, 3, 2] and torch.allclose(seen[0], seen[2], atol=1e-5) and said.isfinite().all()

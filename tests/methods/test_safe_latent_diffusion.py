@@ -7,10 +7,12 @@ from pathlib import Path
 import byhand
 import pytest
 import torch
+from diffusion_folders import opened
 from torch import Tensor
 
 from lethe.api import forget
 from lethe.core.guard import as_served
+from lethe.core.seeds import generator
 from lethe.methods.guard.safe_latent_diffusion import STRENGTHS, SafeLatentDiffusion, Steered, away
 
 
@@ -60,3 +62,20 @@ def test_it_is_saved_beside_its_model(tmp_path: Path) -> None:
     assert isinstance(again, Steered) and again.model is task.original
     prompts = ["a red disk", "a blue cross"]
     assert torch.equal(task.sample(again, prompts, seed=1), task.sample(outcome.answering, prompts, seed=1))
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "inpainting"])
+def test_networks_that_read_more_than_text_states_are_steered_by_the_same_rule(kind: str) -> None:
+    """At one step, with pooled text and the size of the picture, or with a mask, as the task itself asks the original."""
+    task = opened(kind)
+    guard = forget(task, SafeLatentDiffusion(strength="max"), progress=False).answering
+    x, t = torch.randn(2, *task.shape, generator=generator(0, kind)), torch.tensor([900, 900])
+    cond, free, unsafe = (task.predict_noise(task.original, x, t, task.text(task.tokens([text] * 2)))
+                          for text in ("a blue disk", "", "disk"))
+    _, scale, limit, *_ = STRENGTHS["max"]
+    wanted = cond - away(cond, free, unsafe, scale, limit)
+    with torch.no_grad():
+        found = task.predict_noise(guard, x, t, task.text(task.tokens(["a blue disk"] * 2)))
+        assert torch.allclose(found, wanted, atol=1e-3) and not torch.allclose(found, cond, atol=1e-2)
+        one = task.text(task.tokens(["a blue disk", ""]))
+        assert torch.allclose(task.predict_noise(guard, x, t, one)[1], free[1], atol=1e-5)

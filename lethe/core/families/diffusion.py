@@ -46,6 +46,19 @@ class AroundNetwork:
         """The network's own, as diffusers asks for it."""
         return self.model.config
 
+    def further(self, x: Tensor, t: Tensor, text: Tensor, like: Tensor, beside: Mapping[str, Any]) -> Any:
+        """What the network says of further pictures under conditions of `task.text`, in a call like the one at hand.  [m, …]
+
+        like    its text states: pooled text stands in the rows below them, as SDXL reads it
+        beside  its other arguments; what they say of a picture's size holds here, too
+        """
+        rows, added = like.shape[1], beside.get("added_cond_kwargs")
+        if added:
+            pooled = text[:, rows:].flatten(1)[:, : added["text_embeds"].shape[1]]
+            beside = {**beside, "added_cond_kwargs": {**added, "text_embeds": pooled,
+                                                      "time_ids": added["time_ids"][:1].expand(len(x), -1)}}
+        return self.model(x, t, encoder_hidden_states=text[:, :rows], **beside)
+
 
 class Words(NamedTuple):
     """What the first layers that text enters read of prompts, from one text encoder.

@@ -100,8 +100,9 @@ class Repelled(AroundNetwork, Parts):
 
         level, count = self.signal[int(where[0])], len(self.pictures)
         x = level.sqrt() * self.pictures + (1 - level).sqrt() * self.noise
+        x = torch.cat([x, sample[:1, x.shape[1]:].expand(count, -1, -1, -1)], 1)   # with the mask that inpainting networks see
         with behind(self.model, keep):
-            self.model(x, where[:1].expand(count), encoder_hidden_states=self.text, **given)
+            self.further(x, where[:1].expand(count), self.text, encoder_hidden_states, given)
         with behind(self.model, lambda name, out: pushed(out, seen[name], self.alpha, self.threshold)):
             return self.model(sample, timestep, encoder_hidden_states=encoder_hidden_states, **given)
 

@@ -14,7 +14,7 @@ Fails by: anybody who holds the weights takes it off (audit: `guard`); strong se
           concept.
 Deviations: the official pipeline batches the three predictions of a step; here a guard of the network asks for them, and knows
           a picture's beginning by its timestep, which rises. Asked at several timesteps at once (a training loss) it has no ν
-          and no `warm_up`. Networks that predict the noise alone, as Stable Diffusion 1.x does.
+          and no `warm_up`. UNets that predict the noise, as those of Stable Diffusion 1.x, of inpainting and of SDXL do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lethe.core.families.diffusion import AroundNetwork, DiffusionTask
 from lethe.core.guard import Guard
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
-from lethe.errors import RequestError
+from lethe.train.critic import require_noise
 from lethe.train.loop import Loop
 
 Strength = Literal["weak", "medium", "strong", "max"]
@@ -62,7 +62,7 @@ def away(cond: Tensor, free: Tensor, unsafe: Tensor, scale: float, limit: float)
 class Steered(AroundNetwork, Guard):
     """A text-to-image UNet whose predictions for a prompt lead away from what `unsafe` names.
 
-    unsafe, empty  text states of the concept's words and of the empty prompt  [L, d]
+    unsafe, empty  conditions of the concept's words and of the empty prompt  [rows, d]
     """
 
     unsafe: Tensor
@@ -78,13 +78,14 @@ class Steered(AroundNetwork, Guard):
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **given: Any) -> Any:
         said = self.model(sample, timestep, encoder_hidden_states=encoder_hidden_states, **given)
-        named = ~(encoder_hidden_states == self.empty).flatten(1).all(1)
+        named = ~(encoder_hidden_states == self.empty[: encoder_hidden_states.shape[1]]).flatten(1).all(1)
         if not bool(named.any()):
             return said
         where = torch.as_tensor(timestep, device=sample.device).expand(len(sample))[named]
         x, count = sample[named], int(named.sum())
         text = torch.cat([self.empty.expand(count, -1, -1), self.unsafe.expand(count, -1, -1)])
-        free, unsafe = self.model(torch.cat([x, x]), torch.cat([where, where]), encoder_hidden_states=text, **given)[0].chunk(2)
+        both = self.further(torch.cat([x, x]), torch.cat([where, where]), text, encoder_hidden_states, given)[0]
+        free, unsafe = both.chunk(2)
         said[0][named] -= self.guidance(said[0][named], free, unsafe, where)
         return said
 
@@ -112,20 +113,9 @@ class Steered(AroundNetwork, Guard):
         return cls(model, states["unsafe"], states["empty"], json.loads((folder / "strength.json").read_text(encoding="utf-8")))
 
 
-@method(needs={"original"}, uses={"concepts", "pipeline", "text", "tokens", "words"}, mechanism="guard")
+@method(needs={"original"}, uses={"concepts", "pipeline", "text", "tokens"}, mechanism="guard",
+        check=lambda cfg, task: require_noise("safe_latent_diffusion", task))
 def run(cfg: SafeLatentDiffusion, task: DiffusionTask, loop: Loop) -> Outcome:
-    refuse(task)
     unsafe, empty = task.text(task.tokens([cfg.words or ", ".join(one.concept for one in task.concepts), ""]))
     device = loop.settings.device
     return loop.finish(loop.start(), guard=lambda model: Steered(model, unsafe.to(device), empty.to(device), cfg.strength))
-
-
-def refuse(task: DiffusionTask) -> None:
-    """RequestError for networks that say something else than the noise, or read more than one sequence of text states."""
-    says = task.pipeline.scheduler.config.get("prediction_type", "epsilon")
-    kind = type(task.original).__name__
-    rows, words = task.text(task.tokens([""])).shape[1], task.words(task.tokens([""]))
-    if says != "epsilon" or kind != "UNet2DConditionModel" or rows != sum(one.states.shape[1] for one in words):
-        raise RequestError("safe latent diffusion steers UNets that predict the noise from one sequence of text states; this is "
-                           f"a {kind} that predicts {says!r} from {rows} rows, and the rule would mean something else there. "
-                           "Nothing was started. Choose a method that changes weights, e.g. uce.")
