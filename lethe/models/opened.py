@@ -71,7 +71,8 @@ class Opened:
             return self
         if self.concepts is None:
             raise RequestError("forget.concept names a concept in words, which this family cannot look for; nothing was started. "
-                               "Choose records: forget: {label: 3}, {ids: […]}, {query: …}.")
+                               "Choose records: forget: {text: …}, a pattern of their words, {entity: …}, {label: 3}, {ids: […]} "
+                               "or {query: …}.")
         return self.concepts(selection)
 
     def fresh(self, seed: int) -> nn.Module:

@@ -82,6 +82,18 @@ def test_what_is_no_causal_language_model_is_refused(kind: str, said: str, tmp_p
         lm.load_folder(other(kind, tmp_path))
 
 
+@pytest.mark.parametrize(("content", "said"), [
+    (b"\xff\xfe{\x00", r"config\.json is not UTF-8"), (b"{", r"config\.json is not JSON"),
+    (b"[1]", r"config\.json holds no JSON")])
+def test_a_damaged_configuration_is_no_fault_of_the_tokenizer(content: bytes, said: str, tmp_path: Path) -> None:
+    """Its reader stumbles over the same file, and a request reads the tokenizer first."""
+    architectures.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=said):
+        lm.load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "llama4", "mamba"])
 def test_attention_is_what_the_architecture_has(architecture: str, tmp_path: Path) -> None:
     """Gemma 2 and Mamba have no SDPA; the text part of a Gemma 3 or Llama 4 that also reads pictures is what answers."""

@@ -93,6 +93,8 @@ def read_folder(path: str | Path, attention: Attention = "auto", dtype: Precisio
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of such a folder."""
     folder = Path(path) if lora.is_adapter(Path(path)) else _model_folder(path)
+    if (folder / "config.json").exists():
+        _json(folder / "config.json")   # a damaged one is no fault of the tokenizer, which reads it, too
     try:
         from transformers import AutoTokenizer
     except ImportError:
