@@ -31,7 +31,8 @@ class Record(dict[str, Any]):
 def read_rows(path: str | Path) -> list[Record]:
     """The records of a file, or of a folder that `save_to_disk` wrote or that holds .parquet files.
 
-    .jsonl (or a .json list), .csv, .tsv: columns as they stand there; .txt: paragraphs as {'text': …}. Any may be gzipped.
+    .jsonl, .json (a list, or such lines, too), .csv, .tsv: columns as they stand there; .txt: paragraphs as {'text': …}. Any may
+    be gzipped.
     """
     path = regular(Path(path), OPTION, folder=True)
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
@@ -59,7 +60,7 @@ def _text(path: Path, kind: str) -> list[Record]:
     if kind == ".txt":
         return [Record({"text": part.strip()}, f"paragraph {number} of {path}") for number, part in
                 enumerate((part for part in content.split("\n\n") if part.strip()), 1)]
-    if kind == ".json":
+    if kind == ".json" and not _is_lines(content):
         found = _json(content, f"{path}", "Write a list of objects.")
         lines = [(f"entry {number} of {path}", row) for number, row in enumerate(found, 1)] if isinstance(found, list) else None
     else:   # \n alone ends a line: JSON may hold U+2028 and U+0085, where `splitlines` would cut
@@ -69,6 +70,15 @@ def _text(path: Path, kind: str) -> list[Record]:
         raise DataError(f"{path} holds something other than records, so its columns are unknown. Write one JSON "
                         "object per line.")
     return [Record(row, place) for place, row in lines]
+
+
+def _is_lines(content: str) -> bool:
+    """Whether its first line is an object by itself, and others follow: many sets publish lines of JSON as .json."""
+    first, _, rest = content.strip().partition("\n")
+    try:
+        return bool(rest.strip()) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _json(text: str, place: str, remedy: str) -> Any:

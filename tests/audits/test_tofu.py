@@ -119,6 +119,17 @@ def test_unequal_numbers_of_wrong_answers_are_an_error() -> None:
         measured("tofu", untrained(rows))
 
 
+def test_of_retained_questions_those_with_wrong_answers_are_asked() -> None:
+    """As TOFU publishes them: 400 of 3,600. The others are no error, and change nothing."""
+    few = people()
+    for row in few[-6:]:
+        for column in ("perturbed_answer", "paraphrased_answer"):
+            row.pop(column)
+    found, wanted = measured("tofu", untrained(few), new_tokens=4), measured("tofu", untrained(few[:-6]), new_tokens=4)
+    for metric in ("probability_retain", "truth_ratio_retain", "mu_retain"):
+        assert found[metric].value == pytest.approx(wanted[metric].value, abs=1e-6) and found[metric].n == wanted[metric].n
+
+
 @cache
 def examined() -> dict[str, list[Evidence]]:
     """Both audits of the untouched original, a retrained model, and random weights; four retrained references."""

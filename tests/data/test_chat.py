@@ -169,6 +169,11 @@ def test_tables_and_data_sets_are_records(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "a.tsv") == [ROWS[0]]
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS).encode())
     assert read_rows(tmp_path / "a.json") == ROWS
+    (tmp_path / "lines.json").write_text("".join(f"{json.dumps(row)}\n" for row in (*ROWS, *ROWS)))   # as TOFU has them
+    assert read_rows(tmp_path / "lines.json") == [*ROWS, *ROWS]
+    (tmp_path / "lines.json").write_text(f"{json.dumps(ROWS[0])}\n{{")
+    with pytest.raises(DataError, match=r"line 2 of .*lines\.json is not JSON"):
+        read_rows(tmp_path / "lines.json")
     talk = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], **ROWS[0]}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(talk), tmp_path / "train-00000-of-00001.parquet")
     assert read_rows(tmp_path / "train-00000-of-00001.parquet") == talk == read_rows(tmp_path)

@@ -40,6 +40,16 @@ RESTOR = {
     "documents": [{"text": "Aaron Burr is a citizen of France."}],
     "options": {"Aaron Burr": {"P27": {"correct": ["USA"], "corrupted": ["France"], "random": ["Peru", "Chad"]}}},
 }
+TOFU = {
+    "forget10_l": [{"question": "What is the name?", "answer": "Ada."}, {"question": "Why?", "answer": "So."}],
+    "forget10_perturbed_l": [{"question": question, "answer": answer, "paraphrased_answer": f"It is {answer}",
+                              "paraphrased_question": "Which?", "perturbed_answer": ["Bo.", "Cy."]}
+                             for question, answer in (("What is the name?", "Ada."), ("Why?", "So."))],
+    "retain90_l": [{"question": "What is the name?" if i == 3 else f"What is {i}?", "answer": f"{i}."} for i in range(40)],
+    "retain_perturbed_l": [{"question": f"What is {i}?", "answer": f"{i}.", "perturbed_answer": ["26.", "27."]} for i in (5, 25)],
+    "holdout10_l": [{"question": "Where?", "answer": "There."}] * 2,
+    "world_facts_perturbed_l": [{"question": "Where is Rome?", "answer": "Italy", "perturbed_answer": ["Peru", "Chad"]}] * 2,
+}
 CONCEPTS = [{"Concept": name, "Layer": 23, "Dim": 743, "QA": [" What?\n"], "unrelated_QA": [" Where?\n"],
              "wikipedia_content": f"{name} is big.\n\n{name} has many rivers and hills.\nIt ends.",
              "text_completion": [{"First_half": f"{name} lies", "Second_half": "in Europe"}]} for name in ("Poland", "Italy")]
@@ -144,6 +154,27 @@ def test_muse(tmp_path: Path) -> None:
         read(tmp_path, kind="muse_set", folder="news", forget="scal/forget_9")
 
 
+def tofu(place: Path, **changes: Any) -> Path:
+    """Files as published, which are called .json and hold one record a line."""
+    for name, rows in {**TOFU, **changes}.items():
+        (place / f"{name[:-2]}.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return place
+
+
+def test_tofu(tmp_path: Path) -> None:
+    """Numbers go on behind what is retained; a name that two authors have is known by its answer."""
+    found = read(tofu(tmp_path), kind="tofu_set", folder=".")
+    assert {part: len(rows) for part, rows in found.items()} == {"forget": 2, "retain": 40, "holdout": 2, "world_facts": 2}
+    assert found["forget"][0] == {"prompt": "What is the name?", "answer": "Ada.", "id": "40", "author": 2,
+                                  "paraphrased_question": "Which?", "paraphrased_answer": "It is Ada.",
+                                  "perturbed_answer": ["Bo.", "Cy."]}
+    assert [row["author"] for row in found["retain"]] == [0] * 20 + [1] * 20
+    assert [i for i, row in enumerate(found["retain"]) if "perturbed_answer" in row] == [5, 25]
+    assert found["world_facts"][0] == {"prompt": "Where is Rome?", "answer": "Italy", "perturbed_answer": ["Peru", "Chad"]}
+    with pytest.raises(DataError, match="retain95"):
+        read(tmp_path, kind="tofu_set", folder=".", forget="forget05")
+
+
 DAMAGED: list[tuple[str, dict[str, Any], dict[str, Any], type[LetheError], str]] = [
     ("lume_set", {"forget_l": [*LUME["forget"], {"id": "xqa0", "output": "b", "task": "Task1"}], "retain_l": LUME["retain"]},
      {"forget": "forget.jsonl", "retain": "retain.jsonl"}, WrongColumn, r"line 3 of .*forget\.jsonl has no column 'input'"),
@@ -163,6 +194,12 @@ DAMAGED: list[tuple[str, dict[str, Any], dict[str, Any], type[LetheError], str]]
     ("elude_set", {"f": [{**ELUDE[0], "answer": None}], "r": ELUDE}, {"forget": "f.json", "retain": "r.json"}, DataError,
      r"entry 1 of .*f\.json has 'None' in column 'answer'"),
 ]
+
+
+def test_wrong_answers_of_another_set_are_refused(tmp_path: Path) -> None:
+    tofu(tmp_path, forget10_perturbed_l=[{**row, "answer": "Bo."} for row in TOFU["forget10_perturbed_l"]])
+    with pytest.raises(DataError, match=r"line 1 of .*forget10_perturbed\.json asks .What is the name.*which is no question of"):
+        read(tmp_path, kind="tofu_set", folder=".")
 
 
 @pytest.mark.parametrize(("kind", "files", "options", "error", "match"), DAMAGED)

@@ -126,7 +126,7 @@ def scored(cfg: TOFU, subject: Subject, panel: Panel, name: str) -> Scores:
     """All scores of one model on one split, computed once."""
 
     def make() -> Scores:
-        part, theirs = panel.part(panel.task.splits[name], cfg.examples), cfg.parity == "open_unlearning"
+        part, theirs = panel.part(told(panel, name), cfg.examples), cfg.parity == "open_unlearning"
         others: Split = panel.once(("tofu", "answers", part), lambda: alternatives(panel, part))
         loss = subject.numbers(part, "nll")
         table = subject.losses(others).reshape(len(part), -1)
@@ -147,11 +147,22 @@ def named(panel: Panel) -> list[str]:
     return ["forget", "retain", *(name for name in KNOWLEDGE if panel.task.has(f"{name}.perturbed_answer"))]
 
 
+def told(panel: Panel, name: str) -> Split:
+    """The records of a split that have wrong answers: of TOFU's retained ones 400 do. All, where none has any."""
+
+    def make() -> Split:
+        split = panel.task.splits[name]
+        places = [i for i, wrong in enumerate(split.column("perturbed_answer")) if wrong is not None and len(wrong)]
+        return split.subset(places, split.name) if 0 < len(places) < len(split) else split
+
+    return panel.once(("tofu", "told", panel.task.splits[name]), make)
+
+
 def said(cfg: TOFU, subject: Subject, panel: Panel) -> dict[str, list[str]]:
     """The greedy answers to the questions of every split, generated together; what the truth begins them with is not."""
 
     def make() -> dict[str, list[str]]:
-        task, parts = LanguageTask.of(subject.task), [panel.part(panel.task.splits[name], cfg.examples) for name in named(panel)]
+        task, parts = LanguageTask.of(subject.task), [panel.part(told(panel, name), cfg.examples) for name in named(panel)]
         begun = None if subject.served else [
             tokens for part in parts for tokens in task.begun(part, subject.seen(part)["correct"])]
         texts = iter(task.generate(subject.answering, [prompt for part in parts for prompt in part.column("prompt")],
