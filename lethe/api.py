@@ -71,8 +71,8 @@ def audit(
     unlearned: Outcome | nn.Module,
     *,
     depth: Depth = "standard",
-    references: int = 8,
-    shadows: int = 16,
+    references: int | None = None,
+    shadows: int | None = None,
     audits: Sequence[Any] = (),
     seed: int = 0,
     cache: Path | None = None,
@@ -80,7 +80,8 @@ def audit(
     progress: bool | Listener = True,
     stop: Stop | None = None,
 ) -> Report:
-    """Examine one unlearned model beside the original and retrained references. progress, stop: as in `forget`."""
+    """Examine one unlearned model beside the original and retrained references; references, shadows: how many, as `audit:` of a
+    request says. progress, stop: as in `forget`."""
     began, options = time.perf_counter(), Options(None, "lethe.audit(…)", listener=listening(progress), stop=stop or Stop())
     outcome = unlearned if isinstance(unlearned, Outcome) else Outcome(unlearned, method="unlearned", task=task)
     label = outcome.method or "unlearned"
@@ -99,8 +100,8 @@ def compare(
     methods: Sequence[str | Mapping[str, Any] | object],
     *,
     depth: Depth = "standard",
-    references: int = 8,
-    shadows: int = 16,
+    references: int | None = None,
+    shadows: int | None = None,
     seed: int = 0,
     seeds: int = 1,
     cache: Path | None = None,

@@ -135,7 +135,7 @@ def _judged(plan: Plan, draw: Draw, original: nn.Module, rungs: Sequence[Rung], 
 
 def _judging(job: Job) -> dict[str, Any]:
     """What decides the verdicts of a job, without when its margins were declared."""
-    parts = {key: value for key, value in vars(job.judging).items() if key not in ("audits", "declared")}
+    parts = {key: value for key, value in vars(job.judging).items() if key not in ("asked", "audits", "declared")}
     return {**parts, "audits": [[audit.name, cfg] for audit, cfg in job.judging.audits]}
 
 

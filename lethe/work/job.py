@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lethe.core import catalogue
 from lethe.core.config import build, digest, plain
 from lethe.core.evidence import Depth, Objective
@@ -34,7 +36,7 @@ from lethe.train.loop import Modifiers, Settings
 from lethe.train.modifiers import resolved
 from lethe.train.watchdog import Watchdog
 from lethe.work.options import Options
-from lethe.work.request import ALL, AuditPlan, Request
+from lethe.work.request import ALL, AuditPlan, Counts, Request
 
 Asked = str | Mapping[str, Any] | object   # a method or an audit: name, {name: …, option: …}, or its config
 
@@ -70,25 +72,36 @@ class Judging:
     """How models are judged.
 
     audits    records with their configs         named     whether they were requested by name: then they run at any depth
-    margins   equivalence margins of the request, by metric; `declared` has those of the metrics too, and since when
+    asked     the request's own words        margins   equivalence margins of the request, by metric; `declared` has those of
+              the metrics too, and since when
     max_loss  the largest loss of the score that does not matter; None: by the share of data to be forgotten
     """
 
+    asked: AuditPlan
     audits: tuple[tuple[Audit, object], ...]
     named: bool
     declared: Declared
     margins: Mapping[str, float]
-    depth: Depth = "standard"
-    references: int = 8
-    shadows: int = 16
-    strategy: Strategy = "auto"
-    neighbours: int = 8
-    max_loss: float | None = None
+    depth: Depth
+    strategy: Strategy
+    max_loss: float | None
+    references: int
+    shadows: int
+    neighbours: int
 
     @property
     def reach(self) -> Depth:
         """The depth up to which audits run: those that were requested by name run at any."""
         return "deep" if self.named else self.depth
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many models judge, by kind."""
+        return {name: getattr(self, name) for name in Counts._fields}
+
+    def of(self, model: nn.Module) -> Judging:
+        """The same with as many models as are usual for one of this size, where the request leaves it open."""
+        return replace(self, **self.asked.counts(sum(p.numel() for p in model.parameters()))._asdict())
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,13 @@ class Job:
         assert self.source is not None, "a job made from a task has no request to open"
         return self.source
 
+    def of(self, model: nn.Module) -> Job:
+        """The same, judged as is usual for a model of this size; its config says so. A ladder needs retrained models of any."""
+        if self.climb is not None:
+            return self
+        judging = self.judging.of(model)
+        return replace(self, judging=judging, config={**self.config, "audit": {**self.config["audit"], **judging.counts}})
+
     @property
     def folder(self) -> Path:
         """The folder of the run."""
@@ -215,9 +235,10 @@ def resolve(request: Request, options: Options) -> Job:
     for found, given in request.asked_audits or [(entry, {}) for entry in catalogue.entries("audits").values()]:
         audit: Audit = catalogue.record(found)
         audits.append((audit, build(audit.config, given)))
+    judging, told = _judging(request.audit, tuple(audits), bool(request.asked_audits)), plain(request)
     return Job(
-        request.hash, request.title, plain(request), tuple(_runs(methods, seed, request.seeds)),
-        _judging(request.audit, tuple(audits), bool(request.asked_audits)), settings, seams, request.modifiers, watchdog,
+        request.hash, request.title, {**told, "audit": {**told["audit"], **judging.counts}},
+        tuple(_runs(methods, seed, request.seeds)), judging, settings, seams, request.modifiers, watchdog,
         Source(request.family, family.open, Sections(request.model, request.data, recipe), family.data, cases),
         Path(request.output), options.cache or Path(request.output) / ".cache",
         request.title or f"{request.family}: {_what(request)}",
@@ -249,8 +270,9 @@ def of_task(task: Task, methods: Sequence[Asked], plan: AuditPlan, *, seed: int 
             found.append((*method_of(asked), False))
     audits = tuple(audit_of(asked) for asked in plan.audits or catalogue.entries("audits"))
     used = replace(settings or Settings(), seed=seed)
-    return Job(digest(dict(config or {})), title, dict(config or {}), tuple(_runs(found, seed, seeds)),
-               _judging(plan, audits, bool(plan.audits)), used, Modifiers(), {}, watchdog, cache=cache)
+    judging = _judging(plan, audits, bool(plan.audits)).of(task.model)
+    told = {**(config or {}), **{name: count for name, count in judging.counts.items() if name in (config or {})}}
+    return Job(digest(told), title, told, tuple(_runs(found, seed, seeds)), judging, used, Modifiers(), {}, watchdog, cache=cache)
 
 
 def audit_of(asked: Any) -> tuple[Audit, object]:
@@ -261,8 +283,8 @@ def audit_of(asked: Any) -> tuple[Audit, object]:
 
 
 def _judging(plan: AuditPlan, audits: tuple[tuple[Audit, object], ...], named: bool) -> Judging:
-    return Judging(audits, named, declared(audits, plan.margins), dict(plan.margins), plan.depth, plan.references,
-                   plan.shadows, plan.strategy, plan.neighbours, plan.max_loss)
+    return Judging(plan, audits, named, declared(audits, plan.margins), dict(plan.margins), plan.depth, plan.strategy,
+                   plan.max_loss, *plan.counts())
 
 
 def _runs(methods: Sequence[tuple[Method, object, bool]], seed: int, seeds: int) -> Iterator[Run]:

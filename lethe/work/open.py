@@ -127,7 +127,8 @@ def read(job: Job, options: Options) -> Plan:
     if opened.model is None and opened.recipe is None:
         raise NeedsUnmet("the request has neither trained weights (model.weights, model.folder) nor a recipe to train them, so "
                          "there is nothing to forget from. Add one of them.")
-    return Plan(job, opened, opened.model or opened.fresh(job.settings.seed), options, learned(source))
+    start = opened.model or opened.fresh(job.settings.seed)
+    return Plan(job.of(start), opened, start, options, learned(source))
 
 
 def learned(source: Source) -> bool:

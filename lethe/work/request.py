@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -37,18 +37,36 @@ MOST = 1000   # combinations of the options of a method, and seeds
 Repeats = Annotated[int, Field(ge=1, le=MOST)]
 
 
+class Counts(NamedTuple):
+    """How many models of each kind judge."""
+
+    references: int
+    shadows: int
+    neighbours: int
+
+
+LARGE = 300_000_000          # weights above which a model is large: forgetting takes 2 % of the wait, judging the rest    [ours]
+USUAL, FEW = Counts(8, 16, 8), Counts(2, 0, 2)
+
+
 @config(name="audit")
 class AuditPlan:
     """How results are judged."""
 
     depth: Depth = "standard"               # how many audits: each names the depth from which it runs
-    references: Natural = 8                 # retrained models that form the yardstick; 0 when retraining is impossible
-    shadows: Natural = 16                   # most shadow models that an audit may train; 0: none
+    references: Natural | None = None       # retrained models that form the yardstick, 0: none; null: 8, of a large model 2
+    shadows: Natural | None = None          # most shadow models that an audit may train, 0: none; null: 16, of a large model 0
     audits: tuple[Any, ...] = ()            # names or {name: …, option: …}; empty: every applicable one
     strategy: Strategy = "auto"             # how many models are trained: auto, or a file of lethe/pools/backends
-    neighbours: Natural = 8                 # noisy copies of the original: a weaker yardstick where there are no references
+    neighbours: Natural | None = None       # noisy copies of the original, where none is retrained; null: 8, of a large model 2
     margins: Mapping[str, Positive] = field(default_factory=dict)   # metric -> difference from retraining that does not matter
     max_loss: Positive | None = None        # loss of score that does not matter; none: 0.01 where < 1 % is forgotten, else 0.03
+
+    def counts(self, weights: int = 0) -> Counts:
+        """How many models judge one of so many weights: what was asked, else the usual numbers."""
+        usual = FEW if weights > LARGE else USUAL
+        asked = (getattr(self, name) for name in Counts._fields)
+        return Counts(*(most if count is None else count for most, count in zip(usual, asked, strict=True)))
 
 
 @config

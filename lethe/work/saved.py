@@ -34,6 +34,7 @@ def audit_saved(request: Request, options: Options, unlearned: Path | None, dept
     models = saved_models(request, unlearned, run)
     job = replace(job, judging=replace(job.judging, depth=depth))
     plan = read(replace(job, runs=()), options)
+    job = replace(job, judging=plan.job.judging, config=plan.job.config)
     if unlearned is None and run is not None:
         _require_same(plan, run)
     attend(plan)
@@ -53,7 +54,7 @@ def saved_plan(request: Request, unlearned: Path | None, depth: Depth, run: Path
     """What `audit_saved` would do."""
     models = saved_models(request, unlearned, run)
     return {"models": {name or "request": [str(path) for path in paths] for name, paths in models.items()}, "depth": depth,
-            "references": request.audit.references}
+            "references": request.audit.counts().references}
 
 
 def saved_models(request: Request, unlearned: Path | None, run: Path | None) -> Mapping[str, Sequence[Path]]:

@@ -20,7 +20,7 @@ from lethe.work.door.door import survey
 from lethe.work.job import resolve
 from lethe.work.open import Plan, read
 from lethe.work.options import Options
-from lethe.work.request import parse
+from lethe.work.request import LARGE, AuditPlan, parse
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,20 @@ def test_what_is_written_wrongly_is_refused_in_words(given: dict[str, Any], said
     with pytest.raises(LetheError, match=said):
         plan = planned(home, **given)
         raise next(LetheError(one.words) for one in survey(plan) if one.level == "error")
+
+
+def test_a_large_model_is_compared_with_few_others_and_its_user_told_of_the_wait(
+        home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the request says how many; a large one has more weights than `LARGE`."""
+    assert AuditPlan().counts() == (8, 16, 8) and AuditPlan().counts(LARGE + 1) == (2, 0, 2)
+    assert AuditPlan(references=5, neighbours=0).counts(LARGE + 1) == (5, 0, 0)
+    for module in ("work.request", "work.door.checks.time"):
+        monkeypatch.setattr(f"lethe.{module}.LARGE", 1000)
+    plan = planned(home, {"train": "train.jsonl"}, forget={"ids": ["p3"]})
+    assert (plan.job.judging.references, plan.job.judging.shadows, plan.job.judging.neighbours) == (2, 0, 2)
+    assert plan.job.config["audit"]["references"] == 2   # what the results keep
+    words = next(one.words for one in survey(plan) if one.name == "time")
+    assert "forgetting is a small part of the wait" in words and "ask 4 models, 2 of them only to compare with" in words
 
 
 def test_frequencies_by_hand() -> None:

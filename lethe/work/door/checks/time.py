@@ -1,4 +1,4 @@
-"""How long the work takes: models that have to be trained, by a second of training here."""
+"""How long the work takes: models that have to be trained, by a second of training here; and what judging a large model is."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import time
 from collections.abc import Iterator
 
 from lethe.core.seeds import derive
+from lethe.core.task import Task
+from lethe.judge.auditor import applicable
 from lethe.pools.member import train_one
 from lethe.pools.pool import FOLDER
 from lethe.work.door.door import Finding
 from lethe.work.open import Plan, original_files
 from lethe.work.pool import needed
+from lethe.work.request import LARGE
 
 STAGE = 2
 SECONDS = 1.0   # of training that are measured
 
 
 def check(plan: Plan) -> Iterator[Finding]:
-    """The time of training what is not kept yet, one model after the other. Only where all is to be told."""
+    """The time of training what is not kept yet, one model after the other, only where all is to be told; and of a large model
+    how many answer how many audits, which is most of the wait."""
     task = next(iter(plan.tasks.values()))
+    yield from _judged(plan, task)
     if not plan.thorough or not task.has("recipe") or not task.has("retain"):
         return
     if task.recipe.code or task.trains_itself():   # neither can be ended after a second
@@ -36,6 +41,18 @@ def check(plan: Plan) -> Iterator[Finding]:
     yield Finding("ok", f"Training one model by the recipe takes about {_span(each)} here; {count} that this request needs "
                   f"{'is' if count == 1 else 'are'} not kept from before{shadows}: {_span(each * count)} one after the other.",
                   "" if each * count < 600 else "audit.references=3 is quicker and knows less; lethe pool uses several machines.")
+
+
+def _judged(plan: Plan, task: Task) -> Iterator[Finding]:
+    weights, judging = sum(p.numel() for p in plan.start.parameters()), plan.job.judging
+    if weights <= LARGE:
+        return
+    retrained = judging.references if plan.opened.recipe is not None and task.has("retain") else 0
+    beside = retrained + 1 if retrained else judging.neighbours
+    audits = sum(not applicable(audit, task, retrained, judging.reach, judging.shadows) for audit, _ in judging.audits)
+    yield Finding("warn", f"Of {weights / 1e9:.2g} billion weights forgetting is a small part of the wait, and judging the rest: "
+                  f"{audits} audits ask {1 + beside + len(plan.job.runs)} models, {beside} of them only to compare with.",
+                  "audit.audits=[scores, extraction] asks less, audit.references=0 audit.neighbours=0 compares with none.")
 
 
 def _missing(plan: Plan) -> int:
