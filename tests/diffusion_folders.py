@@ -92,15 +92,15 @@ def inpainting(folder: Path) -> None:
     stable(folder, kind="StableDiffusionInpaintPipeline", in_channels=9)
 
 
-def sdxl(folder: Path) -> None:
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+def sdxl(folder: Path, kind: str = "StableDiffusionXLPipeline", **unet_options: Any) -> None:
+    import diffusers
 
     one, words = clip(0)
     two, others = clip(1, projection=52, width=24)   # as in real ones no two widths are alike, and pooled text fills two rows
     network = unet(cross_attention_dim=WIDTH + 24, addition_embed_type="text_time", addition_time_embed_dim=4,
-                   projection_class_embeddings_input_dim=6 * 4 + 52, transformer_layers_per_block=1)
-    StableDiffusionXLPipeline(vae=vae(), text_encoder=one, text_encoder_2=two, tokenizer=words, tokenizer_2=others, unet=network,
-                              scheduler=EulerDiscreteScheduler()).save_pretrained(folder)
+                   projection_class_embeddings_input_dim=6 * 4 + 52, transformer_layers_per_block=1, **unet_options)
+    getattr(diffusers, kind)(vae=vae(), text_encoder=one, text_encoder_2=two, tokenizer=words, tokenizer_2=others, unet=network,
+                             scheduler=diffusers.EulerDiscreteScheduler()).save_pretrained(folder)
 
 
 def sd3(folder: Path) -> None:
@@ -116,14 +116,15 @@ def sd3(folder: Path) -> None:
                              tokenizer_3=pieces).save_pretrained(folder)
 
 
-def flux(folder: Path) -> None:
+def flux(folder: Path, guided: bool = True, **options: Any) -> None:
+    """guided: told the strength of guidance, as FLUX.1-dev is and schnell is not."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     (one, words), (two, pieces) = clip(0, width=24), t5()
     torch.manual_seed(3)
-    network = FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+    network = FluxTransformer2DModel(patch_size=1, num_layers=1, num_single_layers=1, attention_head_dim=16,
                                      num_attention_heads=2, joint_attention_dim=WIDTH, pooled_projection_dim=24,
-                                     axes_dims_rope=(4, 4, 8), guidance_embeds=True)
+                                     axes_dims_rope=(4, 4, 8), guidance_embeds=guided, **{"in_channels": 16, **options})
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     FluxPipeline(scheduler=scheduler, vae=vae(shift_factor=0.1), text_encoder=one, tokenizer=words, text_encoder_2=two,
                  tokenizer_2=pieces, transformer=network).save_pretrained(folder)

@@ -51,10 +51,10 @@ def test_the_half_that_is_shown_is_noised_by_its_own_noise_at_every_step(monkeyp
     seen: list[tuple[int, Tensor]] = []
 
     def predict(model: nn.Module, x: Tensor, when: Tensor, states: Tensor) -> Tensor:
-        seen.append((int(when[0]), x))
+        seen.append((int(when), x))
         return torch.zeros_like(x)
 
-    monkeypatch.setattr(task, "predict_noise", predict)
+    monkeypatch.setattr(task, "guided_noise", predict)
     text = task.text(task.forget.columns["tokens"][:3])
     continued(task, Subject("model", task.original, task), images, noise, text, 1.0, upper)
     assert len(seen) == 4

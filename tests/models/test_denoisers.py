@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -13,14 +13,14 @@ import diffusers
 import pytest
 import torch
 import yaml
-from diffusion_folders import FOLDERS, ddim, pixart, stable
+from diffusion_folders import FOLDERS, ddim, flux, pixart, sdxl, stable
 from PIL import Image
 from test_guarded import Toy
 from typer.testing import CliRunner
 
 from lethe.cli.main import app
 from lethe.core.seeds import generator
-from lethe.errors import LetheError, NeedsUnmet
+from lethe.errors import LetheError, ModelError, NeedsUnmet
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.open import text_to_image
 from lethe.models.diffusion.task import Diffusion
@@ -63,9 +63,9 @@ def by_diffusers(kind: str, place: Path, prompt: str, guidance: float) -> torch.
     if kind == "flux":
         given["latents"] = given["latents"].view(1, 4, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 16, 16)
         given |= {"height": 16, "width": 16}
-    if kind == "inpainting":
-        given |= {"image": torch.zeros(1, 3, 16, 16), "mask_image": torch.ones(1, 1, 16, 16), "height": 16, "width": 16,
-                  "masked_image_latents": load_pipeline(place).encode(torch.zeros(1, 3, 16, 16))}
+    if "inpainting" in kind:
+        given |= {"strength": 1.0, "image": torch.zeros(1, 3, 16, 16), "mask_image": torch.ones(1, 1, 16, 16), "height": 16,
+                  "width": 16, "masked_image_latents": load_pipeline(place).encode(torch.zeros(1, 3, 16, 16))}
     if kind == "pixart":
         given["use_resolution_binning"] = False
     images: torch.Tensor = pipe(prompt, num_inference_steps=3, guidance_scale=guidance, output_type="pt", **given).images
@@ -94,6 +94,48 @@ def test_a_model_that_is_told_the_size_of_the_picture_is_told_behind_a_guard_too
     assert torch.equal(task.predict_noise(Toy(task.original), x, t, text), task.predict_noise(task.original, x, t, text))
 
 
+RELATIVES: dict[str, Any] = {   # networks that read more than their kind usually does, or less
+    "distilled": partial(stable, time_cond_proj_dim=7), "distilled sdxl": partial(sdxl, time_cond_proj_dim=8),
+    "inpainting sdxl": partial(sdxl, kind="StableDiffusionXLInpaintPipeline", in_channels=9),
+    "flux": partial(flux, guided=False), "stable": stable,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("kind", "guidance"), [
+    pytest.param(*pair, marks=() if pair[0] == "distilled" else pytest.mark.slow) for pair in [
+        *((kind, 3.0) for kind in RELATIVES), ("stable", 0.0)]])   # 0 is what those who publish models of few steps tell to set
+def test_relatives_draw_what_diffusers_draws(kind: str, guidance: float, tmp_path: Path) -> None:
+    """Guidance is an input where a network is distilled with it, nothing in FLUX schnell, and none up to 1."""
+    RELATIVES[kind](tmp_path / "in")
+    task = opened(kind, tmp_path / "in")
+    ours = (task.sample(task.original, ["a red disk"], seed=3, steps=3, guidance=guidance) + 1) / 2
+    assert torch.allclose(ours, by_diffusers(kind, tmp_path / "in", "a red disk", guidance).float(), atol=2e-4)
+    if kind == "distilled":   # it matters, and what audits follow is what is drawn
+        x, t, text = torch.randn(1, *task.shape), torch.tensor(7), task.text(task.tokens(["a red disk"]))
+        said = [followed(task, w, x, t, text) for w in (1.0, 3.0)]
+        assert not torch.allclose(*said) and torch.equal(said[0], task.predict_noise(task.original, x, t.expand(1), text))
+
+
+def followed(task: Diffusion, guidance: float, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    task.guidance = guidance
+    with torch.no_grad():
+        return task.guided_noise(task.original, x, t, text)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (partial(stable, num_class_embeds=4), "also reads 4"), (partial(stable, in_channels=8), "takes 8 channels"),
+    (partial(sdxl, in_channels=8), "takes 8 channels"), (partial(flux, in_channels=32, out_channels=16), "Fill, Depth, Canny"),
+    (partial(stable, sample_size=None), r"Set model\.size"),
+])
+def test_relatives_that_draw_from_something_else_are_refused_before_anything_is_drawn(
+    make: Any, words: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "in")
+    with pytest.raises(ModelError, match=words):
+        opened("stable", tmp_path / "in")
+
+
 def test_audits_noise_a_flow_by_its_own_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the prediction is exact for one picture, completing it gives it back and its error is nothing."""
     from lethe.audits.diffusion.completion import continued, noises
@@ -108,6 +150,7 @@ def test_audits_noise_a_flow_by_its_own_levels(monkeypatch: pytest.MonkeyPatch) 
         return (x_t - signal * images) / noise.clamp(min=1e-6)
 
     monkeypatch.setattr(task, "predict_noise", exact)
+    monkeypatch.setattr(task, "guided_noise", exact)
     subject = Subject("model", task.original, task)
     back = continued(task, subject, images, noises(images, 0), task.text(picture.columns["tokens"]), 0.7)
     assert torch.allclose(back, images, atol=1e-3)

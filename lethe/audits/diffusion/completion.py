@@ -57,7 +57,7 @@ class Completion:
         "inpainted": Metric("share of forget pictures that show the concept when half of them is drawn anew", better="lower",
                             aspect="recovery", version=2),
     },
-    uses={"alphas_cumprod", "concepts", "decode", "guidance", "levels", "pipeline", "predict_noise", "reader", "steps", "text",
+    uses={"alphas_cumprod", "concepts", "decode", "guided_noise", "levels", "pipeline", "reader", "steps", "text",
           "tokens"},
     needs={"forget", "judge"},
     depth="standard",
@@ -102,7 +102,6 @@ def continued(
     steps = max(2, round(strength * task.steps))
     times = torch.linspace(first, 0, steps).round().long().unique().flip(0).tolist()
     bound = 1.0 if task.pipeline.vae is None else None
-    empty = task.text(task.tokens([""]), subject.model).to(subject.device)
 
     def at(t: int) -> tuple[Tensor, Tensor]:
         return task.levels(torch.tensor([t]), like) if t >= 0 else (torch.ones(()), torch.zeros(()))
@@ -119,11 +118,7 @@ def continued(
             states = text[part].to(subject.device)
             x = mixed(noise[part].to(subject.device), part, first)
             for t, after in pairwise([*times, -1]):
-                when = torch.full((len(x),), t, device=x.device)
-                said = task.predict_noise(subject.model, x, when, states)
-                if task.guidance != 1.0:
-                    free = task.predict_noise(subject.model, x, when, empty.expand_as(states))
-                    said = free + task.guidance * (said - free)
+                said = task.guided_noise(subject.model, x, torch.tensor(t, device=x.device), states)
                 here, there = ((signal.to(x), size.to(x)) for signal, size in (at(t), at(after)))
                 x = ddim_step(x, said, here, there, bound)
                 if known is not None and after >= 0:

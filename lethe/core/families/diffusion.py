@@ -50,13 +50,15 @@ class AroundNetwork:
         """What the network says of further pictures under conditions of `task.text`, in a call like the one at hand.  [m, …]
 
         like    its text states: pooled text stands in the rows below them, as SDXL reads it
-        beside  its other arguments; what they say of a picture's size holds here, too
+        beside  its other arguments; what they say of a picture's size and of guidance holds here, too
         """
         rows, added = like.shape[1], beside.get("added_cond_kwargs")
         if added:
             pooled = text[:, rows:].flatten(1)[:, : added["text_embeds"].shape[1]]
             beside = {**beside, "added_cond_kwargs": {**added, "text_embeds": pooled,
                                                       "time_ids": added["time_ids"][:1].expand(len(x), -1)}}
+        if "timestep_cond" in beside:
+            beside = {**beside, "timestep_cond": beside["timestep_cond"][:1].expand(len(x), -1)}
         return self.model(x, t, encoder_hidden_states=text[:, :rows], **beside)
 
 
@@ -123,15 +125,15 @@ class DiffusionTask(Task):
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
         "concepts", "rest", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode",
-        "noised", "predict_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline", "alphas_cumprod",
-        "judge", "reader", "steps", "guidance", "attention_maps", "named_tokens",
+        "noised", "predict_noise", "guided_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline",
+        "alphas_cumprod", "judge", "reader", "steps", "guidance", "attention_maps", "named_tokens",
     })
     concepts: tuple[Concept, ...]       # what is to be forgotten, with synonyms and replacements
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
     alphas_cumprod: Tensor              # ᾱ_t, share of signal; x_t itself by `levels`, which also knows flows  [timesteps]
     judge: PictureJudge | None          # None: there is no concept to look for
     steps: int                          # of a trajectory
-    guidance: float                     # w of classifier-free guidance; 1: none
+    guidance: float                     # w of classifier-free guidance; 1 or less: none
 
     def rest(self, prompt: str) -> str:
         """What a prompt says without the concepts: with their replacements, or with their words taken out."""
@@ -235,6 +237,10 @@ class DiffusionTask(Task):
     @abstractmethod
     def predict_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """ε_θ(x_t, t, c), whatever the model predicts by itself.  -> [n, C, H, W]"""
+
+    @abstractmethod
+    def guided_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """`predict_noise` under the task's guidance, as pictures are drawn; t is one for all.  [], [n, …] -> [n, C, H, W]"""
 
     @abstractmethod
     def denoise(

@@ -39,7 +39,7 @@ class Denoiser(ABC):
     roles     patterns of the parameters with a role; a role that is missing does not exist in this network
     lacks     operations of the family that mean nothing here, and why in `without`
     alone     whether all that the network reads of a prompt are the states of one encoder, pipeline.text_encoder
-    distilled whether the strength of guidance is an input of the network, which then has no use for an empty prompt
+    distilled whether guidance was taken into the network, and its strength may be an input: it has no use for an empty prompt
     """
 
     networks: ClassVar[tuple[str, ...]]
@@ -93,15 +93,19 @@ class Denoiser(ABC):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of x."""
-        height, width = self.side
         if self.parts.size:
             height = width = self.parts.size // self.parts.factor
+        else:
+            height, width = self.side
         return self.channels, height, width
 
     @property
     def side(self) -> tuple[int, int]:
         """Height and width of x that the network was made for."""
-        side = self.config["sample_size"]
+        side = self.config.get("sample_size")
+        if side is None:
+            raise ModelError(f"the configuration of the {type(self.parts.network).__name__} does not say for what size it was "
+                             "made (sample_size), so nothing could be drawn; nothing was started. Set model.size, in pixels.")
         height, width = (side, side) if isinstance(side, int) else side
         return int(height), int(width)
 

@@ -228,7 +228,7 @@ class DataSource:
     judge: str = ""                      # a folder of CLIP or SigLIP, or file.py:function; empty: the original itself
     anchor: str = ""                     # what relabelling writes instead of a caption
     steps: Count = 50                    # of the sampler
-    guidance: NonNegative = 7.5          # of the sampler; 1 for tiny models
+    guidance: NonNegative = 7.5          # of the sampler; 1 or less: none, for tiny models and those of few steps
     seed: Natural = 0
 
 

@@ -31,26 +31,28 @@ class Sampler:
     ) -> Iterator[tuple[int | float, Tensor]]:
         """The points (t, x_t) of the trajectories from pure noise, and last (−1, x_0); text [n, rows, d].
 
-        Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)), both asked
-        in one batch.
+        Picture i starts from noise that depends on (seed, first + i) only; guidance w > 1 follows ε(∅) + w·(ε(c) − ε(∅)), both
+        asked in one batch; w ≤ 1 is none, as in diffusers.
         """
-        device, count, predict = device_of(network), len(text), self.denoiser.predict
+        device, count = device_of(network), len(text)
         noise = [torch.randn(self.denoiser.shape, generator=generator(seed, "sample", first + i)) for i in range(count)]
-        text = text.to(device)
-        guided = guidance != 1.0 and not self.denoiser.distilled
-        if guided:
-            empty = self.text(self.denoiser.tokens([""]).to(device), network).expand_as(text)
-            text = torch.cat([empty, text])
-
-        def said(x: Tensor, t: Tensor) -> Tensor:
-            when = t.to(device).expand(len(text))
-            if not guided:
-                return predict(network, x, when, text, guidance)
-            free, named = predict(network, torch.cat([x, x]), when, text).chunk(2)
-            return free + guidance * (named - free)
-
+        said = self.guided(network, text.to(device), guidance)
         seeds = [derive(seed, "sampler", first + i) for i in range(count)]
         yield from trajectory(self.denoiser, said, torch.stack(noise).to(device), steps, seeds)
+
+    def guided(self, network: nn.Module, text: Tensor, guidance: float) -> Guess:
+        """What the sampler is told of x at t, all rows of x under guidance, conditions [n, rows, d] on the network's device."""
+        predict, device = self.denoiser.predict, text.device
+        if guidance <= 1.0 or self.denoiser.distilled:
+            return lambda x, t: predict(network, x, t.to(device).expand(len(text)), text, guidance)
+        empty = self.text(self.denoiser.tokens([""]).to(device), network).expand_as(text)
+        both = torch.cat([empty, text])
+
+        def said(x: Tensor, t: Tensor) -> Tensor:
+            free, named = predict(network, torch.cat([x, x]), t.to(device).expand(len(both)), both).chunk(2)
+            return free + guidance * (named - free)
+
+        return said
 
     def draw(self, network: nn.Module, text: Tensor, seed: int, steps: int, guidance: float) -> Tensor:
         """What the network draws for conditions, as it sees it.  [n, rows, d] -> [n, C, H, W]"""

@@ -315,13 +315,17 @@ class Diffusion(DiffusionTask):
         """ε_θ(x_t, t, c), whatever the model predicts by itself.  -> [n, C, H, W]"""
         return self._noise.as_noise(self._denoiser.predict(model, x_t, t, text), x_t, t)
 
+    def guided_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """`predict_noise` under the task's guidance.  -> [n, C, H, W]"""
+        return self._noise.as_noise(self._sampler.guided(model, text, self.guidance)(x_t, t), x_t, t.expand(len(x_t)))
+
     def denoise(
         self, model: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
     ) -> Iterator[tuple[int | float, Tensor]]:
         """The points (t, x_t) of a trajectory of the pipeline's own sampler from pure noise, and last (−1, x_0).
 
-        Picture i starts from noise that depends on (seed, first + i) only; guidance w follows ε(∅) + w·(ε(c) − ε(∅)), both asked
-        in one batch.
+        Picture i starts from noise that depends on (seed, first + i) only; guidance w > 1 follows ε(∅) + w·(ε(c) − ε(∅)), both
+        asked in one batch.
         """
         return self._sampler.denoise(model, text, seed, steps, guidance, first)
 

@@ -117,7 +117,11 @@ class Flux(Joint):
     texts = (("", 0), ("_2", 512))
 
     def check(self) -> None:
-        self.distilled = bool(self.config.get("guidance_embeds"))
+        self.distilled = True     # without an input for its strength, too, as in schnell
+        if self.config.get("out_channels") not in (None, self.config["in_channels"]):
+            raise ModelError(f"the transformer takes {self.config['in_channels']} channels and returns "
+                             f"{self.config['out_channels']}: a relative of FLUX (Fill, Depth, Canny), which draws from pictures "
+                             "and not from text. Use the base pipeline.")
         if not (self._there(0) and self._there(1)):
             raise ModelError("a FLUX pipeline reads text_encoder and text_encoder_2, and one of them is missing, so no prompt "
                              "could be encoded. Add its folder.")
@@ -147,7 +151,7 @@ class Flux(Joint):
         places[..., 2] += torch.arange(width // 2)[None, :]
         said: Tensor = network(
             hidden_states=patches, timestep=t.float() / 1000, encoder_hidden_states=states, pooled_projections=pooled,
-            guidance=x_t.new_full((n,), strength) if self.distilled else None,
+            guidance=x_t.new_full((n,), strength) if self.config.get("guidance_embeds") else None,
             txt_ids=x_t.new_zeros(states.shape[1], 3), img_ids=places.flatten(0, 1).to(x_t),
         ).sample
         return said.view(n, height // 2, width // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(x_t.shape)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lethe.core.families.diffusion import Words
 from lethe.errors import ModelError
-from lethe.models.diffusion.denoiser import Denoiser, ends, hidden, packed, settings, unpacked
+from lethe.models.diffusion.denoiser import ends, hidden, packed, settings, unpacked
+from lethe.models.diffusion.denoisers.text_unet import UNet
 
 
-class SDXL(Denoiser):
+class SDXL(UNet):
     """ε(x_t, t, states of both encoders' last layer but one, pooled states of the second, size and crop)."""
 
     networks = ("UNet2DConditionModel",)
@@ -27,6 +28,7 @@ class SDXL(Denoiser):
             there = ["text_encoder"] * (self.parts.text_encoder is not None) + list(others)
             raise ModelError(f"the UNet adds {kind!r} to what it reads, and the pipeline has {' and '.join(there)}: a refiner or "
                              "another relative of SDXL, which draws from a picture and not from text. Use the base pipeline.")
+        super().check()
 
     @property
     def readers(self) -> list[tuple[Any, int]]:
@@ -52,7 +54,7 @@ class SDXL(Denoiser):
         states, pooled = self._parted(condition)
         height, width = (side * self.parts.factor for side in x_t.shape[2:])
         sizes = torch.tensor([height, width, 0, 0, height, width]).to(x_t).expand(len(x_t), -1)
-        said: Tensor = network(x_t, t, encoder_hidden_states=states,
+        said: Tensor = network(self.seen(x_t), t, encoder_hidden_states=states, **self.guided(x_t, strength),
                                added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
         return said
 
