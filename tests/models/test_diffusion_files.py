@@ -22,7 +22,7 @@ from lethe.methods.diffusion.esd import ESD
 from lethe.methods.diffusion.uce import UCE
 from lethe.models.diffusion.files import load_one_file, load_pipeline
 from lethe.models.diffusion.one_file import weights
-from lethe.models.diffusion.open import checkpointed, text_to_image
+from lethe.models.diffusion.open import checkpointed, text_to_image, tiled
 from lethe.models.diffusion.task import Diffusion
 from lethe.work.open import tasks_of
 from lethe.work.options import Options
@@ -140,6 +140,22 @@ def test_recomputed_activations_change_no_number(place: Path) -> None:
     (plain, much), (again, little) = loss(False), loss(True)
     assert plain.keys() == again.keys() and all(torch.allclose(plain[name], again[name], atol=1e-7) for name in plain)
     assert little < 0.6 * much
+
+
+def test_pictures_are_decoded_in_tiles_where_that_is_asked(place: Path) -> None:
+    """The decoder never sees more than a tile of one picture, and the pictures are much the same."""
+    said = {"model": {"folder": str(place), "tiling": True}, "method": "uce", "forget": {"concept": "disk"}}
+    (task,) = tasks_of(parse(said), Options()).values()
+    x, sizes = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    whole = load_pipeline(place).decode(x)
+    handle = task.pipeline.vae.decoder.conv_in.register_forward_hook(lambda _, args, __: sizes.append(tuple(args[0].shape)))
+    pixels = task.decode(x)
+    handle.remove()
+    assert len(sizes) > 2 and {size[0] for size in sizes} == {1} and max(size[2] for size in sizes) <= 8
+    alike = torch.corrcoef(torch.stack([pixels.flatten(), whole.flatten()]))[0, 1]   # each tile has norms of its own
+    assert pixels.shape == whole.shape and float(alike) > 0.5
+    with pytest.raises(RequestError, match="there is no VAE"):
+        tiled(None)
 
 
 def test_what_cannot_be_opened_is_refused_in_a_sentence(place: Path) -> None:

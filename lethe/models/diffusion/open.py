@@ -207,6 +207,7 @@ class ModelSource:
     variant: str = ""                    # of the weights, where there are several              [e.g. fp16]
     size: Natural = 0                    # pixels a side; 0: what the network was made for       [e.g. 512]
     checkpointing: bool = False          # recompute activations when training: less memory [changes nothing: same numbers]
+    tiling: bool = False                 # the VAE sees one tile of one picture at a time: less memory, faint seams
     tiny: bool = False                   # the 8×8 model of coloured shapes
     width: Count = 32                    # channels of the tiny model
     seed: Natural = 0                    # of the tiny model's frozen text encoder
@@ -294,6 +295,8 @@ def _parts(source: ModelSource, judge: str) -> tuple[Pipeline, Judge | Clip | No
     given(parts.network)
     if source.checkpointing:
         checkpointed(parts.network)
+    if source.tiling:
+        tiled(parts.vae)
     return parts, named
 
 
@@ -337,6 +340,15 @@ def checkpointed(network: Any) -> None:
         raise RequestError(f"model.checkpointing is set, but a {type(network).__name__} cannot recompute its activations; "
                            "nothing was started. Leave it out.")
     network.enable_gradient_checkpointing()
+
+
+def tiled(vae: Any) -> None:
+    """Let a VAE encode and decode a picture after the other, each in tiles. RequestError where it cannot."""
+    if not hasattr(vae, "enable_tiling"):
+        why = "there is no VAE" if vae is None else f"a {type(vae).__name__} knows no tiles"
+        raise RequestError(f"model.tiling is set, but {why}; nothing was started. Leave it out.")
+    vae.enable_tiling()
+    vae.enable_slicing()
 
 
 def _pictures(data: DataSource, parts: Pipeline) -> tuple[Split | None, Split | None]:
