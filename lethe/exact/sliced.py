@@ -122,10 +122,12 @@ def planned(method: str, config: Mapping[str, Any], records: Split, sequences: l
     values = [digest.hex() for digest in records.contents(16)] if by == "content" else records.column(by)
     places = {empty.key(one): list(place(str(value), shards, slices, seed))
               for one, value in zip(records.ids, values, strict=True)}
-    bare = set(range(shards)) - {shard for shard, _ in places.values()}
-    if bare:
-        raise RequestError(f"{len(records)} records leave {len(bare)} of {shards} shards empty, so these would learn nothing; "
-                           "nothing was started. Lower method.shards.")
+    if bare := shards - len({shard for shard, _ in places.values()}):
+        names = set(map(str, values))
+        most = next(m for m in range(shards - 1, 0, -1) if len({place(one, m, slices, seed)[0] for one in names}) == m)
+        raise RequestError(f"{len(records)} records with {len(names)} values of {by} leave {bare} of {shards} shards empty: "
+                           "the hash of its value says where a record is, and an empty shard would learn nothing; nothing was "
+                           f"started. Write method.shards={most}, which leaves none empty, or less.")
     return replace(empty, records=places)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lethe.core.split import Split
 from lethe.errors import CheckpointCorrupted, DataError, LetheError, ModelError, NeedsUnmet, RequestError, StorageError
 from lethe.exact.ensemble import Ensemble
-from lethe.exact.sliced import Sliced
+from lethe.exact.sliced import Sliced, planned
 from lethe.exact.slicing import groups, prefix
 from lethe.methods.exact import s3t
 from lethe.models.classification.task import Classification
@@ -206,6 +206,19 @@ def test_another_model_or_method_is_refused(folder: Path, tmp_path: Path) -> Non
 def test_wrong_options_are_refused_before_training(options: dict, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         world.trained("s3t", world.records(), **{**SMALL, **options})
+
+
+def test_the_most_shards_that_leave_none_empty_are_proposed() -> None:
+    """Eight people are of eight shards by their hashes: the number that the error names works, the next does not."""
+    split = world.records()
+    split = Split(split.columns, "train", split.ids, {"person": [i % 8 for i in range(160)]})
+    with pytest.raises(RequestError, match=r"160 records with 8 values of person .* method\.shards=\d") as found:
+        planned("s3t", {"shards": 8, "by": "person"}, split, [[0]], 0, {})
+    most = int(str(found.value).split("method.shards=")[1].split(",")[0])
+    places = planned("s3t", {"shards": most, "by": "person"}, split, [[0]], 0, {}).records.values()
+    assert len({shard for shard, _ in places}) == most
+    with pytest.raises(RequestError):
+        planned("s3t", {"shards": most + 1, "by": "person"}, split, [[0]], 0, {})
 
 
 def test_records_with_equal_content_or_entity_share_a_slice() -> None:
