@@ -127,7 +127,7 @@ def family(*, model: type, data: type, method: str = "finetune", make: str = "",
                  the options there are
     about        what a request is about that does not say it; a behaviour only where models cannot be retrained
     marks        a file by which a model.folder tells that it is of this family, so that a request need not name it, nor have
-                 data. Of these five the literals are read from the source text
+                 data; 'file: pattern' where the file's text must hold it. Of these five the literals are read from the source
     files        makes a task of saved models and data files, for audits without a request
     recognises   whether a path holds a model of this family: then such an audit need not be told the family
     """

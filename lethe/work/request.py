@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
@@ -178,7 +179,7 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = (), base: Path 
 def in_full(content: Mapping[str, Any]) -> dict[str, Any]:
     """What may be written shortly, written out: `model: ./my-sd15` is {folder: ./my-sd15}, `keep: […]` is data.keep, `where:
     lora` is modifiers.where, and a folder that tells its family (`marks=` of a registration) needs none named: one with a
-    model_index.json is of diffusion."""
+    model_index.json is of diffusion, one whose config.json names a …ForCausalLM is a language model."""
     full = _foldered(content)
     for key, place in SHORTLY.items():
         if key in full:
@@ -190,10 +191,21 @@ def in_full(content: Mapping[str, Any]) -> dict[str, Any]:
     folder = full["model"].get("folder") if isinstance(full.get("model"), Mapping) else None
     for name, family in entries("families").items():
         mark = family.facts.get("marks")
-        if mark and isinstance(folder, str) and exists(Path(folder) / mark):
+        if mark and isinstance(folder, str) and _tells(Path(folder), mark):
             full.setdefault("family", name)
             full.setdefault("data", {})
     return full
+
+
+def _tells(folder: Path, mark: str) -> bool:
+    """Whether the folder holds the file that a mark names and, where a pattern stands behind a colon, that in its text."""
+    name, _, pattern = mark.partition(": ")
+    if not exists(folder / name):
+        return False
+    try:
+        return not pattern or re.search(pattern, (folder / name).read_text(encoding="utf-8")) is not None
+    except (OSError, ValueError):   # what is wrong with it is said where the model is read
+        return False
 
 
 def _untold(content: Mapping[str, Any]) -> str:
@@ -202,7 +214,8 @@ def _untold(content: Mapping[str, Any]) -> str:
     folder = model.get("folder") if isinstance(model, Mapping) else None
     if "family" in content or not isinstance(folder, str):
         return ""
-    marks = " or ".join(str(family.facts["marks"]) for family in entries("families").values() if family.facts.get("marks"))
+    told = [str(family.facts["marks"]).partition(": ") for family in entries("families").values() if family.facts.get("marks")]
+    marks = " or ".join(f"{name} of a …{word.split('|')[0]}" if word else name for name, _, word in told)
     if not exists(Path(folder)):
         return f", and its model {folder!r} does not exist"
     if Path(folder).is_file():

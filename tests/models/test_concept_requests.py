@@ -43,7 +43,7 @@ def test_a_folder_and_a_concept_are_a_request(tmp_path: Path, monkeypatch: pytes
         parse(request(tmp_path, where="lora", modifiers={"where": "all"}))
     (tmp_path / "one.safetensors").write_bytes(b"all of it")
     for model, words in (("one.safetensors", r"file: …, folder: …"), ("nowhere", "does not exist"), ("runs", "does not exist"),
-                         ("a.red.disk", "without model_index.json, does not tell it")):
+                         ("a.red.disk", r"without model_index\.json or config\.json of a …ForCausalLM, does not tell it")):
         with pytest.raises(RequestError, match=words):
             parse({**request(tmp_path), "model": model})
     tasks: dict[str, Any] = dict(tasks_of(said, Options()))

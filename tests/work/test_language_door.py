@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 
-from lethe.errors import LetheError
+from lethe.errors import LetheError, RequestError
 from lethe.models.lm.small import train_tokenizer
 from lethe.work.door.checks.predictions import by_frequency
 from lethe.work.door.door import survey
@@ -52,6 +52,16 @@ def test_a_file_of_records_divides_the_training_data(home: Path) -> None:
     parts = plan.splits[""]
     assert [str(one) for one in parts["forget"].ids] == ["p3", "p4"] and len(parts["retain"]) == 30
     assert not [one for one in survey(plan) if one.level == "error"]
+
+
+def test_a_folder_tells_that_it_is_a_language_model(home: Path, tmp_path: Path) -> None:
+    """By the class in its config.json; a classifier's folder does not, nor one that cannot be read."""
+    told = {"model": str(home / "model"), "data": {"train": "train.jsonl", "forget": "forget.jsonl"}}
+    assert parse(told, base=home).family == "lm" and parse({**told, "model": {"folder": "model"}}, base=home).method == "npo"
+    for config in (b'{"architectures": ["LlamaForSequenceClassification"]}', b"\xff\xfe"):
+        (tmp_path / "config.json").write_bytes(config)
+        with pytest.raises(RequestError, match="does not tell it"):
+            parse({**told, "model": str(tmp_path)}, base=home)
 
 
 def test_a_method_that_lacks_its_data_is_told_by_the_door(home: Path) -> None:
