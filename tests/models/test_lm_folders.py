@@ -12,10 +12,12 @@ import torch
 
 from lethe.core.modules import state_fingerprint
 from lethe.core.sequences import encode_prompts
-from lethe.errors import ModelError
+from lethe.data.context import Context
+from lethe.errors import ModelError, RequestError
 from lethe.models.lm import decoder, greedy
 from lethe.models.lm import open as lm
-from lethe.models.lm.folder import read_folder
+from lethe.models.lm.folder import read_folder, recomputing
+from lethe.models.opened import Sections
 
 BERT = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
         "max_position_embeddings": 64}
@@ -146,6 +148,41 @@ def test_greedy_is_greedy_whatever_the_folder_proposes(
     assert task.original.generation_config.num_beams == 3   # and it leaves with the model as it came
     task.save_model(task.original, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["repetition_penalty"] == 1.9
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])
+def test_recomputed_activations_change_no_number(architecture: str, tmp_path: Path) -> None:
+    """Nor where a method reads or changes the states between blocks, or ends the pass early; copies recompute, too."""
+    folder = architectures.saved(architecture, tmp_path)
+    (tmp_path / "forget.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in architectures.people(6)))
+
+    def passed(checkpointing: bool) -> tuple[list[torch.Tensor], int]:
+        torch.manual_seed(0)   # of dropout, which is drawn again as it was
+        source = {"folder": str(folder), "checkpointing": checkpointing}
+        opened = lm.open_request.open(Sections(source, {"forget": str(tmp_path / "forget.jsonl")}, None), Context())
+        task = opened.task(opened.model, opened.splits, "x")
+        model, batch, kept = task.copy_of_original().train().requires_grad_(True), task.forget.batch(range(6)), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.nbytes), x)[1], lambda x: x):
+            plain = task.nll(model, batch).mean()
+        early = task.hidden_states(model, batch, 1).square().mean()
+        with decoder.rewriting(model, lambda layer, h: h * 1.5 if layer == 1 else h):
+            changed = task.nll(model, batch).mean()
+            changed.backward()
+        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        (plain + early).backward()
+        return [*found, *(p.grad for p in model.parameters() if p.grad is not None)], sum(kept)
+
+    (before, much), (after, little) = passed(False), passed(True)
+    assert len(before) == len(after) and little < 0.6 * much
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_cannot_recompute_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lm.load_folder(architectures.saved("llama", tmp_path))
+    monkeypatch.setattr(type(model), "supports_gradient_checkpointing", False)
+    with pytest.raises(RequestError, match=r"checkpointing is set, but a LlamaForCausalLM cannot"):
+        recomputing(model)
 
 
 @pytest.mark.parametrize(("architecture", "own"), [

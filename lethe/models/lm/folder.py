@@ -21,7 +21,7 @@ from lethe.core.extras import needs_extra
 from lethe.core.guard import Guard
 from lethe.core.modules import evaluating
 from lethe.core.user_files import reason, text_of, understood
-from lethe.errors import ModelError, PickleRefused
+from lethe.errors import ModelError, PickleRefused, RequestError
 from lethe.models import adapter as lora
 from lethe.models.lm import decoder
 from lethe.models.lm.small import Attention
@@ -105,6 +105,18 @@ def load_tokenizer(path: str | Path) -> Any:
         raise ModelError(f"{folder} holds no tokenizer that can be read ({reason(error)}), so no text can be "
                          "turned into what the model reads. Save the model's own tokenizer into the folder: "
                          "tokenizer.save_pretrained(…).") from error
+
+
+def recomputing(model: nn.Module) -> nn.Module:
+    """The model, which computes what is inside its blocks again in the backward pass of a training, copies of it too, so that a
+    training keeps the blocks' inputs alone. RequestError where it cannot."""
+    inner: Any = model
+    if not getattr(inner, "supports_gradient_checkpointing", False):
+        raise RequestError(f"model.checkpointing is set, but a {type(model).__name__} cannot recompute its activations; "
+                           "nothing was started. Leave it out.")
+    switch = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable   # its older name
+    switch({"use_reentrant": False})
+    return model
 
 
 def require_causal(model: nn.Module, name: str) -> None:

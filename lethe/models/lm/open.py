@@ -31,7 +31,15 @@ from lethe.data.text import apart, divided, marked, require_apart, tokenised
 from lethe.errors import EmptySplit, RequestError
 from lethe.models.adapter import base_of, fresh, is_adapter, is_of_language
 from lethe.models.deployed import ServedText, address, is_served_text
-from lethe.models.lm.folder import LoadedFolder, Precision, load_folder, load_tokenizer, read_folder, require_causal
+from lethe.models.lm.folder import (
+    LoadedFolder,
+    Precision,
+    load_folder,
+    load_tokenizer,
+    read_folder,
+    recomputing,
+    require_causal,
+)
 from lethe.models.lm.gguf_file import is_gguf, load_gguf
 from lethe.models.lm.small import Attention, TinyLlama, llama, train_tokenizer
 from lethe.models.lm.task import Language
@@ -131,6 +139,7 @@ class ModelSource:
     attention: Attention = "auto"               # what transformers chooses; second derivatives on CPU need eager
     dtype: Precision = "float32"                # of the weights in memory; own: as in the folder. They are saved as they came
     layer: int | None = None                    # block whose output is the feature; default: the middle one
+    checkpointing: bool = False                 # recompute activations when training: less memory [changes nothing: same numbers]
 
 
 @config(name="data")
@@ -189,6 +198,7 @@ def is_saved(path: Path) -> bool:
 
 
 @family(model=ModelSource, data=TextSource, method="npo", make="language_model", about="behaviour",
+        marks="config.json: ForCausalLM|LMHeadModel",
         asks=(("model.folder", "Model: a folder written by save_pretrained"), ("data.forget", "What to forget: .jsonl or .txt"),
               ("data.retain", "What to keep: the same"),
               ("data.holdout", "Unseen texts of the same kind (none: fewer audits)", "")),
@@ -210,7 +220,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
         adapter = under_root(context.data_root, source.adapter) if source.adapter is not None else None
         tokenizer: Any = load_tokenizer(holding_words(folder, adapter))
         found: LoadedFolder | None = (whole := read_folder(folder, source.attention, source.dtype, adapter))
-        given(whole.model)
+        given(recomputing(whole.model) if source.checkpointing else whole.model)
     else:
         sizes = build(TinyLlama, {**(source.tiny or {}), "attention": source.attention})
         told = [(files, (data.prompt, data.answer, data.text)), (published, ("prompt", "answer", "text"))]
@@ -230,7 +240,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     recipe = sections.recipe
     refusals = lines_of(under_root(context.data_root, data.refusals), "data.refusals").splitlines() if data.refusals else []
 
-    make = _maker(source, context, found, tokenizer)
+    make = _recomputed(source, _maker(source, context, found, tokenizer))
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> Language:
         require_apart(parts)
@@ -275,6 +285,13 @@ def _maker(source: ModelSource, context: Context, found: LoadedFolder | None, to
         return None
     start = under_root(context.data_root, source.base)
     return lambda seed: load_folder(start, source.attention, source.dtype)
+
+
+def _recomputed(source: ModelSource, make: Callable[[int], nn.Module] | None) -> Callable[[int], nn.Module] | None:
+    """Models that recompute their activations where the request says so."""
+    if make is None or not source.checkpointing:
+        return make
+    return lambda seed: recomputing(make(seed))
 
 
 def _selected(splits: dict[str, Split], data: TextSource) -> dict[str, Split]:
