@@ -47,8 +47,8 @@ def run(name: str, overrides: Sequence[str], options: Options, place: Path | Non
     workers  processes, one thread each; more of them give the same bits as one
     """
     suite = read(name)
-    require_reported(suite)
     bare = [Unit(problem, request) for problem, request in suite.problems(overrides)]
+    require_reported(suite, bare)
     command = shlex.join(["lethe", "bench", name, *(one for one in overrides if not one.startswith("output="))])
     setting = Setting(options.data_root or HERE, options.command, options.again, options.allow_pickle, options.cache,
                       "artefact" in suite.keep)
@@ -96,13 +96,20 @@ def _methods(unit: Unit, made: Finding) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def require_reported(suite: Suite) -> None:
-    """RequestError for a metric to keep that no audit reports."""
-    known = {*FACTS, *(metric for entry in entries("audits").values() for metric in entry.facts.get("metrics", ()))}
-    for metric in suite.keep:
-        if not any(fnmatch.fnmatch(metric, one) for one in known):
-            raise RequestError(f"keep names {metric!r}, which no audit reports{nearest(metric, known)}, so nothing was started. "
-                               f"lethe audits lists the metrics; every row has {', '.join(FACTS)}.")
+def require_reported(suite: Suite, units: Sequence[Unit]) -> None:
+    """RequestError for a metric to keep that no audit reports, or none of those that the requests of the whole suite name, where
+    each names its own."""
+    audits = list(entries("audits").values())
+    named = [[entry for entry, _ in unit.request.asked_audits] for unit in units]
+    ways = {"no audit": audits}
+    if all(named) and {unit.problem for unit in units} == set(suite.requests):
+        ways["no audit of these requests"] = [entry for some in named for entry in some]
+    for nobody, asked in ways.items():
+        known = {*FACTS, *(metric for entry in asked for metric in entry.facts.get("metrics", ()))}
+        for metric in suite.keep:
+            if not any(fnmatch.fnmatch(metric, one) for one in known):
+                raise RequestError(f"keep names {metric!r}, which {nobody} reports{nearest(metric, known)}, so nothing was "
+                                   f"started. lethe audits lists the metrics; every row has {', '.join(FACTS)}.")
 
 
 def _require_found(suite: Suite, made: Sequence[Finding]) -> None:

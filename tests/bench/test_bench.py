@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lethe.bench import suite as suites
-from lethe.bench.run import run
+from lethe.bench.run import require_reported, run
+from lethe.bench.unit import Unit
 from lethe.errors import RequestError
 from lethe.report.report import load
 from lethe.results.measured import read
@@ -34,6 +35,7 @@ requests:
 def test_a_suite_opens_with_its_cost_and_every_request_is_valid(name: str) -> None:
     assert " min" in suites.expectation(name)
     found = suites.read(name)
+    require_reported(found, [Unit(*one) for one in found.problems()])
     assert found.keep and len(list(found.problems())) == len(found.requests) * len(found.seeds)
     assert [request.seed for _, request in found.problems(["seeds=[7]"])] == [7] * len(found.requests)
 
@@ -122,6 +124,7 @@ def test_processes_find_the_same_bits(tiny: Path) -> None:
 @pytest.mark.parametrize(("old", "new", "overrides", "words"), [
     ("keep: [", "keep: [fogotten, ", [], "'fogotten', which no audit reports (did you mean forgotten?"),
     ("keep: [", "keep: [forget_acuracy, ", [], "no audit of these requests reports (did you mean forget_accuracy?"),
+    ("keep: [", "keep: [relearn_few, ", [], "'relearn_few', which no audit of these requests reports"),
     ("", "", ["seed=4"], "seeds=[4]"),
 ])
 def test_what_would_measure_nothing_is_refused(tiny: Path, old: str, new: str, overrides: list[str], words: str) -> None:
