@@ -12,7 +12,9 @@ Needs:    forget, original; what U needs.     Updates: what U updates.     Cost:
 Limits:   one request for all of F is U alone.
 Fails by: nothing guards what earlier requests forgot: U may bring it back while it retains R (audit all of F, as here). Damage
           adds up: of four of ten authors of TOFU NPO leaves a utility of 0.64 at once and of 0.25 in turn, where the original
-          has 0.64, gradient ascent 0 both ways; SimNPO holds (`lethe bench tofu`, two originals).
+          has 0.64, gradient ascent 0 both ways; SimNPO holds (`lethe bench tofu`, two originals). So it is of forget01, 05 and
+          10 in turn, 2, 8 and 10 of 40 authors: NPO leaves 0.59 of 0.74, at once 0.74, SimNPO 0.74 and 0.76; in turn and at
+          once both still give forgotten answers a probability of 0.10 to 0.18 (`lethe bench sequences`, one original).
 Deviations: MUSE unlearns four folds by number; which weights may move (`where`) is decided once, on all of F.
 """
 
