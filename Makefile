@@ -11,6 +11,8 @@ COUNT ?= 10000
 VENV := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
+# bytecode is kept, whatever the environment says: tests start many processes, and each would compile every file again
+export PYTHONDONTWRITEBYTECODE :=
 export LETHE_DATA ?= $(if $(wildcard $(DATA_ROOT)),$(abspath $(DATA_ROOT)),)
 
 .PHONY: setup demo test test-slow fuzz gpu evidence mutations lint bench clean

@@ -114,7 +114,7 @@ def audited(name: str, task: Task, device: str) -> dict[str, Tensor]:
     """The values of an audit, each [1]; a text of NaN where it says nothing."""
     audit = catalogue.load("audits", name)
     subject, panel = bench(task, device)
-    cut = {f.name: min(f.default, 4) for f in dataclasses.fields(audit.config)
+    cut = {f.name: min(f.default, 2) for f in dataclasses.fields(audit.config)
            if f.name.split("_")[-1] in LONG and isinstance(f.default, int)}
     values = audit.measure(build(audit.config, {**cut, **CUT.get(name, {})}), subject, panel)
     return {value.metric: torch.tensor([value.value], dtype=torch.float64) for value in values}

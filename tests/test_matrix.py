@@ -30,6 +30,7 @@ SMALL = 2   # epochs or steps: enough to be interrupted between two steps
 OPTIONS: dict[str, dict[str, Any]] = {   # where the defaults do nothing on a toy problem, or train up to 80 members
     "ssd": {"alpha": 1.0},               # selects nothing once alpha exceeds the imbalance of 160 easy points
     "resalign": {"users": (2,)},         # of the thirty steps of a user
+    "itd": {"words": 64}, "elm": {"longest": 8},   # prompts to learn a dictionary from, tokens of an answer
     "in_turn": {"parts": 2}, "minimalist": {"start": 0.1, "sampler_steps": 1},   # from 3 two steps reach no 0
     "saeuron": {"block": "mid_block.attentions.0"},   # the tiny network reads text on its way down and in the middle
     "pdu": {"warmup": 0.0, "alpha": 1.0, "lr": 1e-2, "batch_size": 4},   # its multiplier moves between the steps

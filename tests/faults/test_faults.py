@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fo
 KINDS: tuple[Kind, ...] = ("kill", "fail", "full", "readonly")
 VALUE = ("metric", "value", "low", "high", "verdict")
 STRAY = ("work", "current.safetensors")
-SHORT = 3   # operations of each kind in the default suite
+SHORT = 2   # operations of each kind in the default suite
 AUDIT = {"depth": "quick", "references": 1, "shadows": 0, "audits": ["scores"], "strategy": "serial"}
 CLASS: dict[str, Any] = {"forget": {"label": 2}, "data": {"path": "people.npz", "holdout": 0.25, "test": "unseen.npz"},
                          "recipe": {"epochs": 12, "lr": 0.03, "batch_size": 16},

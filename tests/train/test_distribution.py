@@ -30,18 +30,22 @@ def torchrun(out: Path, *works: str) -> None:
 
 
 WORKS = [(kind, case) for kind in ("ddp", "fsdp") for case in ("plain", "modified", "lora", "coupled", "lm_plain")]
+SLOW = {("ddp", "modified"), ("ddp", "lora"), ("fsdp", "plain"), ("fsdp", "coupled")}   # the other kind shows them by default
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that two processes make, in one start: starting costs more than the work."""
+def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes make of all that this session asks for, in one start: starting costs more than the work."""
     out = tmp_path_factory.mktemp("pairs")
     forget_until(9, out / "run")
-    torchrun(out, *[f"{kind}:{case}" for kind, case in WORKS], f"fsdp:modified:{out / 'run'}")
+    names = {item.name for item in request.session.items}
+    asked = [f"{kind}:{case}" for kind, case in WORKS if f"test_two_processes_equal_one[{kind}-{case}]" in names]
+    torchrun(out, *asked, f"fsdp:modified:{out / 'run'}")
     return out
 
 
-@pytest.mark.parametrize(("kind", "case"), WORKS)
+@pytest.mark.parametrize(("kind", "case"), [pytest.param(*work, marks=[pytest.mark.slow] if work in SLOW else [])
+                                            for work in WORKS])
 def test_two_processes_equal_one(kind: str, case: str, pairs: Path) -> None:
     """Sums over two halves differ from one sum by rounding alone."""
     task = tiny.TASKS["lm" if case.startswith("lm") else "classification"]()
