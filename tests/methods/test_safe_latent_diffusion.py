@@ -14,6 +14,7 @@ from lethe.api import forget
 from lethe.core.guard import as_served
 from lethe.core.seeds import generator
 from lethe.methods.guard.safe_latent_diffusion import STRENGTHS, SafeLatentDiffusion, Steered, away
+from lethe.pools.subject import Subject
 
 
 def test_golden_numbers() -> None:
@@ -79,3 +80,13 @@ def test_networks_that_read_more_than_text_states_are_steered_by_the_same_rule(k
         assert torch.allclose(found, wanted, atol=1e-3) and not torch.allclose(found, cond, atol=1e-2)
         one = task.text(task.tokens(["a blue disk", ""]))
         assert torch.allclose(task.predict_noise(guard, x, t, one)[1], free[1], atol=1e-5)
+
+
+def test_what_audits_observe_is_of_each_picture_though_the_guard_asks_for_more() -> None:
+    """The network is asked three times for a picture with a prompt; features are the weights' own, one row a picture."""
+    task = byhand.diffusion()
+    guard = forget(task, SafeLatentDiffusion(strength="max"), progress=False).answering
+    split = task.forget
+    seen, plain = (Subject("model", model, task).seen(split) for model in (guard, task.original))
+    assert len(seen["features"]) == len(split) and torch.allclose(seen["features"], plain["features"], atol=1e-5)
+    assert not torch.allclose(seen["nll"], plain["nll"])

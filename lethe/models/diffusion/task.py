@@ -118,9 +118,11 @@ class Diffusion(DiffusionTask):
         return self._said_and_middle(model, batch)[1]
 
     def _said_and_middle(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the model says, and what `features` reads of the same pass."""
+        """What the model says, and what `features` reads: of the same pass, or, where a guard may ask more, of another."""
+        if isinstance(model, Guard):
+            return self._said(model, batch), self.features(bare(model), batch)
         caught: list[Tensor] = []
-        with hooked(self._denoiser.middle(bare(model)).register_forward_hook(lambda _, args, out: caught.append(out))):
+        with hooked(self._denoiser.middle(model).register_forward_hook(lambda _, args, out: caught.append(out))):
             said = self._said(model, batch)
         out = caught[-1][-1] if isinstance(caught[-1], tuple) else caught[-1]   # joint blocks return (text, picture)
         return said, out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
@@ -322,11 +324,7 @@ class Diffusion(DiffusionTask):
     def denoise(
         self, model: nn.Module, text: Tensor, seed: int, steps: int, guidance: float, first: int = 0
     ) -> Iterator[tuple[int | float, Tensor]]:
-        """The points (t, x_t) of a trajectory of the pipeline's own sampler from pure noise, and last (−1, x_0).
-
-        Picture i starts from noise that depends on (seed, first + i) only; guidance w > 1 follows ε(∅) + w·(ε(c) − ε(∅)), both
-        asked in one batch.
-        """
+        """The points (t, x_t) of a trajectory of the pipeline's own sampler from pure noise, and last (−1, x_0)."""
         return self._sampler.denoise(model, text, seed, steps, guidance, first)
 
     def draw_from(
