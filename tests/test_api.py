@@ -12,6 +12,7 @@ import torch
 import lethe
 from lethe.core.events import Event
 from lethe.core.modules import state_fingerprint
+from lethe.core.outcome import Outcome
 from lethe.core.view import audited, reserved
 from lethe.errors import NeedsUnmet, OutOfRange, UnknownKey, UnknownName
 from lethe.judge.yardstick import Doubt
@@ -23,8 +24,8 @@ from lethe.report.table import terminal_table
 from lethe.train.apply import all_methods
 from lethe.train.loop import Settings
 from lethe.work.audit import scenario
-from lethe.work.forget import run_all
-from lethe.work.job import of_task
+from lethe.work.forget import Made, run_all
+from lethe.work.job import objective_of, of_task
 from lethe.work.options import Options
 from lethe.work.request import AuditPlan
 from lethe.work.retrained import Retrained
@@ -145,6 +146,19 @@ def test_only_references_that_were_given_are_doubted(monkeypatch: pytest.MonkeyP
     job, options = of_task(task, [], AuditPlan(depth="quick", references=0, shadows=0)), Options(None, "test")
     given = scenario(job, task, [], options, Retrained(job, options, provided=[task.build(1), task.build(2)]))
     assert [one.text for one in given.doubts] == ["odd"]
+
+
+def test_what_an_exact_method_returns_lacks_records_and_suppresses_no_behaviour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the family's requests are about a behaviour, they are about records if every model was computed without them."""
+    whole = tiny.classification()
+    task = Classification(whole.copy_of_original(), {"forget": whole.forget, "retain": whole.retain})
+    monkeypatch.setattr("lethe.work.audit.objective_of", lambda _, again: objective_of("lm", again))
+    job, options = of_task(task, [], AuditPlan(depth="quick", audits=("scores",), neighbours=0)), Options(None, "test")
+    proven, other = (Made(name, Outcome(task.copy_of_original(), name, guarantee=guarantee)) for name, guarantee in (
+        ("shard_lora", {"level": "exact", "basis": "one shard was trained again"}), ("npo", {})))
+    told = [scenario(job, task, made, options, Retrained(job, options)).objective
+            for made in ([proven], [other], [proven, other])]
+    assert told == ["records", "behaviour", "behaviour"]
 
 
 def test_a_method_without_retained_data_is_said_to_be_watched_on_some() -> None:

@@ -192,7 +192,7 @@ def _audit(config: Mapping[str, Any], case: Scenario, row: Row, words: Set[str])
     verdicts = {one.role: one.conclusion.verdict for one in case.subjects if one.role != "method"}
     alarms = case.false_alarms
     return {
-        "objective": case.objective, "saw": {"access": case.access, "unseen": without(case.unseen, words) or ""},
+        "objective": case.goes([row]), "saw": {"access": case.access, "unseen": without(case.unseen, words) or ""},
         "tests": [_test(item) for item in row.evidence],
         "conclusion": {"verdict": row.conclusion.verdict, "text": without(row.conclusion.text, words) or ""},
         "budget": {"depth": asked.get("depth"), "references": case.references.count, "shadows": asked.get("shadows"),

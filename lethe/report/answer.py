@@ -92,7 +92,7 @@ def _counts(case: Case) -> Iterator[str]:
     """How many methods have each of the three answers, and why others gave no model."""
     lines = [line for line in case.methods if line.verdict != FAILED]
     if len(case.methods) > 1 and lines:
-        done = DONE[case.scenario.objective].replace("suppressed", "suppressed it")
+        done = DONE[case.goes].replace("suppressed", "suppressed it")
         columns = (("have", done, [line.forgotten.answer for line in lines]),
                    ("are", "useful", [line.useful.answer for line in lines]),
                    ("are", "indistinguishable from retraining", [line.like.answer for line in lines]))

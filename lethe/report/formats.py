@@ -23,7 +23,7 @@ def table_text(results: Results, form: Format) -> str:
 
 
 def _rows(case: Case) -> tuple[list[str], list[list[str]]]:
-    head = ["model", f"{DONE[case.scenario.objective]}?", "useful?", "as retraining?", "time"]
+    head = ["model", f"{DONE[case.goes]}?", "useful?", "as retraining?", "time"]
     return head, [[printable(line.label), *_answers(line), _time(line)] for line in case.lines]
 
 

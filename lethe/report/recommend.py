@@ -29,7 +29,6 @@ class Recommendation:
 
 def recommendation(case: Case) -> Recommendation:
     """The recommended row of a scenario, in one line."""
-    done = DONE[case.scenario.objective]
     able = sorted((line for line in case.methods if line.verdict != FAILED), key=lambda line: line.order)
     if not able:
         why = (f"{case.methods[0].label} gave no model" if len(case.methods) == 1 else
@@ -37,6 +36,7 @@ def recommendation(case: Case) -> Recommendation:
                "no method was run" if case.scenario.ladder is None else "no method of the ladder was tried")
         return Recommendation(None, (why,), f"Recommended: none; {why}.")
     first = able[0]
+    done = DONE[case.scenario.goes(first.members)]
     lacks = tuple(_lacks(first, done))
     if not lacks:
         return Recommendation(first, (), f"Recommended: {first.label} ({brief(first, done)})")

@@ -167,7 +167,7 @@ def _replies(case: Case, interval: bool, test: bool, why: bool) -> list[Shown]:
     if alone(case):
         return []
     lines, most = case.lines, limit(case)
-    told = [(f"{DONE[case.scenario.objective]}?", "test and limit" if why else "", [
+    told = [(f"{DONE[case.goes]}?", "test and limit" if why else "", [
                 (_forgotten(line, test) if why else f"{MARKS[line.forgotten.answer]} {line.forgotten.answer}",
                  line.forgotten.answer) for line in lines]),
             (f"useful? {unit(case) if why else ''}".strip(), f"to −{most}" if most else "", [

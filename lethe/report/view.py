@@ -11,7 +11,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lethe.core import words
-from lethe.core.evidence import FAILED, OBFUSCATION, RETRAINED, SHOWN, Better, Ending, Kind, Reply, Role, Side, Tier, Verdict
+from lethe.core.evidence import (
+    FAILED,
+    OBFUSCATION,
+    RETRAINED,
+    SHOWN,
+    Better,
+    Ending,
+    Kind,
+    Objective,
+    Reply,
+    Role,
+    Side,
+    Tier,
+    Verdict,
+)
 from lethe.core.words import number, spaced
 from lethe.report.words import SEVERITY, listed
 from lethe.results.answered import answered
@@ -109,7 +123,7 @@ class Line:
         """The worst answer over the seeds. Where no test can judge, a model made without the data has forgotten them."""
         found = max((one.forgotten for one in self.answers), key=lambda one: (REPLIES.index(one.answer), _share(one.test)),
                     default=Forgotten(answer="cannot be judged", why="there is no model"))
-        exact = found.answer == "cannot be judged" and all(row.guarantee.get("level") == "exact" for row in self.members)
+        exact = found.answer == "cannot be judged" and all(row.exact for row in self.members)
         return Forgotten(answer="yes", why=f"exactly: {self.members[0].guarantee['basis']}") if exact else found
 
     @property
@@ -223,6 +237,11 @@ class Case:
     def references(self) -> int:
         """How many retrained models form the yardstick."""
         return self.scenario.references.count
+
+    @property
+    def goes(self) -> Objective:
+        """What is to go from all of its models."""
+        return self.scenario.goes(self.scenario.subjects)
 
     def named(self, verdict: Ending) -> list[str]:
         """Labels of the methods with a verdict."""

@@ -12,7 +12,7 @@ that is not finite is None here and null in JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -229,6 +229,11 @@ class Row(Record):
     samples: tuple[Sample, ...] = Field(default=(), description="Examples for a person to look at, chosen by seed.")
     search: tuple[Trial, ...] = Field(default=(), description="The candidates, where the method searched.")
 
+    @property
+    def exact(self) -> bool:
+        """Whether it was computed without the records, which are removed therefore, and not suppressed."""
+        return bool(self.guarantee.get("level") == "exact")
+
     def measured(self, metric: str) -> Measurement:
         """The first measurement of a metric. KeyError when there is none."""
         for item in self.evidence:
@@ -297,6 +302,11 @@ class Scenario(Record):
     policy: Policy | None = Field(default=None, description="The policy by which its method was chosen; null: by none.")
     watched: tuple[str, ...] = Field(default=(), description="Labels of methods that ask for no retained data, whose runs the "
                                      "watchdog scored on some.")
+
+    def goes(self, rows: Iterable[Row]) -> Objective:
+        """What is to go from these models: the scenario's objective; records from those that were computed without them."""
+        exact = {row.exact for row in rows if row.role == "method" and row.error is None}
+        return "records" if self.objective == "behaviour" and exact == {True} else self.objective
 
     @property
     def retraining(self) -> Cost:

@@ -139,6 +139,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
     sizes, outside = {key: len(split) for key, split in task.splits.items()}, false_alarms(list(held.values()))
     margin = margin_of(job.judging.max_loss, sizes)
     told = partial(row, score=task.score_name, margin=margin, references=len(yardstick.references))
+    exact = bool(done) and all(outcome.guarantee.get("level") == "exact" for outcome in done)
     rows = [told("original", "original", evidence["original"])] if task.has("original") else []
     rows += [told(s.name, "retrained", evidence[s.name], cost=Cost(seconds=s.seconds, cpu_seconds=s.cpu_seconds))
              for s in yardstick.fresh]
@@ -150,7 +151,7 @@ def scenario(job: Job, task: Task, made: Sequence[Made], options: Options, retra
         blind=tuple(Blind(audit=audit.name, text=audit.blind) for audit, _ in chosen),
         false_alarms=alarms(outside), power=power(next(iter(seen), None)), descent=descent(kin or {}),
         doubts=tuple(doubt(one) for one in [*known, *court.unlike, *found]),
-        objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided)),
+        objective=job.objective or objective_of(task.family, task.has("recipe") or bool(retrained.provided) or exact),
         max_loss=margin, declared=job.judging.declared, depth=job.judging.depth,
         access=access(task, len(yardstick.references), chosen, yardstick.shadows is not None), watched=_watched(job, task, made),
     )

@@ -180,7 +180,7 @@ def answers_lack(asked: Climb, row: Row, control: Answers) -> tuple[str, list[st
     """(why no test can tell, or '', what a model lacks) beside the answers of one more retrained model."""
     assert row.answers is not None
     wanted, blind = _wanted(asked, control), _blind(asked, control)
-    exact = row.guarantee.get("level") == "exact" and "forgotten" in wanted
+    exact = row.exact and "forgotten" in wanted
     return "" if exact else blind, _missing(row.answers, wanted, row.method, row.guarantee)
 
 

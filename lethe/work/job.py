@@ -317,7 +317,7 @@ def objective_of(family: str, retrainable: bool) -> Objective:
     """What a request is about that does not say it, as the family declares it (`about=`).
 
     Image generators: a concept. Language models that cannot be trained again: a behaviour, since no retrained model shows what
-    one that never knew would do. Everything else: records.
+    one that never knew would do. Everything else: records; so where exact methods computed every model without them.
     """
     about: Objective = catalogue.entry("families", family).facts.get("about", "records")
     return "records" if about == "behaviour" and retrainable else about

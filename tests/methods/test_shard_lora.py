@@ -141,6 +141,8 @@ def test_a_tenant_is_deleted_from_the_command_line(tmp_path: Path, monkeypatch: 
     assert not list(Path("model").rglob("model*.safetensors")) and not Path("model/base.safetensors").exists()
     found = lethe("run", "model/request.yaml", "forget={column: {tenant: t0}}")
     row = found["scenarios"][0]["subjects"][-1]
+    page = (Path("out") / found["id"] / "summary.html").read_text(encoding="utf-8")
+    assert found["scenarios"][0]["objective"] == "records" and "Forgotten? yes" in page and "uppressed" not in page
     assert row["guarantee"]["level"] == "exact" and row["guarantee"]["shards_retrained"] == 1
     assert row["guarantee"]["deleted"] == 2 and row["guarantee"]["shards_kept"] == 1
     place = Path("out") / found["id"] / "models" / "shard_lora"

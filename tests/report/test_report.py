@@ -242,6 +242,27 @@ def test_a_model_made_without_the_data_has_forgotten_them_where_no_test_can_judg
     assert "Exactly: trained from a fresh model on the retained records alone." in report.render(read(data))
 
 
+def test_what_was_made_without_the_records_is_not_said_to_be_suppressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                        ) -> None:
+    """A language model without recipe is about a behaviour, but a shard's adapter trained again has its records removed."""
+    data = only(small(), "sfron")
+    data["scenarios"][0].update(family="lm", objective="behaviour")
+    monkeypatch.setattr("lethe.report.page.find_spec", lambda _: None)   # figures cost seconds and have tests of their own
+    row = data["scenarios"][0]["subjects"][-1]
+
+    def pages() -> str:
+        found = read(data)
+        written = [report.save(found, tmp_path / "report.html"), tmp_path / "summary.html"]
+        return "".join([*(page.read_text(encoding="utf-8") for page in written), report.terminal_table(found, 100),
+                        report.table_text(found, "md")]).lower()
+
+    assert "suppressed? " in pages() and "forgotten? " not in pages()
+    row["guarantee"] = {"level": "exact", "basis": "the shards that held the records were trained again without them"}
+    assert "forgotten? " in pages() and "suppress" not in pages()
+    row["guarantee"]["level"] = "none"
+    assert "suppressed? " in pages()
+
+
 def test_the_cheapest_that_has_forgotten_and_is_useful_is_recommended() -> None:
     data = only(small(), "sfron", "scrub", "finetune")
     found = answer(view.cases(read(data))[0])
