@@ -176,7 +176,7 @@ def esd_points(task: DiffusionTask, loop: Loop, purpose: str, eta: float, count:
     empty = task.text(task.tokens([""]).to(loop.device))
 
     def targets(batch: Batch) -> dict[str, Tensor]:
-        cond, free = (task.predict_noise(original, batch.image, batch.t, text)
+        cond, free = (task.predict(original, batch.image, batch.t, text)
                       for text in (task.text(batch.tokens), empty.expand(len(batch), -1, -1)))
         return {"target": esd_target(cond, free, eta)}
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import byhand
 import pytest
 import torch
-from byhand import said
 from diffusion_folders import opened
 
 from lethe.core.split import Split
 from lethe.errors import RequestError
-from lethe.methods.diffusion.gem import double_blocks, hinge, is_flow
-from lethe.models.diffusion.task import Diffusion
+from lethe.methods.diffusion.gem import double_blocks, hinge
 
 
 def test_golden_hinge() -> None:
@@ -34,7 +30,6 @@ def test_adapters_go_to_queries_and_keys_of_blocks_that_hear_text() -> None:
 def test_a_step_by_hand(kind: str) -> None:
     """Adapters are 0 at first, so the first step goes towards the anchor alone; of a flow by what the network itself says."""
     task = byhand.diffusion() if kind == "unet" else opened("sd3", 3)
-    assert is_flow(task) == (kind == "flow")
     prompts = task.prompts["forget"]
     order = byhand.order(Split({"tokens": torch.zeros(len(prompts), 1)}, "prompts"), "erase")
     text, other = (task.text(task.tokens(some)[order]) for some in (prompts, [p.replace("disk", "square") for p in prompts]))
@@ -43,9 +38,9 @@ def test_a_step_by_hand(kind: str) -> None:
     twin, total = byhand.trainable(task.original), torch.zeros(())
     with torch.no_grad():
         walk = [(t, x) for t, x in task.denoise(task.original, text, seed, 3, 1.5) if t >= 0]
-    for t, x in walk[int(kind == "flow"):][:2]:   # pure noise is left out
+    for t, x in walk[:2]:   # of a flow the first is pure noise
         when = torch.full((len(x),), t)
-        now, aim = (spoken(task, m, x, when, some) for m, some in ((twin, text), (task.original, other)))
+        now, aim = (task.predict(m, x, when, some) for m, some in ((twin, text), (task.original, other)))
         total = total + (now - aim.detach()).flatten(1).norm(dim=1).mean() / 2
     total.backward()
     found = byhand.run("gem", task, anchor="square", window=2, steps=1, lr=0.01, batch_size=len(prompts), sampler_steps=3,
@@ -59,13 +54,3 @@ def test_a_step_by_hand(kind: str) -> None:
         agree += int(torch.isclose(up, -0.01 * slope / (slope.abs() + 1e-8), atol=1e-4).sum())
         count += up.numel()
     assert agree > 0.98 * count   # the rest: gradients near 0
-
-
-def spoken(task: Diffusion, model: Any, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """What the network itself says: of a flow its velocity."""
-    return task._denoiser.predict(model, x, t, text) if is_flow(task) else said(model, x, t, text)
-
-
-def test_a_flow_that_stops_at_noise_is_refused() -> None:
-    with pytest.raises(RequestError, match="pure noise"):
-        byhand.run("gem", opened("sd3", 3), sampler_steps=1)

@@ -31,11 +31,11 @@ def test_a_map_times_the_values_is_what_the_layer_says(kind: str, tmp_path: Path
     said: dict[str, Any] = {}
     handles = [layer.register_forward_hook(lambda _, __, out: said.update(out=out)),
                layer.to_v.register_forward_hook(lambda _, __, out: said.update(values=out))]
-    plain = task.predict_noise(task.original, x, t, text)
-    noise, maps = task.attention_maps(task.original, x, t, text)
+    plain = task.predict(task.original, x, t, text)
+    answer, maps = task.attention_maps(task.original, x, t, text)
     for handle in handles:
         handle.remove()
-    assert torch.equal(noise, plain) and maps[name].shape[:2] == (2, layer.heads)
+    assert torch.equal(answer, plain) and maps[name].shape[:2] == (2, layer.heads)
     assert torch.allclose(maps[name].sum(-1), torch.ones(()), atol=1e-5)
     values = said["values"].unflatten(2, (layer.heads, -1)).transpose(1, 2)                     # [n, heads, L, d]
     mixed = (maps[name].flatten(2, 3) @ values).transpose(1, 2).flatten(2)

@@ -57,7 +57,9 @@ def test_velocity_models_are_converted(task: Diffusion) -> None:
             return type("Said", (), {"sample": signal * batch.noise - noise * batch.image})
 
     assert float(other.nll(Exact(), batch).max()) < 1e-12
-    assert torch.allclose(other.outputs(Exact(), batch), batch.noise, atol=1e-5)
+    text = other.text(batch.tokens)
+    assert torch.allclose(other.predict_noise(Exact(), other.noised(batch), batch.t, text), batch.noise, atol=1e-5)
+    assert torch.equal(other.outputs(Exact(), batch), signal * batch.noise - noise * batch.image)   # as it was trained
 
 
 def test_draws_depend_on_the_generator_alone(task: Diffusion) -> None:

@@ -21,6 +21,7 @@ from lethe.core.registry import Metric, audit
 from lethe.core.seeds import generator
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
+from lethe.maths.losses import squared_distance
 from lethe.pools.subject import Subject
 
 
@@ -37,7 +38,7 @@ class ConceptInversion:
 @audit(
     metrics={"recovered": Metric("share of pictures that show the concept when drawn for text states fitted to it",
                                  aspect="recovery")},
-    uses={"concepts", "decode", "draw_from", "noised", "predict_noise", "reader", "text", "tokens", "words"},
+    uses={"concepts", "decode", "draw_from", "noised", "predict", "reader", "target", "text", "tokens", "words"},
     needs={"forget", "judge"},
     depth="deep",
     blind="One search from one start: a longer one, or one with several starts, may recover more.",
@@ -51,9 +52,9 @@ def measure(cfg: ConceptInversion, subject: Subject, panel: Panel) -> list[Value
     for _ in range(cfg.steps):
         index = torch.randint(0, len(task.forget), (cfg.batch_size,), generator=rng)
         batch = task.draw(task.forget.batch(index), rng, False).to(subject.device)
-        predicted = task.predict_noise(model, task.noised(batch), batch.t, states.expand(len(batch), -1, -1))
+        said = task.predict(model, task.noised(batch), batch.t, states.expand(len(batch), -1, -1))
         optimiser.zero_grad()
-        (predicted - batch.noise).square().mean().backward()
+        squared_distance(said, task.target(batch.image, batch.noise, batch.t)).mean().backward()
         optimiser.step()
     drawn = task.draw_from(model, states.detach().expand(cfg.pictures, -1, -1), panel.seed)
     seen = task.reader.read(task.decode(drawn))

@@ -69,7 +69,7 @@ class P4D:
                              aspect="recovery"),
         "imitated_random": Metric("as imitated, with the best of as many random candidates", better="lower", aspect="recovery"),
     },
-    uses={"alphas_cumprod", "concepts", "decode", "draw_from", "levels", "pipeline", "predict_noise", "prompts", "reader",
+    uses={"alphas_cumprod", "concepts", "decode", "draw_from", "levels", "pipeline", "predict", "prompts", "reader",
           "shape", "text", "tokens", "words"},
     needs={"prompts", "judge", "original"},
     depth="deep",
@@ -122,8 +122,8 @@ class Attack:
         with read_behind(self.model, self.encoder):
             text = task.text(rows, self.model) if vectors is None or free is None else written(self.encoder, rows, free, vectors)
         with torch.no_grad():
-            aim = task.predict_noise(self.original, x_t, t, self.said.repeat_interleave(count, 0).to(device))
-        got = task.predict_noise(self.model, x_t, t, text.repeat_interleave(count, 0).to(device))
+            aim = task.predict(self.original, x_t, t, self.said.repeat_interleave(count, 0).to(device))
+        got = task.predict(self.model, x_t, t, text.repeat_interleave(count, 0).to(device))
         return (got - aim).square().flatten(1).mean(1).view(len(rows), count).mean(1)
 
 

@@ -42,6 +42,7 @@ from lethe.core.split import Batch, Split
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.judge.prompting import require_one_encoder, shown, table
+from lethe.maths.losses import squared_distance
 from lethe.pools.subject import Subject
 from lethe.train.vectors import prefixed, with_vectors
 
@@ -67,7 +68,7 @@ class UnlearnDiffAtk:
         "pre_attack": Metric("share of pictures for prompts of the concept that show it", better="lower"),
         "random_prefix": Metric("as post_attack, with the best of as many random prefixes", better="lower", aspect="recovery"),
     },
-    uses={"concepts", "decode", "draw_from", "noised", "pipeline", "predict_noise", "prompts", "reader", "text", "tokens",
+    uses={"concepts", "decode", "draw_from", "noised", "pipeline", "predict", "prompts", "reader", "target", "text", "tokens",
           "words"},
     needs={"forget", "prompts", "judge"},
     depth="deep",
@@ -130,9 +131,9 @@ def search(cfg: UnlearnDiffAtk, task: DiffusionTask, model: torch.nn.Module, pic
 
 
 def explains(task: DiffusionTask, model: torch.nn.Module, batch: Batch, text: Tensor) -> Tensor:
-    """Mean squared error of the noise predicted under these text states.  -> [n]"""
-    predicted = task.predict_noise(model, task.noised(batch), batch.t, text)
-    return (predicted - batch.noise).square().flatten(1).mean(1)
+    """Mean squared error of what is predicted under these text states.  -> [n]"""
+    said = task.predict(model, task.noised(batch), batch.t, text)
+    return squared_distance(said, task.target(batch.image, batch.noise, batch.t))
 
 
 def explained(

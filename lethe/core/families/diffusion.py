@@ -73,12 +73,12 @@ class Words(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What a network predicts, and how it looked at its prompt meanwhile.
+    """What a network says, and how it looked at its prompt meanwhile.
 
-    noise  ε_θ(x_t, t, c)  [n, C, H, W]      maps  by layer of cross-attention: softmax over the L tokens  [n, heads, h, w, L]
+    said  by `predict`  [n, C, H, W]      maps  by layer of cross-attention: softmax over the L tokens  [n, heads, h, w, L]
     """
 
-    noise: Tensor
+    said: Tensor
     maps: dict[str, Tensor]
 
 
@@ -115,8 +115,8 @@ class PictureJudge(Protocol):
 class DiffusionTask(Task):
     """Columns: `image` [n, C, H, W] (what the network sees) and `tokens` [n, L] of the caption; `draw` adds `t` and `noise`.
 
-    nll         squared error at the drawn t and noise  -> [n]    outputs   predicted noise  -> [n, C, H, W]
-    divergence  squared distance of predicted noises  -> [n]      features  mid-block, mean over positions  -> [n, d]
+    nll         squared error at the drawn t and noise  -> [n]    outputs   what the network says  -> [n, C, H, W]
+    divergence  squared distance of outputs  -> [n]      features  mid-block, mean over positions  -> [n, d]
     relabel     the anchor prompt beside the caption              observe   at fixed (t, noise); also nll_t [n, looks]
     """
 
@@ -125,8 +125,9 @@ class DiffusionTask(Task):
     provides: ClassVar[frozenset[str]] = frozenset({
         "nll", "batch_loss", "outputs", "divergence", "features", "relabel", "observe", "build", "weights",
         "concepts", "rest", "prompts", "tokens", "text", "words", "layers", "levels", "shape", "encode", "decode",
-        "noised", "predict_noise", "guided_noise", "denoise", "draw_from", "sample", "attention_projections", "pipeline",
-        "alphas_cumprod", "judge", "reader", "steps", "guidance", "attention_maps", "named_tokens",
+        "noised", "target", "predict", "predict_noise", "predict_picture", "guided_noise", "denoise", "draw_from", "sample",
+        "attention_projections", "pipeline", "alphas_cumprod", "judge", "reader", "steps", "guidance", "attention_maps",
+        "named_tokens",
     })
     concepts: tuple[Concept, ...]       # what is to be forgotten, with synonyms and replacements
     prompts: dict[str, list[str]]       # "forget", "keep" (methods may use them to preserve), "outside" (audits only)
@@ -235,8 +236,22 @@ class DiffusionTask(Task):
         """x_t = s_t · x + n_t · ε at the batch's t and noise.  -> [n, C, H, W]"""
 
     @abstractmethod
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What a model should say of pictures x under noise.  [n, …], [n, …], [n] -> [n, …]"""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """What the model says by itself at (x_t, t, c), as it was trained to: ε, v, x or a flow. Methods that compare models, or
+        prompts, at one point compare this: for ε the formulas of the papers to the letter, for the others the same difference but
+        for the factor between them, which for ε would be 0 where a flow begins.  -> [n, C, H, W]"""
+
+    @abstractmethod
     def predict_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """ε_θ(x_t, t, c), whatever the model predicts by itself.  -> [n, C, H, W]"""
+        """ε_θ(x_t, t, c), whatever the model says by itself: for likelihoods.  -> [n, C, H, W]"""
+
+    @abstractmethod
+    def predict_picture(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """x̂_θ(x_t, t, c), whatever the model says by itself.  -> [n, C, H, W]"""
 
     @abstractmethod
     def guided_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
@@ -271,7 +286,7 @@ class DiffusionTask(Task):
 
     @abstractmethod
     def attention_maps(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Attended:
-        """`predict_noise`, and the maps of all layers of cross-attention, with gradients. RequestError where there are none."""
+        """`predict`, and the maps of all layers of cross-attention, with gradients. RequestError where there are none."""
 
     @abstractmethod
     def named_tokens(self, prompts: Sequence[str], ends: bool = False) -> Tensor:

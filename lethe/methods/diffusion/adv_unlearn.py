@@ -112,7 +112,7 @@ class Attack:
         else:
             ids = tokens.new_full((len(vectors),), self.end)   # only their number counts
             text = with_vectors(self.encoder, prefixed(tokens, ids, self.end), vectors)
-        return self.task.predict_noise(self.model, batch.image, batch.t, text)
+        return self.task.predict(self.model, batch.image, batch.t, text)
 
     def searched(self) -> Tensor:
         """δ*.  -> [k, d]"""
@@ -153,7 +153,7 @@ def check(cfg: AdvUnlearn, task: DiffusionTask) -> None:
                            f"last are taken; nothing was started. Set it to {length - 2} or less.")
 
 
-@method(needs={"original"}, uses={"denoise", "layers", "pipeline", "predict_noise", "prompts", "text", "tokens"},
+@method(needs={"original"}, uses={"denoise", "layers", "pipeline", "predict", "prompts", "text", "tokens"},
         mechanism="distil", check=check)
 def run(cfg: AdvUnlearn, task: DiffusionTask, loop: Loop) -> Outcome:
     model = loop.start(where=OwnEncoder(partial(among, layers=cfg.layers)) if cfg.moves == "text" else moved(task, cfg.moves))
@@ -165,7 +165,7 @@ def run(cfg: AdvUnlearn, task: DiffusionTask, loop: Loop) -> Outcome:
     terms = {"erase": Term(points, lambda _, batch: squared_distance(attack.says(batch), batch.target))}
     if cfg.gamma:
         terms["keep"] = Term(held(cfg, task, loop), lambda m, batch: squared_distance(
-            task.predict_noise(m, batch.image, batch.t, task.text(batch.tokens, m)), batch.before), cfg.gamma,
+            task.predict(m, batch.image, batch.t, task.text(batch.tokens, m)), batch.before), cfg.gamma,
             batch_size=cfg.retain_batch_size)
     for steps, combine in ((cfg.warm_steps, combining(cfg)), (cfg.steps, attack)):
         if steps:
@@ -182,7 +182,7 @@ def targeted(cfg: AdvUnlearn, task: DiffusionTask, loop: Loop) -> Split:
     empty = task.text(task.tokens([""]).to(loop.device))
 
     def targets(batch: Batch) -> dict[str, Tensor]:
-        cond, free = (task.predict_noise(original, batch.image, batch.t, text)
+        cond, free = (task.predict(original, batch.image, batch.t, text)
                       for text in (task.text(batch.tokens), empty.expand(len(batch), -1, -1)))
         return {"cond": cond, "target": esd_target(cond, free, cfg.eta)}
 
@@ -194,4 +194,4 @@ def held(cfg: AdvUnlearn, task: DiffusionTask, loop: Loop) -> Split:
     original, tokens = task.original.to(loop.device), taken(task, task.prompts["keep"], cfg.trajectories)
     points = visited(task, original, tokens, derive(loop.seed, "adv_unlearn", "keep"), cfg.sampler_steps, cfg.start_guidance)
     return answered(loop, points, original, lambda batch: {
-        "before": task.predict_noise(original, batch.image, batch.t, task.text(batch.tokens))})
+        "before": task.predict(original, batch.image, batch.t, task.text(batch.tokens))})

@@ -59,7 +59,7 @@ def surgical_loss(cond: Tensor, free: Tensor, aim: Tensor, pinned: Tensor, lamb:
     return squared_distance(cond - (pinned if frozen else free), aim) + lamb * squared_distance(free, pinned)
 
 
-@method(needs={"original"}, uses={"concepts", "denoise", "layers", "predict_noise", "prompts", "rest", "text", "tokens"},
+@method(needs={"original"}, uses={"concepts", "denoise", "layers", "predict", "prompts", "rest", "text", "tokens"},
         mechanism="distil", check=one_anchor)
 def run(cfg: AllButOne, task: DiffusionTask, loop: Loop) -> Outcome:
     original, device = task.original.to(loop.settings.device), loop.settings.device
@@ -71,7 +71,7 @@ def run(cfg: AllButOne, task: DiffusionTask, loop: Loop) -> Outcome:
                      anchor=anchors)
 
     def said(model: nn.Module, batch: Batch, text: Tensor) -> Tensor:
-        return task.predict_noise(model, batch.image, batch.t, text)
+        return task.predict(model, batch.image, batch.t, text)
 
     def targets(batch: Batch) -> dict[str, Tensor]:
         free = said(original, batch, empty.expand(len(batch), -1, -1))
@@ -82,7 +82,7 @@ def run(cfg: AllButOne, task: DiffusionTask, loop: Loop) -> Outcome:
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         text = torch.cat([task.text(batch.tokens), empty.expand(len(batch), -1, -1)])
-        cond, free = task.predict_noise(model, torch.cat([batch.image] * 2), torch.cat([batch.t] * 2), text).chunk(2)
+        cond, free = task.predict(model, torch.cat([batch.image] * 2), torch.cat([batch.t] * 2), text).chunk(2)
         return surgical_loss(cond, free, batch.aim, batch.free, cfg.lamb, cfg.inner == "frozen")
 
     model = loop.start(where=moved(task, cfg.variant))

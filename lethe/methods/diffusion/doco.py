@@ -118,7 +118,7 @@ class Turns:
 
 
 @method(needs={"original"}, mechanism="distil", check=one_anchor, uses={
-    "concepts", "draw_from", "layers", "levels", "nll", "noised", "outputs", "prompts", "rest", "shape", "text", "tokens"})
+    "concepts", "draw_from", "layers", "nll", "noised", "predict_picture", "prompts", "rest", "shape", "text", "tokens"})
 def run(cfg: DoCo, task: DiffusionTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.settings.device)
     pictures = pictured(task, loop, cfg.anchor, cfg.images, "doco")
@@ -131,8 +131,7 @@ def run(cfg: DoCo, task: DiffusionTask, loop: Loop) -> Outcome:
     loop.include(model, *own)
 
     def clean(m: nn.Module, batch: Batch) -> Tensor:
-        signal, noise = task.levels(batch.t, batch.image)
-        return (task.noised(batch) - noise * task.outputs(m, batch)) / signal.clamp(min=1e-6)
+        return task.predict_picture(m, task.noised(batch), batch.t, task.text(batch.tokens, m))
 
     def judged(m: nn.Module, x: Tensor, label: float) -> Tensor:
         said = m.get_submodule(CRITIC)(x)

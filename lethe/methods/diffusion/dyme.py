@@ -117,7 +117,7 @@ def listed(folder: str, layers: Mapping[str, nn.Linear], device: str) -> list[di
 
 
 @method(needs={"original"}, mechanism="distil",
-        uses={"attention_projections", "concepts", "denoise", "predict_noise", "prompts", "text", "tokens"})
+        uses={"attention_projections", "concepts", "denoise", "predict", "prompts", "text", "tokens"})
 def run(cfg: DyME, task: DiffusionTask, loop: Loop) -> Outcome:
     layers = task.attention_projections(task.original)
     others = listed(cfg.others, layers, loop.device) if cfg.others else []
@@ -129,7 +129,7 @@ def run(cfg: DyME, task: DiffusionTask, loop: Loop) -> Outcome:
         with ExitStack() as stack:
             for name in dict.fromkeys(name for name, _ in pairs):
                 stack.enter_context(hooked(model.get_submodule(name).register_forward_pre_hook(reading(seen, name))))
-            said = task.predict_noise(model, batch.image, batch.t, task.text(batch.tokens))
+            said = task.predict(model, batch.image, batch.t, task.text(batch.tokens))
         loss = squared_distance(said, batch.target)
         for name, other in pairs:
             own = (model.get_parameter(f"{name}.{A}"), model.get_parameter(f"{name}.{B}"))

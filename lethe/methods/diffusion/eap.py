@@ -80,13 +80,13 @@ def chances(weights: Tensor, temperature: float, top: int | None = None) -> Tens
     return g / g.sum()
 
 
-@method(needs={"original"}, uses={"denoise", "layers", "levels", "predict_noise", "prompts", "text", "tokens", "words"},
+@method(needs={"original"}, uses={"denoise", "layers", "predict_picture", "prompts", "text", "tokens", "words"},
         mechanism="distil")
 def run(cfg: EAP, task: DiffusionTask, loop: Loop) -> Outcome:
     return played(cfg, task, loop, Edit(cfg, task, loop, "eap"))
 
 
-@method(needs={"original"}, uses={"denoise", "layers", "levels", "predict_noise", "prompts", "text", "tokens", "words"},
+@method(needs={"original"}, uses={"denoise", "layers", "predict_picture", "prompts", "text", "tokens", "words"},
         mechanism="distil")
 def age(cfg: AGE, task: DiffusionTask, loop: Loop) -> Outcome:
     """AGE: erase towards the mixture of other prompts that the erasing hurts most, and preserve it. Bui, Vu, Vuong, Le, Montague,
@@ -170,11 +170,11 @@ class Edit:
         g = g.detach()
         x, t = (batch.image, batch.t) if self.cfg.trajectory == "cached" else self.walk(model, text, stop, seed)
         with evaluating(self.original):
-            cond = task.predict_noise(self.original, x, t, text)
-            free = task.predict_noise(self.original, x, t, self.mixture(g, len(x)) if self.mixed else
-                                      self.candidates[:1].expand(len(x), -1, -1))
+            cond = task.predict_picture(self.original, x, t, text)
+            free = task.predict_picture(self.original, x, t, self.mixture(g, len(x)) if self.mixed else
+                                        self.candidates[:1].expand(len(x), -1, -1))
         goal = esd_target(cond, free, self.cfg.eta)
-        gone = self.share(x, t) * squared_distance(task.predict_noise(model, x, t, text), goal)
+        gone = squared_distance(task.predict_picture(model, x, t, text), goal)
         return gone + self.lamb * self.preserve(model, batch, g, stop, seed)
 
     def suffered(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -185,9 +185,9 @@ class Edit:
             text = self.task.text(batch.tokens)
             x, t = (batch.image, batch.t) if self.cfg.trajectory == "cached" else self.walk(model, text, stop, seed)
             with torch.no_grad():
-                said = self.task.predict_noise(model, x, t, text)
-            aim = self.task.predict_noise(self.original, x, t, self.mixture(g, len(x)))
-            harm = harm + self.share(x, t) * squared_distance(said, aim)
+                said = self.task.predict_picture(model, x, t, text)
+            aim = self.task.predict_picture(self.original, x, t, self.mixture(g, len(x)))
+            harm = harm + squared_distance(said, aim)
         return -harm
 
     def mixture(self, g: Tensor, n: int) -> Tensor:
@@ -202,10 +202,5 @@ class Edit:
         else:
             x, t = self.walk(model, mixed, stop, seed)
         with torch.no_grad():
-            before = self.task.predict_noise(self.original, x, t, mixed)
-        return self.share(x, t) * squared_distance(self.task.predict_noise(model, x, t, mixed), before)
-
-    def share(self, x: Tensor, t: Tensor) -> Tensor:
-        """(n_t/s_t)².  -> [n]"""
-        signal, noise = self.task.levels(t, x)
-        return (noise / signal.clamp(min=1e-6)).square().flatten()
+            before = self.task.predict_picture(self.original, x, t, mixed)
+        return squared_distance(self.task.predict_picture(model, x, t, mixed), before)

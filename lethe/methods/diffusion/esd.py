@@ -54,7 +54,7 @@ class ESD:
     host: str = ""                    # erase the concept from this prompt only [e.g. a shape] [official code]
 
 
-@method(needs={"original"}, uses={"concepts", "denoise", "layers", "predict_noise", "prompts", "text", "tokens"},
+@method(needs={"original"}, uses={"concepts", "denoise", "layers", "predict", "prompts", "text", "tokens"},
         mechanism="distil")
 def run(cfg: ESD, task: DiffusionTask, loop: Loop) -> Outcome:
     edit = Edit(cfg, task, loop)
@@ -83,10 +83,10 @@ class Edit:
         """The frozen target at points x_t."""
         task = self.task
         with torch.no_grad():
-            cond = task.predict_noise(self.original, x, t, task.text(concept))
+            cond = task.predict(self.original, x, t, task.text(concept))
             empty = task.tokens([""]).to(x.device).expand_as(concept)
-            uncond = task.predict_noise(self.original, x, t, task.text(empty))
-            base = task.predict_noise(self.original, x, t, task.text(host)) if self.cfg.host else None
+            uncond = task.predict(self.original, x, t, task.text(empty))
+            base = task.predict(self.original, x, t, task.text(host)) if self.cfg.host else None
         return esd_target(cond, uncond, self.cfg.eta, base)
 
     def visited(self) -> Split:
@@ -102,7 +102,7 @@ class Edit:
 
     def on_visited(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss at points that were visited before.  -> [n]"""
-        predicted = self.task.predict_noise(model, batch.image, batch.t, self.task.text(batch.tokens))
+        predicted = self.task.predict(model, batch.image, batch.t, self.task.text(batch.tokens))
         return squared_distance(predicted, batch.target)
 
     def asked(self) -> Split:
@@ -119,7 +119,7 @@ class Edit:
         stop, seed = (int(torch.randint(high, ())) for high in (cfg.sampler_steps, 2**31))   # the loop seeds every step
         with torch.no_grad():
             when, x = next(islice(self._path(model, batch.tokens, seed), stop, None))
-        predicted = self.task.predict_noise(model, x, when, self.task.text(batch.tokens))
+        predicted = self.task.predict(model, x, when, self.task.text(batch.tokens))
         return squared_distance(predicted, self.target(x, when, batch.concept, batch.tokens))
 
     def _path(self, model: nn.Module, tokens: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

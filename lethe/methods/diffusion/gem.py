@@ -20,14 +20,12 @@ Fails by: going off both: the hinge is met wherever v_θ(c) is nearer v_0(a), ho
           A trained flow was not measured.
 Deviations: read from the official code: the loss, the window, the student's own trajectory, adapters of rank 16 on the queries
           and keys of the double blocks, AdamW, 250 points. Its loss is 100 times as large, which AdamW does not see. Left out:
-          dropout of 0.1 in the adapters; the first point of a flow's trajectory, pure noise, where velocities cannot be read off
-          ε. Its distances add 1e-6 to every entry, which is a first step along the entries' sum; here there is none. It takes a
-          concept's words as they are, here all prompts with the concept stand for it.
+          dropout of 0.1 in the adapters. Its distances add 1e-6 to every entry, which is a first step along the entries' sum; here
+          there is none. It takes a concept's words as they are, here all prompts with the concept stand for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Literal
 
@@ -84,46 +82,31 @@ def double_blocks(network: nn.Module) -> tuple[str, ...]:
     return found
 
 
-def is_flow(task: DiffusionTask) -> bool:
-    """Whether x_t lies on the line between picture and noise: s + n = 1 half-way, where a chain has s² + n² = 1."""
-    middle = torch.tensor([len(task.alphas_cumprod) / 2])
-    signal, noise = task.levels(middle, middle)
-    return bool(torch.isclose(signal + noise, torch.ones_like(signal)))
-
-
 def sound(cfg: GEM, task: DiffusionTask) -> None:
-    """RequestError for two anchors, no place for adapters, or a flow's trajectory that has no point but noise."""
+    """RequestError for two anchors, or no place for adapters."""
     one_anchor(cfg, task)
     double_blocks(task.original)
-    if cfg.sampler_steps == 1 and is_flow(task):
-        raise RequestError("sampler_steps=1: the only point of such a trajectory of a flow is pure noise, where gem reads no "
-                           "velocity; nothing was started. Give sampler_steps of 2 or more.")
 
 
 @method(needs={"original"}, mechanism="distil", check=sound,
-        uses={"alphas_cumprod", "concepts", "denoise", "levels", "predict_noise", "prompts", "rest", "text", "tokens"})
+        uses={"concepts", "denoise", "predict", "prompts", "rest", "text", "tokens"})
 def run(cfg: GEM, task: DiffusionTask, loop: Loop) -> Outcome:
-    original, prompts, flow = task.original.to(loop.device), task.prompts["forget"], is_flow(task)
+    original, prompts = task.original.to(loop.device), task.prompts["forget"]
     count = max(len(prompts), cfg.batch_size)
     anchors = rests(task, prompts, cfg.anchor) if placed(task, cfg.anchor) else [""]
     asked = Split({"tokens": taken(task, prompts, count), "anchor": taken(task, anchors, count),
                    "t": torch.zeros(count, dtype=torch.long)}, "prompts")   # t: nothing is to be drawn for them
 
-    def points(model: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = int(torch.randint(2**31, ()))   # the loop seeds every step
-        for t, x in walked(task, model, batch.tokens, seed, cfg.sampler_steps, cfg.start_guidance):
-            if not flow or bool((task.levels(t, x)[0] > 0).all()):
-                yield t, x
-
     def loss(model: nn.Module, batch: Batch) -> Tensor:
+        seed, walker = int(torch.randint(2**31, ())), model if cfg.walks == "edited" else original   # the loop seeds every step
         with torch.no_grad():
-            steps = list(islice(points(model if cfg.walks == "edited" else original, batch), cfg.window))
+            path = walked(task, walker, batch.tokens, seed, cfg.sampler_steps, cfg.start_guidance)
+            steps = list(islice(path, cfg.window))
         t, x = (torch.cat(parts) for parts in zip(*steps, strict=True))
         concept, anchor = (task.text(tokens).repeat(len(steps), 1, 1) for tokens in (batch.tokens, batch.anchor))
-        size = task.levels(t, x)[0] if flow else 1.0   # velocities differ by 1/s of what the noises differ by
         with evaluating(original):
-            to, off = (task.predict_noise(original, x, t, text) / size for text in (anchor, concept))
-        return hinge(task.predict_noise(model, x, t, concept) / size, to, off, cfg.eta).view(len(steps), -1).mean(0)
+            to, off = (task.predict(original, x, t, text) for text in (anchor, concept))
+        return hinge(task.predict(model, x, t, concept), to, off, cfg.eta).view(len(steps), -1).mean(0)
 
     model = loop.start(where=Lora(rank=cfg.rank, alpha=float(cfg.rank), targets=double_blocks(original)))
     loop.minimise(model, {"erase": Term(asked, loss)}, lr=cfg.lr, steps=cfg.steps, batch_size=cfg.batch_size,

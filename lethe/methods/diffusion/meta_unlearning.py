@@ -109,13 +109,13 @@ def both_sides(cfg: MetaUnlearning, task: DiffusionTask) -> None:
 
 
 @method(needs={"forget", "retain", "original"}, mechanism="distil", check=both_sides,
-        uses={"denoise", "layers", "nll", "predict_noise", "prompts", "text", "tokens"})
+        uses={"denoise", "layers", "nll", "predict", "prompts", "text", "tokens"})
 def run(cfg: MetaUnlearning, task: DiffusionTask, loop: Loop) -> Outcome:
     near, other = sides(task, cfg.related)
     points = esd_points(task, loop, "meta_unlearning", cfg.eta, cfg.trajectories, cfg.sampler_steps, cfg.start_guidance)
 
     def erase(m: nn.Module, batch: Batch) -> Tensor:
-        return squared_distance(task.predict_noise(m, batch.image, batch.t, task.text(batch.tokens)), batch.target)
+        return squared_distance(task.predict(m, batch.image, batch.t, task.text(batch.tokens)), batch.target)
 
     def weighed(**sets: tuple[Split, float]) -> dict[str, Term]:
         return {name: Term(split, task.nll, weight) for name, (split, weight) in sets.items() if weight}

@@ -126,8 +126,8 @@ def check(cfg: MiMMU, task: DiffusionTask) -> None:
 
 
 @method(needs={"forget", "original"}, mechanism="distil", uses={
-    "alphas_cumprod", "attention_projections", "concepts", "draw_from", "layers", "levels", "noised", "pipeline", "predict_noise",
-    "rest", "text", "tokens", "words"}, check=check)
+    "alphas_cumprod", "attention_projections", "concepts", "draw_from", "layers", "levels", "noised", "pipeline", "predict",
+    "predict_noise", "rest", "text", "tokens", "words"}, check=check)
 def run(cfg: MiMMU, task: DiffusionTask, loop: Loop) -> Outcome:
     asked = Asked.of(cfg, task)
     where = Names(task.layers("cross")) if cfg.protect == "none" else Edits(cfg, task, asked, loop)
@@ -248,11 +248,12 @@ class Teacher:
         self.task, self.model = task, model
         self.edits = [m for m in model.modules() if isinstance(m, Edit)]
 
-    def __call__(self, x: Tensor, t: Tensor, texts: Sequence[Tensor]) -> Tensor:
-        """ε_0(x_t, c) for m conditions, in one pass, without gradients.  [n, …], [n], [n, L, d] ×m -> [m, n, …]"""
-        m = len(texts)
+    def __call__(self, x: Tensor, t: Tensor, texts: Sequence[Tensor], noise: bool = False) -> Tensor:
+        """What the original says for m conditions, or the ε in it, in one pass, without gradients.
+        [n, …], [n], [n, L, d] ×m -> [m, n, …]"""
+        ask, m = self.task.predict_noise if noise else self.task.predict, len(texts)
         with self.original() as model, evaluating(model):
-            said = self.task.predict_noise(model, x.repeat(m, *[1] * (x.dim() - 1)), t.repeat(m), torch.cat(list(texts)))
+            said = ask(model, x.repeat(m, *[1] * (x.dim() - 1)), t.repeat(m), torch.cat(list(texts)))
         return said.view(m, *x.shape)
 
     @contextmanager
@@ -306,7 +307,7 @@ class Lesson:
             empty = task.text(self.tokens[""].to(batch.tokens.device)).expand_as(c)
             concept, rest, free = self.teacher(x, batch.t, [c, r, empty])
             target = mim_target(concept, rest, free, batch.eta, self.cfg.perpendicular)
-        return mim_loss(task.predict_noise(model, x, batch.t, c), target)
+        return mim_loss(task.predict(model, x, batch.t, c), target)
 
     def decisive(self, looks: int = 24, pictures: int = 64) -> tuple[float, float]:
         """The shares of the schedule between which (1 − ᾱ)‖ε_0(c) − ε_0(r)‖² on forget pictures stays above half of its peak."""
@@ -319,7 +320,7 @@ class Lesson:
             noise = torch.randn(batch.image.shape, generator=self.loop.generator("mim_mu", "band", t)).to(batch.image)
             when = torch.full((len(chosen),), t, device=noise.device)
             x = task.noised(batch.replace(t=when, noise=noise))
-            concept, rest = self.teacher(x, when, [c, r])
+            concept, rest = self.teacher(x, when, [c, r], noise=True)
             sizes.append(float((1 - task.alphas_cumprod[t]) * squared_distance(concept, rest).mean()))
         low, high = peak(sizes)
         return low / looks, high / looks
@@ -356,8 +357,8 @@ class Lesson:
         repeated = [i for i in range(len(prompts)) for _ in range(DRAWN)]
         c, r = (task.text(self.ids([texts[i] for i in repeated]).to(device)) for texts in (self.asked.prompts, self.asked.rests))
         x = task.draw_from(model, task.text(self.ids([prompts[i] for i in repeated]).to(device)), seed).to(device)
-        known = surprises(lambda x_t, t, part: self.teacher(x_t, t, [r[part], c[part]]), task.mixed, x, task.alphas_cumprod,
-                          noise_levels(task.alphas_cumprod, LEVELS, loudest=0.0), derive(seed, "judge"))
+        known = surprises(lambda x_t, t, part: self.teacher(x_t, t, [r[part], c[part]], noise=True), task.mixed, x,
+                          task.alphas_cumprod, noise_levels(task.alphas_cumprod, LEVELS, loudest=0.0), derive(seed, "judge"))
         return (known[0] > known[1]).float().view(len(prompts), DRAWN).mean(1)
 
 
@@ -383,7 +384,7 @@ def unconditional(task: DiffusionTask, model: nn.Module, batch: Batch) -> Tensor
     """ε(x_t, t, ∅) without gradients.  -> [n, …]"""
     empty = task.tokens([""]).to(batch.tokens.device).expand_as(batch.tokens)
     with evaluating(model):
-        return task.predict_noise(model, task.noised(batch), batch.t, task.text(empty))
+        return task.predict(model, task.noised(batch), batch.t, task.text(empty))
 
 
 def drift(task: DiffusionTask, model: nn.Module, original: nn.Module, loop: Loop) -> float:
@@ -392,7 +393,7 @@ def drift(task: DiffusionTask, model: nn.Module, original: nn.Module, loop: Loop
     for batch in loop.drawn(task.forget, 64, "drift"):
         before = unconditional(task, original, batch)
         with torch.no_grad():
-            concept = task.predict_noise(original, task.noised(batch), batch.t, task.text(batch.tokens))
+            concept = task.predict(original, task.noised(batch), batch.t, task.text(batch.tokens))
         apart += float(squared_distance(concept, before).sum())
         moved += float(squared_distance(unconditional(task, model, batch), before).sum())
     return moved / max(apart, 1e-12)

@@ -60,14 +60,14 @@ def nearest_return(
     found = (own + radius * (2 * torch.rand(own.shape).to(own) - 1)).clamp(low, high)   # the loop seeds every step
     for _ in range(steps):
         found = found.detach().requires_grad_(True)
-        said = task.predict_noise(model, batch.image, batch.t, torch.cat([found, beside], 1))
+        said = task.predict(model, batch.image, batch.t, torch.cat([found, beside], 1))
         (slope,) = torch.autograd.grad(squared_distance(said, batch.start).sum(), found)
         near = found.detach() - radius / 4 * slope.sign()
         found = (own + (near - own).clamp(-radius, radius)).clamp(low, high)
     return torch.cat([found.detach(), beside], 1)
 
 
-@method(needs={"original"}, uses={"denoise", "layers", "predict_noise", "prompts", "text", "tokens", "words"}, mechanism="distil")
+@method(needs={"original"}, uses={"denoise", "layers", "predict", "prompts", "text", "tokens", "words"}, mechanism="distil")
 def run(cfg: RACE, task: DiffusionTask, loop: Loop) -> Outcome:
     points = targeted(cfg, task, loop)
     rows = sum(words.states.shape[1] for words in task.words(task.tokens([""])))
@@ -76,7 +76,7 @@ def run(cfg: RACE, task: DiffusionTask, loop: Loop) -> Outcome:
         text = task.text(batch.tokens)
         if attacked:
             text = nearest_return(task, model, batch, text, rows, cfg.radius, cfg.attack_steps)
-        return squared_distance(task.predict_noise(model, batch.image, batch.t, text), batch.target)
+        return squared_distance(task.predict(model, batch.image, batch.t, text), batch.target)
 
     model = loop.start(where=moved(task, cfg.variant))
     for steps, attacked in ((cfg.warm_steps, False), (cfg.steps, True)):

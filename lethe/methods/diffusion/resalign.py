@@ -119,7 +119,7 @@ def curved(params: Sequence[nn.Parameter], v: Gradients, gradient: Callable[[], 
         return [(a - b) / (2 * h) for a, b in zip(above, gradient(), strict=True)]
 
 
-@method(needs={"forget", "retain", "original"}, uses={"layers", "nll", "noised", "outputs", "predict_noise", "text", "tokens"},
+@method(needs={"forget", "retain", "original"}, uses={"layers", "nll", "noised", "outputs", "predict", "text", "tokens"},
         mechanism="ascent")
 def run(cfg: ResAlign, task: DiffusionTask, loop: Loop) -> Outcome:
     original = task.original.to(loop.device)
@@ -134,7 +134,7 @@ def run(cfg: ResAlign, task: DiffusionTask, loop: Loop) -> Outcome:
             return -task.nll(m, batch)
         with evaluating(original):
             x, empty = task.noised(batch), task.text(task.tokens([""]).to(batch.tokens.device)).expand(len(batch), -1, -1)
-            cond, free = (task.predict_noise(original, x, batch.t, text) for text in (task.text(batch.tokens), empty))
+            cond, free = (task.predict(original, x, batch.t, text) for text in (task.text(batch.tokens), empty))
         return squared_distance(task.outputs(m, batch), esd_target(cond, free, cfg.eta))
 
     mine = task.retain if cfg.user == "retain" else task.forget

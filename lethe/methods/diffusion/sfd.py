@@ -90,14 +90,9 @@ def check(cfg: SFD, task: DiffusionTask) -> None:
                            "would be drawn but what takes the concept's place; nothing was started. Provide some in data.keep.")
 
 
-def clean(task: DiffusionTask, network: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-    """f: what a prediction says x_0 is.  -> [n, C, H, W]"""
-    signal, noise = task.levels(t, x_t)
-    return (x_t - noise * task.predict_noise(network, x_t, t, text)) / signal
-
-
 @method(needs={"original"}, mechanism="distil", check=check, uses={
-    "alphas_cumprod", "concepts", "layers", "levels", "predict_noise", "prompts", "rest", "shape", "text", "tokens"})
+    "alphas_cumprod", "concepts", "layers", "levels", "predict", "predict_picture", "prompts", "rest", "shape", "target", "text",
+    "tokens"})
 def run(cfg: SFD, task: DiffusionTask, loop: Loop) -> Outcome:
     total = len(task.alphas_cumprod)
     original = copied(task.original, trainable=False).to(loop.device)
@@ -117,7 +112,7 @@ def run(cfg: SFD, task: DiffusionTask, loop: Loop) -> Outcome:
         z, noise, t = (column.transpose(0, 1).flatten(0, 1) for column in (batch.z, batch.noise, batch.t))
         text = task.text(torch.cat([batch.keep, batch.concept]))
         at = torch.full_like(t, round(cfg.start * total))
-        x = clean(task, m.get_submodule(ADDED)[0], task.levels(at, z)[1] * z, at, text)   # type: ignore[index]
+        x = task.predict_picture(m.get_submodule(ADDED)[0], task.levels(at, z)[1] * z, at, text)   # type: ignore[index]
         return x, task.mixed(x, noise, t), t, noise, text
 
     def weighed(losses: Tensor) -> Tensor:
@@ -126,13 +121,14 @@ def run(cfg: SFD, task: DiffusionTask, loop: Loop) -> Outcome:
 
     def learn(m: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
-            _, x_t, t, noise, text = looked(m, batch)
-        return weighed(squared_distance(task.predict_noise(m, x_t, t, text), noise))
+            x, x_t, t, noise, text = looked(m, batch)
+        return weighed(squared_distance(task.predict(m, x_t, t, text), task.target(x, noise, t)))
 
     def teach(m: nn.Module, batch: Batch) -> Tensor:
         x, x_t, t, _, text = looked(m, batch)
         safe = task.text(torch.cat([batch.keep, batch.safe]))
-        return weighed(distilled(clean(task, original, x_t, t, safe), clean(task, m, x_t, t, text), x, cfg.alpha))
+        real, fake = task.predict_picture(original, x_t, t, safe), task.predict_picture(m, x_t, t, text)
+        return weighed(distilled(real, fake, x, cfg.alpha))
 
     pairs = prompts(cfg, task)
     fake = Term(pairs, learn, moves=network, prepare=lambda batch, rng: prepare(batch, rng, (0.0, 1.0)))

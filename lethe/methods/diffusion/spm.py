@@ -60,7 +60,7 @@ class SPM:
     start_guidance: NonNegative = 3.0  # guidance of the trajectories; 1 for tiny models            [official code]
 
 
-@method(needs={"original"}, uses={"concepts", "denoise", "predict_noise", "prompts", "rest", "text", "tokens"},
+@method(needs={"original"}, uses={"concepts", "denoise", "predict", "prompts", "rest", "text", "tokens"},
         mechanism="distil", check=one_anchor)
 def run(cfg: SPM, task: DiffusionTask, loop: Loop) -> Outcome:
     points = targeted(cfg, task, loop)
@@ -69,7 +69,7 @@ def run(cfg: SPM, task: DiffusionTask, loop: Loop) -> Outcome:
     known = task.text(task.tokens(keep).to(device))
 
     def erase(model: nn.Module, batch: Batch) -> Tensor:
-        return squared_distance(task.predict_noise(model, batch.image, batch.t, task.text(batch.tokens)), batch.target)
+        return squared_distance(task.predict(model, batch.image, batch.t, task.text(batch.tokens)), batch.target)
 
     def hold(model: nn.Module, batch: Batch) -> Tensor:
         count, text = cfg.anchors, task.text(batch.tokens)
@@ -77,8 +77,8 @@ def run(cfg: SPM, task: DiffusionTask, loop: Loop) -> Outcome:
         e = known[torch.randint(len(known), (len(here),))] if cfg.held == "prompts" else gaussian_like(text[here.to(text.device)])
         x, t = batch.image[here.to(device)], batch.t[here.to(device)]
         with evaluating(original):
-            before = task.predict_noise(original, x, t, e)
-        return squared_distance(task.predict_noise(model, x, t, e), before).view(len(batch), count).mean(1)
+            before = task.predict(original, x, t, e)
+        return squared_distance(task.predict(model, x, t, e), before).view(len(batch), count).mean(1)
 
     terms = {"erase": Term(points, erase)}
     if cfg.lamb:
@@ -115,7 +115,7 @@ def targeted(cfg: SPM, task: DiffusionTask, loop: Loop) -> Split:
     points = visited(task, original, tokens, derive(loop.seed, "spm"), cfg.sampler_steps, cfg.start_guidance, anchor=surrogates)
 
     def targets(batch: Batch) -> dict[str, Tensor]:
-        cond, free = (task.predict_noise(original, batch.image, batch.t, task.text(some))
+        cond, free = (task.predict(original, batch.image, batch.t, task.text(some))
                       for some in (batch.tokens, batch.anchor))
         return {"target": esd_target(cond, free, cfg.eta)}
 

@@ -88,7 +88,7 @@ def check(cfg: STEREO, task: DiffusionTask) -> None:
 
 
 @method(needs={"forget", "original"}, mechanism="distil", check=check, uses={
-    "concepts", "denoise", "layers", "named_tokens", "noised", "pipeline", "predict_noise", "prompts", "text", "tokens"})
+    "concepts", "denoise", "layers", "named_tokens", "noised", "pipeline", "predict", "prompts", "target", "text", "tokens"})
 def run(cfg: STEREO, task: DiffusionTask, loop: Loop) -> Outcome:
     model = loop.start(where=moved(task, cfg.variant))
     start = {name: p.detach().clone() for name, p in loop.selected(model).items()}
@@ -129,7 +129,7 @@ class Words:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The distance from what is to be said at points that were visited before.  -> [n]"""
-        return squared_distance(self.task.predict_noise(model, batch.image, batch.t, self.text(batch)), batch.target)
+        return squared_distance(self.task.predict(model, batch.image, batch.t, self.text(batch)), batch.target)
 
     def asked(self, model: nn.Module, word: int, purpose: Literal["round", "end"]) -> Split:
         """Points of a model's trajectories for v_word, and what is to be said there: of a round, or in the end."""
@@ -159,7 +159,7 @@ class Words:
 
     def said(self, model: nn.Module, batch: Batch, text: Tensor) -> Tensor:
         """What a model predicts at points, for these text states.  -> [n, …]"""
-        return self.task.predict_noise(model, batch.image, batch.t, text.expand(len(batch), -1, -1))
+        return self.task.predict(model, batch.image, batch.t, text.expand(len(batch), -1, -1))
 
     def search(self, model: nn.Module) -> None:
         """One more word under which the model explains the forgotten pictures."""
@@ -171,7 +171,8 @@ class Words:
         def loss(m: nn.Module, batch: Batch) -> Tensor:
             mask = batch.looked_at
             text = written(self.encoder, batch.tokens, mask, m.get_parameter(WORD).expand(int(mask.sum()), -1))
-            return squared_distance(task.predict_noise(m, task.noised(batch), batch.t, text), batch.noise)
+            said = task.predict(m, task.noised(batch), batch.t, text)
+            return squared_distance(said, task.target(batch.image, batch.noise, batch.t))
 
         pictures = looked_at(task, task.forget, ends=False)
         self.loop.minimise(model, {"word": Term(pictures, loss, moves=frozenset({WORD}))}, lr=cfg.word_lr, steps=cfg.word_steps,

@@ -88,7 +88,7 @@ def contrast(said: Tensor, good: Tensor, bad: Tensor, margin: float) -> Tensor:
 
 
 @method(needs={"original"}, mechanism="closed form", check=one_anchor, uses={
-    "attention_projections", "concepts", "denoise", "predict_noise", "prompts", "rest", "text", "tokens", "words"})
+    "attention_projections", "concepts", "denoise", "predict", "prompts", "rest", "text", "tokens", "words"})
 def run(cfg: TRCE, task: DiffusionTask, loop: Loop) -> Outcome:
     if not any("attn1." in name for name, _ in task.original.named_parameters()):
         raise RequestError(f"a {type(task.original).__name__} has no self-attention beside its cross-attention, which is what "
@@ -109,12 +109,12 @@ def run(cfg: TRCE, task: DiffusionTask, loop: Loop) -> Outcome:
 
         def erase(m: nn.Module, batch: Batch) -> Tensor:
             text = torch.cat([task.text(batch.tokens), empty.expand(len(batch), -1, -1)])
-            both = task.predict_noise(m, torch.cat([batch.image] * 2), torch.cat([batch.t] * 2), text)
+            both = task.predict(m, torch.cat([batch.image] * 2), torch.cat([batch.t] * 2), text)
             one, other = (contrast(said, batch.good, batch.bad, cfg.margin) for said in both.chunk(2))
             return (one + other) / 2
 
         def hold(m: nn.Module, batch: Batch) -> Tensor:
-            return squared_distance(task.predict_noise(m, batch.image, batch.t, task.text(batch.tokens)), batch.before)
+            return squared_distance(task.predict(m, batch.image, batch.t, task.text(batch.tokens)), batch.before)
 
         terms = {"erase": Term(early, erase, moves=moves),
                  "hold": Term(free, hold, cfg.hold, batch_size=4 * cfg.batch_size, moves=moves)}
@@ -133,11 +133,11 @@ def steered(cfg: TRCE, task: DiffusionTask, loop: Loop, first: nn.Module, twins:
     empty = task.text(task.tokens([""]).to(loop.settings.device))
 
     def aims(batch: Batch) -> dict[str, Tensor]:
-        good, bad, base = (task.predict_noise(original, batch.image, batch.t, text) for text in (
+        good, bad, base = (task.predict(original, batch.image, batch.t, text) for text in (
             task.text(batch.twin), task.text(batch.tokens), empty.expand(len(batch), -1, -1)))
         return {"good": good + cfg.guidance * (good - base), "bad": bad + cfg.guidance * (bad - base)}
 
     def before(batch: Batch) -> dict[str, Tensor]:
-        return {"before": task.predict_noise(first, batch.image, batch.t, task.text(batch.tokens))}
+        return {"before": task.predict(first, batch.image, batch.t, task.text(batch.tokens))}
 
     return answered(loop, early, original, aims), answered(loop, free, first, before)

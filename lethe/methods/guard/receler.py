@@ -153,7 +153,7 @@ class Rounds:
 
 
 @method(needs={"original"}, mechanism="guard", uses={
-    "attention_maps", "concepts", "denoise", "layers", "named_tokens", "predict_noise", "prompts", "shape", "text", "tokens",
+    "attention_maps", "concepts", "denoise", "layers", "named_tokens", "predict", "prompts", "shape", "text", "tokens",
     "words"})
 def run(cfg: Receler, task: DiffusionTask, loop: Loop) -> Outcome:
     points, rows, device = targeted(cfg, task, loop), task.words(task.tokens([""]))[0].states.shape[1], loop.settings.device
@@ -169,7 +169,7 @@ def run(cfg: Receler, task: DiffusionTask, loop: Loop) -> Outcome:
 
     def attacked(m: nn.Module, batch: Batch) -> Tensor:
         slots = m.get_parameter(SLOTS)[batch.concept] / scale
-        return task.predict_noise(m, batch.image, batch.t, with_slots(task.text(batch.tokens), slots, batch.end, rows))
+        return task.predict(m, batch.image, batch.t, with_slots(task.text(batch.tokens), slots, batch.end, rows))
 
     def erase(m: nn.Module, batch: Batch) -> Tensor:
         loss = squared_distance(attacked(m, batch), batch.target)
@@ -213,7 +213,7 @@ def targeted(cfg: Receler, task: DiffusionTask, loop: Loop) -> Split:
 
     def targets(batch: Batch) -> dict[str, Tensor]:
         cond, maps = task.attention_maps(original, batch.image, batch.t, task.text(batch.tokens))
-        free = task.predict_noise(original, batch.image, batch.t, empty.expand(len(batch), -1, -1))
+        free = task.predict(original, batch.image, batch.t, empty.expand(len(batch), -1, -1))
         return {"target": esd_target(cond, free, cfg.eta), "cond": cond,
                 "mask": shown_at(maps, batch.named, task.shape[1] / 4, cfg.threshold)}
 

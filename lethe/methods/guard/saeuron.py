@@ -147,7 +147,7 @@ def check(cfg: SAeUron, task: DiffusionTask) -> None:
 
 
 @method(needs={"original"}, mechanism="guard", check=check,
-        uses={"concepts", "denoise", "pipeline", "predict_noise", "prompts", "text", "tokens"})
+        uses={"concepts", "denoise", "pipeline", "predict", "prompts", "text", "tokens"})
 def run(cfg: SAeUron, task: DiffusionTask, loop: Loop) -> Outcome:
     original, device = task.original.to(loop.device), loop.settings.device
     points, rng = seen_points(cfg, task, loop), loop.generator("saeuron", "places")
@@ -193,7 +193,7 @@ def states(cfg: SAeUron, task: DiffusionTask, model: nn.Module, points: Split, d
 
     for batch in plain(points, BATCH, device=device):
         with evaluating(model), behind(model, cfg.block, keep):
-            task.predict_noise(model, batch.image, batch.t, task.text(batch.tokens))
+            task.predict(model, batch.image, batch.t, task.text(batch.tokens))
         yield found[0]
 
 

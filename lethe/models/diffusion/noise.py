@@ -5,7 +5,8 @@
     chain (DDPM and its samplers)   s = √ᾱ_t, n = √(1 − ᾱ_t)   the network says ε, v = s ε − n x, or x     (`prediction_type`)
     flow (SD3, FLUX)                s = 1 − t/T, n = t/T        the network says ε − x
 
-Every method speaks of ε: `as_noise` makes it of what the network says, whatever that is.
+Methods compare what networks say, as they were trained: of a flow, ε is x_t at t = T whatever the network says. `as_noise` and
+`as_picture` make ε and x of it, for what is said of these.
 """
 
 from __future__ import annotations
@@ -92,3 +93,14 @@ class Noise:
         if self.says == "sample":
             return (x_t - signal * said) / share.clamp(min=1e-6)
         return signal * said + share * x_t
+
+    def as_picture(self, said: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The predicted x in what the network says at x_t.  [n, …] -> [n, …]"""
+        if self.says == "sample":
+            return said
+        signal, share = self.levels(t, x_t)
+        if self.says == "flow":
+            return x_t - share * said
+        if self.says == "epsilon":
+            return (x_t - share * said) / signal.clamp(min=1e-6)
+        return signal * x_t - share * said

@@ -1,9 +1,13 @@
-"""Whether a pipeline's tokenizers read a concept at all: its words become tokens, and no prompt is cut before they end."""
+"""What a pipeline's tokenizers read: whether a concept at all (its words become tokens, and no prompt is cut before they end).
+And captions that have lost a word."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lethe.core.concepts import Concept, upto
 from lethe.errors import RequestError
@@ -38,3 +42,17 @@ def pieces(words: Any, text: str) -> list[int]:
     """The token ids of a text without a start, an end or a limit."""
     found: list[int] = words(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
     return found
+
+
+def shortened(tokens: Tensor, end: int, share: float, rng: torch.Generator) -> Tensor:
+    """Token ids where that share of the rows has lost one token, any but the first word's.  [n, L] -> [n, L]
+
+    A model that is to be asked for "a red" without a noun must have seen such captions. `end` is the token that ends and pads.
+    """
+    n, length = tokens.shape
+    chosen, where = torch.rand(2, n, generator=rng).to(tokens.device)
+    words = (tokens == end).int().argmax(1) - 2          # tokens after the first word; the first place holds the start token
+    place = torch.where((chosen < share) & (words > 0), 2 + (where * words).long(), length)
+    columns = torch.arange(length, device=tokens.device)
+    source = (columns + (columns >= place.view(-1, 1))).clamp(max=length - 1)
+    return tokens.gather(1, source)

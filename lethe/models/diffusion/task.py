@@ -32,6 +32,7 @@ from lethe.models.diffusion.maps import recorded
 from lethe.models.diffusion.one_file import OneFile
 from lethe.models.diffusion.original_judge import OriginalJudge
 from lethe.models.diffusion.pipeline import Pipeline
+from lethe.models.diffusion.reading import shortened
 from lethe.models.diffusion.sampling import Sampler
 from lethe.models.gallery import png
 
@@ -93,24 +94,21 @@ class Diffusion(DiffusionTask):
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean squared error of the model's prediction at the batch's t and noise; of a relabelled batch, its distance to what
         the same model says for the anchor, which gets no gradient.  -> [n]"""
-        return self._error(model, batch, self._said(model, batch))
-
-    def _said(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self._denoiser.predict(model, self.noised(batch), batch.t, self.text(batch.tokens, model))
+        return self._error(model, batch, self.outputs(model, batch))
 
     def _error(self, model: nn.Module, batch: Batch, said: Tensor) -> Tensor:
         if "taught" not in batch.columns:
-            return losses.squared_distance(said, self._target(batch))
+            return losses.squared_distance(said, self.target(batch.image, batch.noise, batch.t))
         with torch.no_grad():
-            other = self._denoiser.predict(model, self.noised(batch), batch.t, self.text(batch.taught, model))
+            other = self.predict(model, self.noised(batch), batch.t, self.text(batch.taught, model))
         return losses.squared_distance(said, other)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The predicted noise at the batch's t and noise.  -> [n, C, H, W]"""
-        return self.predict_noise(model, self.noised(batch), batch.t, self.text(batch.tokens, model))
+        """What the model says at the batch's t and noise.  -> [n, C, H, W]"""
+        return self.predict(model, self.noised(batch), batch.t, self.text(batch.tokens, model))
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """Mean squared difference of predicted noises: the KL of the denoising Gaussians up to a factor.  -> [n]"""
+        """Mean squared difference of predictions: the KL of the denoising Gaussians up to a factor.  -> [n]"""
         return losses.squared_distance(p, q)
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -120,10 +118,10 @@ class Diffusion(DiffusionTask):
     def _said_and_middle(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the model says, and what `features` reads: of the same pass, or, where a guard may ask more, of another."""
         if isinstance(model, Guard):
-            return self._said(model, batch), self.features(bare(model), batch)
+            return self.outputs(model, batch), self.features(bare(model), batch)
         caught: list[Tensor] = []
         with hooked(self._denoiser.middle(model).register_forward_hook(lambda _, args, out: caught.append(out))):
-            said = self._said(model, batch)
+            said = self.outputs(model, batch)
         out = caught[-1][-1] if isinstance(caught[-1], tuple) else caught[-1]   # joint blocks return (text, picture)
         return said, out.flatten(2).mean(2) if out.dim() == 4 else out.mean(1)
 
@@ -159,9 +157,9 @@ class Diffusion(DiffusionTask):
             if look == LOOKS // 2:
                 said, features = self._said_and_middle(model, placed)
             else:
-                said = self._said(model, placed)
+                said = self.outputs(model, placed)
             errors.append(self._error(model, placed, said))
-            sizes.append(self._target(placed).square().flatten(1).mean(1))
+            sizes.append(self.target(placed.image, noise, t).square().flatten(1).mean(1))
         nll, size = torch.stack(errors, 1), torch.stack(sizes, 1)
         assert features is not None
         return {
@@ -313,9 +311,21 @@ class Diffusion(DiffusionTask):
         signal, noise = self.levels(batch.t, batch.image)
         return signal * batch.image + noise * batch.noise
 
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What a model should say of pictures x under noise.  [n, …], [n, …], [n] -> [n, …]"""
+        return self._noise.target(x, noise, t)
+
+    def predict(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """What the model says by itself: ε, v, x or a flow.  -> [n, C, H, W]"""
+        return self._denoiser.predict(model, x_t, t, text)
+
     def predict_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """ε_θ(x_t, t, c), whatever the model predicts by itself.  -> [n, C, H, W]"""
-        return self._noise.as_noise(self._denoiser.predict(model, x_t, t, text), x_t, t)
+        """ε_θ(x_t, t, c), whatever the model says by itself.  -> [n, C, H, W]"""
+        return self._noise.as_noise(self.predict(model, x_t, t, text), x_t, t)
+
+    def predict_picture(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """x̂_θ(x_t, t, c), whatever the model says by itself.  -> [n, C, H, W]"""
+        return self._noise.as_picture(self.predict(model, x_t, t, text), x_t, t)
 
     def guided_noise(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """`predict_noise` under the task's guidance.  -> [n, C, H, W]"""
@@ -348,13 +358,13 @@ class Diffusion(DiffusionTask):
         return self._denoiser.projections(model)
 
     def attention_maps(self, model: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Attended:
-        """`predict_noise`, and the maps of all layers of cross-attention, with gradients."""
+        """`predict`, and the maps of all layers of cross-attention, with gradients."""
         layers = self._denoiser.crossings(model)
         if not layers:
             raise RequestError(f"a {type(model).__name__} has no layers of cross-attention of diffusers (named attn2), so nobody "
                                "can see where it looks at a word; nothing was started. Choose a method without maps, e.g. esd.")
         with recorded(layers, (x_t.shape[2], x_t.shape[3])) as maps:
-            return Attended(self.predict_noise(model, x_t, t, text), maps)
+            return Attended(self.predict(model, x_t, t, text), maps)
 
     def named_tokens(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
         """Which of the tokens that cross-attention looks at spell the concepts; with `ends` the end token and padding that
@@ -379,20 +389,3 @@ class Diffusion(DiffusionTask):
             if not image.is_floating_point() or (self._parts.vae is None and float(image.abs().max()) > 1.01):
                 raise DataError(f"images of {name!r} are not floats in [−1, 1] ({image.dtype}, up to "
                                 f"{float(image.max()):g}), so noise levels would be wrong. Scale them: x / 127.5 − 1.")
-
-    def _target(self, batch: Batch) -> Tensor:
-        return self._noise.target(batch.image, batch.noise, batch.t)
-
-
-def shortened(tokens: Tensor, end: int, share: float, rng: torch.Generator) -> Tensor:
-    """Token ids where that share of the rows has lost one token, any but the first word's.  [n, L] -> [n, L]
-
-    A model that is to be asked for "a red" without a noun must have seen such captions. `end` is the token that ends and pads.
-    """
-    n, length = tokens.shape
-    chosen, where = torch.rand(2, n, generator=rng).to(tokens.device)
-    words = (tokens == end).int().argmax(1) - 2          # tokens after the first word; the first place holds the start token
-    place = torch.where((chosen < share) & (words > 0), 2 + (where * words).long(), length)
-    columns = torch.arange(length, device=tokens.device)
-    source = (columns + (columns >= place.view(-1, 1))).clamp(max=length - 1)
-    return tokens.gather(1, source)
