@@ -190,6 +190,11 @@ class Task(ABC):
         tensors  lora_A and lora_B by name of layer      settings  of PEFT's LoraConfig
         """
 
+    @property
+    def told_of_adapters(self) -> str:
+        """What who gets an adapter must know to load it; empty where the family's own library does."""
+        return ""
+
     def deliverable(self, model: nn.Module) -> nn.Module:
         """The model as `save_model` can hold it (rounded to half precision where it came so), in place: what is audited."""
         return model

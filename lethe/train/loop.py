@@ -255,6 +255,8 @@ class Loop(Session):
         self.cost.peak_memory_mb = peak_memory_mb()
         model = self.distribution.gathered(model).eval()
         export = save_adapter if self.kind == "adapter" else None
+        if export and (told := self.task.told_of_adapters):
+            self.notes.append(told)
         served = None if guard is None or fall else guard(model).eval()   # after a fall the original answers, without it
         return Outcome(model, kind="guard" if served else self.kind, cost=self.cost, notes=self.notes, task=self.task,
                        export=export, served=served, fall=fall)

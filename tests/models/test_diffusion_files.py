@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import byhand
 import pytest
 import torch
-from diffusion_folders import one_file, stable, unet
+from diffusion_folders import FOLDERS, one_file, stable, unet
 from safetensors.torch import load_file, save_file
 
 from lethe.api import forget
@@ -44,6 +45,13 @@ def place(tmp_path: Path) -> Path:
 def opened(place: Path, variant: str = "") -> Diffusion:
     parts = load_pipeline(place, variant)
     return text_to_image(parts, "disk", ["a red cross"], ["a red disk"], per_prompt=2, steps=2, guidance=1.0)
+
+
+@pytest.mark.parametrize("kind", ["pixart", "stable"])
+def test_an_adapter_that_diffusers_cannot_load_says_so(kind: str, tmp_path: Path) -> None:
+    FOLDERS[kind](tmp_path / kind)
+    notes = byhand.outcome("spm", opened(tmp_path / kind), steps=1, trajectories=1, sampler_steps=2, start_guidance=1.0).notes
+    assert any("PixArtAlphaPipeline has no load_lora_weights" in note for note in notes) == (kind == "pixart")
 
 
 def digests(place: Path) -> dict[str, str]:

@@ -20,8 +20,8 @@ Fails by: going off both: the hinge is met wherever v_θ(c) is nearer v_0(a), ho
           A trained flow was not measured.
 Deviations: read from the official code: the loss, the window, the student's own trajectory, adapters of rank 16 on the queries
           and keys of the double blocks, AdamW, 250 points. Its loss is 100 times as large, which AdamW does not see. Left out:
-          dropout of 0.1 in the adapters. Its distances add 1e-6 to every entry, which is a first step along the entries' sum; here
-          there is none. It takes a concept's words as they are, here all prompts with the concept stand for it.
+          its dropout of 0.1 in the adapters. Its distances add 1e-6 to every entry, a first step along their sum; here is none.
+          It takes a concept's words as they are, here all prompts with the concept stand for it.
 """
 
 from __future__ import annotations

@@ -146,9 +146,22 @@ def widths(source: Source | OneFile, network: torch.nn.Module) -> dict[str, torc
     return found
 
 
+def of_class(pipeline: Pipeline) -> Any:
+    """The class of diffusers that the pipeline's folder names; None for one that diffusers does not have."""
+    return getattr(require_diffusers(), pipeline.kind or "StableDiffusionPipeline", None)
+
+
+def told_of_lora(pipeline: Pipeline) -> str:
+    """How an adapter is loaded where the pipeline's class does not; else nothing."""
+    if hasattr(of_class(pipeline), "save_lora_weights"):
+        return ""
+    return (f"diffusers' {pipeline.kind} has no load_lora_weights, so the adapter is PEFT's alone: adapter/, which PeftModel."
+            "from_pretrained puts on the network; the folder beside it holds the merged pipeline")
+
+
 def save_lora(pipeline: Pipeline, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:
     """pytorch_lora_weights.safetensors, which `load_lora_weights` of the pipeline's class reads; nothing where it reads none."""
-    kind: Any = getattr(require_diffusers(), pipeline.kind or "StableDiffusionPipeline", None)
+    kind = of_class(pipeline)
     network = "unet" if pipeline.source is None else pipeline.source.network
     if hasattr(kind, "save_lora_weights"):
         layers = {f"{network}_lora_layers": {name: value.cpu().contiguous() for name, value in tensors.items()},

@@ -27,7 +27,7 @@ from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
 from lethe.models.diffusion.clip_judge import Clip, ClipJudge
 from lethe.models.diffusion.denoiser import denoiser_of
-from lethe.models.diffusion.files import save_lora, save_pipeline, widths
+from lethe.models.diffusion.files import save_lora, save_pipeline, told_of_lora, widths
 from lethe.models.diffusion.maps import recorded
 from lethe.models.diffusion.one_file import OneFile
 from lethe.models.diffusion.original_judge import OriginalJudge
@@ -192,6 +192,10 @@ class Diffusion(DiffusionTask):
 
     def save_adapter(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:
         save_lora(self._parts, tensors, settings, folder)
+
+    @property
+    def told_of_adapters(self) -> str:
+        return told_of_lora(self._parts)
 
     def deliverable(self, model: nn.Module) -> nn.Module:
         """The model rounded to the precision of the files that it goes out in, in place."""
