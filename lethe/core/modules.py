@@ -51,9 +51,22 @@ def private(model: nn.Module) -> nn.Module:
     return parked(model) if model in GIVEN else parked_copy(model).eval().requires_grad_(False)
 
 
+def differentiable(model: nn.Module) -> nn.Module:
+    """The model, whose parameters require gradients, but for those that have none: codes of a quantised layer are integers."""
+    for p in model.parameters():
+        p.requires_grad_(p.is_floating_point())
+    return model
+
+
+def codes(params: Mapping[str, Tensor]) -> list[str]:
+    """Names of those that are no numbers which could move, but codes of a quantised layer."""
+    return [name for name, p in params.items() if not p.is_floating_point()]
+
+
 def lent(model: nn.Module) -> nn.Module:
     """A trainable copy whose parameters still share storage with those of `model`; `own` takes those apart that will move."""
-    memo: dict[int, object] = {id(p): nn.Parameter(p.data, requires_grad=True) for p in model.parameters()}
+    memo: dict[int, object] = {id(p): nn.Parameter(p.data, requires_grad=True) if p.is_floating_point() else p
+                               for p in model.parameters()}
     twin: nn.Module = copy.deepcopy(model, memo)
     return twin.train(True)
 

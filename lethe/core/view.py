@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from lethe.core.modules import copied, lent, own, private, state_fingerprint
+from lethe.core.modules import copied, differentiable, lent, own, private, state_fingerprint
 from lethe.core.parked import released
 from lethe.core.split import Split, by_role
 from lethe.errors import NeedsUnmet, NotGranted
@@ -122,7 +122,7 @@ class Grant:
 
     def copy(self) -> nn.Module:
         """A trainable copy of the model that shares no storage with it: where a run starts, whatever was declared."""
-        return copied(self._original, trainable=True).requires_grad_(True)
+        return differentiable(copied(self._original, trainable=True))
 
     def roles(self) -> list[str]:
         """Roles of the splits that exist and may be touched."""

@@ -14,7 +14,8 @@ import numpy as np
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lethe.core.modules import evaluating, freeze_batch_norm
+from lethe.core.adaptable import fold, unadapted
+from lethe.core.modules import codes, evaluating, freeze_batch_norm
 from lethe.core.passes import drawn, rows
 from lethe.core.seeds import derive, generator, numpy_generator, reseed
 from lethe.core.split import Split
@@ -108,9 +109,14 @@ def learned(attack: Attack, subject: Subject, panel: Panel, split: Split, counte
 
 
 def _moving(attack: Attack, model: nn.Module, panel: Panel) -> dict[str, nn.Parameter]:
-    """What the attacker trains: everything, or the adapters that are put on the model."""
-    if attack.how == "full":
-        return dict(model.named_parameters())
+    """What the attacker trains: everything, or adapters that are put on the model. One that it came with is folded in first; on a
+    quantised base it is trained itself."""
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    came = {name: p for name, p in own.items() if "lora_" in name}
+    if attack.how == "full" or (came and codes(dict(model.named_parameters()))):
+        return own if attack.how == "full" else came
+    if came:
+        unadapted(fold(model))
     loop = Loop(panel.task, Settings(seed=panel.seed))
     params = Lora(rank=attack.rank).select(model, panel.task, loop).params
     for name, p in model.named_parameters():

@@ -101,10 +101,12 @@ def equal_codes(a: Tensor, b: Tensor, bits: int, group: int = 64) -> int:
 
 
 def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What weight-only quantisation touches: tensors with at least two dimensions, but no embedding that is only looked up."""
+    """What weight-only quantisation touches: tensors with at least two dimensions, but no embedding that is only looked up, and
+    no codes of a layer that is quantised already."""
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     used = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    return {name: p for name, p in model.named_parameters() if p.dim() > 1 and (id(p) in used or id(p) not in looked_up)}
+    return {name: p for name, p in model.named_parameters()
+            if p.dim() > 1 and p.is_floating_point() and (id(p) in used or id(p) not in looked_up)}
 
 
 def mapped(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard, bare
-from lethe.core.modules import copied, evaluating
+from lethe.core.modules import copied, differentiable, evaluating
 from lethe.core.passes import columns, drawn, rows
 from lethe.core.split import Split
 from lethe.core.task import Task
@@ -115,4 +115,4 @@ class Subject:
 
     def copy(self) -> nn.Module:
         """A trainable copy, for attacks that change the model."""
-        return copied(self.model, trainable=True).requires_grad_(True)
+        return differentiable(copied(self.model, trainable=True))

@@ -21,7 +21,7 @@ from lethe.core.config import Optimiser, Schedule, digest, plain
 from lethe.core.events import Ended
 from lethe.core.evidence import Kind
 from lethe.core.guard import Guard
-from lethe.core.modules import evaluating, has_batch_norm, named_tensors
+from lethe.core.modules import codes, differentiable, evaluating, has_batch_norm, named_tensors
 from lethe.core.operations import frozen, starting_point, taken_apart
 from lethe.core.outcome import Fall, Outcome
 from lethe.core.parked import released
@@ -84,6 +84,9 @@ class Loop(Session):
             asked = asked.within(resolve("where", where).select(model, self.task, self).params)
         self._fresh = fresh is not None
         self._selection = asked.select(model, self.task, self)
+        if fixed := codes(self._selection.params):
+            raise RequestError(f"{fixed[0]} and {len(fixed) - 1} others are quantised: codes of a few bits, which no step moves; "
+                               "nothing was started. Set modifiers.where=lora: an adapter moves, and the base stays.")
         self.kind = self._selection.kind
         if self._selection.rest:
             self._once(self._selection.rest)
@@ -250,7 +253,7 @@ class Loop(Session):
             were = ("updated in calls that draw retained data, kept in others" if len(self._norms_were) == 2 else
                     "updated" if "update" in self._norms_were else "kept")
             self.notes.append(f"batch norm: running statistics were {were}")
-        model.requires_grad_(True)
+        differentiable(model)
         self.resume_from(self.standing())
         self.cost.peak_memory_mb = peak_memory_mb()
         model = self.distribution.gathered(model).eval()

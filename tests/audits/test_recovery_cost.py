@@ -10,8 +10,10 @@ from lethe.core.catalogue import load
 from lethe.core.modules import state_fingerprint
 from lethe.data.select import Where
 from lethe.judge.panel import Panel
-from lethe.judge.relearning import Attack, relearn_time, relearned
+from lethe.judge.relearning import Attack, _moving, relearn_time, relearned
 from lethe.pools.subject import Subject
+from lethe.train.loop import Loop, Settings
+from lethe.train.modifiers.where.lora import Lora
 
 cost = load("audits", "recovery_cost")
 
@@ -43,3 +45,13 @@ def test_an_adapter_is_priced_beside_the_whole_language_model():
     assert whole.value == adapter.value == 3 and not whole.detail["back"]   # not back after two steps
     assert adapter.detail["rank"] == 2 and adapter.detail["flops_per_step"] != whole.detail["flops_per_step"]
     assert len(values(cost, blank, [], Subject("o", task.original, task), steps=1, rank=0)) == 3
+
+
+def test_a_model_that_came_with_an_adapter_is_attacked_by_another_one():
+    task = tiny.lm()
+    model = task.build(0)
+    Lora(rank=2).select(model, task, Loop(task, Settings()))
+    names = set(dict(model.named_parameters()))
+    params = _moving(Attack(1, None, 8, "lora", 4), model, Panel(task, Subject("o", task.original, task), []))
+    assert params and {min(p.shape) for p in params.values()} == {4}
+    assert set(dict(model.named_parameters())) == names   # the first one is folded into the weights below the new one

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lethe.core.alike import class_labels
 from lethe.core.config import config
 from lethe.core.evidence import Value
-from lethe.core.modules import copied
+from lethe.core.modules import codes, copied
 from lethe.core.registry import Metric, audit
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
@@ -53,7 +53,7 @@ class Guard:
 def measure(cfg: Guard, subject: Subject, panel: Panel) -> list[Value]:
     original = panel.original.model
     found = inside(subject.model.state_dict(), original.state_dict())
-    if found is None:
+    if found is None or scaled_apart(original, found):
         return []
     bare = filled_as(original, found)
     whole = mean_value("bare_score", subject.like(bare, "bare").numbers(panel.task.forget, "score"))
@@ -81,10 +81,19 @@ def inside(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[st
 
 
 def filled_as(original: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A frozen copy of the original with these values."""
+    """A frozen copy of the original with these values; scales of quantised layers are no tensors of a model, and stay."""
     twin = copied(original, trainable=False)
-    twin.load_state_dict(dict(tensors))
+    twin.load_state_dict(dict(tensors), strict=not codes(dict(original.named_parameters())))
     return twin
+
+
+def scaled_apart(original: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the codes of a quantised layer mean other numbers than in the original."""
+    if not codes(dict(original.named_parameters())):
+        return False
+    own = {name for name, _ in [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]}
+    return any(name not in own and not torch.equal(tensors[name].cpu(), value.cpu())
+               for name, value in original.state_dict().items())
 
 
 def same_numbers(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:

@@ -70,6 +70,8 @@ def read_folder(path: str | Path, attention: Attention = "auto", dtype: Precisio
     folder = _model_folder(path)
     settings = _settings(folder)
     whole: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
+    if getattr(settings, "quantization_config", None) is not None:
+        whole["device_map"] = {"": "cpu"}   # its package would put it where it finds a device
     loader = _loader(folder, settings)
     try:
         with understood(folder, "a language model", "Save it again: model.save_pretrained(…).", ModelError):
@@ -79,6 +81,9 @@ def read_folder(path: str | Path, attention: Attention = "auto", dtype: Precisio
         raise _quantised(folder, settings, error) or error from error.__cause__
     model, report = cast("tuple[nn.Module, dict[str, Any]]", made)
     _require_whole(folder, _made(settings), model, report)
+    for module in model.modules():   # of bitsandbytes: packs its codes anew when it is first asked, and rounds their scales
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False
     types = halved(model)
     if dtype != "own":   # what is computed anew when a model is made (tables of angles, some of them complex) stays as it is
         for value in model.state_dict(keep_vars=True).values():

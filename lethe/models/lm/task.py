@@ -19,7 +19,7 @@ from lethe.core.adaptable import Adaptable
 from lethe.core.config import plain
 from lethe.core.families.language import LanguageTask
 from lethe.core.language_guard import positions, shape
-from lethe.core.modules import evaluating
+from lethe.core.modules import codes, evaluating
 from lethe.core.seeds import generator
 from lethe.core.sequences import (
     IGNORED,
@@ -165,8 +165,13 @@ class Language(LanguageTask):
             self.tokenizer.save_pretrained(folder)
             return
         with in_types(decoder.merged(model.cpu()), self.types) as whole:
-            cast(Any, whole).save_pretrained(folder)
+            cast(Any, whole).save_pretrained(folder, **self._written)
         self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:
+        """PEFT's own is that of the family; on a quantised base it is all that is delivered, so its tokenizer stands with it."""
+        if self._written:
+            self.tokenizer.save_pretrained(folder)
 
     def deliverable(self, model: nn.Module) -> nn.Module:
         return rounded(model, Form(types=self.types))
@@ -178,7 +183,7 @@ class Language(LanguageTask):
     def require_saved(self, model: nn.Module, folder: Path) -> None:
         split = next(iter(self.splits.values()))
         dtype: Precision = "own" if next(model.parameters()).dtype in HALF else "float32"
-        base = self.source if self.adapter is not None else None
+        base = self.source if lora.is_adapter(folder) else None
         require_same(folder, model, lambda: load_folder(folder, dtype=dtype, base=base),
                      split.batch(range(min(CHECKED, len(split)))), self.token_logp)
 
@@ -345,6 +350,8 @@ class Language(LanguageTask):
         """Token numbers and lengths against the model, before any work starts."""
         self._before: dict[str, str] = {}   # greedy answers of the original
         decoder.head(original)
+        quantised = bool(codes(dict(original.named_parameters())))   # transformers cannot undo how it read their codes
+        self._written = {"save_original_format": False} if quantised else {}
         self._layers = len(decoder.blocks(original))
         form = shape(original)
         self._width = int(getattr(form, "hidden_size", 0))

@@ -2,7 +2,8 @@
 
 Hu et al. 2021, arXiv:2106.09685. Which layers, the family knows (`Task.adaptable`): of language models the projections of
 attention and MLPs. The outcome is an adapter that can be taken off again; it is exported twice, as a PEFT adapter and merged into
-a model of the family's own format.
+a model of the family's own format; on a base quantised in 4 bits (bitsandbytes) as an adapter alone (QLoRA: Dettmers et al. 2023,
+arXiv:2305.14314).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from lethe.core.adaptable import fold, matrices
 from lethe.core.config import Count, Fraction, Positive, config
 from lethe.core.extras import needs_extra
-from lethe.core.modules import seeded
+from lethe.core.modules import codes, seeded
 from lethe.core.outcome import Outcome
 from lethe.core.parked import parked_copy, released
 from lethe.core.seeds import derive
@@ -134,13 +135,17 @@ def _require_untied(model: nn.Module, layers: Iterable[str]) -> None:
 
 
 def save_adapter(outcome: Outcome, folder: Path) -> None:
-    """`adapter/` in PEFT's format, and beside it the merged model and, where it has one, the adapter in the family's own."""
+    """`adapter/` in PEFT's format, and beside it the merged model and, where it has one, the adapter in the family's own. On a
+    quantised base the adapter alone: merged, it would be rounded to a few bits, and not be what was audited."""
     assert outcome.task is not None
     model: Any = parked_copy(outcome.model).eval().requires_grad_(False)
     released(outcome.model)
-    (folder / "adapter").mkdir()
-    tensors = write_adapter(model, folder / "adapter")
+    place = folder if codes(dict(model.named_parameters())) else folder / "adapter"
+    place.mkdir(exist_ok=True)
+    tensors = write_adapter(model, place)
     outcome.task.save_adapter(tensors, model.peft_config["default"].to_dict(), folder)
+    if place == folder:
+        return
     fold(model)
     del model.peft_config
     outcome.task.save_model(model, folder)
