@@ -79,7 +79,7 @@ def calibrate(request: Request, options: Options, count: int, output: Path) -> F
     if earlier is not None and (earlier.until, earlier.parts) != (request.until, parts_of(plan)):
         raise _other(output)
     draws = drawn_for(plan, count)
-    require_climbable(job, _task(plan, draws[0], plan.start))
+    require_climbable(_task(plan, draws[0], plan.start))
     attend(plan)
     original = original_of(plan)
     choosing = max(LEAST, round(SHARE * count))

@@ -72,15 +72,8 @@ class Ladder:
     beyond: Rung | None
 
 
-def require_climbable(job: Job, task: Task) -> None:
-    """What a ladder needs of a request; raises before anything is trained."""
-    if not (task.has("recipe") and task.has("retain")):
-        raise NeedsUnmet("a ladder ends where a model is like those retrained without the data, and this request cannot retrain "
-                         f"any ({task.facts.get('no_retraining') or 'it has no recipe'}), so nothing was started. State how the "
-                         "model was trained (recipe:), or choose a method: lethe run REQUEST method=…")
-    if task.recipe.code:
-        raise RequestError("recipe.code trains by a function of your own, whose steps cannot be counted, so no share of a "
-                           "retraining can be kept to; nothing was started. Leave out --until and choose a method.")
+def require_judged(job: Job) -> None:
+    """What a ladder needs of a request that the request itself tells; raises before a model or data are read."""
     if job.judging.references < ENOUGH:
         raise OutOfRange(f"audit.references = {job.judging.references}: a ladder judges by retrained models, and fewer than "
                          f"{ENOUGH} do not say where one more would lie; nothing was started. Write audit.references=8.")
@@ -89,10 +82,21 @@ def require_climbable(job: Job, task: Task) -> None:
                            "nothing was started. Leave out settings.distribution, or --until.")
 
 
+def require_climbable(task: Task) -> None:
+    """What a ladder needs of a task; raises before anything is trained."""
+    if not (task.has("recipe") and task.has("retain")):
+        raise NeedsUnmet("a ladder ends where a model is like those retrained without the data, and this request cannot retrain "
+                         f"any ({task.facts.get('no_retraining') or 'it has no recipe'}), so nothing was started. State how the "
+                         "model was trained (recipe:), or choose a method: lethe run REQUEST method=…")
+    if task.recipe.code:
+        raise RequestError("recipe.code trains by a function of your own, whose steps cannot be counted, so no share of a "
+                           "retraining can be kept to; nothing was started. Leave out --until and choose a method.")
+
+
 def ladder(job: Job, task: Task) -> Ladder:
     """The ladder of a task. OutOfRange where the budget allows not even the cheapest method."""
     assert job.climb is not None
-    require_climbable(job, task)
+    require_climbable(task)
     unplanned: dict[str, str] = {}
     found = _rungs(job, task, unplanned)
     chosen = affordable(_best(found), job.climb.within)

@@ -33,7 +33,7 @@ from lethe.pools.member import sound
 from lethe.train.checkpoint import save_tensors
 from lethe.train.loop import Loop
 from lethe.work.job import Case, Job, Run, Source, resolve
-from lethe.work.ladder import Ladder, ladder
+from lethe.work.ladder import Ladder, ladder, require_judged
 from lethe.work.lock import locked
 from lethe.work.options import Options
 from lethe.work.request import Request
@@ -121,6 +121,8 @@ class Plan:
 
 def read(job: Job, options: Options) -> Plan:
     """Let the family read its sections of the request."""
+    if job.climb is not None:
+        require_judged(job)
     source = job.opening
     assert job.cache is not None
     opened = source.read(source.sections, Context(options.data_root, job.cache, options.allow_pickle, options.say))

@@ -184,6 +184,13 @@ def test_what_a_ladder_cannot_do_is_said_before_anything_is_trained(tmp_path: Pa
     assert not list((tmp_path / "runs").rglob("*.safetensors")) and not list((tmp_path / "runs").rglob("*.json"))
 
 
+@pytest.mark.parametrize("asked", ["audit.references=2", "settings.distribution=ddp"])
+def test_what_the_request_tells_is_said_before_data_are_read(tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lethe.work.open.Context", None)   # nothing is opened
+    with pytest.raises(LetheError, match="nothing was started"):
+        dry_run(read(build(tmp_path, output=str(tmp_path / "runs"), **CLASS), ["until=forgotten", asked]), Options())
+
+
 @pytest.mark.usefixtures("few")
 def test_what_cannot_be_rehearsed_is_named_where_nothing_else_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def only_retraining(task: Any, record: Any, *rest: Any) -> Cost:
