@@ -1,0 +1,72 @@
+"""Erasing "disk" from a trained flow: the preset's network under the noise of SD3 and FLUX, trained to say what they say.
+
+The model is trained once (about 5 CPU minutes) and kept in pytest's cache folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lethe.api import forget
+from lethe.audits.diffusion.erasure import Erasure, measure
+from lethe.core.task import Task
+from lethe.judge.panel import Panel
+from lethe.methods.diffusion import mim_mu
+from lethe.models.diffusion import small
+from lethe.models.diffusion.pipeline import Pipeline
+from lethe.pools.subject import Subject
+from lethe.work.execute import Options
+from lethe.work.open import tasks_of
+from lethe.work.request import read
+
+PRESET = Path(__file__).resolve().parents[2] / "presets" / "shapes_erase.yaml"
+ESD = {"lr": 3e-4, "steps": 100, "batch_size": 16, "start_guidance": 1.0}
+KEPT = ("kept_accuracy", "kept_other_accuracy", "outside_accuracy")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def task(request: pytest.FixtureRequest) -> Iterator[Task]:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    usual = small.pipeline
+
+    def flow(*args: Any, **options: Any) -> Pipeline:
+        parts = usual(*args, **options)
+        parts.scheduler = FlowMatchEulerDiscreteScheduler()
+        return parts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small, "pipeline", flow)
+        patch.setattr(mim_mu, "DRAWN", 16)
+        patch.setattr(mim_mu, "LEVELS", 16)
+        yield tasks_of(read(PRESET), Options(cache=request.config.cache.mkdir("lethe flow")))[""]
+
+
+def seen(task: Task, model: torch.nn.Module) -> dict[str, float]:
+    panel = Panel(task, Subject("original", task.original, task), [])
+    values = measure(Erasure(per_prompt=32), Subject("model", model, task), panel)
+    found = {value.metric: value.value for value in values}
+    print({name: round(value, 3) for name, value in found.items()})
+    return found
+
+
+def test_the_flow_draws_what_it_is_asked_for(task: Task) -> None:
+    found = seen(task, task.original)
+    assert found["unlearning_accuracy"] < 0.05 and min(found[name] for name in KEPT) > 0.95
+
+
+def test_mim_mu_erases_from_a_flow_and_keeps_the_rest(task: Task) -> None:
+    found = seen(task, forget(task, "mim_mu", leave_out=("square", "cross", "triangle"), progress=False).model)
+    assert found["unlearning_accuracy"] > 0.9 and min(found[name] for name in KEPT) > 0.95
+
+
+@pytest.mark.parametrize("steps", [20, 1])
+def test_esd_erases_from_a_flow_also_by_the_first_point_alone(task: Task, steps: int) -> None:
+    found = seen(task, forget(task, "esd", sampler_steps=steps, progress=False, **ESD).model)
+    assert found["unlearning_accuracy"] > 0.9
