@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from lethe.results.measured import Measured, Number, Reason
 
 DISTANCES = ("js_forget", "r2_forget")        # from retrained models on what was to be forgotten; the first that is kept
 SCORES = ("forget_accuracy", "r2_forget")
+WIDE = 7         # problems in one table
 NEAR, FAR = 10.0, 50.0   # per cent of the original's distance: most that is left where no test can judge, and where tests can
 ENDINGS = {"failed": "Failed", "unchanged": "Returned the original unchanged, and said so",
            "ended": "Ended by the watchdog at the last sound point", "cannot run": "Cannot run there",
@@ -87,6 +89,11 @@ class Cell:
         """Good ones first, the cheapest before the others."""
         return not self.good, self.failed, self.mean("time") or 0.0 if self.good else self.left or 0.0, self.method
 
+    def count(self, fact: str) -> tuple[int, int]:
+        """In how many runs a fact holds that is 1 or 0 in each, and of how many, those without a model too; (0, 0): not asked."""
+        told = self.numbers.get(fact)
+        return (0, 0) if told is None else (round((told.mean or 0.0) * told.seeds), told.seeds + told.failed)
+
     def mean(self, metric: str) -> float | None:
         return self.numbers[metric].mean if metric in self.numbers else None
 
@@ -119,7 +126,7 @@ def measured_page(suite: str, page: Path, place: Path | None = None) -> str:
     seeds = max(each.values(), default=0)
     head = HEAD.format(suite=suite, page=written_as(page), title=read(suite).title or TITLE, seeds=seeds, near=NEAR, far=FAR,
                        problems=", ".join(name + (f" ({n} of them)" if n < seeds else "") for name, n in each.items()))
-    return head + _overview(found) + "".join(_problem(problem, some) for problem, some in found.items())
+    return head + _total(found) + _overview(found) + "".join(_problem(problem, some) for problem, some in found.items())
 
 
 def _cells(known: Iterable[Measured], problem: str) -> Iterable[Cell]:
@@ -133,9 +140,29 @@ def _overview(found: Mapping[str, list[Cell]]) -> str:
     by = {problem: {cell.method: cell for cell in some} for problem, some in found.items()}
     methods = sorted({method for some in by.values() for method in some},
                      key=lambda method: (-sum(some[method].good for some in by.values() if method in some), method))
-    rows = "".join(f"| `{method}` | {' | '.join(some[method].short if method in some else '–' for some in by.values())} |\n"
-                   for method in methods)
-    return f"\n| method | {' | '.join(by)} |\n|---|{'---|' * len(by)}\n{rows}"
+    parts = [list(by)[start : start + WIDE] for start in range(0, len(by), WIDE)]
+    return "".join(_table(["method", *some], [[f"`{method}`", *(by[problem][method].short if method in by[problem] else "–"
+                                                                for problem in some)] for method in methods]) for some in parts)
+
+
+def _total(found: Mapping[str, list[Cell]]) -> str:
+    """In how many runs of all problems each method forgot, and was like retraining, where that was asked; the most runs first."""
+    runs: dict[str, list[Cell]] = defaultdict(list)
+    for cell in (cell for some in found.values() for cell in some if "indistinguishable" in cell.numbers):
+        runs[cell.method].append(cell)
+    def told(method: str, fact: str) -> tuple[int, str]:
+        holds, of = (sum(part) for part in zip(*(cell.count(fact) for cell in runs[method]), strict=True))
+        return holds, f"{holds} of {of} runs ({_percent(100 * holds / of)})" if of else "–"
+
+    order = sorted(runs, key=lambda method: (-told(method, "indistinguishable")[0], method))
+    return _table(["method", "like retraining in", "forgotten in", "on problems"], [
+        [f"`{method}`", told(method, "indistinguishable")[1], told(method, "forgotten")[1], str(len(runs[method]))]
+        for method in order]) if order else ""
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def written_as(page: Path) -> str:
@@ -149,12 +176,11 @@ def _problem(problem: str, some: list[Cell]) -> str:
     said = "" if control is None else (f"{score.replace('_', ' ')}: original {fixed(control.untouched, 2)}, retrained "
                                        f"{fixed(control.retrained, 2)}. Time: of one retraining.{_alike(some)}\n")
     costs = any("cost" in cell.numbers for cell in some)
-    rows = "".join(_row(cell, score, costs) for cell in some)
     why = "".join(endings(kind, title, some) for kind, title in ENDINGS.items())
     heads = [score.replace("_", " "), "distance left", "points lost", "forgotten", "as retraining", "within the margin",
              *["examples or steps"] * costs, "time"]
-    table = f"| method | {' | '.join(heads)} |\n|---{'|---' * len(heads)}|\n{rows}"
-    return f"\n## {problem[0].upper()}{problem[1:]}\n{said}\n{table}{why}"
+    table = _table(["method", *heads], [_row(cell, score, costs) for cell in some])
+    return f"\n## {problem[0].upper()}{problem[1:]}\n{said}{table}{why}"
 
 
 def _alike(some: Sequence[Cell]) -> str:
@@ -163,14 +189,14 @@ def _alike(some: Sequence[Cell]) -> str:
     return "" if found is None or found.retrained is None else f" As retraining: retrained {fixed(100 * found.retrained, 0)} %."
 
 
-def _row(cell: Cell, score: str, costs: bool) -> str:
+def _row(cell: Cell, score: str, costs: bool) -> list[str]:
     spread = cell.numbers["points lost"].sd if "points lost" in cell.numbers else None
     lost = fixed(cell.mean("points lost"), 1) + (f" ± {fixed(spread, 1)}" if spread is not None else "")
     if not cell.useful and (least := cell.mean("lost at least")) is not None:
         lost += f", at least {fixed(least, 1)}"
-    told = [fixed(cell.mean(score), 2), _percent(cell.left), lost, _share(cell, "forgotten"), _share(cell, "indistinguishable"),
-            "yes" if cell.useful else "no", *[_times(cell.mean("cost"))] * costs, _times(cell.mean("time"))]
-    return f"| `{cell.method}`{cell.marks and ' ' + cell.marks} | {' | '.join(told)} |\n"
+    return [f"`{cell.method}`{cell.marks and ' ' + cell.marks}", fixed(cell.mean(score), 2), _percent(cell.left), lost,
+            _share(cell, "forgotten"), _share(cell, "indistinguishable"), "yes" if cell.useful else "no",
+            *[_times(cell.mean("cost"))] * costs, _times(cell.mean("time"))]
 
 
 def _share(cell: Cell, fact: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lethe.bench.page import Cell, cells, measured_page
+from lethe.bench.page import Cell, _overview, _total, cells, measured_page
 from lethe.core import catalogue
 from lethe.results.measured import Number, Reason
 
@@ -33,6 +33,24 @@ def test_a_cell_is_bold_only_where_all_runs_forgot_and_nothing_more_was_lost_tha
     assert cell(1.0, 0.0, 0.14, 0, ended).short == "**5 % · 0.0** †"
     unsure = ended.model_copy(update={"kind": "unsure"})
     assert cell(1.0, 3.1, 0.14, 0, unsure).short == "5 % · 3.1 ‡" and cell(1.0, 0.0, 0.14, 0, ended, unsure).marks == "†‡"
+
+
+def test_runs_of_all_problems_are_counted_together() -> None:
+    """3 of 4 and 1 of 2, one of which has no model; where a fact was not asked it does not count."""
+    def one(problem: str, mean: float, seeds: int, failed: int) -> Number:
+        return Number(problem=problem, metric="indistinguishable", mean=mean, sd=None, seeds=seeds, failed=failed, command="",
+                      commit="")
+
+    found = {"a": [Cell("m", {"indistinguishable": one("a", 0.75, 4, 0)}, ())],
+             "b": [Cell("m", {"indistinguishable": one("b", 1.0, 1, 1)}, ()), Cell("n", {}, ())]}
+    table = _total(found).splitlines()
+    assert table[3:] == ["| `m` | 4 of 6 runs (67 %) | – | 2 |"] and not _total({"b": [Cell("n", {}, ())]})
+
+
+def test_wide_tables_are_parted() -> None:
+    found = {f"p{i}": [Cell("m", {}, ())] for i in range(9)}
+    assert [line for line in _overview(found).splitlines() if line.startswith("| method")] == [
+        "| method | p0 | p1 | p2 | p3 | p4 | p5 | p6 |", "| method | p7 | p8 |"]
 
 
 def test_no_loss_beyond_the_margin_goes_unsaid() -> None:
