@@ -1,4 +1,5 @@
-"""The row to take: forgotten, useful within the margin, cheapest; else the nearest, and what it lacks. The answers in words."""
+"""The row to take: forgotten, useful within the margin, like retraining where one is, cheapest; else the nearest, and what it
+lacks. The answers in words."""
 
 from __future__ import annotations
 

@@ -144,10 +144,11 @@ class Line:
         return next((one.conspicuous for one in self.answers if one.conspicuous is not None), None)
 
     @property
-    def order(self) -> tuple[int, int, float, float]:
-        """Forgotten before useful before cheap; of what is not forgotten, what shows least first."""
+    def order(self) -> tuple[int, int, float, bool, float]:
+        """Forgotten before useful before like retraining before cheap; of what is not forgotten, what shows least first."""
         left = _share(self.forgotten.test) if self.forgotten.answer == "no" else 0.0
-        return REPLIES.index(self.forgotten.answer), REPLIES.index(self.useful.answer), left, self.seconds or 0.0
+        return (REPLIES.index(self.forgotten.answer), REPLIES.index(self.useful.answer), left, self.like.answer != "yes",
+                self.seconds or 0.0)
 
     @property
     def text(self) -> str:

@@ -271,6 +271,9 @@ def test_the_cheapest_that_has_forgotten_and_is_useful_is_recommended() -> None:
     slow = next(s for s in data["scenarios"][0]["subjects"] if s["name"] == "sfron")
     slow["cost"]["seconds"] = 1000.0
     assert answer(view.cases(read(data))[0]).headline.startswith("Recommended: scrub")
+    cheap = next(s for s in data["scenarios"][0]["subjects"] if s["name"] == "scrub")
+    next(item for item in cheap["evidence"] if item["metric"] == "test_accuracy").update(verdict="outside", side="+")
+    assert answer(view.cases(read(data))[0]).headline.startswith("Recommended: sfron"), "like retraining before cheaper"
 
 
 def test_a_powerless_test_is_not_called_a_success() -> None:
