@@ -9,7 +9,8 @@ from panels import values
 from remembering import coloured, hidden, listening
 from torch import Tensor, nn
 
-from lethe.audits.diffusion.completion import continued, measure, noises
+from lethe.audits.diffusion.completion import measure
+from lethe.judge.redrawing import continued, noises
 from lethe.pools.subject import Subject
 
 QUICK = {"pictures": 12}

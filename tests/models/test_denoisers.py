@@ -138,8 +138,8 @@ def test_relatives_that_draw_from_something_else_are_refused_before_anything_is_
 
 def test_audits_noise_a_flow_by_its_own_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the prediction is exact for one picture, completing it gives it back and its error is nothing."""
-    from lethe.audits.diffusion.completion import continued, noises
     from lethe.audits.diffusion.mia_diffusion import MIADiffusion, scores
+    from lethe.judge.redrawing import continued, noises
 
     task = opened("sd3")
     picture = task.forget.subset([0], "forget")

@@ -23,8 +23,6 @@ Deviations: the lower half is masked for all pictures; the paper inpaints where 
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,12 +30,10 @@ from torch import Tensor
 from lethe.core.config import Count, Fraction, config
 from lethe.core.evidence import Value
 from lethe.core.families.diffusion import DiffusionTask
-from lethe.core.modules import evaluating
 from lethe.core.registry import Metric, audit
-from lethe.core.seeds import generator
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
-from lethe.maths.ddim import ddim_step
+from lethe.judge.redrawing import continued, noises
 from lethe.pools.subject import Subject
 
 
@@ -85,43 +81,3 @@ def measure(cfg: Completion, subject: Subject, panel: Panel) -> list[Value]:
         mean_value("completed_empty", np.mean([found["empty"] for found in at.values()], 0)),
         mean_value("inpainted", np.mean(filled, 0)),
     ]
-
-
-def noises(images: Tensor, seed: int) -> Tensor:
-    """Noise of each picture, a function of (seed, its place) alone.  -> [n, C, H, W]"""
-    return torch.stack([torch.randn(image.shape, generator=generator(seed, "completion", i)) for i, image in enumerate(images)])
-
-
-def continued(
-    task: DiffusionTask, subject: Subject, images: Tensor, noise: Tensor, text: Tensor, strength: float,
-    known: Tensor | None = None,
-) -> Tensor:
-    """Pictures noised to `strength`·T and denoised by DDIM; where `known` is 1 they are held to `images`.  -> [n, C, H, W]"""
-    total, like = len(task.alphas_cumprod), images[:1]
-    first = max(1, min(total - 1, round(strength * total) - 1))
-    steps = max(2, round(strength * task.steps))
-    times = torch.linspace(first, 0, steps).round().long().unique().flip(0).tolist()
-    bound = 1.0 if task.pipeline.vae is None else None
-
-    def at(t: int) -> tuple[Tensor, Tensor]:
-        return task.levels(torch.tensor([t]), like) if t >= 0 else (torch.ones(()), torch.zeros(()))
-
-    def mixed(x: Tensor, part: slice, t: int) -> Tensor:
-        signal, size = at(t)
-        placed = signal * images[part] + size * noise[part]
-        return placed.to(x) if known is None else torch.where(known.to(x) > 0, placed.to(x), x)
-
-    parts = []
-    with evaluating(subject.model.to(subject.device)):
-        for start in range(0, len(images), subject.batch_size):
-            part = slice(start, start + subject.batch_size)
-            states = text[part].to(subject.device)
-            x = mixed(noise[part].to(subject.device), part, first)
-            for t, after in pairwise([*times, -1]):
-                said = task.guided_noise(subject.model, x, torch.tensor(t, device=x.device), states)
-                here, there = ((signal.to(x), size.to(x)) for signal, size in (at(t), at(after)))
-                x = ddim_step(x, said, here, there, bound)
-                if known is not None and after >= 0:
-                    x = mixed(x, part, after)
-            parts.append(x.cpu() if known is None else torch.where(known > 0, images[part], x.cpu()))
-    return torch.cat(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,17 @@ class AroundNetwork:
         if "timestep_cond" in beside:
             beside = {**beside, "timestep_cond": beside["timestep_cond"][:1].expand(len(x), -1)}
         return self.model(x, t, encoder_hidden_states=text[:, :rows], **beside)
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A guard that also takes what a mask covers out of pictures that are given."""
+
+    def edit(self, task: DiffusionTask, pictures: Tensor, masks: Tensor, seed: int = 0) -> Tensor:
+        """The pictures in [−1, 1] without what the masks cover; all else is as it was.  [n, 3, H', W'], [n, 1, …] -> [n, 3, …]
+
+        seed  of the noise from which it is drawn anew; what becomes of a picture depends on it and on the picture's place alone
+        """
 
 
 class Words(NamedTuple):

@@ -158,7 +158,8 @@ def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], nam
         raise WrongColumn(f"{name!r} has no column image or caption; pictures to learn or forget need both.")
     encoded = torch.cat([parts.encode(some) for some in images.columns["image"].split(64)])
     columns = {"image": encoded, "tokens": denoiser_of(parts).tokens(list(images.meta["caption"]))}
-    return Split(columns, images.name, images.ids, images.meta)
+    covered = {key: images.columns[key] for key in ("mask",) if key in images.columns}
+    return Split({**columns, **covered}, images.name, images.ids, images.meta)
 
 
 def drawn(
@@ -223,7 +224,7 @@ class DataSource:
     prompts: tuple[str, ...] = ()        # prompts with the concept; empty: the concept itself
     outside: tuple[str, ...] = ()        # prompts that only audits see
     shapes: Natural = 0                  # that many rendered coloured shapes as training data
-    folder: str | None = None            # pictures with captions.csv (columns file, caption)
+    folder: str | None = None            # pictures with captions.csv: file, caption, perhaps mask (a file, white where it is)
     retain: Retain = "all"               # other pictures that methods may use: all, or those captioned as in `keep`
     per_prompt: Count = 20               # pictures drawn per prompt when there are none
     judge: str = ""                      # a folder of CLIP or SigLIP, or file.py:function; empty: the original itself
@@ -361,7 +362,8 @@ def _pictures(data: DataSource, parts: Pipeline) -> tuple[Split | None, Split | 
 
 
 def pictures(folder: Path, parts: Pipeline) -> Split:
-    """A folder of image files with captions.csv (columns file, caption), in [−1, 1] at the pipeline's size."""
+    """A folder of image files with captions.csv (columns file, caption), in [−1, 1] at the pipeline's size; and where it has a
+    column mask, what these files show in white, as the column `mask`: nothing, where none is named."""
     import csv
 
     from PIL import Image
@@ -371,11 +373,15 @@ def pictures(folder: Path, parts: Pipeline) -> Split:
         raise RequestError(f"{table} does not exist, so the pictures have no captions. Write it with the columns file "
                            "and caption.")
     _, height, width = denoiser_of(parts).shape
+    size = (width * parts.factor, height * parts.factor)
     with open(table, encoding="utf-8-sig", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    images = []
-    for row in rows:
-        image = Image.open(folder / row["file"]).convert("RGB").resize((width * parts.factor, height * parts.factor))
-        images.append(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1)
+    columns: dict[str, Tensor] = {"image": torch.stack([
+        torch.from_numpy(np.asarray(Image.open(folder / row["file"]).convert("RGB").resize(size)).copy()).permute(2, 0, 1).float()
+        / 127.5 - 1 for row in rows])}
+    if rows and "mask" in rows[0]:
+        columns["mask"] = torch.stack([
+            torch.from_numpy(np.asarray(Image.open(folder / row["mask"]).convert("L").resize(size)).copy()).unsqueeze(0) > 127
+            if row["mask"] else torch.zeros(1, size[1], size[0], dtype=torch.bool) for row in rows])
     meta = {"caption": [row["caption"] for row in rows]}
-    return Split({"image": torch.stack(images)}, "train", np.array([row["file"] for row in rows]), meta)
+    return Split(columns, "train", np.array([row["file"] for row in rows]), meta)
