@@ -12,8 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lethe.bench.courses import course, doses, shown, value
 from lethe.bench.curves import declared
-from lethe.bench.page import ENDINGS, Cell, cells, endings, fixed, written_as
+from lethe.bench.page import ENDINGS, Cell, cells, endings, written_as
 from lethe.bench.suite import Claim, Suite, expectation, read
 from lethe.core.catalogue import entries
 from lethe.core.words import spaced
@@ -42,41 +43,12 @@ def table_page(suite: str, page: Path, place: Path | None = None) -> str:
     head = HEAD.format(title=asked.title, suite=suite, page=written_as(page),
                        about=expectation(suite), seeds=seeds, held=100 * HELD)
     by = {problem: {cell.method: cell for cell in some} for problem, some in found.items()}
-    doses = _doses(asked)
-    alone = {problem: some for problem, some in found.items() if not any(problem in group.values() for group in doses.values())}
-    return (head + "".join(_claim(one, by.get(one.problem, {})) for one in asked.claims)
-            + "".join(_course(metric, doses, found) for metric in asked.courses)
-            + "".join(_problem(problem, some, asked.keep, _absent(asked, problem, some)) for problem, some in alone.items()))
-
-
-def _doses(asked: Suite) -> dict[str, dict[str, str]]:
-    """Group -> dose -> problem, where the page shows courses; else none."""
-    return {group: doses for group, doses in asked.groups().items() if group and asked.courses}
-
-
-def _course(metric: str, groups: Mapping[str, Mapping[str, str]], found: Mapping[str, Sequence[Cell]]) -> str:
-    """One metric dose by dose: the untouched original, then every method of every group; and what is left of the original's at
-    the last dose."""
-    columns = list(dict.fromkeys(dose for doses in groups.values() for dose in doses))
-    by = {(group, dose): {cell.method: cell for cell in found.get(doses.get(dose, ""), ())}
-          for group, doses in groups.items() for dose in columns}
-
-    def row(name: str, numbers: Sequence[Number | None]) -> str:
-        last = next((one for one in reversed(numbers) if one is not None and one.mean is not None), None)
-        share = last.mean / last.untouched if last is not None and last.mean is not None and last.untouched else None
-        return f"| {name} | {' | '.join(map(_cell, numbers))} | {'–' if share is None else f'{100 * share:.0f} %'} |\n"
-
-    rows = ""
-    for group in groups:
-        rows += "".join(row(f"{group} | `{name}`", [_number(by[group, dose].get(name), metric) for dose in columns])
-                        for name in sorted({name for dose in columns for name in by[group, dose]}))
-    if not rows:
-        return ""
-    untouched = [_control([cell for group in groups for cell in by[group, dose].values()], metric, "untouched")
-                 for dose in columns]
-    return (f"\n## {spaced(metric)[0].upper()}{spaced(metric)[1:]}, request after request\n\n| how | method | "
-            f"{' | '.join(columns)} | left of the original's |\n|---|---|{'---|' * len(columns)}---|\n"
-            f"| – | untouched | {' | '.join(untouched)} | |\n{rows}")
+    groups = doses(asked)
+    alone = {problem: some for problem, some in found.items() if not any(problem in group.values() for group in groups.values())}
+    lines = "".join(course(metric, groups, found) for metric in asked.courses)
+    lines = lines and f"\n![{asked.title}]({page.with_suffix('.svg').name})\n{lines}"
+    told = "".join(_problem(problem, some, asked.keep, _absent(asked, problem, some)) for problem, some in alone.items())
+    return head + "".join(_claim(one, by.get(one.problem, {})) for one in asked.claims) + lines + told
 
 
 def verdict(mine: Number | None, theirs: Number | None, lower: bool) -> str:
@@ -100,10 +72,10 @@ def _claim(claim: Claim, some: Mapping[str, Cell]) -> str:
     found = [(name, verdict(_number(some.get(name), claim.metric), theirs, lower)) for name in claim.methods]
     counts = ", ".join(f"{words}: {sum(one == words for _, one in found)}" for words in ("yes", "no", "cannot be told", "–")
                        if any(one == words for _, one in found))
-    rows = "".join(f"| `{name}` | {_cell(_number(some.get(name), claim.metric))} | {one} |\n" for name, one in found)
+    rows = "".join(f"| `{name}` | {shown(_number(some.get(name), claim.metric))} | {one} |\n" for name, one in found)
     return (f"\n## Claim: {claim.says}\n\"{claim.problem}\": of {len(found)} methods {counts}.\n\n"
             f"| method | {_head(claim.metric)} | better than `{claim.than}` |\n|---|---|---|\n"
-            f"{rows}| `{claim.than}` | {_cell(theirs)} | |\n")
+            f"{rows}| `{claim.than}` | {shown(theirs)} | |\n")
 
 
 def _absent(asked: Suite, problem: str, some: Sequence[Cell]) -> list[str]:
@@ -120,7 +92,7 @@ def _problem(problem: str, some: Sequence[Cell], keep: Sequence[str], absent: Se
     rows = "".join(f"| {name} | | {' | '.join(_control(some, metric, role) for metric in metrics)} |\n"
                    for name, role in (("untouched", "untouched"), ("retrained", "retrained")))
     for cell in sorted(some, key=lambda cell: (kind[cell.method], cell.method)):
-        rows += f"| {_named(cell)} | {kind[cell.method]} | {' | '.join(_cell(_number(cell, metric)) for metric in metrics)} |\n"
+        rows += f"| {_named(cell)} | {kind[cell.method]} | {' | '.join(shown(_number(cell, metric)) for metric in metrics)} |\n"
     heads = " | ".join(_head(metric) for metric in metrics)
     why = "".join(endings(words, title, list(some)) for words, title in ENDINGS.items())
     why += f"\nNot measured: {', '.join(f'`{name}`' for name in absent)}.\n" if absent else ""
@@ -145,19 +117,7 @@ def _number(cell: Cell | None, metric: str) -> Number | None:
 
 
 def _control(some: Sequence[Cell], metric: str, role: str) -> str:
-    value = next((getattr(cell.numbers[metric], role) for cell in some if metric in cell.numbers), None)
-    return "–" if value is None else fixed(value, _digits(value))
-
-
-def _cell(number: Number | None) -> str:
-    if number is None or number.mean is None:
-        return "–"
-    digits = _digits(number.mean)
-    return fixed(number.mean, digits) + ("" if number.sd is None else f" ± {fixed(number.sd, digits)}")
-
-
-def _digits(value: float) -> int:
-    return 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return value(next((getattr(one.numbers[metric], role) for one in some if metric in one.numbers), None))
 
 
 def _head(metric: str) -> str:

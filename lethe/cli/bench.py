@@ -27,14 +27,20 @@ def measured(name: str, overrides: Sequence[str], options: Options, place: Path 
 
 def written_page(name: str, page: Path, place: Path | None) -> dict[str, Any]:
     """Write the page of a suite from what was measured; beside one of curves also their figure."""
+    from lethe.bench.courses import figure
     from lethe.bench.curves import curves_page
     from lethe.bench.page import measured_page
     from lethe.bench.suite import read
     from lethe.bench.table import table_page
     from lethe.core.files import write_text
+    from lethe.report.figure import drawing
 
     if read(name).across:
         return {"suite": name, "written": [str(path) for path in curves_page(name, page, place)]}
-
     write_text(page, table_page(name, page, place) if read(name).claims else measured_page(name, page, place))
-    return {"suite": name, "page": str(page)}
+    if not read(name).courses:
+        return {"suite": name, "page": str(page)}
+    shown = page.with_suffix(".svg")
+    with drawing():
+        write_text(shown, figure(name, place))
+    return {"suite": name, "written": [str(page), str(shown)]}

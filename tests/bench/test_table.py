@@ -8,6 +8,7 @@ import pytest
 
 from lethe.bench import suite as suites
 from lethe.bench.table import table_page, verdict
+from lethe.cli.bench import written_page
 from lethe.results import measured
 from lethe.results.measured import Measured, Number, Reason
 
@@ -68,6 +69,12 @@ def test_a_course_stands_dose_by_dose_in_place_of_a_table_each(tmp_path: Path, m
     assert "| – | untouched | 0.65 | 0.65 | |\n| at once | `npo` | 0.60 ± 0.10 | 0.52 ± 0.10 | 80 % |" in page
     assert "| in turn | `npo` | – | 0.13 ± 0.10 | 20 % |" in page
     assert "## At once" not in page and "## In turn" not in page
+    written = written_page("short", tmp_path / "short.md", tmp_path)["written"]
+    drawn = (tmp_path / "short.svg").read_text()
+    assert len(written) == 2 and "](short.svg)" in (tmp_path / "short.md").read_text() and 'aria-label="What they do"' in drawn
+    measured.write(Measured(schema=1, name="npo", numbers=tuple(rows[:2])), tmp_path)
+    written_page("short", tmp_path / "short.md", tmp_path)
+    assert (tmp_path / "short.svg").read_text().count("<use") < drawn.count("<use"), "a point for every dose"
 
 
 def test_the_page_is_current() -> None:

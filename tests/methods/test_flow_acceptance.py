@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lethe.api import forget
-from lethe.audits.diffusion.erasure import Erasure, measure
+from lethe.audits.diffusion.erasure import Erasure
+from lethe.audits.diffusion.erasure import measure as erasure
 from lethe.core.task import Task
 from lethe.judge.panel import Panel
 from lethe.methods.diffusion import mim_mu
@@ -50,7 +51,7 @@ def task(request: pytest.FixtureRequest) -> Iterator[Task]:
 
 def seen(task: Task, model: torch.nn.Module) -> dict[str, float]:
     panel = Panel(task, Subject("original", task.original, task), [])
-    values = measure(Erasure(per_prompt=32), Subject("model", model, task), panel)
+    values = erasure.measure(Erasure(per_prompt=32), Subject("model", model, task), panel)
     found = {value.metric: value.value for value in values}
     print({name: round(value, 3) for name, value in found.items()})
     return found
