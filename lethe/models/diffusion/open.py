@@ -26,6 +26,7 @@ from lethe.models.diffusion.clip_judge import Clip, load_clip
 from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import load_one_file, load_pipeline, read_again
 from lethe.models.diffusion.judge import Judge
+from lethe.models.diffusion.listed import listed
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.reading import require_read
 from lethe.models.diffusion.sampling import Sampler
@@ -226,6 +227,7 @@ class DataSource:
     shapes: Natural = 0                  # that many rendered coloured shapes as training data
     folder: str | None = None            # pictures with captions.csv: file, caption, perhaps mask (a file, white where it is)
     retain: Retain = "all"               # other pictures that methods may use: all, or those captioned as in `keep`
+    published: Mapping[str, Any] | None = None   # {kind: hub_set, …}: prompts of a published list, lethe describe published
     per_prompt: Count = 20               # pictures drawn per prompt when there are none
     judge: str = ""                      # a folder of CLIP or SigLIP, or file.py:function; empty: the original itself
     anchor: str = ""                     # what relabelling writes instead of a caption
@@ -245,6 +247,8 @@ def open_request(sections: Sections, context: Context) -> Opened:
     _require_one_source(source, data)
     parts, judge = _parts(source, data.judge)
     images, holdout = _pictures(data, parts)
+    own = {"forget": data.prompts, "keep": data.keep, "outside": data.outside}
+    lists = {**own, **listed(data.published, own, context)}
 
     def fresh(seed: int) -> nn.Module:
         kind: Any = type(parts.network)
@@ -272,15 +276,16 @@ def open_request(sections: Sections, context: Context) -> Opened:
         """What is opened where these are the concepts."""
         _require_told_once(data, said)
         whole = text_to_image(
-            parts, concepts_of(said), data.keep, data.prompts, data.outside, images, holdout, data.per_prompt, data.anchor,
-            recipe, fresh, judge, data.steps, data.guidance, data.seed, retain=data.retain,
+            parts, concepts_of(said), lists["keep"], lists["forget"], lists["outside"], images, holdout, data.per_prompt,
+            data.anchor, recipe, fresh, judge, data.steps, data.guidance, data.seed, retain=data.retain,
         )
-        return opened(whole.concepts, whole.prompts, dict(whole.splits), whole.facts)
+        prompts = {**{part: list(some) for part, some in lists.items()}, **whole.prompts}
+        return opened(whole.concepts, prompts, dict(whole.splits), whole.facts)
 
     if data.concept:
         return dataclasses.replace(told(data.concept), concepts=told)
     unseen = {} if holdout is None else {"holdout": captioned(parts, holdout, "holdout")}
-    return opened((), {"keep": list(data.keep), "outside": list(data.outside)}, unseen, {}, told)
+    return opened((), {part: list(some) for part, some in lists.items() if part != "forget"}, unseen, {}, told)
 
 
 def _parts(source: ModelSource, judge: str) -> tuple[Pipeline, Judge | Clip | None]:
