@@ -83,6 +83,6 @@ class World:
         """The original, a copy of its own."""
         return copy.deepcopy(self._model)
 
-    def task(self) -> Language:
+    def task(self, packing: bool = False) -> Language:
         """The original with its data, as a user opens it."""
-        return language_model(given(self.model()), self.tokenizer, self.forget, self.retain, template=TEMPLATE)
+        return language_model(given(self.model()), self.tokenizer, self.forget, self.retain, template=TEMPLATE, packing=packing)

@@ -66,7 +66,7 @@ def language_model(
     name: str = "language model",
     refusals: Sequence[str] = (),
     layer: int | None = None,
-    adapter: str | Path | None = None,
+    adapter: str | Path | None = None, packing: bool = False,
     **form: Any,
 ) -> Language:
     """A task from any causal language model and records in memory.
@@ -76,7 +76,7 @@ def language_model(
     forget, retain    records: dictionaries, a file (.jsonl, .json, .csv, .tsv, .parquet, .txt), a folder that `save_to_disk`
                       wrote, or a Split; or provide `train` and let `forget` select (`lethe.where(column={"author": 7})`)
     others            further splits that audits use by name: `real_authors` and `world_facts` (audit `tofu`)
-    refusals          answers that relabelling methods teach instead
+    refusals          answers that relabelling methods teach instead; packing: whether short sequences share a row of a pass
     form              options of `lethe.core.sequences.Format`: prompt, answer, text, id (columns), template,
                       max_length, long
     """
@@ -100,7 +100,7 @@ def language_model(
     further = {"retain": retain, "holdout": holdout, "test": test, **(others or {})}
     splits = _splits(split, train, forget, {key: rows for key, rows in further.items() if rows is not None})
     return Language(found.model, splits, tokenizer, recipe, build, name, _shown(splits, tokenizer), form=writing,
-                    refusals=refusals, layer=layer, types=found.types, source=found.source, adapter=found.adapter)
+                    refusals=refusals, layer=layer, types=found.types, source=found.source, adapter=found.adapter, packed=packing)
 
 
 def _splits(
@@ -139,6 +139,7 @@ class ModelSource:
     attention: Attention = "auto"               # what transformers chooses; second derivatives on CPU need eager
     dtype: Precision = "float32"                # of the weights in memory; own: as in the folder. They are saved as they came
     layer: int | None = None                    # block whose output is the feature; default: the middle one
+    packing: bool = False                       # short sequences share a row: fewer pads [changes nothing: same numbers]
     checkpointing: bool = False                 # recompute activations when training: less memory [changes nothing: same numbers]
 
 
@@ -247,7 +248,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
         came = found or LoadedFolder(model)
         return Language(model, parts, tokenizer, recipe, make, name, _shown(parts, tokenizer), form=form,
                         refusals=[r for r in refusals if r], layer=source.layer, types=came.types, source=came.source,
-                        adapter=came.adapter)
+                        adapter=came.adapter, packed=source.packing)
 
     exact = "" if make is not None else "model.base (what the model was fine-tuned from) is not set, so it cannot be retrained"
     below = found.source if found and found.adapter else None

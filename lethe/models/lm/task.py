@@ -40,7 +40,7 @@ from lethe.maths import losses
 from lethe.maths.answers import counted
 from lethe.models import adapter as lora
 from lethe.models.deployed import ServedText
-from lethe.models.lm import decoder, trees
+from lethe.models.lm import decoder, packing, trees
 from lethe.models.lm.answers import answer_lengths, answer_mask, padded, predicting, targets
 from lethe.models.lm.folder import Precision, in_types, load_folder
 from lethe.models.lm.greedy import Rescored, continued, ends_of, guided_by, gumbel
@@ -60,6 +60,7 @@ class Language(LanguageTask):
     layer      the block whose output `features` averages; default: the middle one
     types      parameters that the model's folder held in half precision, name -> type: it is saved so, and audited so
     source     the folder that the model came from; adapter: that of the LoRA adapter on it, which alone moves and is saved
+    packed     whether short sequences share a row
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Language(LanguageTask):
         types: Mapping[str, torch.dtype] | None = None,
         source: str | None = None,
         adapter: Path | None = None,
+        packed: bool = False,
     ) -> None:
         self.types, self.source, self.adapter = dict(types or {}), source, adapter
+        self._logits_at = packing.tried(original, splits) if packed else decoder.logits_at
         self.tokenizer, self.form = tokenizer, form
         self._refusals = encode_answers(refusals, tokenizer, form) if refusals else []
         self.layer = layer if layer is not None else len(decoder.blocks(original)) // 2
@@ -96,7 +99,7 @@ class Language(LanguageTask):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits where the answer's tokens are predicted, zeros behind its end.  -> [n, A, V]"""
-        logits, mask = decoder.logits_at(model, batch.ids, predicting(batch)), answer_mask(batch)
+        logits, mask = self._logits_at(model, batch.ids, predicting(batch)), answer_mask(batch)
         return logits.new_zeros((*mask.shape, logits.shape[-1])).masked_scatter(mask.unsqueeze(-1), logits)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -149,7 +152,7 @@ class Language(LanguageTask):
         parts: list[dict[str, Tensor]] = []
         for piece in batch.pieces(self._pieces(int(count.sum()))):
             keep = predicting(piece)
-            logits = decoder.logits_at(model, piece.ids, keep)
+            logits = self._logits_at(model, piece.ids, keep)
             parts.append(decoder.token_statistics(logits, targets(piece, keep)))
         seen = {key: padded(torch.cat([part[key] for part in parts]), mask) for key in parts[0]}
         nll = -seen["token_logp"].sum(1) / count
@@ -379,7 +382,7 @@ class Language(LanguageTask):
         parts = []
         for piece in batch.pieces(1 if torch.is_grad_enabled() else self._pieces(int(answer_lengths(batch).sum()))):
             keep = predicting(piece)
-            logits = decoder.logits_at(model, piece.ids, keep)
+            logits = self._logits_at(model, piece.ids, keep)
             parts.append(-F.cross_entropy(logits.float(), targets(piece, keep), reduction="none"))
         return padded(torch.cat(parts), answer_mask(batch))
 
