@@ -31,7 +31,8 @@ from lethe.train.stop import Interrupt
 from lethe.train.terms import Term
 from lethe.train.watchdog import Watch
 
-CHECKPOINTS = 0.05  # of the time that checkpoints may take, once one is written                            [ours]
+CHECKPOINTS = 0.05  # of the time that checkpoints of a large model may take                                [ours]
+RATE = 4e8          # bytes a second of the first one, digest included; a core and a disk of 2 GB/s reach 7e8   [ours]
 BatchNorm = Literal["frozen", "update"]   # running statistics: kept and used, or those of the batches of what moves
 
 
@@ -73,7 +74,8 @@ class Run:
         self._prepare()
         step = self._resume()
         self._begin(step)
-        self.saved, self.took = time.monotonic(), 0.0
+        whole = sum(value.nbytes for value in (*self.model.parameters(), *self.exact.values(), *self.exact.values()))
+        self.saved, self.took = time.monotonic(), whole / RATE   # the model and two moments of what moves
         with Interrupt(loop.stop, terminate=loop.folder is not None) as interrupt:
             while not broke and step < self.total and not self._over_budget(step) and not self._enough(step):
                 self._step(step)

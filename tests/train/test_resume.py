@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -18,7 +19,7 @@ from killed_script import CALLS, STEPS, dropping, run
 from lethe.core.modules import named_tensors
 from lethe.core.outcome import Outcome
 from lethe.errors import CheckpointCorrupted
-from lethe.train.checkpoint import load_tensors
+from lethe.train.checkpoint import Checkpoints, load_tensors
 from lethe.train.loop import Loop, Settings, Term
 from lethe.train.run import Run
 
@@ -55,6 +56,34 @@ def test_a_run_killed_twice_ends_in_the_same_bits(tmp_path: Path) -> None:
     tensors, meta = load_tensors(out)
     assert same_bits(dict(named_tensors(whole.model)), tensors)
     assert meta == {"steps": CALLS * STEPS, "examples": whole.cost.examples, "notes": whole.notes}
+
+
+def test_checkpoints_of_a_large_model_take_a_twentieth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a step takes 7 seconds and a checkpoint as many as its bytes say: also before the first was written."""
+    now, spent, shares, step = 0.0, 0.0, [], Run._step
+
+    def stepped(self: Run, number: int) -> None:
+        nonlocal now
+        step(self, number)
+        now += 7.0
+        shares.append(spent / now)
+
+    def saved(self: Checkpoints, tensors: dict[str, torch.Tensor], meta: dict[str, object]) -> None:
+        nonlocal now, spent
+        took = sum(value.nbytes for value in tensors.values()) / RATE
+        now, spent = now + took, spent + took
+
+    task = tiny.classification()
+    size = sum(value.nbytes for value in task.original.parameters())
+    monkeypatch.setattr("lethe.train.run.RATE", RATE := 3 * size / 20)   # 20 seconds
+    monkeypatch.setattr("lethe.train.run.is_large", lambda _: True)
+    monkeypatch.setattr("lethe.train.run.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(Run, "_step", stepped)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    loop = Loop(task, Settings(seed=0), folder=tmp_path)
+    model = loop.start()
+    loop.minimise(model, {"forget": Term(task.forget, task.nll)}, lr=1e-3, steps=200)
+    assert len(shares) == 200 and shares[-1] > 0.03 and max(shares) <= 0.05
 
 
 def current(folder: Path) -> list[int] | None:

@@ -21,6 +21,7 @@ from lethe.core.parked import parked
 from lethe.judge.auditor import examine
 from lethe.models.lm.open import language_model, load_folder
 from lethe.pools.subject import Subject
+from lethe.train import run
 from lethe.train.settings import Settings
 
 torch.set_num_threads(1)
@@ -64,6 +65,7 @@ def carried_out(way: str, folder: Path, name: str) -> int:
                 [(one, one.config()) for one in (catalogue.load("audits", audit) for audit in AUDITS)])
         return weights
     kept = folder / f"{name}-run" if way == "checkpoints" else None
+    run.RATE = float("inf")   # the first checkpoint is written as soon as the settings say
     outcome = lethe.forget(
         task, {"name": "npo", "epochs": 1, "lr": 1e-4, "batch_size": 4}, folder=kept, progress=False,
         modifiers={"where": {"name": "lora"}} if way == "lora" else {},
