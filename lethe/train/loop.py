@@ -189,9 +189,10 @@ class Loop(Session):
         self, model: nn.Module, terms: Mapping[str, Term], *,
         epochs: float | None = None, steps: int | None = None, over: str | None = None, batch_size: int = 64,
         optimiser: Optimiser | Noisy = "adamw", lr: float, weight_decay: float = 0.0, momentum: float = 0.9,
-        beta1: float = 0.9, clip: float | None = None, clip_value: float | None = None, schedule: Schedule = "constant",
-        warmup: int = 0, asked_every: int | None = None, rates: Mapping[str, float] = MappingProxyType({}),
-        masks: Mapping[str, Tensor] | None = None, penalty: Callable[[nn.Module, float], Tensor] | None = None,
+        beta1: float = 0.9, beta2: float = 0.999, clip: float | None = None, clip_value: float | None = None,
+        schedule: Schedule = "constant", warmup: int = 0, asked_every: int | None = None,
+        rates: Mapping[str, float] = MappingProxyType({}), masks: Mapping[str, Tensor] | None = None,
+        penalty: Callable[[nn.Module, float], Tensor] | None = None,
         combine: Member | Choice = "sum", weigh: Weigh | Choice = "uniform", average: Average | Choice = "last",
         batch_norm: BatchNorm | None = None, augment: bool = False, until: Callable[[nn.Module], bool] | None = None,
     ) -> nn.Module:
@@ -203,8 +204,7 @@ class Loop(Session):
         masks       boolean [shape of θ] by name: entries outside stay bit-identical, momentum or not; joined with `where`'s
         penalty     (model, share done) -> scalar, added to the group of the first term
         average     which point is returned, when the `average` modifier is left at "last"
-        batch_norm  frozen: running statistics are used and kept; update: training mode for the layers that move, unless a term
-                    has one example; None: as the settings say
+        batch_norm  frozen: statistics are kept; update: training mode for layers that move, unless a term has one example
         augment     whether batches are drawn as in training
         until       asked every `asked_every` steps (None: after a pass over `over`), in eval mode: whether the call ends there
         """
@@ -221,8 +221,8 @@ class Loop(Session):
         alone = self._alone(terms)
         norms = batch_norm or self._norms(model, alone)
         plan = self._plan(terms, size, [
-            total, lr, optimiser.named if isinstance(optimiser, Noisy) else optimiser, weight_decay, momentum, beta1, schedule,
-            warmup, sorted(rates.items()), clip, clip_value, norms, augment, sorted(moving),
+            total, lr, optimiser.named if isinstance(optimiser, Noisy) else optimiser, weight_decay, momentum, beta1, beta2,
+            schedule, warmup, sorted(rates.items()), clip, clip_value, norms, augment, sorted(moving),
             *map(_named, (combined, weighed, averaged))])
         watch = None if self._fresh else self._watch   # a fresh model has nothing to fall from
         if self._loaded(model, call, plan, watch) or self.broken:
@@ -230,7 +230,7 @@ class Loop(Session):
         exact = optimise.masters(moving)
         self._carry_out(Run(
             self, model, terms, moving, self._joined(masks, moving), total, size, call,
-            optimise.optimiser(optimiser, exact, lr, weight_decay, momentum, beta1, rates),
+            optimise.optimiser(optimiser, exact, lr, weight_decay, momentum, beta1, rates, beta2),
             lambda step: lr * optimise.factor(schedule, step, total, warmup),
             clip, clip_value, penalty, augment, norms, combined, weighed, averaged, watch, plan, alone, self._damage > 0, until,
             asked_every or _one_pass(terms, size, over or next(iter(terms))), exact, self._held(moving)))

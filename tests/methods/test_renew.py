@@ -22,7 +22,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe
 from lethe.data.select import Where, divide, where
 from lethe.errors import NeedsUnmet
-from lethe.methods.general.renew import equal_size, kept_shares, rates, steps_within, usual_depth
+from lethe.methods.general.renew import Pace, equal_size, kept_shares, pace, rates, steps_within, usual_depth
 from lethe.models import zoo
 from lethe.models.classification.task import Classification
 from lethe.work.job import resolve
@@ -58,8 +58,9 @@ def test_no_more_examples_are_drawn_than_the_share() -> None:
 
 
 def test_usual_rate_and_depth() -> None:
-    assert rates(Recipe()) == [2, 0.5, 0.125, 0.03125] and rates(Recipe(optimiser="sgd"))[0] == 0.5
-    assert rates(Recipe(), fast=True)[:2] == [8, 2] and rates(Recipe(optimiser="sgd"), fast=True)[0] == 1
+    assert rates(2) == [2, 0.5, 0.125, 0.03125]
+    assert [pace(Recipe(optimiser=name), quick) for name, quick in (("adamw", False), ("adamw", True), ("sgd", True))] == [
+        Pace(2, 0.6, 0.999), Pace(2.5, 0.8, 0.95), Pace(0.5, 0.6, 0.999)]
     assert usual_depth(zoo.build("vit")) == 0.75 and usual_depth(zoo.build("small_cnn", norm="batch")) == 0.5
     assert [usual_depth(zoo.build("mlp", hidden=hidden)) for hidden in ([8], [8, 8])] == [0.75, 0.5]
 
@@ -89,6 +90,16 @@ def test_a_class_leaves_by_hand() -> None:
 def test_examples_leave_by_hand() -> None:
     task = byhand.classification()
     byhand.assert_same(task, byhand.run("renew", task, share_examples=3.0), by_hand(task, (0.0, 1.0), 3, 2))
+
+
+def test_examples_leave_at_a_quick_pace_unless_the_original_knows_all_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = regression(Where(fraction=0.1))
+    quick, usual = ({"rate": rate, "average_after": after, "beta2": beta}
+                    for rate, after, beta in ((2.5, 0.8, 0.95), (2.0, 0.6, 0.999)))
+    for share, same, other in ((0.0, quick, usual), (1e9, usual, quick)):
+        monkeypatch.setattr("lethe.methods.general.renew.HEART", share)
+        found, one, two = (state_fingerprint(run("renew", task, **options).model) for options in ({}, same, other))
+        assert found == one != two
 
 
 def test_a_range_of_targets_leaves_as_a_class_does() -> None:

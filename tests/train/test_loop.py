@@ -100,10 +100,10 @@ def test_adam_by_hand_with_shares_of_the_rate() -> None:
             for name, p in twin.named_parameters():
                 was_cut |= bool((p.grad.abs() > cut).any())
                 g = p.grad.clamp(-cut, cut)
-                moments[name] = 0.999 * moments[name] + 0.001 * g.square()
-                p -= (0.25 if name == slower else 1.0) * lr * g / ((moments[name] / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+                moments[name] = 0.9 * moments[name] + 0.1 * g.square()
+                p -= (0.25 if name == slower else 1.0) * lr * g / ((moments[name] / (1 - 0.9 ** (step + 1))).sqrt() + 1e-8)
     loop.minimise(model, {"retain": Term(work.retain, work.nll)}, lr=lr, steps=2, batch_size=8, optimiser="adam", beta1=0.0,
-                  clip_value=cut, rates={slower: 0.25})
+                  beta2=0.9, clip_value=cut, rates={slower: 0.25})
     assert was_cut
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-6)

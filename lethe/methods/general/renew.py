@@ -8,8 +8,10 @@ and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
     examples leave   λ_b = 0, the last block λ = h          the head stays, the body starts afresh
 
 R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`blocks` in core.modules), s share,
-c rate, d depth (½; of two blocks or with layer norm ¾), h head. c is 2 (with SGD, whose peak rate is near what it can bear, ½);
-where the loss on R is above that of the mixture after an eighth of the steps, it is too high: it is divided by 4, and what is
+c rate, d depth (½; of two blocks or with layer norm ¾), h head. c is 2 (with SGD, whose peak rate is near what it can bear, ½),
+the mean begins after 0.6 of the steps, and β₂ of Adam is 0.999. Where examples leave, nearly all has to be learned again: unless
+the original knows R by heart (loss below a tenth of that of fresh weights), the pace is quick: c 2.5, 0.8, β₂ 0.95.
+Where the loss on R is above that of the mixture after an eighth of the steps, it is too high: it is divided by 4, and what is
 left of s begins again from the mixture. A class leaves where no label of F stands in R, a range where no target of R lies
 between those of F (keep = auto). Batches are equal, as many as by the recipe. Running statistics of batch norm are those of R
 under the mean. Fresh weights are what the recipe starts from: of a model that was tuned, its pre-trained start.
@@ -31,7 +33,8 @@ Deviations: none; the form is our own. The start is fresh, so `where` modifiers 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -51,11 +54,41 @@ from lethe.train.modifiers.average.swa import Swa
 from lethe.train.norms import measure_running
 from lethe.train.order import batches_per_epoch
 
+HEART = 0.1           # share of fresh weights' loss on R below which an original knows R by heart   [ours, mails]
 SAMPLE = 512          # retained examples by which a rate is judged                          [ours]
 TRIAL, LOWER, TRIES = 1 / 8, 4.0, 4   # share of the steps after which it is; what it is divided by; rates in all   [ours, MNIST]
-RATES = {"sgd": 0.5}  # c where the recipe has this optimiser; others 2                      [ours, digits, CIFAR-10]
-FAST = {"sgd": 1.0}   # c of `scratch`, likewise; others 8; with layer norm as above         [ours, MNIST, CIFAR-10, digits]
+FAST = {"sgd": 1.0}   # c of `scratch` where the recipe has this optimiser; others 8; with layer norm as `renew`
+#                       [ours, MNIST, CIFAR-10, digits]
 Kept = Literal["class", "examples", "none"]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How steps are taken. rate: c; average_after: share of the steps after which the mean begins; beta2: β₂ of Adam."""
+
+    rate: float
+    average_after: float = 0.6
+    beta2: float = 0.999
+
+
+def pace(recipe: Recipe, quick: bool = False) -> Pace:
+    """The usual one, or a quick one; sgd has one alone. Found on digits and CIFAR-10 (usual, sgd), on the north of California
+    housing and digits learned by heart (quick)."""
+    if recipe.optimiser == "sgd":
+        return Pace(0.5)
+    return Pace(2.5, 0.8, 0.95) if quick else Pace(2.0)
+
+
+def by_heart(task: Task, loop: Loop, fresh: nn.Module) -> bool:
+    """Whether the original's loss on R is below a tenth of that of fresh weights: it knows R by heart."""
+    some = sample(task, loop)
+    known, unknown = (loop.mean_nll(model.to(loop.device), some, "renew") for model in (task.original, fresh))
+    return known < HEART * unknown
+
+
+def sample(task: Task, loop: Loop) -> Split:
+    """The retained examples by which a rate is judged."""
+    return task.retain.subset(torch.randperm(len(task.retain), generator=loop.generator("renew"))[:SAMPLE], "retain")
 
 
 @config
@@ -76,10 +109,11 @@ class Renew:
     keep: Literal["auto", "class", "examples", "none"] = "auto"   # what stays; auto: by whether a class or a range leaves  [ours]
     share_class: Positive = 0.275      # s where a class leaves, share of the recipe's passes   [ours, digits CNN; 0.3 to try]
     share_examples: Positive = 0.3     # s where examples leave                                 [ours, digits MLP]
-    rate: Positive | None = None       # c, learning rate beside the recipe's peak; null: 2, with sgd 0.5    [ours, digits, MNIST]
+    rate: Positive | None = None       # c, learning rate beside the recipe's peak; null: 2, quick 2.5, sgd 0.5 [ours, digits]
     depth: Positive | None = None      # d, share of blocks that keep something; null: ½; 2 blocks, transformers ¾   [ours]
     head: Fraction = 1.0               # h, what stays of the last block where examples leave   [ours, digits MLP]
-    average_after: Fraction = 0.6      # share of the steps after which the mean begins         [ours, digits]
+    average_after: Fraction | None = None   # share of the steps after which the mean begins; null: 0.6, quick 0.8 [ours]
+    beta2: Fraction | None = None      # β₂ of Adam; null: 0.999, quick 0.95     [ours, California]
 
 
 def kept_shares(keep: Kept, count: int, depth: float, head: float) -> list[float]:
@@ -94,9 +128,8 @@ def kept_shares(keep: Kept, count: int, depth: float, head: float) -> list[float
     return [0.0] * (count - 1) + [head]
 
 
-def rates(recipe: Recipe, fast: bool = False) -> list[float]:
-    """c, from the usual one down. rates(Recipe(optimiser="sgd")) == [0.5, 0.125, 0.03125, 0.0078125]"""
-    first = FAST.get(recipe.optimiser, 8.0) if fast else RATES.get(recipe.optimiser, 2.0)
+def rates(first: float) -> list[float]:
+    """c, from the first one down. rates(2) == [2, 0.5, 0.125, 0.03125]"""
     return [first / LOWER**k for k in range(TRIES)]
 
 
@@ -153,23 +186,23 @@ def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
                 own[name].lerp_(start[name].to(own[name]), 1 - share)
 
 
-def briefly(model: nn.Module, task: Task, loop: Loop, share: float, rate: float | None, average_after: float,
-            warm_up: float = 0.0, fast: bool = False) -> str:
+def briefly(model: nn.Module, task: Task, loop: Loop, share: float, tried: Sequence[float], average_after: float,
+            warm_up: float = 0.0, beta2: float = 0.999) -> str:
     """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took."""
     loop.start(model)
     recipe, n = task.recipe, len(task.retain)
     size = equal_size(n, recipe.batch_size)
     steps = left = steps_within(share * recipe.epochs, task.retain, size)
-    some = task.retain.subset(torch.randperm(n, generator=loop.generator("renew"))[:SAMPLE], "retain")
+    some = sample(task, loop)
     start = {name: value.clone() for name, value in loop.tensors(model).items()}
-    tried, before = [rate] if rate else rates(recipe, fast and not has_layer_norm(model)), level(model, task, loop, some)
+    before = level(model, task, loop, some)
     for c in tried:
         trial, began = min(left, math.ceil((warm_up + TRIAL) * left)), loop.cost.steps
         options = recipe_options(replace(recipe, lr=c * recipe.lr, batch_size=size, schedule="constant"))
         too_high = partial(worse, task=task, loop=loop, split=some, than=before, at=began + trial)
         loop.restored(model, start)
         loop.minimise(model, {"train": Term(task.retain, task.nll)}, **{**options, "epochs": None}, steps=left,
-                      warmup=math.ceil(warm_up * left), average=Swa(min(math.floor(average_after * left), left - 1)),
+                      warmup=math.ceil(warm_up * left), beta2=beta2, average=Swa(min(math.floor(average_after * left), left - 1)),
                       until=None if c == tried[-1] else too_high, asked_every=trial)
         if c == tried[-1] or left == trial or loop.cost.steps != began + trial:
             break
@@ -201,7 +234,9 @@ def scratch(cfg: Scratch, task: Task, loop: Loop) -> Outcome:
     Deviations: none; the form is our own.
     """
     model = task.build(derive(loop.seed, "renew"))
-    took = briefly(model, task, loop, cfg.share, cfg.rate, cfg.average_after, cfg.warm_up, cfg.fast)
+    fast = cfg.fast and not has_layer_norm(model)
+    tried = [cfg.rate] if cfg.rate else rates(FAST.get(task.recipe.optimiser, 8.0) if fast else pace(task.recipe).rate)
+    took = briefly(model, task, loop, cfg.share, tried, cfg.average_after, cfg.warm_up)
     loop.notes.append(f"nothing kept of the original: {took}")
     outcome = loop.finish(model)
     outcome.guarantee = {"level": "exact",
@@ -216,9 +251,13 @@ def run(cfg: Renew, task: Task, loop: Loop) -> Outcome:
         of_classes_that_leave(task.forget, task.retain) or of_a_range_that_leaves(task.forget, task.retain))
     keep: Kept = cfg.keep if cfg.keep != "auto" else "class" if of_class else "examples"
     model = task.copy_of_original()
-    mixed(model, task.build(derive(loop.seed, "renew")), keep, cfg)
+    fresh = task.build(derive(loop.seed, "renew"))
+    mixed(model, fresh, keep, cfg)
     share = cfg.share_class if of_class else cfg.share_examples
-    took = briefly(model, task, loop, share, cfg.rate, cfg.average_after)
+    usual = pace(task.recipe, quick=not of_class and not by_heart(task, loop, fresh))
+    took = briefly(model, task, loop, share, [cfg.rate] if cfg.rate else rates(usual.rate),
+                   usual.average_after if cfg.average_after is None else cfg.average_after,
+                   beta2=usual.beta2 if cfg.beta2 is None else cfg.beta2)
     stays = {"class": "what suits a class or a range that leaves", "examples": "the last block", "none": "nothing"}[keep]
     loop.notes.append(f"kept of the original: {stays}; {took}")
     return loop.finish(model)
