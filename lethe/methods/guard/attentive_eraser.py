@@ -16,6 +16,9 @@ Fails by: leaving the model as it is: it draws the concept for every prompt, and
           disks in their boxes, more than half of a picture, 12 steps, 3 of them suppressed) the judge no longer sees the disk in
           0.13 at γ = 9, in 1.00 at 3 and at 1 (inpainting, γ = 0: 0.63, with other objects in the hole), but every hole is filled
           with noise, at 9 with saturated colours. The outside stays. Nothing like the paper's fillings is reproduced there.
+          On a UNet of the same kind, trained for 1000 steps on 16 × 16 pictures of none to two figures on greys (one seed, 24
+          disks, 20 steps, 4 suppressed), inpainting removes every disk, too; ten holes differ from the grey around them by 0.13
+          (0: black, 1: white), at γ = 1 and 3 by 0.12, at 9 by 0.16, with noise again: 9 is too strong for tiny models.
 Deviations: the start from noise alone (the paper's SIP); its other start, the picture inverted (DIP), is left out, and so is
           FreeU, which the official script adds. Layers are told by their place in the network, in shares, in the place of numbers
           that hold for two networks. Where a mask covers all places of a layer, it looks as usual (there: at all places alike).
