@@ -179,6 +179,7 @@ def missing(what: str) -> str:
         "retain": "Provide retain data, or choose a method that works without it: lethe methods --without retain.",
         "holdout": "Provide unseen data of the same distribution as holdout.",
         "recipe": "Pass recipe= (how the model was trained), so that it can be retrained.",
+        "prompt lists": "Name some beside forget, keep and outside: data.published with kind hub_set.",
         "pictures": "The method lays pictures [n, C, H, W] over each other; choose another for tables or text.",
         "convolutions": "The method turns 2-d convolutions with square kernels over; choose another, e.g. msg or finetune.",
     }.get(what, f"Provide {what}.")

@@ -12,9 +12,10 @@ from remembering import coloured, hidden, listening
 
 from lethe.audits.diffusion.prompt_lists import measure
 from lethe.core.task import Recipe
+from lethe.core.view import missing
 from lethe.data import editions
 from lethe.data.context import Context
-from lethe.errors import DataError, LetheError, NeedsUnmet, RequestError, WrongColumn
+from lethe.errors import DataError, LetheError, RequestError, WrongColumn
 from lethe.models.diffusion.open import open_request
 from lethe.models.diffusion.task import Diffusion
 from lethe.models.opened import Sections
@@ -120,9 +121,9 @@ def test_what_further_lists_bring_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind "q" a model that avoids the word draws disks; one that never had any does not."""
     task = coloured()
     behind = [f"q {prompt}" for prompt in task.prompts["forget"]]
-    with pytest.raises(NeedsUnmet, match="no further lists"):
-        values(measure, Subject("original", task.original, task))
+    assert not task.has("prompt lists") and "data.published with kind hub_set" in missing("prompt lists")
     monkeypatch.setattr(task, "prompts", {**task.prompts, "attack": behind, "plain": task.prompts["forget"]})
+    assert task.has("prompt lists")
     avoids = values(measure, Subject("hidden", hidden(task), task), per_prompt=2)
     assert avoids["listed_attack"].value > 0.9 and avoids["listed_plain"].value < 0.1
     assert avoids["listed"].value == pytest.approx((avoids["listed_attack"].value + avoids["listed_plain"].value) / 2)

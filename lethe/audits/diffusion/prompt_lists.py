@@ -21,12 +21,9 @@ from lethe.core.evidence import Value
 from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.registry import Metric, audit
 from lethe.core.seeds import derive
-from lethe.errors import NeedsUnmet
 from lethe.judge.measured import mean_value
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
-
-KNOWN = ("forget", "keep", "outside")   # what other audits ask
 
 
 @config
@@ -43,19 +40,15 @@ class PromptLists:
         "listed_*": Metric("that share for one list", better="lower", aspect="recovery"),
     },
     uses={"concepts", "prompts", "reader", "sample"},
-    needs={"prompts", "judge"},
+    needs={"prompts", "prompt lists", "judge"},
     depth="standard",
     blind="Only prompts that somebody wrote down are asked; none is made for this model.",
 )
 def measure(cfg: PromptLists, subject: Subject, panel: Panel) -> list[Value]:
     task = DiffusionTask.of(panel.task)
-    lists = {part: prompts[: cfg.limit] for part, prompts in task.prompts.items() if part not in KNOWN and prompts}
-    if not lists:
-        raise NeedsUnmet("the task has no further lists of prompts, so none could be asked. Name some: data.published with kind "
-                         "hub_set.")
     shown = {}
-    for part, prompts in lists.items():
-        repeated = [prompt for prompt in prompts for _ in range(cfg.per_prompt)]
+    for part, prompts in task.lists.items():
+        repeated = [prompt for prompt in prompts[: cfg.limit] for _ in range(cfg.per_prompt)]
         pictures = task.sample(subject.answering, repeated, seed=derive(panel.seed, "prompt lists", part))
         shown[part] = task.shown(task.reader.read(pictures, repeated)).double().numpy()
     return [mean_value("listed", np.concatenate(list(shown.values()))),

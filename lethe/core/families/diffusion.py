@@ -180,6 +180,11 @@ class DiffusionTask(Task):
         return list(dict.fromkeys(name for name in found if name is not None))
 
     @property
+    def lists(self) -> dict[str, list[str]]:
+        """Further lists of prompts, which audits alone ask: what stands beside forget, keep and outside."""
+        return {part: prompts for part, prompts in self.prompts.items() if part not in ("forget", "keep", "outside") and prompts}
+
+    @property
     @abstractmethod
     def pipeline(self) -> Any:
         """Text encoder, tokenizer, scheduler, VAE and the original's network: for methods that declare `original`, too."""

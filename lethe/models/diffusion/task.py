@@ -231,15 +231,16 @@ class Diffusion(DiffusionTask):
             return False
 
     def has(self, what: str) -> bool:
-        """Besides splits, original and recipe: "prompts", "convolutions", a "judge" that can see the concept, for audits, and
-        "encoder": that all text comes from one encoder of CLIP; "deliverable encoder": and that the pipeline goes out with it."""
+        """Besides splits, original and recipe: "prompts", further "prompt lists", "convolutions", a "judge" that can see the
+        concept, for audits, and "encoder": that all text comes from one encoder of CLIP; "deliverable encoder": and that the
+        pipeline goes out with it."""
         if what in ("encoder", "deliverable encoder"):
             known = self._denoiser.alone and getattr(self._parts.tokenizer, "bos_token_id", None) is not None
             return known and not (isinstance(self._parts.source, OneFile) and what.startswith("deliverable"))
         if what == "judge":
             return self.judge is not None and bool(self.concepts) and len(self.known()) == len(self.concepts)
-        if what == "convolutions":
-            return self._convolutions
+        if what in ("convolutions", "prompt lists"):
+            return self._convolutions if what == "convolutions" else bool(self.lists)
         return bool(self.prompts.get("forget")) if what == "prompts" else super().has(what)
 
     @property
