@@ -67,7 +67,8 @@ def test_mim_mu_erases_from_a_flow_and_keeps_the_rest(task: Task) -> None:
     assert found["unlearning_accuracy"] > 0.9 and min(found[name] for name in KEPT) > 0.95
 
 
-@pytest.mark.parametrize("steps", [20, 1])
-def test_esd_erases_from_a_flow_also_by_the_first_point_alone(task: Task, steps: int) -> None:
-    found = seen(task, forget(task, "esd", sampler_steps=steps, progress=False, **ESD).model)
-    assert found["unlearning_accuracy"] > 0.9
+def test_esd_erases_from_a_flow_by_the_points_of_its_trajectories(task: Task) -> None:
+    """By their first point alone, pure noise, it erases 0.28 (n=128); by 20 points 0.97."""
+    full, first = (seen(task, forget(task, "esd", sampler_steps=steps, progress=False, **ESD).model)["unlearning_accuracy"]
+                   for steps in (20, 1))
+    assert full > 0.9 and 0.15 < first < full

@@ -60,7 +60,7 @@ def test_no_more_examples_are_drawn_than_the_share() -> None:
 def test_usual_rate_and_depth() -> None:
     assert rates(2) == [2, 0.5, 0.125, 0.03125]
     assert [pace(Recipe(optimiser=name), quick) for name, quick in (("adamw", False), ("adamw", True), ("sgd", True))] == [
-        Pace(2, 0.6, 0.999), Pace(2.5, 0.8, 0.95), Pace(0.5, 0.6, 0.999)]
+        Pace(2, 0.6, 0.999), Pace(2, 0.8, 0.95), Pace(0.5, 0.6, 0.999)]
     assert usual_depth(zoo.build("vit")) == 0.75 and usual_depth(zoo.build("small_cnn", norm="batch")) == 0.5
     assert [usual_depth(zoo.build("mlp", hidden=hidden)) for hidden in ([8], [8, 8])] == [0.75, 0.5]
 
@@ -95,7 +95,7 @@ def test_examples_leave_by_hand() -> None:
 def test_examples_leave_at_a_quick_pace_unless_the_original_knows_all_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     task = regression(Where(fraction=0.1))
     quick, usual = ({"rate": rate, "average_after": after, "beta2": beta}
-                    for rate, after, beta in ((2.5, 0.8, 0.95), (2.0, 0.6, 0.999)))
+                    for rate, after, beta in ((2.0, 0.8, 0.95), (2.0, 0.6, 0.999)))
     for share, same, other in ((0.0, quick, usual), (1e9, usual, quick)):
         monkeypatch.setattr("lethe.methods.general.renew.HEART", share)
         found, one, two = (state_fingerprint(run("renew", task, **options).model) for options in ({}, same, other))

@@ -10,7 +10,7 @@ and returns a mean of the last weights (Izmailov et al. 2018, arXiv:1803.05407).
 R retain set, θ_0 the original weights, fresh those of a new model, B the number of blocks (`blocks` in core.modules), s share,
 c rate, d depth (½; of two blocks or with layer norm ¾), h head. c is 2 (with SGD, whose peak rate is near what it can bear, ½),
 the mean begins after 0.6 of the steps, and β₂ of Adam is 0.999. Where examples leave, nearly all has to be learned again: unless
-the original knows R by heart (loss below a tenth of that of fresh weights), the pace is quick: c 2.5, 0.8, β₂ 0.95.
+the original knows R by heart (loss below a tenth of that of fresh weights), the pace is quick: 0.8, β₂ 0.95.
 Where the loss on R is above that of the mixture after an eighth of the steps, it is too high: it is divided by 4, and what is
 left of s begins again from the mixture. A class leaves where no label of F stands in R, a range where no target of R lies
 between those of F (keep = auto). Batches are equal, as many as by the recipe. Running statistics of batch norm are those of R
@@ -79,7 +79,7 @@ def pace(recipe: Recipe, quick: bool = False) -> Pace:
     housing and digits learned by heart (quick)."""
     if recipe.optimiser == "sgd":
         return Pace(0.5)
-    return Pace(2.5, 0.8, 0.95) if quick else Pace(2.0)
+    return Pace(2.0, 0.8, 0.95) if quick else Pace(2.0)
 
 
 def by_heart(task: Task, loop: Loop, fresh: nn.Module) -> bool:
@@ -112,7 +112,7 @@ class Renew:
     keep: Literal["auto", "class", "examples", "none"] = "auto"   # what stays; auto: by whether a class or a range leaves  [ours]
     share_class: Positive = 0.275      # s where a class leaves, share of the recipe's passes   [ours, digits CNN; 0.3 to try]
     share_examples: Positive = 0.3     # s where examples leave                                 [ours, digits MLP]
-    rate: Positive | None = None       # c, learning rate beside the recipe's peak; null: 2, quick 2.5, sgd 0.5 [ours, digits]
+    rate: Positive | None = None       # c, learning rate beside the recipe's peak; null: 2, with sgd 0.5    [ours, digits, MNIST]
     depth: Positive | None = None      # d, share of blocks that keep something; null: ½; 2 blocks, transformers ¾   [ours]
     head: Fraction = 1.0               # h, what stays of the last block where examples leave   [ours, digits MLP]
     average_after: Fraction | None = None   # share of the steps after which the mean begins; null: 0.6, quick 0.8 [ours]
