@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from torch import Tensor, nn
+
+from lethe.core.outcome import Outcome
 
 CHAT = ("{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}")
@@ -155,3 +160,16 @@ def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int
     words.save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({**HOSTILE, "eos_token_id": 2, "pad_token_id": 0}))
     return folder
+
+
+def asked_when_saved(monkeypatch: pytest.MonkeyPatch, ask: Callable[[Any, nn.Module], Tensor]) -> list[Tensor]:
+    """Takes what every model answers at the moment it is written, which is what was audited."""
+    found: list[Tensor] = []
+    save = Outcome.save
+
+    def noted(self: Outcome, to: str | Path) -> Path:
+        found.append(ask(self.task, self.model))
+        return save(self, to)
+
+    monkeypatch.setattr(Outcome, "save", noted)
+    return found

@@ -35,10 +35,11 @@ def written_page(name: str, page: Path, place: Path | None) -> dict[str, Any]:
     from lethe.core.files import write_text
     from lethe.report.figure import drawing
 
-    if read(name).across:
+    asked = read(name)
+    if asked.across:
         return {"suite": name, "written": [str(path) for path in curves_page(name, page, place)]}
-    write_text(page, table_page(name, page, place) if read(name).claims else measured_page(name, page, place))
-    if not read(name).courses:
+    write_text(page, table_page(name, page, place) if asked.claims else measured_page(name, page, place))
+    if not asked.courses:
         return {"suite": name, "page": str(page)}
     shown = page.with_suffix(".svg")
     with drawing():

@@ -21,7 +21,10 @@ def continued(
     task: DiffusionTask, subject: Subject, images: Tensor, noise: Tensor, text: Tensor, strength: float,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Pictures noised to `strength`·T and denoised by DDIM; where `known` is 1 they are held to `images`.  -> [n, C, H, W]"""
+    """Pictures noised to `strength`·T and denoised by DDIM; where `known` is 1 they are held to `images`.  -> [n, C, H, W]
+
+    known  [n or 1, 1 or C, H, W]
+    """
     times = descent(strength, task.steps, len(task.alphas_cumprod))
     bound = 1.0 if task.pipeline.vae is None else None
     parts = []
@@ -29,6 +32,7 @@ def continued(
         for start in range(0, len(images), subject.batch_size):
             some = slice(start, start + subject.batch_size)
             image, stirred, states = (rows[some].to(subject.device) for rows in (images, noise, text))
+            held = known if known is None or len(known) == 1 else known[some]
 
             def said(x: Tensor, t: int, states: Tensor = states) -> Tensor:
                 return task.guided_noise(subject.model, x, torch.tensor(t, device=x.device), states)
@@ -36,5 +40,5 @@ def continued(
             def levels(t: int, like: Tensor = image) -> Levels:
                 return task.levels(torch.tensor([t], device=like.device), like[:1])
 
-            parts.append(redrawn(said, image, stirred, times, levels, bound, known).cpu())
+            parts.append(redrawn(said, image, stirred, times, levels, bound, held).cpu())
     return torch.cat(parts)

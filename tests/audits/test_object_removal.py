@@ -21,6 +21,7 @@ from lethe.core.guard import Parts
 from lethe.core.split import Split
 from lethe.data.shapes import render
 from lethe.errors import NeedsUnmet
+from lethe.judge.redrawing import continued, noises
 from lethe.models.diffusion.open import captioned, pictures
 from lethe.models.diffusion.small import pipeline
 from lethe.models.diffusion.task import Diffusion
@@ -81,6 +82,15 @@ def test_of_other_models_what_they_inpaint() -> None:
     assert measured(fresh)["removed"][0] == 1 and measured(original)["removed"][0] < 0.9
     assert measured(original)["outside_change"][0] == 0 < measured(original)["inside_change"][0]
     assert measured(original, strength=0.1) != measured(original)
+
+
+def test_pictures_in_batches_are_held_to_their_own_masks() -> None:
+    task = world()
+    image, known = task.forget.columns["image"][:3], 1 - task.forget.columns["mask"][:3].float()
+    text = task.text(task.tokens([""])).expand(3, -1, -1)
+    few, many = (continued(task, Subject("m", task.original, task, batch_size=size), image, noises(image, 0), text, 0.8, known)
+                 for size in (2, 8))
+    assert torch.allclose(few, many, atol=1e-5) and torch.equal(torch.where(known > 0, few, image), image)
 
 
 def test_options_and_masks_that_show_nothing() -> None:

@@ -68,14 +68,7 @@ def logp(task: Language, model: torch.nn.Module) -> torch.Tensor:
 
 def test_an_adapter_that_comes_in_goes_out(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world)
-    audited: list[torch.Tensor] = []
-    save = Outcome.save
-
-    def noted(self: Outcome, to: str | Path) -> Path:
-        audited.append(logp(self.task, self.model))
-        return save(self, to)
-
-    monkeypatch.setattr(Outcome, "save", noted)
+    audited = architectures.asked_when_saved(monkeypatch, logp)
     Path("job.yaml").write_text(json.dumps(request(world)))
     done = CliRunner().invoke(app, ["run", "job.yaml"])
     assert done.exit_code == 0, done.output

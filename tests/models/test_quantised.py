@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from lethe.cli.main import app
 from lethe.core.modules import state_fingerprint
-from lethe.core.outcome import Outcome
 from lethe.errors import RequestError
 from lethe.models.lm import open as lm
 from lethe.train.loop import Loop, Settings
@@ -57,14 +56,7 @@ def test_the_adapter_on_a_quantised_base_comes_back(base: Path, tmp_path: Path, 
     rows = architectures.people()
     for name, part in (("forget", rows[:6]), ("retain", rows[6:18]), ("holdout", rows[18:])):
         Path(f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in part))
-    audited: list[torch.Tensor] = []
-    save = Outcome.save
-
-    def noted(self: Outcome, to: str | Path) -> Path:
-        audited.append(logp(self.task, self.model))
-        return save(self, to)
-
-    monkeypatch.setattr(Outcome, "save", noted)
+    audited = architectures.asked_when_saved(monkeypatch, logp)
     request = {"family": "lm", "model": {"folder": str(base)}, "method": NPO, "modifiers": {"where": {"name": "lora", "rank": 2}},
                "data": {"forget": "forget.jsonl", "retain": "retain.jsonl", "holdout": "holdout.jsonl"}, "output": "out",
                "audit": {"audits": ["guard", "scores", "quantise", "recovery_cost"], "neighbours": 1}, "accept": ["predictions"]}

@@ -82,10 +82,10 @@ def pace(recipe: Recipe, quick: bool = False) -> Pace:
     return Pace(2.0, 0.8, 0.95) if quick else Pace(2.0)
 
 
-def by_heart(task: Task, loop: Loop, fresh: nn.Module) -> bool:
+def by_heart(original: nn.Module, fresh: nn.Module, task: Task, loop: Loop) -> bool:
     """Whether the original's loss on R is below a tenth of that of fresh weights: it knows R by heart."""
     some = sample(task, loop)
-    known, unknown = (loop.mean_nll(model.to(loop.device), some, "renew") for model in (task.original, fresh))
+    known, unknown = (loop.mean_nll(model.to(loop.device), some, "renew") for model in (original, fresh))
     return known < HEART * unknown
 
 
@@ -255,9 +255,10 @@ def run(cfg: Renew, task: Task, loop: Loop) -> Outcome:
     keep: Kept = cfg.keep if cfg.keep != "auto" else "class" if of_class else "examples"
     model = task.copy_of_original()
     fresh = task.build(derive(loop.seed, "renew"))
+    usual = pace(task.recipe, quick=not of_class and not by_heart(model, fresh, task, loop))
     mixed(model, fresh, keep, cfg)
+    del fresh   # one network is trained, and one is held
     share = cfg.share_class if of_class else cfg.share_examples
-    usual = pace(task.recipe, quick=not of_class and not by_heart(task, loop, fresh))
     took = briefly(model, task, loop, share, [cfg.rate] if cfg.rate else rates(usual.rate),
                    usual.average_after if cfg.average_after is None else cfg.average_after,
                    beta2=usual.beta2 if cfg.beta2 is None else cfg.beta2)

@@ -381,12 +381,14 @@ def pictures(folder: Path, parts: Pipeline) -> Split:
     size = (width * parts.factor, height * parts.factor)
     with open(table, encoding="utf-8-sig", newline="") as handle:
         rows = list(csv.DictReader(handle))
+
+    def seen(name: str, mode: str) -> Tensor:
+        return torch.from_numpy(np.asarray(Image.open(folder / name).convert(mode).resize(size)).copy())
+
     columns: dict[str, Tensor] = {"image": torch.stack([
-        torch.from_numpy(np.asarray(Image.open(folder / row["file"]).convert("RGB").resize(size)).copy()).permute(2, 0, 1).float()
-        / 127.5 - 1 for row in rows])}
+        seen(row["file"], "RGB").permute(2, 0, 1).float() / 127.5 - 1 for row in rows])}
     if rows and "mask" in rows[0]:
-        columns["mask"] = torch.stack([
-            torch.from_numpy(np.asarray(Image.open(folder / row["mask"]).convert("L").resize(size)).copy()).unsqueeze(0) > 127
-            if row["mask"] else torch.zeros(1, size[1], size[0], dtype=torch.bool) for row in rows])
+        none = torch.zeros(1, size[1], size[0], dtype=torch.bool)
+        columns["mask"] = torch.stack([seen(row["mask"], "L").unsqueeze(0) > 127 if row["mask"] else none for row in rows])
     meta = {"caption": [row["caption"] for row in rows]}
     return Split(columns, "train", np.array([row["file"] for row in rows]), meta)
