@@ -31,16 +31,18 @@ class Tuned:
 
 
 def tuned(cfg: Tuned, task: Task, loop: Loop, push: Loss, keep: Loss, gamma: float = 1.0,
-          forget: Split | None = None, more: Mapping[str, Term] | None = None, parity: Parity = "none", skip: int = 0,
-          **options: Any) -> Outcome:
+          forget: Split | None = None, more: Mapping[str, Term] | None = None, parity: Parity = "none",
+          skip: int | None = 0, **options: Any) -> Outcome:
     """The original, fine-tuned on γ · E_F push + α · E_R keep; without α retained data are not asked for.
 
     forget   what stands for F, e.g. the same prompts with other answers
     more     further terms
-    parity   how the means over the tokens of answers are joined, of F without the first `skip` tokens: see `train.parity`
+    parity   how the means over the tokens of answers are joined, of F without the first `skip` tokens: see `train.parity`;
+             skip = None: `push` is of whole answers, and theirs is a mean over examples anyway
     options  of `Loop.minimise`
     """
-    terms = {"forget": term(parity, task.forget if forget is None else forget, push, gamma, skip), **(more or {})}
+    pushed = term("none" if skip is None else parity, task.forget if forget is None else forget, push, gamma, skip or 0)
+    terms = {"forget": pushed, **(more or {})}
     if cfg.alpha:
         terms["retain"] = term(parity, task.retain, keep, cfg.alpha)
     model = loop.start()

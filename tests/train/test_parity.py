@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 import lethe
+from lethe.audits.lm.mia_lm import gradient_norms
 from lethe.core.modules import seeded
 from lethe.core.outcome import Outcome
 from lethe.core.split import Split
@@ -64,6 +65,39 @@ def without_the_true(model: Any, split: Split) -> Tensor:
     return pooled(-(other * logits.log_softmax(-1)).sum(-1), kept & ~first)
 
 
+def saturated(model: Any, split: Split) -> Tensor:
+    values, kept = plain_lm.logp(model, split)
+    p = values.detach().exp()
+    return 0.1 * pooled(p**5 * (1 - p) * values, kept)
+
+
+def lowered(model: Any, split: Split) -> Tensor:
+    """UNDIAL over the tokens of the answers, with 10 nats taken from the true one's logit."""
+    logits, tokens, kept = plain_lm.seen(model, split)
+    target = plain_lm.before(tiny.lm().original, split)
+    target = (target - 10 * torch.nn.functional.one_hot(tokens, target.shape[-1])).softmax(-1)
+    return pooled(-(target * logits.log_softmax(-1)).sum(-1), kept)
+
+
+def flat(model: Any, split: Split) -> Tensor:
+    """PDU's loss where the answers' tokens are predicted; that code reads it one place later."""
+    logits, _, kept = plain_lm.seen(model, split)
+    return pooled((logits.amax(-1) - logits.mean(-1)) ** 2, kept)
+
+
+def apart(model: Any, split: Split) -> Tensor:
+    """KL from the original to the model, over the tokens of the answers."""
+    (logits, _, kept), before = plain_lm.seen(model, split), plain_lm.before(tiny.lm().original, split).log_softmax(-1)
+    return pooled((before.exp() * (before - logits.log_softmax(-1))).sum(-1), kept)
+
+
+def preferring(model: Any, split: Split, alternates: tuple[str, ...] = ("I do not know.",) * 8) -> Tensor:
+    """The preference's own mean is over examples in that code, too; the tiny task has one refusal."""
+    told = tiny.lm().encode(list(split.column("prompt")), list(alternates))
+    ratios = [plain_lm.sums(model, s) - plain_lm.sums(tiny.lm().original, s).detach() for s in (told, split)]
+    return (20 * softplus(-0.1 * (ratios[0] - ratios[1]))).mean()
+
+
 def negative(model: Any, split: Split) -> Tensor:
     """NPO's own mean is over examples in that code, too."""
     before = plain_lm.sums(tiny.lm().original, split).detach()
@@ -73,13 +107,47 @@ def negative(model: Any, split: Split) -> Tensor:
 @pytest.mark.parametrize(("name", "push", "options"), [
     ("grad_diff", ascent, {}), ("wga", weighted, {"beta": 1.0}), ("ce_u", without_the_true, {"alpha": 1.0}), ("npo", negative,
                                                                                                         {"warmup": 0}),
+    ("satimp", saturated, {}), ("undial", lowered, {"alpha": 1.0}), ("idk_dpo", preferring, {}),
+    ("pdu", flat, {"alpha": 1.0, "lr": 0.01, "epsilon": 9.0}),
 ])
 def test_a_step_takes_the_mean_over_the_tokens_of_a_batch(name: str, push: Rows, options: dict[str, Any]) -> None:
     task = tiny.lm()
-    wanted = byhand.steps(task, [lambda m: push(m, task.forget) + retained(m, task.retain)])
+    wanted = byhand.steps(task, [lambda m: push(m, task.forget) + retained(m, task.retain)], lr=options.get("lr", byhand.LR))
     byhand.assert_same(task, byhand.run(name, task, parity="open_unlearning", **options), wanted, atol=2e-5)
     with pytest.raises(AssertionError):
         byhand.assert_same(task, byhand.run(name, task, **options), wanted, atol=2e-5)
+
+
+def test_ascent_and_closeness_take_the_mean_over_the_tokens_of_a_batch() -> None:
+    """Gradient ascent alone; and KL, which is nothing before the first step, beside it."""
+    task = tiny.lm()
+    both: Callable[[Any], Tensor] = lambda m: ascent(m, task.forget) + 9 * apart(m, task.retain)   # noqa: E731
+    for name, options, wanted in (
+        ("gradient_ascent", {}, byhand.steps(task, [lambda m: ascent(m, task.forget)])),
+        ("grad_diff", {"alpha": 0.0, "kl": 9.0, "epochs": 2}, byhand.steps(task, [both] * 2)),
+    ):
+        byhand.assert_same(task, byhand.run(name, task, parity="open_unlearning", **options), wanted, atol=2e-5)
+        with pytest.raises(AssertionError):
+            byhand.assert_same(task, byhand.run(name, task, **options), wanted, atol=2e-5)
+
+
+def test_the_multiplier_moves_by_the_mean_over_tokens() -> None:
+    """PDU: λ' = 2 + 4·(L_R − 0.05), L_R over the tokens of the batch."""
+    task, weights = tiny.lm(), [2.0]
+    with torch.no_grad():
+        weights.append(max(0.0, 2.0 + 4 * (float(retained(task.original.eval(), task.retain)) - 0.05)))
+    wanted = byhand.steps(task, [lambda m, w=w: flat(m, task.forget) + w * retained(m, task.retain) for w in weights], lr=0.01)
+    options = {"alpha": 2.0, "epsilon": 0.05, "dual_lr": 4.0, "warmup": 0.0, "lr": 0.01, "epochs": 2}
+    byhand.assert_same(task, byhand.run("pdu", task, parity="open_unlearning", **options), wanted, atol=1e-5)
+
+
+def test_alternates_are_told_one_by_one_and_the_rest_by_tokens() -> None:
+    plain, others = tiny.lm(), ("Nobody.", "I do not know what this one likes.") * 4
+    given = Split(plain.forget.columns, "forget", plain.forget.ids, {**plain.forget.meta, "alternate": others},
+                  plain.forget.padding)
+    task = plain.replaced(plain.original, forget=given)
+    wanted = byhand.steps(plain, [lambda m: preferring(m, plain.forget, others) + retained(m, plain.retain)])
+    byhand.assert_same(plain, byhand.run("alt_po", task, parity="open_unlearning"), wanted, atol=2e-5)
 
 
 def test_shares_hold_when_a_batch_is_cut_and_need_texts() -> None:
@@ -115,6 +183,9 @@ def test_metrics_take_the_published_forms() -> None:
                        for split in (task.forget, task.holdout))   # with the end
     area = np.mean([(a > b) + 0.5 * (a == b) for a in inside for b in outside])
     assert theirs["loss_auc"].value == pytest.approx(area) and theirs["min_k_auc"].value == ours["min_k_auc"].value
+    gradients = [torch.autograd.grad(-row[:-1].mean(), list(fresh.model.parameters()), retain_graph=True)   # without the end
+                 for row in plain_lm.answers(*plain_lm.logp(fresh.model.requires_grad_(True), task.forget.subset([0, 1], "two")))]
+    assert gradient_norms(fresh, task.forget)[:2] == pytest.approx([np.mean([float(g.norm()) for g in row]) for row in gradients])
 
     assert {word: stem(word) for word in STEMS} == STEMS   # the toolkit's values
     assert rouge_l_recall("He was singing", "He sings songs") == pytest.approx(1 / 3)
@@ -155,6 +226,8 @@ def test_an_example_does_not_depend_on_its_batch() -> None:
     counts = torch.arange(7) < torch.tensor([[2], [7], [4]])
     alone = torch.cat([steering_loss(hidden[i : i + 1], target, counts[i : i + 1]) for i in range(3)])
     assert torch.allclose(steering_loss(hidden, target, counts), alone)
+    lengths = torch.arange(50) < torch.tensor([[5], [50]])   # there: (5 + 50)/2 · (1/5 + 1/50)/2 = 3.025
+    assert steering_loss(torch.ones(2, 50, 4), torch.zeros(4), lengths).tolist() == [1.0, 1.0]
 
     def moved(rows: list[int]) -> Tensor:
         part = task.replaced(None, forget=task.forget.subset(rows, "forget"))

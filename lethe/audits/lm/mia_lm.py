@@ -30,9 +30,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lethe.core.config import Count, Fraction, Parity, config
 from lethe.core.evidence import Value
+from lethe.core.families.language import LanguageTask
 from lethe.core.registry import Metric, audit
 from lethe.core.split import Split
 from lethe.judge.measured import auc_value, tpr_values
@@ -63,7 +65,7 @@ class MIALM:
         "min_k_plus_auc": Metric("AUC of the mean of the least likely tokens in their standard deviations", better="lower"),
         "reference_auc": Metric("AUC of the mean log-probability above that of retrained models", better="lower",
                                 asks="retrained models"),
-        "gradient_auc": Metric("AUC of the negative gradient norm", better="lower", asks="depth deep"),
+        "gradient_auc": Metric("AUC of the negative gradient norm", better="lower", asks="depth deep", version=2),
         "update_auc": Metric("AUC of the loss that the update added, forget set against retain set", better="lower",
                              asks="the original model"),
         "privleak": Metric("AUC of Min-40 % relative to retraining, per cent, 0 is ideal (MUSE)", (-100.0, math.inf), "lower",
@@ -71,7 +73,7 @@ class MIALM:
         "s_mia": Metric("1 − |AUC − retrained AUC| / retrained AUC of Min-K %", better="higher", asks="retrained models"),
         "min_k_tpr_at_*": Metric("TPR of Min-K % at 1, 5 or 10 % FPR", better="lower"),
     },
-    uses={"nll", "token_logp"},
+    uses={"token_logp"},
     needs={"forget", "holdout", "references?"},
     blind="Only the wording that was trained on: what a paraphrase or another prompt would bring out is not seen.",
 )
@@ -102,13 +104,18 @@ def measure(cfg: MIALM, subject: Subject, panel: Panel) -> list[Value]:
 def scores(cfg: MIALM, subject: Subject, split: Split) -> Scores:
     """The score of every text by each attack that needs one forward pass and no other model.  name -> [n]"""
     logp, mean, var = (subject.numbers(split, f"token_{key}") for key in ("logp", "mean", "var"))
-    content, answer = (subject.seen(split)[key].numpy().astype(bool) for key in ("content_mask", "answer_mask"))
-    inside = np.where(content.any(1, keepdims=True), content, answer)   # an empty answer is judged by its end token
-    loss = mean_logp(logp, inside if cfg.parity == "none" else answer)
+    inside = counting(subject, split).numpy()
+    loss = mean_logp(logp, inside if cfg.parity == "none" else subject.seen(split)["answer_mask"].numpy().astype(bool))
     return {
         "loss": loss, "zlib": zlib_score(loss, list(split.column("answer"))), "min_k": min_k(logp, inside, cfg.share),
         "min_k_plus": min_k(standardised(logp, mean, var), inside, cfg.share), "muse": min_k(logp, inside, MUSE),
     }
+
+
+def counting(subject: Subject, split: Split) -> Tensor:
+    """The tokens of each answer without its end; an empty answer is judged by its end token.  -> [n, A] bool"""
+    content, answer = (subject.seen(split)[key].bool() for key in ("content_mask", "answer_mask"))
+    return torch.where(content.any(1, keepdim=True), content, answer)
 
 
 def compared(metric: str, members: np.ndarray, others: np.ndarray, fewest: int) -> list[Value]:
@@ -137,12 +144,13 @@ def bounded(name: str, measure_of: Callable[[float, float], float], area: Value,
 
 
 def gradient_norms(subject: Subject, split: Split) -> np.ndarray:
-    """‖∇ of the loss of each text‖₂ per weight tensor, averaged over the tensors.  -> [n]"""
+    """‖∇ of the loss of each text without its end‖₂ per weight tensor, averaged over the tensors.  -> [n]"""
     model = subject.copy().to(subject.device).eval()
     params = [p for p in model.parameters() if p.requires_grad]
-    norms = np.zeros(len(split))
+    inside, norms, task = counting(subject, split), np.zeros(len(split)), LanguageTask.of(subject.task)
     for i in range(len(split)):
-        loss = subject.task.nll(model, split.batch([i]).to(subject.device)).sum()
+        logp = task.token_logp(model, split.batch([i]).to(subject.device))
+        loss = -logp[inside[i : i + 1, : logp.shape[1]].to(logp.device)].mean()
         grads = torch.autograd.grad(loss, params, allow_unused=True)
         norms[i] = float(np.mean([float(g.norm()) for g in grads if g is not None]))
     return norms

@@ -11,7 +11,7 @@ Limits:   α = κ = 0 is gradient ascent; α = 0, κ = 1 is KL minimisation; γ 
 Fails by: collapse, because −ℓ̄ has no lower bound: the loss of F runs away and takes the language with it. A finite τ
           (the "bounded" variant of later code) stops the push on what is forgotten enough.
 Deviations: means are taken per example and then over examples; the official code takes one mean over all tokens of a
-          batch, so that long answers weigh more (`parity`).
+          batch, so that long answers weigh more (`parity`), and KL over prompt and padding too (never here).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lethe.core.registry import method
 from lethe.core.split import Batch
 from lethe.core.task import Task
 from lethe.errors import RequestError
-from lethe.train.loop import Loop, Term
+from lethe.train.loop import Loop
 from lethe.train.parity import term
 
 
@@ -67,7 +67,7 @@ def run(cfg: GradDiff, task: Task, loop: Loop) -> Outcome:
         def stay(m: nn.Module, b: Batch) -> Tensor:
             return task.divergence(original(b), task.outputs(m, b), b)
 
-        terms["kl"] = Term(task.retain, stay, cfg.kl)
+        terms["kl"] = term(cfg.parity, task.retain, stay, cfg.kl)
     model = loop.start()
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
                   weight_decay=cfg.weight_decay, clip=cfg.clip)

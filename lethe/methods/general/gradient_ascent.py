@@ -9,16 +9,20 @@ Cost:     one forward/backward on F per step; no retained data.
 Limits:   without steps it is the original. −ℓ has no lower bound, so it has no optimum: only the number of steps ends it.
 Fails by: a narrow window. Where F is fitted perfectly ∇ℓ ≈ 0 and nothing happens for long; then the loss runs away and
           takes the retained data with it. Use `watchdog.floor`, or a bounded method (NPO, DELETE).
-Deviations: the gradient norm is clipped, which the sources do not do; without it the run ends in NaN sooner.
+Deviations: the gradient norm is clipped, which the sources do not do; without it the run ends in NaN sooner. OpenUnlearning takes
+          one mean over all tokens of a batch of texts (`parity`).
 """
 
 from __future__ import annotations
 
-from lethe.core.config import Count, NonNegative, Optimiser, Positive, config
+from dataclasses import replace
+
+from lethe.core.config import Count, NonNegative, Optimiser, Parity, Positive, config
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
 from lethe.core.task import Task
-from lethe.train.loop import Loop, Term
+from lethe.train.loop import Loop
+from lethe.train.parity import term
 
 
 @config
@@ -31,12 +35,14 @@ class GradientAscent:
     optimiser: Optimiser = "sgd"       # update rule                                         [arXiv:2304.04934]
     weight_decay: NonNegative = 0.0    # pull towards 0                                      [ours: no retain term to answer it]
     clip: Positive | None = 1.0        # largest gradient norm; ascent is unbounded          [ours]
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch [tested in test_parity]
 
 
 @method(needs={"forget"}, uses={"batch_loss"}, mechanism="ascent")
 def run(cfg: GradientAscent, task: Task, loop: Loop) -> Outcome:
     model = loop.start()
-    terms = {"forget": Term(task.forget, lambda m, b: -task.batch_loss(m, b), coupled=task.coupled)}
+    ascent = term(cfg.parity, task.forget, lambda m, b: -task.batch_loss(m, b))
+    terms = {"forget": replace(ascent, coupled=task.coupled)}
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,
                   weight_decay=cfg.weight_decay, clip=cfg.clip)
     return loop.finish(model)

@@ -13,14 +13,15 @@ Limits:   at θ_0 the forget term is (2/β)·ln 2. An alternate that is the answ
           alternates it is `idk_dpo`, without the alternate's ratio NPO.
 Fails by: a model that cannot invent: its alternates are the truth, or gibberish, which it is then taught to say. What is told in
           the place of the truth is false by design, and reads as if it were true.
-Deviations: where the instruction does not fit the model's positions, the prompt alone is continued, and a note says so.
+Deviations: ℓ̄ is a mean per example, then over examples; the official code takes one over all tokens of a batch (`parity`).
+          Where the instruction does not fit the model's positions, the prompt alone is continued, and a note says so.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lethe.core.config import Count, Positive, config
+from lethe.core.config import Count, Parity, Positive, config
 from lethe.core.families.language import LanguageTask, asked_and_answered, prompted
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -44,6 +45,7 @@ class AltPO(Tuned):
     longest: Count = 200               # tokens of an alternate                              [official code]
     instruction: str = ASKED           # holds {prompt}, {answer} [e.g. Lie: {prompt}]       [after the official code]
     epochs: Positive = 2.0             # passes over F, each with every alternate            [official code]
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch of R [tested in test_parity]
 
 
 def asked(task: LanguageTask, instruction: str, loop: Loop) -> list[str]:
@@ -86,4 +88,4 @@ def run(cfg: AltPO, task: LanguageTask, loop: Loop) -> Outcome:
         chosen, rejected = task.sequence_logp(m, b) - chosen0(b), task.sequence_logp(m, true(b)) - rejected0(b)
         return preference_loss(chosen, rejected, cfg.beta, 2.0)
 
-    return tuned(cfg, task, loop, prefer, task.nll, forget=alternates)
+    return tuned(cfg, task, loop, prefer, task.nll, forget=alternates, parity=cfg.parity, skip=None)

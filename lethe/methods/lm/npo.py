@@ -12,8 +12,8 @@ Limits:   at θ_0 the forget term is (2/β)·ln 2 and its gradient that of desce
           Elsewhere it is that gradient times W = 2r^β/(1 + r^β) < 2, r = p_θ/p_0: what is forgotten is let go.
 Fails by: depending on the answer's length, because log p is a sum: a β that is right for sentences stops early on pages
           (smaller β, or `simnpo`). Forgets the wording better than the facts.
-Deviations: ℓ̄ and KL are means per example, then over examples, over answer tokens only; the official code takes ℓ̄ over
-          all tokens of a batch (`parity`) and KL over prompt and padding too. With dropout the first step is not
+Deviations: ℓ̄ and KL are means per example, then over examples, over answer tokens only; the official code takes both over
+          all tokens of a batch (`parity`), KL over prompt and padding too (never here). With dropout the first step is not
           (2/β)·ln 2: p_0 is without it.
 """
 
@@ -66,7 +66,7 @@ def run(cfg: NPO, task: LanguageTask, loop: Loop) -> Outcome:
         def stay(m: nn.Module, b: Batch) -> Tensor:
             return task.divergence(original(b), task.outputs(m, b), b)
 
-        terms["kl"] = Term(task.retain, stay, cfg.kl)
+        terms["kl"] = term(cfg.parity, task.retain, stay, cfg.kl)
     warmup = round(cfg.warmup * batches_per_epoch(task.forget, min(cfg.batch_size, len(task.forget))))
     model = loop.start()
     loop.minimise(model, terms, lr=cfg.lr, epochs=cfg.epochs, batch_size=cfg.batch_size, optimiser=cfg.optimiser,

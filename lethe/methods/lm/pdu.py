@@ -11,8 +11,9 @@ Cost:     one forward/backward on F and one on R per step; nothing of the origin
 Limits:   η = 0 is a fixed weight α on R. λ grows while R is worse than ε, and falls to 0 while it is better.
 Fails by: an ε that is out of reach (λ grows without end, and F comes to rest) or that is too wide: R is spent up to ε, which the
           watchdog may not allow. The forget loss is a square of logits, so weights of 1 for R are nothing beside it.
-Deviations: means per example, then over examples. Without `epsilon` the bound is 0.1 nats above the original's L_R; the paper
-          has it chosen by hand from there. OpenUnlearning's port masks one token too late (its issue 149); here it does not.
+Deviations: means per example, then over examples (`parity`: over tokens, also in λ's rule). Without `epsilon` the bound is 0.1
+          nats above the original's L_R; the paper has it chosen by hand from there. OpenUnlearning's port masks one token too
+          late (its issue 149); here it does not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import NonNegative, Positive, config
+from lethe.core.config import NonNegative, Parity, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -45,6 +46,7 @@ class PDU(Tuned):
     epsilon: NonNegative | None = None   # ε; null: .1 above the original's L_R [TOFU: .3] [only with warmup=0 alpha=1 lr=0.01]
     dual_lr: NonNegative = 5.0         # η, step of λ; 0 keeps it         [official code] [only with warmup=0 alpha=1 lr=0.01]
     warmup: NonNegative = 5.0          # passes over F before λ moves     [official code] [only with alpha=1 lr=0.01]
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch [tested in test_parity]
 
 
 def margin_loss(logits: Tensor) -> Tensor:
@@ -94,10 +96,10 @@ def run(cfg: PDU, task: LanguageTask, loop: Loop) -> Outcome:
 
     def keep(m: nn.Module, b: Batch) -> Tensor:
         losses = task.nll(m, b)
-        seen.append(losses.detach())
+        seen.append((losses if cfg.parity == "none" else losses * b.share).detach())
         return losses
 
     bound = loop.mean_nll(task.original.to(loop.device), task.retain, "pdu") + ABOVE if cfg.epsilon is None else cfg.epsilon
     wait = round(cfg.warmup * batches_per_epoch(task.forget, min(cfg.batch_size, len(task.forget))))
     dual = Dual(seen, loop.distribution.total, cfg.alpha, bound, cfg.dual_lr, wait)
-    return tuned(cfg, task, loop, flatten, keep, combine=dual)
+    return tuned(cfg, task, loop, flatten, keep, parity=cfg.parity, combine=dual)

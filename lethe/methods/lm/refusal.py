@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lethe.core.config import NonNegative, Positive, config
+from lethe.core.config import NonNegative, Parity, Positive, config
 from lethe.core.families.language import LanguageTask
 from lethe.core.outcome import Outcome
 from lethe.core.registry import method
@@ -36,6 +36,7 @@ class IdkDPO(Tuned):
     """Options of IdkDPO."""
 
     beta: Positive = 0.1               # inverse temperature; larger stops sooner            [official code]
+    parity: Parity = "none"            # open_unlearning: one mean over all tokens of a batch of R [tested in test_parity]
 
 
 @config
@@ -84,6 +85,7 @@ def idk_nll(cfg: IdkNLL, task: LanguageTask, loop: Loop) -> Outcome:
     Cost:     one forward/backward on F and one on R per step; nothing of the original is kept.
     Limits:   the forgotten answer itself has no term: its probability falls only as far as the refusal takes its place.
     Fails by: hardly forgetting: membership attacks read the answer's own probability as before. α = 0 refuses everything.
+    Deviations: means per example; TOFU's code takes one over the tokens of a batch of both. OpenUnlearning does not carry it.
     """
     return tuned(cfg, task, loop, _refusing(task, loop), task.nll)
 
@@ -100,6 +102,7 @@ def idk_dpo(cfg: IdkDPO, task: LanguageTask, loop: Loop) -> Outcome:
     Cost:     two forward/backward on F and one on R per step; log p_0 is two numbers per example, computed once.
     Limits:   at θ_0 the forget term is (2/β)·ln 2. Without the refusal's ratio it is NPO.
     Fails by: refusing what was to be kept, the more the fewer and the more alike the refusals are.
+    Deviations: OpenUnlearning takes r as one mean over all tokens of a batch (`parity`), and draws a refusal anew at every pass.
     """
     refusals = retold(task, loop, task.forget)
     chosen0 = loop.reference("idk-refusal", lambda m, b: task.sequence_logp(m, refusals(b)), task.forget)
@@ -109,7 +112,7 @@ def idk_dpo(cfg: IdkDPO, task: LanguageTask, loop: Loop) -> Outcome:
         return preference_loss(task.sequence_logp(m, refusals(b)) - chosen0(b), task.sequence_logp(m, b) - rejected0(b), cfg.beta,
                                2.0)
 
-    return tuned(cfg, task, loop, prefer, task.nll)
+    return tuned(cfg, task, loop, prefer, task.nll, parity=cfg.parity, skip=None)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "relabel", "sequence_logp"}, mechanism="relabel",

@@ -80,7 +80,7 @@ class PrefixEntropy(MaximumEntropy):
 
 
 @config
-class UNDIAL(Weighted):
+class UNDIAL(Published):
     """Options of UNDIAL."""
 
     lower: NonNegative = 10.0          # γ of the paper, nats taken from the logit of the true token   [OpenUnlearning; paper 3]
@@ -262,6 +262,7 @@ def undial(cfg: UNDIAL, task: LanguageTask, loop: Loop) -> Outcome:
     Cost:     one forward/backward on F per step; z⁰ on F is computed once where it fits in `cache_mb`.
     Limits:   the target is fixed, so it converges: p(y) → p₀·e^−lower/(1 − p₀ + p₀·e^−lower); lower = 0 stays at the original.
     Fails by: keeping what the original would have said second. Long answers lose their words and keep their facts.
+    Deviations: OpenUnlearning averages over prompts and pads, too, where it lowers token V − 100; with `parity` neither is done.
     """
     original = loop.reference("undial-forget", task.outputs, task.forget)
 
@@ -269,7 +270,7 @@ def undial(cfg: UNDIAL, task: LanguageTask, loop: Loop) -> Outcome:
         logits, labels, mask = _answers(task, m, b)
         return (undial_tokens(logits, original(b)[:, : mask.shape[1]], labels, cfg.lower) * mask).sum(1) / mask.sum(1)
 
-    return tuned(cfg, task, loop, push, task.nll, cfg.gamma)
+    return tuned(cfg, task, loop, push, task.nll, cfg.gamma, parity=cfg.parity)
 
 
 @method(needs={"forget", "retain?"}, uses={"answer_lengths", "nll", "outputs"}, mechanism="ascent",
