@@ -30,6 +30,17 @@ def copied(model: nn.Module, trainable: bool) -> nn.Module:
     return twin
 
 
+class Asked(nn.Module):
+    """`ask(model, *given)` as a module, so that parameters of the model, `model.…`, can be replaced for one call."""
+
+    def __init__(self, model: nn.Module, ask: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.ask = model, ask
+
+    def forward(self, *given: Any) -> Tensor:
+        return self.ask(self.model, *given)
+
+
 @contextmanager
 def hooked(*handles: RemovableHandle) -> Iterator[None]:
     """Inside, these hooks stand; behind it, whatever happens, they are gone."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lethe.core.modules import evaluating
+from lethe.core.modules import Asked, evaluating
 from lethe.core.split import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -99,7 +99,7 @@ def example_gradients(model: nn.Module, params: Mapping[str, nn.Parameter], batc
 
     Vectorised; one after the other where the model's control flow depends on its input, which vmap cannot follow.
     """
-    call = _Call(model, loss)
+    call = Asked(model, loss)
     values = {f"model.{name}": p.detach() for name, p in params.items()}
 
     def one(values: dict[str, Tensor], columns: dict[str, Tensor]) -> Tensor:
@@ -117,14 +117,3 @@ def example_gradients(model: nn.Module, params: Mapping[str, nn.Parameter], batc
             rows = [gradient(values, {key: value[i] for key, value in batch.columns.items()}) for i in range(len(batch))]
             found = {key: torch.stack([row[key] for row in rows]) for key in values}
     return {name: found[f"model.{name}"] for name in params}
-
-
-class _Call(nn.Module):
-    """`loss` of a model as a module, so that its parameters can be replaced for one call."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.loss(self.model, batch)

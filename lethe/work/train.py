@@ -1,4 +1,4 @@
-"""Train a model from which records can be deleted exactly, and write its folder (`lethe train`)."""
+"""Train a model from which records can be deleted, by the way it was trained, and write its folder (`lethe train`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lethe.work.request import Request
 
 
 def train(request: Request, name: str, output: Path, options: Options) -> dict[str, Any]:
-    """Train by the exact method `name` on the request's training records and write `output`; a summary of what was written.
+    """Train by the method `name` on the request's training records and write `output`; a summary of what was written.
 
     The request's own options of that method are used when it names it. A killed call continues when it is repeated.
     """
@@ -42,7 +42,7 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
     opened = plan.opened
     given = opened.model is not None or bool(opened.unrepeatable)
     if given and not getattr(cfg, "public_base", True):
-        raise RequestError("every shard would start from the model's weights, which may have seen the records; nothing "
+        raise RequestError("training would start from the model's weights, which may have seen the records; nothing "
                            "was started. Leave them out, or set method.public_base=true if they have not seen the data.")
     base = opened.model or opened.fresh(derive(job.settings.seed, name))
     records = _records(opened)
@@ -64,15 +64,15 @@ def train(request: Request, name: str, output: Path, options: Options) -> dict[s
         text = f"# Delete records from the model beside this file:  {command}\n"
         write_text(place / "request.yaml", text + str(yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)))
     shutil.rmtree(folder, ignore_errors=True)
-    return {"folder": str(output), "method": name, "records": len(records), "shards": cfg.shards,
-            "slices": getattr(cfg, "slices", 1), "stages": len(getattr(state, "stages", state.manifest.hit)),
-            "steps": loop.cost.steps, "seconds": round(loop.elapsed(), 1),
-            "next": command}
+    parts = {"shards": cfg.shards, "slices": getattr(cfg, "slices", 1),
+             "stages": len(getattr(state, "stages", state.manifest.hit))} if hasattr(cfg, "shards") else {}
+    return {"folder": str(output), "method": name, "records": len(records), **parts, "steps": loop.cost.steps,
+            "seconds": round(loop.elapsed(), 1), "next": command}
 
 
 def _method(name: str, family: str, output: Path) -> Entry:
     """The method with a training of its own, for this family, and a folder that can be written."""
-    own = {key: entry for key, entry in entries("methods").items() if {"trained", "shards"} <= {o.name for o in entry.options}}
+    own = {key: entry for key, entry in entries("methods").items() if "trained" in {o.name for o in entry.options}}
     if name not in own:
         raise unknown_name("method with a training of its own", name, own)
     found = own[name]
