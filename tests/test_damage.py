@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_bad_input import model, task
 from torch import Tensor
 
@@ -110,11 +112,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     path = checkpointed(tmp_path)
     before = path.read_bytes()
 
-    def save_file(tensors: dict[str, Tensor], place: Path, metadata: dict[str, str]) -> None:
-        Path(place).write_bytes(b"partial")
+    def write(place: Path, parts: Any) -> None:
+        place.write_bytes(b"partial")
         raise raised
 
-    monkeypatch.setattr("safetensors.torch.save_file", save_file)
+    monkeypatch.setattr(checkpoint, "_write", write)
     with pytest.raises(errors.DiskFull):
         checkpoint.save_tensors(path, {"model/w": torch.zeros(64)}, {"call": 0, "step": 4})
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -127,7 +129,7 @@ def test_a_disk_that_fills_up_during_a_run_stops_it_and_the_repeat_resumes(tmp_p
     settings = Settings(checkpoint_seconds=0.0)
     cfg = NegGradPlus(epochs=4.0)
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", lambda tensors, place, metadata: full_disk(place))
+        patch.setattr(checkpoint, "_write", lambda place, parts: full_disk(place))
         with pytest.raises(errors.DiskFull, match="it resumes"):
             api.forget(made, cfg, settings=settings, folder=folder, progress=False)
     assert made.fingerprint == before
@@ -145,6 +147,29 @@ def test_a_full_disk_while_saving_the_model_leaves_nothing(tmp_path: Path, monke
     with pytest.raises(errors.DiskFull):
         outcome.save(tmp_path / "unlearned")
     assert not list(tmp_path.iterdir()) and state_fingerprint(net) == before
+
+
+def test_a_checkpoint_comes_to_the_host_one_tensor_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the kinds of numbers, safetensors reads it; and at no time is more than one tensor of another device here."""
+    tensors = {str(kind): torch.ones(3, dtype=kind) for kind in checkpoint.DTYPES}
+    tensors |= {"none": torch.ones(0, 4), "one": torch.tensor(2.5), "turned": torch.arange(6.0).view(2, 3).T,
+                "same": tensors["torch.float32"]}
+    here, plain = [0], torch.Tensor.cpu
+
+    def copied(value: Tensor) -> Tensor:
+        assert not here[0]
+        here[0] += 1
+        copy = plain(value).clone()
+        weakref.finalize(copy.untyped_storage(), lambda: here.__setitem__(0, here[0] - 1))
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "cpu", copied)
+    checkpoint.save_tensors(tmp_path / "a.safetensors", tensors, {"step": 1})
+    monkeypatch.undo()
+    read, meta = checkpoint.load_tensors(tmp_path / "a.safetensors")
+    assert meta == {"step": 1} and read.keys() == tensors.keys()
+    for name, value in load_file(tmp_path / "a.safetensors").items():
+        assert value.dtype == tensors[name].dtype and torch.equal(value, tensors[name]) and torch.equal(read[name], value)
 
 
 def test_nothing_is_opened_for_a_run_that_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ resumed run ends in the same bits.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from torch import Tensor
 
 from lethe.core.files import atomic, space
 from lethe.errors import CheckpointCorrupted
+
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64",
+          torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}   # names of the format
 
 
 class Checkpoints:
@@ -81,18 +87,26 @@ class Checkpoints:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write tensors and metadata atomically, with a digest of the contents."""
-    from safetensors.torch import save_file
+    """Write tensors and metadata atomically as safetensors, with a digest of the contents.
 
-    flat: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for key, value in tensors.items():   # written from where they lie; what shares memory with another is copied
-        one = value.detach().cpu().contiguous()
-        place = one.untyped_storage().data_ptr()
-        flat[key] = one.clone() if place in places else one
-        places.add(place)
+    One tensor after the other: those of a device come to the host alone, where safetensors' own writer needs them there at once.
+    """
+    header: dict[str, Any] = {"__metadata__": {"lethe": json.dumps(meta), "digest": _digest(tensors)}}
+    order, end = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key)), 0   # every tensor lies aligned
+    for key in order:
+        value, start = tensors[key], end
+        end += value.nbytes
+        header[key] = {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     with atomic(path) as beside:
-        save_file(flat, beside, metadata={"lethe": json.dumps(meta), "digest": _digest(flat)})
+        _write(beside, itertools.chain([len(text).to_bytes(8, "little"), text], (_bytes(tensors[key]) for key in order)))
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """A file of these parts, each asked for when it is its turn."""
+    with path.open("wb") as file:
+        file.writelines(parts)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -116,8 +130,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _digest(tensors: dict[str, Tensor]) -> str:
     state = hashlib.sha256()
     for key in sorted(tensors):
-        value = tensors[key].contiguous()
         state.update(key.encode())
-        if value.numel():
-            state.update(value.reshape(-1).view(torch.uint8).numpy().data)   # read where it lies
+        state.update(_bytes(tensors[key]))
     return state.hexdigest()
+
+
+def _bytes(value: Tensor) -> memoryview:
+    """The numbers of a tensor: where they lie, or a copy on the host that goes with what is returned."""
+    one = value.detach().cpu().contiguous().reshape(-1)
+    return one.view(torch.uint8).numpy().data if one.numel() else memoryview(b"")
