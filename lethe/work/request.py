@@ -56,7 +56,7 @@ class AuditPlan:
 
     depth: Depth = "standard"               # how many audits: each names the depth from which it runs
     references: Natural | None = None       # retrained models that form the yardstick, 0: none; null: 8, of a large model 2
-    shadows: Natural | None = None          # most shadow models that an audit may train, 0: none; null: 16, of a large model 0
+    shadows: Natural | None = None          # most shadow models that an audit may train; null: 16, 0 if large or references=0
     audits: tuple[Any, ...] = ()            # names or {name: …, option: …}; empty: every applicable one
     strategy: Strategy = "auto"             # how many models are trained: auto, or a file of lethe/pools/backends
     neighbours: Natural | None = None       # noisy copies of the original, where none is retrained; null: 8, of a large model 2
@@ -66,6 +66,8 @@ class AuditPlan:
     def counts(self, weights: int = 0) -> Counts:
         """How many models judge one of so many weights: what was asked, else the usual numbers."""
         usual = FEW if weights > LARGE else USUAL
+        if self.references == 0:
+            usual = usual._replace(shadows=0)
         asked = (getattr(self, name) for name in Counts._fields)
         return Counts(*(most if count is None else count for most, count in zip(usual, asked, strict=True)))
 

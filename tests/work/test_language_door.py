@@ -95,6 +95,7 @@ def test_a_large_model_is_compared_with_few_others_and_its_user_told_of_the_wait
         home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the request says how many; a large one has more weights than `LARGE`."""
     assert AuditPlan().counts() == (8, 16, 8) and AuditPlan().counts(LARGE + 1) == (2, 0, 2)
+    assert AuditPlan(references=0).counts() == (0, 0, 8) and AuditPlan(references=0, shadows=3).counts() == (0, 3, 8)
     assert AuditPlan(references=5, neighbours=0).counts(LARGE + 1) == (5, 0, 0)
     for module in ("work.request", "work.door.checks.time"):
         monkeypatch.setattr(f"lethe.{module}.LARGE", 1000)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import device_of, evaluating
 from lethe.core.user_files import understood
 from lethe.errors import ModelError
-from lethe.models.diffusion.word_judge import WordJudge
+from lethe.models.diffusion.word_judge import JudgeParts, WordJudge, pictures
 from lethe.models.source import refuse_pickle
 
 NOTHING = "a picture"    # stands for the empty prompt
@@ -28,12 +27,15 @@ TOGETHER = 64            # pictures at once
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class Clip(JudgeParts):
     """The parts of a folder: the model, its tokenizer, and what makes its input of pictures."""
 
     model: nn.Module
     tokenizer: Any
     processor: Any
+
+    def judge(self, task: DiffusionTask) -> ClipJudge:
+        return ClipJudge(task, self)
 
 
 def load_clip(folder: str | Path) -> Clip:
@@ -61,11 +63,7 @@ class ClipJudge(WordJudge):
         self.clip = clip
 
     def look(self, pixels: Tensor) -> Tensor:
-        from PIL import Image
-
-        arrays = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-        images = [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
-        seen: Tensor = self.clip.processor(images=images, return_tensors="pt")["pixel_values"]
+        seen: Tensor = self.clip.processor(images=pictures(pixels), return_tensors="pt")["pixel_values"]
         return seen
 
     def likelihoods(self, x: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -22,7 +22,7 @@ from lethe.core.store import Later, later
 from lethe.core.task import Recipe
 from lethe.data.context import Context
 from lethe.errors import NotFinite, RequestError, WrongColumn, nearest
-from lethe.models.diffusion.clip_judge import Clip, load_clip
+from lethe.models.diffusion.clip_judge import load_clip
 from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import load_one_file, load_pipeline, read_again
 from lethe.models.diffusion.judge import Judge
@@ -31,6 +31,8 @@ from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.reading import require_read
 from lethe.models.diffusion.sampling import Sampler
 from lethe.models.diffusion.task import Diffusion
+from lethe.models.diffusion.vlm_judge import answers, load_vlm
+from lethe.models.diffusion.word_judge import JudgeParts
 from lethe.models.opened import Opened, Sections
 from lethe.train.settings import accelerator
 
@@ -54,7 +56,7 @@ def text_to_image(
     anchor: str = "",
     recipe: Recipe | None = None,
     build: Callable[[int], nn.Module] | None = None,
-    judge: Judge | Clip | None = None,
+    judge: Judge | JudgeParts | None = None,
     steps: int = 50,
     guidance: float = 7.5,
     seed: int = 0, name: str = "text to image", retain: Retain = "all",
@@ -114,7 +116,7 @@ def _prompted(concepts: tuple[Concept, ...], prompts: Sequence[str]) -> tuple[Co
     return concepts_of(dataclasses.replace(concepts[0], prompts=tuple(prompts)))
 
 
-def _require_known(judge: Judge | Clip | None, concepts: Sequence[Concept]) -> None:
+def _require_known(judge: Judge | JudgeParts | None, concepts: Sequence[Concept]) -> None:
     """RequestError for a classifier that does not know what is to be forgotten."""
     if not isinstance(judge, Judge):
         return
@@ -229,7 +231,7 @@ class DataSource:
     retain: Retain = "all"               # other pictures that methods may use: all, or those captioned as in `keep`
     published: Mapping[str, Any] | None = None   # {kind: hub_set, …}: prompts of a published list, lethe describe published
     per_prompt: Count = 20               # pictures drawn per prompt when there are none
-    judge: str = ""                      # a folder of CLIP or SigLIP, or file.py:function; empty: the original itself
+    judge: str = ""                      # a folder of CLIP, SigLIP or LLaVA, or file.py:function; empty: the original itself
     anchor: str = ""                     # what relabelling writes instead of a caption
     steps: Count = 50                    # of the sampler
     guidance: NonNegative = 7.5          # of the sampler; 1 or less: none, for tiny models and those of few steps
@@ -288,7 +290,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     return opened((), {part: list(some) for part, some in lists.items() if part != "forget"}, unseen, {}, told)
 
 
-def _parts(source: ModelSource, judge: str) -> tuple[Pipeline, Judge | Clip | None]:
+def _parts(source: ModelSource, judge: str) -> tuple[Pipeline, Judge | JudgeParts | None]:
     """The pipeline of a request, and the judge that it names, or the tiny one's."""
     named = _judge(judge) if judge else None
     if source.tiny:
@@ -306,10 +308,10 @@ def _parts(source: ModelSource, judge: str) -> tuple[Pipeline, Judge | Clip | No
     return parts, named
 
 
-def _judge(said: str) -> Judge | Clip:
-    """A folder of CLIP or SigLIP, or what file.py:function returns: (module, {attribute: values})."""
+def _judge(said: str) -> Judge | JudgeParts:
+    """A folder of CLIP, SigLIP or LLaVA, or what file.py:function returns: (module, {attribute: values})."""
     if ".py:" not in said:
-        return load_clip(said)
+        return load_vlm(said) if answers(said) else load_clip(said)
     made = code_named(said, "data.judge")()
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and isinstance(made[1], Mapping)):
         raise RequestError(f"data.judge = {said!r} returned a {type(made).__name__}, so nobody could read pictures; nothing was "

@@ -25,7 +25,6 @@ from lethe.core.split import Batch, Split, require_columns
 from lethe.core.task import Recipe
 from lethe.errors import DataError, OutputShape, RequestError, WrongColumn
 from lethe.maths import losses
-from lethe.models.diffusion.clip_judge import Clip, ClipJudge
 from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import save_lora, save_pipeline, told_of_lora, widths
 from lethe.models.diffusion.maps import recorded
@@ -34,6 +33,7 @@ from lethe.models.diffusion.original_judge import OriginalJudge
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.reading import shortened
 from lethe.models.diffusion.sampling import Sampler
+from lethe.models.diffusion.word_judge import JudgeParts
 from lethe.models.gallery import png
 
 DECODED = 2**22      # numbers in the pictures that are decoded at once: 5 of 512 × 512                          [ours]
@@ -52,8 +52,8 @@ class Diffusion(DiffusionTask):
               that no method sees, for audits only
     anchor    the prompt whose predictions `relabel` teaches for a caption; default the empty prompt. Where a concept has a
               replacement, those for the caption with the replacement
-    judge     reads what pictures show: a classifier, or a model that compares pictures with texts (`load_clip`); None: the
-              original itself, asked how well the concept's words explain them
+    judge     reads what pictures show: a classifier, a model that compares pictures with texts (`load_clip`), or one that
+              answers questions (`load_vlm`); None: the original itself, asked how well the concept's words explain them
     """
 
     distinct = False
@@ -69,7 +69,7 @@ class Diffusion(DiffusionTask):
         concept: str | Concept | Sequence[str | Concept] = "",
         prompts: Mapping[str, Sequence[str]] | None = None,
         anchor: str = "",
-        judge: PictureJudge | Clip | None = None,
+        judge: PictureJudge | JudgeParts | None = None,
         steps: int = 20,
         guidance: float = 1.0,
     ) -> None:
@@ -82,7 +82,7 @@ class Diffusion(DiffusionTask):
         self.alphas_cumprod: Tensor = self._noise.alphas_cumprod
         self._sampler = Sampler(self._denoiser)
         self._drawn: dict[str, str] = {}      # the original's pictures for `samples`, by prompt
-        self.judge = ClipJudge(self, judge) if isinstance(judge, Clip) else judge
+        self.judge = judge.judge(self) if isinstance(judge, JudgeParts) else judge
         if judge is None and self.concepts and self._reads_rests():
             self.judge = OriginalJudge(self)
         network: Any = pipeline.network

@@ -5,14 +5,17 @@
     what was asked is seen   L(c) > L(∅) and L(c) > L(f) for the concept's prompts f
 
 L(c) the logarithm of how likely the picture and the text c belong together, up to a constant: of the frozen original
-(`original_judge`), or of a model that compares pictures with texts (`clip_judge`).
+(`original_judge`), or of a model that compares pictures with texts (`clip_judge`). One that answers questions (`vlm_judge`) is
+asked otherwise.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +24,22 @@ from lethe.core.families.diffusion import DiffusionTask
 
 CONTEXTS = 4         # of a concept's prompts that stand for all, where a picture has no prompt of its own
 ASKED = "what was asked"
+
+
+class JudgeParts(ABC):
+    """A model that was made elsewhere, read from its folder: it judges once a task says what the concepts are."""
+
+    @abstractmethod
+    def judge(self, task: DiffusionTask) -> WordJudge:
+        """The judge of this task."""
+
+
+def pictures(pixels: Tensor) -> list[Any]:
+    """Pictures as PIL has them.  [n, 3, H, W] in [−1, 1]"""
+    from PIL import Image
+
+    arrays = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
 
 
 class WordJudge(ABC):
