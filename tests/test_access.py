@@ -21,7 +21,7 @@ from lethe.train.loop import Loop, Settings
 FAMILIES = ("classification", "regression")
 METHODS = {name: entry for name, entry in catalogue.entries("methods").items() if name != "auto"}   # auto runs the others
 MORE = {"aru": {"bound": 2.0}, "amun": {"attack_steps": 20}}   # else no example is carried over a boundary
-FOLDERS = {"s3t", "sgtm", "shard_lora", "sisa", "exact_head"}   # they do without by a folder written before; tested by themselves
+FOLDERS = {"nulls", "s3t", "sgtm", "shard_lora", "sisa", "exact_head"}   # do without by a folder; tested by themselves
 # the default suite asks on the first family that a method fits
 OPTIONAL = [pytest.param(name, family, need.rstrip("?"), id=f"{name}-{family}-{need.rstrip('?')}",
                          marks=[] if family == next(filter(entry.fits, TASKS)) else [pytest.mark.slow])

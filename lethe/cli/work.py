@@ -168,7 +168,7 @@ def audit(common: Working,
 
 @working
 def train(common: Working, request: RequestFile, overrides: Overrides = None,
-          exact: Annotated[str, typer.Option("--exact", help="s3t, sisa, sharded, shard_lora, sgtm: how records go.")] = "s3t",
+          exact: Annotated[str, typer.Option("--exact", help="s3t, sisa, sharded, shard_lora, sgtm, nulls.")] = "s3t",
           output: Annotated[Path, typer.Option(help=OUTPUT)] = Path("exact")) -> None:
     """Train a model from which records can later be deleted exactly, with a manifest of what each part has read.
 

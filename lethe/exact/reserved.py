@@ -27,13 +27,15 @@ from lethe.core.language_guard import shape
 from lethe.core.modules import Asked, evaluating, hooked
 from lethe.core.seeds import generator
 from lethe.core.split import Batch
-from lethe.errors import ModelError
+from lethe.errors import ModelError, RequestError
 from lethe.exact.manifest import Manifest
 from lethe.exact.sliced import Sliced
+from lethe.train.loop import Loop
 
 Units = dict[str, Tensor]     # name of a layer that writes -> which of its inputs  [k] bool
 Entries = dict[str, Tensor]   # name of a parameter -> which of its entries  [shape of θ] bool
-NOISE = 1e-6   # of the largest gradient: what is 0 by algebra (of a bias of keys) is this small by rounding
+SAMPLE = 4     # records that are read to find what units are made of
+NOISE = 1e-6   # of the largest gradient of a vector: what is 0 by algebra (bias of keys) is this small by rounding
 SAYS = re.compile(r"(?:attn|attention)\.(?:.*\.)?(?:o_proj|out_proj|c_proj|dense)\.weight$")   # what attention writes with
 
 
@@ -47,6 +49,23 @@ class Whole:
     def save(self, folder: Path, model: nn.Module, write: Callable[[nn.Module, Path], None]) -> None:
         """Write all of it into an empty folder; `write` puts the served model there."""
         Sliced(self.manifest, {}, {}).save(folder, model, write)
+
+
+def served(state: Whole, base: nn.Module) -> nn.Module:
+    """The model, its reserved units at work."""
+    return state.model.eval()
+
+
+def section(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The section of a request with which the model in `folder` is read; model: that of the request it was trained by."""
+    return {**{key: value for key, value in model.items() if key not in ("base", "tiny", "adapter")}, "folder": str(folder)}
+
+
+def require_one_process(loop: Loop) -> None:
+    """RequestError where several would train."""
+    if loop.settings.distribution != "none":
+        raise RequestError("several processes were asked for, and which entries a record may move is known to one; nothing was "
+                           "trained. Set settings.distribution=none.")
 
 
 def neurons(task: LanguageTask, model: nn.Module) -> dict[str, int]:
@@ -97,7 +116,7 @@ def entries(task: LanguageTask, model: nn.Module, units: Units, batch: Batch) ->
             for key, g, rest in zip(drawn, mine, others, strict=True):
                 if g is None:
                     continue
-                alone = g.abs() > NOISE * g.abs().max()
+                alone = g.ne(0) if g.dim() > 1 else g.abs() > NOISE * g.abs().max()
                 alone &= True if rest is None else rest.eq(0)
                 if alone.any():
                     found[key] = found[key] | alone if key in found else alone

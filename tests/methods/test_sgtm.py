@@ -94,6 +94,8 @@ def test_what_units_are_made_of(kind: str) -> None:
         return
     units = reserved(SGTM(units=0.25), this, model)
     own = entries(this, model, units, batch)
+    again = entries(this, model, units, this.forget.batch(range(4, 8)))   # whatever is read; a bias of keys may change nothing
+    assert all(torch.equal(mask, again[name]) for name, mask in own.items() if "k_proj.bias" not in name)
     model.requires_grad_(True)
     plainly, alone = (torch.autograd.grad(loss(model, batch).sum(), list(model.parameters()), allow_unused=True)
                       for loss in (this.nll, moving(own, this.nll)))

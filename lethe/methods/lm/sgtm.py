@@ -41,7 +41,21 @@ from lethe.core.split import Batch, Split, concat
 from lethe.core.view import missing
 from lethe.errors import DataError, NeedsUnmet, RequestError
 from lethe.exact.manifest import Manifest
-from lethe.exact.reserved import Entries, Units, Whole, entries, heads, moving, neurons, silenced, zeroed
+from lethe.exact.reserved import (
+    SAMPLE,
+    Entries,
+    Units,
+    Whole,
+    entries,
+    heads,
+    moving,
+    neurons,
+    require_one_process,
+    silenced,
+    zeroed,
+)
+from lethe.exact.reserved import section as section
+from lethe.exact.reserved import served as served
 from lethe.exact.sliced import agreed, described, guaranteed, of_training, outcome_of, parts, require_deletable
 from lethe.train.loop import Loop, Modifiers, Term
 
@@ -114,27 +128,15 @@ def train(cfg: SGTM, task: LanguageTask, loop: Loop, records: Split, base: nn.Mo
 
 
 def trained(cfg: SGTM, task: LanguageTask, loop: Loop, records: Split, base: nn.Module, labelled: set[str], given: bool) -> Whole:
-    if loop.settings.distribution != "none":
-        raise RequestError("several processes were asked for, and which entries a record may move is known to one; nothing was "
-                           "trained. Set settings.distribution=none.")
+    require_one_process(loop)
     known = planned(cfg, records, labelled, loop.seed, given)
     model = loop.start(fresh=parked_copy(base))
     units = reserved(cfg, task, model)
-    own = entries(task, model, units, loop.on_device(records.batch(range(min(4, len(records))))))
+    own = entries(task, model, units, loop.on_device(records.batch(range(len(records))[:SAMPLE])))
     rest = sum(tuple(place) == REST for place in known.records.values())
     loop.minimise(model, objective(cfg, task, known, records, units, own), steps=math.ceil(cfg.epochs * rest / cfg.batch_size),
                   lr=cfg.lr, weight_decay=cfg.weight_decay, schedule=cfg.schedule)
     return Whole(known, model)
-
-
-def served(state: Whole, base: nn.Module) -> nn.Module:
-    """The model, its reserved units at work."""
-    return state.model.eval()
-
-
-def section(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The section of a request with which the model in `folder` is read; model: that of the request it was trained by."""
-    return {**{key: value for key, value in model.items() if key not in ("base", "tiny", "adapter")}, "folder": str(folder)}
 
 
 def deletable(cfg: SGTM, task: LanguageTask) -> None:
@@ -168,11 +170,12 @@ def run(cfg: SGTM, task: LanguageTask, loop: Loop) -> Outcome:
         base = task.build(derive(loop.seed, "sgtm"))
         state = trained(cfg, task, loop, records, base, labelled, "no_retraining" in task.facts)
     ids = task.forget.ids.tolist()
+    left = state.manifest.without(ids)
     require_labelled(state.manifest, task.forget)
     if retained is not None:
         state.manifest.require_retained(ids, retained.ids.tolist())
-    left = state.manifest.without(ids)
-    own = entries(task, state.model, reserved(cfg, task, state.model), loop.on_device(task.forget.batch(range(min(4, len(ids))))))
+    units = reserved(cfg, task, state.model)
+    own = entries(task, state.model, units, loop.on_device(task.forget.batch(range(len(ids))[:SAMPLE])))
     model = zeroed(state.model, own)
     others = sum(tuple(place) == LABELLED for place in left.records.values())
     if others:
