@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lethe.core import training
 from lethe.core.adaptable import Adaptable, matrices
 from lethe.core.checks import check
-from lethe.core.config import Count, NonNegative, Optimiser, Positive, Schedule, config
+from lethe.core.config import Count, Natural, NonNegative, Optimiser, Positive, Schedule, config
 from lethe.core.engine import Engine, Term
 from lethe.core.modules import reinitialised, seeded
 from lethe.core.operations import limited
@@ -42,6 +42,7 @@ class Recipe:
     weight_decay: NonNegative = 0.0
     momentum: NonNegative = 0.9  # [only with optimiser=sgd]
     schedule: Schedule = "constant"   # of the learning rate over the run
+    lora: Natural = 0            # rank of adapters that were trained instead of the weights, and merged; 0: the weights
     augment: str = "none"        # of the family: flip_crop (pictures), drop_prompt, drop_words (text to image) [e.g. flip_crop]
     code: str | Callable[..., Any] = ""   # path/to/file.py:fit, your own training instead    [tested in test_own_training]
 
@@ -207,9 +208,9 @@ class Task(ABC):
         return loop.minimise(model, {"train": Term(split, self.batch_loss, coupled=self.coupled)}, **recipe_options(recipe))
 
     def trains_itself(self) -> bool:
-        """Whether training is more than the mean of `nll`, so that nobody may replace the loss."""
+        """Whether training is more than all weights moving by a mean of `nll`, so that nobody may take the steps instead."""
         own = type(self).train is not Task.train or self.coupled
-        return own or bool(self._recipe is not None and self._recipe.code)
+        return own or bool(self._recipe is not None and (self._recipe.code or self._recipe.lora))
 
     def keeps(self) -> bool:
         """Whether trained models may come out of a cache that another process has written; else they are trained again."""

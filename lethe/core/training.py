@@ -50,8 +50,10 @@ def extras(found: Callable[..., Any], device: str = "cpu") -> dict[str, str]:
 
 def identity(recipe: Any) -> Any:
     """What determines a training, as plain data: the options, and the text of its code."""
-    own = getattr(recipe, "code", "")
-    return [plain(recipe), code.identity(function(own))] if own else plain(recipe)
+    own, options = getattr(recipe, "code", ""), plain(recipe)
+    if not options.get("lora", 0):   # as before there was this option: what was trained then stays known
+        options.pop("lora", None)
+    return [options, code.identity(function(own))] if own else options
 
 
 def train(fit: Fit, model: nn.Module, split: Split, seed: int, device: str) -> nn.Module:

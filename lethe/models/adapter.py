@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from lethe.core.extras import needs_extra
 from lethe.core.modules import seeded
 from lethe.core.seeds import derive
+from lethe.core.task import Recipe
 from lethe.core.user_files import reason
-from lethe.errors import ModelError, PickleRefused
+from lethe.errors import ModelError, PickleRefused, RequestError
 from lethe.models.weights import HALF
 
 WEIGHT = re.compile(r"(\.base_layer)?\.weight$")
@@ -118,6 +119,13 @@ def is_of_language(folder: Path) -> bool | None:
         if (place / "lethe.json").exists():   # saved here, and of no language model, whose folders are transformers' own
             return False
     return None
+
+
+def require_alone(folder: Path | None, recipe: Recipe | None) -> None:
+    """RequestError where a recipe would train adapters beside the one that came."""
+    if folder is not None and recipe is not None and recipe.lora:
+        raise RequestError(f"recipe.lora = {recipe.lora}, and the model is an adapter ({folder}): the recipe trains one of its "
+                           "form, and there would be two; nothing was started. Leave recipe.lora out.")
 
 
 def fresh(base: nn.Module, folder: Path, seed: int) -> nn.Module:

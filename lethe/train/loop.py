@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lethe.core.adaptable import fold
 from lethe.core.config import Optimiser, Schedule, digest, plain
 from lethe.core.events import Ended
 from lethe.core.evidence import Kind
@@ -40,7 +41,7 @@ from lethe.train.modifiers.combine import Member, takes_steps
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Adds, Selection, Where
 from lethe.train.modifiers.where.all import All
-from lethe.train.modifiers.where.lora import save_adapter
+from lethe.train.modifiers.where.lora import of_recipe, save_adapter
 from lethe.train.noise import Noisy
 from lethe.train.order import batches_per_epoch
 from lethe.train.run import BatchNorm, Run
@@ -77,7 +78,7 @@ class Loop(Session):
         where  what the method itself moves (a name or a member), when the `where` modifier is left at "all"
         """
         model = (starting_point(self.task) if fresh is None else fresh).to(self.settings.device)
-        asked = self.modifiers.where if fresh is None else All()
+        asked = self.modifiers.where if fresh is None else of_recipe(self.task) if where is None else All()
         if where is not None and asked == All():
             asked = resolve("where", where)
         elif where is not None and isinstance(asked, Adds):
@@ -257,6 +258,8 @@ class Loop(Session):
         self.resume_from(self.standing())
         self.cost.peak_memory_mb = peak_memory_mb()
         model = self.distribution.gathered(model).eval()
+        if self._fresh and self.kind == "adapter":   # what a recipe trains comes out in the original's form
+            model, self.kind = fold(model), "weights"
         export = save_adapter if self.kind == "adapter" else None
         if export and (told := self.task.told_of_adapters):
             self.notes.append(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def test_given_weights_are_exact_only_if_somebody_says_that_they_saw_no_record(p
     known = tiny.classification()
     task = Classification(known.original, dict(known.splits), known.recipe, known.build, facts={"no_retraining": "given weights"})
     assert run("sisa", task, shards=2, slices=1, public_base=public_base).guarantee["level"] == level
+
+
+def test_a_recipe_of_adapters_is_refused() -> None:
+    known = tiny.classification()
+    task = Classification(known.original, dict(known.splits), replace(known.recipe, lora=4), known.build)
+    with pytest.raises(RequestError, match=r"recipe\.lora = 4 trains adapters"):
+        run("sisa", task, shards=2, slices=1)
 
 
 def test_every_stage_by_hand() -> None:

@@ -32,6 +32,7 @@ from lethe.core.registry import method
 from lethe.core.seeds import derive
 from lethe.core.split import Split, concat
 from lethe.core.task import Recipe
+from lethe.errors import RequestError
 from lethe.exact.ensemble import Ensemble, assembled, require_last
 from lethe.exact.manifest import Manifest
 from lethe.exact.sliced import (
@@ -71,6 +72,9 @@ def passes(epochs: float, slices: int) -> float:
 
 def train(cfg: SISA, task: HeadedTask, loop: Loop, records: Split, base: nn.Module, given: bool = False) -> Sliced:
     """Train every shard on `records`, all from `base` (given: trained weights)."""
+    if task.recipe.lora:
+        raise RequestError(f"recipe.lora = {task.recipe.lora} trains adapters, and the shards of SISA hold whole weights; "
+                           "nothing was started. Leave it out, or train shard_lora (language models).")
     head, some = task.head, records.batch([0, len(records) - 1])
     require_last(base, head, lambda model: task.outputs(model, some))
     details = {"head": head, "recipe": plain(task.recipe), "given": given}

@@ -80,6 +80,7 @@ class Language(LanguageTask):
         adapter: Path | None = None,
         packed: bool = False,
     ) -> None:
+        lora.require_alone(adapter, recipe)
         self.types, self.source, self.adapter = dict(types or {}), source, adapter
         self._logits_at = packing.tried(original, splits) if packed else decoder.logits_at
         self.tokenizer, self.form = tokenizer, form
@@ -360,8 +361,7 @@ class Language(LanguageTask):
         self._width = int(getattr(form, "hidden_size", 0))
         self._look = min(max(LOOK[0], sum(p.numel() for p in original.parameters()) // 16), LOOK[1])
         if self.tokenizer is None:
-            raise ModelError("the task has no tokenizer, so no text can be read or written. Provide the one that the model was "
-                             "trained with.")
+            raise ModelError("the task has no tokenizer, so no text can be read or written. Provide the model's own.")
         self._ends = ends(self.tokenizer, self.form)
         self._vocabulary = int(form.vocab_size)
         self._limit = positions(original)

@@ -26,7 +26,8 @@ from lethe.core.parked import parked_copy, released
 from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.errors import RequestError
-from lethe.train.modifiers.where import Draws, Selection
+from lethe.train.modifiers.where import Draws, Selection, Where
+from lethe.train.modifiers.where.all import All
 
 A, B = "lora_A.default.weight", "lora_B.default.weight"   # PEFT's names of the two factors
 
@@ -78,6 +79,12 @@ class Lora:
     def _settings(self, model: nn.Module, task: Task, layers: Sequence[str]) -> Any:
         """PEFT's configuration of adapters on these layers."""
         return settings_for(model, layers, self.rank, self.alpha, task.adapter_facts(), self.dropout)
+
+
+def of_recipe(task: Task) -> Where:
+    """What moves of a fresh model: all, or what the recipe adapts."""
+    rank = task.recipe.lora if task.has("recipe") else 0
+    return Lora(rank=rank, alpha=2.0 * rank) if rank else All()
 
 
 def adapted_layers(names: Iterable[str]) -> list[str]:
