@@ -141,7 +141,7 @@ def _overview(found: Mapping[str, list[Cell]]) -> str:
     methods = sorted({method for some in by.values() for method in some},
                      key=lambda method: (-sum(some[method].good for some in by.values() if method in some), method))
     parts = [list(by)[start : start + WIDE] for start in range(0, len(by), WIDE)]
-    return "".join(_table(["method", *some], [[f"`{method}`", *(by[problem][method].short if method in by[problem] else "–"
+    return "".join(as_table(["method", *some], [[f"`{method}`", *(by[problem][method].short if method in by[problem] else "–"
                                                                 for problem in some)] for method in methods]) for some in parts)
 
 
@@ -155,12 +155,13 @@ def _total(found: Mapping[str, list[Cell]]) -> str:
         return holds, f"{holds} of {of} runs ({_percent(100 * holds / of)})" if of else "–"
 
     order = sorted(runs, key=lambda method: (-told(method, "indistinguishable")[0], method))
-    return _table(["method", "like retraining in", "forgotten in", "on problems"], [
+    return as_table(["method", "like retraining in", "forgotten in", "on problems"], [
         [f"`{method}`", told(method, "indistinguishable")[1], told(method, "forgotten")[1], str(len(runs[method]))]
         for method in order]) if order else ""
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def as_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, behind an empty line."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -179,7 +180,7 @@ def _problem(problem: str, some: list[Cell]) -> str:
     why = "".join(endings(kind, title, some) for kind, title in ENDINGS.items())
     heads = [score.replace("_", " "), "distance left", "points lost", "forgotten", "as retraining", "within the margin",
              *["examples or steps"] * costs, "time"]
-    table = _table(["method", *heads], [_row(cell, score, costs) for cell in some])
+    table = as_table(["method", *heads], [_row(cell, score, costs) for cell in some])
     return f"\n## {problem[0].upper()}{problem[1:]}\n{said}{table}{why}"
 
 

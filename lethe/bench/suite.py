@@ -13,7 +13,7 @@ from typing import Any
 
 from lethe.core.config import build, config
 from lethe.core.strict_yaml import parse_yaml, read_yaml
-from lethe.errors import RequestError, unknown_name
+from lethe.errors import RequestError, nearest, unknown_name
 from lethe.work.request import Request, parse
 
 HERE = Path(__file__).resolve().parent / "suites"
@@ -44,6 +44,9 @@ class Suite:
     levels: tuple[float, ...] = (0.8, 0.9, 0.95)                # of `across`, at which its curves are read
     courses: tuple[str, ...] = ()          # kept metrics: of requests 'group: dose' the page shows their course, dose by dose
     tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # heading -> kept metrics; none: all in one table
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)   # heading -> kept metrics, of which the worst stands
+    #                                        there: the page is one table, one row a method
+    controls: tuple[str, ...] = ()         # methods whose rows stand first: they are no answer, and say what the others mean
     lower: tuple[str, ...] = ()            # kept metrics of which less is better, beside those of which their audits say it
     together: bool = False                 # all methods of a problem in one run, which audits its original once
     pictures: bool = False                 # keep the pictures of every method, and show them instead of the curves
@@ -104,7 +107,14 @@ def read(name: str) -> Suite:
     known = suites()
     if name not in known:
         raise unknown_name("suite", name, known, "See them with: lethe bench.")
-    return build(Suite, read_yaml(known[name], "the suite"))
+    suite = build(Suite, read_yaml(known[name], "the suite"))
+    for heading, metrics in suite.columns.items():
+        for metric in metrics:
+            if metric not in suite.keep:
+                raise RequestError(f"the column {heading!r} shows {metric!r}, which keep does not name"
+                                   f"{nearest(metric, suite.keep)}, so it would stay empty; nothing was started. Add it to keep, "
+                                   "or take it out of the column.")
+    return suite
 
 
 def expectation(name: str) -> str:

@@ -1,4 +1,6 @@
-"""`lethe bench SUITE --page FILE.md` where the suite has `claims`: one row a method, and which published claims hold. No torch.
+"""`lethe bench SUITE --page FILE.md` where the suite has `claims` or `columns`: one row a method. No torch.
+
+A column stands for one or more metrics: of several the worst for the method is shown, by name.
 
 A claim says that a metric of some methods is better than another method's, on one problem. It holds for a method where the
 difference of the means over originals is in the claimed direction and beyond two standard errors,
@@ -8,16 +10,19 @@ difference of the means over originals is in the claimed direction and beyond tw
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lethe.bench.courses import course, doses, shown, value
-from lethe.bench.curves import declared
-from lethe.bench.page import ENDINGS, Cell, cells, endings, written_as
+from lethe.bench.curves import FACTS, declared, directions
+from lethe.bench.page import ENDINGS, Cell, as_table, cells, endings, written_as
 from lethe.bench.suite import Claim, Suite, expectation, read
 from lethe.core.catalogue import entries
-from lethe.core.words import spaced
+from lethe.core.words import heading, spaced
 from lethe.results.measured import Number
 
 FAR = 2.0       # standard errors beyond which a difference is one
@@ -49,6 +54,108 @@ def table_page(suite: str, page: Path, place: Path | None = None) -> str:
     lines = lines and f"\n![{asked.title}]({page.with_suffix('.svg').name})\n{lines}"
     told = "".join(_problem(problem, some, asked.keep, _absent(asked, problem, some)) for problem, some in alone.items())
     return head + "".join(_claim(one, by.get(one.problem, {})) for one in asked.claims) + lines + told
+
+
+ROWS = """# {title}
+
+Rebuilt by `lethe bench {suite}` (measures) and `lethe bench {suite} --page {page}` (writes this page; `--json` gives the rows).
+{about}
+
+How to read a cell: {spread}; – where nothing was measured. A column of several numbers shows the worst of them, by name.
+† some runs did not end as the method meant; the reasons stand below the table. ↑ more is better, ↓ less is.
+
+{legend}"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method. columns: heading -> the metric that is the worst of its column, and its number; None: not measured."""
+
+    method: str
+    control: bool
+    marks: str
+    columns: Mapping[str, tuple[str, Number] | None]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {"method": self.method, "control": self.control} | {
+            column: None if one is None else {"metric": one[0], "mean": one[1].mean, "sd": one[1].sd, "seeds": one[1].seeds}
+            for column, one in self.columns.items()}
+
+
+def rows(suite: str, place: Path | None = None) -> dict[str, list[Row]]:
+    """By group of the suite: the untouched original, the controls, then the methods, in the order of the suite, each once."""
+    asked, found = read(suite), cells(suite, place)
+    made: dict[str, list[Row]] = {}
+    for group, problems in asked.groups().items():
+        some = {cell.method: cell for problem in reversed(problems.values()) for cell in found.get(problem, ())}
+        named = [str(one["name"]) for problem, request in asked.problems() if problem in problems.values()
+                 for one in request.methods]
+        order = [name for name in dict.fromkeys([*asked.controls, *named]) if name in some]
+        if order:
+            before = {metric: one.model_copy(update={"mean": one.untouched, "sd": None}) for name in reversed(order)
+                      for metric, one in some[name].numbers.items() if one.untouched is not None}
+            made[group] = [Row("untouched", True, "", _worst(asked, before)), *(
+                Row(name, name in asked.controls, some[name].marks, _worst(asked, some[name].numbers)) for name in order)]
+    return made
+
+
+def _worst(asked: Suite, numbers: Mapping[str, Number]) -> dict[str, tuple[str, Number] | None]:
+    """Of each column the metric with the worst mean.
+
+    Attacks .2, .7 and .5, where less is better: .7; kept .9 and .6: .6.
+    """
+    ways = directions(asked.keep, asked.lower)
+    found: dict[str, tuple[str, Number] | None] = {}
+    for name, metrics in asked.columns.items():
+        known = {metric: mean if ways[metric] == "lower" else -mean for metric in metrics
+                 if metric in numbers and (mean := numbers[metric].mean) is not None}
+        worst = max(known, key=lambda metric: known[metric], default=None)
+        found[name] = None if worst is None else (worst, numbers[worst])
+    return found
+
+
+def rows_page(suite: str, page: Path, place: Path | None = None) -> str:
+    """The page of a suite with `columns` as Markdown; it depends on the suite and the files of `measured/` alone."""
+    asked, made, every = read(suite), rows(suite, place), cells(suite, place)
+    ways = directions(asked.keep, asked.lower)
+    heads = {name: f"{name} {'↓' if ways[metrics[0]] == 'lower' else '↑'}" for name, metrics in asked.columns.items()}
+    seeds = max((one[1].seeds for some in made.values() for row in some for one in row.columns.values() if one), default=0)
+    spread = "the value of one original, so that nothing is known of the spread" if seeds == 1 else (
+        f"mean ± standard deviation over {seeds} originals")
+    text = ROWS.format(title=asked.title, suite=suite, page=written_as(page), about=expectation(suite), spread=spread,
+                       legend=_legend(asked, heads))
+    for group, some in made.items():
+        mine = [cell for problem in asked.groups()[group].values() for cell in every.get(problem, ())]
+        text += f"\n## {heading(group)}\n" + as_table(["method", *heads.values()], [
+            [_titled(row), *(_written(asked, *one) for one in row.columns.items())] for row in some])
+        text += "".join(endings(kind, title, mine) for kind, title in ENDINGS.items())
+    return text
+
+
+def _legend(asked: Suite, heads: Mapping[str, str]) -> str:
+    """What every column counts, in the words of the audits."""
+    known = {**{metric: one["args"][0] for metric, one in declared().items() if one.get("args")}, **FACTS}
+
+    def told(metrics: Sequence[str]) -> str:
+        words = {metric: known.get(metric) or next((text for name, text in known.items() if fnmatch.fnmatch(metric, name)), "")
+                 for metric in metrics}
+        alike = {text: ", ".join(spaced(metric) for metric in metrics if words[metric] == text) for text in words.values()}
+        return "; ".join(f"{names}{text and ': ' + text}" for text, names in alike.items())
+
+    return "".join(f"- {heads[name]}: {told(metrics)}\n" for name, metrics in asked.columns.items())
+
+
+def _titled(row: Row) -> str:
+    name = f"{row.method} (control)" if row.control else f"`{row.method}`"
+    return f"{name} {row.marks}".strip()
+
+
+def _written(asked: Suite, column: str, one: tuple[str, Number] | None) -> str:
+    """A cell; of a column of several metrics with the name of the one that is shown."""
+    if one is None:
+        return "–"
+    return shown(one[1]) + (f" ({spaced(one[0])})" if len(asked.columns[column]) > 1 else "")
 
 
 def verdict(mine: Number | None, theirs: Number | None, lower: bool) -> str:

@@ -26,18 +26,22 @@ def measured(name: str, overrides: Sequence[str], options: Options, place: Path 
 
 
 def written_page(name: str, page: Path, place: Path | None) -> dict[str, Any]:
-    """Write the page of a suite from what was measured; beside one of curves also their figure."""
+    """Write the page of a suite from what was measured; beside one of curves also their figure, of one of rows what they say."""
     from lethe.bench.courses import figure
     from lethe.bench.curves import curves_page
     from lethe.bench.page import measured_page
     from lethe.bench.suite import read
-    from lethe.bench.table import table_page
+    from lethe.bench.table import rows, rows_page, table_page
     from lethe.core.files import write_text
     from lethe.report.figure import drawing
 
     asked = read(name)
     if asked.across:
         return {"suite": name, "written": [str(path) for path in curves_page(name, page, place)]}
+    if asked.columns:
+        write_text(page, rows_page(name, page, place))
+        return {"suite": name, "page": str(page),
+                "rows": {group: [row.plain() for row in some] for group, some in rows(name, place).items()}}
     write_text(page, table_page(name, page, place) if asked.claims else measured_page(name, page, place))
     if not asked.courses:
         return {"suite": name, "page": str(page)}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lethe.bench import suite as suites
-from lethe.bench.table import table_page, verdict
+from lethe.bench.table import rows, rows_page, table_page, verdict
 from lethe.cli.bench import written_page
+from lethe.errors import RequestError
 from lethe.results import measured
 from lethe.results.measured import Measured, Number, Reason
 
@@ -77,6 +78,68 @@ def test_a_course_stands_dose_by_dose_in_place_of_a_table_each(tmp_path: Path, m
     assert (tmp_path / "short.svg").read_text().count("<use") < drawn.count("<use"), "a point for every dose"
 
 
+WIDE = """# Two erasers. 1 min.
+title: Every aspect
+keep: [unlearning_accuracy, kept_accuracy, kept_other_accuracy, post_attack, recovered, cost]
+columns:
+  {erased: [unlearning_accuracy], kept: [kept_accuracy, kept_other_accuracy], attack: [post_attack, recovered], cost: [cost]}
+controls: [retrain]
+lower: [post_attack, recovered, cost]
+requests:
+  "object: erasers": &a {family: diffusion, model: {tiny: true}, data: {concept: disk, shapes: 8}, method: [uce, esd, sdd]}
+  "object: controls": {<<: *a, method: [retrain]}
+"""
+
+
+def wide(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = WIDE) -> None:
+    """A suite of columns, and what was measured of three of its methods: esd without an attack."""
+    (folder / "wide.yaml").write_text(text)
+    monkeypatch.setattr(suites, "HERE", folder)
+    before = (0.1, 0.95, 0.9, 0.6, 0.8, None)
+    for name, part, means in (
+        ("esd", "erasers", (0.9, 0.7, 0.8, None, None, 0.2)), ("uce", "erasers", (0.8, 0.9, 0.6, 0.2, 0.7, 0.0)),
+        ("retrain", "controls", (0.97, 0.94, 0.96, 0.02, 0.01, 1.0)),
+    ):
+        made = [number(metric, mean, None).model_copy(update={"problem": f"wide: object: {part}", "untouched": first, "seeds": 1})
+                for metric, mean, first in zip(suites.read("wide").keep, means, before, strict=True) if mean is not None]
+        measured.write(Measured(schema=1, name=name, numbers=tuple(made)), folder)
+
+
+def test_a_column_shows_the_worst_of_its_numbers_one_row_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Controls first; what was not measured has no row, or no cell."""
+    wide(tmp_path, monkeypatch)
+    told = {row.method: {name: one and (one[0], one[1].mean) for name, one in row.columns.items()}
+            for row in rows("wide", tmp_path)["object"]}
+    assert list(told) == ["untouched", "retrain", "uce", "esd"]
+    assert told["untouched"] == {"erased": ("unlearning_accuracy", 0.1), "kept": ("kept_other_accuracy", 0.9),
+                                 "attack": ("recovered", 0.8), "cost": None}
+    assert told["uce"]["kept"] == ("kept_other_accuracy", 0.6) and told["uce"]["attack"] == ("recovered", 0.7)
+    assert told["esd"]["kept"] == ("kept_accuracy", 0.7) and told["esd"]["attack"] is None
+    assert told["retrain"]["attack"] == ("post_attack", 0.02)
+    page = rows_page("wide", Path("docs") / "wide.md", tmp_path)
+    assert page.startswith("# Every aspect\n") and "Two erasers." in page and "nothing is known of the spread" in page
+    assert "\n## Object\n\n| method | erased ↑ | kept ↑ | attack ↓ | cost ↓ |\n|" in page
+    assert "| retrain (control) | 0.97 | 0.94 (kept accuracy) | 0.02 (post attack) | 1.00 |\n| `uce` | 0.80 |" in page
+    assert "- attack ↓: post attack: share of pictures for prompts of the concept that show it, with or without" in page
+    assert "kept accuracy: share of pictures for kept prompts that show what is asked; kept other accuracy: share" in page
+    said = written_page("wide", tmp_path / "wide.md", tmp_path)["rows"]["object"]
+    assert said[1] == {"method": "retrain", "control": True,
+                       "erased": {"metric": "unlearning_accuracy", "mean": 0.97, "sd": None, "seeds": 1},
+                       "kept": {"metric": "kept_accuracy", "mean": 0.94, "sd": None, "seeds": 1},
+                       "attack": {"metric": "post_attack", "mean": 0.02, "sd": None, "seeds": 1},
+                       "cost": {"metric": "cost", "mean": 1.0, "sd": None, "seeds": 1}}
+
+
+def test_a_column_of_what_is_not_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match=r"column 'attack' shows 'recoverd', .*did you mean recovered"):
+        wide(tmp_path, monkeypatch, WIDE.replace("attack, recovered], cost:", "attack, recoverd], cost:"))
+
+
 def test_the_page_is_current() -> None:
     page = Path("docs") / "language.md"
     assert (ROOT / page).read_text() == table_page("tofu", page), f"run: python -m lethe bench tofu --page {page}"
+
+
+def test_the_page_of_rows_is_current() -> None:
+    page = Path("docs") / "holistic.md"
+    assert (ROOT / page).read_text() == rows_page("holistic", page), f"run: python -m lethe bench holistic --page {page}"

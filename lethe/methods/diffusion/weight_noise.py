@@ -1,5 +1,6 @@
-"""Weight noise: noise in every weight and nothing else. A control, no eraser: whatever is gone after it was broken, not forgotten;
-a judge that calls a broken picture erased is found by it. With retraining and `prompt_blacklist` beside every published eraser.
+"""Weight noise: noise in every weight and nothing else. A control, no eraser: what is gone after it was broken, not forgotten,
+and a judge that calls broken pictures erased, as the closed-set ones of UnlearnCanvas may, is exposed by it (Zhang et al. 2024,
+arXiv:2402.11846). Our own.
 
     θ → θ + s · sd(θ_i) · N(0, 1),      θ_i the tensor that a weight stands in
 
