@@ -28,6 +28,7 @@ from lethe.core.task import Task
 from lethe.errors import CheckpointCorrupted
 from lethe.train.checkpoint import load_tensors, save_tensors
 from lethe.train.loop import Loop, Settings
+from lethe.train.modifiers.where.lora import of_recipe
 from lethe.train.stop import Stop
 
 Kept = tuple[dict[str, Tensor], dict[str, Any]]   # the tensors of a trained member, and facts about it
@@ -116,7 +117,7 @@ def train_one(
     """One model as `retrain` makes it; with `seconds`, only as far as that gets (at least one step)."""
     limit = None if seconds is None else seconds / 60
     loop = Loop(task, Settings(seed=seed, device=device, max_minutes=limit))
-    model = loop.start(task.build(derive(seed, "retrain")))
+    model = loop.start(task.build(derive(seed, "retrain")), of_recipe(task))
     task.train(model, split, task.recipe, loop)
     return loop, loop.finish(model).model
 

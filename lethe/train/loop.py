@@ -41,7 +41,7 @@ from lethe.train.modifiers.combine import Member, takes_steps
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.modifiers.where import Adds, Selection, Where
 from lethe.train.modifiers.where.all import All
-from lethe.train.modifiers.where.lora import of_recipe, save_adapter
+from lethe.train.modifiers.where.lora import save_adapter
 from lethe.train.noise import Noisy
 from lethe.train.order import batches_per_epoch
 from lethe.train.run import BatchNorm, Run
@@ -78,7 +78,7 @@ class Loop(Session):
         where  what the method itself moves (a name or a member), when the `where` modifier is left at "all"
         """
         model = (starting_point(self.task) if fresh is None else fresh).to(self.settings.device)
-        asked = self.modifiers.where if fresh is None else of_recipe(self.task) if where is None else All()
+        asked = self.modifiers.where if fresh is None else All()
         if where is not None and asked == All():
             asked = resolve("where", where)
         elif where is not None and isinstance(asked, Adds):

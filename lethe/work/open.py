@@ -32,6 +32,7 @@ from lethe.pools.choose import Chosen, Wish
 from lethe.pools.member import sound
 from lethe.train.checkpoint import save_tensors
 from lethe.train.loop import Loop
+from lethe.train.modifiers.where.lora import of_recipe
 from lethe.work.job import Case, Job, Run, Source, resolve
 from lethe.work.ladder import Ladder, ladder, require_judged
 from lethe.work.lock import locked
@@ -197,7 +198,7 @@ def _trained(plan: Plan) -> nn.Module:
     assert opened.recipe is not None
     folder = path.with_suffix("")
     loop = Loop(task, settings, folder=folder, listener=options.listener, title="original", stop=options.stop, identity=path.stem)
-    model = loop.start(task.build(settings.seed))
+    model = loop.start(task.build(settings.seed), of_recipe(task))
     if task.keeps() and (kept := sound(path)) is not None:
         return loop.restored(model, kept[0])
     if task.keeps() and path.exists():

@@ -19,6 +19,9 @@ from lethe.errors import RequestError
 from lethe.models.lm.open import Language
 from lethe.pools.member import fingerprint, train_one
 from lethe.pools.pool import train_pool
+from lethe.work.open import tasks_of
+from lethe.work.options import Options
+from lethe.work.request import parse
 
 RANK = 2
 
@@ -50,6 +53,25 @@ def test_references_retrain_and_pools_are_trained_so_and_known_apart() -> None:
     plain = adapted(lora=0)
     keys = {fingerprint(one, one.retain, seed, "cpu") for one in (task, plain)}
     assert len(keys) == 2 and "lora" not in training.identity(plain.recipe) and training.identity(task.recipe)["lora"] == RANK
+
+
+def test_an_original_that_the_request_trains_is_trained_so() -> None:
+    request = parse({"family": "classification", "model": {"zoo": "mlp"}, "data": {"kind": "digits", "limit": 100, "test": 0.2},
+                      "recipe": {"epochs": 1.0, "lora": RANK}, "forget": {"label": 3}, "seed": 0})
+    task = tasks_of(request, Options())[""]
+    after, before = (dict(named_tensors(m)) for m in (task.original, task.build(0)))
+    moved = [(after[name] - before[name]).double() for name in after if not torch.equal(after[name], before[name])]
+    assert moved and all(len(torch.linalg.svdvals(m)) > RANK and torch.linalg.svdvals(m)[RANK] < 1e-6 for m in moved)
+
+
+@pytest.mark.parametrize("name", ["renew", "scratch"])
+def test_short_trainings_are_by_adapters_too_and_come_out_whole(name: str) -> None:
+    task = adapted()
+    tensors = dict(named_tensors(forget(task, name, progress=False, watchdog=False).model))
+    head = "model.embed_tokens.weight"
+    assert tensors.keys() == dict(named_tensors(task.original)).keys()
+    if name == "scratch":   # nothing of the original is kept, and the embeddings of a fresh model do not move
+        assert torch.equal(tensors[head], dict(named_tensors(task.build(derive(0, "renew"))))[head])
 
 
 def test_layers_that_a_method_trains_anew_are_trained_whole() -> None:

@@ -32,6 +32,7 @@ from lethe.errors import NeedsUnmet
 from lethe.judge.panel import Panel
 from lethe.pools.subject import Subject
 from lethe.train.loop import Loop, Settings, Term
+from lethe.train.modifiers.where.lora import of_recipe
 
 
 @config
@@ -59,7 +60,7 @@ def twins(task: Task, whole: Split, forget: np.ndarray, seed: int, device: str) 
 
     def trained(loss: object) -> nn.Module:
         loop = Loop(task, Settings(seed=seed, device=device))
-        model = loop.start(task.build(derive(seed, "retrain")))
+        model = loop.start(task.build(derive(seed, "retrain")), of_recipe(task))
         loop.minimise(model, {"train": Term(whole, loss)}, **recipe_options(task.recipe))   # type: ignore[arg-type]
         return loop.finish(model).model
 

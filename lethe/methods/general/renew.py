@@ -54,6 +54,7 @@ from lethe.core.split import Split
 from lethe.core.task import Recipe, Task, recipe_options
 from lethe.train.loop import Loop, Term
 from lethe.train.modifiers.average.swa import Swa
+from lethe.train.modifiers.where.lora import of_recipe
 from lethe.train.norms import measure_running
 from lethe.train.order import batches_per_epoch
 
@@ -192,7 +193,7 @@ def mixed(model: nn.Module, fresh: nn.Module, keep: Kept, cfg: Renew) -> None:
 def briefly(model: nn.Module, task: Task, loop: Loop, share: float, tried: Sequence[float], average_after: float,
             warm_up: float = 0.0, beta2: float = 0.999) -> str:
     """Train a model on R for a share of the recipe, constant rate, equal batches, mean of the last iterates; what it took."""
-    loop.start(model)
+    loop.start(model, of_recipe(task))
     recipe, n = task.recipe, len(task.retain)
     size = equal_size(n, recipe.batch_size)
     steps = left = steps_within(share * recipe.epochs, task.retain, size)

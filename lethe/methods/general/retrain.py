@@ -19,6 +19,7 @@ from lethe.core.seeds import derive
 from lethe.core.task import Task
 from lethe.core.training import TRUSTED
 from lethe.train.loop import Loop
+from lethe.train.modifiers.where.lora import of_recipe
 
 
 @config
@@ -28,7 +29,7 @@ class Retrain:
 
 @method(needs={"retain", "recipe"}, uses={"build"}, mechanism="exact")
 def run(cfg: Retrain, task: Task, loop: Loop) -> Outcome:
-    model = loop.start(task.build(derive(loop.seed, "retrain")))
+    model = loop.start(task.build(derive(loop.seed, "retrain")), of_recipe(task))
     task.train(model, task.retain, task.recipe, loop)
     outcome = loop.finish(model)
     outcome.guarantee = {"level": "exact", "basis": "trained from a fresh model on the retained records alone",

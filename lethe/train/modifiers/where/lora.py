@@ -82,7 +82,7 @@ class Lora:
 
 
 def of_recipe(task: Task) -> Where:
-    """What moves of a fresh model: all, or what the recipe adapts."""
+    """What moves of a fresh model that the recipe trains: all, or the adapters that it trained."""
     rank = task.recipe.lora if task.has("recipe") else 0
     return Lora(rank=rank, alpha=2.0 * rank) if rank else All()
 
