@@ -198,9 +198,9 @@ def _trained(plan: Plan) -> nn.Module:
     assert opened.recipe is not None
     folder = path.with_suffix("")
     loop = Loop(task, settings, folder=folder, listener=options.listener, title="original", stop=options.stop, identity=path.stem)
-    model = loop.start(task.build(settings.seed), of_recipe(task))
     if task.keeps() and (kept := sound(path)) is not None:
-        return loop.restored(model, kept[0])
+        return loop.restored(loop.start(task.build(settings.seed)), kept[0])
+    model = loop.start(task.build(settings.seed), of_recipe(task))
     if task.keeps() and path.exists():
         options.warn(f"{path} is damaged; the original is trained again")
     try:

@@ -4,6 +4,7 @@ original's form."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,11 +56,12 @@ def test_references_retrain_and_pools_are_trained_so_and_known_apart() -> None:
     assert len(keys) == 2 and "lora" not in training.identity(plain.recipe) and training.identity(task.recipe)["lora"] == RANK
 
 
-def test_an_original_that_the_request_trains_is_trained_so() -> None:
+def test_an_original_that_the_request_trains_is_trained_so(tmp_path: Path) -> None:
     request = parse({"family": "classification", "model": {"zoo": "mlp"}, "data": {"kind": "digits", "limit": 100, "test": 0.2},
                       "recipe": {"epochs": 1.0, "lora": RANK}, "forget": {"label": 3}, "seed": 0})
-    task = tasks_of(request, Options())[""]
+    task, kept = (tasks_of(request, Options(cache=tmp_path))[""] for _ in range(2))   # the second comes from the cache
     after, before = (dict(named_tensors(m)) for m in (task.original, task.build(0)))
+    assert all(torch.equal(value, after[name]) for name, value in named_tensors(kept.original).items())
     moved = [(after[name] - before[name]).double() for name in after if not torch.equal(after[name], before[name])]
     assert moved and all(len(torch.linalg.svdvals(m)) > RANK and torch.linalg.svdvals(m)[RANK] < 1e-6 for m in moved)
 
