@@ -212,7 +212,7 @@ def dry_run(request: Request, options: Options) -> dict[str, Any]:
     for case in job.opening.cases:
         sizes = {key: len(split) for key, split in plan.splits[case.name].items()}
         plans[case.name or "request"] = {
-            "request": describe(case.selection, sizes["forget"], options.show_ids),
+            "request": describe(case.selection, plan.tasks[case.name], sizes["forget"], options.show_ids),
             "sizes": sizes,
             **(_planned(plan.ladders[case.name]) if job.climb else {"methods": [m["name"] for m in request.methods]}),
             "references": job.judging.references,

@@ -163,7 +163,7 @@ def prepare(plan: Plan, train: bool = True) -> dict[str, Scene]:
         task = plan.tasks[case.name] if same else _task(plan, case, model, splits)
         task.facts.update(facts | here)
         scenes[case.name] = Scene(case.name, task, runs[case.name],
-                                  describe(case.selection, len(splits["forget"]), plan.options.show_ids))
+                                  describe(case.selection, task, len(splits["forget"]), plan.options.show_ids))
     return scenes
 
 
@@ -229,8 +229,11 @@ def _original(plan: Plan, train: bool) -> nn.Module:
     return plan.start
 
 
-def describe(selection: Any, count: int, show_ids: bool = False) -> str:
-    """The request in words; values that name records are counted unless they are to be shown."""
+def describe(selection: Any, task: Task, count: int, show_ids: bool = False) -> str:
+    """The request in words: its selection or, without one, the task's concepts; values that name records are counted unless they
+    are to be shown."""
+    if selection is None and (concepts := getattr(task, "concepts", ())):
+        selection = {"concept": ", ".join(one.concept for one in concepts)}
     if isinstance(selection, Mapping):
         selection = selection if show_ids else discreet({"forget": selection})["forget"]
         inner = ", ".join(f"{key} {value}" for key, value in selection.items())

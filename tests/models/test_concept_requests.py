@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from lethe.models.diffusion.small import pipeline
 from lethe.models.diffusion.task import Diffusion
 from lethe.train.apply import fitting, require
 from lethe.train.erasing import placed, rests
-from lethe.work.open import tasks_of
+from lethe.work.job import resolve
+from lethe.work.open import prepare, read, tasks_of
 from lethe.work.options import Options
 from lethe.work.request import parse
 
@@ -51,6 +53,8 @@ def test_a_folder_and_a_concept_are_a_request(tmp_path: Path, monkeypatch: pytes
     assert tasks["two"].prompts["forget"] == ["disk", "a red <square>"] and len(tasks["two"].forget) == 4
     named = parse({**request(tmp_path, keep=["a cross"]), "data": {"concept": "a.red.disk", "prompts": ["a.red.disk"]}})
     assert named.data["concept"] == "a.red.disk" and named.data["prompts"] == ["a.red.disk"]
+    (scene,) = prepare(read(replace(resolve(named, Options()), runs=()), Options())).values()
+    assert scene.words == f"forget concept a.red.disk ({len(scene.task.forget)} examples)"   # the page says what was asked
     with pytest.raises(RequestError, match="both say what is to be forgotten"):
         tasks_of(parse({**request(tmp_path, forget={"concept": "disk"}), "data": {"concept": "disk"}}), Options())
     with pytest.raises(RequestError, match=r"concept: …"):
