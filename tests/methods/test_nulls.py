@@ -139,7 +139,7 @@ def test_trained_and_deleted_on_the_command_line(tmp_path: Path, monkeypatch: py
     assert lethe("train", "job.yaml", "--exact", "nulls", "--output", "model")["steps"] == 160
     with pytest.raises(DataError, match="switched off as a whole"):
         lethe("run", "model/request.yaml", f"forget={{ids: [{rows[0]['id']}]}}")
-    found = lethe("run", "model/request.yaml", "forget={column: {team: '0'}}", "watchdog=false")
+    found = lethe("run", "model/request.yaml", "forget={column: {team: '0'}}")
     row = found["scenarios"][0]["subjects"][-1]
     assert row["guarantee"]["level"] == "none" and row["guarantee"]["sources"] == 1
     folder = Path("out") / found["id"] / "models" / "nulls"
@@ -153,7 +153,7 @@ def test_trained_and_deleted_on_the_command_line(tmp_path: Path, monkeypatch: py
 
 
 def lethe_forget(this: Language, folder: Path) -> Any:
-    return lethe.forget(this, "nulls", trained=str(folder), progress=False, watchdog=False)
+    return lethe.forget(this, "nulls", trained=str(folder), progress=False)
 
 
 def probability(model: nn.Module, split: Split, alone: bool = False) -> float:

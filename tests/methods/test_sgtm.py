@@ -28,6 +28,7 @@ from lethe.errors import DataError, ModelError, RequestError
 from lethe.exact.reserved import Entries, Whole, entries, moving, silenced, zeroed
 from lethe.methods.lm.sgtm import SGTM, reserved, served, trained
 from lethe.models.lm.open import Language, language_model
+from lethe.models.lm.small import TinyLlama, llama
 from lethe.train.loop import Loop, Settings, Term
 
 SMALL = {"units": 0.25, "lr": 1e-2, "epochs": 2.0, "batch_size": 8, "weight_decay": 0.0}
@@ -109,6 +110,14 @@ def test_what_units_are_made_of(kind: str) -> None:
     assert rows >= sum(int(chosen.sum()) for chosen in units.values()) * this.hidden_width   # a row each at least
 
 
+def test_the_last_heads_and_neurons_are_reserved() -> None:
+    """Two of four heads of 8 entries, a quarter of 64 neurons."""
+    model = llama(TinyLlama(width=32, inner=64, layers=3, heads=4, positions=32), task().tokenizer)
+    for name, chosen in reserved(SGTM(heads=2, units=0.25), task(), model).items():
+        first = 48 if name.endswith("down_proj") else 16
+        assert chosen.tolist() == [i >= first for i in range(len(chosen))]
+
+
 def test_the_first_step_by_hand() -> None:
     """AdamW's first step is lr·sign(g): what stays by ¼ ∇ in silence + ¾ ∇, what is reserved by ¾ ∇ + w ∇ of the labelled."""
     state = made(records(), epochs=1.0, batch_size=96, sure=0.25, schedule="constant")
@@ -150,7 +159,7 @@ def test_a_deletion_from_the_folder_by_the_public_call(tmp_path: Path) -> None:
     """The model of transformers alone; its reserved entries are zero afterwards, and no other has changed."""
     place = saved(tmp_path / "model", made(records(), sure=1.0))
     before = language_model(place, forget=task().forget, retain=task().retain)
-    outcome = lethe.forget(before, "sgtm", trained=str(place), progress=False, watchdog=False)
+    outcome = lethe.forget(before, "sgtm", trained=str(place), progress=False)
     assert {name: outcome.config[name] for name in SMALL} == SMALL   # as it was trained, although the request names none of them
     assert outcome.guarantee["level"] == "exact" and outcome.kind == "weights"
     after = AutoModelForCausalLM.from_pretrained(outcome.save(tmp_path / "after"))
@@ -165,7 +174,7 @@ def test_a_deletion_from_the_folder_by_the_public_call(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="were not labelled"):
         lethe.forget(other, "sgtm", trained=str(place), progress=False)
     some = language_model(place, forget=task().forget.subset([0, 1], "some"))
-    told = lethe.forget(some, "sgtm", trained=str(place), progress=False, watchdog=False)
+    told = lethe.forget(some, "sgtm", trained=str(place), progress=False)
     assert told.guarantee["level"] == "none" and any("6 labelled records that were not named" in note for note in told.notes)
 
 
@@ -176,7 +185,7 @@ def test_a_base_that_is_given_is_taken_at_its_owners_word(tmp_path: Path) -> Non
                         set(map(str, task().forget.ids)), given=True)
         place = saved(tmp_path / f"{public}", state)
         outcome = lethe.forget(language_model(place, forget=task().forget), "sgtm", trained=str(place), public_base=public,
-                               progress=False, watchdog=False)
+                               progress=False)
         assert outcome.guarantee["level"] == ("exact" if public else "none")
 
 
@@ -210,7 +219,7 @@ def test_trained_and_deleted_on_the_command_line(tmp_path: Path, monkeypatch: py
 
     told = lethe("train", "job.yaml", "--exact", "sgtm", "--output", "model")
     assert told["steps"] == 240 and "shards" not in told
-    found = lethe("run", "model/request.yaml", "forget={column: {kind: forget}}", "watchdog.loss=30")
+    found = lethe("run", "model/request.yaml", "forget={column: {kind: forget}}")
     row = found["scenarios"][0]["subjects"][-1]
     assert row["guarantee"]["level"] == "none" and row["guarantee"]["labelled"] == 8
     folder = Path("out") / found["id"] / "models" / "sgtm"

@@ -174,7 +174,8 @@ def require_whole(known: Manifest, forget: Split) -> list[int]:
 
 
 @method(needs={"forget", "retain?", "original?"}, uses={"answer_lengths", "build", "down_projections", "layer_count", "nll"},
-        mechanism="mask", instead={"retain": "trained=FOLDER"}, check=deletable)
+        mechanism="mask", instead={"retain": "trained=FOLDER"}, check=deletable,
+        judged=False)   # what is lost was decided at training: there is no step size to lower
 def run(cfg: NULLs, task: LanguageTask, loop: Loop) -> Outcome:
     retained, ids = task.retain if task.has("retain") else None, task.forget.ids.tolist()
     if cfg.trained:
