@@ -45,6 +45,9 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "adv_unlearn": ("adv_unlearn", {
         "gamma": 3.0, "prefix": 2, "attack_steps": 5, "attack_lr": 0.05, "warm_steps": 50, "steps": 100, "lr": 5e-4,
         "batch_size": 8, "retain_batch_size": 16, "trajectories": 12, "sampler_steps": 20, "start_guidance": 1.0}),
+    "aegis": ("aegis", {
+        "length": 8, "target_lr": 0.05, "lr": 1e-4, "batch_size": 16, "trajectories": 12, "sampler_steps": 20,
+        "start_guidance": 1.0, "steps": 100}),
     "stereo": ("stereo", {
         "rounds": 2, "away": 1.0, "variant": "x", "word_steps": 60, "word_lr": 0.05, "word_batch_size": 16, "steps": 60,
         "round_lr": 3e-4, "lr": 1.5e-4, "batch_size": 16, "trajectories": 8, "sampler_steps": 20, "start_guidance": 1.0}),
@@ -232,14 +235,19 @@ def behind_vectors(task: Any, model: torch.nn.Module, seed: int, steps: int = 60
     return float(shown(task, model, text(asked), seed).mean())
 
 
+def brought_back(task: Task, table: Table, *rows: str) -> dict[str, float]:
+    """By row: what searched vectors bring back, over its models and two searches each."""
+    erased = {row: mean(table[row], "unlearning_accuracy") for row in rows}
+    shown = {row: fmean(behind_vectors(task, model, seed) for model in table.models[row] for seed in (0, 1)) for row in rows}
+    print(erased, shown)
+    return shown
+
+
 def test_adv_unlearn_withstands_words_that_bring_the_concept_back(task: Task, table: Table) -> None:
     """0.99 erased (3 seeds). Searched vectors bring 0.00 and 0.03 back from one of them (2 searches), 0.28 and 0.50 from
     one of esd."""
-    rows, _ = table["adv_unlearn"], table["esd"]
-    assert mean(rows, "unlearning_accuracy") >= 0.9
-    shown = {row: fmean(behind_vectors(task, model, seed) for model in table.models[row] for seed in (0, 1))
-             for row in ("esd", "adv_unlearn")}
-    print(shown)
+    assert mean(table["adv_unlearn"], "unlearning_accuracy") >= 0.9
+    shown = brought_back(task, table, "esd", "adv_unlearn")
     assert shown["adv_unlearn"] <= shown["esd"] / 2
 
 
@@ -263,6 +271,23 @@ def test_adv_unlearn_loses_what_it_is_not_told_to_keep(task: Task, table: Table)
     """Kept shapes 0.36 without the retain term, 0.89 with it."""
     alone = seen(task, forget(task, "adv_unlearn", progress=False, **{**OPTIONS["adv_unlearn"][1], "gamma": 0.0}).model)
     assert alone["kept_accuracy"] < mean(table["adv_unlearn"], "kept_accuracy") - 0.1
+
+
+def test_aegis_withstands_searched_vectors_better_than_esd(task: Task, table: Table) -> None:
+    """3 seeds, 2 searches each: 0.27 come back (0.22 to 0.34), of esd 0.39 (0.28 to 0.59); erased 0.85 and 0.89, kept shapes 0.81
+    and 0.85, outside prompts 0.82 and 0.84. The concept's own colours 0.70 and 0.56."""
+    shown = brought_back(task, table, "aegis", "esd")
+    assert mean(table["aegis"], "unlearning_accuracy") >= mean(table["esd"], "unlearning_accuracy") - 0.1
+    assert shown["aegis"] <= shown["esd"] - 0.05
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.27 come back, 0.00 of one adv_unlearn, which moves the "
+                                                              "text encoder; published: 8 % of prompts against 65 %")
+def test_aegis_withstands_searched_vectors_as_published(task: Task, table: Table) -> None:
+    """Of six settings (rate, steps, length of c', β, r, where) none erased more than 0.92 or let less than 0.22 come back; but of
+    one edit adv_unlearn leaves 0.68 of outside prompts, aegis 0.82 of three."""
+    shown = brought_back(task, table, "aegis", "adv_unlearn")
+    assert shown["aegis"] <= shown["adv_unlearn"]
 
 
 def by_a_word(task: Any, model: torch.nn.Module, seed: int, steps: int = 80) -> float:

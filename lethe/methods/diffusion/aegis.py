@@ -14,6 +14,7 @@ Cost:     `trajectories` full samplings and two frozen forwards per visited poin
           and one forward/backward of θ. θ_0 is held beside θ.
 Limits:   λ = 0 where θ = θ_0; omega = rise = 0 leaves the steps of L_e alone, and radius = 0 makes c* = c: `esd` with c' for c.
 Fails by: at ω = 1 forbidding only steps straight away from θ_0, so that neighbours of the concept go with it (audit: `erasure`).
+          On coloured shapes (3 edits) less comes back to searched vectors than after `esd` and far more than after `adv_unlearn`.
 Deviations: written from the abstract, the reviews and a published summary with these formulas, because neither the paper's text
           nor its code (a page without any) could be read: not verified are β, μ, how c* is found (here one step from a random
           start, as in fast adversarial training), which weights move, and that the sign of ∇ω is that of L_r. The abstract can
