@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,20 @@ def refuse_pickle(folder: Path) -> None:
 def copy_with(source: Source, network: nn.Module, folder: Path, beside: Mapping[Source, nn.Module] | None = None) -> None:
     """The source folder in `folder`, with what moved in `network` replaced, and in the parts `beside` it."""
     parts = {source: network, **(beside or {})}
-    loaded = {part: [(file, dict(_tensors(file))) for file in part.weights] for part in parts}
+    loaded = {part: [(file, dict(tensors_of(file))) for file in part.weights] for part in parts}
     shutil.copytree(source.folder, folder, dirs_exist_ok=True, ignore=lambda where, names: _left_out(parts, Path(where), names))
     for part, module in parts.items():
         _replace(part, module, loaded[part], folder)
+
+
+def copy_moved(source: Source, moved: Mapping[str, Tensor], folder: Path) -> None:
+    """The source folder in `folder`, with these tensors in place of its own, file by file; one without any is copied as it is."""
+    shutil.copytree(source.folder, folder, dirs_exist_ok=True,
+                    ignore=lambda where, names: _left_out([source], Path(where), names))
+    for file in source.weights:
+        before = dict(tensors_of(file))
+        mine = {name: moved[name].to("cpu", value.dtype) if name in moved else value for name, value in before.items()}
+        _write(file, folder / source.network / file.name, mine, any(not torch.equal(mine[name], before[name]) for name in before))
 
 
 def _replace(source: Source, network: nn.Module, loaded: list[tuple[Path, dict[str, Tensor]]], folder: Path) -> None:
@@ -135,7 +145,7 @@ def _replace(source: Source, network: nn.Module, loaded: list[tuple[Path, dict[s
 
 def _same(files: list[Path], before: Mapping[str, Tensor]) -> list[tuple[Path, dict[str, Tensor]]] | None:
     """The tensors of another variant, file by file, if it is the same network in another precision; None: it is another one."""
-    loaded = [(file, dict(_tensors(file))) for file in files]
+    loaded = [(file, dict(tensors_of(file))) for file in files]
     if {name for _, tensors in loaded for name in tensors} != set(before):
         return None
     alike = all(torch.allclose(value.float(), before[name].float(), rtol=2e-2, atol=1e-4)
@@ -155,11 +165,12 @@ def _write(old: Path, new: Path, tensors: Mapping[str, Tensor], changed: bool) -
     save_file({name: value.contiguous() for name, value in tensors.items()}, new, metadata)
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a file of weights, one after the other: those whose names are wanted."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as handle:
-        for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+        for name in filter(wanted, handle.keys()):
             yield name, handle.get_tensor(name)
 
 

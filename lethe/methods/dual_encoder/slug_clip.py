@@ -11,7 +11,8 @@ accuracy (among the `top` classes) on the checked part of F (not in g) is at mos
 wins among those that reached the target; else the one that came nearest.
 Needs:    forget, retain.     Updates: one weight tensor.
 Cost:     one gradient pass over F and one over R, and `evaluations` looks at a part of F per candidate; no optimisation.
-Limits:   λ = 0 is the original. Embeddings, norms, biases and the scale are never candidates.
+Limits:   λ = 0 is the original. Embeddings, norms, biases and the scale are never candidates. Beside a language model that
+          reads pictures (model.vlm, a LLaVA) only what it reads of the image encoder moves; its other weights stay bit for bit.
 Fails by: the other direction: a picture is no longer called by its name, and the name may still find its picture (audit:
           zero_shot, forget_retrieval). Single pairs, whose gradients are everybody's; a large λ, at which a step is no
           first-order change any more: ‖ΔW‖/‖W‖ is noted. One layer carries it, so a few steps of training bring it back.

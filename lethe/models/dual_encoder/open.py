@@ -25,6 +25,7 @@ from lethe.errors import DataError, ModelError, RequestError
 from lethe.models.dual_encoder.folder import Pair, load_pair, token_ids
 from lethe.models.dual_encoder.pictures import Eye, captioned
 from lethe.models.dual_encoder.task import DualEncoder
+from lethe.models.dual_encoder.vlm import load_reader
 from lethe.models.opened import Opened, Sections
 
 PROMPT = "a photo of a {}"
@@ -44,6 +45,7 @@ def dual_encoder(
     tokenizer: Any = None,
     eye: Eye | None = None,
     name: str = "dual encoder",
+    vlm: str | Path | None = None,
 ) -> DualEncoder:
     """A task from a pair of encoders that was trained by contrast, and pictures with captions.
 
@@ -53,6 +55,7 @@ def dual_encoder(
     classes               what pictures may show: each caption names one of them, or meta `class` says it
     templates, outside    prompts of a class with {} for its name; outside: those that audits alone use
     tokenizer, eye        of a model that did not come as a folder
+    vlm                   the folder of a LLaVA with this image encoder, which then alone moves; it goes out in `vlm`
     """
     if isinstance(model, nn.Module):
         if tokenizer is None or eye is None:
@@ -64,8 +67,9 @@ def dual_encoder(
     splits = {role: pairs(pair, data, role, classes) for role, data in (("train", train), ("holdout", holdout), ("test", test))
               if data is not None}
     gone, kept = divide(splits.pop("train"), forget)
+    reader = load_reader(Path(vlm), pair.model) if vlm is not None else None
     return DualEncoder(pair.model, {"forget": gone, "retain": kept, **splits}, pair, classes, recipe, build, name,
-                       templates=templates, outside=outside)
+                       templates=templates, outside=outside, reader=reader)
 
 
 def pairs(pair: Pair, data: Split | Sequence[tuple[Tensor, str]], name: str, classes: Sequence[str]) -> Split:
@@ -109,6 +113,7 @@ class ModelSource:
 
     folder: str | None = None                   # the pair: written by CLIPModel.save_pretrained; safetensors, tokenizer
     base: str | None = None                     # what the recipe trained to get it: allows retraining without the forget set
+    vlm: str | None = None                      # a LLaVA folder with the pair's image encoder, which alone moves; goes out, too
     tiny: Mapping[str, Any] | None = None       # sizes of lethe.models.dual_encoder.small.TinyCLIP; {} for the defaults
 
 
@@ -139,6 +144,10 @@ def open_request(sections: Sections, context: Context) -> Opened:
         raise RequestError("model: set either folder (a local save_pretrained folder) or tiny (a small CLIP trained here); "
                            "nothing was started.")
     pair = load_pair(under_root(context.data_root, source.folder)) if source.folder is not None else None
+    if source.vlm is not None and pair is None:
+        raise RequestError("model.vlm reads pictures by the encoder of a pair that comes as a folder, and model.tiny is trained "
+                           "here; nothing was started. Set model.folder.")
+    reader = load_reader(under_root(context.data_root, source.vlm), pair.model) if source.vlm is not None and pair else None
     if pair is not None:
         given(pair.model)
     side = pair.eye if pair is not None else Eye(_sizes(source).side)
@@ -165,7 +174,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
 
     def task(model: nn.Module, parts: dict[str, Split], name: str) -> DualEncoder:
         return DualEncoder(model, parts, known, classes, sections.recipe, make, name, {"classes": len(classes)}, templates,
-                           data.outside)
+                           data.outside, reader)
 
     exact = "" if make is not None else "model.base (what the pair was trained from) is not set, so it cannot be retrained"
     return Opened(splits, task, lambda folder: load_pair(folder).model, None if source.tiny is not None else known.model,

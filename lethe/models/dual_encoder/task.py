@@ -28,6 +28,7 @@ from lethe.errors import DataError, RequestError
 from lethe.maths import losses
 from lethe.models.dual_encoder import encoders
 from lethe.models.dual_encoder.folder import Pair, rounded, save_pair, token_ids
+from lethe.models.dual_encoder.vlm import Reader, save_reader
 
 SHOWN = 6   # pictures of a page, half of them forgotten
 
@@ -38,6 +39,7 @@ class DualEncoder(DualEncoderTask):
     pair       the encoders with tokenizer and eye; the original is `original`, which its model may be
     classes    names of the K classes       templates  prompts of each, with {} for its name: {0} prompts of every class
     outside    prompts that no method sees
+    reader     a language model that reads pictures by the image encoder: what it reads alone moves, and it goes out as `vlm`
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class DualEncoder(DualEncoderTask):
         facts: dict[str, Any] | None = None,
         templates: Sequence[str] = ("a photo of a {}",),
         outside: Sequence[str] = (),
+        reader: Reader | None = None,
     ) -> None:
+        self.reader = reader
         self.pair, self.classes, self.templates, self.outside = pair, tuple(classes), tuple(templates), tuple(outside)
         for template in (*self.templates, *self.outside):
             if "{}" not in template:
@@ -134,6 +138,12 @@ class DualEncoder(DualEncoderTask):
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         save_pair(self.pair, model.cpu().eval(), folder)
+        if self.reader is not None:
+            save_reader(self.reader, model, folder / "vlm")
+
+    def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        moving = super().trainable(model)
+        return moving if self.reader is None else {name: p for name, p in moving.items() if name in self.reader.moving}
 
     def deliverable(self, model: nn.Module) -> nn.Module:
         """The model rounded to the precision of the files that it goes out in, in place."""
