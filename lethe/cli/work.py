@@ -170,7 +170,8 @@ def audit(common: Working,
 def train(common: Working, request: RequestFile, overrides: Overrides = None,
           exact: Annotated[str, typer.Option("--exact", help="s3t, sisa, sharded, shard_lora, sgtm, nulls.")] = "s3t",
           output: Annotated[Path, typer.Option(help=OUTPUT)] = Path("exact")) -> None:
-    """Train a model from which records can later be deleted exactly, with a manifest of what each part has read.
+    """Train a model from which records can later be deleted, exactly or (sgtm, nulls) by switching units off, with a manifest of
+    what each part has read.
 
     lethe train request.yaml --exact sisa --output exact
     """
