@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -63,8 +64,16 @@ def logits_at(model: nn.Module, ids: Tensor, keep: Tensor, **reading: Any) -> Te
         return None
 
     with hooked(head(model).register_forward_pre_hook(pick)):
-        logits: Tensor = model(input_ids=ids, use_cache="past_key_values" in reading, **reading).logits
+        logits: Tensor = model(input_ids=ids, use_cache=cache_name() in reading, **reading).logits
     return logits[0] if seen else logits[keep]
+
+
+@cache
+def cache_name() -> str:
+    """How the installed transformers calls keys and values that are handed on: `cache` from 5.24 on."""
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    return "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:

@@ -81,7 +81,7 @@ def _together(model: nn.Module, texts: Sequence[list[int]], settings: Any, caps:
         settings.max_new_tokens = max(1, min(left if whole else STRIDE, left, limit - width))
         steps: Any = LogitsProcessorList([] if rescored is None else [_step(rescored, mask)])
         out = cast(Any, model).generate(ids, attention_mask=mask, generation_config=settings, logits_processor=steps,
-                                        **({} if cache is None else {"past_key_values": cache}))
+                                        **({} if cache is None else {decoder.cache_name(): cache}))
         ids = out if isinstance(model, Guard) else out.sequences
         for k, row in zip(going, ids[:, width:].tolist(), strict=True):
             made[k] = [*made[k], *row][: caps[k]]
@@ -98,7 +98,7 @@ def _together(model: nn.Module, texts: Sequence[list[int]], settings: Any, caps:
 
 def _shrunk(made: Any, still: Sequence[int]) -> Any:
     """The keys and values of some answers alone; None where they are not kept by example."""
-    cache: Any = getattr(made, "past_key_values", None)
+    cache: Any = getattr(made, decoder.cache_name(), None)
     if not all(hasattr(layer, "batch_select_indices") for layer in getattr(cache, "layers", [None])):
         return None
     cache.batch_select_indices(torch.tensor(still))

@@ -53,7 +53,8 @@ class Going:
         last, cache = torch.zeros_like(ids, dtype=torch.bool), fresh(self.model)
         last[:, -1] = True
         places = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = decoder.logits_at(self.model, ids, last, attention_mask=mask, position_ids=places, past_key_values=cache)
+        logits = decoder.logits_at(self.model, ids, last, attention_mask=mask, position_ids=places,
+                                   **{decoder.cache_name(): cache})
         return decoder.likeliest(logits), cache
 
     def read(self, block: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class Going:
         self.mask = torch.cat([self.mask, every], 1)
         places = self.count.unsqueeze(1) + torch.arange(self.width, device=self.device)
         logits = decoder.logits_at(self.model, block, every, attention_mask=self.mask.long(), position_ids=places,
-                                   past_key_values=self.cache)
+                                   **{decoder.cache_name(): self.cache})
         return logits.view(*block.shape, -1)
 
     def keep(self, accepted: Tensor) -> None:
@@ -95,7 +96,7 @@ def plain(model: nn.Module, text: list[int]) -> bool:
     from transformers.cache_utils import DynamicLayer
 
     cache, ids = fresh(model), torch.tensor([text], device=device_of(model))
-    model(input_ids=ids, use_cache=True, past_key_values=cache)
+    model(input_ids=ids, use_cache=True, **{decoder.cache_name(): cache})
     return all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
 
 
