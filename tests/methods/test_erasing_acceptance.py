@@ -274,8 +274,8 @@ def test_adv_unlearn_loses_what_it_is_not_told_to_keep(task: Task, table: Table)
 
 
 def test_aegis_withstands_searched_vectors_better_than_esd(task: Task, table: Table) -> None:
-    """3 seeds, 2 searches each: 0.27 come back (0.22 to 0.34), of esd 0.39 (0.28 to 0.59); erased 0.85 and 0.89, kept shapes 0.81
-    and 0.85, outside prompts 0.82 and 0.84. The concept's own colours 0.70 and 0.56."""
+    """3 seeds, 2 searches each: 0.27 come back, of esd 0.39; erased 0.83 and 0.89, kept shapes 0.80 and 0.85, outside prompts
+    0.82 and 0.84, the concept's own colours 0.71 and 0.56."""
     shown = brought_back(task, table, "aegis", "esd")
     assert mean(table["aegis"], "unlearning_accuracy") >= mean(table["esd"], "unlearning_accuracy") - 0.1
     assert shown["aegis"] <= shown["esd"] - 0.05
