@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 export LETHE_DATA ?= $(if $(wildcard $(DATA_ROOT)),$(abspath $(DATA_ROOT)),)
 
-.PHONY: setup demo test test-slow fuzz gpu evidence mutations lint bench clean
+.PHONY: setup demo test test-slow fuzz gpu newest evidence mutations lint bench clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -36,6 +36,12 @@ fuzz: setup
 # every method, modifier and audit on an accelerator, compared with the CPU; prints a table, skips where there is no accelerator
 gpu: setup
 	$(VENV)/python -m pytest -n $(GPU_WORKERS) -m gpu -rs tests/test_gpu.py
+
+# language models, all architectures, on the newest transformers beside the installed one: what the next version will break
+newest: setup
+	$(VENV)/python -m pip install -q --upgrade --no-deps --target build/newest transformers
+	PYTHONPATH=build/newest $(VENV)/python -m pytest -n $(WORKERS) --dist loadgroup -m "slow or not slow" tests/models/test_lm.py \
+		tests/models/test_lm_architectures.py tests/models/test_lm_folders.py tests/models/test_adapters.py tests/models/test_repeats.py
 
 # whether the audits can be fooled: fakes are detected, retrained models pass, known answers come out; status 1 if one falls short
 evidence: setup
