@@ -142,7 +142,7 @@ def _overview(found: Mapping[str, list[Cell]]) -> str:
                      key=lambda method: (-sum(some[method].good for some in by.values() if method in some), method))
     parts = [list(by)[start : start + WIDE] for start in range(0, len(by), WIDE)]
     return "".join(as_table(["method", *some], [[f"`{method}`", *(by[problem][method].short if method in by[problem] else "–"
-                                                                for problem in some)] for method in methods]) for some in parts)
+                                                                  for problem in some)] for method in methods]) for some in parts)
 
 
 def _total(found: Mapping[str, list[Cell]]) -> str:
