@@ -42,7 +42,7 @@ class Recipe:
     weight_decay: NonNegative = 0.0
     momentum: NonNegative = 0.9  # [only with optimiser=sgd]
     schedule: Schedule = "constant"   # of the learning rate over the run
-    lora: Natural = 0            # rank of adapters that were trained instead of the weights, and merged; 0: the weights
+    lora: Natural = 0            # rank of adapters that were trained, and merged; 0: the weights [tested in test_adapted_recipe]
     augment: str = "none"        # of the family: flip_crop (pictures), drop_prompt, drop_words (text to image) [e.g. flip_crop]
     code: str | Callable[..., Any] = ""   # path/to/file.py:fit, your own training instead    [tested in test_own_training]
 
