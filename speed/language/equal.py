@@ -5,8 +5,8 @@
 TOFU's forget05 as in the suite `sequences`: 10 of 40 authors, from a Llama of 0.4 M weights that knows them by heart (trained
 here first, about 5 minutes; `--cache` keeps it). Both ways have the same four rates and the same numbers of passes. A way has
 forgotten where the mean probability of a forgotten answer is at most `GONE` and that of a retained one at least `KEPT` of the
-original's; its time is the shortest with which any rate gets there. Lethe runs with its watchdog, and with each of `METHODS`;
-the plain way is OpenUnlearning's NPO with its retain loss.
+original's; its time is the shortest with which any rate gets there. Lethe runs with its watchdog (`--unwatched`: without) and
+with each of `--methods`; the plain way is OpenUnlearning's NPO with its retain loss.
 
 seconds  processor time of one thread, of the whole call; looking at what came out is no part of it
 """
@@ -77,6 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m speed.language.equal")
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--unwatched", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file that the results are merged into")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -90,17 +92,19 @@ def main() -> None:
 
     reference, every = shortest(task, theirs, least)
     print("plain npo:", reference, *every, sep="\n    ")
-    for method in METHODS:
+    watchdog = False if given.unwatched else None
+    for method in given.methods:
         def ours(rate: float, passes: float, method: str = method) -> nn.Module:
-            return forget(task, method, lr=rate, epochs=passes, batch_size=BATCH, progress=False).model
+            return forget(task, method, lr=rate, epochs=passes, batch_size=BATCH, watchdog=watchdog, progress=False).model
 
         best, every = shortest(task, ours, least)
         print(f"lethe {method}:", best, *every, sep="\n    ")
         if best is not None and reference is not None:
+            name = f"language.equal.{method}{'.unwatched' * given.unwatched}"
             save(compared(
-                f"language.equal.{method}", [best["seconds"]], [reference["seconds"]], at_least=3.0,
+                name, [best["seconds"]], [reference["seconds"]], at_least=3.0,
                 what=f"{method}, time to equal forgetting at equal utility", against="OpenUnlearning's NPO, spelled out",
-                best=best, plain=reference, gone=GONE, kept=KEPT), path=given.results)
+                best=best, plain=reference, gone=GONE, kept=KEPT, watchdog=not given.unwatched), path=given.results)
 
 
 if __name__ == "__main__":
