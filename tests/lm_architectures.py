@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ LLAMA4 = {**HEADED, "intermediate_size_mlp": 48, "num_local_experts": 2, "attent
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
           "patch_size": 14}
 
+LLAMA4_BROKEN = pytest.mark.xfail(
+    version("transformers").startswith("5.24."), raises=AttributeError, strict=True,
+    reason="this version's Llama 4 asks its text part for pictures (image_outputs) that it does not answer with")
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": GROUPED,
     "mistral": {**HEADED, "sliding_window": 16},

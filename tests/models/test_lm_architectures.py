@@ -35,7 +35,8 @@ REQUEST = {
 
 
 @pytest.mark.parametrize("architecture", [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in architectures.ARCHITECTURES])
+    name if name in QUICK else pytest.param(name, marks=[pytest.mark.slow, *[architectures.LLAMA4_BROKEN] * (name == "llama4")])
+    for name in architectures.ARCHITECTURES])
 def test_architecture(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = "no MLP down projection was recognised"
     wrong = found(architecture, tmp_path, monkeypatch)
