@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from lethe.core.files import write_json
+from lethe.errors import RequestError
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -101,9 +102,18 @@ def compared(
 
 
 def command() -> str:
-    """How this process was started: the module and its options."""
+    """How this process was started: the module and its options, whose places on this machine are nobody's business."""
     found = getattr(sys.modules["__main__"], "__spec__", None)
-    return " ".join(["python -m", found.name.removesuffix(".__main__") if found else Path(sys.argv[0]).stem, *sys.argv[1:]])
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return " ".join(["python -m", found.name.removesuffix(".__main__") if found else Path(sys.argv[0]).stem, *words])
+
+
+def data_root() -> Path:
+    """The folder of the data sets; RequestError without it."""
+    if not os.environ.get("LETHE_DATA"):
+        raise RequestError("LETHE_DATA is not set, so TOFU cannot be found; nothing was measured. Set it to the folder of "
+                           "the data.")
+    return Path(os.environ["LETHE_DATA"])
 
 
 def versions() -> dict[str, Any]:

@@ -40,9 +40,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.core.split import Batch, Split
-from lethe.errors import RequestError
 from lethe.train.order import Order
-from speed.common import compared, save, spent
+from speed.common import compared, data_root, save, spent
 
 FORGET, BATCH, SEED = 200, 16, 0       # the last 200 rows are forget05; examples of each of forget and retain per step
 BETA, ALPHA, LR, DECAY = 0.1, 1.0, 1e-4, 0.01
@@ -59,10 +58,7 @@ def prepare(folder: Path) -> None:
     from lethe.data.text import tokenised
     from lethe.models.lm.small import train_tokenizer
 
-    if "LETHE_DATA" not in os.environ:
-        raise RequestError("LETHE_DATA is not set, so TOFU cannot be found; nothing was measured. Set it to the folder "
-                           "of the data.")
-    rows = read_rows(Path(os.environ["LETHE_DATA"]) / "text" / "tofu.jsonl.gz")
+    rows = read_rows(data_root() / "text" / "tofu.jsonl.gz")
     tokenizer = train_tokenizer([f"{row['question']} {row['answer']}" for row in rows], VOCABULARY)
     form = Format(prompt="question", template="Question: {prompt}\nAnswer: {answer}")
     split = tokenised(rows, tokenizer, form, "tofu")

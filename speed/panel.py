@@ -25,10 +25,8 @@ floor    CPU seconds of the network alone: each text that has to be scored once,
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +39,6 @@ from lethe.core.modules import evaluating
 from lethe.core.sequences import IGNORED, encode_prompts, left_padded
 from lethe.core.split import Split
 from lethe.core.task import Recipe
-from lethe.errors import RequestError
 from lethe.judge.panel import Panel
 from lethe.maths.porter import stem
 from lethe.maths.tofu import reference_common_subsequence, words
@@ -50,7 +47,7 @@ from lethe.models.lm.small import TinyLlama, llama, train_tokenizer
 from lethe.pools.subject import Subject
 from lethe.train.loop import Loop
 from lethe.train.settings import Settings
-from speed.common import compared, save, spent
+from speed.common import compared, data_root, save, spent
 
 QUESTIONS, BATCH, NEW, SHARE, WRONG = 40, 32, 200, 0.4, 5   # of each set: two authors; the rest is OpenUnlearning's
 REPEATS, EPOCHS = 2, 20
@@ -64,10 +61,7 @@ def opened() -> Language:
     """Two authors each to forget, to retain and unseen, and a model with random weights."""
     from lethe.data.records import read_rows
 
-    if "LETHE_DATA" not in os.environ:
-        raise RequestError("LETHE_DATA is not set, so TOFU cannot be found; nothing was measured. Set it to the folder of the "
-                           "data.")
-    rows = [{**row, "prompt": row["question"]} for row in read_rows(Path(os.environ["LETHE_DATA"]) / "text" / "tofu.jsonl.gz")]
+    rows = [{**row, "prompt": row["question"]} for row in read_rows(data_root() / "text" / "tofu.jsonl.gz")]
     tokenizer = train_tokenizer([f"{row['question']} {row['answer']}" for row in rows], SIZES.vocabulary)
     forget, retain, holdout = (rows[len(rows) - k * QUESTIONS :][:QUESTIONS] for k in (1, 2, 3))
     torch.manual_seed(0)

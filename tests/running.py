@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import lethe
@@ -17,6 +18,18 @@ claimed: list[str] = []   # the test at work, while it carries the marker `slow`
 def as_users(name: str, task: Task, seed: int = 0, **options: Any) -> Outcome:
     """By the public call, watched as usual. What is claimed of a method (marker `slow`) is claimed of this."""
     return lethe.forget(task, name, seed=seed, progress=False, **options)
+
+
+def commanded(*words: str) -> dict[str, Any]:
+    """What a command that must end well prints as JSON."""
+    from typer.testing import CliRunner
+
+    from lethe.cli.main import app
+
+    done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def run(name: str, task: Task, seed: int = 0, watchdog: Watchdog | None = None, **options: Any) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -110,3 +111,10 @@ def test_the_wording_is_that_of_the_glossary() -> None:
             if str(path.relative_to(ROOT)) not in ALLOWED
             for number, line in enumerate(path.read_text().splitlines(), 1) if FOREIGN.search(line)]
     assert not hits, "wording that docs/glossary.md replaces:\n" + "\n".join(hits)
+
+
+def test_kept_commands_name_no_place_of_a_machine() -> None:
+    """What `speed/` measured says how, and not where the data of whoever measured it lie."""
+    results = json.loads((ROOT / "speed" / "results.json").read_text())
+    words = [word for result in results.values() for word in result["command"].split()]
+    assert len(words) > 50 and not [word for word in words if word.startswith(("/", "~"))]

@@ -25,11 +25,12 @@ from lethe.core.engine import Loss
 from lethe.core.families.language import LanguageTask
 from lethe.core.language_guard import shape
 from lethe.core.modules import Asked, evaluating, hooked
+from lethe.core.parked import parked_copy
 from lethe.core.seeds import generator
 from lethe.core.split import Batch
 from lethe.errors import ModelError, RequestError
 from lethe.exact.manifest import Manifest
-from lethe.exact.sliced import Sliced
+from lethe.exact.sliced import Sliced, agreed, described
 from lethe.train.loop import Loop
 
 Units = dict[str, Tensor]     # name of a layer that writes -> which of its inputs  [k] bool
@@ -49,6 +50,12 @@ class Whole:
     def save(self, folder: Path, model: nn.Module, write: Callable[[nn.Module, Path], None]) -> None:
         """Write all of it into an empty folder; `write` puts the served model there."""
         Sliced(self.manifest, {}, {}).save(folder, model, write)
+
+
+def reopened(cfg: Any, method: str, task: LanguageTask, loop: Loop) -> tuple[Any, Whole]:
+    """The options with which the model in `cfg.trained` was trained, and that model, to be changed."""
+    known = described(Path(cfg.trained), method, task)
+    return agreed(cfg, known), Whole(known, parked_copy(task.original).to(loop.settings.device))
 
 
 def served(state: Whole, base: nn.Module) -> nn.Module:

@@ -72,12 +72,13 @@ class Sliced:
         whole.write(folder, sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors")))
 
 
-def require_deletable(folder: Path, method: str, task: Task) -> None:
-    """Raise the errors of a deletion that can be known without loading the stages, before any work."""
+def require_deletable(folder: Path, method: str, task: Task) -> Manifest:
+    """Raise the errors of a deletion that can be known without loading the stages, before any work; the folder's manifest."""
     known, ids = described(folder, method, task), task.forget.ids.tolist()
     known.require_deletable(ids)
     if task.has("retain"):
         known.require_retained(ids, task.retain.ids.tolist())
+    return known
 
 
 def described(folder: Path, method: str, task: Task) -> Manifest:

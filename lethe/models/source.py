@@ -115,9 +115,12 @@ def copy_moved(source: Source, moved: Mapping[str, Tensor], folder: Path) -> Non
     shutil.copytree(source.folder, folder, dirs_exist_ok=True,
                     ignore=lambda where, names: _left_out([source], Path(where), names))
     for file in source.weights:
-        before = dict(tensors_of(file))
-        mine = {name: moved[name].to("cpu", value.dtype) if name in moved else value for name, value in before.items()}
-        _write(file, folder / source.network / file.name, mine, any(not torch.equal(mine[name], before[name]) for name in before))
+        _rewrite(source, file, dict(tensors_of(file)), moved, folder)
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in another precision, down to half of one."""
+    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=2e-2, atol=1e-4)
 
 
 def _replace(source: Source, network: nn.Module, loaded: list[tuple[Path, dict[str, Tensor]]], folder: Path) -> None:
@@ -133,14 +136,19 @@ def _replace(source: Source, network: nn.Module, loaded: list[tuple[Path, dict[s
     before: dict[str, Tensor] = {}
     for file, tensors in loaded:
         before |= tensors
-        mine = {name: state[name].to("cpu", value.dtype) for name, value in tensors.items()}
-        moved |= {name: state[name] for name, value in mine.items() if not torch.equal(value, tensors[name])}
-        _write(file, folder / source.network / file.name, mine, any(name in moved for name in mine))
+        moved |= {name: state[name] for name in _rewrite(source, file, tensors, state, folder)}
     for variant, files in variants(place).items():
         if variant != source.variant and (twins := _same(files, before)) is not None:
             for file, tensors in twins:
-                mine = {name: moved[name].to("cpu", value.dtype) if name in moved else value for name, value in tensors.items()}
-                _write(file, folder / source.network / file.name, mine, any(name in moved for name in mine))
+                _rewrite(source, file, tensors, moved, folder)
+
+
+def _rewrite(source: Source, file: Path, before: Mapping[str, Tensor], now: Mapping[str, Tensor], folder: Path) -> list[str]:
+    """A file of weights in `folder` with tensors of `now` in place of its own; as it was where none differs. Those that do."""
+    mine = {name: now[name].to("cpu", value.dtype) if name in now else value for name, value in before.items()}
+    differ = [name for name, value in mine.items() if not torch.equal(value, before[name])]
+    _write(file, folder / source.network / file.name, mine, bool(differ))
+    return differ
 
 
 def _same(files: list[Path], before: Mapping[str, Tensor]) -> list[tuple[Path, dict[str, Tensor]]] | None:
@@ -148,9 +156,8 @@ def _same(files: list[Path], before: Mapping[str, Tensor]) -> list[tuple[Path, d
     loaded = [(file, dict(tensors_of(file))) for file in files]
     if {name for _, tensors in loaded for name in tensors} != set(before):
         return None
-    alike = all(torch.allclose(value.float(), before[name].float(), rtol=2e-2, atol=1e-4)
-                for _, tensors in loaded for name, value in tensors.items())
-    return loaded if alike else None
+    same = all(alike(value, before[name]) for _, tensors in loaded for name, value in tensors.items())
+    return loaded if same else None
 
 
 def _write(old: Path, new: Path, tensors: Mapping[str, Tensor], changed: bool) -> None:

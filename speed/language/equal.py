@@ -1,6 +1,6 @@
 """Time to equal forgetting at equal utility: Lethe's public call beside the plain formulation, on TOFU.
 
-    python -m speed.language.equal --data-root DATA
+    LETHE_DATA=… python -m speed.language.equal
 
 TOFU's forget05 as in the suite `sequences`: 10 of 40 authors, from a Llama of 0.4 M weights that knows them by heart (trained
 here first, about 5 minutes; `--cache` keeps it). Both ways have the same four rates and the same numbers of passes. A way has
@@ -25,11 +25,12 @@ from torch import nn
 
 from lethe.api import forget
 from lethe.bench.suite import read
+from lethe.core.modules import evaluating
 from lethe.core.split import Split
 from lethe.core.task import Task
 from lethe.work.open import tasks_of
 from lethe.work.options import Options
-from speed.common import RESULTS, compared, save
+from speed.common import RESULTS, compared, data_root, save
 from speed.language import plain
 
 GONE, KEPT = 0.2, 0.9
@@ -40,10 +41,10 @@ Tried = dict[str, float]
 
 
 def probability(task: Task, model: nn.Module, split: Split) -> float:
-    """Mean over answers of the probability of a token, geometric within each."""
+    """Mean probability of an answer's token."""
     places = torch.arange(len(split)).split(50)
-    with torch.no_grad():
-        return float(torch.cat([torch.exp(-task.nll(model.eval(), split.batch(some.tolist()))) for some in places]).mean())
+    with evaluating(model):
+        return float(torch.cat([task.score(model, split.batch(some.tolist())) for some in places]).mean())
 
 
 def attempts(task: Task, way: Callable[[float, float], nn.Module], rate: float) -> Iterator[Tried]:
@@ -75,7 +76,6 @@ def gone(one: Tried, least: float) -> bool:
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m speed.language.equal")
-    parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--unwatched", action="store_true")
@@ -83,7 +83,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     request = next(request for problem, request in read("sequences").problems() if problem.endswith("at once: forget05"))
-    task: Any = tasks_of(request, Options(data_root=given.data_root, cache=given.cache))[""]
+    task: Any = tasks_of(request, Options(data_root=data_root(), cache=given.cache))[""]
     least = KEPT * probability(task, task.original, task.retain.subset(range(LOOKED), "looked at"))
 
     def theirs(rate: float, passes: float) -> nn.Module:

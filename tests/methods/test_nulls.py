@@ -13,12 +13,11 @@ import plain_lm as plain
 import pytest
 import tiny
 import torch
+from running import commanded
 from torch import nn
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import lethe
-from lethe.cli.main import app
 from lethe.core.families.language import LanguageTask
 from lethe.core.split import Split, concat
 from lethe.errors import DataError, RequestError
@@ -131,15 +130,10 @@ def test_trained_and_deleted_on_the_command_line(tmp_path: Path, monkeypatch: py
                "audit": {"audits": ["scores"], "depth": "quick", "references": 0, "shadows": 0}}
     Path("job.yaml").write_text(json.dumps(request))
 
-    def lethe(*words: str) -> Any:
-        done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
-
-    assert lethe("train", "job.yaml", "--exact", "nulls", "--output", "model")["steps"] == 160
+    assert commanded("train", "job.yaml", "--exact", "nulls", "--output", "model")["steps"] == 160
     with pytest.raises(DataError, match="switched off as a whole"):
-        lethe("run", "model/request.yaml", f"forget={{ids: [{rows[0]['id']}]}}")
-    found = lethe("run", "model/request.yaml", "forget={column: {team: '0'}}")
+        commanded("run", "model/request.yaml", f"forget={{ids: [{rows[0]['id']}]}}")
+    found = commanded("run", "model/request.yaml", "forget={column: {team: '0'}}")
     row = found["scenarios"][0]["subjects"][-1]
     assert row["guarantee"]["level"] == "none" and row["guarantee"]["sources"] == 1
     folder = Path("out") / found["id"] / "models" / "nulls"

@@ -16,12 +16,11 @@ import plain_lm as plain
 import pytest
 import tiny
 import torch
+from running import commanded
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import lethe
-from lethe.cli.main import app
 from lethe.core.families.language import LanguageTask
 from lethe.core.split import Batch, Split, concat
 from lethe.errors import DataError, ModelError, RequestError
@@ -212,14 +211,9 @@ def test_trained_and_deleted_on_the_command_line(tmp_path: Path, monkeypatch: py
                "audit": {"audits": ["scores"], "depth": "quick", "references": 0, "shadows": 0}}
     Path("job.yaml").write_text(json.dumps(request))
 
-    def lethe(*words: str) -> dict[str, Any]:
-        done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
-
-    told = lethe("train", "job.yaml", "--exact", "sgtm", "--output", "model")
+    told = commanded("train", "job.yaml", "--exact", "sgtm", "--output", "model")
     assert told["steps"] == 240 and "shards" not in told
-    found = lethe("run", "model/request.yaml", "forget={column: {kind: forget}}")
+    found = commanded("run", "model/request.yaml", "forget={column: {kind: forget}}")
     row = found["scenarios"][0]["subjects"][-1]
     assert row["guarantee"]["level"] == "none" and row["guarantee"]["labelled"] == 8
     folder = Path("out") / found["id"] / "models" / "sgtm"

@@ -13,12 +13,11 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel
+from running import commanded
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import lethe
-from lethe.cli.main import app
 from lethe.core.families.language import LanguageTask
 from lethe.core.split import Split, concat
 from lethe.errors import RequestError
@@ -132,14 +131,9 @@ def test_a_tenant_is_deleted_from_the_command_line(tmp_path: Path, monkeypatch: 
                "audit": {"audits": ["scores"], "depth": "quick", "references": 0, "shadows": 0}}
     Path("job.yaml").write_text(json.dumps(request))
 
-    def lethe(*words: str) -> dict[str, object]:
-        done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
-
-    lethe("train", "job.yaml", "--exact", "shard_lora", "--output", "model")
+    commanded("train", "job.yaml", "--exact", "shard_lora", "--output", "model")
     assert not list(Path("model").rglob("model*.safetensors")) and not Path("model/base.safetensors").exists()
-    found = lethe("run", "model/request.yaml", "forget={column: {tenant: t0}}")
+    found = commanded("run", "model/request.yaml", "forget={column: {tenant: t0}}")
     row = found["scenarios"][0]["subjects"][-1]
     page = (Path("out") / found["id"] / "summary.html").read_text(encoding="utf-8")
     assert found["scenarios"][0]["objective"] == "records" and "Forgotten? yes" in page and "uppressed" not in page
@@ -165,7 +159,7 @@ def test_a_tenant_is_deleted_from_the_command_line(tmp_path: Path, monkeypatch: 
     kept = load_file(place / "adapter_model.safetensors")
     assert all(torch.equal(value, kept[f"base_model.model.{name.replace('.default', '')}"])
                for name, value in without.named_parameters() if "lora_" in name)   # as if it had never been
-    lethe("certify", f"out/{found['id']}", "--key", "key.pem", "--output", "signed")
+    commanded("certify", f"out/{found['id']}", "--key", "key.pem", "--output", "signed")
     claims = {claim["level"]: claim["claimed"] for claim in json.loads(Path("signed/certificate.json").read_text())["claims"]}
     assert claims["C2"]
 

@@ -41,10 +41,10 @@ from lethe.core.split import Batch, Split, concat
 from lethe.core.view import missing
 from lethe.errors import DataError, NeedsUnmet, RequestError
 from lethe.exact.manifest import Manifest
-from lethe.exact.reserved import SAMPLE, Units, Whole, entries, neurons, require_one_process, zeroed
+from lethe.exact.reserved import SAMPLE, Units, Whole, entries, neurons, reopened, require_one_process, zeroed
 from lethe.exact.reserved import section as section
 from lethe.exact.reserved import served as served
-from lethe.exact.sliced import agreed, described, of_training, outcome_of, require_deletable
+from lethe.exact.sliced import of_training, outcome_of, require_deletable
 from lethe.train.loop import Loop, Term
 
 Sinks = dict[str, Tensor]   # name of a layer that writes -> which of its inputs each sink is  [S, k] bool
@@ -158,8 +158,7 @@ def train(cfg: NULLs, task: LanguageTask, loop: Loop, records: Split, base: nn.M
 def deletable(cfg: NULLs, task: LanguageTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
-        require_deletable(Path(cfg.trained), "nulls", task)
-        require_whole(described(Path(cfg.trained), "nulls", task), task.forget)
+        require_whole(require_deletable(Path(cfg.trained), "nulls", task), task.forget)
 
 
 def require_whole(known: Manifest, forget: Split) -> list[int]:
@@ -179,8 +178,7 @@ def require_whole(known: Manifest, forget: Split) -> list[int]:
 def run(cfg: NULLs, task: LanguageTask, loop: Loop) -> Outcome:
     retained, ids = task.retain if task.has("retain") else None, task.forget.ids.tolist()
     if cfg.trained:
-        known = described(Path(cfg.trained), "nulls", task)
-        cfg, state = agreed(cfg, known), Whole(known, parked_copy(task.original).to(loop.settings.device))
+        cfg, state = reopened(cfg, "nulls", task, loop)
     elif retained is None:
         raise NeedsUnmet(missing("retain"))
     else:

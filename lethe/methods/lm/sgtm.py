@@ -50,13 +50,14 @@ from lethe.exact.reserved import (
     heads,
     moving,
     neurons,
+    reopened,
     require_one_process,
     silenced,
     zeroed,
 )
 from lethe.exact.reserved import section as section
 from lethe.exact.reserved import served as served
-from lethe.exact.sliced import agreed, described, guaranteed, of_training, outcome_of, parts, require_deletable
+from lethe.exact.sliced import guaranteed, of_training, outcome_of, parts, require_deletable
 from lethe.train.loop import Loop, Modifiers, Term
 
 REST, LABELLED = (0, 0), (1, 0)   # places in the manifest
@@ -142,8 +143,7 @@ def trained(cfg: SGTM, task: LanguageTask, loop: Loop, records: Split, base: nn.
 def deletable(cfg: SGTM, task: LanguageTask) -> None:
     """What is wrong with a deletion from the model in `trained`, before any work."""
     if cfg.trained:
-        require_deletable(Path(cfg.trained), "sgtm", task)
-        require_labelled(described(Path(cfg.trained), "sgtm", task), task.forget)
+        require_labelled(require_deletable(Path(cfg.trained), "sgtm", task), task.forget)
 
 
 def require_labelled(known: Manifest, forget: Split) -> None:
@@ -160,8 +160,7 @@ def require_labelled(known: Manifest, forget: Split) -> None:
 def run(cfg: SGTM, task: LanguageTask, loop: Loop) -> Outcome:
     retained = task.retain if task.has("retain") else None
     if cfg.trained:
-        known = described(Path(cfg.trained), "sgtm", task)
-        cfg, state = agreed(cfg, known), Whole(known, parked_copy(task.original).to(loop.settings.device))
+        cfg, state = reopened(cfg, "sgtm", task, loop)
     elif retained is None:
         raise NeedsUnmet(missing("retain"))
     else:

@@ -19,7 +19,8 @@ from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import device_of, evaluating
 from lethe.core.user_files import understood
 from lethe.errors import ModelError
-from lethe.models.diffusion.word_judge import JudgeParts, WordJudge, pictures
+from lethe.models.diffusion.word_judge import JudgeParts, WordJudge
+from lethe.models.gallery import as_images
 from lethe.models.source import refuse_pickle
 
 NOTHING = "a picture"    # stands for the empty prompt
@@ -63,7 +64,7 @@ class ClipJudge(WordJudge):
         self.clip = clip
 
     def look(self, pixels: Tensor) -> Tensor:
-        seen: Tensor = self.clip.processor(images=pictures(pixels), return_tensors="pt")["pixel_values"]
+        seen: Tensor = self.clip.processor(images=as_images(pixels), return_tensors="pt")["pixel_values"]
         return seen
 
     def likelihoods(self, x: Tensor, prompts: Sequence[str]) -> Tensor:

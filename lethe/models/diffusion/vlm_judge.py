@@ -23,7 +23,8 @@ from lethe.core.families.diffusion import DiffusionTask
 from lethe.core.modules import device_of, evaluating
 from lethe.core.user_files import understood
 from lethe.errors import ModelError
-from lethe.models.diffusion.word_judge import JudgeParts, WordJudge, pictures
+from lethe.models.diffusion.word_judge import JudgeParts, WordJudge
+from lethe.models.gallery import as_images
 from lethe.models.source import refuse_pickle
 
 QUESTION = "Does this picture show {}? Answer yes or no."
@@ -116,11 +117,11 @@ class VlmJudge(WordJudge):
         return pixels.float().cpu()
 
     def likelihoods(self, x: Tensor, prompts: Sequence[str]) -> Tensor:
-        parts = [pictures(some) for some in x.split(TOGETHER)]
+        parts = [as_images(some) for some in x.split(TOGETHER)]
         return torch.stack([torch.cat([self.vlm.leaning(some, text) for some in parts]) for text in prompts])
 
     def embed(self, x: Tensor) -> Tensor:
-        said = (self.vlm.asked(pictures(some), DESCRIBED, output_hidden_states=True) for some in x.split(TOGETHER))
+        said = (self.vlm.asked(as_images(some), DESCRIBED, output_hidden_states=True) for some in x.split(TOGETHER))
         return torch.cat([one.hidden_states[-1].float().mean(1).cpu() for one in said])
 
     def _named(self, x: Tensor, prompt: str) -> dict[str, Tensor]:

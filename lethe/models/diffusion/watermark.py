@@ -64,6 +64,7 @@ from lethe.models.diffusion.denoiser import denoiser_of
 from lethe.models.diffusion.files import load_pipeline
 from lethe.models.diffusion.pipeline import Pipeline
 from lethe.models.diffusion.sampling import Sampler
+from lethe.models.gallery import as_images
 from lethe.models.source import Source, copy_with, variant_of
 from lethe.train.modifiers.where.lora import A, adapted_layers, inject, settings_for
 from lethe.train.settings import accelerator
@@ -322,9 +323,9 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
     from PIL import Image
 
     out = []
-    for one in ((x + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy():
+    for one in as_images(x):
         file = BytesIO()
-        Image.fromarray(one).save(file, "JPEG", quality=quality)
+        one.save(file, "JPEG", quality=quality)
         out.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
     return (torch.stack(out).float() / 127.5 - 1).to(x)
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,14 +30,6 @@ class JudgeParts(ABC):
     @abstractmethod
     def judge(self, task: DiffusionTask) -> WordJudge:
         """The judge of this task."""
-
-
-def pictures(pixels: Tensor) -> list[Any]:
-    """Pictures as PIL has them.  [n, 3, H, W] in [−1, 1]"""
-    from PIL import Image
-
-    arrays = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
 
 
 class WordJudge(ABC):

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lethe.core.user_files import understood
 from lethe.errors import ModelError
-from lethe.models.source import Source, copy_moved, tensors_of, variant_of, variants
+from lethe.models.source import Source, alike, copy_moved, tensors_of, variant_of, variants
 
 OWN, THEIRS = ("vision_model.",), ("vision_tower.vision_model.", "vision_tower.")   # before a tensor's name, in either model
 
@@ -51,7 +50,7 @@ def load_reader(folder: Path, pair: nn.Module) -> Reader:
     for weights in source.weights:
         for name, value in tensors_of(weights, lambda name: core(name, THEIRS) is not None):
             mine = own.get(core(name, THEIRS))
-            if mine is None or not _same(state[mine], value):
+            if mine is None or not alike(state[mine], value):
                 raise ModelError(f"{name} of {folder} is not what the pair of encoders has in its place, so the model reads "
                                  "pictures by another encoder; nothing was started. Provide the pair whose encoder it took.")
             names[mine] = name
@@ -66,11 +65,6 @@ def save_reader(reader: Reader, model: nn.Module, folder: Path) -> None:
     """The folder as it came, with the encoder's tensors as they are in `model`."""
     state = model.state_dict()
     copy_moved(reader.source, {theirs: state[own] for own, theirs in reader.names.items()}, folder)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether a tensor in float32 is another one, up to half precision on either side."""
-    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=2e-2, atol=1e-4)
 
 
 def _read(name: str, last: int) -> bool:
