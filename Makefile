@@ -1,5 +1,5 @@
 # make demo   install everything, train a small network, forget from it, audit it, and write runs/<id>/report.html
-# make test   install everything and run the suite (about 10 minutes on two cores; needs no network)
+# make test   install everything and run the suite (about 12 minutes on two cores; needs no network)
 PYTHON ?= python3
 # folder of the real data sets; without it, the tests and benchmarks that need it are skipped
 DATA_ROOT ?= ../shared/data
