@@ -14,6 +14,7 @@
     │   └── OutputShape · PickleRefused
     ├── NotGranted (PermissionError)    a method read data that it did not declare
     ├── WorkerDied (RuntimeError)       a worker process ended before its work was done
+    ├── OutOfMemory (MemoryError)       the device has no room for the smallest piece of the work
     ├── Diverged (ArithmeticError)      the run produced NaN, or utility fell below the floor
     └── StorageError (OSError)          files
         └── OutputExists (FileExistsError) · CheckpointCorrupted · DiskFull · NotWritten
@@ -98,6 +99,10 @@ class PickleRefused(ModelError):
 
 class NotGranted(LetheError, PermissionError):
     """A method read data that it did not declare."""
+
+
+class OutOfMemory(LetheError, MemoryError):
+    """The device has no room for the smallest piece of the work."""
 
 
 class Diverged(LetheError, ArithmeticError):

@@ -91,6 +91,9 @@ def main() -> None:
             place = getattr(error, "ctx", None)
             command = f" {place.info_name}" if place is not None and place.parent is not None else ""
             _die(f"{error.format_message().rstrip('.')}. See lethe{command} --help.", 2)
+        if type(error).__name__ == "OutOfMemoryError":   # torch's, which is not imported for a command that needs none
+            _die(f"OutOfMemory: the device is full: {str(error).splitlines()[0]} What was finished is kept. Free the device, or "
+                 "take less room (settings.precision=bfloat16, settings.cache_mb, a smaller batch_size) and repeat it.", 2)
         raise
 
 

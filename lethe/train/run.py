@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lethe.core.events import Advanced, Ended, Logged, Started
-from lethe.core.modules import evaluating, freeze_batch_norm, named_tensors
+from lethe.core.modules import evaluating, freeze_batch_norm, has_batch_norm, named_tensors
 from lethe.core.parked import is_large
 from lethe.core.seeds import derive
 from lethe.core.split import Batch
@@ -25,7 +24,7 @@ from lethe.train.modifiers.average import Average
 from lethe.train.modifiers.combine import Combine, Member, Remembers
 from lethe.train.modifiers.weigh import Weigh
 from lethe.train.order import Order
-from lethe.train.pieces import cut, pieces, token_bytes
+from lethe.train.pieces import Pieces
 from lethe.train.session import Session
 from lethe.train.stop import Interrupt
 from lethe.train.terms import Term
@@ -133,8 +132,8 @@ class Run:
             if self.spacing <= self.total:
                 self.watch.ready()
         self._train_mode()
-        self.token_bytes = {name: token_bytes(loop, self.model, term, partial(self._batch, name, 0))
-                            for name, term in self.terms.items()}
+        self.pieces = Pieces(loop, self.model, self.terms, lambda name: self._batch(name, 0),
+                             self.batch_norm == "update" and has_batch_norm(self.model))
         loop.original_leaves()
 
     def _watched(self, step: int) -> tuple[int, bool]:
@@ -209,29 +208,37 @@ class Run:
     def _backward(self, batches: Mapping[str, Batch], share: float) -> list[Tensor]:
         """The gradient of the weighted sum of these terms, summed over pieces and processes."""
         loop = self.loop
-        for p in self.params.values():
-            p.grad = None
-        for name, batch in batches.items():
-            with self._only(self.terms[name].moves):
-                self._backward_of(name, batch, share)
-            loop.cost.examples += len(batch)
+        seen = {name: list(self.seen[name]) for name in batches}
+        while not self._collected(batches, share):   # the device had no room: once more, in smaller pieces
+            self.seen.update({name: list(before) for name, before in seen.items()})
+        loop.cost.examples += sum(map(len, batches.values()))
         if self.penalty is not None and next(iter(self.terms)) in batches:
             (loop.distribution.loss_scale / loop.distribution.size * self.penalty(self.model, share)).backward()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params.values()]
         loop.distribution.sum(grads)
         return grads
 
-    def _backward_of(self, name: str, batch: Batch, share: float) -> None:
-        """Add this process's part of one term's gradient; the parts of all processes add up to the whole.
+    def _collected(self, batches: Mapping[str, Batch], share: float) -> bool:
+        """Whether the gradients of these terms found room on the device; if not, the one without is cut finer from now on."""
+        for p in self.params.values():
+            p.grad = None
+        for name, batch in batches.items():
+            try:
+                with self._only(self.terms[name].moves):
+                    self._backward_of(name, batch, share)
+                continue
+            except torch.OutOfMemoryError as error:
+                self.pieces.finer(name, batch, error)
+            if torch.accelerator.is_available():   # after the handler, which holds what the pass left
+                torch.accelerator.empty_cache()
+            return False
+        return True
 
-        A coupled term is never cut: every process computes the loss of the whole batch and counts for its share. Gathering
-        features alone would save the others' forward passes, but not know which part of a loss is coupled.
-        """
+    def _backward_of(self, name: str, batch: Batch, share: float) -> None:
+        """Add this process's part of one term's gradient; the parts of all processes add up to the whole."""
         loop, term, seen = self.loop, self.terms[name], self.seen[name]
         weight = term.weight(share) if callable(term.weight) else term.weight
-        parts = [(batch, 1.0 / loop.distribution.size)] if term.coupled else pieces(
-            loop, batch, cut(self.token_bytes[name], self.model, term, batch))
-        for piece, counts in parts:
+        for piece, counts in self.pieces.cut(name, batch):
             with loop.autocast():
                 losses = term.loss(self.model, piece).float().reshape(-1)   # of a coupled term perhaps a single number
             weights = self.weigh.weights(losses, name)

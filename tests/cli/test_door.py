@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from lethe.cli import main as main_module
 from lethe.cli.main import main
 
 CODE = '''
@@ -215,3 +216,13 @@ def test_an_audit_of_files_looks_at_the_original_first(home: Path, monkeypatch: 
     assert status == 2 and "with inputs normalised by" in err and "accept=[score]" in err
     assert called(monkeypatch, capsys, *given, f"data.mean={MEAN}", f"data.std={STD}")[0] == 0
     assert called(monkeypatch, capsys, *given, "accept=[score]")[0] == 0
+
+
+def test_a_full_device_is_a_line_and_not_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 20 GiB.\nMore lines follow.")
+
+    monkeypatch.setattr(main_module, "app", full)
+    status, _, said = called(monkeypatch, capsys, "describe")
+    assert status == 2 and said.startswith("OutOfMemory: the device is full: Tried to allocate 20 GiB. What was")
+    assert len(said.splitlines()) == 1 and "bfloat16" in said
