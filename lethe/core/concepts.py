@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -74,6 +74,12 @@ def concepts_of(said: Any) -> tuple[Concept, ...]:
         found.append(one if isinstance(one, Concept) else build(Concept, {"concept": one} if isinstance(one, str) else one))
     _require_sound(found)
     return tuple(found)
+
+
+def named_in(texts: Iterable[str], concepts: Sequence[Concept]) -> list[Concept]:
+    """Those that one of these texts names, in their order."""
+    distinct = set(texts)
+    return [one for one in concepts if any(names(text, one.wordings) for text in distinct)]
 
 
 def _require_sound(concepts: Sequence[Concept]) -> None:

@@ -6,18 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 import byhand
+import numpy as np
 import pytest
 import torch
 from running import run
-from tiny import classification, lm
+from tiny import classification, diffusion, lm
 
 import lethe
+from lethe.core.concepts import Concept
 from lethe.core.modules import state_fingerprint
 from lethe.core.seeds import derive
-from lethe.core.split import Split
+from lethe.core.split import Split, concat
+from lethe.data.shapes import shapes
 from lethe.errors import LetheError, NeedsUnmet, OutOfRange, RequestError, WrongColumn
 from lethe.methods.search.in_turn import InTurn, requests
 from lethe.models.classification.task import Classification
+from lethe.models.diffusion import small as tiny_diffusion
+from lethe.models.diffusion.open import text_to_image
+from lethe.models.diffusion.task import Diffusion
 
 AUTHORS = Split({"x": torch.zeros(4, 1)}, "forget", meta={"author": [7, 7, 5, 9]})
 
@@ -82,3 +88,26 @@ def test_what_the_method_needs_and_checks_is_told_before_work() -> None:
 def test_a_guard_cannot_be_gone_on_from() -> None:
     with pytest.raises(RequestError, match="kind 'guard', from which the next part cannot start"):
         run("in_turn", lm(), each={"name": "icul", "forget_shots": 1, "retain_shots": 1}, parts=2)
+
+
+def test_concept_after_concept_is_each_alone() -> None:
+    """In the first request the second concept's prompts stay; in the second nothing is said of the first any more."""
+    disk, cross = Concept("disk", prompts=("a red disk",)), Concept("cross", prompts=("a red cross", "a blue cross"))
+    parts, keep = tiny_diffusion.pipeline(width=16), ["a red square"]
+    parts.network = diffusion().copy_of_original()
+
+    def task(*concepts: Concept, keep: list[str] = keep, network: torch.nn.Module = parts.network) -> Diffusion:
+        return text_to_image(replace(parts, network=network), concepts, keep, images=shapes(32), guidance=1.0, steps=2,
+                             judge=tiny_diffusion.judge(steps=100))
+
+    whole = task(cross, disk)
+    of_disk = np.asarray(whole.forget.meta["concept"]) == "disk"
+    later = whole.forget.subset(~of_disk, "later")
+    first = whole.replaced(whole.original, forget=whole.forget.subset(of_disk, "forget"),
+                           retain=concat([whole.retain, later], "retain"))
+    assert [one.concept for one in first.concepts] == ["disk"] and first.prompts["forget"] == ["a red disk"]
+    assert first.prompts["keep"] == [*keep, "a red cross", "a blue cross"]
+    found = run("in_turn", whole, each={"name": "uce"}, by="concept", order="descending")
+    one = run("uce", task(disk, keep=[*keep, "a red cross", "a blue cross"]))
+    two = run("uce", task(cross, network=one.model))
+    assert state_fingerprint(found.model) == state_fingerprint(two.model) != state_fingerprint(run("uce", whole).model)

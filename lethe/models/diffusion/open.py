@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.core.code import named as code_named
-from lethe.core.concepts import Concept, concepts_of, names
+from lethe.core.concepts import Concept, concepts_of, named_in, names
 from lethe.core.config import Count, Natural, NonNegative, build, config, digest, plain
 from lethe.core.modules import device_of, given, private, state_fingerprint
 from lethe.core.registry import family
@@ -87,7 +87,7 @@ def text_to_image(
         facts["forget"] = facts["retain"] = f"drawn by the original, {per_prompt} pictures per prompt"
         _require_prompts(parts)
         sampler, named = Sampler(denoiser_of(parts)), {"forget": groups["forget"], "retain": groups["keep"]}
-        splits = {name: drawn(sampler, chosen, per_prompt, derive(seed, name), name, steps, guidance)
+        splits = {name: _by_concept(drawn(sampler, chosen, per_prompt, derive(seed, name), name, steps, guidance), concepts)
                   for name, chosen in named.items() if chosen}
     else:
         splits = _by_caption(captioned(parts, images, "train"), concepts, keep if retain == "kept" else None)
@@ -149,8 +149,16 @@ def _require_one_anchor(concepts: Sequence[Concept], anchor: str) -> None:
 def _by_caption(pictures: Split, concepts: Sequence[Concept], kept: Sequence[str] | None = None) -> dict[str, Split]:
     """Pictures whose caption names a concept are forgotten, the others retained; of these only the `kept` captions if given."""
     mask = np.array([any(names(text, one.wordings) for one in concepts) for text in pictures.meta["caption"]])
+    pictures = _by_concept(pictures, concepts)
     retained = ~mask if kept is None else np.array([text in set(kept) for text in pictures.meta["caption"]])
     return {"forget": pictures.subset(mask, "forget"), "retain": pictures.subset(retained, "retain")}
+
+
+def _by_concept(pictures: Split, concepts: Sequence[Concept]) -> Split:
+    """With a column `concept`, unless they have one: the first that each caption names, empty where none is."""
+    found = {text: next((one.concept for one in named_in([text], concepts)), "") for text in set(pictures.meta["caption"])}
+    meta = {"concept": [found[text] for text in pictures.meta["caption"]], **pictures.meta}
+    return Split(pictures.columns, pictures.name, pictures.ids, meta)
 
 
 def captioned(parts: Pipeline, images: Split | Sequence[tuple[Tensor, str]], name: str) -> Split:
