@@ -82,7 +82,8 @@ def diffusion() -> Task:
     from lethe.data.shapes import COLOURS, caption, captions, shapes
     from lethe.methods.diffusion import mim_mu
     from lethe.models.diffusion import small as tiny_diffusion
-    from lethe.models.diffusion.open import captioned, text_to_image
+    from lethe.models.diffusion.open import text_to_image
+    from lethe.models.diffusion.pictures import captioned
 
     recipe = Recipe(epochs=8, lr=3e-3, batch_size=32, augment="drop_prompt")
     parts, train, holdout = tiny_diffusion.pipeline(width=16), shapes(64), shapes(32, name="holdout")

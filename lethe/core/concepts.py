@@ -82,6 +82,21 @@ def named_in(texts: Iterable[str], concepts: Sequence[Concept]) -> list[Concept]
     return [one for one in concepts if any(names(text, one.wordings) for text in distinct)]
 
 
+def told_apart(concepts: tuple[Concept, ...], prompts: Mapping[str, list[str]], forgotten: Sequence[str], retained: Sequence[str]
+               ) -> tuple[tuple[Concept, ...], dict[str, list[str]]]:
+    """The concepts that captions of forgotten pictures name, and the prompts that are left of `forget` and `keep`: those of the
+    others are kept where their pictures are. All as it was where all are named, or none is.
+
+    disk and cross; forgotten "a red disk", retained "a red cross": disk, {forget: its prompts, keep: and those of cross}
+    """
+    here, others = named_in(forgotten, concepts), named_in(retained, concepts)
+    if not here or len(here) == len(concepts):
+        return concepts, dict(prompts)
+    asked = {one: [text for text in prompts.get("forget", []) if names(text, one.wordings)] for one in concepts}
+    return tuple(here), {**prompts, "forget": list(dict.fromkeys(text for one in here for text in asked[one])),
+                         "keep": [*prompts.get("keep", []), *(text for one in others for text in asked[one])]}
+
+
 def _require_sound(concepts: Sequence[Concept]) -> None:
     """RequestError for concepts without words, with prompts that do not name them, or that are one concept twice."""
     if not concepts or not all(wording.strip() for one in concepts for wording in one.wordings):

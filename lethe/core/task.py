@@ -354,7 +354,7 @@ class Task(ABC):
         twin._check()
         return twin
 
-    def _follow(self, splits: Mapping[str, Split | None]) -> None:
+    def _follow(self, splits: Mapping[str, Split | None]) -> None:  # noqa: B027 (most families say nothing beside their data)
         """What a family says beside its data, as far as these splits change it."""
 
     def granted(self, needs: Iterable[str], uses: Iterable[str] | None = None) -> Task:

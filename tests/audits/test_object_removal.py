@@ -22,7 +22,7 @@ from lethe.core.split import Split
 from lethe.data.shapes import render
 from lethe.errors import NeedsUnmet
 from lethe.judge.redrawing import continued, noises
-from lethe.models.diffusion.open import captioned, pictures
+from lethe.models.diffusion.pictures import captioned, pictures
 from lethe.models.diffusion.small import pipeline
 from lethe.models.diffusion.task import Diffusion
 from lethe.pools.subject import Subject

@@ -16,7 +16,8 @@ from lethe.data.shapes import LARGE, SMALL, World, shapes
 from lethe.errors import DataError, ModelError, OutputShape, PickleRefused, RequestError, WrongColumn
 from lethe.models.diffusion import small as tiny_diffusion
 from lethe.models.diffusion.files import load_pipeline, save_pipeline
-from lethe.models.diffusion.open import Diffusion, captioned, open_request, text_to_image
+from lethe.models.diffusion.open import Diffusion, open_request, text_to_image
+from lethe.models.diffusion.pictures import captioned
 from lethe.models.opened import Sections
 
 

@@ -72,9 +72,9 @@ def pipeline(seed: int = 0, latent: bool = False, width: int = 32, length: int =
     """Untrained parts. With `latent`, a tiny random AutoencoderKL (16×16 pixels to 8×8 latents) makes it a complete
     Stable Diffusion pipeline.
 
-    guided  it is to draw under guidance, which drives pixels out of their range: the sampler then scales what it sees back into it
-            by a high quantile, instead of clipping (dynamic thresholding, Saharia et al. 2022, arXiv:2205.11487). Of the small
-            world's prompts 98 % are drawn as asked at guidance 3 with it, 3 % without [ours]
+    guided  it is to draw under guidance, which drives pixels out of their range: the sampler then scales what it sees back by a
+            high quantile, instead of clipping (dynamic thresholding, Saharia et al. 2022, arXiv:2205.11487). Of the small world's
+            prompts 98 % are drawn as asked at guidance 3 with it, 3 % without (one original)
     """
     diffusers = require_diffusers()
     from transformers import CLIPTextConfig, CLIPTextModel

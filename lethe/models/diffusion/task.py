@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.core.concepts import Concept, concepts_of, named_in, names, without
+from lethe.core.concepts import Concept, concepts_of, told_apart, without
 from lethe.core.families.diffusion import Attended, DiffusionTask, PictureJudge, Role, Words, own_encoder
 from lethe.core.guard import Guard, bare
 from lethe.core.modules import has_convolutions, hooked
@@ -90,18 +90,8 @@ class Diffusion(DiffusionTask):
         self._parts.network = self.model
 
     def _follow(self, splits: Mapping[str, Split | None]) -> None:
-        """Other pictures to be forgotten: the concepts are those that their captions name, and prompts of others are kept where
-        their pictures are."""
-        forget, retain = splits.get("forget"), splits.get("retain")
-        if forget is None or "caption" not in forget.meta:
-            return
-        here = named_in(forget.meta["caption"], self.concepts)
-        others = named_in(retain.meta["caption"], self.concepts) if retain is not None and "caption" in retain.meta else []
-        if here and len(here) < len(self.concepts):
-            asked = {one: [text for text in self.prompts.get("forget", []) if names(text, one.wordings)] for one in self.concepts}
-            self.prompts = {**self.prompts, "forget": list(dict.fromkeys(text for one in here for text in asked[one])),
-                            "keep": [*self.prompts.get("keep", []), *(text for one in others for text in asked[one])]}
-            self.concepts = tuple(here)
+        texts = [list(split.meta.get("caption", [])) if (split := splits.get(name)) else [] for name in ("forget", "retain")]
+        self.concepts, self.prompts = told_apart(self.concepts, self.prompts, *texts)
 
     # -- operations ------------------------------------------------------------------------------------------------
 
