@@ -5,8 +5,9 @@
 TOFU's forget05 as in the suite `sequences`: 10 of 40 authors, from a Llama of 0.4 M weights that knows them by heart (trained
 here first, about 5 minutes; `--cache` keeps it). Both ways have the same four rates and the same numbers of passes. A way has
 forgotten where the mean probability of a forgotten answer is at most `GONE` and that of a retained one at least `KEPT` of the
-original's; its time is the shortest with which any rate gets there. Lethe runs with its watchdog (`--unwatched`: without) and
-with each of `--methods`; the plain way is OpenUnlearning's NPO with its retain loss.
+original's; its time is the shortest with which any rate gets there. Lethe runs with each of `--methods` and with its watchdog: as
+it comes, which gives back what lost more than 3 points (`--watchdog usual`); told what the comparison allows (`allowing`,
+watchdog.loss); or not at all (`none`). The plain way is OpenUnlearning's NPO with its retain loss.
 
 seconds  processor time of one thread, of the whole call; looking at what came out is no part of it
 """
@@ -28,6 +29,7 @@ from lethe.bench.suite import read
 from lethe.core.modules import evaluating
 from lethe.core.split import Split
 from lethe.core.task import Task
+from lethe.train.watchdog import Watchdog
 from lethe.work.open import tasks_of
 from lethe.work.options import Options
 from speed.common import RESULTS, compared, data_root, save
@@ -78,13 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m speed.language.equal")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--unwatched", action="store_true")
+    parser.add_argument("--watchdog", choices=("usual", "allowing", "none"), default="usual")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file that the results are merged into")
     given = parser.parse_args()
     torch.set_num_threads(1)
     request = next(request for problem, request in read("sequences").problems() if problem.endswith("at once: forget05"))
     task: Any = tasks_of(request, Options(data_root=data_root(), cache=given.cache))[""]
-    least = KEPT * probability(task, task.original, task.retain.subset(range(LOOKED), "looked at"))
+    known = probability(task, task.original, task.retain.subset(range(LOOKED), "looked at"))
+    least = KEPT * known
+    watchdog = {"usual": None, "allowing": Watchdog(loss=100 * (known - least)), "none": False}[given.watchdog]
 
     def theirs(rate: float, passes: float) -> nn.Module:
         batches = plain.pairs(task.forget, task.retain, round(passes * len(task.forget) / BATCH), BATCH, "cpu")
@@ -92,7 +96,6 @@ def main() -> None:
 
     reference, every = shortest(task, theirs, least)
     print("plain npo:", reference, *every, sep="\n    ")
-    watchdog = False if given.unwatched else None
     for method in given.methods:
         def ours(rate: float, passes: float, method: str = method) -> nn.Module:
             return forget(task, method, lr=rate, epochs=passes, batch_size=BATCH, watchdog=watchdog, progress=False).model
@@ -100,11 +103,11 @@ def main() -> None:
         best, every = shortest(task, ours, least)
         print(f"lethe {method}:", best, *every, sep="\n    ")
         if best is not None and reference is not None:
-            name = f"language.equal.{method}{'.unwatched' * given.unwatched}"
+            name = f"language.equal.{method}{'' if given.watchdog == 'usual' else f'.{given.watchdog}'}"
             save(compared(
                 name, [best["seconds"]], [reference["seconds"]], at_least=3.0,
                 what=f"{method}, time to equal forgetting at equal utility", against="OpenUnlearning's NPO, spelled out",
-                best=best, plain=reference, gone=GONE, kept=KEPT, watchdog=not given.unwatched), path=given.results)
+                best=best, plain=reference, gone=GONE, kept=KEPT, watchdog=given.watchdog), path=given.results)
 
 
 if __name__ == "__main__":
