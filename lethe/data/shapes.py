@@ -2,13 +2,10 @@
 
 An image is [3, side, side] in [−1, 1]: a 6×6 figure in one of four colours on black, shifted by 0 to side − 6 whole
 pixels in each direction. With side 8 there are 4 · 4 · 9 = 144 different images, so a small model can draw them well,
-and equal images are expected in different splits. The larger world has six colours of six figures, twice as large, on
-16 × 16 pixels: 6 · 6 · 25 = 900 different images.
+and equal images are expected in different splits.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,30 +22,8 @@ FIGURES = {
     "triangle": ("#.....", "##....", "###...", "####..", "#####.", "######"),
 }
 PAINT = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "yellow": (1, 1, -1)}
-SHAPES, COLOURS = tuple(FIGURES), tuple(PAINT)   # of the small world
-FIGURES |= {
-    "ring": ("..##..", ".#..#.", "#....#", "#....#", ".#..#.", "..##.."),
-    "plus": ("..##..", "..##..", "######", "######", "..##..", "..##.."),
-}
-PAINT |= {"cyan": (-1, 1, 1), "white": (1, 1, 1)}
+SHAPES, COLOURS = tuple(FIGURES), tuple(PAINT)
 SIZE = 6
-
-
-@dataclass(frozen=True)
-class World:
-    """Which colours and shapes there are, on how many pixels a side.
-
-    scale  pixels a side of a mark of a figure
-    """
-
-    side: int = 8
-    scale: int = 1
-    colours: tuple[str, ...] = COLOURS
-    shapes: tuple[str, ...] = SHAPES
-
-
-SMALL, LARGE = World(), World(16, 2, tuple(PAINT), tuple(FIGURES))
-WORLDS = {world.side: world for world in (SMALL, LARGE)}
 
 
 def caption(colour: str, shape: str) -> str:
@@ -61,39 +36,35 @@ def captions(colours: tuple[str, ...] = COLOURS, shapes: tuple[str, ...] = SHAPE
     return [caption(colour, shape) for shape in shapes for colour in colours]
 
 
-def render(colour: str, shape: str, down: int = 1, right: int = 1, side: int = 8, scale: int = 1) -> Tensor:
-    """One image; scale: pixels a side of a mark of the figure.  -> [3, side, side] in [−1, 1]"""
+def render(colour: str, shape: str, down: int = 1, right: int = 1, side: int = 8) -> Tensor:
+    """One image.  -> [3, side, side] in [−1, 1]"""
     if shape not in FIGURES:
-        raise unknown_name("shape", shape, FIGURES)
+        raise unknown_name("shape", shape, SHAPES)
     if colour not in PAINT:
-        raise unknown_name("colour", colour, PAINT)
-    size = SIZE * scale
-    if not (0 <= down <= side - size and 0 <= right <= side - size):
+        raise unknown_name("colour", colour, COLOURS)
+    if not (0 <= down <= side - SIZE and 0 <= right <= side - SIZE):
         raise OutOfRange(f"a shift of ({down}, {right}) puts part of the figure outside {side}×{side}. Use 0 to "
-                         f"{side - size}.")
+                         f"{side - SIZE}.")
     mask = torch.tensor([[mark == "#" for mark in row] for row in FIGURES[shape]])
-    mask = mask.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     image = torch.full((3, side, side), -1.0)
-    window = image[:, down : down + size, right : right + size]
+    window = image[:, down : down + SIZE, right : right + SIZE]
     window[:] = torch.where(mask, torch.tensor(PAINT[colour], dtype=torch.float32).view(3, 1, 1), window)
     return image
 
 
-def shapes(n: int, seed: int = 0, name: str = "train", side: int = 0, noise: float = 0.0, world: World = SMALL) -> Split:
+def shapes(n: int, seed: int = 0, name: str = "train", side: int = 8, noise: float = 0.0) -> Split:
     """n images, every combination of colour and shape equally often (as far as n allows), shifts and order at random.
 
-    side   of the images; 0: the world's
     noise  standard deviation of Gaussian pixel noise, clamped to [−1, 1]; makes examples distinguishable
     Columns: image [n, 3, side, side]. Meta: caption, colour, shape.
     """
-    side = side or world.side
     rng = generator(seed, "shapes", name)
     order = torch.randperm(n, generator=rng).tolist()
-    shift = torch.randint(0, side - SIZE * world.scale + 1, (n, 2), generator=rng).tolist()
-    pairs = [(colour, shape) for shape in world.shapes for colour in world.colours]
+    shift = torch.randint(0, side - SIZE + 1, (n, 2), generator=rng).tolist()
+    pairs = [(colour, shape) for shape in SHAPES for colour in COLOURS]
     chosen = [pairs[i % len(pairs)] for i in order]
     placed = zip(chosen, shift, strict=True)
-    images = torch.stack([render(colour, shape, down, right, side, world.scale) for (colour, shape), (down, right) in placed])
+    images = torch.stack([render(colour, shape, down, right, side) for (colour, shape), (down, right) in placed])
     if noise:
         images = (images + noise * torch.randn(images.shape, generator=rng)).clamp(-1, 1)
     meta = {

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from lethe.data.shapes import COLOURS, FIGURES, LARGE, SHAPES, SMALL, caption, captions, render, shapes
+from lethe.data.shapes import COLOURS, FIGURES, SHAPES, caption, captions, render, shapes
 from lethe.errors import OutOfRange, UnknownName
 
 
@@ -35,17 +35,3 @@ def test_wrong_names_and_shifts_are_refused() -> None:
         render("red", "disc")
     with pytest.raises(OutOfRange, match="Use 0 to 2"):
         render("red", "disk", down=3)
-
-
-def test_the_larger_world_has_figures_of_twice_the_size() -> None:
-    split = shapes(72, seed=1, world=LARGE)
-    assert set(Counter(split.meta["caption"]).values()) == {2} and len(LARGE.colours) * len(LARGE.shapes) == 36
-    assert split.columns["image"].shape == (72, 3, 16, 16)
-    figures = [render("white", shape, 2, 3, LARGE.side, LARGE.scale) for shape in LARGE.shapes]
-    assert len({image.numpy().tobytes() for image in figures}) == 6
-    for shape, image in zip(LARGE.shapes, figures, strict=True):
-        assert torch.equal(image[:, 2:14, 3:15][:, ::2, ::2], render("white", shape, 0, 0, 6))
-        assert int((image == 1).sum()) == 4 * 3 * sum(row.count("#") for row in FIGURES[shape])
-    assert set(SMALL.shapes) < set(LARGE.shapes) and set(SMALL.colours) < set(LARGE.colours)   # the small one is as it was
-    with pytest.raises(OutOfRange, match="Use 0 to 4"):
-        render("red", "disk", 5, 0, 16, 2)

@@ -21,7 +21,6 @@ from lethe.core.split import Split
 from lethe.core.store import Later, later
 from lethe.core.task import Recipe
 from lethe.data.context import Context
-from lethe.data.shapes import SMALL, WORLDS, World, shapes
 from lethe.errors import NotFinite, RequestError, nearest
 from lethe.models.diffusion.clip_judge import load_clip
 from lethe.models.diffusion.denoiser import denoiser_of
@@ -206,10 +205,10 @@ class ModelSource:
     folder: str | None = None            # diffusers folder: unet/ or transformer/, scheduler/, and what it reads with
     file: str | None = None              # the pipeline in one file, beside a `folder` of its kind  [e.g. sd.safetensors]
     variant: str = ""                    # of the weights, where there are several              [e.g. fp16]
-    size: Natural = 0                    # pixels a side; 0: what the network was made for; of tiny 8 or 16  [e.g. 512]
+    size: Natural = 0                    # pixels a side; 0: what the network was made for       [e.g. 512]
     checkpointing: bool = False          # recompute activations when training: less memory [changes nothing: same numbers]
     tiling: bool = False                 # the VAE sees one tile of one picture at a time: less memory, faint seams
-    tiny: bool = False                   # the model of coloured shapes: 4 × 4 on 8 × 8 pixels, or 6 × 6 on 16 × 16 (size)
+    tiny: bool = False                   # the 8×8 model of coloured shapes
     width: Count = 32                    # channels of the tiny model
     seed: Natural = 0                    # of the tiny model's frozen text encoder
 
@@ -245,7 +244,7 @@ def open_request(sections: Sections, context: Context) -> Opened:
     recipe = sections.recipe
     _require_one_source(source, data)
     parts, judge = _parts(source, data)
-    images, holdout = _pictures(data, parts, source)
+    images, holdout = _pictures(data, parts)
     own = {"forget": data.prompts, "keep": data.keep, "outside": data.outside}
     lists = {**own, **listed(data.published, own, context)}
 
@@ -293,9 +292,8 @@ def _parts(source: ModelSource, data: DataSource) -> tuple[Pipeline, Judge | Jud
     if source.tiny:
         from lethe.models.diffusion import small as tiny_diffusion
 
-        world = _world(source)
-        made = tiny_diffusion.pipeline(source.seed, width=source.width, world=world, guided=data.guidance > 1)
-        return made, named or tiny_diffusion.judge(world=world)
+        made = tiny_diffusion.pipeline(source.seed, width=source.width, guided=data.guidance > 1)
+        return made, named or tiny_diffusion.judge()
     assert source.folder is not None
     opened = load_one_file(Path(source.file), source.folder) if source.file else load_pipeline(source.folder, source.variant)
     parts = dataclasses.replace(opened, size=source.size)
@@ -358,18 +356,10 @@ def tiled(vae: Any) -> None:
     vae.enable_slicing()
 
 
-def _world(source: ModelSource) -> World:
-    """What the tiny model draws."""
-    if source.size not in (0, *WORLDS):
-        raise RequestError(f"model.size={source.size}, but the tiny model draws {' or '.join(map(str, WORLDS))} pixels a side; "
-                           "nothing was started. Set model.size to one of these, or name a folder.")
-    return WORLDS[source.size or SMALL.side]
-
-
-def _pictures(data: DataSource, parts: Pipeline, source: ModelSource) -> tuple[Split | None, Split | None]:
+def _pictures(data: DataSource, parts: Pipeline) -> tuple[Split | None, Split | None]:
     """(pictures with captions, holdout) that a request names; None where it names none."""
     if data.shapes:
-        world = _world(source) if source.tiny else SMALL
-        return (shapes(data.shapes, data.seed, world=world),
-                shapes(max(16, data.shapes // 4), data.seed, "holdout", world=world))
+        from lethe.data.shapes import shapes
+
+        return shapes(data.shapes, data.seed), shapes(max(16, data.shapes // 4), data.seed, "holdout")
     return (pictures(Path(data.folder), parts) if data.folder else None), None

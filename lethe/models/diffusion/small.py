@@ -19,13 +19,13 @@ from torch import nn
 
 from lethe.core.modules import seeded
 from lethe.core.seeds import derive, generator
-from lethe.data.shapes import SMALL, World, shapes
+from lethe.data.shapes import COLOURS, SHAPES, shapes
 from lethe.models.diffusion.judge import Judge
 from lethe.models.diffusion.pipeline import Pipeline, require_diffusers
 from lethe.models.zoo.small_cnn import SmallCNN
 
 WIDTH = 64           # of the text encoder's hidden states
-WORDS = ("a", *SMALL.colours, *SMALL.shapes)
+WORDS = ("a", *COLOURS, *SHAPES)
 
 
 def tokenizer(words: Sequence[str] = WORDS, length: int = 8) -> Any:
@@ -67,19 +67,18 @@ def unet(channels: int = 3, side: int = 8, width: int = 32) -> nn.Module:
     return model
 
 
-def pipeline(seed: int = 0, latent: bool = False, width: int = 32, length: int = 8, world: World = SMALL, guided: bool = False
-             ) -> Pipeline:
+def pipeline(seed: int = 0, latent: bool = False, width: int = 32, length: int = 8, guided: bool = False) -> Pipeline:
     """Untrained parts. With `latent`, a tiny random AutoencoderKL (16×16 pixels to 8×8 latents) makes it a complete
     Stable Diffusion pipeline.
 
     guided  it is to draw under guidance, which drives pixels out of their range: the sampler then scales what it sees back by a
-            high quantile, instead of clipping (dynamic thresholding, Saharia et al. 2022, arXiv:2205.11487). Of the small world's
-            prompts 98 % are drawn as asked at guidance 3 with it, 3 % without (one original)
+            high quantile, instead of clipping (dynamic thresholding, Saharia et al. 2022, arXiv:2205.11487). Of all prompts 98 %
+            are drawn as asked at guidance 3 with it, 3 % without (one original)
     """
     diffusers = require_diffusers()
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    words = tokenizer(("a", *world.colours, *world.shapes), length)
+    words = tokenizer(length=length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "tiny pipeline"))
         config = CLIPTextConfig(
@@ -94,7 +93,7 @@ def pipeline(seed: int = 0, latent: bool = False, width: int = 32, length: int =
                 block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
             )
         text: Any = CLIPTextModel(config)
-        denoiser = unet(4 if latent else 3, world.side, width)
+        denoiser = unet(4 if latent else 3, 8, width)
         with torch.no_grad():
             text.get_input_embeddings().weight.mul_(10)
     scheduler = diffusers.DDIMScheduler(
@@ -105,15 +104,15 @@ def pipeline(seed: int = 0, latent: bool = False, width: int = 32, length: int =
 
 
 @cache
-def judge(seed: int = 0, steps: int = 300, world: World = SMALL) -> Judge:
+def judge(seed: int = 0, steps: int = 300, side: int = 8) -> Judge:
     """A small CNN trained on rendered pictures to read colour and shape; its accuracy on other pictures is recorded."""
-    attributes = {"colour": world.colours, "shape": world.shapes}
-    train, unseen = (shapes(n, seed, name, noise=0.15, world=world) for n, name in ((1024, "judge"), (512, "judge-test")))
+    attributes = {"colour": COLOURS, "shape": SHAPES}
+    train, unseen = (shapes(n, seed, name, side, noise=0.15) for n, name in ((1024, "judge"), (512, "judge-test")))
     wanted = {
         split.name: [torch.tensor([v.index(x) for x in split.meta[a]]) for a, v in attributes.items()]
         for split in (train, unseen)
     }
-    model = seeded(lambda _: SmallCNN(3, world.side, len(world.colours) + len(world.shapes)), derive(seed, "judge"))
+    model = seeded(lambda _: SmallCNN(3, side, len(COLOURS) + len(SHAPES)), derive(seed, "judge"))
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
     rng = generator(seed, "judge order")
     for _ in range(steps):
