@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import combinations
+from typing import Any
 
 import byhand
 import pytest
@@ -17,6 +19,7 @@ from lethe.core.task import Recipe, Task
 from lethe.data.load import load
 from lethe.data.poison import Poison, poisoned
 from lethe.data.select import divide, where
+from lethe.methods.classification import ebyd
 from lethe.methods.classification.ebyd import verdict
 from lethe.models.classification.task import Classification
 from lethe.models.zoo import build as zoo
@@ -82,6 +85,22 @@ def test_every_exposure_ends_and_the_guard_does_not_take_it_back(exposure: str) 
     outcome = run("ebyd", toy(), watchdog=Watchdog(), exposure=exposure, trigger_steps=20, epochs=2.0, floor=0.4)
     said = float(outcome.notes[1].split("accuracy ")[1].split()[0])
     assert said <= 0.4 and "exposed by " + exposure in outcome.notes[1]
+
+
+def test_the_exposures_are_four_ways_and_the_masks_follow_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which units are switched off is often the same: what they are read from is not."""
+    exposed: list[torch.Tensor] = []
+    learnt = ebyd.unit_masks
+
+    def seen(ask: ebyd.Ask, *rest: Any) -> Any:
+        exposed.append(ask(task.holdout.columns["x"][:8].float()).detach())
+        return learnt(ask, *rest)
+
+    monkeypatch.setattr(ebyd, "unit_masks", seen)
+    task = toy()
+    for name in ("confusion", "ascent", "prune", "perturb"):
+        run("ebyd", task, exposure=name, removal="prune", trigger_steps=2, exposure_steps=20, mask_steps=2, floor=0.4)
+    assert all(not torch.allclose(one, other, atol=1e-3) for one, other in combinations(exposed, 2)) and len(exposed) == 4
 
 
 def test_a_toy_backdoor_is_found_named_and_removed() -> None:

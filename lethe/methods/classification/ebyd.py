@@ -50,7 +50,7 @@ Exposure = Literal["confusion", "ascent", "prune", "perturb"]   # how everything
 class EBYD:
     """Options of EBYD."""
 
-    exposure: Exposure = "confusion"   # [only with removal=prune drop=0.2 exposure_steps=10 exposure_lr=0.3 mask_steps=16] [ours]
+    exposure: Exposure = "confusion"   # how θ_E is made, see above [tested in test_ebyd]          [ours, digits; paper ascent]
     removal: Literal["trigger", "prune"] = "trigger"   # see above                           [ours, digits; paper prune]
     defence: Count = 60                # clean examples, |C|                                 [ours; paper 1 % of the training set]
     floor: Fraction = 0.2  # where it stops [only with exposure=ascent exposure_steps=10 exposure_lr=0.1] [official: 0.1–0.2]
