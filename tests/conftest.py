@@ -25,6 +25,17 @@ def data_root() -> Path:
     return Path(root)
 
 
+@pytest.fixture(scope="module")
+def usual_looks() -> Iterator[None]:
+    """MiM-MU looks at as many pictures as by default, whatever tiny problems of the same process ask for."""
+    from lethe.methods.diffusion import mim_mu
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mim_mu, "DRAWN", 16)
+        patch.setattr(mim_mu, "LEVELS", 16)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def claims_are_tested_as_users_run_them(request: pytest.FixtureRequest) -> Iterator[None]:
     """Not by `running.run`, which leaves the watchdog out."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import tiny
 import torch
 from torch import Tensor
 
+from lethe.core import catalogue
 from lethe.core.modules import copied
 from lethe.core.task import Task
 from lethe.data.select import Where
@@ -33,6 +36,15 @@ def values(audit: object, subject: Subject, references: list[Subject] = (), orig
     """The audit's values by metric."""
     panel = Panel(subject.task, original or subject, list(references))
     return {v.metric: v for v in audit.measure(audit.config(**options), subject, panel)}
+
+
+def seen(task: Task, model: torch.nn.Module, **audits: Mapping[str, Any]) -> dict[str, float]:
+    """What audits with these options find in a model beside its original, by metric; printed: seen(task, model, erasure={})."""
+    subject, original = Subject("model", model, task), Subject("original", task.original, task)
+    found = {metric: value.value for name, options in audits.items()
+             for metric, value in values(catalogue.load("audits", name), subject, original=original, **options).items()}
+    print({metric: round(value, 3) for metric, value in found.items()})
+    return found
 
 
 @cache

@@ -350,12 +350,11 @@ class Task(ABC):
         """
         twin = copy.copy(self)
         twin._grant = self._grant.replaced(original, splits)
-        twin._follow(splits)
         twin._check()
         return twin
 
-    def _follow(self, splits: Mapping[str, Split | None]) -> None:  # noqa: B027 (most families say nothing beside their data)
-        """What a family says beside its data, as far as these splits change it."""
+    def narrow(self) -> None:  # noqa: B027 (most families say nothing beside their data)
+        """Say no more beside the data than forget and retain set do: what a request names that has only a part of them."""
 
     def granted(self, needs: Iterable[str], uses: Iterable[str] | None = None) -> Task:
         """A view that hands out only `needs`; a name that ends in '?' is optional. Operations: only `uses`; None: all.

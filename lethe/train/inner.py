@@ -96,6 +96,7 @@ def successive(turns: Sequence[Turn], task: Task, loop: Loop, modifiers: Modifie
         later = [one.forget for one in turns[i + 1 :] if len(one.forget)]
         kept = {"retain": concat([task.retain, *later], "retain")} if task.has("retain") else {}
         step = task.replaced(model, forget=turn.forget, **kept)
+        step.narrow()
         own = within(loop, step.granted(turn.record.needs, turn.record.uses), turn.name, modifiers, watched=step)
         made = turn.record.run(turn.options, own.task, own)
         if made.kind != "weights":

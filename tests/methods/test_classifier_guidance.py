@@ -10,16 +10,13 @@ import byhand
 import pytest
 import torch
 import torch.nn.functional as F
+from panels import seen
 from torch import Tensor
 
 from lethe.api import forget
-from lethe.audits.diffusion.erasure import Erasure
-from lethe.audits.diffusion.erasure import measure as erasure
 from lethe.core.guard import as_served
 from lethe.core.seeds import derive
-from lethe.judge.panel import Panel
 from lethe.methods.guard.classifier_guidance import Classified, margin
-from lethe.pools.subject import Subject
 from lethe.train.critic import Critic, flat
 from lethe.train.watchdog import Watchdog
 from lethe.work.execute import Options
@@ -101,15 +98,10 @@ def test_the_concept_goes_and_the_rest_stays(request: pytest.FixtureRequest) -> 
     """Of the concept's pictures 0.09 to 0.13 show it (original 0.84), kept shapes 0.93 (original 0.94), 3 seeds. Card: at
     most 0.3 of what did, and 3 points. Pushed the other way, pictures without a prompt show it more often."""
     task: Any = tasks_of(read(PRESET), Options(cache=request.config.cache.mkdir("lethe")))[""]
-    panel = Panel(task, Subject("original", task.original, task), [])
-
-    def seen(model: torch.nn.Module) -> dict[str, float]:
-        return {value.metric: value.value for value in erasure.measure(Erasure(), Subject("model", model, task), panel)}
-
-    before, rows = seen(task.original), []
+    before, rows = seen(task, task.original, erasure={}), []
     for seed in (0, 1, 2):
         guard: Any = forget(task, "classifier_guidance", seed=seed, progress=False, watchdog=Watchdog(loss=10.0)).answering
-        rows.append(seen(guard))
+        rows.append(seen(task, guard, erasure={}))
     print(before, rows)
     shows = 1 - fmean(row["unlearning_accuracy"] for row in rows)
     assert shows <= 0.3 * (1 - before["unlearning_accuracy"])

@@ -9,15 +9,12 @@ from typing import Any
 import byhand
 import pytest
 import torch
+from panels import seen
 from torch import Tensor
 
 from lethe.api import forget
-from lethe.audits.diffusion.erasure import Erasure
-from lethe.audits.diffusion.erasure import measure as erasure
 from lethe.core.guard import as_served
-from lethe.judge.panel import Panel
 from lethe.methods.guard.discriminator_guidance import Discriminated, chances, log_ratio
-from lethe.pools.subject import Subject
 from lethe.train.watchdog import Watchdog
 from lethe.work.execute import Options
 from lethe.work.open import tasks_of
@@ -87,14 +84,11 @@ def test_without_weight_pictures_are_the_original_s() -> None:
 def rows(request: pytest.FixtureRequest) -> list[dict[str, float]]:
     """What the original shows, then three guards with w = 3."""
     task: Any = tasks_of(read(PRESET), Options(cache=request.config.cache.mkdir("lethe")))[""]
-    panel, models = Panel(task, Subject("original", task.original, task), []), [task.original]
+    models = [task.original]
     for seed in (0, 1, 2):
         models.append(forget(task, "discriminator_guidance", seed=seed, progress=False, w=3.0, lr=3e-3,
                              watchdog=Watchdog(loss=20.0)).answering)
-    found = [{value.metric: value.value for value in erasure.measure(Erasure(empty=128), Subject("model", model, task), panel)}
-             for model in models]
-    print(*found, sep="\n")
-    return found
+    return [seen(task, model, erasure={"empty": 128}) for model in models]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import panels
 import pytest
 import torch
 
@@ -16,15 +17,10 @@ from lethe.api import forget
 from lethe.audits.diffusion import unlearndiffatk
 from lethe.audits.diffusion.concept_inversion import ConceptInversion
 from lethe.audits.diffusion.concept_inversion import measure as concept_inversion
-from lethe.audits.diffusion.erasure import Erasure
-from lethe.audits.diffusion.erasure import measure as erasure
-from lethe.audits.diffusion.pointwise_mi import PointwiseMI
-from lethe.audits.diffusion.pointwise_mi import measure as pointwise_mi
 from lethe.core.families.diffusion import OWN, encoder_of, own_encoder
 from lethe.core.task import Task
 from lethe.judge.panel import Panel
 from lethe.judge.prompting import shown
-from lethe.methods.diffusion import mim_mu
 from lethe.pools.subject import Subject
 from lethe.train.erasing import looked_at
 from lethe.train.vectors import prefixed, with_vectors, written
@@ -60,13 +56,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
                     "horizon": 0.1, "settle_steps": 400, "settle_lr": 1e-3, "batch_size": 16}),
 }
 MANY = 64   # pictures a prompt where a share is held to 0.05: standard errors 0.012 to 0.015 instead of 0.02 to 0.03
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def looks() -> None:
-    """As many pictures a look as by default, whatever tiny problems of the same process ask for."""
-    mim_mu.DRAWN, mim_mu.LEVELS = 16, 16
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("usual_looks")]
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +66,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 
 def seen(task: Task, model: torch.nn.Module, per_prompt: int = 16) -> dict[str, float]:
-    subject = Subject("model", model, task)
-    panel = Panel(task, Subject("original", task.original, task), [])
-    values = erasure.measure(Erasure(per_prompt=per_prompt), subject, panel) + pointwise_mi.measure(PointwiseMI(), subject, panel)
-    found = {value.metric: value.value for value in values}
-    print({name: round(value, 3) for name, value in found.items()})
-    return found
+    return panels.seen(task, model, erasure={"per_prompt": per_prompt}, pointwise_mi={})
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from panels import seen
 
 from lethe.api import forget
-from lethe.audits.diffusion.erasure import Erasure
-from lethe.audits.diffusion.erasure import measure as erasure
 from lethe.core.task import Task
-from lethe.judge.panel import Panel
-from lethe.methods.diffusion import mim_mu
 from lethe.models.diffusion import small
 from lethe.models.diffusion.pipeline import Pipeline
-from lethe.pools.subject import Subject
 from lethe.work.execute import Options
 from lethe.work.open import tasks_of
 from lethe.work.request import read
@@ -28,7 +23,8 @@ from lethe.work.request import read
 PRESET = Path(__file__).resolve().parents[2] / "presets" / "shapes_erase.yaml"
 ESD = {"lr": 3e-4, "steps": 100, "batch_size": 16, "start_guidance": 1.0}
 KEPT = ("kept_accuracy", "kept_other_accuracy", "outside_accuracy")
-pytestmark = pytest.mark.slow
+MANY = {"per_prompt": 32}
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("usual_looks")]
 
 
 @pytest.fixture(scope="module")
@@ -44,31 +40,21 @@ def task(request: pytest.FixtureRequest) -> Iterator[Task]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small, "pipeline", flow)
-        patch.setattr(mim_mu, "DRAWN", 16)
-        patch.setattr(mim_mu, "LEVELS", 16)
         yield tasks_of(read(PRESET), Options(cache=request.config.cache.mkdir("lethe flow")))[""]
 
 
-def seen(task: Task, model: torch.nn.Module) -> dict[str, float]:
-    panel = Panel(task, Subject("original", task.original, task), [])
-    values = erasure.measure(Erasure(per_prompt=32), Subject("model", model, task), panel)
-    found = {value.metric: value.value for value in values}
-    print({name: round(value, 3) for name, value in found.items()})
-    return found
-
-
 def test_the_flow_draws_what_it_is_asked_for(task: Task) -> None:
-    found = seen(task, task.original)
+    found = seen(task, task.original, erasure=MANY)
     assert found["unlearning_accuracy"] < 0.05 and min(found[name] for name in KEPT) > 0.95
 
 
 def test_mim_mu_erases_from_a_flow_and_keeps_the_rest(task: Task) -> None:
-    found = seen(task, forget(task, "mim_mu", leave_out=("square", "cross", "triangle"), progress=False).model)
+    found = seen(task, forget(task, "mim_mu", leave_out=("square", "cross", "triangle"), progress=False).model, erasure=MANY)
     assert found["unlearning_accuracy"] > 0.9 and min(found[name] for name in KEPT) > 0.95
 
 
 def test_esd_erases_from_a_flow_by_the_points_of_its_trajectories(task: Task) -> None:
     """By their first point alone, pure noise, it erases 0.28 (n=128); by 20 points 0.97."""
-    full, first = (seen(task, forget(task, "esd", sampler_steps=steps, progress=False, **ESD).model)["unlearning_accuracy"]
-                   for steps in (20, 1))
+    edits = (forget(task, "esd", sampler_steps=steps, progress=False, **ESD).model for steps in (20, 1))
+    full, first = (seen(task, model, erasure=MANY)["unlearning_accuracy"] for model in edits)
     assert full > 0.9 and 0.15 < first < full

@@ -105,6 +105,8 @@ def test_concept_after_concept_is_each_alone() -> None:
     later = whole.forget.subset(~of_disk, "later")
     first = whole.replaced(whole.original, forget=whole.forget.subset(of_disk, "forget"),
                            retain=concat([whole.retain, later], "retain"))
+    assert first.concepts == whole.concepts   # until it is told that this is all
+    first.narrow()
     assert [one.concept for one in first.concepts] == ["disk"] and first.prompts["forget"] == ["a red disk"]
     assert first.prompts["keep"] == [*keep, "a red cross", "a blue cross"]
     found = run("in_turn", whole, each={"name": "uce"}, by="concept", order="descending")

@@ -230,6 +230,8 @@ def test_the_tiny_model_may_draw_under_guidance(guidance: float, monkeypatch: py
     assert opened.build is not None
     made = opened.task(opened.build(0), {"forget": opened.splits["forget"]}, "guided")
     assert sampler(made._denoiser).config["clip_sample"] == (guidance <= 1)
+    drawn = made.draw_from(made.original, made.text(made.tokens(["a red cross"])))
+    assert (float(drawn.abs().max()) > 1.1) == (guidance > 1)   # 4.1; with clipping 1.005, for the last step leaves some noise
     assert float(made.sample(made.original, ["a red cross"]).abs().max()) <= 1.0
 
 

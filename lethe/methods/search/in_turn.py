@@ -7,8 +7,7 @@ Maini et al. (2024), arXiv:2401.06121.
 F forget set, R retain set, U a registered method with options of its own, θ_0 the original. S_k holds the records with the next
 `sizes[k]` values of the column `by`; without the column, equal shares of F in its order. U knows of no request but its own: to
 it θ_{k−1} is the original, and what later requests name is retained; of concepts (`by: concept`) prompts of later ones are kept
-and those of earlier ones named no more. Against U once on all of F, the difference is the drift that
-requests one by one cost.
+and those of earlier ones named no more. Against U once on all of F, the difference is the drift that requests one by one cost.
 Needs:    forget, original; what U needs.     Updates: what U updates.     Cost: that of U on every S_k.
 Limits:   one request for all of F is U alone.
 Fails by: nothing guards what earlier requests forgot: U may bring it back while it retains R (audit all of F, as here). Damage

@@ -87,8 +87,9 @@ def text_to_image(
         facts["forget"] = facts["retain"] = f"drawn by the original, {per_prompt} pictures per prompt"
         _require_prompts(parts)
         sampler, named = Sampler(denoiser_of(parts)), {"forget": groups["forget"], "retain": groups["keep"]}
-        splits = {name: _by_concept(drawn(sampler, chosen, per_prompt, derive(seed, name), name, steps, guidance), concepts)
-                  for name, chosen in named.items() if chosen}
+        made = (drawn(sampler, chosen, per_prompt, derive(seed, name), name, steps, guidance)
+                for name, chosen in named.items() if chosen)
+        splits = {some.name: _by_concept(some, _named(some, concepts)) for some in made}
     else:
         splits = _by_caption(captioned(parts, images, "train"), concepts, keep if retain == "kept" else None)
     if holdout is not None:
@@ -148,17 +149,21 @@ def _require_one_anchor(concepts: Sequence[Concept], anchor: str) -> None:
 
 def _by_caption(pictures: Split, concepts: Sequence[Concept], kept: Sequence[str] | None = None) -> dict[str, Split]:
     """Pictures whose caption names a concept are forgotten, the others retained; of these only the `kept` captions if given."""
-    mask = np.array([any(names(text, one.wordings) for one in concepts) for text in pictures.meta["caption"]])
-    pictures = _by_concept(pictures, concepts)
+    named = _named(pictures, concepts)
+    mask, pictures = np.array([bool(name) for name in named]), _by_concept(pictures, named)
     retained = ~mask if kept is None else np.array([text in set(kept) for text in pictures.meta["caption"]])
     return {"forget": pictures.subset(mask, "forget"), "retain": pictures.subset(retained, "retain")}
 
 
-def _by_concept(pictures: Split, concepts: Sequence[Concept]) -> Split:
-    """With a column `concept`, unless they have one: the first that each caption names, empty where none is."""
+def _named(pictures: Split, concepts: Sequence[Concept]) -> list[str]:
+    """The first concept that each caption names, empty where none is."""
     found = {text: next((one.concept for one in named_in([text], concepts)), "") for text in set(pictures.meta["caption"])}
-    meta = {"concept": [found[text] for text in pictures.meta["caption"]], **pictures.meta}
-    return Split(pictures.columns, pictures.name, pictures.ids, meta)
+    return [found[text] for text in pictures.meta["caption"]]
+
+
+def _by_concept(pictures: Split, named: list[str]) -> Split:
+    """With a column `concept`, unless they have one of their own."""
+    return dataclasses.replace(pictures, meta={"concept": named, **pictures.meta})
 
 
 def drawn(

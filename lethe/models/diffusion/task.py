@@ -89,8 +89,8 @@ class Diffusion(DiffusionTask):
         super().__init__(network, splits, recipe, build or (lambda seed: type(network).from_config(network.config)), name, facts)
         self._parts.network = self.model
 
-    def _follow(self, splits: Mapping[str, Split | None]) -> None:
-        texts = [list(split.meta.get("caption", [])) if (split := splits.get(name)) else [] for name in ("forget", "retain")]
+    def narrow(self) -> None:
+        texts = [self.captions(getattr(self, part)) if self.concepts and self.has(part) else [] for part in ("forget", "retain")]
         self.concepts, self.prompts = told_apart(self.concepts, self.prompts, *texts)
 
     # -- operations ------------------------------------------------------------------------------------------------
